@@ -1,0 +1,180 @@
+"""The NetCDF file of a result: groups as ArviZ names them, the rest as JSON in root attributes.
+
+``result_to_datatree`` and ``result_to_bytes`` write, ``read_result`` reads. A file is untrusted input: its
+structure is checked before anything is loaded (no links to other files, no more data declared than can be
+there), and a digest over all values must agree.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.result import PLAIN_FIELDS, Array, MCMCResult
+from homodyne.optimization.cmc.summary import PER_ANGLE
+
+_FORMAT = "homodyne result 1"
+_MAX_COMPRESSION = 1100  # deflate reaches 1032 to 1: more data than that cannot be in an honest file
+_CONSTANTS = {
+    "t": ("frame", "s"),
+    "phi": ("angle", "degree"),
+    "sigma": ("angle", "1"),
+    "q": ((), "1/angstrom"),
+    "gap": ((), "angstrom"),
+}
+_DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError)
+
+
+def result_to_datatree(result: MCMCResult) -> xr.DataTree:
+    """The result as groups posterior, sample_stats and constant_data with JSON attributes at the root."""
+    index = {"chain": np.arange(result.num_chains), "draw": np.arange(result.num_draws)}
+    angle = (
+        {}
+        if result.phi is None
+        else {"angle": ("angle", result.phi, {"units": "degree", "long_name": "phi"})}
+    )
+    groups = [
+        xr.Dataset(
+            {_escape(name): _variable(result, name, draws) for name, draws in group.items()},
+            coords={**index, **angle},
+        )
+        for group in (result.samples, result.sample_stats)
+    ]
+    constants = {
+        name: (dims, getattr(result, name), {"units": unit})
+        for name, (dims, unit) in _CONSTANTS.items()
+        if getattr(result, name) is not None
+    }
+    plain = {name: json.dumps(value, sort_keys=True) for name, value in _plain_fields(result).items()}
+    attributes = {"homodyne_format": _FORMAT, "homodyne_digest": _digest(result), **plain}
+    return xr.DataTree.from_dict(
+        {
+            "/": xr.Dataset(attrs=attributes),
+            "posterior": groups[0],
+            "sample_stats": groups[1],
+            "constant_data": xr.Dataset(constants, coords=angle),
+        }
+    )
+
+
+def result_to_bytes(result: MCMCResult) -> memoryview:
+    """Content of the NetCDF file of ``result``."""
+    content: memoryview | None = result_to_datatree(result).to_netcdf(engine="h5netcdf")
+    if content is None:
+        raise TypeError("xarray wrote to no file and returned nothing")
+    return content
+
+
+def read_result(path: str | os.PathLike[str]) -> MCMCResult:
+    """The result that was written to ``path``; see ``homodyne.load_result``."""
+    place = Path(path)
+    if not place.is_file():
+        raise InputError(f"no result file at {os.fspath(path)!r}; give the .nc file that a fit has saved")
+    try:
+        _check_structure(place)
+        with xr.open_datatree(place, engine="h5netcdf", decode_times=False, decode_timedelta=False) as tree:
+            return _from_datatree(tree.load())
+    except InputError as error:
+        raise InputError(f"{os.fspath(path)!r} cannot be used as a result: {error}") from error
+    except _DAMAGE as error:
+        raise InputError(
+            f"{os.fspath(path)!r} cannot be read as a homodyne result ({type(error).__name__}: {error}); "
+            "it is truncated, damaged or another kind of file"
+        ) from error
+
+
+def _from_datatree(tree: xr.DataTree) -> MCMCResult:
+    from homodyne.optimization.cmc.certificate import Certificate
+
+    plain: dict[str, Any] = {name: json.loads(tree.attrs[name]) for name in (*PLAIN_FIELDS, "certificate")}
+    certificate = plain.pop("certificate")
+    dataset = tree["constant_data"].to_dataset()
+    constants: dict[str, Any] = {name: dataset[name].values for name in _CONSTANTS if name in dataset}
+    result = MCMCResult(
+        samples=_arrays(tree["posterior"].to_dataset()),
+        sample_stats=_arrays(tree["sample_stats"].to_dataset()),
+        certificate=None if certificate is None else Certificate.from_dict(certificate),
+        **constants,
+        **plain,
+    )
+    if _digest(result) != tree.attrs["homodyne_digest"]:
+        raise InputError(
+            "its values do not agree with its digest; the file was damaged or changed after it was saved"
+        )
+    return result
+
+
+def _check_structure(path: Path) -> None:
+    """Refuse other kinds of files, links and storage outside the file, and sizes that cannot be there."""
+    if not h5py.is_hdf5(path):
+        raise InputError("it is not a NetCDF-4 file")
+    declared = 0
+    with h5py.File(path, "r") as file:
+        form = file.attrs.get("homodyne_format")
+        if form != _FORMAT:
+            raise InputError(
+                f"attribute homodyne_format is {form!r}; this version of homodyne reads {_FORMAT!r}"
+            )
+        groups = [file]
+        while groups:
+            group = groups.pop()
+            for name in group:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise InputError(
+                        f"{group.name}/{name} is a link to another place, which a result never has"
+                    )
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    groups.append(item)
+                elif isinstance(item, h5py.Dataset):
+                    if item.external or item.is_virtual:
+                        raise InputError(f"{item.name} is stored in another file, which a result never does")
+                    declared += item.nbytes
+    if declared > _MAX_COMPRESSION * path.stat().st_size:
+        raise InputError(f"it declares {declared} bytes of draws, far more than the file can hold")
+
+
+def _plain_fields(result: MCMCResult) -> dict[str, Any]:
+    certificate = None if result.certificate is None else result.certificate.to_dict()
+    return {**{name: getattr(result, name) for name in PLAIN_FIELDS}, "certificate": certificate}
+
+
+def _digest(result: MCMCResult) -> str:
+    """SHA-256 over every value of the result, independent of how the file lays them out."""
+    total = hashlib.sha256(json.dumps(_plain_fields(result), sort_keys=True).encode())
+    constants = {
+        name: np.asarray(getattr(result, name)) for name in _CONSTANTS if getattr(result, name) is not None
+    }
+    for group in (result.samples, result.sample_stats, constants):
+        for name in sorted(group):
+            values = group[name]
+            total.update(f"{name}{values.dtype.newbyteorder('<').str}{values.shape}".encode())
+            total.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
+    return total.hexdigest()
+
+
+def _variable(result: MCMCResult, name: str, draws: Array) -> tuple[tuple[str, ...], Array, dict[str, str]]:
+    if name in PER_ANGLE and result.phi is not None:
+        extra: tuple[str, ...] = ("angle",)
+    else:
+        extra = tuple(f"{_escape(name)}_dim_{k}" for k in range(draws.ndim - 2))
+    return ("chain", "draw", *extra), draws, ({"units": result.units[name]} if result.units.get(name) else {})
+
+
+def _arrays(dataset: xr.Dataset) -> dict[str, Array]:
+    return {_unescape(str(name)): variable.values for name, variable in dataset.data_vars.items()}
+
+
+def _escape(name: str) -> str:
+    """Names of other models may hold a slash, which NetCDF reserves for groups."""
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def _unescape(name: str) -> str:
+    return name.replace("%2F", "/").replace("%25", "%")

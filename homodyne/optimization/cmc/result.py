@@ -1,0 +1,334 @@
+"""The posterior a fit returns: draws, verdict, diagnostics and everything needed to repeat it.
+
+``MCMCResult`` is a record; ``result.summary()`` is the table to print; ``result.save(path)`` and
+``load_result(path)`` write and read a NetCDF file that ArviZ and xarray open too. The same record serves
+two-time maps and any other model; then ``q``, ``t`` and ``phi`` are None.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.summary import PER_ANGLE, REFUSED, SummaryTable, run_facts, summarise
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from homodyne.optimization.cmc.certificate import Certificate
+
+Array = NDArray[Any]
+
+VERDICTS = ("CERTIFIED", "CORRECTED", REFUSED, "UNCERTIFIED")
+PLAIN_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "parameter_names": list,
+    "units": dict,
+    "fixed": dict,
+    "analysis_mode": str,
+    "method": str,
+    "uncertainty": str,
+    "shear_convention": str,
+    "verdict": str,
+    "diagnostics": dict,
+    "num_points": int,
+    "bad_frames": list,
+    "config": dict,
+    "seed": int,
+    "timings": dict,
+    "versions": dict,
+    "num_shards": (int, type(None)),
+    "combination_method": (str, type(None)),
+    "per_shard_diagnostics": (list, type(None)),
+    "noise_inflation": (dict, type(None)),
+}
+"""Fields that are plain data (what JSON can hold) and the type each must have once arrays and tuples have
+become lists.
+"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class MCMCResult:
+    """Posterior draws with the verdict on them.
+
+    Parameters
+    ----------
+    samples : mapping of str to array
+        Draws by name: physical parameters ``(chain, draw)``, ``contrast``, ``offset`` (and ``sigma`` when
+        it was sampled) ``(chain, draw, angle)``, parameters of other models ``(chain, draw, ...)``. Only
+        parameters that were free.
+    parameter_names : tuple of str
+        Physical parameters in their order, free or fixed.
+    analysis_mode, method, uncertainty : str
+        ``"static"``, ``"laminar_flow"`` ...; ``"laplace"``, ``"nuts"``, ``"cmc"``; ``"independent"`` or
+        ``"calibrated"``.
+    verdict : str
+        ``"CERTIFIED"``, ``"CORRECTED"``, ``"REFUSED"``, or ``"UNCERTIFIED"`` where no certificate was asked
+        for.
+    num_points : int
+        Measured pairs i < j that entered the fit, all angles together.
+    seed : int
+        Seed of all randomness.
+    sample_stats : mapping of str to array
+        ``(chain, draw)``: lp, diverging, energy, tree_depth, acceptance_rate, as far as they exist.
+    units, fixed : mapping
+        Unit (text) by name; value of each parameter that was held fixed, in that unit.
+    certificate : Certificate or None
+        Evidence for the verdict.
+    diagnostics : mapping
+        ``rhat``, ``ess_bulk``, ``ess_tail`` by name (a list for a parameter with one value per angle),
+        ``divergences``, ``ebfmi``, ``pilot``, ``warnings`` (list of str), ``cmc`` (validation of shards).
+    q, gap : float or None
+        Wave vector (1/Å) and distance of the plates (Å).
+    t, phi, sigma : array or None
+        Frame times (n,) in s; angles (n_phi,) in degrees; noise standard deviation of c2 per angle (n_phi,)
+        used in the fit.
+    shear_convention : str
+        ``"he2024"`` or ``"legacy"``.
+    bad_frames : tuple of int
+        Frames (0-based, within the selected range) that were left out.
+    config, timings, versions : mapping
+        Resolved configuration; seconds by stage; versions of the libraries.
+    num_shards, combination_method, per_shard_diagnostics
+        Only from Consensus Monte Carlo: number of shards, the method actually used, one mapping per shard.
+    noise_inflation : mapping or None
+        By name: factor between the standard deviation with the correlated noise and that with independent
+        noise.
+
+    Raises
+    ------
+    InputError
+        A field has the wrong type or shape, a draw is not finite, or verdict and certificate contradict
+        each other.
+    """
+
+    samples: Mapping[str, Array]
+    parameter_names: tuple[str, ...]
+    analysis_mode: str
+    method: str
+    uncertainty: str
+    verdict: str
+    num_points: int
+    seed: int
+    sample_stats: Mapping[str, Array] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    certificate: "Certificate | None" = None
+    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    q: float | None = None
+    gap: float | None = None
+    t: Array | None = None
+    phi: Array | None = None
+    sigma: Array | None = None
+    shear_convention: str = "he2024"
+    bad_frames: tuple[int, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    num_shards: int | None = None
+    combination_method: str | None = None
+    per_shard_diagnostics: list[dict[str, Any]] | None = None
+    noise_inflation: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "sample_stats"):
+            _put(self, name, {key: np.asarray(draws) for key, draws in getattr(self, name).items()})
+        for name in ("t", "phi", "sigma"):
+            if getattr(self, name) is not None:
+                _put(self, name, np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64)))
+        for name in ("q", "gap"):
+            if getattr(self, name) is not None:
+                _put(self, name, float(getattr(self, name)))
+        for name, kind in PLAIN_FIELDS.items():
+            value: Any = _plain(getattr(self, name), name)
+            fits = isinstance(value, kind) and not isinstance(value, bool)
+            if not fits:
+                raise InputError(f"{name} of a result is {value!r}; expected {kind}")
+            _put(self, name, tuple(value) if name in ("parameter_names", "bad_frames") else value)
+        _check_consistency(self)
+
+    def __repr__(self) -> str:
+        return f"<MCMCResult {self.verdict}: {run_facts(self).replace(chr(10), '; ')}>"
+
+    @property
+    def free_names(self) -> tuple[str, ...]:
+        """Names of the physical parameters that were sampled, in order."""
+        return tuple(name for name in self.parameter_names if name in self.samples)
+
+    @property
+    def num_chains(self) -> int:
+        """Number of chains."""
+        return int(next(iter(self.samples.values())).shape[0])
+
+    @property
+    def num_draws(self) -> int:
+        """Number of draws per chain."""
+        return int(next(iter(self.samples.values())).shape[1])
+
+    @property
+    def mean(self) -> dict[str, Any]:
+        """Posterior mean by name: float, or one number per angle."""
+        return {name: _flat(draws).mean(axis=0)[()] for name, draws in self.samples.items()}
+
+    @property
+    def sd(self) -> dict[str, Any]:
+        """Posterior standard deviation (n - 1) by name: float, or one number per angle."""
+        return {name: _flat(draws).std(axis=0, ddof=1)[()] for name, draws in self.samples.items()}
+
+    @property
+    def samples_params(self) -> Array:
+        """Draws of the free physical parameters, chains one after the other: (chain * draw, d)."""
+        return np.concatenate(
+            [
+                _flat(self.samples[name]).reshape(self.num_chains * self.num_draws, -1)
+                for name in self.free_names
+            ],
+            axis=1,
+        )
+
+    @property
+    def mean_params(self) -> Array:
+        """Posterior means of the free physical parameters (d,)."""
+        return np.asarray(self.samples_params.mean(axis=0))
+
+    @property
+    def std_params(self) -> Array:
+        """Posterior standard deviations of the free physical parameters (d,)."""
+        return np.asarray(self.samples_params.std(axis=0, ddof=1))
+
+    @property
+    def mean_contrast(self) -> Array:
+        """Posterior mean of the contrast per angle (n_phi,)."""
+        return np.asarray(self.mean["contrast"])
+
+    @property
+    def std_contrast(self) -> Array:
+        """Posterior standard deviation of the contrast per angle (n_phi,)."""
+        return np.asarray(self.sd["contrast"])
+
+    @property
+    def mean_offset(self) -> Array:
+        """Posterior mean of the offset per angle (n_phi,)."""
+        return np.asarray(self.mean["offset"])
+
+    @property
+    def std_offset(self) -> Array:
+        """Posterior standard deviation of the offset per angle (n_phi,)."""
+        return np.asarray(self.sd["offset"])
+
+    @property
+    def r_hat(self) -> dict[str, Any]:
+        """R-hat by name; empty where there are no chains to compare."""
+        return dict(self.diagnostics.get("rhat") or {})
+
+    @property
+    def effective_sample_size(self) -> dict[str, Any]:
+        """Bulk effective sample size by name."""
+        return dict(self.diagnostics.get("ess_bulk") or {})
+
+    @property
+    def converged(self) -> bool:
+        """True when the posterior may be used: the verdict is CERTIFIED or CORRECTED."""
+        return self.verdict in ("CERTIFIED", "CORRECTED")
+
+    @property
+    def cmc_diagnostics(self) -> dict[str, Any] | None:
+        """Validation of the shards and of their combination, or None for other methods."""
+        return self.diagnostics.get("cmc") if self.is_cmc_result() else None
+
+    def is_cmc_result(self) -> bool:
+        """True when the draws come from Consensus Monte Carlo."""
+        return self.num_shards is not None
+
+    def summary(self) -> SummaryTable:
+        """Table of all parameters, fixed ones included, under the verdict and its reason."""
+        return summarise(self)
+
+    def to_datatree(self) -> "xr.DataTree":
+        """Groups ``posterior``, ``sample_stats``, ``constant_data``; coordinates chain, draw, angle."""
+        from homodyne.optimization.cmc.netcdf import result_to_datatree
+
+        return result_to_datatree(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the NetCDF file ``path``, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            The place cannot be written.
+        ExecutionError
+            The disk is full or failed; an old file is intact.
+        """
+        from homodyne.files import write_atomically
+        from homodyne.optimization.cmc.netcdf import result_to_bytes
+
+        return write_atomically(path, result_to_bytes(self))
+
+
+def load_result(path: str | os.PathLike[str]) -> MCMCResult:
+    """Read a file written by ``MCMCResult.save``; nothing in the file is trusted or executed.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is truncated, damaged, changed, or not a homodyne result.
+    """
+    from homodyne.optimization.cmc.netcdf import read_result
+
+    return read_result(path)
+
+
+def _put(result: MCMCResult, name: str, value: Any) -> None:
+    object.__setattr__(result, name, value)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The same data as lists, dictionaries with text keys, text and numbers: what a file gives back."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist(), where)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item, where) for item in value]
+    raise InputError(
+        f"{where} of a result holds a {type(value).__name__}; expected numbers, text, lists or mappings"
+    )
+
+
+def _check_consistency(result: MCMCResult) -> None:
+    if not result.samples:
+        raise InputError("a result needs draws of at least one parameter; samples is empty")
+    shape = next(iter(result.samples.values())).shape[:2]
+    for name, draws in (*result.samples.items(), *result.sample_stats.items()):
+        if draws.ndim < 2 or draws.shape[:2] != shape or draws.size == 0 or draws.dtype.kind not in "fiub":
+            raise InputError(
+                f"{name} has shape {draws.shape}, dtype {draws.dtype}; expected numbers, {shape} first"
+            )
+    for name, draws in result.samples.items():
+        if bad := np.count_nonzero(~np.isfinite(draws)):
+            raise InputError(f"{bad} draws of {name} are not finite; a sampler must not return them")
+        if result.phi is not None and name in PER_ANGLE and draws.shape[2:] != result.phi.shape:
+            raise InputError(
+                f"draws of {name} have shape {draws.shape}; expected {(*shape, result.phi.size)}"
+            )
+    for name in result.parameter_names:
+        if (name in result.samples) == (name in result.fixed):
+            raise InputError(f"parameter {name} must have either draws or a fixed value")
+    if result.verdict not in VERDICTS:
+        raise InputError(f"verdict is {result.verdict!r}; expected one of {', '.join(VERDICTS)}")
+    if result.certificate is not None and result.certificate.verdict != result.verdict:
+        raise InputError(f"verdict is {result.verdict} but the certificate says {result.certificate.verdict}")
+
+
+def _flat(draws: Array) -> Array:
+    """Chains one after the other: (chain * draw, ...)."""
+    return draws.reshape(-1, *draws.shape[2:])
