@@ -1,0 +1,74 @@
+"""``homodyne demo``: every command once, on a simulated measurement and, when given, on a measured map."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from homodyne.cli.fit import fit_and_write
+from homodyne.cli.inspect import inspect
+from homodyne.cli.simulate import GAP, TRUTHS, simulate
+
+if TYPE_CHECKING:
+    from homodyne.optimization.cmc.result import MCMCResult
+
+
+def demo(
+    directory: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("demo"),
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Measured map (.npy, one frame per second, q = 0.01 1/Å).")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
+) -> None:
+    """Simulate a sheared sample, inspect the file, fit it and compare the posterior with the truth."""
+    from homodyne.cli.measurement import load_measurement
+    from homodyne.config.io import load_config
+
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "measurement.h5"
+    _title(f"A measurement with known parameters: {file}")
+    simulate(file, seed=seed, overwrite=True)
+    _title("What is in the file")
+    inspect(file, figure=directory / "measurement.png")
+    _title("Fit")
+    config = load_config(
+        {
+            "analysis_mode": "laminar_flow",
+            "experimental_data": {"file_path": file, "gap": GAP},
+            "output": {"directory": directory / "flow", "overwrite": True},
+            "seed": seed,
+        }
+    )
+    result = fit_and_write(load_measurement(config.experimental_data), config)
+    _compare(result, TRUTHS["laminar_flow"])
+    if map_file is not None:
+        _fit_map(map_file, directory / "real_map", seed)
+
+
+def _fit_map(file: Path, directory: Path, seed: int) -> None:
+    """Fit one measured map that comes without q, angle and frame time."""
+    import numpy as np
+
+    from homodyne import from_cube
+    from homodyne.config.io import load_config
+
+    _title(f"A measured map: {file}")
+    values = np.load(file, allow_pickle=False)
+    data = from_cube(values[None], t=np.arange(1.0, len(values) + 1), phi=[0.0], q=0.01)
+    output = {"directory": directory, "overwrite": True}
+    fit_and_write(data, load_config({"analysis_mode": "static", "output": output, "seed": seed}))
+
+
+def _compare(result: "MCMCResult", truth: dict[str, float]) -> None:
+    """Print how far the posterior lies from the parameters that made the data."""
+    import numpy as np
+
+    print(f"\n{'':18s}{'truth':>12s}{'mean':>12s}{'sd':>12s}{'(mean - truth) / sd':>22s}")
+    for name, value in truth.items():
+        draws = np.asarray(result.samples[name])
+        mean, sd = float(draws.mean()), float(draws.std())
+        print(f"{name:18s}{value:12.4g}{mean:12.4g}{sd:12.2g}{(mean - value) / sd:22.2f}")
+
+
+def _title(text: str) -> None:
+    print(f"\n== {text}")

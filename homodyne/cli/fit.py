@@ -1,0 +1,89 @@
+"""``homodyne fit``: from a measurement to a posterior with a verdict, written to a folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homodyne.cli.measurement import Frames, Phi, Q, load_measurement, selection
+
+if TYPE_CHECKING:
+    from homodyne.config.schema import Config
+    from homodyne.data.twotime import TwoTimeData
+    from homodyne.optimization.cmc.result import MCMCResult
+
+NOT_TRUSTED = 3
+
+
+def fit(
+    source: Annotated[
+        Path, typer.Argument(metavar="CONFIG_OR_FILE", help="Configuration (.yaml) or data file.")
+    ],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the configuration.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="auto, laplace or nuts.")] = None,
+    mode: Annotated[str | None, typer.Option(help="static or laminar_flow.")] = None,
+    q: Q = None,
+    phi: Phi = None,
+    frames: Frames = None,
+    gap: Annotated[float | None, typer.Option(help="Distance of the plates in Å (2e6 = 200 µm).")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
+    no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+) -> None:
+    """Fit a measurement: posterior, verdict, summary and figures.
+
+    Ends with 0 when the posterior is certified or corrected, with 3 when it is refused.
+    """
+    from homodyne.config.io import load_config
+
+    options = {
+        "analysis_mode": mode,
+        "experimental_data.gap": gap,
+        "optimization.method": method,
+        "output.directory": output,
+        "output.figures": False if no_figures else None,
+        "output.overwrite": True if overwrite else None,
+        "seed": seed,
+    }
+    given = [(key, _plain(value)) for key, value in options.items() if value is not None]
+    is_config = source.suffix.lower() in (".yaml", ".yml")
+    base = source if is_config else {"experimental_data": {"file_path": source}}
+    config = load_config(base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames), *given])
+    result = fit_and_write(load_measurement(config.experimental_data), config)
+    if result.verdict == "REFUSED":
+        raise typer.Exit(NOT_TRUSTED)
+
+
+def fit_and_write(data: "TwoTimeData", config: "Config") -> "MCMCResult":
+    """Fit a measurement and write result, summary, configuration and figures into the output folder.
+
+    The folder is complete afterwards, or as it was before.
+    """
+    from homodyne.cli.output import RESULT, staged
+    from homodyne.cli.terminal import progress_bars
+    from homodyne.config.io import to_yaml
+    from homodyne.optimization.mcmc import fit
+
+    directory = Path(config.output.directory)
+    with staged(directory, overwrite=config.output.overwrite) as stage:
+        with progress_bars() as progress:
+            result = fit(data, config=config, progress=progress)
+        summary = str(result.summary())
+        (stage / "summary.txt").write_text(f"{summary}\n", encoding="utf-8")
+        (stage / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        result.save(stage / RESULT)
+        if config.output.figures:
+            from homodyne.viz import save_figures
+
+            (stage / "figures").mkdir()
+            save_figures(result, data, stage / "figures")
+    print(summary)
+    print(f"wrote {directory}")
+    return result
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,54 @@
+"""The options that select a measurement, shared by the commands that read one."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from homodyne.config.schema import ExperimentalData
+    from homodyne.data.twotime import TwoTimeData
+
+Q = Annotated[
+    float | None, typer.Option("--q", help="Wavevector in 1/Å; the nearest one in the file is taken.")
+]
+Phi = Annotated[str | None, typer.Option(help="Angles in degrees: low:high, or a list such as 0,45,90.")]
+Frames = Annotated[str | None, typer.Option(help="First and last frame, counted from 1, as first:last.")]
+
+
+def selection(*, q: float | None, phi: str | None, frames: str | None) -> list[tuple[str, Any]]:
+    """Translate options to configuration changes; those not given are left out."""
+    angles = phi if phi is None or ":" in phi else _numbers(phi)
+    given = {"q": q, "phi": angles, "frames": frames}
+    return [(f"experimental_data.{key}", value) for key, value in given.items() if value is not None]
+
+
+def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
+    """Read the part of a data file that a configuration names."""
+    from homodyne.data import load
+    from homodyne.errors import ConfigError
+
+    if wanted.file_path is None:
+        raise ConfigError("experimental_data.file_path: missing; give the data file")
+    return load(
+        Path(wanted.file_path),
+        q=wanted.q,
+        phi=wanted.phi_selection,
+        frames=wanted.frames,
+        gap=wanted.gap,
+        dt=wanted.dt,
+        age_origin=wanted.age_origin,
+        format=wanted.format,
+    )
+
+
+def _numbers(text: str) -> list[Any]:
+    """Split "0,45,90"; what is no number stays a text, which the configuration then refuses by name."""
+    return [_number(word) for word in text.split(",")]
+
+
+def _number(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word

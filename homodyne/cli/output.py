@@ -1,0 +1,67 @@
+"""Output folders that are either complete or as they were before."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from homodyne.errors import InputError
+
+RESULT = "result.nc"
+
+
+@contextmanager
+def staged(directory: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a temporary folder whose content moves into `directory` when the block ends well.
+
+    When it does not, `directory` is left as it was, or removed again if it was made here. The result moves
+    last, so that where it stands the rest stands too.
+
+    Parameters
+    ----------
+    directory
+        Where the files shall lie at the end; it may hold other files, which are left alone.
+    overwrite
+        Replace a result that is there already.
+
+    Raises
+    ------
+    InputError
+        When there is a result already, or the folder cannot be written; before the block starts.
+    """
+    if (directory / RESULT).exists() and not overwrite:
+        raise InputError(
+            f"{directory / RESULT} exists; choose another folder (--output) or replace it (--overwrite)"
+        )
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        stage = Path(tempfile.mkdtemp(prefix=".homodyne-", dir=directory))
+    except OSError as error:
+        _remove_empty(made)
+        raise InputError(
+            f"cannot write to the folder {directory}: {error.strerror}; choose another one"
+        ) from None
+    try:
+        yield stage
+        for item in sorted(stage.iterdir(), key=lambda path: path.name == RESULT):
+            _move(item, directory / item.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        _remove_empty(made)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put a file or folder in the place of another one."""
+    if target.is_dir():
+        target.rename(source.with_name(f"{target.name}.replaced"))
+    source.replace(target)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove the given folders, innermost first, as far as they are empty."""
+    for folder in folders:
+        if not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()

@@ -1,0 +1,139 @@
+"""The program: its list of commands, and the one place where errors become messages and exit codes."""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, TextIO
+
+import typer
+
+from homodyne import __version__
+from homodyne.cli import config, demo, fit, hardware, inspect, simulate
+from homodyne.errors import HomodyneError, HomodyneWarning
+
+EXECUTION_FAILED = 4
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="homodyne",
+    help="Physical parameters from X-ray photon correlation maps, with error bars that can be believed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("inspect")(inspect.inspect)
+app.command("fit")(fit.fit)
+app.command("simulate")(simulate.simulate)
+app.command("demo")(demo.demo)
+app.command("hardware")(hardware.hardware)
+app.add_typer(config.app, name="config")
+
+
+class Interrupted(BaseException):
+    """The user or the system asked the program to stop."""
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"homodyne {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more of what is done.")] = False,
+) -> None:
+    logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("homodyne").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code.
+
+    Parameters
+    ----------
+    arguments
+        The command line without the name of the program.
+    """
+    stopped: list[int] = []
+    with _signals(stopped), _plain_warnings():
+        try:
+            app(args=list(arguments), prog_name="homodyne")
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except HomodyneError as error:
+            return _complain(str(error), error.exit_code)
+        except Interrupted:
+            return _say_interrupted()
+        except MemoryError as error:
+            return _complain(f"not enough memory: {error}; select fewer frames or angles", EXECUTION_FAILED)
+        except OSError as error:
+            return _complain(f"the system refused: {error}", EXECUTION_FAILED)
+        except RuntimeError:
+            if stopped:  # compiled code reports an interruption inside of it as an error of its own
+                return _say_interrupted()
+            raise
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _say_interrupted() -> int:
+    return _complain(
+        "interrupted; files that were there before are as they were, nothing of this run was kept: "
+        "start the same command again",
+        INTERRUPTED,
+    )
+
+
+@contextmanager
+def _signals(stopped: list[int]) -> Iterator[None]:
+    """Turn interrupt and termination into `Interrupted`, which unwinds and cleans up.
+
+    The signal is noted in `stopped`, for code that turns the exception into another one.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        raise Interrupted
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show our own warnings as one line of text."""
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, HomodyneWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,307 @@
+"""The configuration: one tree of frozen records; every key, its default, range and unit stand here once.
+
+`Config` is the root. `homodyne.config.io` reads and writes it as YAML; unknown keys are refused there with
+the nearest known key named.
+"""
+
+from math import isfinite
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from homodyne.core.parameters import ALIASES, LAMINAR_NAMES, STATIC_NAMES
+
+MODE_SPELLINGS = {"static_isotropic": "static", "static_anisotropic": "static"}
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, typed strictly, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class NormalPrior(Section):
+    """Normal distribution."""
+
+    type: Literal["normal"]
+    mean: float
+    sd: PositiveFloat
+
+
+class LognormalPrior(Section):
+    """The logarithm is normal with mean log(median) and standard deviation sigma."""
+
+    type: Literal["lognormal"]
+    median: PositiveFloat
+    sigma: PositiveFloat
+
+
+class UniformPrior(Section):
+    """Uniform between two values."""
+
+    type: Literal["uniform"]
+    low: float
+    high: float
+
+
+class LoguniformPrior(Section):
+    """The logarithm is uniform between two positive values."""
+
+    type: Literal["loguniform"]
+    low: PositiveFloat
+    high: PositiveFloat
+
+
+class TruncatedNormalPrior(Section):
+    """Normal distribution cut at two values."""
+
+    type: Literal["truncated_normal"]
+    mean: float
+    sd: PositiveFloat
+    low: float
+    high: float
+
+
+class HalfNormalPrior(Section):
+    """Absolute value of a normal variable with mean zero."""
+
+    type: Literal["half_normal"]
+    sd: PositiveFloat
+
+
+AnyPrior = (
+    NormalPrior | LognormalPrior | UniformPrior | LoguniformPrior | TruncatedNormalPrior | HalfNormalPrior
+)
+Prior = Annotated[AnyPrior, Field(discriminator="type")]
+
+
+class ParameterConfig(Section):
+    """What the user knows about one physical parameter; keys left out take the defaults of the mode."""
+
+    prior: Prior | None = Field(None, description="prior distribution of the physical value")
+    bounds: Annotated[tuple[float, float], Field(strict=False)] | None = Field(
+        None, description="[low, high]: values outside are impossible"
+    )
+    initial: float | None = Field(None, description="where the pilot fit starts first")
+    fixed: float | None = Field(None, description="hold the parameter at this value instead of fitting it")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds need low < high, got {list(self.bounds)}")
+        idle = [name for name in ("prior", "bounds", "initial") if getattr(self, name) is not None]
+        if self.fixed is not None and idle:
+            raise ValueError(
+                f"a fixed parameter has no {' and no '.join(idle)}: keep either fixed or the others"
+            )
+        return self
+
+
+class ScalingConfig(Section):
+    """Prior of the contrast or the offset, which are integrated out for every angle."""
+
+    prior: NormalPrior
+
+
+def _rename_aliases(given: Any) -> Any:
+    """Accept older spellings of parameter names."""
+    if not isinstance(given, dict):
+        return given
+    renamed: dict[Any, Any] = {}
+    for name, value in given.items():
+        known = ALIASES.get(name, name)
+        if known in renamed or (known != name and known in given):
+            raise ValueError(f"{name} is another spelling of {known}: give only one of them")
+        renamed[known] = value
+    return renamed
+
+
+class ParametersConfig(Section):
+    """The physical parameters by name, and the prior of the two scaling parameters."""
+
+    D0: ParameterConfig = Field(ParameterConfig(), description="transport amplitude, Å²/s^(1+alpha)")
+    alpha: ParameterConfig = Field(ParameterConfig(), description="transport exponent")
+    D_offset: ParameterConfig = Field(ParameterConfig(), description="transport offset, Å²/s")
+    gamma_dot_0: ParameterConfig = Field(ParameterConfig(), description="shear rate amplitude, 1/s^(1+beta)")
+    beta: ParameterConfig = Field(ParameterConfig(), description="shear rate exponent")
+    gamma_dot_offset: ParameterConfig = Field(ParameterConfig(), description="shear rate offset, 1/s")
+    phi0: ParameterConfig = Field(ParameterConfig(), description="flow direction, degrees")
+    contrast: ScalingConfig = Field(
+        ScalingConfig(prior=NormalPrior(type="normal", mean=0.5, sd=1.0)),
+        description="speckle contrast of every angle",
+    )
+    offset: ScalingConfig = Field(
+        ScalingConfig(prior=NormalPrior(type="normal", mean=1.0, sd=1.0)),
+        description="baseline of c2 of every angle",
+    )
+
+    _aliases = model_validator(mode="before")(_rename_aliases)
+
+    def given(self) -> dict[str, ParameterConfig]:
+        """Return the physical parameters about which the user said something."""
+        named = {name: getattr(self, name) for name in LAMINAR_NAMES}
+        return {name: value for name, value in named.items() if value != ParameterConfig()}
+
+
+def _range_ends(text: str) -> tuple[float, float]:
+    """Read "low:high"."""
+    try:
+        low, high = (float(end) for end in text.split(":"))
+    except ValueError:
+        raise ValueError("expected a range low:high, such as -30:30") from None
+    return low, high
+
+
+def _angles(given: Any) -> str | tuple[float, ...] | None:
+    """Normalise an angle selection: None, a range as the text "low:high", or a tuple of angles.
+
+    From Python, a tuple of two numbers is a range and a list is a list of angles, as in `homodyne.load`.
+    """
+    if isinstance(given, str) or (isinstance(given, tuple) and len(given) == 2):
+        low, high = _range_ends(given) if isinstance(given, str) else given
+        return f"{float(low)!r}:{float(high)!r}"
+    angles = given if isinstance(given, (list, tuple)) else [given]
+    if given is None or (angles and all(type(angle) in (int, float) and isfinite(angle) for angle in angles)):
+        return None if given is None else tuple(float(angle) for angle in angles)
+    raise ValueError("expected a range low:high or a list of angles in degrees")
+
+
+def _frames(given: Any) -> tuple[int, int] | None:
+    """Normalise a frame range: None, [first, last] or "first:last"."""
+    if given is None:
+        return None
+    ends = _range_ends(given) if isinstance(given, str) else given
+    if isinstance(ends, (list, tuple)) and len(ends) == 2 and all(end == int(end) for end in ends):
+        first, last = (int(end) for end in ends)
+        if 1 <= first < last:
+            return first, last
+    raise ValueError("expected [first, last] or first:last, counted from 1, first < last")
+
+
+class ExperimentalData(Section):
+    """Which measurement, and which part of it."""
+
+    file_path: str | None = Field(
+        None, description="data file; relative to the folder of the configuration file"
+    )
+    q: PositiveFloat | None = Field(
+        None,
+        description="wavevector in 1/Å, the nearest in the file is taken; not needed when it has only one",
+    )
+    phi: Annotated[str | tuple[float, ...] | None, BeforeValidator(_angles)] = Field(
+        None, description="angles in degrees: a range low:high or a list; all by default"
+    )
+    frames: Annotated[tuple[int, int] | None, BeforeValidator(_frames)] = Field(
+        None, description="first and last frame, counted from 1: [1, 1000] or 1:1000; all by default"
+    )
+    dt: PositiveFloat | None = Field(
+        None,
+        description="seconds between frames; only for files that do not say; a contradiction is an error",
+    )
+    gap: PositiveFloat | None = Field(
+        None, description="distance of the plates in Å (2e6 = 200 µm); needed for laminar flow"
+    )
+    format: str | None = Field(None, description="file format; recognised from the content by default")
+    age_origin: float = Field(
+        0.0, description="age of the sample in seconds one frame before the first selected one"
+    )
+
+    @property
+    def phi_selection(self) -> tuple[float, float] | list[float] | None:
+        """The angles as `homodyne.load` takes them: a tuple for a range, a list for single angles."""
+        if isinstance(self.phi, str):
+            return _range_ends(self.phi)
+        return None if self.phi is None else list(self.phi)
+
+
+class NLSQConfig(Section):
+    """Pilot fit: least squares from many starting points."""
+
+    num_starts: PositiveInt = Field(24, description="starting points drawn from the prior")
+    max_iterations: PositiveInt = Field(200, description="iterations of one descent")
+    thin_points: PositiveInt = Field(20_000, description="pairs of frames kept while the starts are compared")
+
+
+class MCMCConfig(Section):
+    """No-U-turn sampler."""
+
+    num_warmup: PositiveInt = Field(500, description="warm-up transitions per chain")
+    num_samples: PositiveInt = Field(1000, description="draws kept per chain")
+    num_chains: Annotated[int, Field(ge=2)] = Field(
+        4, description="chains; at least 2, so that R-hat means something"
+    )
+    target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.8, description="acceptance rate aimed at"
+    )
+
+
+class OptimizationConfig(Section):
+    """How the posterior is computed."""
+
+    method: Literal["auto", "laplace", "nuts"] = Field(
+        "auto", description="auto takes the cheapest method whose result is certified"
+    )
+    nlsq: NLSQConfig = NLSQConfig()
+    mcmc: MCMCConfig = MCMCConfig()
+
+
+class CertificateConfig(Section):
+    """Check of the posterior against exact evaluations."""
+
+    num_points: Annotated[int, Field(ge=50)] = Field(400, description="exact evaluations of the posterior")
+
+
+class OutputConfig(Section):
+    """What is written where."""
+
+    directory: str = Field(
+        "homodyne_result", description="folder for result.nc, summary.txt, config.yaml and figures"
+    )
+    figures: bool = Field(True, description="draw figures")
+    overwrite: bool = Field(False, description="replace a result that is already there")
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    analysis_mode: Annotated[
+        Literal["static", "laminar_flow"],
+        BeforeValidator(lambda mode: MODE_SPELLINGS.get(mode, mode) if isinstance(mode, str) else mode),
+    ] = Field("laminar_flow", description="sample at rest (3 parameters) or under shear (7 parameters)")
+    experimental_data: ExperimentalData = ExperimentalData()
+    parameters: ParametersConfig = ParametersConfig()
+    shear_convention: Literal["he2024", "legacy"] = Field(
+        "he2024", description="equation of the shear factor; legacy reproduces fits of earlier software"
+    )
+    coordinates: Literal["anchor", "physical"] = Field(
+        "anchor", description="coordinates of the sampler; the posterior is the same"
+    )
+    noise: Literal["fixed", "sampled"] = Field(
+        "fixed", description="noise level of each angle: from the pilot fit, or a parameter of the posterior"
+    )
+    uncertainty: Literal["independent"] = Field(
+        "independent", description="independent: every point of the map has its own noise"
+    )
+    optimization: OptimizationConfig = OptimizationConfig()
+    certificate: CertificateConfig = CertificateConfig()
+    output: OutputConfig = OutputConfig()
+    seed: NonNegativeInt = Field(0, description="seed of every random number of the run")
+
+    @model_validator(mode="after")
+    def _parameters_of_mode(self) -> Self:
+        idle = [name for name in self.parameters.given() if name not in STATIC_NAMES]
+        if self.analysis_mode == "static" and idle:
+            paths = ", ".join(f"parameters.{name}" for name in idle)
+            raise ValueError(
+                f"{paths}: no such parameter in static mode; remove it or set analysis_mode: laminar_flow"
+            )
+        return self
