@@ -1,14 +1,14 @@
 """Power laws in time with a constant, and their integrals in closed form.
 
 The transport coefficient J(t) and the shear rate γ̇(t) are both ``amplitude * t**exponent + offset``. Start
-with :func:`rate` and :func:`rate_integral`. Samplers use the same curve through its values at two anchor times
-(:func:`anchor_times`, :func:`anchor_rate`, :func:`anchor_integral`), because amplitude, exponent and offset form
-a curved ridge; :func:`amplitude_offset` goes back.
+with :func:`rate` and :func:`rate_integral`. Samplers use the same curve through its values at two anchor
+times (:func:`anchor_times`, :func:`anchor_rate`, :func:`anchor_integral`), because amplitude, exponent and
+offset form a curved ridge; :func:`amplitude_offset` goes back.
 
-All functions are JAX functions of float64 arrays that broadcast against each other. Value and derivatives are
-smooth in the exponent, through -1 (where the integral is a logarithm) and, in anchor form, through 0. Times must
-be positive: a power law has no meaning at t = 0. There is no time grid and no clipping; a rate that is negative
-somewhere is integrated as it stands.
+All functions are JAX functions of float64 arrays that broadcast against each other. Value and derivatives
+are smooth in the exponent, through -1 (where the integral is a logarithm) and, in anchor form, through 0.
+Times must be positive: a power law has no meaning at t = 0. There is no time grid and no clipping; a rate
+that is negative somewhere is integrated as it stands.
 """
 
 import math
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 ANCHOR_FRACTIONS = (0.35, 0.85)
-"""Places of the anchor times between first and last time on a logarithmic axis, where rates are measured well."""
+"""Places of the anchor times between first and last time on a logarithmic axis."""
 
 _SERIES_LIMIT = 0.5
 _PHI1_SERIES = tuple(1.0 / math.factorial(k + 1) for k in range(16))
@@ -32,8 +32,8 @@ def rate(t: ArrayLike, amplitude: ArrayLike, exponent: ArrayLike, offset: ArrayL
     t : array
         Time since the origin of ageing in s, > 0.
     amplitude, exponent, offset : array
-        D0, alpha, D_offset for the transport coefficient (result in Å²/s) or gamma_dot_0, beta, gamma_dot_offset
-        for the shear rate (result in 1/s).
+        D0, alpha, D_offset for the transport coefficient (result in Å²/s) or gamma_dot_0, beta,
+        gamma_dot_offset for the shear rate (result in 1/s).
 
     Returns
     -------
@@ -195,10 +195,11 @@ def _join(
     below: jax.Array,
     above: jax.Array,
 ) -> jax.Array:
-    """Sum rate_a of_a + rate_b of_b, where of_a + of_b = whole, in that of three equal forms that does not cancel.
+    """Sum rate_a of_a + rate_b of_b in that of three equal forms in which nothing cancels.
 
-    Outside the anchors one of the weights is negative and both may be huge: there the difference of the rates is
-    what counts. Between them both weights are positive, and either rate may be many decades smaller.
+    The weights obey of_a + of_b = whole. Outside the anchors one of them is negative and both may be
+    huge: there the difference of the rates is what counts. Between the anchors both are positive, and
+    either rate may be many decades smaller than the other.
     """
     rate_a, rate_b = _float(rate_a), _float(rate_b)
     from_a = rate_a * whole + (rate_b - rate_a) * of_b
@@ -229,8 +230,8 @@ def _weight_integral(
 def _box_cox_integral(alpha: jax.Array, length: jax.Array) -> jax.Array:
     """Integral of (x^α - 1)/α from x = 1 to e^length.
 
-    It is the second divided difference of s -> e^{s length} at α + 1, 1 and 0, which can be formed by dividing by
-    α or by α + 1; each side takes the one that is not near zero.
+    It is the second divided difference of s -> e^{s length} at α + 1, 1 and 0, which can be formed by
+    dividing by α or by α + 1; each side takes the one that is not near zero.
     """
     right = alpha > -0.5
     b = alpha + 1.0
