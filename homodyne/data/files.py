@@ -1,0 +1,263 @@
+"""Reading two-time data from files: :func:`load` returns maps, :func:`describe` what a file holds."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homodyne.data import checks
+from homodyne.data.checks import FloatArray
+from homodyne.data.readers import open_catalog
+from homodyne.data.readers.catalog import (
+    Catalog,
+    distinct_q,
+    listed,
+    maps_at_q,
+    resolve_dt,
+    select_phi,
+    select_q,
+)
+from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble, require_symmetric, zero_frames
+from homodyne.errors import DataError
+
+
+def load(
+    path: str | Path,
+    q: float | None = None,
+    phi: float | tuple[float, float] | Iterable[float] | None = None,
+    frames: Sequence[int] | None = None,
+    gap: float | None = None,
+    dt: float | None = None,
+    age_origin: float = 0.0,
+    format: str | None = None,  # noqa: A002
+) -> TwoTimeData:
+    """Load the maps of one q from a file; only the selected maps are read, one at a time.
+
+    Parameters
+    ----------
+    path : str or Path
+        APS-U NeXus, APS 8-ID-I, NXxpcs, NPZ or NPY file, or one of the package's own.
+    q : float, optional
+        Scattering vector, 1/Å. The nearest one in the file is taken if it differs by no more than 1 %. May be
+        left out when the file holds one q only.
+    phi : tuple (low, high), list, or float, optional
+        A tuple is a range of angles in degrees, counter-clockwise from low to high; a list picks the nearest
+        angles (within 0.5 degrees). All angles by default. For files without angles: the angle of each map.
+    frames : (first, last), optional
+        Frames, 1-based and inclusive. All by default.
+    gap : float, optional
+        Gap between the plates, Å.
+    dt : float, optional
+        Time between frames, s. Needed only when the file does not state it; must agree with it within 1 %
+        otherwise.
+    age_origin : float
+        Age of the sample just before the first selected frame, s: frame k = 0, 1, ... of the selection has
+        the age age_origin + (k + 1) * dt. What zero is decides what D0 and alpha mean. The package's own
+        files state their ages, which are kept.
+    format : str, optional
+        Name of the layout instead of automatic detection.
+
+    Returns
+    -------
+    TwoTimeData
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, does not hold what is asked for, contradicts `dt`, or has no usable frames.
+    """
+    with open_catalog(path, format) as catalog:
+        ring, at_q = select_q(catalog, q)
+        index, directions = _choose_angles(catalog, at_q, phi)
+        first, last = checks.frame_range(frames, catalog.num_frames)
+        n = last - first + 1
+        if n < MIN_FRAMES:
+            raise DataError(f"frames = ({first}, {last}) selects {n} frames; expected at least {MIN_FRAMES}.")
+        interval = resolve_dt(catalog, dt)
+        times = _times(catalog, first, last, interval, age_origin)
+        checks.require_memory(
+            4 * (index.size + 1) * n * n, f"{index.size} maps of {n} frames", "Select fewer angles or frames."
+        )
+        cube = np.empty((index.size, n, n), np.float32)
+        for k, number in enumerate(index):
+            catalog.read_map(int(number), slice(first - 1, last), cube[k])
+            require_symmetric(cube[k], directions[k])
+    facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
+    if catalog.names:
+        facts["map names"] = ", ".join(catalog.names[k] for k in index)
+    extras = {name: _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")}
+    return assemble(
+        cube,
+        owned=True,
+        t=times,
+        phi=directions,
+        q=ring,
+        gap=gap if gap is not None else catalog.gap,
+        dt=interval,
+        age_origin=float(times[0] - interval),
+        diagonal=None if catalog.diagonal is None else catalog.diagonal[index, first - 1 : last],
+        frames=(catalog.first_frame + first - 1, catalog.first_frame + last - 1),
+        source=facts,
+        **extras,
+    )
+
+
+def _choose_angles(
+    catalog: Catalog, at_q: NDArray[np.intp], phi: float | tuple[float, float] | Iterable[float] | None
+) -> tuple[NDArray[np.intp], FloatArray]:
+    """Return the numbers of the selected maps and their angles."""
+    if catalog.phi is not None:
+        index = at_q[select_phi(catalog.phi[at_q], phi)]
+        return index, catalog.phi[index]
+    if phi is None:
+        raise DataError(
+            f"{catalog.path} does not state angles; give phi= with {at_q.size} values, one per map."
+        )
+    given = np.atleast_1d(np.asarray(phi if isinstance(phi, float | int) else list(phi)))
+    return at_q, checks.angles(given, at_q.size)
+
+
+def _times(catalog: Catalog, first: int, last: int, dt: float, age_origin: float) -> FloatArray:
+    origin = checks.real_scalar("age_origin", age_origin, "s", positive=False)
+    if catalog.times is None:
+        return catalog.age_origin + origin + dt * np.arange(1, last - first + 2, dtype=np.float64)
+    if origin not in (0.0, catalog.age_origin):
+        raise DataError(
+            f"age_origin = {origin:g} s contradicts {catalog.path}, which states the age of every frame "
+            "(from "
+            f"{catalog.times[0]:g} s). Leave age_origin out."
+        )
+    return catalog.times[first - 1 : last]
+
+
+def _usable(
+    values: FloatArray | None, index: NDArray[np.intp], name: str, facts: dict[str, str]
+) -> FloatArray | None:
+    """Return one positive number per selected map, or None with a note when the file's are not."""
+    if values is None:
+        return None
+    chosen = values[index]
+    if np.all(chosen > 0):
+        return chosen
+    facts[name] = f"not used: the file gives {listed(chosen)}"
+    return None
+
+
+@dataclass(frozen=True)
+class FileDescription:
+    """What a file holds; ``str()`` is a page for people.
+
+    Attributes
+    ----------
+    path, format : str
+        File and layout.
+    num_maps, num_frames : int
+        Number of maps and of frames of each.
+    q : ndarray or None
+        Distinct q in 1/Å.
+    angles_per_q : tuple of int
+        Number of angles at each q.
+    suggested_q : float or None
+        The q with the most angles, then the most pixels.
+    phi : ndarray or None
+        Angles at the suggested q, degrees.
+    dt : float or None
+        Time between frames, s.
+    bad_frames : tuple of int
+        Numbers (1-based) of the frames without data at any angle of the suggested q.
+    pixels, mean_counts : ndarray or None
+        Per angle at the suggested q.
+    missing : tuple of str
+        What the file does not state.
+    """
+
+    path: str
+    format: str
+    num_maps: int
+    num_frames: int
+    q: FloatArray | None
+    angles_per_q: tuple[int, ...]
+    suggested_q: float | None
+    phi: FloatArray | None
+    dt: float | None
+    bad_frames: tuple[int, ...]
+    pixels: FloatArray | None
+    mean_counts: FloatArray | None
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            ("file", self.path),
+            ("format", self.format),
+            ("maps", f"{self.num_maps} of {self.num_frames} x {self.num_frames} frames"),
+        ]
+        if self.q is not None:
+            rings = ", ".join(f"{q:.6g} ({k})" for q, k in zip(self.q[:40], self.angles_per_q, strict=False))
+            more = f", ... ({self.q.size} values)" if self.q.size > 40 else ""
+            lines.append(("q (angles)", f"{rings}{more} 1/Å"))
+        if self.phi is not None:
+            lines.append(("phi", f"{listed(self.phi)} degrees"))
+        lines.append(("dt", "not stated" if self.dt is None else f"{self.dt:.6g} s"))
+        bad = listed(self.bad_frames) if self.bad_frames else "none"
+        lines.append(("bad frames", f"{bad} ({len(self.bad_frames)} of {self.num_frames})"))
+        for name, values in (("pixels", self.pixels), ("counts", self.mean_counts)):
+            if values is not None:
+                unit = "per map" if name == "pixels" else "per pixel and frame"
+                lines.append((name, f"{values.min():.4g} to {values.max():.4g} {unit}"))
+        lines += [("missing", one) for one in self.missing]
+        if self.suggested_q is not None:
+            lines.append(("suggestion", f"q = {self.suggested_q:.6g}, the q with the most angles"))
+        return "\n".join(f"{name:<11} {value}" for name, value in lines)
+
+
+def describe(path: str | Path, format: str | None = None) -> FileDescription:  # noqa: A002
+    """Say what a file holds, reading no more maps than needed to find the bad frames of the suggested q.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or its layout is not known.
+    """
+    with open_catalog(path, format) as catalog:
+        index: NDArray[np.intp] = np.arange(catalog.num_maps)
+        rings: FloatArray | None = None
+        counts: tuple[int, ...] = ()
+        suggested: float | None = None
+        if catalog.q is not None:
+            rings = distinct_q(catalog.q)
+            at = [maps_at_q(catalog.q, ring) for ring in rings]
+            counts = tuple(int(one.size) for one in at)
+            pixels = np.ones(catalog.num_maps) if catalog.pixels is None else catalog.pixels
+            best = max(range(rings.size), key=lambda k: (counts[k], float(np.sum(pixels[at[k]])), -k))
+            index, suggested = at[best], float(rings[best])
+        bad = _bad_frames(catalog, index)
+    return FileDescription(
+        path=str(path),
+        format=catalog.format,
+        num_maps=catalog.num_maps,
+        num_frames=catalog.num_frames,
+        q=rings,
+        angles_per_q=counts,
+        suggested_q=suggested,
+        phi=None if catalog.phi is None else catalog.phi[index],
+        dt=catalog.dt,
+        bad_frames=bad,
+        pixels=None if catalog.pixels is None else catalog.pixels[index],
+        mean_counts=None if catalog.mean_counts is None else catalog.mean_counts[index],
+        missing=catalog.missing,
+    )
+
+
+def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[int, ...]:
+    """Frames without data in every one of the maps; stops at the first map that leaves none."""
+    n = catalog.num_frames
+    checks.require_memory(8 * n * n, f"A map of {n} frames", "The file may be damaged.")
+    one, bad = np.empty((n, n), np.float32), np.ones(n, dtype=bool)
+    for number in index:
+        catalog.read_map(int(number), slice(0, n), one)
+        bad &= zero_frames(one)
+        if not bad.any():
+            break
+    return tuple(int(k) + catalog.first_frame for k in np.flatnonzero(bad))

@@ -1,0 +1,71 @@
+"""APS 8-ID-I results from before the upgrade: /exchange/C2T_all and /xpcs."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from homodyne.data.readers import hdf5
+from homodyne.data.readers.aps_u import numbered, roi_statistics
+from homodyne.data.readers.catalog import Catalog
+from homodyne.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
+
+NAME = "aps-8idi"
+MAPS = "/exchange/C2T_all"
+BINS = "/xpcs/qphi_bin_to_process"
+Q_LIST, PHI_LIST = "/xpcs/dqlist", "/xpcs/dphilist"
+PERIOD = "/measurement/instrument/detector/exposure_period"
+
+
+def absent(file: "h5py.File") -> list[str]:
+    """Paths that mark this layout and are not in the file."""
+    return [path for path in (MAPS, Q_LIST) if hdf5.find(file, path) is None]
+
+
+def catalog(file: "h5py.File") -> Catalog:
+    """List the maps of an 8-ID-I file; map k belongs to bin qphi_bin_to_process[k], counted from 1."""
+    path = file.filename
+    names = numbered(file, MAPS, "g2")
+    bins = hdf5.integers(file, BINS)
+    if len(names) != bins.size:
+        raise DataError(
+            f"{path}: {MAPS} holds {len(names)} maps, but {BINS} lists {bins.size}; expected equal numbers."
+        )
+    q_list, phi_list = (hdf5.vector(file, where, finite=False) for where in (Q_LIST, PHI_LIST))
+    if q_list.size != phi_list.size or bins.min() < 1 or bins.max() > q_list.size:
+        raise DataError(
+            f"{path}: {Q_LIST} has {q_list.size} and {PHI_LIST} {phi_list.size} values for bins "
+            f"{bins.min()}.."
+            f"{bins.max()} of {BINS}; expected one value per bin, bins counted from 1."
+        )
+    q, phi = q_list[bins - 1], phi_list[bins - 1]
+    if not (np.isfinite(q).all() and np.isfinite(phi).all()):
+        bad = bins[~(np.isfinite(q) & np.isfinite(phi))][0]
+        raise DataError(
+            f"{path}: bin {bad} has no finite q and phi in {Q_LIST} and {PHI_LIST}; expected numbers."
+        )
+    where = (PERIOD, "/xpcs/avg_frames", "/xpcs/stride_frames")
+    parts = [hdf5.optional_scalar(file, one) for one in where]
+    dt = None if any(one is None for one in parts) else float(np.prod(np.array(parts, dtype=np.float64)))
+    missing = [f"dt: {' * '.join(where)}"] if dt is None or dt <= 0 else []
+    paths = [f"{MAPS}/{name}" for name in names]
+    num_frames, read_map = hdf5.square_maps(file, paths)
+    pixels, _ = roi_statistics(file, "/xpcs/dqmap", "/xpcs/mask", None, q_list.size, missing)
+
+    return Catalog(
+        path=path,
+        format=NAME,
+        num_maps=len(names),
+        num_frames=num_frames,
+        read_map=read_map,
+        q=q,
+        phi=phi,
+        dt=dt if dt is not None and dt > 0 else None,
+        dt_where=" * ".join(where),
+        pixels=None if pixels is None else pixels[bins - 1],
+        names=tuple(names),
+        facts={"maps": MAPS, "q and phi": f"{Q_LIST}, {PHI_LIST}"},
+        missing=tuple(missing),
+    )

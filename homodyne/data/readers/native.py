@@ -1,0 +1,142 @@
+"""The package's own files, NPZ and HDF5 with the same fields: everything of TwoTimeData comes back."""
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homodyne.data import checks
+from homodyne.data.checks import MapArray
+from homodyne.data.readers import hdf5
+from homodyne.data.readers.catalog import Catalog
+from homodyne.data.readers.npz import Members
+from homodyne.errors import DataError
+
+if TYPE_CHECKING:
+    import h5py
+
+NAME = "homodyne"
+MARK = "homodyne_two_time"
+VERSION = 1
+SCALARS = ("q", "gap", "dt", "age_origin")
+REQUIRED = (MARK, "c2", "t", "phi", "frames", "scalars", "source")
+OPTIONAL = ("diagonal", "pixels", "mean_counts")
+
+
+class Fields(Protocol):
+    """Named arrays of one file."""
+
+    names: list[str]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array, without reading it."""
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Read a small array."""
+
+    def block(self, name: str, index: int, frames: slice, out: MapArray) -> None:
+        """Read one map."""
+
+
+class GroupFields:
+    """The fields of an HDF5 file, which lie at its root."""
+
+    def __init__(self, file: "h5py.File") -> None:
+        self._file = file
+        self.names = hdf5.group_names(file, "/")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a dataset."""
+        return tuple(int(length) for length in hdf5.dataset(self._file, name).shape)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Read a small dataset."""
+        return hdf5.numbers(self._file, name)
+
+    def block(self, name: str, index: int, frames: slice, out: MapArray) -> None:
+        """Read one map."""
+        found = hdf5.dataset(self._file, name)
+        hdf5.read_block(found, np.s_[index, frames, frames], out, f"{self._file.filename}: {name}")
+
+
+def absent(fields: Fields) -> list[str]:
+    """Arrays that mark this layout and are not in the file."""
+    return [] if MARK in fields.names else [MARK]
+
+
+def absent_hdf5(file: "h5py.File") -> list[str]:
+    """Same as :func:`absent`, for an HDF5 file."""
+    return absent(GroupFields(file))
+
+
+def catalog_hdf5(file: "h5py.File") -> Catalog:
+    """List the maps of the package's own HDF5 file."""
+    return catalog(GroupFields(file), file.filename)
+
+
+def catalog_npz(members: Members) -> Catalog:
+    """List the maps of the package's own NPZ file."""
+    return catalog(members, str(members.path))
+
+
+def catalog(fields: Fields, path: str) -> Catalog:
+    """List the maps of one of the package's own files."""
+    lacking = [name for name in REQUIRED if name not in fields.names]
+    if lacking:
+        raise DataError(f"{path}: {', '.join(lacking)} missing; expected a file written by homodyne.")
+    version = fields.array(MARK)
+    if version.size != 1 or int(version.reshape(-1)[0]) != VERSION:
+        raise DataError(
+            f"{path}: {MARK} is {version}; this version of homodyne reads {VERSION}. Update homodyne."
+        )
+    shape = fields.shape("c2")
+    if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
+        raise DataError(f"{path}: c2 has shape {shape}; expected (n_phi, n, n).")
+    n_maps, n = shape[:2]
+    numbers = fields.array("scalars").astype(np.float64).reshape(-1)
+    frames = fields.array("frames").reshape(-1)
+    if numbers.size != len(SCALARS) or frames.size != 2:
+        raise DataError(
+            f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 4 and 2."
+        )
+    q, gap, dt, age_origin = (float(x) for x in numbers)
+    extra = {
+        name: fields.array(name).astype(np.float64) if name in fields.names else None for name in OPTIONAL
+    }
+    for name, array in extra.items():
+        expected = (n_maps, n) if name == "diagonal" else (n_maps,)
+        if array is not None and array.shape != expected:
+            raise DataError(f"{path}: {name} has shape {array.shape}; expected {expected}.")
+    return Catalog(
+        path=path,
+        format=NAME,
+        num_maps=n_maps,
+        num_frames=n,
+        read_map=lambda index, chosen, out: fields.block("c2", index, chosen, out),
+        q=np.full(n_maps, checks.real_scalar("q", q, "1/Å")),
+        phi=checks.real_vector("phi", fields.array("phi"), n_maps),
+        dt=checks.real_scalar("dt", dt, "s"),
+        dt_where="scalars",
+        age_origin=age_origin,
+        times=checks.ages(fields.array("t"), n),
+        first_frame=int(frames[0]),
+        gap=None if np.isnan(gap) else gap,
+        facts=_source(path, fields.array("source")),
+        missing=tuple(name for name in OPTIONAL if extra[name] is None),
+        # without one, an absent diagonal keeps the values on the diagonal of the maps from being taken for it
+        diagonal=np.full((n_maps, n), np.nan) if extra["diagonal"] is None else extra["diagonal"],
+        pixels=extra["pixels"],
+        mean_counts=extra["mean_counts"],
+    )
+
+
+def _source(path: str, encoded: NDArray[Any]) -> dict[str, str]:
+    """Decode the facts, which are stored as the bytes of a JSON object."""
+    try:
+        facts = json.loads(encoded.astype(np.uint8).tobytes().decode("utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: source is not readable ({error}).") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{path}: source is {type(facts).__name__}; expected a JSON object.")
+    return {str(key): str(value) for key, value in facts.items()}

@@ -1,0 +1,56 @@
+"""A single .npy array: maps (n_phi, n, n) or one map (n, n), with q, phi and dt given by the caller."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from homodyne.data.checks import MapArray
+from homodyne.data.readers.catalog import Catalog
+from homodyne.errors import DataError
+
+NAME = "npy"
+
+
+@contextmanager
+def open_npy(path: Path) -> Iterator[tuple[Path, NDArray[Any]]]:
+    """Map the array into memory; its size is checked against the file."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, OverflowError) as error:
+        raise DataError(
+            f"{path} cannot be read as NPY; it may be damaged or incomplete ({error})."
+        ) from error
+    yield path, array
+
+
+def catalog(source: tuple[Path, NDArray[Any]]) -> Catalog:
+    """List the maps of an array."""
+    path, array = source
+    cube = array[None] if array.ndim == 2 else array
+    if cube.dtype.kind != "f" or cube.ndim != 3 or cube.shape[1] != cube.shape[2] or cube.shape[0] == 0:
+        raise DataError(
+            f"{path} has shape {array.shape} and dtype {array.dtype}; "
+            "expected floating-point maps (n_phi, n, n), or one map (n, n)."
+        )
+
+    def read_map(index: int, frames: slice, out: MapArray) -> None:
+        with np.errstate(over="ignore"):
+            out[:] = cube[index, frames, frames]
+
+    return Catalog(
+        path=str(path),
+        format=NAME,
+        num_maps=cube.shape[0],
+        num_frames=cube.shape[1],
+        read_map=read_map,
+        missing=(
+            "q: give q= in 1/Å",
+            "phi: give phi= with one angle per map",
+            "dt: give dt= in s",
+            "pixels per bin",
+        ),
+    )
