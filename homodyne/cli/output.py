@@ -30,12 +30,13 @@ def staged(directory: Path, *, overwrite: bool) -> Iterator[Path]:
     InputError
         When there is a result already, or the folder cannot be written; before the block starts.
     """
-    if (directory / RESULT).exists() and not overwrite:
-        raise InputError(
-            f"{directory / RESULT} exists; choose another folder (--output) or replace it (--overwrite)"
-        )
-    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    made: list[Path] = []
     try:
+        if (directory / RESULT).exists() and not overwrite:
+            raise InputError(
+                f"{directory / RESULT} exists; choose another folder (--output) or replace it (--overwrite)"
+            )
+        made += [folder for folder in (directory, *directory.parents) if not folder.exists()]
         directory.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=".homodyne-", dir=directory))
     except OSError as error:

@@ -18,9 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from homodyne.core.parameters import ALIASES, LAMINAR_NAMES, STATIC_NAMES
+from homodyne.core.parameters import LAMINAR_NAMES, STATIC_NAMES
 
-MODE_SPELLINGS = {"static_isotropic": "static", "static_anisotropic": "static"}
+# Older spellings, accepted when reading.
+MODES = {"static_isotropic": "static", "static_anisotropic": "static"}
+PARAMETERS = {"gamma_dot_t0": "gamma_dot_0", "gamma_dot_t_offset": "gamma_dot_offset"}
 
 
 class Section(BaseModel):
@@ -118,7 +120,7 @@ def _rename_aliases(given: Any) -> Any:
         return given
     renamed: dict[Any, Any] = {}
     for name, value in given.items():
-        known = ALIASES.get(name, name)
+        known = PARAMETERS.get(name, name)
         if known in renamed or (known != name and known in given):
             raise ValueError(f"{name} is another spelling of {known}: give only one of them")
         renamed[known] = value
@@ -275,7 +277,7 @@ class Config(Section):
 
     analysis_mode: Annotated[
         Literal["static", "laminar_flow"],
-        BeforeValidator(lambda mode: MODE_SPELLINGS.get(mode, mode) if isinstance(mode, str) else mode),
+        BeforeValidator(lambda mode: MODES.get(mode, mode) if isinstance(mode, str) else mode),
     ] = Field("laminar_flow", description="sample at rest (3 parameters) or under shear (7 parameters)")
     experimental_data: ExperimentalData = ExperimentalData()
     parameters: ParametersConfig = ParametersConfig()

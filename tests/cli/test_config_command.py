@@ -1,0 +1,32 @@
+from homodyne.config.io import load_config
+
+
+def test_new_writes_a_template_that_check_accepts(homodyne, tmp_path):
+    for mode in ("static", "laminar_flow"):
+        assert homodyne("config", "new", f"{mode}.yaml", "--mode", mode).code == 0
+        checked = homodyne("config", "check", f"{mode}.yaml", "seed=5")
+        assert checked.code == 0
+        (tmp_path / "again.yaml").write_text(checked.out)
+        assert load_config(tmp_path / "again.yaml") == load_config(tmp_path / f"{mode}.yaml", ["seed=5"])
+
+
+def test_new_replaces_nothing(homodyne, tmp_path):
+    (tmp_path / "run.yaml").write_text("mine")
+    outcome = homodyne("config", "new", "run.yaml")
+    assert (outcome.code, (tmp_path / "run.yaml").read_text()) == (2, "mine")
+    assert "run.yaml exists" in outcome.err
+    assert homodyne("config", "new", "nowhere/run.yaml").code == 2
+    assert "'flow'" in homodyne("config", "new", "flow.yaml", "--mode", "flow").err
+
+
+def test_check_tells_every_problem(homodyne, tmp_path):
+    (tmp_path / "run.yaml").write_text("sed: 1\noptimization: {method: nutz}\n")
+    outcome = homodyne("config", "check", "run.yaml", "output.figures=maybe")
+    assert outcome.code == 2
+    assert outcome.err.splitlines() == [
+        "error: 3 problems in run.yaml:",
+        "  optimization.method: 'nutz' given, expected 'auto', 'laplace' or 'nuts'",
+        "  output.figures: 'maybe' given, expected a valid boolean",
+        "  sed: unknown key; did you mean seed?",
+    ]
+    assert outcome.out == ""

@@ -1,0 +1,108 @@
+"""Exit codes, messages and signals: the one place where they are made."""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import typer
+
+from homodyne import __version__
+from homodyne.cli import program
+from homodyne.errors import ConvergenceError, DataError, ExecutionError, HomodyneWarning
+
+
+def stop(number: int) -> None:
+    os.kill(os.getpid(), number)
+    signal.pause()
+
+
+def stop_inside_compiled_code() -> None:
+    """Compiled code turns an interruption in a callback into a RuntimeError."""
+    try:
+        stop(signal.SIGINT)
+    except BaseException as error:
+        raise RuntimeError("callback failed") from error
+
+
+@pytest.mark.parametrize(
+    ("action", "code", "message"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: (_ for _ in ()).throw(typer.Exit(3)), 3, ""),
+        (lambda: (_ for _ in ()).throw(DataError("q=3 is not there")), 2, "error: q=3 is not there\n"),
+        (lambda: (_ for _ in ()).throw(ConvergenceError("no mode")), 3, "error: no mode\n"),
+        (lambda: (_ for _ in ()).throw(ExecutionError("disk")), 4, "error: disk\n"),
+        (lambda: (_ for _ in ()).throw(MemoryError("8 EiB")), 4, "error: not enough memory: 8 EiB"),
+        (lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")), 4, "No space left on device"),
+        (lambda: stop(signal.SIGINT), 130, "error: interrupted; "),
+        (lambda: stop(signal.SIGTERM), 130, "error: interrupted; "),
+        (stop_inside_compiled_code, 130, "error: interrupted; "),
+        (lambda: warnings.warn("mind this", HomodyneWarning, stacklevel=1), 0, "warning: mind this\n"),
+    ],
+)
+def test_what_a_command_does_becomes_an_exit_code_and_one_message(monkeypatch, capsys, action, code, message):
+    app = typer.Typer()
+    app.command("now")(lambda: action())
+    app.command("never")(lambda: None)
+    monkeypatch.setattr(program, "app", app)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert program.run(["now"]) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_defect_of_the_program_is_not_hidden(monkeypatch):
+    app = typer.Typer()
+    app.command("now")(lambda: 1 / 0)
+    app.command("never")(lambda: None)
+    monkeypatch.setattr(program, "app", app)
+    with pytest.raises(ZeroDivisionError):
+        program.run(["now"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["zzz"], "zzz"),
+        (["fit"], "CONFIG_OR_FILE"),
+        (["fit", "x.h5", "--q", "abc"], "--q"),
+        (["fit", "x.h5", "--nonsense"], "--nonsense"),
+        (["simulate", "x.h5", "--frames", "2"], "--frames"),
+    ],
+)
+def test_wrong_usage(homodyne, tmp_path, arguments, named):
+    outcome = homodyne(*arguments)
+    assert outcome.code == 2
+    assert named in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version_and_help(homodyne):
+    assert homodyne("--version").out == f"homodyne {__version__}\n"
+    text = homodyne("--help")
+    assert text.code == 0
+    for command in ("inspect", "fit", "simulate", "demo", "hardware", "config"):
+        assert command in text.out
+
+
+def test_the_installed_program_runs_and_exits_with_its_code():
+    program_file = Path(sys.executable).with_name("homodyne")
+    good = subprocess.run([program_file, "--version"], capture_output=True, text=True, check=False)
+    assert (good.returncode, good.stdout) == (0, f"homodyne {__version__}\n")
+    bad = subprocess.run([program_file, "fit", "absent.yaml"], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert bad.stderr == "error: absent.yaml: cannot be read: No such file or directory\n"
+
+
+def test_hardware(homodyne):
+    outcome = homodyne("hardware")
+    assert outcome.code == 0
+    assert "cores" in outcome.out

@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homodyne.config.io import load_config, template, to_mapping, to_yaml
+from homodyne.config.schema import Config
+from homodyne.errors import ConfigError
+
+
+def problems(source=None, overrides=()) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(source, overrides)
+    return str(caught.value)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text: str, name: str = "run.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_nothing_given_is_the_defaults():
+    assert load_config() == load_config({}) == Config()
+
+
+def test_yaml_mapping_and_model_are_the_same(written):
+    path = written("optimization: {mcmc: {num_samples: 77}}\nseed: 5\nanalysis_mode: static\n")
+    from_file = load_config(path)
+    from_mapping = load_config(
+        {"optimization": {"mcmc": {"num_samples": 77}}, "seed": 5, "analysis_mode": "static"}
+    )
+    assert from_file == from_mapping == load_config(from_file)
+    assert from_file.optimization.mcmc.num_samples == 77
+
+
+def test_overrides_win_in_order_and_leave_the_rest(written):
+    path = written("optimization: {mcmc: {num_samples: 77, num_warmup: 3}}\n")
+    config = load_config(path, ["optimization.mcmc.num_samples=1", ("optimization.mcmc.num_samples", 2)])
+    assert (config.optimization.mcmc.num_samples, config.optimization.mcmc.num_warmup) == (2, 3)
+    assert load_config(config, ["seed=3"]).optimization.mcmc == config.optimization.mcmc
+
+
+def test_a_given_mapping_is_not_changed():
+    given = {"optimization": {"mcmc": {"num_samples": 77}}}
+    load_config(given, ["optimization.mcmc.num_samples=1"])
+    assert given == {"optimization": {"mcmc": {"num_samples": 77}}}
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        load_config().seed = 3  # type: ignore[misc]
+
+
+def test_paths_in_a_file_start_at_its_folder(written, tmp_path):
+    path = written("experimental_data: {file_path: run.h5}\noutput: {directory: out}\n")
+    config = load_config(path)
+    assert config.experimental_data.file_path == str(tmp_path / "run.h5")
+    assert config.output.directory == str(tmp_path / "out")
+    assert load_config(path, ["experimental_data.file_path=run.h5"]).experimental_data.file_path == "run.h5"
+    absolute = written("experimental_data: {file_path: /data/run.h5}")
+    assert load_config(absolute).experimental_data.file_path == "/data/run.h5"
+
+
+def test_numpy_numbers_are_numbers():
+    config = load_config({"seed": np.int64(3), "experimental_data": {"q": np.float32(0.5)}})
+    assert (config.seed, config.experimental_data.q) == (3, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "stored", "selection"),
+    [
+        ("-30:30", "-30.0:30.0", (-30.0, 30.0)),
+        ((0.1, 0.3), "0.1:0.3", (0.1, 0.3)),
+        ([0, 45], (0.0, 45.0), [0.0, 45.0]),
+        (45, (45.0,), [45.0]),
+        (None, None, None),
+    ],
+)
+def test_angles(given, stored, selection):
+    data = load_config({"experimental_data": {"phi": given}}).experimental_data
+    assert (data.phi, data.phi_selection) == (stored, selection)
+
+
+@pytest.mark.parametrize("given", ["1:1000", [1, 1000], (1, 1000)])
+def test_frames(given):
+    assert load_config({"experimental_data": {"frames": given}}).experimental_data.frames == (1, 1000)
+
+
+@pytest.mark.parametrize("mode", ["static", "static_isotropic", "static_anisotropic"])
+def test_spellings_of_static(mode):
+    assert load_config({"analysis_mode": mode}).analysis_mode == "static"
+
+
+def test_older_names_of_parameters():
+    config = load_config(
+        {"parameters": {"gamma_dot_t0": {"initial": 1e-3}, "gamma_dot_t_offset": {"fixed": 0.0}}}
+    )
+    assert config.parameters.gamma_dot_0.initial == 1e-3
+    assert config.parameters.gamma_dot_offset.fixed == 0.0
+    assert set(config.parameters.given()) == {"gamma_dot_0", "gamma_dot_offset"}
+    twice = {"parameters": {"gamma_dot_0": {"fixed": 1.0}, "gamma_dot_t0": {"fixed": 2.0}}}
+    assert "give only one of them" in problems(twice)
+
+
+EVERYTHING = {
+    "analysis_mode": "laminar_flow",
+    "experimental_data": {
+        "file_path": "run 1e4.h5",
+        "q": 0.0054,
+        "phi": [0.0, 90.0],
+        "frames": [1, 1000],
+        "dt": 0.1,
+        "gap": 2e6,
+        "format": "aps_u",
+        "age_origin": 3.0,
+    },
+    "parameters": {
+        "D0": {
+            "prior": {"type": "lognormal", "median": 1e4, "sigma": 4.0},
+            "initial": 7e4,
+            "bounds": [0.0, 1e9],
+        },
+        "alpha": {"prior": {"type": "normal", "mean": -1.0, "sd": 1.0}},
+        "D_offset": {"prior": {"type": "uniform", "low": -1e3, "high": 1e4}},
+        "gamma_dot_0": {"prior": {"type": "loguniform", "low": 1e-6, "high": 1.0}},
+        "beta": {"prior": {"type": "truncated_normal", "mean": 0.0, "sd": 1.0, "low": -2.0, "high": 2.0}},
+        "gamma_dot_offset": {"fixed": 0.0},
+        "phi0": {"prior": {"type": "half_normal", "sd": 20.0}},
+        "contrast": {"prior": {"type": "normal", "mean": 0.3, "sd": 0.2}},
+        "offset": {"prior": {"type": "normal", "mean": 1.0, "sd": 0.1}},
+    },
+    "shear_convention": "legacy",
+    "coordinates": "physical",
+    "noise": "sampled",
+    "seed": 9,
+}
+
+
+@pytest.mark.parametrize(
+    "given", [{}, EVERYTHING, {"experimental_data": {"phi": (1.0, 2.5), "file_path": "no"}}]
+)
+def test_written_configurations_read_back(given, written):
+    config = load_config(given)
+    assert load_config(to_mapping(config)) == config
+    again = load_config(to_mapping(config) | {"experimental_data": {}, "output": {}})
+    assert load_config(written(to_yaml(again))).parameters == config.parameters
+
+
+def test_everything_given_is_kept():
+    written = to_mapping(load_config(EVERYTHING))
+    assert {key: written[key] for key in EVERYTHING} == EVERYTHING
+
+
+@pytest.mark.parametrize("mode", ["static", "laminar_flow"])
+def test_template_equals_the_defaults(mode, written):
+    path = written(template(mode))
+    config = load_config(path)
+    defaults = load_config({"analysis_mode": mode})
+    assert config.analysis_mode == mode
+    assert config.optimization == defaults.optimization
+    assert config.certificate == defaults.certificate
+
+
+def test_unknown_template():
+    with pytest.raises(ConfigError, match="'flow'.*static, laminar_flow"):
+        template("flow")
