@@ -1,7 +1,7 @@
 """``homodyne demo``: every command once, on a simulated measurement and, when given, on a measured map."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,9 +21,6 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
 ) -> None:
     """Simulate a sheared sample, inspect the file, fit it and compare the posterior with the truth."""
-    from homodyne.cli.measurement import load_measurement
-    from homodyne.config.io import load_config
-
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "measurement.h5"
     _title(f"A measurement with known parameters: {file}")
@@ -31,32 +28,32 @@ def demo(
     _title("What is in the file")
     inspect(file, figure=directory / "measurement.png")
     _title("Fit")
-    config = load_config(
-        {
-            "analysis_mode": "laminar_flow",
-            "experimental_data": {"file_path": file, "gap": GAP},
-            "output": {"directory": directory / "flow", "overwrite": True},
-            "seed": seed,
-        }
+    truth = TRUTHS["laminar_flow"]
+    result = _fit(
+        {"file_path": file, "gap": GAP}, "laminar_flow", directory=directory / "flow", seed=seed, truth=truth
     )
-    result = fit_and_write(load_measurement(config.experimental_data), config)
-    _compare(result, TRUTHS["laminar_flow"])
+    _compare(result, truth)
     if map_file is not None:
-        _fit_map(map_file, directory / "real_map", seed)
+        _title(f"A measured map, which comes without q, angle and frame time: {map_file}")
+        measurement = {"file_path": map_file, "q": 0.01, "phi": [0.0], "dt": 1.0}
+        _fit(measurement, "static", directory=directory / "measured_map", seed=seed)
 
 
-def _fit_map(file: Path, directory: Path, seed: int) -> None:
-    """Fit one measured map that comes without q, angle and frame time."""
-    import numpy as np
-
-    from homodyne import from_cube
+def _fit(
+    measurement: dict[str, Any],
+    mode: str,
+    *,
+    directory: Path,
+    seed: int,
+    truth: dict[str, float] | None = None,
+) -> "MCMCResult":
+    from homodyne.cli.measurement import load_measurement
     from homodyne.config.io import load_config
 
-    _title(f"A measured map: {file}")
-    values = np.load(file, allow_pickle=False)
-    data = from_cube(values[None], t=np.arange(1.0, len(values) + 1), phi=[0.0], q=0.01)
     output = {"directory": directory, "overwrite": True}
-    fit_and_write(data, load_config({"analysis_mode": "static", "output": output, "seed": seed}))
+    settings = {"analysis_mode": mode, "experimental_data": measurement, "output": output, "seed": seed}
+    config = load_config(settings)
+    return fit_and_write(load_measurement(config.experimental_data), config, truth)
 
 
 def _compare(result: "MCMCResult", truth: dict[str, float]) -> None:

@@ -1,11 +1,12 @@
 """``homodyne fit``: from a measurement to a posterior with a verdict, written to a folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homodyne.cli.measurement import Frames, Phi, Q, load_measurement, selection
+from homodyne.cli.measurement import DT, Frames, Phi, Q, load_measurement, selection
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
@@ -27,6 +28,7 @@ def fit(
     q: Q = None,
     phi: Phi = None,
     frames: Frames = None,
+    dt: DT = None,
     gap: Annotated[float | None, typer.Option(help="Distance of the plates in Å (2e6 = 200 µm).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
@@ -51,16 +53,18 @@ def fit(
     given = [(key, _plain(value)) for key, value in options.items() if value is not None]
     is_config = source.suffix.lower() in (".yaml", ".yml")
     base = source if is_config else {"experimental_data": {"file_path": source}}
-    config = load_config(base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames), *given])
+    config = load_config(base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt), *given])
     result = fit_and_write(load_measurement(config.experimental_data), config)
     if result.verdict == "REFUSED":
         raise typer.Exit(NOT_TRUSTED)
 
 
-def fit_and_write(data: "TwoTimeData", config: "Config") -> "MCMCResult":
+def fit_and_write(
+    data: "TwoTimeData", config: "Config", truth: Mapping[str, float] | None = None
+) -> "MCMCResult":
     """Fit a measurement and write result, summary, configuration and figures into the output folder.
 
-    The folder is complete afterwards, or as it was before.
+    The folder is complete afterwards, or as it was before. Figures also show the truth where it is known.
     """
     from homodyne.cli.output import RESULT, staged
     from homodyne.cli.terminal import progress_bars
@@ -79,7 +83,7 @@ def fit_and_write(data: "TwoTimeData", config: "Config") -> "MCMCResult":
             from homodyne.viz import save_figures
 
             (stage / "figures").mkdir()
-            save_figures(result, data, stage / "figures")
+            save_figures(result, data, stage / "figures", truth=truth)
     print(summary)
     print(f"wrote {directory}")
     return result

@@ -14,12 +14,15 @@ Q = Annotated[
 ]
 Phi = Annotated[str | None, typer.Option(help="Angles in degrees: low:high, or a list such as 0,45,90.")]
 Frames = Annotated[str | None, typer.Option(help="First and last frame, counted from 1, as first:last.")]
+DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; for files that do not say.")]
 
 
-def selection(*, q: float | None, phi: str | None, frames: str | None) -> list[tuple[str, Any]]:
+def selection(
+    *, q: float | None, phi: str | None, frames: str | None, dt: float | None
+) -> list[tuple[str, Any]]:
     """Translate options to configuration changes; those not given are left out."""
     angles = phi if phi is None or ":" in phi else _numbers(phi)
-    given = {"q": q, "phi": angles, "frames": frames}
+    given = {"q": q, "phi": angles, "frames": frames, "dt": dt}
     return [(f"experimental_data.{key}", value) for key, value in given.items() if value is not None]
 
 

@@ -75,7 +75,7 @@ def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, An
     if isinstance(source, Config):
         return to_mapping(source)
     if isinstance(source, Mapping):
-        return _plain(source)
+        return {key: _plain(value) for key, value in source.items()}
     path = Path(source)
     data = yaml.read(path)
     if data is None:

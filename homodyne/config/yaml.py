@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # PyYAML's interface
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it open
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
             problem = "tags (!) and aliases (*) are not accepted here"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
@@ -56,7 +56,7 @@ for _tag, _pattern, _first in _SCALARS:
         _class.add_implicit_resolver(
             _tag, re.compile(rf"^(?:{_pattern})$"), [*_first, *([""] if "null" in _tag else [])]
         )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 
 def parse(text: str, source: str) -> Any:
