@@ -132,14 +132,14 @@ def g1(
     early, late = jnp.minimum(t1, t2), jnp.maximum(t1, t2)
     transport = rate_integral(early, late, params["D0"], params["alpha"], params["D_offset"])
     decay = jnp.exp(-0.5 * jnp.asarray(q) ** 2 * transport)
-    convention = _convention(shear_convention)
+    _convention(shear_convention)
     if not sheared:
         return jnp.broadcast_to(decay, jnp.broadcast_shapes(decay.shape, phi.shape))
     if gap is None:
         raise InputError("gap is missing: shear needs the distance between the plates in Å (2e6 Å = 200 µm)")
     strain = rate_integral(early, late, params["gamma_dot_0"], params["beta"], params["gamma_dot_offset"])
     scale = shear_argument_scale(phi, params["phi0"], q, gap, shear_convention)
-    return decay * _sinc(scale * strain) ** convention.order
+    return decay * field_shear_factor(scale * strain, shear_convention)
 
 
 def shear_argument_scale(
@@ -163,7 +163,12 @@ def shear_argument_scale(
 
 
 def shear_factor(x: ArrayLike, convention: str = "he2024") -> jax.Array:
-    """Factor of shear in g: (sin x / x)² for ``he2024``, (sin x / x)⁴ for ``legacy``; smooth at x = 0.
+    """Factor of shear in g, the square of :func:`field_shear_factor`: the power 2, or 4 for ``legacy``."""
+    return field_shear_factor(x, convention) ** 2
+
+
+def field_shear_factor(x: ArrayLike, convention: str = "he2024") -> jax.Array:
+    """Factor of shear in g1, signed: sin x / x for ``he2024``, (sin x / x)² for ``legacy``; smooth at x = 0.
 
     Parameters
     ----------
@@ -172,7 +177,7 @@ def shear_factor(x: ArrayLike, convention: str = "he2024") -> jax.Array:
     convention : {"he2024", "legacy"}
         Meaning of the shear rate.
     """
-    return _sinc(jnp.asarray(x, dtype=float)) ** (2 * _convention(convention).order)
+    return sinc(jnp.asarray(x, dtype=float)) ** _convention(convention).order
 
 
 def transport_positive(params: Mapping[str, ArrayLike], t_first: ArrayLike, t_last: ArrayLike) -> jax.Array:
@@ -216,7 +221,7 @@ def _convention(name: str) -> ShearConvention:
     return SHEAR_CONVENTIONS[name]
 
 
-def _sinc(x: jax.Array) -> jax.Array:
+def sinc(x: jax.Array) -> jax.Array:
     """sin(x)/x, 1 at x = 0; a series near 0 keeps first and second derivatives exact there."""
     near = jnp.abs(x) < _SERIES_LIMIT
     square = jnp.where(near, x, 0.0) ** 2

@@ -1,0 +1,87 @@
+"""The one operation that touches the data: moments of the model's g over a block, differentiable.
+
+`moment_function` binds a block and an implementation and returns ``moments(F, shear) -> (n_phi, 3)``.  The implementations,
+"numba" for the processor and "jax" for accelerators, agree to rounding; both carry their own vector-Jacobian product.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.core import moments_jax, moments_numba
+from homodyne.core.blocks import Block
+from homodyne.errors import InputError
+
+Implementation = Literal["numba", "jax"]
+Shear = tuple[jax.Array, jax.Array]
+MomentFunction = Callable[[jax.Array, Shear | None], jax.Array]
+
+
+class BlockSlot:
+    """Holds the block that a compiled program reads, so that one program serves every shard of the same layout.
+
+    Exchange the `block` between calls; number of frames and of angles must stay the same.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+
+
+def moment_function(slot: BlockSlot, implementation: Implementation = "numba", order: int = 1) -> MomentFunction:
+    """Bind a block to the differentiable primitive.
+
+    Parameters
+    ----------
+    slot : BlockSlot
+        The block; with "jax" it is copied to the device once, now.
+    implementation : "numba" or "jax"
+    order : 1 or 2
+        The shear factor is ``(sin x / x)**(2 order)``; see `homodyne.core.correlation.SHEAR_CONVENTIONS`.
+
+    Returns
+    -------
+    moments : callable
+        ``moments(F, shear)`` with ``F`` (n,) the increasing ``q^2 int J dt`` at every frame and ``shear`` either None or the pair
+        ``h`` (n_phi,), ``G`` (n,) whose product is the argument of ``sin(x)/x``.  Returns (n_phi, 3): the sums over pairs of
+        ``w g``, ``w g^2`` and ``w y g``.  NaN where a curve is not finite or not monotone.
+
+    Raises
+    ------
+    InputError
+        For an unknown implementation.
+    """
+    if implementation == "numba":
+        return _on_host(slot, order)
+    if implementation == "jax":
+        return moments_jax.bind(slot.block, order)
+    raise InputError(f"unknown implementation {implementation!r}: use 'numba' or 'jax'")
+
+
+def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
+    def host_moments(f: Any, shear: Any) -> Any:
+        return moments_numba.moments(slot.block, *_arrays(f, shear), order)
+
+    def host_product(f: Any, shear: Any, cotangent: Any) -> Any:
+        return moments_numba.product(slot.block, *_arrays(f, shear), np.asarray(cotangent), order)
+
+    @jax.custom_vjp
+    def moments(f: jax.Array, shear: Shear | None) -> jax.Array:
+        shape = jax.ShapeDtypeStruct((slot.block.num_angles, 3), jnp.float64)
+        return jax.pure_callback(host_moments, shape, f, shear, vmap_method="sequential")
+
+    def forward(f: jax.Array, shear: Shear | None) -> tuple[jax.Array, Any]:
+        return moments(f, shear), (f, shear)
+
+    def backward(saved: Any, cotangent: jax.Array) -> Any:
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), saved)
+        return jax.pure_callback(host_product, shapes, *saved, cotangent, vmap_method="sequential")
+
+    moments.defvjp(forward, backward)
+    return moments
+
+
+def _arrays(f: Any, shear: Any) -> Any:
+    return np.asarray(f), None if shear is None else tuple(np.asarray(x) for x in shear)
