@@ -1,0 +1,376 @@
+"""Simulated two-time maps whose truth is known, for tests and for planning a measurement.
+
+Describe the sample with :class:`TrueModel`, then draw maps with one of three noises:
+
+- :func:`speckle`: fields of independent pixels and modes with covariance g1, Poisson counts, division by
+the frame
+  mean: what an experiment does;
+- :func:`parametric`: the same second moments without the pixels: the covariance of the noise is exact;
+- :func:`independent`: white Gaussian noise, equal on both sides of the diagonal.
+
+:func:`simulate_maps` chooses by name. :mod:`homodyne.core.artefacts` adds what goes wrong in real files.
+Arrays in, arrays out; the same seed gives the same maps.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from homodyne.core.correlation import field_shear_factor, shear_argument_scale, transport_positive
+from homodyne.core.transport import rate_integral
+from homodyne.errors import InputError
+
+Seed: TypeAlias = int | np.random.SeedSequence | np.random.Generator
+_BATCH_ELEMENTS = 2_000_000
+"""Random numbers held at once; pixels are processed in batches of this size."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrueModel:
+    """The truth behind simulated maps.
+
+    Attributes
+    ----------
+    params : mapping
+        D0, alpha, D_offset and, for laminar flow, gamma_dot_0, beta, gamma_dot_offset, phi0.
+    t : ndarray, (n,)
+        Ages of the frames in s, > 0 and increasing.
+    phi : ndarray, (n_phi,)
+        Angles in degrees.
+    q : float
+        1/Å.
+    gap : float or None
+        Å; needed with shear parameters.
+    contrast, offset : ndarray, (n_phi,)
+        c2 = offset + contrast * g; numbers are taken for all angles.
+    shear_convention : str
+        ``he2024`` or ``legacy``.
+    """
+
+    params: Mapping[str, float]
+    t: NDArray[np.float64]
+    phi: NDArray[np.float64]
+    q: float
+    gap: float | None = None
+    contrast: ArrayLike = 0.3
+    offset: ArrayLike = 1.0
+    shear_convention: str = "he2024"
+
+    def __post_init__(self) -> None:
+        t, phi = np.asarray(self.t, dtype=float), np.atleast_1d(np.asarray(self.phi, dtype=float))
+        if t.ndim != 1 or len(t) < 2 or not (t[0] > 0 and np.all(np.diff(t) > 0) and np.isfinite(t[-1])):
+            raise InputError(
+                "t must be one row of at least two increasing times > 0 in s; check dt, age_origin"
+            )
+        if not (math.isfinite(self.q) and self.q > 0):
+            raise InputError(f"q is {self.q}: expected a positive number in 1/Å")
+        if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
+            raise InputError(f"gap is {self.gap}: expected a positive length in Å")
+        values = {name: float(value) for name, value in self.params.items()}
+        if not bool(transport_positive(values, t[0], t[-1])):
+            raise InputError(
+                f"J(t) is not positive from {t[0]:g} to {t[-1]:g} s: change D0, alpha or D_offset"
+            )
+        derived = {
+            "params": values,
+            "t": t,
+            "phi": phi,
+            "contrast": _per_angle("contrast", self.contrast, phi, positive=True),
+            "offset": _per_angle("offset", self.offset, phi),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    def field_correlations(self) -> Iterator[NDArray[np.float64]]:
+        """Matrices g1(t_i, t_j), (n, n), angle by angle; each is a covariance matrix."""
+        p, t = self.params, self.t
+        integral = jax.jit(rate_integral)
+        transport = np.asarray(integral(t[0], t, p["D0"], p["alpha"], p["D_offset"]))
+        decay = np.exp(-0.5 * self.q**2 * np.abs(transport[:, None] - transport))
+        if "phi0" not in p:
+            yield from (decay for _ in self.phi)
+            return
+        strain = np.asarray(integral(t[0], t, p["gamma_dot_0"], p["beta"], p["gamma_dot_offset"]))
+        if self.gap is None:
+            raise InputError("gap is missing: shear needs the distance between the plates in Å")
+        factor = jax.jit(field_shear_factor, static_argnums=1)
+        for angle in self.phi:
+            scale = float(shear_argument_scale(angle, p["phi0"], self.q, self.gap, self.shear_convention))
+            yield decay * np.asarray(factor(scale * (strain[:, None] - strain), self.shear_convention))
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedMaps:
+    """Maps as a correlator would write them.
+
+    Attributes
+    ----------
+    c2 : ndarray, (n_phi, n, n) float32
+        Symmetric maps, with the raw diagonal where there is one.
+    t : ndarray, (n,)
+        Times of the frames in s as the file states them.
+    phi : ndarray, (n_phi,)
+        Angles in degrees.
+    diagonal : ndarray (n_phi, n) or None
+        Raw diagonal; None when it holds no counting statistics.
+    pixels : ndarray (n_phi,) or None
+        Pixels per map.
+    mean_counts : ndarray (n_phi,) or None
+        Counts per pixel and frame; infinite without counting noise.
+    """
+
+    c2: NDArray[np.float32]
+    t: NDArray[np.float64]
+    phi: NDArray[np.float64]
+    diagonal: NDArray[np.float64] | None
+    pixels: NDArray[np.int64] | None
+    mean_counts: NDArray[np.float64] | None
+
+
+def speckle(
+    model: TrueModel, *, pixels: ArrayLike = 2000, mean_counts: ArrayLike = 1.0, seed: Seed = 0
+) -> SimulatedMaps:
+    """Correlate simulated detector frames.
+
+    Every pixel sees the incoherent sum of a few speckle modes (:func:`mode_weights`), each a complex
+    Gaussian field with covariance g1; counts are Poisson, frames are divided by their mean over the pixels,
+    c2 = I I'/N. Its baseline is 1; another `offset` is added as a constant. The work grows with 1/contrast.
+
+    Parameters
+    ----------
+    model : TrueModel
+        Contrast up to 1.
+    pixels : int or (n_phi,)
+        Pixels N in each map.
+    mean_counts : float or (n_phi,)
+        Mean counts n̄ per pixel and frame; ``inf`` leaves out counting noise.
+    seed : int, SeedSequence or Generator
+        Source of randomness.
+
+    Returns
+    -------
+    SimulatedMaps
+        With the raw diagonal and the counts that were recorded.
+    """
+    rates, numbers = _counting(model, pixels, mean_counts)
+    maps, recorded = _empty_maps(model), rates.copy()
+    for a, (rng, g1) in enumerate(zip(_streams(seed, model), model.field_correlations(), strict=True)):
+        weights = mode_weights(float(np.asarray(model.contrast)[a]))
+        factor = covariance_factor(g1).astype(np.float32)
+        factor[np.abs(factor) < 1e-30] = 0.0  # products with denormal numbers would take ten times longer
+        products, totals = np.zeros(g1.shape), np.zeros(len(g1))
+        for count in _batches(int(numbers[a]), len(g1)):
+            intensity = _intensities(rng, factor, weights, count)
+            counts = rng.poisson(rates[a] * intensity) if np.isfinite(rates[a]) else intensity
+            counts = counts.astype(float)
+            products += counts @ counts.T
+            totals += counts.sum(axis=1)
+        if np.any(totals == 0):
+            few = f"mean_counts {rates[a]:g} with {numbers[a]} pixels"
+            raise InputError(f"{few} leaves frames without a single count: raise one of them")
+        mean = totals / numbers[a]
+        maps[a] = products / numbers[a] / np.outer(mean, mean) + (np.asarray(model.offset)[a] - 1.0)
+        if np.isfinite(rates[a]):
+            recorded[a] = mean.mean()
+    return SimulatedMaps(maps, model.t, model.phi, raw_diagonal(maps), numbers, recorded)
+
+
+def parametric(
+    model: TrueModel, *, pixels: ArrayLike = 2000, mean_counts: ArrayLike = 1.0, seed: Seed = 0
+) -> SimulatedMaps:
+    """Draw maps with the exact mean and the exact covariance of the noise.
+
+    N real Gaussian vectors X with covariance K = contrast * g + δ/n̄ give c2 = offset + X X'/N, so that
+    E[c2] = offset + contrast * g off the diagonal (1/n̄ more on it) and
+    Cov[c2(1,2), c2(3,4)] = (K13 K24 + K14 K23)/N without approximation.
+
+    Parameters and result are those of :func:`speckle`; the contrast may exceed 1.
+    """
+    rates, numbers = _counting(model, pixels, mean_counts)
+    maps = _empty_maps(model)
+    for a, (rng, g1) in enumerate(zip(_streams(seed, model), model.field_correlations(), strict=True)):
+        covariance = np.asarray(model.contrast)[a] * g1**2
+        covariance[np.diag_indices_from(covariance)] += 1.0 / rates[a]
+        factor = covariance_factor(covariance)
+        products = np.zeros(g1.shape)
+        for count in _batches(int(numbers[a]), len(g1)):
+            draws = factor @ rng.standard_normal((len(g1), count))
+            products += draws @ draws.T
+        maps[a] = np.asarray(model.offset)[a] + products / numbers[a]
+    return SimulatedMaps(maps, model.t, model.phi, raw_diagonal(maps), numbers, rates)
+
+
+def independent(model: TrueModel, *, sigma: ArrayLike, seed: Seed = 0) -> SimulatedMaps:
+    """Draw maps with independent Gaussian noise of one standard deviation per angle.
+
+    Each pair i < j has its own error, mirrored below the diagonal. There are no pixels and no counts; the
+    diagonal is the mean of its neighbours.
+
+    Parameters
+    ----------
+    model : TrueModel
+        The truth.
+    sigma : float or (n_phi,)
+        Standard deviation of c2, >= 0.
+    seed : int, SeedSequence or Generator
+        Source of randomness.
+    """
+    width = _per_angle("sigma", sigma, model.phi)
+    if np.any(width < 0):
+        raise InputError(f"sigma is {width.min():g}: expected a standard deviation >= 0")
+    maps = _empty_maps(model)
+    for a, (rng, g1) in enumerate(zip(_streams(seed, model), model.field_correlations(), strict=True)):
+        noise = np.triu(rng.standard_normal(g1.shape, dtype=np.float32), 1)
+        noise *= np.float32(width[a])
+        np.add(noise, noise.T, out=maps[a])
+        maps[a] += np.asarray(model.offset)[a] + np.asarray(model.contrast)[a] * g1**2
+        _overwrite_diagonal(maps[a])
+    return SimulatedMaps(maps, model.t, model.phi, None, None, None)
+
+
+class Simulator(NamedTuple):
+    """A way to draw maps and the names of its settings."""
+
+    draw: Callable[..., SimulatedMaps]
+    settings: tuple[str, ...]
+
+
+SIMULATORS: Mapping[str, Simulator] = {
+    "speckle": Simulator(speckle, ("pixels", "mean_counts")),
+    "parametric": Simulator(parametric, ("pixels", "mean_counts")),
+    "independent": Simulator(independent, ("sigma",)),
+}
+
+
+def simulate_maps(
+    model: TrueModel, kind: str, settings: Mapping[str, ArrayLike], *, seed: Seed = 0
+) -> SimulatedMaps:
+    """Draw maps of the named kind; a setting that the kind does not know is refused."""
+    if kind not in SIMULATORS:
+        raise InputError(f"kind is {kind!r}: expected one of {', '.join(SIMULATORS)}")
+    simulator = SIMULATORS[kind]
+    unused = [name for name in settings if name not in simulator.settings]
+    if unused:
+        raise InputError(f"{', '.join(unused)} has no meaning for kind {kind!r}: leave it out")
+    if "sigma" in simulator.settings and "sigma" not in settings:
+        raise InputError(f"sigma is missing: kind {kind!r} needs the standard deviation of c2")
+    return simulator.draw(model, seed=seed, **settings)
+
+
+def mode_weights(contrast: float) -> NDArray[np.float64]:
+    """Weights of incoherent speckle modes: they add to 1, their squares to the contrast.
+
+    M = ceil(1/contrast) modes; all equal when 1/contrast is whole, otherwise one is stronger than the
+    others, as for a beam that is partially coherent.
+
+    Raises
+    ------
+    InputError
+        `contrast` is not in (0, 1].
+    """
+    if not 0 < contrast <= 1:
+        raise InputError(f"contrast is {contrast}: speckle has a contrast above 0 and up to 1")
+    modes = math.ceil(1.0 / contrast - 1e-9)
+    strong = (1.0 + math.sqrt(max(0.0, (modes - 1) * (modes * contrast - 1.0)))) / modes
+    weights = np.full(modes, (1.0 - strong) / max(1, modes - 1))
+    weights[0] = strong
+    return weights
+
+
+def covariance_factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A with A A' = covariance, without adding anything to the diagonal.
+
+    Cholesky does it for every moving sample: exp(-|F_i - F_j|/2) is rough, its smallest eigenvalue is about
+    a quarter of the smallest step in F, and neither shear nor counting noise can lower it. When frames are
+    equal to rounding (a frozen sample), the symmetric eigenvalue factor is used, with eigenvalues that are
+    negative by rounding set to zero: a change of the covariance by at most that rounding.
+
+    Raises
+    ------
+    InputError
+        The matrix has an eigenvalue that is negative beyond rounding.
+    """
+    try:
+        return np.asarray(np.linalg.cholesky(covariance))
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+    rounding = 10.0 * len(values) * np.finfo(float).eps * values[-1]
+    if values[0] < -rounding:
+        raise InputError(
+            f"not a covariance matrix: smallest eigenvalue {values[0]:g}, largest {values[-1]:g}"
+        )
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
+
+
+def replaced_diagonal(maps: SimulatedMaps) -> SimulatedMaps:
+    """Overwrite the diagonal by the mean of its neighbours, as reduction software does."""
+    c2 = maps.c2.copy()
+    for one in c2:
+        _overwrite_diagonal(one)
+    return replace(maps, c2=c2, diagonal=None)
+
+
+def raw_diagonal(c2: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Diagonals of maps, (n_phi, n)."""
+    return np.diagonal(c2, axis1=1, axis2=2).astype(float)
+
+
+def _intensities(
+    rng: np.random.Generator, factor: NDArray[np.float32], weights: NDArray[np.float64], count: int
+) -> NDArray[np.float32]:
+    """Intensities (n, count) of mean 1, from the real and imaginary parts of all modes in turn."""
+    total = np.zeros((len(factor), count), dtype=np.float32)
+    for weight in np.repeat(weights, 2) / 2.0:
+        field = factor @ rng.standard_normal(total.shape, dtype=np.float32)
+        total += np.float32(weight) * np.square(field, out=field)
+    return total
+
+
+def _overwrite_diagonal(one: NDArray[np.float32]) -> None:
+    beside = np.diagonal(one, 1)
+    np.fill_diagonal(one, 0.5 * (np.append(beside[0], beside) + np.append(beside, beside[-1])))
+
+
+def _empty_maps(model: TrueModel) -> NDArray[np.float32]:
+    return np.empty((len(model.phi), len(model.t), len(model.t)), dtype=np.float32)
+
+
+def _streams(seed: Seed, model: TrueModel) -> list[np.random.Generator]:
+    return np.random.default_rng(seed).spawn(len(model.phi))
+
+
+def _batches(total: int, elements_each: int) -> Iterator[int]:
+    """Sizes of batches that add to `total` and keep each within the memory bound."""
+    size = max(1, _BATCH_ELEMENTS // elements_each)
+    for start in range(0, total, size):
+        yield min(size, total - start)
+
+
+def _counting(
+    model: TrueModel, pixels: ArrayLike, mean_counts: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    rates = _per_angle("mean_counts", mean_counts, model.phi, positive=True, finite=False)
+    numbers = _per_angle("pixels", pixels, model.phi, positive=True)
+    if np.any(numbers != np.round(numbers)):
+        raise InputError(f"pixels is {numbers}: expected whole numbers")
+    return rates, numbers.astype(np.int64)
+
+
+def _per_angle(
+    name: str, value: ArrayLike, phi: NDArray[np.float64], *, positive: bool = False, finite: bool = True
+) -> NDArray[np.float64]:
+    values = np.asarray(value, dtype=float)
+    if values.ndim > 1 or values.size not in (1, len(phi)):
+        raise InputError(f"{name} has shape {values.shape}: expected a number or one per angle ({len(phi)})")
+    if (
+        np.any(np.isnan(values))
+        or (finite and np.any(np.isinf(values)))
+        or (positive and np.any(values <= 0))
+    ):
+        raise InputError(f"{name} is {values}: expected {'positive ' * positive}{'finite ' * finite}numbers")
+    return np.broadcast_to(values, (len(phi),)).copy()
