@@ -53,8 +53,10 @@ def _describe(problem: Mapping[str, Any]) -> str:
 def _suggestion(path: str, siblings: Sequence[str]) -> str:
     """Name the known key that an unknown one most likely means, or else every key known in its section."""
     parent, _, leaf = path.rpartition(".")
-    elsewhere = [key for key in known_keys() if key.rpartition(".")[2] == leaf]
     near = [f"{parent}.{name}".lstrip(".") for name in get_close_matches(leaf, siblings, 1, 0.5)]
+    leaves = [(key, key.rpartition(".")[2]) for key in known_keys()]
+    alike = get_close_matches(leaf, [name for _, name in leaves], 1, 0.75)
+    elsewhere = [key for key, name in leaves if name in alike]
     if near or len(elsewhere) == 1:
         return f"did you mean {[*near, *elsewhere][0]}?"
     return f"known here: {', '.join(siblings)}"
