@@ -46,6 +46,13 @@ SHEAR_CONVENTIONS: Mapping[str, ShearConvention] = {
 whose shear rate is about 2.2 times larger for the same decay."""
 
 
+def find_convention(name: str) -> ShearConvention:
+    """Look up a shear convention by name; an unknown one is an :class:`~homodyne.errors.InputError`."""
+    if name not in SHEAR_CONVENTIONS:
+        raise InputError(f"shear_convention is {name!r}: expected one of {', '.join(SHEAR_CONVENTIONS)}")
+    return SHEAR_CONVENTIONS[name]
+
+
 def c2(
     phi: ArrayLike,
     t1: ArrayLike,
@@ -132,7 +139,7 @@ def g1(
     early, late = jnp.minimum(t1, t2), jnp.maximum(t1, t2)
     transport = rate_integral(early, late, params["D0"], params["alpha"], params["D_offset"])
     decay = jnp.exp(-0.5 * jnp.asarray(q) ** 2 * transport)
-    _convention(shear_convention)
+    find_convention(shear_convention)
     if not sheared:
         return jnp.broadcast_to(decay, jnp.broadcast_shapes(decay.shape, phi.shape))
     if gap is None:
@@ -159,7 +166,7 @@ def shear_argument_scale(
         Meaning of the shear rate.
     """
     angle = jnp.deg2rad(jnp.asarray(phi0, dtype=float) - jnp.asarray(phi, dtype=float))
-    return jnp.asarray(q) * jnp.asarray(gap) / _convention(convention).divisor * jnp.cos(angle)
+    return jnp.asarray(q) * jnp.asarray(gap) / find_convention(convention).divisor * jnp.cos(angle)
 
 
 def shear_factor(x: ArrayLike, convention: str = "he2024") -> jax.Array:
@@ -177,7 +184,7 @@ def field_shear_factor(x: ArrayLike, convention: str = "he2024") -> jax.Array:
     convention : {"he2024", "legacy"}
         Meaning of the shear rate.
     """
-    return sinc(jnp.asarray(x, dtype=float)) ** _convention(convention).order
+    return sinc(jnp.asarray(x, dtype=float)) ** find_convention(convention).order
 
 
 def transport_positive(params: Mapping[str, ArrayLike], t_first: ArrayLike, t_last: ArrayLike) -> jax.Array:
@@ -213,12 +220,6 @@ def _has_shear(params: Mapping[str, ArrayLike]) -> bool:
         mode = "laminar_flow" if sheared else "static"
         raise InputError(f"missing parameter {', '.join(missing)} for {mode}: add a value for each")
     return sheared
-
-
-def _convention(name: str) -> ShearConvention:
-    if name not in SHEAR_CONVENTIONS:
-        raise InputError(f"shear_convention is {name!r}: expected one of {', '.join(SHEAR_CONVENTIONS)}")
-    return SHEAR_CONVENTIONS[name]
 
 
 def sinc(x: jax.Array) -> jax.Array:

@@ -21,7 +21,12 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from homodyne.core.correlation import field_shear_factor, shear_argument_scale, transport_positive
+from homodyne.core.correlation import (
+    field_shear_factor,
+    find_convention,
+    shear_argument_scale,
+    transport_positive,
+)
 from homodyne.core.transport import rate_integral
 from homodyne.errors import InputError
 
@@ -62,20 +67,21 @@ class TrueModel:
     shear_convention: str = "he2024"
 
     def __post_init__(self) -> None:
+        find_convention(self.shear_convention)
         t, phi = np.asarray(self.t, dtype=float), np.atleast_1d(np.asarray(self.phi, dtype=float))
         if t.ndim != 1 or len(t) < 2 or not (t[0] > 0 and np.all(np.diff(t) > 0) and np.isfinite(t[-1])):
-            raise InputError(
-                "t must be one row of at least two increasing times > 0 in s; check dt, age_origin"
-            )
+            raise InputError("t: expected a row of increasing times > 0 in s; check dt and age_origin")
+        if phi.ndim != 1 or phi.size == 0 or not np.all(np.isfinite(phi)):
+            raise InputError(f"phi is {self.phi}: expected one or more angles in degrees")
         if not (math.isfinite(self.q) and self.q > 0):
             raise InputError(f"q is {self.q}: expected a positive number in 1/Å")
         if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
             raise InputError(f"gap is {self.gap}: expected a positive length in Å")
         values = {name: float(value) for name, value in self.params.items()}
         if not bool(transport_positive(values, t[0], t[-1])):
-            raise InputError(
-                f"J(t) is not positive from {t[0]:g} to {t[-1]:g} s: change D0, alpha or D_offset"
-            )
+            raise InputError(f"J(t) is not positive from {t[0]:g} to {t[-1]:g} s: change D0, alpha, D_offset")
+        if "phi0" in values and self.gap is None:
+            raise InputError("gap is missing: shear needs the distance between the plates in Å")
         derived = {
             "params": values,
             "t": t,
@@ -96,11 +102,11 @@ class TrueModel:
             yield from (decay for _ in self.phi)
             return
         strain = np.asarray(integral(t[0], t, p["gamma_dot_0"], p["beta"], p["gamma_dot_offset"]))
-        if self.gap is None:
-            raise InputError("gap is missing: shear needs the distance between the plates in Å")
         factor = jax.jit(field_shear_factor, static_argnums=1)
         for angle in self.phi:
-            scale = float(shear_argument_scale(angle, p["phi0"], self.q, self.gap, self.shear_convention))
+            scale = float(
+                shear_argument_scale(angle, p["phi0"], self.q, self.gap or 0.0, self.shear_convention)
+            )
             yield decay * np.asarray(factor(scale * (strain[:, None] - strain), self.shear_convention))
 
 

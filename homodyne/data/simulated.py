@@ -79,7 +79,9 @@ def simulate(
     if not (math.isfinite(dt) and dt > 0):
         raise InputError(f"dt is {dt}: expected a positive time in s")
     t = age_origin + dt * np.arange(1, num_frames + 1)
-    model = TrueModel(params, t, np.asarray(phi, dtype=float), q, gap, contrast, offset, shear_convention)
+    model = TrueModel(
+        params, t, np.asarray(phi, dtype=np.float64), q, gap, contrast, offset, shear_convention
+    )
     given = {"pixels": pixels, "mean_counts": mean_counts, "sigma": sigma}
     settings = {name: value for name, value in given.items() if value is not None}
     maps = simulate_maps(model, kind, settings, seed=seed)
@@ -89,7 +91,7 @@ def simulate(
 def from_maps(
     maps: SimulatedMaps, *, q: float, gap: float | None, dt: float, age_origin: float, kind: str
 ) -> TwoTimeData:
-    """Make the record from simulated maps, also from maps with artefacts; arguments as in :func:`simulate`."""
+    """Make the record from simulated maps, also from spoilt ones; arguments as in :func:`simulate`."""
     counts = maps.mean_counts
     return assemble(
         maps.c2,
