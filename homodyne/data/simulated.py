@@ -78,10 +78,9 @@ def simulate(
         raise InputError(f"num_frames is {num_frames}: expected at least {MIN_FRAMES}")
     if not (math.isfinite(dt) and dt > 0):
         raise InputError(f"dt is {dt}: expected a positive time in s")
-    t = age_origin + dt * np.arange(1, num_frames + 1)
-    model = TrueModel(
-        params, t, np.asarray(phi, dtype=np.float64), q, gap, contrast, offset, shear_convention
-    )
+    t = age_origin + dt * np.arange(1, num_frames + 1, dtype=np.float64)
+    angles = np.asarray(phi, dtype=np.float64)
+    model = TrueModel(params, t, angles, q, gap, contrast, offset, shear_convention)
     given = {"pixels": pixels, "mean_counts": mean_counts, "sigma": sigma}
     settings = {name: value for name, value in given.items() if value is not None}
     maps = simulate_maps(model, kind, settings, seed=seed)
