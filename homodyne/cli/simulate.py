@@ -1,7 +1,7 @@
 """``homodyne simulate``: a measurement with known parameters, written like a file of the beamline."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,19 +24,34 @@ TRUTHS = {
 }
 
 
+# Few counts, so that elements of the map have nearly independent noise.
+NOISE: dict[str, dict[str, float]] = {
+    "speckle": {"pixels": 4000, "mean_counts": 0.1},
+    "parametric": {"pixels": 4000, "mean_counts": 0.1},
+    "independent": {"sigma": 0.15},
+}
+
+
 def simulate(
     file: Annotated[Path, typer.Argument(help="HDF5 file to write, in the layout of APS-U.")],
-    mode: Annotated[str, typer.Option(help="static or laminar_flow.")] = "laminar_flow",
+    mode: Annotated[
+        Literal["static", "laminar_flow"], typer.Option(help="Sample at rest or under shear.")
+    ] = "laminar_flow",
     kind: Annotated[
-        str,
-        typer.Option(help="speckle (fields and photons), parametric or independent (noise on the model)."),
+        Literal["speckle", "parametric", "independent"],
+        typer.Option(help="Noise: fields and photons, their second moments only, or white."),
     ] = "speckle",
     frames: Annotated[int, typer.Option(min=3, help="Frames.")] = 300,
     dt: Annotated[float, typer.Option(help="Seconds between frames.")] = 0.1,
-    angles: Annotated[int, typer.Option(min=1, help="Angles, spread evenly over 360 degrees.")] = 8,
-    pixels: Annotated[int, typer.Option(min=1, help="Pixels per angle.")] = 2000,
-    counts: Annotated[float, typer.Option(help="Mean counts per pixel and frame.")] = 0.1,
-    contrast: Annotated[float, typer.Option(help="Speckle contrast.")] = 0.5,
+    angles: Annotated[int, typer.Option(min=1, help="Angles, spread evenly over 180 degrees.")] = 8,
+    contrast: Annotated[float, typer.Option(help="Speckle contrast.")] = 0.3,
+    pixels: Annotated[int | None, typer.Option(help="Pixels per angle [default: 4000].")] = None,
+    counts: Annotated[
+        float | None, typer.Option(help="Mean counts per pixel and frame [default: 0.1].")
+    ] = None,
+    sigma: Annotated[
+        float | None, typer.Option(help="Standard deviation of independent noise [default: 0.15].")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
@@ -44,28 +59,27 @@ def simulate(
     import numpy as np
 
     from homodyne import simulate as simulate_data
-    from homodyne.data.writers import write_aps_u
+    from homodyne.data import write_aps_u
     from homodyne.errors import InputError
 
-    if mode not in TRUTHS:
-        raise InputError(f"--mode {mode}: expected one of {', '.join(TRUTHS)}")
     if file.exists() and not overwrite:
         raise InputError(f"{file} exists; choose another name or replace it (--overwrite)")
-    sheared = mode == "laminar_flow"
+    gap = GAP if mode == "laminar_flow" else None
+    given = {"pixels": pixels, "mean_counts": counts, "sigma": sigma}
+    noise: dict[str, Any] = NOISE[kind] | {name: value for name, value in given.items() if value is not None}
     data = simulate_data(
         TRUTHS[mode],
         q=Q,
-        gap=GAP if sheared else None,
+        gap=gap,
         num_frames=frames,
         dt=dt,
-        phi=np.arange(angles) * 360.0 / angles,
+        phi=np.arange(angles) * 180.0 / angles,
         contrast=contrast,
         kind=kind,
-        pixels=pixels,
-        mean_counts=counts,
         seed=seed,
+        **noise,
     )
     write_aps_u(file, data)
     print(f"wrote {file}: {data}")
     print("truth: " + ", ".join(f"{name}={value:g}" for name, value in TRUTHS[mode].items()))
-    print(f"next:  homodyne fit {file} --mode {mode}" + (f" --gap {GAP:g}" if sheared else ""))
+    print(f"next:  homodyne fit {file} --mode {mode}" + (f" --gap {gap:g}" if gap else ""))

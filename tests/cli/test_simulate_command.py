@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+import homodyne as package
+from homodyne.cli.simulate import TRUTHS
+
+
+@pytest.mark.parametrize("mode", ["static", "laminar_flow"])
+@pytest.mark.parametrize("kind", ["speckle", "parametric", "independent"])
+def test_written_file_is_a_measurement(homodyne, tmp_path, mode, kind):
+    options = ["--mode", mode, "--kind", kind, "--frames", 20, "--angles", 3, "--dt", 0.2]
+    outcome = homodyne("simulate", "run.h5", *options)
+    assert outcome.code == 0, outcome.err
+    for name, value in TRUTHS[mode].items():
+        assert f"{name}={value:g}" in outcome.out
+    data = package.load(tmp_path / "run.h5")
+    assert (data.num_frames, data.num_angles, data.q, data.dt) == (20, 3, 0.0054, 0.2)
+    assert data.phi == pytest.approx([0.0, 60.0, 120.0])
+
+
+def test_the_seed_decides(homodyne, tmp_path):
+    maps = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        homodyne("simulate", f"{name}.h5", "--frames", 20, "--angles", 2, "--seed", seed)
+        maps.append(package.load(tmp_path / f"{name}.h5").c2)
+    assert np.array_equal(maps[0], maps[1], equal_nan=True)
+    assert not np.array_equal(maps[0], maps[2], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--kind", "foo"], "foo"),
+        (["--kind", "independent", "--counts", 1], "mean_counts"),
+        (["--counts", -1], "-1"),
+        (["--dt", 0], "dt is 0"),
+        (["--contrast", -1], "contrast"),
+    ],
+)
+def test_impossible_choice(homodyne, tmp_path, arguments, named):
+    outcome = homodyne("simulate", "run.h5", "--frames", 20, *arguments)
+    assert outcome.code == 2
+    assert named in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_replaced_unasked(homodyne, tmp_path):
+    (tmp_path / "run.h5").write_text("mine")
+    outcome = homodyne("simulate", "run.h5", "--frames", 20)
+    assert (outcome.code, (tmp_path / "run.h5").read_text()) == (2, "mine")
+    assert homodyne("simulate", "run.h5", "--frames", 20, "--overwrite").code == 0
+    assert homodyne("simulate", "nowhere/run.h5", "--frames", 20).code == 2
+
+
+def test_inspect_shows_and_draws(homodyne, tmp_path):
+    homodyne("simulate", "run.h5", "--frames", 20, "--angles", 3)
+    outcome = homodyne("inspect", "run.h5", "--phi", "0:90", "--frames", "2:11", "--figure", "run.png")
+    assert outcome.code == 0, outcome.err
+    assert "aps-u" in outcome.out
+    assert "2 angles x 10 frames" in outcome.out
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.h5", "run.png"]
