@@ -1,4 +1,357 @@
-"""Names of the physical parameters."""
+"""Physical parameters, their priors, and the coordinates in which a sampler sees them.
+
+`parameter_space` builds a `ParameterSpace` from the mode, the priors and the fixed values.  The space maps an unconstrained vector
+``z`` to physical parameters (`physical`), to the integrals the likelihood needs (`integrals`) and to the log density of the prior in
+z (`log_prior`, with its Jacobian).  Priors are declared on the physical parameters; the posterior is the same in any coordinates.
+
+Coordinates "anchor" are logarithms of the rates at two times inside the record, in which the posterior is round; "physical" are the parameters
+themselves (amplitudes by their logarithm when only positive values are possible).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.core.priors import Prior, make_prior
+from homodyne.core.transport import amplitude_offset, anchor_integral, anchor_rate, anchor_times, rate, rate_integral
+from homodyne.errors import InputError
 
 STATIC_NAMES = ("D0", "alpha", "D_offset")
 LAMINAR_NAMES = (*STATIC_NAMES, "gamma_dot_0", "beta", "gamma_dot_offset", "phi0")
+ALIASES = {"gamma_dot_t0": "gamma_dot_0", "gamma_dot_t_offset": "gamma_dot_offset"}
+"""Older spellings of parameter names, accepted when reading."""
+
+MODES = {"static": STATIC_NAMES, "laminar_flow": LAMINAR_NAMES}
+MODE_ALIASES = {"static_isotropic": "static", "static_anisotropic": "static"}
+
+UNITS = {
+    "D0": "Å²/s^(1+alpha)",
+    "alpha": "",
+    "D_offset": "Å²/s",
+    "gamma_dot_0": "1/s^(1+beta)",
+    "beta": "",
+    "gamma_dot_offset": "1/s",
+    "phi0": "deg",
+    "contrast": "",
+    "offset": "",
+    "sigma": "",
+}
+
+DEFAULT_PRIORS: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "D0": ("lognormal", {"median": 1e4, "sigma": 4.0}),
+    "alpha": ("normal", {"mean": 0.0, "sd": 1.5}),
+    "D_offset": ("normal", {"mean": 0.0, "sd": 1e4}),
+    "gamma_dot_0": ("lognormal", {"median": 1e-2, "sigma": 4.0}),
+    "beta": ("normal", {"mean": 0.0, "sd": 1.0}),
+    "gamma_dot_offset": ("normal", {"mean": 0.0, "sd": 1e-1}),
+    "phi0": ("uniform", {"low": -90.0, "high": 90.0}),
+}
+"""Wide defaults; they contain the fits published for data of this kind."""
+
+Coordinates = Literal["anchor", "physical"]
+Params = Mapping[str, Any]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def canonical_mode(mode: str) -> str:
+    """Return "static" or "laminar_flow" for any accepted spelling.
+
+    Raises
+    ------
+    InputError
+        For an unknown mode.
+    """
+    mode = MODE_ALIASES.get(mode, mode)
+    if mode not in MODES:
+        raise InputError(f"analysis mode is {mode!r}: expected one of {', '.join([*MODES, *MODE_ALIASES])}")
+    return mode
+
+
+@dataclass(frozen=True)
+class PowerLawCoordinates:
+    """Coordinates of one law ``amplitude * t**exponent + offset`` of which some parameters are fixed.
+
+    In anchor form every free one of (amplitude, offset) is replaced by the logarithm of the rate at an anchor time: both anchors when
+    both are free, the middle one (geometric mean) when one is.  The exponent stands for itself.
+    """
+
+    names: tuple[str, str, str]
+    fixed: Mapping[str, float]
+    t_a: float
+    t_b: float
+    anchored: bool
+    positive_levels: tuple[bool, bool]
+
+    @cached_property
+    def free(self) -> tuple[str, ...]:
+        return tuple(name for name in self.names if name not in self.fixed)
+
+    @property
+    def _levels(self) -> tuple[str, ...]:
+        """Free ones of amplitude and offset."""
+        return tuple(name for name in (self.names[0], self.names[2]) if name in self.free)
+
+    @property
+    def _t_mid(self) -> float:
+        return float(np.sqrt(self.t_a * self.t_b))
+
+    @property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """Name of every coordinate: levels first, then the exponent."""
+        if self.anchored:
+            rate_name = "J" if self.names[0] == "D0" else "gamma_dot"
+            levels = [f"log_{rate_name}_{k}" for k in ("ab" if len(self._levels) == 2 else "m"[: len(self._levels)])]
+        else:
+            levels = [f"log_{name}" if self._logarithmic(name) else name for name in self._levels]
+        return (*levels, *(name for name in self.names[1:2] if name in self.free))
+
+    def _logarithmic(self, name: str) -> bool:
+        return self.positive_levels[0 if name == self.names[0] else 1]
+
+    def physical(self, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Amplitude, exponent and offset."""
+        levels = len(self._levels)
+        exponent = z[levels] if self.names[1] in self.free else jnp.asarray(self.fixed[self.names[1]])
+        if not self.anchored:
+            value = {n: jnp.exp(z[k]) if self._logarithmic(n) else z[k] for k, n in enumerate(self._levels)}
+            amplitude, offset = (value.get(n, self.fixed.get(n)) for n in (self.names[0], self.names[2]))
+        elif levels == 2:
+            amplitude, offset = amplitude_offset(jnp.exp(z[0]), jnp.exp(z[1]), exponent, self.t_a, self.t_b)
+        elif self._levels == (self.names[0],):
+            offset = self.fixed[self.names[2]]
+            amplitude = (jnp.exp(z[0]) - offset) * self._t_mid ** (-exponent)
+        elif levels == 1:
+            amplitude = self.fixed[self.names[0]]
+            offset = jnp.exp(z[0]) - amplitude * self._t_mid**exponent
+        else:
+            amplitude, offset = self.fixed[self.names[0]], self.fixed[self.names[2]]
+        return jnp.asarray(amplitude), exponent, jnp.asarray(offset)
+
+    def log_jacobian(self, z: jax.Array) -> jax.Array:
+        """Log of |d(free physical parameters) / dz|."""
+        levels = len(self._levels)
+        if not self.anchored:
+            return sum((z[k] for k, n in enumerate(self._levels) if self._logarithmic(n)), jnp.zeros(()))
+        if levels == 0:
+            return jnp.zeros(())
+        _, exponent, _ = self.physical(z)
+        if levels == 2:
+            span = jnp.log(self.t_b / self.t_a) * exponent
+            return z[0] + z[1] - jnp.log(jnp.abs(jnp.expm1(span))) - exponent * np.log(self.t_a)
+        return z[0] - (exponent * np.log(self._t_mid) if self._levels == (self.names[0],) else 0.0)
+
+    def rate(self, z: jax.Array, t: Any) -> jax.Array:
+        """Rate at time t."""
+        if self.anchored and len(self._levels) == 2:
+            exponent = self._exponent(z)
+            return anchor_rate(t, jnp.exp(z[0]), jnp.exp(z[1]), exponent, self.t_a, self.t_b)
+        return rate(t, *self.physical(z))
+
+    def integral(self, z: jax.Array, t: Any) -> jax.Array:
+        """Integral of the rate from the first time to every time."""
+        if self.anchored and len(self._levels) == 2:
+            exponent = self._exponent(z)
+            return anchor_integral(t[0], t, jnp.exp(z[0]), jnp.exp(z[1]), exponent, self.t_a, self.t_b)
+        return rate_integral(t[0], t, *self.physical(z))
+
+    def _exponent(self, z: jax.Array) -> jax.Array:
+        return z[2] if self.names[1] in self.free else jnp.asarray(self.fixed[self.names[1]])
+
+    def coordinates(self, params: Params) -> list[Array]:
+        """Inverse of `physical`, each element with the shape of the parameters; NaN where a rate is not positive."""
+        amplitude, exponent, offset = (np.asarray(params[name], dtype=float) for name in self.names)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            if not self.anchored:
+                z = [np.log(params[n]) if self._logarithmic(n) else np.asarray(params[n]) for n in self._levels]
+            else:
+                times = (self.t_a, self.t_b) if len(self._levels) == 2 else (self._t_mid,) * len(self._levels)
+                z = [np.log(amplitude * np.float64(t) ** exponent + offset) for t in times]
+        return z + [exponent] * (self.names[1] in self.free)
+
+    def positive(self, params: Params, t_first: float, t_last: float) -> Array:
+        """Whether the rate is positive and finite between two times; it is monotone, so both ends decide."""
+        amplitude, exponent, offset = (np.asarray(params[name], dtype=float) for name in self.names)
+        with np.errstate(over="ignore", invalid="ignore"):
+            ends = np.stack([amplitude * np.float64(t) ** exponent + offset for t in (t_first, t_last)])
+        return np.asarray(((ends > 0) & (ends < np.inf)).all(axis=0))
+
+
+@dataclass(frozen=True)
+class ParameterSpace:
+    """Free and fixed parameters of one analysis; see the module for what it maps."""
+
+    mode: str
+    priors: Mapping[str, Prior]
+    fixed: Mapping[str, float]
+    laws: tuple[PowerLawCoordinates, ...]
+    t_first: float
+    t_last: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parameters of the mode."""
+        return MODES[self.mode]
+
+    @property
+    def free_names(self) -> tuple[str, ...]:
+        """Parameters that are fitted, in the order of `names`."""
+        return tuple(name for name in self.names if name not in self.fixed)
+
+    @cached_property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """Names of the elements of z."""
+        angle = () if self.mode == "static" or "phi0" in self.fixed else ("phi0",)
+        return (*(name for law in self.laws for name in law.coordinate_names), *angle)
+
+    @property
+    def dim(self) -> int:
+        """Length of z."""
+        return len(self.coordinate_names)
+
+    def _split(self, z: jax.Array) -> list[jax.Array]:
+        ends = np.cumsum([len(law.coordinate_names) for law in self.laws])
+        return [z[end - len(law.coordinate_names) : end] for law, end in zip(self.laws, ends, strict=True)]
+
+    def _phi0(self, z: jax.Array) -> Any:
+        return self.fixed["phi0"] if "phi0" in self.fixed else z[-1]
+
+    def physical(self, z: jax.Array) -> dict[str, jax.Array]:
+        """Physical parameters by name, the fixed ones included; a differentiable function of z (dim,)."""
+        params: dict[str, jax.Array] = {}
+        for law, part in zip(self.laws, self._split(z), strict=True):
+            params.update(zip(law.names, law.physical(part), strict=True))
+        if self.mode == "laminar_flow":
+            params["phi0"] = jnp.asarray(self._phi0(z))
+        return params
+
+    def coordinates(self, params: Params) -> Array:
+        """Inverse of `physical`: (dim,) for numbers, (count, dim) for arrays of values.
+
+        Raises
+        ------
+        InputError
+            When a rate is not positive at the anchor times.
+        """
+        angle = [np.asarray(params["phi0"], dtype=float)] if self.coordinate_names[-1] == "phi0" else []
+        columns = [x for law in self.laws for x in law.coordinates(params)] + angle
+        z = np.stack(np.broadcast_arrays(*columns), axis=-1)
+        if not np.isfinite(z).all():
+            given = ", ".join(f"{name} = {params[name]}" for name in self.names)
+            raise InputError(f"{given}: the rates J and gamma_dot must be positive over the record")
+        return z
+
+    def supported(self, z: jax.Array) -> jax.Array:
+        """Whether J and γ̇ are positive from the first to the last time; each is monotone, so both ends decide."""
+        ends = jnp.array([self.t_first, self.t_last])
+        return jnp.stack([(law.rate(p, ends) > 0).all() for law, p in zip(self.laws, self._split(z), strict=True)]).all()
+
+    def integrals(self, z: jax.Array, t: Any) -> tuple[jax.Array, jax.Array | None, Any]:
+        """Integrals of J (Å²) and γ̇ from ``t[0]`` to every t, and phi0 in degrees (None, None for a static sample)."""
+        parts = self._split(z)
+        transport = self.laws[0].integral(parts[0], t)
+        if self.mode == "static":
+            return transport, None, None
+        return transport, self.laws[1].integral(parts[1], t), self._phi0(z)
+
+    def log_prior(self, z: jax.Array) -> jax.Array:
+        """Log density of the prior in z, Jacobian included; -inf where it has no support or a rate is not positive."""
+        params = self.physical(z)
+        total = jnp.zeros(())
+        for law, part in zip(self.laws, self._split(z), strict=True):
+            total += law.log_jacobian(part)
+        for name in self.free_names:
+            prior = self.priors[name]
+            total += jnp.asarray(-np.log(prior.high - prior.low)) if _circular(name, prior) else prior.log_prob(params[name])
+        return jnp.where(self.supported(z) & jnp.isfinite(total), total, -jnp.inf)
+
+    def draw(self, rng: np.random.Generator, count: int) -> dict[str, Array]:
+        """Draws from the prior of the physical parameters, whatever the sign of the rates; fixed values are repeated."""
+        values = {name: self.priors[name].quantile(rng.uniform(size=count)) for name in self.free_names}
+        return {name: values[name] if name in values else np.full(count, self.fixed[name]) for name in self.names}
+
+    def draw_supported(self, rng: np.random.Generator, count: int) -> Array:
+        """Coordinates of `count` draws from the prior with positive rates over the record, (count, dim).
+
+        Raises
+        ------
+        InputError
+            When fewer than one draw in a hundred has positive rates.
+        """
+        params = self.draw(rng, 100 * count)
+        supported = np.all([law.positive(params, self.t_first, self.t_last) for law in self.laws], axis=0)
+        which = np.flatnonzero(supported)[:count]
+        if which.size < count:
+            raise InputError(
+                f"J(t) and gamma_dot(t) are positive from {self.t_first:g} s to {self.t_last:g} s for {which.size} of "
+                f"{100 * count} draws from the prior: change the priors, bounds or fixed values of "
+                f"{', '.join(name for law in self.laws for name in law.names)}"
+            )
+        return self.coordinates({name: value[which] for name, value in params.items()})
+
+
+def _circular(name: str, prior: Prior) -> bool:
+    """A uniform prior of the flow direction over a multiple of 180 degrees has no ends: phi0 + 180 is the same flow."""
+    return name == "phi0" and prior.kind == "uniform" and (prior.high - prior.low) % 180.0 == 0.0
+
+
+def parameter_space(
+    mode: str,
+    t: Any,
+    *,
+    priors: Mapping[str, Prior] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    coordinates: Coordinates = "anchor",
+) -> ParameterSpace:
+    """Build the space of an analysis.
+
+    Parameters
+    ----------
+    mode : "static" or "laminar_flow"
+    t : (n,) array
+        Times of the frames in s, increasing and positive; the first and the last one set the anchor times.
+    priors : mapping, optional
+        Priors by parameter name, replacing `DEFAULT_PRIORS`.
+    fixed : mapping, optional
+        Values of parameters that are not fitted.
+    coordinates : "anchor" or "physical"
+
+    Raises
+    ------
+    InputError
+        For unknown names, nothing to fit, times that are not positive, or amplitude and offset both free at exponent 0, where they
+        mean the same thing.
+    """
+    mode = canonical_mode(mode)
+    names = MODES[mode]
+    fixed = {ALIASES.get(name, name): float(value) for name, value in (fixed or {}).items()}
+    given = {ALIASES.get(name, name): prior for name, prior in (priors or {}).items()}
+    for name in (*fixed, *given):
+        if name not in names:
+            raise InputError(f"unknown parameter {name} in {mode} mode: expected one of {', '.join(names)}")
+    t_first, t_last = float(t[0]), float(t[-1])
+    if not 0 < t_first < t_last:
+        raise InputError(f"times run from {t_first:g} to {t_last:g} s: a power law needs increasing times above zero")
+    complete = {name: given.get(name) or make_prior(*DEFAULT_PRIORS[name], name=name) for name in names if name not in fixed}
+    if not complete:
+        raise InputError(f"all parameters of {mode} mode are fixed: leave at least one of {', '.join(names)} free")
+    if coordinates not in ("anchor", "physical"):
+        raise InputError(f"coordinates are {coordinates!r}: expected 'anchor' or 'physical'")
+    t_a, t_b = (float(x) for x in anchor_times(t_first, t_last))
+    laws = []
+    for triple in (names[:3], names[3:6]):
+        if not triple:
+            continue
+        amplitude, exponent, offset = triple
+        if fixed.get(exponent) == 0 and amplitude not in fixed and offset not in fixed:
+            raise InputError(
+                f"{exponent} is fixed at 0, where {amplitude} and {offset} are the same constant: fix {offset}, at 0 say"
+            )
+        positive = tuple(name in complete and complete[name].positive for name in (amplitude, offset))
+        own = {name: value for name, value in fixed.items() if name in triple}
+        laws.append(PowerLawCoordinates((amplitude, exponent, offset), own, t_a, t_b, coordinates == "anchor", positive))  # type: ignore[arg-type]
+    return ParameterSpace(mode, complete, fixed, tuple(laws), t_first, t_last)

@@ -1,0 +1,144 @@
+"""Prior distributions of physical parameters, restricted to bounds.
+
+`make_prior` builds one from its name and arguments; `Prior.log_prob` and `Prior.quantile` are all that the rest needs.
+Distribution functions are SciPy's; log densities are JAX functions, cut at the bounds and normalised again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import norm
+from scipy import stats
+
+from homodyne.errors import InputError
+
+Arguments = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """SciPy distribution (distribution function and its inverse) and JAX log density of one kind of prior."""
+
+    distribution: Callable[[Arguments], Any]
+    log_density: Callable[[jax.Array, Arguments], jax.Array]
+
+
+_NORMAL = _Kind(lambda a: stats.norm(a["mean"], a["sd"]), lambda x, a: norm.logpdf(x, a["mean"], a["sd"]))
+_KINDS = {
+    "normal": _NORMAL,
+    "truncated_normal": _NORMAL,
+    "lognormal": _Kind(
+        lambda a: stats.lognorm(a["sigma"], scale=a["median"]),
+        lambda x, a: norm.logpdf(jnp.log(x), np.log(a["median"]), a["sigma"]) - jnp.log(x),
+    ),
+    "uniform": _Kind(
+        lambda a: stats.uniform(a["low"], a["high"] - a["low"]),
+        lambda x, a: jnp.full_like(x, -np.log(a["high"] - a["low"])),
+    ),
+    "loguniform": _Kind(
+        lambda a: stats.loguniform(a["low"], a["high"]),
+        lambda x, a: -jnp.log(x) - np.log(np.log(a["high"] / a["low"])),
+    ),
+    "half_normal": _Kind(
+        lambda a: stats.halfnorm(scale=a["sd"]), lambda x, a: norm.logpdf(x, 0.0, a["sd"]) + np.log(2.0)
+    ),
+}
+
+PRIOR_ARGUMENTS = {
+    "normal": ("mean", "sd"),
+    "lognormal": ("median", "sigma"),
+    "uniform": ("low", "high"),
+    "loguniform": ("low", "high"),
+    "truncated_normal": ("mean", "sd", "low", "high"),
+    "half_normal": ("sd",),
+}
+"""Arguments of every kind of prior, in the unit of the parameter; `sigma` is the sd of the natural logarithm."""
+
+_POSITIVE = {"sd", "sigma", "median"}
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A distribution restricted to ``low <= x <= high``; build it with `make_prior`."""
+
+    kind: str
+    arguments: Mapping[str, float]
+    low: float
+    high: float
+
+    @cached_property
+    def _whole(self) -> Any:
+        return _KINDS[self.kind].distribution(self.arguments)
+
+    @cached_property
+    def _mass(self) -> tuple[float, float]:
+        """Distribution function at both bounds."""
+        return float(self._whole.cdf(self.low)), float(self._whole.cdf(self.high))
+
+    @property
+    def positive(self) -> bool:
+        """Whether only values above zero are possible."""
+        return self.low >= 0
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """Log density at x; -inf outside the bounds, with a gradient that is zero there."""
+        inside = (x > self.low) & (x < self.high)
+        mass = self._mass[1] - self._mass[0]
+        safe = jnp.where(inside, x, float(self.quantile(0.5)))
+        return jnp.where(inside, _KINDS[self.kind].log_density(safe, self.arguments) - np.log(mass), -jnp.inf)
+
+    def quantile(self, p: Any) -> Any:
+        """Inverse of the distribution function, for p in (0, 1)."""
+        low, high = self._mass
+        return np.clip(self._whole.ppf(low + np.asarray(p) * (high - low)), self.low, self.high)
+
+
+def make_prior(
+    kind: str, arguments: Mapping[str, float], bounds: tuple[float, float] | None = None, *, name: str = "parameter"
+) -> Prior:
+    """Build a prior and check it.
+
+    Parameters
+    ----------
+    kind : str
+        One of `PRIOR_ARGUMENTS`.
+    arguments : mapping
+        Values of the arguments of that kind.
+    bounds : (low, high), optional
+        Values outside are impossible; the density is normalised inside.
+    name : str
+        Parameter that error messages name.
+
+    Raises
+    ------
+    InputError
+        For an unknown kind, missing or impossible arguments, or bounds in which the prior has no mass.
+    """
+    if kind not in PRIOR_ARGUMENTS:
+        raise InputError(f"prior of {name} is {kind!r}: expected one of {', '.join(PRIOR_ARGUMENTS)}")
+    wanted = PRIOR_ARGUMENTS[kind]
+    if set(arguments) != set(wanted):
+        raise InputError(f"prior {kind} of {name} needs {', '.join(wanted)}: got {', '.join(arguments) or 'nothing'}")
+    for key, value in arguments.items():
+        if not np.isfinite(value) or (key in _POSITIVE and value <= 0):
+            raise InputError(f"prior of {name}: {key} = {value} must be finite{' and positive' if key in _POSITIVE else ''}")
+    low, high = (-np.inf, np.inf) if bounds is None else bounds
+    if "low" in arguments:
+        if not arguments["low"] < arguments["high"]:
+            raise InputError(f"prior of {name}: low = {arguments['low']} must be below high = {arguments['high']}")
+        low, high = max(low, arguments["low"]), min(high, arguments["high"])
+    if kind in ("lognormal", "half_normal", "loguniform"):
+        low = max(low, 0.0)
+    if kind == "loguniform" and arguments["low"] <= 0:
+        raise InputError(f"prior of {name}: a loguniform prior needs low > 0, got {arguments['low']}")
+    prior = Prior(kind, dict(arguments), float(low), float(high))
+    if not low < high or not prior._mass[1] - prior._mass[0] > 1e-12:
+        raise InputError(
+            f"prior {kind} of {name} has no support between the bounds {low} and {high}: widen the bounds or move the prior"
+        )
+    return prior
