@@ -96,7 +96,7 @@ def _uncertainty(result: "MCMCResult") -> str:
     factors = [
         factor for factor in (result.noise_inflation or {}).values() if isinstance(factor, int | float)
     ]
-    span = f"{min(factors):.2g} to {max(factors):.2g}" if factors else ""
+    span = " to ".join(dict.fromkeys(f"{end(factors):.2g}" for end in (min, max))) if factors else ""
     if result.uncertainty == "calibrated":
         return "calibrated for correlated noise" + (
             f", sd {span} times that of independent noise" if span else ""
@@ -156,10 +156,14 @@ def _cells(row: SummaryRow) -> tuple[str, ...]:
     if row.fixed:
         return (name, unit, f"{row.mean:.6g}", "fixed", "", "", "", "", "")
     size = max(abs(row.mean), row.sd)
-    numbers = (format_number(value, row.sd, size) for value in (row.mean, row.sd, row.q05, row.q50, row.q95))
+    spread = (row.q95 - row.q05) / 3.29  # the sd, unless rare far draws make that large
+    narrow = spread if 0 < spread < row.sd / 3 else row.sd
+    moments = (format_number(value, row.sd, size) for value in (row.mean, row.sd))
+    near = size if narrow == row.sd else max(abs(row.q50), narrow)
+    quantiles = (format_number(value, narrow, near) for value in (row.q05, row.q50, row.q95))
     ess = "-" if row.ess is None else f"{row.ess:.0f}"
     rhat = "-" if row.rhat is None else f"{row.rhat:.3f}"
-    return (name, unit, *numbers, ess, rhat)
+    return (name, unit, *moments, *quantiles, ess, rhat)
 
 
 def _align(line: tuple[str, ...], widths: list[int]) -> str:

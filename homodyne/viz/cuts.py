@@ -1,0 +1,125 @@
+"""c2 along the two directions of the map: against lag at fixed age, and against age at fixed lag.
+
+Points are means of the data over bins with the standard error of independent noise; line and band are the
+median and 90 % interval, over posterior draws, of the model averaged over pairs of the same bins.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.typing import ColorType
+from numpy.typing import NDArray
+
+from homodyne.data.twotime import TwoTimeData
+from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.viz.labels import SMALL, add_caption, angle_text, new_figure, style_axes
+from homodyne.viz.maps import measured_pairs
+from homodyne.viz.model import Indices, correlation_draws, noise_sd, spread_over, thinned
+
+Array = NDArray[np.float64]
+
+MAX_ANGLES, NUM_CURVES, NUM_BINS, PAIRS_PER_BIN = 4, 3, 24, 24
+_AGES = (0.02, 0.3, 0.7)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One curve: position of the bins (s), mean and standard error of the data, 5, 50, 95 % of the model."""
+
+    x: Array
+    mean: Array
+    error: Array
+    low: Array
+    median: Array
+    high: Array
+    label: str
+
+
+def cut_at_age(result: MCMCResult, data: TwoTimeData, angle: int, frame: int) -> Cut:
+    """c2 against lag for pairs whose first frame is near ``frame`` (0-based), in bins even in log lag."""
+    half = min(data.num_frames // 200, 4)
+    near = np.abs(np.arange(data.num_frames) - frame) <= half
+    measured = np.where(near[:, None], measured_pairs(data, angle), np.nan)
+    i, j = np.nonzero(np.isfinite(measured))
+    limits = np.unique(np.geomspace(1, data.num_frames, NUM_BINS + 1).round())
+    of_pair = np.searchsorted(limits, j - i, side="right")
+    return _cut(result, data, angle, (i, j), of_pair, data.t[j] - data.t[i], f"$t_1$ = {data.t[frame]:.3g} s")
+
+
+def cut_at_lag(result: MCMCResult, data: TwoTimeData, angle: int, lag: int) -> Cut:
+    """c2 against the age t1 for pairs about ``lag`` frames apart (5 % either way), in even bins."""
+    i, j = np.nonzero(np.isfinite(measured_pairs(data, angle)))
+    keep = np.abs(j - i - lag) <= 0.05 * lag
+    i, j = i[keep], j[keep]
+    delay = data.t[min(lag, data.num_frames - 1)] - data.t[0]
+    return _cut(result, data, angle, (i, j), i * NUM_BINS // data.num_frames, data.t[i], f"lag {delay:.3g} s")
+
+
+def _cut(
+    result: MCMCResult,
+    data: TwoTimeData,
+    angle: int,
+    pairs: tuple[Indices, Indices],
+    of_pair: Indices,
+    x: Array,
+    label: str,
+) -> Cut:
+    """Average data, position ``x`` and, over a few pairs (it is smooth), the model in each bin."""
+    order = np.argsort(of_pair, kind="stable")
+    i, j, x = pairs[0][order], pairs[1][order], x[order]
+    _, first, count = np.unique(of_pair[order], return_index=True, return_counts=True)
+    chosen = [
+        start + np.unique(np.linspace(0, size - 1, min(size, PAIRS_PER_BIN)).round().astype(np.int64))
+        for start, size in zip(first, count, strict=True)
+    ]
+    size = np.array([part.size for part in chosen])
+    some = np.concatenate(chosen)
+    draws = correlation_draws(result, angle, data.t[i[some]], data.t[j[some]], thinned(result))
+    model = np.add.reduceat(draws, np.cumsum(size) - size, axis=1) / size
+    low, median, high = np.quantile(model, (0.05, 0.5, 0.95), axis=0)
+    position, mean = (
+        np.add.reduceat(values, first) / count for values in (x, data.c2[angle, i, j].astype(float))
+    )
+    return Cut(position, mean, noise_sd(result)[angle] / np.sqrt(count), low, median, high, label)
+
+
+def draw_cut(ax: Axes, cut: Cut, colour: ColorType) -> list[Artist]:
+    """Median line, 90 % band and points with error bars of one curve."""
+    band = ax.fill_between(cut.x, cut.low, cut.high, color=colour, alpha=0.35, linewidth=0)
+    (line,) = ax.plot(cut.x, cut.median, color=colour, linewidth=1.2)
+    style: dict[str, Any] = {"markersize": 2.5, "linewidth": 0.7, "alpha": 0.85}
+    points = ax.errorbar(cut.x, cut.mean, cut.error, fmt="o", color=colour, label=cut.label, **style)
+    return [band, line, points.lines[0]]
+
+
+def cut_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGLES) -> Figure:
+    """Cuts at three ages (upper row) and three lags (lower row) for at most ``max_angles`` angles."""
+    angles = spread_over(data.phi, max_angles)
+    figure = new_figure(2.4 * len(angles) + 2.2, 5.6)
+    axes = figure.subplots(2, len(angles), squeeze=False, sharex="row", sharey="row")
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, NUM_CURVES))
+    good = np.flatnonzero(data.good)
+    frames = [int(good[int(part * (good.size - 1))]) for part in _AGES]
+    lags = np.unique(np.geomspace(1, max(data.num_frames / 4, 1), NUM_CURVES).round().astype(int))
+    for (upper, lower), angle in zip(axes.T, angles, strict=True):
+        for colour, frame in zip(colours, frames, strict=True):
+            draw_cut(upper, cut_at_age(result, data, angle, frame), colour)
+        for colour, lag in zip(colours, lags, strict=False):
+            draw_cut(lower, cut_at_lag(result, data, angle, int(lag)), colour)
+        upper.set_xscale("log")
+        c2 = "$c_2$" if upper is axes[0, 0] else ""
+        style_axes(upper, r"lag $t_2-t_1$ (s)", c2, angle_text(data.phi[angle]))
+        style_axes(lower, r"age $t_1$ (s)", c2)
+    for ax in axes[:, -1]:
+        ax.legend(
+            fontsize=SMALL, frameon=False, handletextpad=0.2, loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+    shown = f"{len(angles)} of {data.num_angles} angles; " if len(angles) < data.num_angles else ""
+    text = "line and band: median and 90 % of the posterior; bars: standard error, independent noise"
+    add_caption(figure, result, shown + text)
+    return figure

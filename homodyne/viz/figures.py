@@ -1,0 +1,92 @@
+"""The standard set of figures of a fit, made and saved in one call: :func:`save_figures`."""
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from homodyne.data.twotime import TwoTimeData
+from homodyne.errors import InputError
+from homodyne.files import write_atomically
+from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.viz.cuts import cut_figure
+from homodyne.viz.maps import map_figure
+from homodyne.viz.posterior import corner_figure, trace_figure
+from homodyne.viz.rates import rate_figure
+
+FORMATS = ("png", "pdf", "svg")
+
+
+def save_figures(
+    result: MCMCResult,
+    data: TwoTimeData | None,
+    directory: str | os.PathLike[str],
+    format: str = "png",  # noqa: A002, the word of matplotlib's savefig
+    *,
+    truth: Mapping[str, float] | None = None,
+) -> list[Path]:
+    """Write maps, cuts, rates, corner and traces of a fit into ``directory``.
+
+    Parameters
+    ----------
+    result : MCMCResult
+        The posterior.
+    data : TwoTimeData or None
+        The data that were fitted; None leaves out the figures that show data.
+    directory : path
+        Existing directory, or one that can be made in an existing directory.
+    format : {"png", "pdf", "svg"}
+        Kind of files.
+    truth : mapping, optional
+        Known physical parameters of simulated data, drawn into rates and corner plot.
+
+    Returns
+    -------
+    list of Path
+        The files, in the order in which they are meant to be looked at.
+
+    Raises
+    ------
+    InputError
+        Unknown format, data that do not belong to the result, or a directory that cannot be written.
+    ExecutionError
+        The disk is full; files that existed are intact.
+    """
+    if format not in FORMATS:
+        raise InputError(f"figure format is {format!r}; expected one of {', '.join(FORMATS)}")
+    makers: dict[str, Callable[[], Figure]] = {}
+    if data is not None:
+        _check_belongs(result, data)
+        makers["maps"] = lambda: map_figure(result, data)
+        makers["cuts"] = lambda: cut_figure(result, data)
+    if result.t is not None:
+        makers["rates"] = lambda: rate_figure(result, truth)
+    if result.free_names:
+        makers["corner"] = lambda: corner_figure(result, truth)
+        makers["traces"] = lambda: trace_figure(result)
+    place = Path(directory)
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make directory {os.fspath(directory)!r}: {error.strerror}") from error
+    return [
+        write_atomically(place / f"{name}.{format}", figure_bytes(make(), format))
+        for name, make in makers.items()
+    ]
+
+
+def figure_bytes(figure: Figure, kind: str = "png") -> memoryview:
+    """Content of the file of one figure; ``kind`` is one of FORMATS."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind)
+    return buffer.getbuffer()
+
+
+def _check_belongs(result: MCMCResult, data: TwoTimeData) -> None:
+    for name in ("t", "phi"):
+        fitted, given = getattr(result, name), getattr(data, name)
+        if fitted is None or fitted.shape != given.shape or not np.allclose(fitted, given, rtol=1e-9, atol=0):
+            raise InputError(f"{name} of the data differs from the fit's; give the selection that was fitted")

@@ -1,0 +1,106 @@
+"""Names, units and captions as figures show them.
+
+Every figure starts with :func:`new_figure` and ends with :func:`add_caption`, which states the verdict and
+which uncertainty is drawn.
+"""
+
+import re
+import textwrap
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from homodyne.optimization.cmc.result import MCMCResult
+
+SMALL, NORMAL = 7.5, 9.0
+"""Font sizes in points: ticks, captions and legends; labels and titles."""
+
+CHAIN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+"""Okabe and Ito's colours, told apart by colour-blind readers."""
+
+_SYMBOLS = {
+    "D0": r"$D_0$",
+    "alpha": r"$\alpha$",
+    "D_offset": r"$D_\mathrm{offset}$",
+    "gamma_dot_0": r"$\dot\gamma_0$",
+    "beta": r"$\beta$",
+    "gamma_dot_offset": r"$\dot\gamma_\mathrm{offset}$",
+    "phi0": r"$\varphi_0$",
+}
+_NOISE = {"independent": "independent noise", "calibrated": "calibrated (correlated noise)"}
+
+
+def new_figure(width: float, height: float, *, gap: float = 0.02, square: bool = False) -> Figure:
+    """Empty figure (inches) on an Agg canvas, apart from pyplot.
+
+    ``gap`` is the distance of panels in units of their size; ``square`` panels stand close together.
+    """
+    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=gap, hspace=gap, compress=square)
+    figure = Figure(figsize=(width, height), layout=layout, dpi=150)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def symbol(name: str) -> str:
+    """Name of a parameter in mathematical type; unknown names as they are."""
+    return _SYMBOLS.get(name, name)
+
+
+def unit_text(unit: str) -> str:
+    r"""Unit with superscripts: ``"Å^2/s^(1+alpha)"`` becomes ``Å$^{2}$/s$^{1+\alpha}$``."""
+
+    def superscript(match: re.Match[str]) -> str:
+        power = re.sub("alpha|beta", lambda word: rf"\{word[0]}", match[1] or match[2])
+        return f"$^{{{power}}}$"
+
+    return re.sub(r"(?:\^|\*\*)(?:\(([^)]*)\)|(-?\d+))", superscript, unit)
+
+
+def with_unit(name: str, unit: str, power: int = 0) -> str:
+    """Axis label: symbol and, in brackets, ``10**power`` times the unit."""
+    scale = f"$10^{{{power}}}$" if power else ""
+    inside = " ".join(part for part in (scale, unit_text(unit)) if part)
+    return f"{symbol(name)} ({inside})" if inside else symbol(name)
+
+
+def counted(number: int, word: str) -> str:
+    """``1 angle``, ``3 angles``."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def angle_text(phi: float) -> str:
+    """Name of one angle (degrees)."""
+    return rf"$\varphi$ = {phi:.4g}°".replace("-", "−")
+
+
+def style_axes(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "") -> None:
+    """Labels and font sizes of one panel."""
+    ax.tick_params(labelsize=SMALL, which="both")
+    ax.set_xlabel(xlabel, fontsize=NORMAL)
+    ax.set_ylabel(ylabel, fontsize=NORMAL)
+    ax.set_title(title, fontsize=NORMAL)
+
+
+def add_caption(figure: Figure, result: MCMCResult, text: str = "") -> None:
+    """Verdict, method, kind of uncertainty and ``text`` below the figure; the word crosses a refused one."""
+    refused = result.verdict == "REFUSED"
+    noise = _NOISE.get(result.uncertainty, result.uncertainty)
+    verdict = f"verdict {result.verdict}"
+    width = figure.get_figwidth()
+    if refused:
+        reason = "" if result.certificate is None else f" ({result.certificate.reason.rstrip('.')})"
+        verdict = f"REFUSED, do not use{reason}"
+        style: dict[str, Any] = {
+            "color": "red",
+            "alpha": 0.16,
+            "rotation": 30,
+            "weight": "bold",
+            "zorder": 10,
+        }
+        figure.text(0.5, 0.5, "REFUSED", fontsize=12 * width**0.9, ha="center", va="center", **style)
+    parts = [verdict, f"method {result.method}", f"uncertainty: {noise}", text]
+    caption = textwrap.fill("; ".join(part for part in parts if part), int(14.5 * width))
+    figure.supxlabel(caption, fontsize=SMALL, color="red" if refused else "0.3")

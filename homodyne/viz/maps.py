@@ -1,0 +1,178 @@
+"""Measured map, fitted map and residual in units of the noise, side by side for each angle.
+
+:func:`map_figure` is the whole figure, :func:`map_panels` its numbers, :func:`draw_map` draws one panel.
+"""
+
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure, FigureBase
+from numpy.typing import NDArray
+
+from homodyne.data.twotime import TwoTimeData
+from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.viz.labels import NORMAL, SMALL, add_caption, angle_text, counted, new_figure, style_axes
+from homodyne.viz.model import best_draw, correlation_draws, noise_sd, spread_over
+
+Array = NDArray[np.float64]
+
+MAX_CELLS, MAX_ANGLES, RESIDUAL_RANGE = 500, 6, 4.0
+_MISSING = "0.72"
+
+
+@dataclass(frozen=True)
+class MapPanels:
+    """Symmetric maps of one angle, NaN where nothing was measured.
+
+    ``residual`` has standard deviation 1 where the model holds and the noise is independent; ``step`` frames
+    are averaged in each direction; ``edges`` (s) are the limits of the cells.
+    """
+
+    edges: Array
+    data: Array
+    model: Array
+    residual: Array
+    step: int
+
+
+def measured_pairs(data: TwoTimeData, angle: int) -> Array:
+    """Map of one angle with NaN wherever there is no usable pair i < j."""
+    usable = np.triu(np.outer(data.good, data.good), 1)
+    return np.where(usable, data.c2[angle], np.nan).astype(np.float64)
+
+
+def block_mean(upper: Array, step: int) -> tuple[Array, Array]:
+    """Mean over cells of step x step frames, and number of pairs in each; both symmetric.
+
+    ``upper`` holds pairs i < j and NaN elsewhere; NaN does not count.
+    """
+    size = -(-upper.shape[0] // step)
+    padded = np.full((size * step, size * step), np.nan)
+    padded[: upper.shape[0], : upper.shape[0]] = upper
+    cells = padded.reshape(size, step, size, step)
+    count = np.isfinite(cells).sum(axis=(1, 3)).astype(np.float64)
+    total = np.nansum(cells, axis=(1, 3))
+    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    below = np.tril_indices(size, -1)
+    mean[below], count[below] = mean.T[below], count.T[below]
+    return mean, count
+
+
+def cell_edges(t: Array, step: int) -> Array:
+    """Limits of cells of ``step`` frames; half a frame is added at both ends."""
+    middle = (t[1:] + t[:-1]) / 2
+    edges = np.concatenate([[2 * t[0] - middle[0]], middle, [2 * t[-1] - middle[-1]]])
+    return np.append(edges[:-1:step], edges[-1])
+
+
+def map_panels(result: MCMCResult, data: TwoTimeData, angle: int, max_cells: int = MAX_CELLS) -> MapPanels:
+    """Numbers of one row of panels; the model is the draw of highest posterior density.
+
+    The residual of a cell is divided by sigma/sqrt(number of pairs), its sd for independent noise.
+    """
+    step = -(-data.num_frames // max_cells)
+    measured = measured_pairs(data, angle)
+    i, j = np.nonzero(np.isfinite(measured))
+    fitted = np.full_like(measured, np.nan)
+    fitted[i, j] = correlation_draws(result, angle, data.t[i], data.t[j], np.array([best_draw(result)]))[0]
+    mean, count = block_mean(measured, step)
+    model, _ = block_mean(fitted, step)
+    residual = (mean - model) * np.sqrt(count) / noise_sd(result)[angle]
+    return MapPanels(cell_edges(data.t, step), mean, model, residual, step)
+
+
+def draw_map(ax: Axes, edges: Array, values: Array, cmap: str, limits: tuple[float, float]) -> ScalarMappable:
+    """One map over (t1, t2) in s; cells without data are gray."""
+    colours = matplotlib.colormaps[cmap].with_extremes(bad=_MISSING)
+    masked = np.ma.masked_invalid(values)
+    image = ax.pcolorfast(edges, edges, masked, cmap=colours, vmin=limits[0], vmax=limits[1])
+    ax.set_aspect("equal")
+    return image
+
+
+def colour_limits(maps: list[Array]) -> tuple[float, float]:
+    """From the 1 % to the 99 % point of the cells off the diagonal of all maps."""
+    cells = np.concatenate([cells[np.triu_indices(cells.shape[0], 1)] for cells in maps])
+    cells = cells[np.isfinite(cells)]
+    if cells.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(cells, (1, 99))
+    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
+
+
+def mark_bad_frames(ax: Axes, data: TwoTimeData, step: int) -> None:
+    """Gray lines through frames that were left out, where averaging over cells would hide them."""
+    for time in data.t[~data.good] if step > 1 else ():
+        ax.axvline(time, color=_MISSING, linewidth=0.5)
+        ax.axhline(time, color=_MISSING, linewidth=0.5)
+
+
+def block_text(step: int) -> str:
+    """How cells came about; nothing when every pair has its own."""
+    return f"block mean of {step} x {step} frames" if step > 1 else ""
+
+
+def map_title(data: TwoTimeData, shown: int, step: int) -> str:
+    """What of the data the maps show: angles, frames, bad frames, averaging."""
+    bad = data.bad_frames.size
+    parts = [
+        f"{shown} of {counted(data.num_angles, 'angle')}"
+        if shown < data.num_angles
+        else counted(shown, "angle"),
+        f"{data.num_frames} frames",
+        f"{counted(bad, 'bad frame')} (gray)" if bad else "",
+        block_text(step),
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def map_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGLES) -> Figure:
+    """Data, model and residual for at most ``max_angles`` angles spread over phi."""
+    angles = spread_over(data.phi, max_angles)
+    count = len(angles)
+    flat = count <= 2  # few angles: one row each; more: one column each
+    width, height = (8.2, 2.75 * count + 1.5) if flat else (1.8 * count + 1.4, 6.6)
+    figure = new_figure(width, height, square=True)
+    grid = figure.subplots(*((count, 3) if flat else (3, count)), sharex=True, sharey=True, squeeze=False)
+    axes = grid.T if flat else grid
+    panels = [map_panels(result, data, angle) for angle in angles]
+    limits = colour_limits([panel.data for panel in panels])
+    scales = (("viridis", limits), ("viridis", limits), ("RdBu_r", (-RESIDUAL_RANGE, RESIDUAL_RANGE)))
+    for column, panel in enumerate(panels):
+        for ax, values, scale in zip(
+            axes[:, column], (panel.data, panel.model, panel.residual), scales, strict=True
+        ):
+            draw_map(ax, panel.edges, values, *scale)
+            mark_bad_frames(ax, data, panel.step)
+    _label_panels(axes, [angle_text(data.phi[angle]) for angle in angles], flat)
+    blocks = block_text(panels[0].step)
+    of_blocks = " of block means" if blocks else ""
+    location = "bottom" if flat else "right"
+    add_colour_bar(figure, axes[:2], "$c_2$" + (f", {blocks}" if blocks else ""), location)
+    add_colour_bar(figure, axes[2:], rf"(data $-$ model)/$\sigma${of_blocks}", location)
+    figure.suptitle(map_title(data, count, panels[0].step), fontsize=NORMAL)
+    add_caption(figure, result, "model: draw of highest posterior density; residuals: σ of independent noise")
+    return figure
+
+
+def add_colour_bar(figure: FigureBase, axes: NDArray[np.object_], label: str, location: str) -> None:
+    """Scale that all maps on ``axes`` share, with arrows for what lies outside."""
+    where = list(axes.ravel())
+    bar = figure.colorbar(
+        where[0].images[0], ax=where, location=location, extend="both", shrink=0.9, aspect=30
+    )
+    bar.set_label(label, fontsize=SMALL + 0.5)
+    bar.ax.tick_params(labelsize=SMALL)
+
+
+def _label_panels(axes: NDArray[np.object_], phis: list[str], flat: bool) -> None:
+    """Kind of map and angle where rows and columns begin; times outside. ``axes`` is (kind, angle)."""
+    kinds = ["data", "model", "residual"]
+    tops, lefts, grid = (kinds, phis, axes.T) if flat else (phis, kinds, axes)
+    for (row, column), ax in np.ndenumerate(grid):
+        xlabel = "$t_1$ (s)" if row == len(lefts) - 1 else ""
+        ylabel = f"{lefts[row]}\n$t_2$ (s)" if column == 0 else ""
+        style_axes(ax, xlabel, ylabel, tops[column] if row == 0 else "")

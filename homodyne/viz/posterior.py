@@ -1,0 +1,216 @@
+"""Joint posterior of the physical parameters (corner plot); how the chains sampled it (traces, ranks)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.stats import rankdata
+
+from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.optimization.cmc.summary import SummaryRow, format_number
+from homodyne.viz.labels import (
+    CHAIN_COLOURS,
+    SMALL,
+    add_caption,
+    counted,
+    new_figure,
+    style_axes,
+    symbol,
+    with_unit,
+)
+
+Array = NDArray[np.float64]
+Span = tuple[float, float]
+
+MAX_PARAMETERS, NUM_CELLS, RANK_BINS, SMOOTHING = 8, 36, 20, 1.4
+CONTOURS = (0.5, 0.9)
+_BLUE, _LIGHT, _TRUE = "#0072B2", "#9ecae9", "#D55E00"
+
+
+@dataclass(frozen=True)
+class Column:
+    """Draws (chain, draw) of one parameter in the unit of its axis: ``10**power`` times its own."""
+
+    name: str
+    draws: Array
+    power: int
+    label: str
+    title: str
+
+
+def parameter_columns(result: MCMCResult) -> list[Column]:
+    """One column per free physical parameter that is a single number, in order."""
+    columns = []
+    for name in result.free_names:
+        draws = result.samples[name]
+        if draws.ndim == 2:
+            power = scale_power(draws)
+            scaled = draws / 10.0**power
+            low, middle, high = np.quantile(scaled, (0.05, 0.5, 0.95))
+            shown = (format_number(value, (high - low) / 3.29) for value in (middle, low, high))
+            title = "{}\n{} [{}, {}]".format(symbol(name), *shown).replace("-", "−")
+            label = with_unit(name, result.units.get(name, ""), power)
+            columns.append(Column(name, scaled, power, label, title))
+    return columns
+
+
+def scale_power(draws: Array) -> int:
+    """Power of ten to take out of an axis: 0 for sizes from 0.01 to 10 000."""
+    size = float(np.quantile(np.abs(draws), 0.9))
+    power = int(np.floor(np.log10(size))) if size > 0 else 0
+    return 0 if -2 <= power < 4 else power
+
+
+def span_of(draws: Array) -> Span:
+    """Axis limits: the central 95 % of the draws and a third of that on each side, never of zero width."""
+    low, high = np.quantile(draws, (0.025, 0.975))
+    margin = 0.35 * (high - low) or max(abs(high), 1.0) * 1e-3
+    return float(low - margin), float(high + margin)
+
+
+def density_levels(density: Array, total: float, shares: tuple[float, ...] = CONTOURS) -> list[float]:
+    """Heights above which the given shares of ``total`` lie, one per share; far draws may be missing."""
+    ordered = np.sort(density.ravel())[::-1]
+    inside = np.cumsum(ordered) / total
+    return [float(ordered[min(int(np.searchsorted(inside, share)), ordered.size - 1)]) for share in shares]
+
+
+def draw_pair(ax: Axes, x: Array, y: Array, x_span: Span, y_span: Span) -> Artist:
+    """Regions that hold 50 and 90 % of the draws, from a smoothed histogram."""
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins=NUM_CELLS, range=(x_span, y_span))
+    density = gaussian_filter(counts, SMOOTHING)
+    centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
+    half, most = density_levels(density, x.size)
+    levels = [most, max(half, 1.0001 * most), 1.001 * density.max() + 1e-12]
+    return ax.contourf(*centres, density.T, levels=levels, colors=[_LIGHT, _BLUE])
+
+
+def corner_figure(result: MCMCResult, truth: Mapping[str, float] | None = None) -> Figure:
+    """Every pair of free physical parameters (the first eight) with marginals; ``truth`` where known."""
+    known = parameter_columns(result)
+    columns = known[:MAX_PARAMETERS]
+    size = len(columns)
+    figure = new_figure(max(1.32 * size + 0.6, 4.2), max(1.32 * size + 0.8, 4.2), gap=0.0)
+    axes = figure.subplots(size, size, squeeze=False, sharex="col")
+    spans = [span_of(column.draws) for column in columns]
+    for row, column in product(range(size), repeat=2):
+        ax: Axes = axes[row, column]
+        x, y = columns[column], columns[row]
+        if column > row:
+            ax.set_axis_off()
+            continue
+        if row == column:
+            ax.hist(x.draws.ravel(), bins=NUM_CELLS, range=spans[row], color=_LIGHT)
+        else:
+            draw_pair(ax, x.draws.ravel(), y.draws.ravel(), spans[column], spans[row])
+            ax.set_ylim(spans[row])
+        ax.set_xlim(spans[column])
+        _mark_truth(ax, x, y, truth or {})
+        style_axes(ax, x.label if row == size - 1 else "", y.label if column == 0 < row else "")
+        _corner_ticks(ax, bottom=row == size - 1, left=column == 0, height=row != column)
+        if row == column:
+            ax.set_title(x.title, fontsize=SMALL).set_in_layout(row == 0)  # the others have free space above
+    figure.align_labels()
+    more = f"; {len(known) - size} further parameters not shown" if len(known) > size else ""
+    add_caption(figure, result, f"contours: 50 and 90 %; titles: median and 90 % interval{more}")
+    return figure
+
+
+def _mark_truth(ax: Axes, x: Column, y: Column, truth: Mapping[str, float]) -> None:
+    if x.name in truth:
+        ax.axvline(truth[x.name] / 10.0**x.power, color=_TRUE, linewidth=0.9)
+    if y.name in truth and y is not x:
+        ax.axhline(truth[y.name] / 10.0**y.power, color=_TRUE, linewidth=0.9)
+
+
+def _corner_ticks(ax: Axes, *, bottom: bool, left: bool, height: bool) -> None:
+    """Few slanted ticks without offsets, written on the outer panels; a marginal has no ticks of height."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(3, prune="both"))
+        axis.set_major_formatter(ScalarFormatter(useOffset=False))
+    ax.tick_params(labelsize=SMALL - 1, labelrotation=45, labelbottom=bottom, labelleft=left)
+    if not height:
+        ax.set_yticks([])
+
+
+def draw_trace(ax: Axes, draws: Array) -> list[Artist]:
+    """Draws (chain, draw) in order, one line per chain; a few far ones may lie outside, and are counted."""
+    low, high = span_of(draws)
+    low, high = max(low - (high - low) / 4, draws.min()), min(high + (high - low) / 4, draws.max())
+    if outside := int(np.count_nonzero((draws < low) | (draws > high))):
+        ax.text(0.99, 0.04, f"{outside} outside", transform=ax.transAxes, ha="right", fontsize=SMALL - 1)
+    margin = 0.05 * (high - low) or 1e-3
+    ax.set_ylim(low - margin, high + margin)
+    return [
+        ax.plot(chain, color=CHAIN_COLOURS[k % len(CHAIN_COLOURS)], linewidth=0.4, alpha=0.8)[0]
+        for k, chain in enumerate(draws)
+    ]
+
+
+def rank_counts(draws: Array, bins: int = RANK_BINS) -> tuple[Array, Array]:
+    """How often each chain's ranks among all draws fall in each bin (chain, bin), and the limits of the bins.
+
+    Flat when the chains agree (Vehtari et al., Bayesian Analysis 16, 667 (2021)).
+    """
+    ranks = rankdata(draws.ravel(), method="ordinal").reshape(draws.shape) - 1
+    limits = np.linspace(0, draws.size, bins + 1)
+    return np.stack([np.histogram(chain, limits)[0] for chain in ranks]).astype(np.float64), limits
+
+
+def draw_ranks(ax: Axes, draws: Array) -> list[Artist]:
+    """Rank histograms around the level of chains that agree; of a single chain the histogram of its draws."""
+    if draws.shape[0] == 1:
+        counts, limits = np.histogram(draws[0], NUM_CELLS, range=span_of(draws))
+        ax.set_ylim(0, 1.4 * counts.max())
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        return [ax.stairs(counts, limits, color=CHAIN_COLOURS[0], fill=True, alpha=0.5)]
+    ranks, limits = rank_counts(draws)
+    level = draws.shape[1] / RANK_BINS
+    ax.axhline(level, color="0.4", linewidth=0.8, linestyle="--")
+    ax.set_ylim(0, 1.6 * max(float(ranks.max()), level))
+    return [
+        ax.stairs(row, limits, color=CHAIN_COLOURS[k % len(CHAIN_COLOURS)], linewidth=0.9, baseline=None)
+        for k, row in enumerate(ranks)
+    ]
+
+
+def trace_figure(result: MCMCResult) -> Figure:
+    """Traces and rank histograms of every free physical parameter with R-hat and effective sample size."""
+    columns = parameter_columns(result)
+    rows = {row.name: row for row in result.summary().rows}
+    single = result.num_chains == 1
+    figure = new_figure(7.5, 1.15 * len(columns) + 1.1)
+    axes = figure.subplots(len(columns), 2, squeeze=False, width_ratios=(1.7, 1))
+    for (left, right), column in zip(axes, columns, strict=True):
+        last = column is columns[-1]
+        draw_trace(left, column.draws)
+        draw_ranks(right, column.draws)
+        left.set_xlim(0, max(result.num_draws - 1, 1))
+        left.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+        style_axes(left, "draw" if last else "", column.label.replace(" (", "\n(", 1))
+        style_axes(right, "rank of the draw" if last and not single else "", "draws")
+        for ax in (left, right):
+            ax.yaxis.set_major_locator(MaxNLocator(3))
+        left.tick_params(labelbottom=last)
+        right.tick_params(labelbottom=last or single)
+        place = {"transform": right.transAxes, "ha": "right", "va": "top"}
+        right.text(0.98, 0.94, _quality(rows[column.name]), fontsize=SMALL, **place)
+    axes[0, 0].set_title(f"trace, {counted(result.num_chains, 'chain')}", fontsize=SMALL + 1)
+    title = "distribution" if single else "ranks per chain (dashed: chains agree)"
+    axes[0, 1].set_title(title, fontsize=SMALL + 1)
+    figure.align_ylabels(list(axes[:, 0]))
+    add_caption(figure, result)
+    return figure
+
+
+def _quality(row: SummaryRow) -> str:
+    """R-hat and effective sample size, as far as they are known."""
+    parts = [f"R-hat {row.rhat:.3f}"] if row.rhat is not None else []
+    return ", ".join(parts + ([f"ESS {row.ess:.0f}"] if row.ess is not None else []))
