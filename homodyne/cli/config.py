@@ -34,6 +34,6 @@ def check(
     changes: Annotated[list[str] | None, typer.Argument(help="Changes, key=value.")] = None,
 ) -> None:
     """Check a configuration file and show it with every default filled in."""
-    from homodyne.config.io import load_config, to_yaml
+    from homodyne.config.io import load_config, resolve, to_yaml
 
-    print(to_yaml(load_config(file, changes or ())), end="")
+    print(to_yaml(resolve(load_config(file, changes or ()))), end="")

@@ -68,7 +68,7 @@ def fit_and_write(
     """
     from homodyne.cli.output import RESULT, staged
     from homodyne.cli.terminal import progress_bars
-    from homodyne.config.io import to_yaml
+    from homodyne.config.io import resolve, to_yaml
     from homodyne.optimization.mcmc import fit
 
     directory = Path(config.output.directory)
@@ -77,7 +77,7 @@ def fit_and_write(
             result = fit(data, config=config, progress=progress)
         summary = str(result.summary())
         (stage / "summary.txt").write_text(f"{summary}\n", encoding="utf-8")
-        (stage / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        (stage / "config.yaml").write_text(to_yaml(resolve(config)), encoding="utf-8")
         result.save(stage / RESULT)
         if config.output.figures:
             from homodyne.viz import save_figures

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from homodyne.config import yaml
 from homodyne.config.problems import describe_problems
-from homodyne.config.schema import Config
+from homodyne.config.schema import Config, ParametersConfig
+from homodyne.core.parameters import DEFAULT_PRIORS, MODES
 from homodyne.errors import ConfigError
 
 TEMPLATES = ("static", "laminar_flow")
@@ -54,6 +55,16 @@ def to_mapping(config: Config) -> dict[str, Any]:
     data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
     data["parameters"] = {name: value for name, value in data["parameters"].items() if value}
     return data
+
+
+def resolve(config: Config) -> Config:
+    """Fill in the default priors of every parameter of the analysis mode that is fitted."""
+    parameters: dict[str, Any] = to_mapping(config)["parameters"]
+    for name in MODES[config.analysis_mode]:
+        kind, arguments = DEFAULT_PRIORS[name]
+        if "fixed" not in parameters.get(name, {}):
+            parameters[name] = {"prior": {"type": kind, **arguments}, **parameters.get(name, {})}
+    return config.model_copy(update={"parameters": ParametersConfig.model_validate(parameters)})
 
 
 def to_yaml(config: Config) -> str:

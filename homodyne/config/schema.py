@@ -18,11 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from homodyne.core.parameters import LAMINAR_NAMES, STATIC_NAMES
-
-# Older spellings, accepted when reading.
-MODES = {"static_isotropic": "static", "static_anisotropic": "static"}
-PARAMETERS = {"gamma_dot_t0": "gamma_dot_0", "gamma_dot_t_offset": "gamma_dot_offset"}
+from homodyne.core.parameters import ALIASES, LAMINAR_NAMES, MODE_ALIASES, MODES
 
 
 class Section(BaseModel):
@@ -120,7 +116,7 @@ def _rename_aliases(given: Any) -> Any:
         return given
     renamed: dict[Any, Any] = {}
     for name, value in given.items():
-        known = PARAMETERS.get(name, name)
+        known = ALIASES.get(name, name)
         if known in renamed or (known != name and known in given):
             raise ValueError(f"{name} is another spelling of {known}: give only one of them")
         renamed[known] = value
@@ -277,7 +273,7 @@ class Config(Section):
 
     analysis_mode: Annotated[
         Literal["static", "laminar_flow"],
-        BeforeValidator(lambda mode: MODES.get(mode, mode) if isinstance(mode, str) else mode),
+        BeforeValidator(lambda mode: MODE_ALIASES.get(mode, mode) if isinstance(mode, str) else mode),
     ] = Field("laminar_flow", description="sample at rest (3 parameters) or under shear (7 parameters)")
     experimental_data: ExperimentalData = ExperimentalData()
     parameters: ParametersConfig = ParametersConfig()
@@ -300,10 +296,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parameters_of_mode(self) -> Self:
-        idle = [name for name in self.parameters.given() if name not in STATIC_NAMES]
-        if self.analysis_mode == "static" and idle:
+        idle = [name for name in self.parameters.given() if name not in MODES[self.analysis_mode]]
+        if idle:
             paths = ", ".join(f"parameters.{name}" for name in idle)
             raise ValueError(
-                f"{paths}: no such parameter in static mode; remove it or set analysis_mode: laminar_flow"
+                f"{paths}: no such parameter in {self.analysis_mode} mode; "
+                "remove it or set analysis_mode: laminar_flow"
             )
         return self

@@ -1,10 +1,15 @@
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from homodyne.config.io import load_config, template, to_mapping, to_yaml
-from homodyne.config.schema import Config
+from homodyne.config.io import load_config, resolve, template, to_mapping, to_yaml
+from homodyne.config.problems import known_keys
+from homodyne.config.schema import AnyPrior, Config
+from homodyne.core.likelihood import ScalingPrior
+from homodyne.core.parameters import DEFAULT_PRIORS, LAMINAR_NAMES
+from homodyne.core.priors import PRIOR_ARGUMENTS
 from homodyne.errors import ConfigError
 
 
@@ -161,11 +166,43 @@ def test_template_equals_the_defaults(mode, written):
     path = written(template(mode))
     config = load_config(path)
     defaults = load_config({"analysis_mode": mode})
-    assert config.analysis_mode == mode
-    assert config.optimization == defaults.optimization
-    assert config.certificate == defaults.certificate
+    assert resolve(config).model_copy(update={"output": defaults.output}) == resolve(defaults)
+    assert Path(config.output.directory).name == defaults.output.directory
+    missing = {key for key in known_keys() if f"{key.rpartition('.')[2]}:" not in path.read_text()}
+    sheared = {
+        "experimental_data.gap",
+        "shear_convention",
+        *(f"parameters.{name}" for name in LAMINAR_NAMES[3:]),
+    }
+    assert {key for key in missing if key.count(".") < 2} == {"experimental_data.format"} | (
+        sheared if mode == "static" else set()
+    )
+
+
+def test_resolving_adds_priors_and_changes_nothing_else():
+    given = load_config(
+        {"analysis_mode": "static", "parameters": {"alpha": {"fixed": -1.0}, "D0": {"initial": 5.0}}}
+    )
+    resolved = resolve(given)
+    assert resolve(resolved) == resolved
+    assert resolved.parameters.alpha == given.parameters.alpha
+    assert resolved.parameters.D0.initial == 5.0
+    assert resolved.parameters.D0.prior is not None
+    assert resolved.parameters.D0.prior.type == DEFAULT_PRIORS["D0"][0]
+    assert resolved.parameters.gamma_dot_0 == given.parameters.gamma_dot_0
+
+
+def test_kinds_of_priors_are_those_of_the_core():
+    kinds = {kind.model_fields["type"].annotation.__args__[0]: kind for kind in AnyPrior.__args__}
+    assert {name: tuple(kind.model_fields)[1:] for name, kind in kinds.items()} == PRIOR_ARGUMENTS
 
 
 def test_unknown_template():
     with pytest.raises(ConfigError, match="'flow'.*static, laminar_flow"):
         template("flow")
+
+
+def test_priors_of_contrast_and_offset_are_those_of_the_core():
+    given = load_config().parameters
+    contrast, offset = given.contrast.prior, given.offset.prior
+    assert (offset.mean, offset.sd, contrast.mean, contrast.sd) == astuple(ScalingPrior())
