@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.core.blocks import Block
 from homodyne.core.correlation import SHEAR_CONVENTIONS, shear_argument_scale
-from homodyne.core.moments import BlockSlot, Implementation, MomentFunction, moment_function
+from homodyne.core.moments import BlockSlot, Implementation, MomentFunction, Moments, moment_function
 from homodyne.core.parameters import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -51,7 +50,7 @@ class Likelihood:
     Attributes
     ----------
     slot : BlockSlot
-        The data.  Exchange ``slot.block`` only through `with_block`, which also renews the sums.
+        The data; its block may be exchanged for another one of the same frames and angles.
     space : ParameterSpace
     t : (n,) array
         Times of all frames in s.
@@ -77,21 +76,9 @@ class Likelihood:
     implementation: Implementation = "numba"
 
     @cached_property
-    def sums(self) -> Array:
-        """Sums over the data per angle, see `Block.sums`."""
-        return self.slot.block.sums()
-
-    @cached_property
     def _moments(self) -> MomentFunction:
         order = SHEAR_CONVENTIONS[self.shear_convention].order
         return moment_function(self.slot, self.implementation, order)
-
-    def with_block(self, block: Block) -> "Likelihood":
-        """The same likelihood of other data."""
-        return Likelihood(
-            BlockSlot(block), self.space, self.t, self.phi, self.q, self.gap,
-            self.scaling, self.shear_convention, self.implementation,
-        )  # fmt: skip
 
     def curves(self, z: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """q^2 int J dt at every frame and, with shear, the pair (h per angle, int γ̇ dt at every frame)."""
@@ -101,16 +88,11 @@ class Likelihood:
             return decay, None
         return decay, (shear_argument_scale(self.phi, phi0, self.q, self.gap, self.shear_convention), strain)
 
-    def moments(self, z: jax.Array) -> jax.Array:
-        """Sums of w g, w g^2 and w (y - ybar) g per angle, (n_phi, 3); NaN where a rate is not positive.
-
-        ``ybar`` is the mean of the data at that angle; centring keeps digits that a map near 1 would lose.
-        """
+    def moments(self, z: jax.Array) -> Moments:
+        """Moments of the block under the curves of z; the model's part is NaN where a rate is not positive."""
         usable = self.space.supported(z)
-        inside = jnp.where(usable, z, jnp.asarray(self._inside))
-        g, gg, yg = self._moments(*self.curves(inside)).T
-        centred = jnp.stack([g, gg, yg - jnp.asarray(self.sums[:, 2]) * g], axis=1)
-        return jnp.where(usable, centred, jnp.nan)
+        moments = self._moments(*self.curves(jnp.where(usable, z, jnp.asarray(self._inside))))
+        return moments._replace(g=jnp.where(usable, moments.g, jnp.nan))
 
     @cached_property
     def _inside(self) -> Array:
@@ -130,41 +112,35 @@ class Likelihood:
         total = self.from_moments(self.moments(z), sigma).sum()
         return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
-    def from_moments(self, moments: jax.Array, sigma: jax.Array) -> jax.Array:
+    def from_moments(self, m: Moments, sigma: jax.Array) -> jax.Array:
         """Marginal log likelihood of every angle, (n_phi,)."""
-        count, _, _, scatter, log_weights = jnp.asarray(self.sums).T
-        normal, right, misfit = self._normal_equations(moments, sigma)
+        normal, right, misfit = self._normal_equations(m, sigma)
         root = jnp.linalg.cholesky(normal)
         half = jax.scipy.linalg.solve_triangular(root, right[..., None], lower=True)[..., 0]
         log_det = 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1) - np.log(self.scaling.precision).sum()
-        constant = -0.5 * count * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * log_weights
-        return constant - 0.5 * (scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det
+        constant = -0.5 * m.count * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
+        return constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det
 
-    def _normal_equations(self, moments: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """A, b and the square of the data beyond its scatter, for data and prior mean both measured from ybar.
-
-        Unknowns are (offset - ybar, contrast), whose prior mean is (m_offset - ybar, m_contrast).
-        """
-        _, weight, mean, _, _ = jnp.asarray(self.sums).T
-        g, gg, yg = moments.T
+    def _normal_equations(self, m: Moments, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """A and b for (offset - ybar, contrast), and the prior's square of the distance between its mean and zero."""
         precision = jnp.asarray(self.scaling.precision)
-        prior_mean = jnp.asarray(self.scaling.mean) - jnp.stack([mean, jnp.zeros_like(mean)], axis=1)
-        data = jnp.stack([jnp.stack([weight, g], -1), jnp.stack([g, gg], -1)], -2) / sigma[:, None, None] ** 2
-        normal = data + jnp.diag(precision)
-        right = jnp.stack([jnp.zeros_like(yg), yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
-        return normal, right, (precision * prior_mean**2).sum(-1)
+        prior_mean = jnp.asarray(self.scaling.mean) - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
+        data = jnp.stack([jnp.stack([m.weight, m.g], -1), jnp.stack([m.g, m.gg], -1)], -2) / sigma[:, None, None] ** 2
+        right = jnp.stack([jnp.zeros_like(m.yg), m.yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
+        return data + jnp.diag(precision), right, (precision * prior_mean**2).sum(-1)
 
-    def scaling_posterior(self, moments: jax.Array, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def scaling_posterior(self, m: Moments, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Conditional mean (n_phi, 2) and covariance (n_phi, 2, 2) of (offset, contrast) given the curves."""
-        normal, right, _ = self._normal_equations(moments, sigma)
+        normal, right, _ = self._normal_equations(m, sigma)
         mean = jnp.linalg.solve(normal, right[..., None])[..., 0]
-        origin = jnp.stack([jnp.asarray(self.sums[:, 2]), jnp.zeros(len(self.phi))], axis=1)
-        return origin + mean, jnp.linalg.inv(normal)
+        return mean + jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1), jnp.linalg.inv(normal)
 
-    def residual_sum(self, moments: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Least weighted sum of squared residuals per angle over contrast >= 0 and offset, and that contrast."""
-        _, weight, _, scatter, _ = jnp.asarray(self.sums).T
-        g, gg, yg = moments.T
-        spread = gg - g**2 / weight
-        contrast = jnp.maximum(yg / jnp.where(spread > 1e-12 * gg, spread, jnp.inf), 0.0)
-        return scatter - 2 * contrast * yg + contrast**2 * spread, contrast
+
+def least_squares(m: Moments) -> tuple[jax.Array, jax.Array]:
+    """Least weighted sum of squared residuals per angle over the offset and a contrast >= 0, and that contrast.
+
+    Both have shape (n_phi,).
+    """
+    spread = m.gg - m.g**2 / m.weight
+    contrast = jnp.maximum(m.yg / jnp.where(spread > 1e-12 * m.gg, spread, jnp.inf), 0.0)
+    return m.scatter - 2 * contrast * m.yg + contrast**2 * spread, contrast

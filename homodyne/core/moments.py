@@ -1,11 +1,11 @@
 """The one operation that touches the data: moments of the model's g over a block, differentiable.
 
-`moment_function` binds a block and an implementation and returns ``moments(F, shear) -> (n_phi, 3)``.  The implementations,
+`moment_function` binds a block and an implementation and returns ``moments(F, shear) -> Moments``.  The implementations,
 "numba" for the processor and "jax" for accelerators, agree to rounding; both carry their own vector-Jacobian product.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,47 @@ from homodyne.errors import InputError
 
 Implementation = Literal["numba", "jax"]
 Shear = tuple[jax.Array, jax.Array]
-MomentFunction = Callable[[jax.Array, Shear | None], jax.Array]
+
 
 
 class BlockSlot:
-    """Holds the block that a compiled program reads, so that one program serves every shard of the same layout.
+    """Holds the block that a compiled program reads, so that one program serves every block of the same layout.
 
     Exchange the `block` between calls; number of frames and of angles must stay the same.
     """
 
     def __init__(self, block: Block) -> None:
         self.block = block
+
+    @property
+    def block(self) -> Block:
+        """The data."""
+        return self._block
+
+    @block.setter
+    def block(self, block: Block) -> None:
+        self._block = block
+        self.sums = block.sums()
+
+
+class Moments(NamedTuple):
+    """Everything the likelihood needs of a block, each of shape (n_phi,).
+
+    Number of points, sum of weights, weighted mean ``ybar`` of the data, their weighted scatter about it, sum of log weights; sums of
+    ``w g``, ``w g^2`` and ``w (y - ybar) g``, which alone depend on the model.  Centring keeps digits that a map near 1 would lose.
+    """
+
+    count: jax.Array
+    weight: jax.Array
+    mean: jax.Array
+    scatter: jax.Array
+    log_weights: jax.Array
+    g: jax.Array
+    gg: jax.Array
+    yg: jax.Array
+
+
+MomentFunction = Callable[[jax.Array, Shear | None], Moments]
 
 
 def moment_function(slot: BlockSlot, implementation: Implementation = "numba", order: int = 1) -> MomentFunction:
@@ -44,9 +74,9 @@ def moment_function(slot: BlockSlot, implementation: Implementation = "numba", o
     Returns
     -------
     moments : callable
-        ``moments(F, shear)`` with ``F`` (n,) the increasing ``q^2 int J dt`` at every frame and ``shear`` either None or the pair
-        ``h`` (n_phi,), ``G`` (n,) whose product is the argument of ``sin(x)/x``.  Returns (n_phi, 3): the sums over pairs of
-        ``w g``, ``w g^2`` and ``w y g``.  NaN where a curve is not finite or not monotone.
+        ``moments(F, shear) -> Moments`` with ``F`` (n,) the increasing ``q^2 int J dt`` at every frame and ``shear`` either None or
+        the pair ``h`` (n_phi,), ``G`` (n,) whose product is the argument of ``sin(x)/x``.  The model's part is NaN where a
+        curve is not finite or not monotone.
 
     Raises
     ------
@@ -56,31 +86,45 @@ def moment_function(slot: BlockSlot, implementation: Implementation = "numba", o
     if implementation == "numba":
         return _on_host(slot, order)
     if implementation == "jax":
-        return moments_jax.bind(slot.block, order)
+        return _on_device(slot, order)
     raise InputError(f"unknown implementation {implementation!r}: use 'numba' or 'jax'")
+
+
+def _on_device(slot: BlockSlot, order: int) -> MomentFunction:
+    sums, model = jnp.asarray(slot.sums.T), moments_jax.bind(slot.block, order)
+
+    def moments(f: jax.Array, shear: Shear | None) -> Moments:
+        g, gg, yg = model(f, shear).T
+        return Moments(*sums, g, gg, yg - sums[2] * g)
+
+    return moments
 
 
 def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
     def host_moments(f: Any, shear: Any) -> Any:
-        return moments_numba.moments(slot.block, *_arrays(f, shear), order)
+        table = moments_numba.moments(slot.block, *_arrays(f, shear), order)
+        table[:, 2] -= slot.sums[:, 2] * table[:, 0]
+        return np.concatenate([slot.sums, table], axis=1)
 
     def host_product(f: Any, shear: Any, cotangent: Any) -> Any:
-        return moments_numba.product(slot.block, *_arrays(f, shear), np.asarray(cotangent), order)
+        u = np.array(cotangent)[:, 5:]
+        u[:, 0] -= slot.sums[:, 2] * u[:, 2]
+        return moments_numba.product(slot.block, *_arrays(f, shear), u, order)
 
     @jax.custom_vjp
-    def moments(f: jax.Array, shear: Shear | None) -> jax.Array:
-        shape = jax.ShapeDtypeStruct((slot.block.num_angles, 3), jnp.float64)
+    def table(f: jax.Array, shear: Shear | None) -> jax.Array:
+        shape = jax.ShapeDtypeStruct((slot.block.num_angles, 8), jnp.float64)
         return jax.pure_callback(host_moments, shape, f, shear, vmap_method="sequential")
 
     def forward(f: jax.Array, shear: Shear | None) -> tuple[jax.Array, Any]:
-        return moments(f, shear), (f, shear)
+        return table(f, shear), (f, shear)
 
     def backward(saved: Any, cotangent: jax.Array) -> Any:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), saved)
         return jax.pure_callback(host_product, shapes, *saved, cotangent, vmap_method="sequential")
 
-    moments.defvjp(forward, backward)
-    return moments
+    table.defvjp(forward, backward)
+    return lambda f, shear: Moments(*table(f, shear).T)
 
 
 def _arrays(f: Any, shear: Any) -> Any:

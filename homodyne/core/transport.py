@@ -12,6 +12,7 @@ that is negative somewhere is integrated as it stands.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ ANCHOR_FRACTIONS = (0.35, 0.85)
 """Places of the anchor times between first and last time on a logarithmic axis."""
 
 _SERIES_LIMIT = 0.5
-_PHI1_SERIES = tuple(1.0 / math.factorial(k + 1) for k in range(16))
+_SERIES_TERMS = 15
 
 
 def rate(t: ArrayLike, amplitude: ArrayLike, exponent: ArrayLike, offset: ArrayLike) -> jax.Array:
@@ -98,15 +99,10 @@ def anchor_rate(
     t_a, t_b : array
         Anchor times in s, > 0 and different from each other.
     """
-    t, exponent, t_a, t_b = _float(t), _float(exponent), _float(t_a), _float(t_b)
-    span = jnp.log(t_b / t_a)
-
-    def weight(t_zero: jax.Array, signed_span: jax.Array) -> jax.Array:
-        v = jnp.log(t / t_zero)
-        return v * _phi1(exponent * v) / (signed_span * _phi1(exponent * signed_span))
-
-    below, above = t < t_a, t > t_b
-    return _join(rate_a, rate_b, weight(t_b, -span), weight(t_a, span), jnp.ones(()), below, above)
+    t, exponent = _float(t), _float(exponent)
+    near, far, t_near, span = _nearer_anchor(t, t, rate_a, rate_b, t_a, t_b)
+    v = jnp.log(t / t_near)
+    return near + (far - near) * v * _phi1(exponent * v) / (span * _phi1(exponent * span))
 
 
 def anchor_integral(
@@ -127,12 +123,10 @@ def anchor_integral(
     rate_a, rate_b, exponent, t_a, t_b : array
         As in :func:`anchor_rate`.
     """
-    t1, t2, exponent, t_a, t_b = _float(t1), _float(t2), _float(exponent), _float(t_a), _float(t_b)
-    span = jnp.log(t_b / t_a)
-    of_a = _weight_integral(t1, t2, exponent, t_b, -span)
-    of_b = _weight_integral(t1, t2, exponent, t_a, span)
-    below, above = jnp.minimum(t1, t2) < t_a, jnp.maximum(t1, t2) > t_b
-    return _join(rate_a, rate_b, of_a, of_b, t2 - t1, below, above)
+    t1, t2 = _float(t1), _float(t2)
+    early, late = jnp.minimum(t1, t2), jnp.maximum(t1, t2)
+    near, far, t_near, span = _nearer_anchor(early, late, rate_a, rate_b, t_a, t_b)
+    return near * (t2 - t1) + (far - near) * _weight_integral(t1, t2, _float(exponent), t_near, span)
 
 
 def amplitude_offset(
@@ -140,8 +134,8 @@ def amplitude_offset(
 ) -> tuple[jax.Array, jax.Array]:
     """Amplitude and offset of the curve that :func:`anchor_rate` draws.
 
-    The map is singular at exponent 0, where a power law cannot be told from a constant: the values grow like
-    1/exponent and are not finite at 0 itself.
+    The map is singular at exponent 0, where a power law cannot be told from a constant: the values grow
+    like 1/exponent and are not finite at 0 itself.
 
     Parameters
     ----------
@@ -164,14 +158,29 @@ def _float(x: ArrayLike) -> jax.Array:
 
 
 def _phi1(x: jax.Array) -> jax.Array:
-    """expm1(x)/x, 1 at x = 0; a series near 0 keeps first and second derivatives exact there."""
+    """expm1(x)/x, 1 at x = 0."""
+    return _exp_moment(0, x)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _exp_moment(k: int, x: jax.Array) -> jax.Array:
+    """∫_0^1 s^k e^{sx} ds. The derivative is the next moment, so that all derivatives are exact at x = 0."""
     near = jnp.abs(x) < _SERIES_LIMIT
-    inside = jnp.where(near, x, 0.0)
+    inside, outside = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
     series = jnp.zeros_like(inside)
-    for coefficient in reversed(_PHI1_SERIES):
-        series = series * inside + coefficient
-    outside = jnp.where(near, 1.0, x)
-    return jnp.where(near, series, jnp.expm1(outside) / outside)
+    for j in reversed(range(_SERIES_TERMS)):
+        series = series * inside + 1.0 / (math.factorial(j) * (j + k + 1))
+    moment = jnp.expm1(outside) / outside
+    for lower in range(1, k + 1):
+        moment = (jnp.exp(outside) - lower * moment) / outside
+    return jnp.where(near, series, moment)
+
+
+@_exp_moment.defjvp
+def _exp_moment_jvp(
+    k: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return _exp_moment(k, primals[0]), _exp_moment(k + 1, primals[0]) * tangents[0]
 
 
 def _log_ratio(t1: jax.Array, t2: jax.Array) -> jax.Array:
@@ -186,25 +195,24 @@ def _power_integral(t1: jax.Array, t2: jax.Array, exponent: jax.Array, t_unit: j
     return t_unit * (t1 / t_unit) ** b * length * _phi1(b * length)
 
 
-def _join(
-    rate_a: ArrayLike,
-    rate_b: ArrayLike,
-    of_a: jax.Array,
-    of_b: jax.Array,
-    whole: jax.Array,
-    below: jax.Array,
-    above: jax.Array,
-) -> jax.Array:
-    """Sum rate_a of_a + rate_b of_b in that of three equal forms in which nothing cancels.
+def _nearer_anchor(
+    early: jax.Array, late: jax.Array, rate_a: ArrayLike, rate_b: ArrayLike, t_a: ArrayLike, t_b: ArrayLike
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Choose the anchor from which the curve is built: (its rate, the other rate, its time, signed log span).
 
-    The weights obey of_a + of_b = whole. Outside the anchors one of them is negative and both may be
-    huge: there the difference of the rates is what counts. Between the anchors both are positive, and
-    either rate may be many decades smaller than the other.
+    The curve is near + (far - near) * weight(t) with either anchor as the near one. Outside the anchors
+    the weight may be huge, so the anchor on that side is taken, where it vanishes. Between them it runs
+    from 0 to 1 and the smaller rate is taken, because the other may be many decades larger.
     """
-    rate_a, rate_b = _float(rate_a), _float(rate_b)
-    from_a = rate_a * whole + (rate_b - rate_a) * of_b
-    from_b = rate_b * whole + (rate_a - rate_b) * of_a
-    return jnp.where(below, from_a, jnp.where(above, from_b, rate_a * of_a + rate_b * of_b))
+    rate_a, rate_b, t_a, t_b = _float(rate_a), _float(rate_b), _float(t_a), _float(t_b)
+    at_a = (early < t_a) | ((late <= t_b) & (jnp.abs(rate_a) <= jnp.abs(rate_b)))
+    span = jnp.log(t_b / t_a)
+    return (
+        jnp.where(at_a, rate_a, rate_b),
+        jnp.where(at_a, rate_b, rate_a),
+        jnp.where(at_a, t_a, t_b),
+        jnp.where(at_a, span, -span),
+    )
 
 
 def _weight_integral(
@@ -220,10 +228,9 @@ def _weight_integral(
     divisor = jnp.where(small, 1.0, jnp.expm1(exponent * span))
     direct = (_power_integral(t1, t2, exponent, t_unit) - elapsed) / divisor
 
-    alpha = jnp.where(small, exponent, 0.0)
     v = jnp.log(t1 / t_unit)
-    from_t1 = jnp.exp(alpha * v) * t1 * _box_cox_integral(alpha, _log_ratio(t1, t2))
-    smooth = (from_t1 + v * _phi1(alpha * v) * elapsed) / (span * _phi1(alpha * span))
+    from_t1 = jnp.exp(exponent * v) * t1 * _box_cox_integral(exponent, _log_ratio(t1, t2))
+    smooth = (from_t1 + v * _phi1(exponent * v) * elapsed) / (span * _phi1(exponent * span))
     return jnp.where(small, smooth, direct)
 
 
