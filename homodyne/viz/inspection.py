@@ -6,7 +6,8 @@ import matplotlib
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
@@ -52,10 +53,8 @@ def inspect_figure(data: TwoTimeData) -> Figure:
     """
     angles = spread_over(data.phi, MAX_ANGLES)
     uppers = [maps.measured_pairs(data, angle) for angle in angles]
-    figure = new_figure(max(2.3 * len(angles) + 1.4, 7.4), 6.0, square=True)
-    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.1, 1))[:, 0]
-    step = _draw_maps(upper, data, angles, uppers)
-    left, right = lower.subplots(1, 2)
+    figure, top, left, right = _panels(len(angles))
+    step = _draw_maps(figure, top, data, angles, uppers)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, len(angles)))
     for ax in (left, right):
         for time in data.t[~data.good]:
@@ -70,20 +69,35 @@ def inspect_figure(data: TwoTimeData) -> Figure:
     dotted = "dotted: $c_2(t,t)$; line: " if data.diagonal is not None else ""
     style_axes(left, "age $t$ (s)", "$c_2$", rf"{dotted}$c_2(t,t+\Delta t)${binned}")
     style_axes(right, "age $t$ (s)", "$c_2$", f"mean over all pairs of a frame{binned}")
-    right.legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    if len(angles) > 1:
+        figure.legend(loc="outside lower center", ncols=len(angles), fontsize=SMALL, frameon=False)
     figure.suptitle(f"q = {data.q:.4g} 1/Å, {maps.map_title(data, len(angles), step)}", fontsize=NORMAL)
     return figure
 
 
-def _draw_maps(figure: FigureBase, data: TwoTimeData, angles: list[int], uppers: list[Array]) -> int:
-    """Row of maps with one colour bar; returns the number of frames per cell."""
+def _panels(count: int) -> tuple[Figure, list[Axes], Axes, Axes]:
+    """Figure with ``count`` panels for maps above two wide ones; a single map stands beside them."""
+    if count == 1:
+        figure = new_figure(11.5, 3.9)
+        top, left, right = figure.subplots(1, 3)
+        return figure, [top], left, right
+    figure = new_figure(2.4 * count + 1.2, 5.8)
+    grid = GridSpec(2, 2 * count, figure, height_ratios=(1.1, 1))
+    maps_above = [figure.add_subplot(grid[0, 2 * k : 2 * k + 2]) for k in range(count)]
+    return figure, maps_above, figure.add_subplot(grid[1, :count]), figure.add_subplot(grid[1, count:])
+
+
+def _draw_maps(
+    figure: Figure, axes: list[Axes], data: TwoTimeData, angles: list[int], uppers: list[Array]
+) -> int:
+    """Maps with one colour bar; returns the number of frames per cell."""
     step = -(-data.num_frames // maps.MAX_CELLS)
     cells = [maps.block_mean(values, step)[0] for values in uppers]
     limits = maps.colour_limits(cells)
-    axes = figure.subplots(1, len(angles), squeeze=False, sharey=True)
-    for ax, angle, values in zip(axes[0], angles, cells, strict=True):
+    for k, (ax, angle, values) in enumerate(zip(axes, angles, cells, strict=True)):
         maps.draw_map(ax, maps.cell_edges(data.t, step), values, "viridis", limits)
         maps.mark_bad_frames(ax, data, step)
-        style_axes(ax, "$t_1$ (s)", "$t_2$ (s)" if ax is axes[0, 0] else "", angle_text(data.phi[angle]))
+        style_axes(ax, "$t_1$ (s)", "" if k else "$t_2$ (s)", angle_text(data.phi[angle]))
+        ax.tick_params(labelleft=k == 0)
     maps.add_colour_bar(figure, axes, "$c_2$", "right")
     return step

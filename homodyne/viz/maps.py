@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from homodyne.data.twotime import TwoTimeData
@@ -134,7 +134,7 @@ def map_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGL
     angles = spread_over(data.phi, max_angles)
     count = len(angles)
     flat = count <= 2  # few angles: one row each; more: one column each
-    width, height = (8.2, 2.75 * count + 1.5) if flat else (1.8 * count + 1.4, 6.6)
+    width, height = (8.2, 2.75 * count + 1.5) if flat else (1.8 * count + 1.4, 6.3)
     figure = new_figure(width, height, square=True)
     grid = figure.subplots(*((count, 3) if flat else (3, count)), sharex=True, sharey=True, squeeze=False)
     axes = grid.T if flat else grid
@@ -151,19 +151,17 @@ def map_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGL
     blocks = block_text(panels[0].step)
     of_blocks = " of block means" if blocks else ""
     location = "bottom" if flat else "right"
-    add_colour_bar(figure, axes[:2], "$c_2$" + (f", {blocks}" if blocks else ""), location)
-    add_colour_bar(figure, axes[2:], rf"(data $-$ model)/$\sigma${of_blocks}", location)
+    add_colour_bar(figure, list(axes[:2].ravel()), "$c_2$" + (f", {blocks}" if blocks else ""), location)
+    add_colour_bar(figure, list(axes[2]), rf"(data $-$ model)/$\sigma${of_blocks}", location)
     figure.suptitle(map_title(data, count, panels[0].step), fontsize=NORMAL)
     add_caption(figure, result, "model: draw of highest posterior density; residuals: σ of independent noise")
     return figure
 
 
-def add_colour_bar(figure: FigureBase, axes: NDArray[np.object_], label: str, location: str) -> None:
+def add_colour_bar(figure: Figure, axes: list[Axes], label: str, location: str) -> None:
     """Scale that all maps on ``axes`` share, with arrows for what lies outside."""
-    where = list(axes.ravel())
-    bar = figure.colorbar(
-        where[0].images[0], ax=where, location=location, extend="both", shrink=0.9, aspect=30
-    )
+    shared = axes[0].images[0]
+    bar = figure.colorbar(shared, ax=axes, location=location, extend="both", shrink=0.9, aspect=30)
     bar.set_label(label, fontsize=SMALL + 0.5)
     bar.ax.tick_params(labelsize=SMALL)
 

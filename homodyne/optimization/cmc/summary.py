@@ -130,11 +130,13 @@ def format_number(value: float, sd: float, size: float | None = None) -> str:
     if not math.isfinite(sd) or sd <= 0:
         return f"{value:.6g}"
     place = math.floor(math.log10(float(f"{sd:.1e}"))) - 1
-    rounded = round(value, -place)
+    rounded = round(value, -place) + 0.0  # no negative zero
     size = max(abs(value), sd) if size is None else size
     if 1e-3 <= size < 1e7:
         return f"{rounded:.{max(0, -place)}f}"
-    exponent = math.floor(math.log10(abs(rounded))) if rounded else place
+    if not rounded:
+        return "0"
+    exponent = math.floor(math.log10(abs(rounded)))
     return f"{rounded:.{max(0, exponent - place)}e}"
 
 

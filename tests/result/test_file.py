@@ -1,0 +1,229 @@
+"""Results survive their file exactly, and no damaged or foreign file becomes a result."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import arviz_stats
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.result import MCMCResult, load_result
+
+
+def assert_same(one, other):
+    for field in fields(MCMCResult):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if field.name in ("samples", "sample_stats"):
+            assert a.keys() == b.keys()
+            for name in a:
+                assert a[name].dtype == b[name].dtype
+                np.testing.assert_array_equal(a[name], b[name])
+        elif isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype
+            np.testing.assert_array_equal(a, b)
+        elif field.name == "certificate":
+            assert a == b
+        else:
+            assert json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True), field.name
+            assert type(a) is type(b)
+
+
+@pytest.fixture(params=["laminar", "static", "refused", "consensus", "generic"])
+def any_result(request):
+    example = request.getfixturevalue(request.param)
+    return getattr(example, "result", example)
+
+
+@pytest.fixture
+def saved(laminar, tmp_path) -> Path:
+    return laminar.result.save(tmp_path / "fit.nc")
+
+
+def test_round_trip_is_exact(any_result, tmp_path):
+    path = any_result.save(tmp_path / "fit.nc")
+    loaded = load_result(str(path))
+    assert_same(any_result, loaded)
+    assert str(loaded.summary()) == str(any_result.summary())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fit.nc"]
+
+
+def test_saving_again_replaces_the_file(laminar, static, saved):
+    static.result.save(saved)
+    assert_same(load_result(saved), static.result)
+
+
+def test_file_opens_in_xarray_and_arviz(laminar, saved):
+    result = laminar.result
+    with xr.open_datatree(saved) as tree:
+        assert {"posterior", "sample_stats", "constant_data"} <= set(tree.children)
+        posterior = tree["posterior"]
+        assert posterior["D0"].dims == ("chain", "draw")
+        assert posterior["contrast"].dims == ("chain", "draw", "angle")
+        np.testing.assert_array_equal(posterior["angle"], result.phi)
+        assert posterior["D0"].attrs["units"] == "Å^2/s^(1+alpha)"
+        assert posterior["angle"].attrs["units"] == "degree"
+        np.testing.assert_array_equal(tree["constant_data"]["t"], result.t)
+        np.testing.assert_array_equal(tree["constant_data"]["sigma"], result.sigma)
+        assert json.loads(tree.attrs["verdict"]) == "CERTIFIED"
+        assert json.loads(tree.attrs["certificate"])["k_hat"] == result.certificate.k_hat
+        table = arviz_stats.summary(tree, var_names=["alpha", "contrast"], round_to="none")
+    assert table.loc["alpha", "mean"] == pytest.approx(result.mean["alpha"])
+    assert len(table) == 1 + len(result.phi)
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(InputError, match="no result file"):
+        load_result(tmp_path / "absent.nc")
+    with pytest.raises(InputError, match="no result file"):
+        load_result(tmp_path)
+    for content in (
+        b"",
+        b"PK\x03\x04 not a result",
+        b"\x89HDF\r\n\x1a\n",
+        b"\x89HDF\r\n\x1a\n" + bytes(5000),
+    ):
+        (tmp_path / "foreign.nc").write_bytes(content)
+        with pytest.raises(InputError, match=r"foreign\.nc"):
+            load_result(tmp_path / "foreign.nc")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["c2"] = np.ones((3, 3))
+    with pytest.raises(InputError, match="homodyne_format"):
+        load_result(tmp_path / "other.h5")
+
+
+def test_truncated_file(saved):
+    content = saved.read_bytes()
+    for length in (*range(0, len(content), len(content) // 25), len(content) - 1):
+        saved.write_bytes(content[:length])
+        with pytest.raises(InputError):
+            load_result(saved)
+
+
+def change(file: h5py.File, name: str) -> None:
+    if name == "draw":
+        file["posterior/D0"][1, 7] = np.nextafter(file["posterior/D0"][1, 7], np.inf)
+    elif name == "noise":
+        file["constant_data/sigma"][0] *= 2
+    elif name == "verdict":
+        file.attrs["verdict"] = '"REFUSED"'
+    elif name == "json":
+        file.attrs["config"] = '{"a": '
+    elif name == "kind":
+        file.attrs["units"] = "[]"
+    elif name == "version":
+        file.attrs["homodyne_format"] = "homodyne result 99"
+    elif name == "lost":
+        del file["sample_stats/lp"]
+    elif name == "group":
+        del file["posterior"]
+
+
+@pytest.mark.parametrize("name", ["draw", "noise", "verdict", "json", "kind", "version", "lost", "group"])
+def test_changed_file_is_refused(saved, name):
+    """A single bit of one draw is enough; each entry is a planted fault."""
+    with h5py.File(saved, "r+") as file:
+        change(file, name)
+    with pytest.raises(InputError, match=r"fit\.nc"):
+        load_result(saved)
+
+
+def test_file_may_not_reach_outside_itself(saved, tmp_path):
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["D0"] = np.ones((4, 50))
+    plain = saved.read_bytes()
+    for link in (h5py.ExternalLink("secret.h5", "D0"), h5py.SoftLink("/posterior/alpha")):
+        saved.write_bytes(plain)
+        with h5py.File(saved, "r+") as file:
+            del file["posterior/D0"]
+            file["posterior/D0"] = link
+        with pytest.raises(InputError, match="link"):
+            load_result(saved)
+    with h5py.File(saved, "r+") as file:
+        del file["posterior/D0"]
+        file["posterior"].create_dataset(
+            "D0", (4, 50), "f8", external=[(str(tmp_path / "secret.h5"), 0, 1600)]
+        )
+    with pytest.raises(InputError, match="another file"):
+        load_result(saved)
+
+
+def test_declared_size_is_not_believed(saved):
+    with h5py.File(saved, "r+") as file:
+        file["posterior"].create_dataset("bomb", (10**6, 10**6), "f8", chunks=(1000, 1000))
+    with pytest.raises(InputError, match="declares"):
+        load_result(saved)
+
+
+_FULL_DISK = """
+import resource, signal, sys
+from homodyne.errors import ExecutionError
+from homodyne.optimization.cmc.result import load_result
+result = load_result(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    result.save(sys.argv[1])
+except ExecutionError as error:
+    print("refused:", error)
+"""
+
+_NO_PERMISSION = """
+import os, sys
+from homodyne.errors import InputError
+from homodyne.files import write_atomically
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    write_atomically(sys.argv[1], b"new")
+except InputError as error:
+    print("refused:", error)
+"""
+
+
+def run_python(code: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def test_full_disk_leaves_the_old_file(saved):
+    before = saved.read_bytes()
+    output = run_python(_FULL_DISK, saved)
+    assert "refused:" in output
+    assert "fit.nc" in output
+    assert saved.read_bytes() == before
+    assert [entry.name for entry in saved.parent.iterdir()] == ["fit.nc"]
+
+
+def test_directory_that_may_not_be_written(tmp_path_factory):
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        target = Path(place) / "old.nc"
+        target.write_bytes(b"old")
+        Path(place).chmod(0o555)
+        assert "refused:" in run_python(_NO_PERMISSION, target)
+        assert target.read_bytes() == b"old"
+        Path(place).chmod(0o755)
+
+
+def test_place_that_does_not_exist(laminar, tmp_path):
+    for place in (tmp_path / "no" / "fit.nc", tmp_path):
+        with pytest.raises(InputError, match="cannot write"):
+            laminar.result.save(place)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot write"):
+        laminar.result.save(tmp_path / "file" / "fit.nc")
+
+
+def test_link_is_followed(laminar, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link.nc").symlink_to(tmp_path / "real" / "fit.nc")
+    laminar.result.save(tmp_path / "link.nc")
+    assert (tmp_path / "link.nc").is_symlink()
+    assert_same(load_result(tmp_path / "real" / "fit.nc"), laminar.result)
