@@ -16,6 +16,7 @@ times in s and positive.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -134,16 +135,29 @@ def g1(
     InputError
         Parameter names are missing or unknown, or `gap` is missing, or the convention is unknown.
     """
-    sheared = _has_shear(params)
-    phi, t1, t2 = (jnp.asarray(x, dtype=float) for x in (phi, t1, t2))
+    if _has_shear(params) and gap is None:
+        raise InputError("gap is missing: shear needs the distance between the plates in Å (2e6 Å = 200 µm)")
+    find_convention(shear_convention)
+    angles_and_times = (jnp.asarray(x, dtype=float) for x in (phi, t1, t2))
+    field: jax.Array = _field_correlation(*angles_and_times, dict(params), q, gap, shear_convention)
+    return field
+
+
+@partial(jax.jit, static_argnames="shear_convention")
+def _field_correlation(
+    phi: jax.Array,
+    t1: jax.Array,
+    t2: jax.Array,
+    params: dict[str, ArrayLike],
+    q: ArrayLike,
+    gap: ArrayLike | None,
+    shear_convention: str,
+) -> jax.Array:
     early, late = jnp.minimum(t1, t2), jnp.maximum(t1, t2)
     transport = rate_integral(early, late, params["D0"], params["alpha"], params["D_offset"])
     decay = jnp.exp(-0.5 * jnp.asarray(q) ** 2 * transport)
-    find_convention(shear_convention)
-    if not sheared:
+    if gap is None or not _has_shear(params):
         return jnp.broadcast_to(decay, jnp.broadcast_shapes(decay.shape, phi.shape))
-    if gap is None:
-        raise InputError("gap is missing: shear needs the distance between the plates in Å (2e6 Å = 200 µm)")
     strain = rate_integral(early, late, params["gamma_dot_0"], params["beta"], params["gamma_dot_offset"])
     scale = shear_argument_scale(phi, params["phi0"], q, gap, shear_convention)
     return decay * field_shear_factor(scale * strain, shear_convention)
