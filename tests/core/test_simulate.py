@@ -1,0 +1,340 @@
+"""Simulated maps have the mean, the covariance and the contrast that they claim; wrong claims are seen."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+import homodyne
+from homodyne.core import artefacts, simulate
+from homodyne.core.correlation import g
+from homodyne.core.simulate import (
+    TrueModel,
+    covariance_factor,
+    independent,
+    mode_weights,
+    parametric,
+    replaced_diagonal,
+    simulate_maps,
+    speckle,
+)
+from homodyne.errors import DataError, InputError
+
+Q, GAP = 0.0054, 2e6
+STATIC = {"D0": 4000.0, "alpha": -0.3, "D_offset": 100.0}
+FAST = {"D0": 5e6, "alpha": 0.0, "D_offset": 0.0}
+LAMINAR = {**STATIC, "gamma_dot_0": 2e-4, "beta": -0.2, "gamma_dot_offset": 1e-5, "phi0": 10.0}
+
+
+def replicates(params, count, num_frames, contrast, **more):
+    """A model with the same angle many times: every map is an independent draw of one truth."""
+    t = np.arange(1, num_frames + 1, dtype=float)
+    return TrueModel(params, t, np.zeros(count), Q, GAP, contrast=contrast, **more)
+
+
+def truth(model):
+    t = model.t
+    return np.asarray(g(model.phi[0], t[:, None], t, model.params, q=Q, gap=GAP))
+
+
+def pairs_of(maps):
+    """Elements i <= j of every map, (maps, pairs), and the pairs."""
+    i, j = np.triu_indices(maps.shape[1])
+    return maps[:, i, j].astype(float), i, j
+
+
+def assert_mean_matches(values, expected, bias=0.0):
+    """Within five standard errors of the replicates, and a systematic deviation where one is known."""
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    assert np.all(np.abs(values.mean(axis=0) - expected) < 5 * error + bias)
+
+
+def assert_covariance_matches(values, expected):
+    """Every element within five standard errors of an empirical covariance, and all of them on average."""
+    centred = values - values.mean(axis=0)
+    products = centred[:, :, None] * centred[:, None, :]
+    error = products.std(axis=0, ddof=1) / np.sqrt(len(values))
+    z = (products.mean(axis=0) - expected) / error
+    assert np.abs(z).max() < 5
+    assert np.mean(z**2) < 2.5
+
+
+def noise_covariance(K, i, j, pixels):
+    return (K[np.ix_(i, i)] * K[np.ix_(j, j)] + K[np.ix_(i, j)] * K[np.ix_(j, i)]) / pixels
+
+
+def test_parametric_maps_have_the_exact_mean_and_covariance():
+    contrast, offset, pixels, counts = 0.4, 1.1, 60, 2.0
+    model = replicates(LAMINAR, 6000, 5, contrast, offset=offset)
+    values, i, j = pairs_of(parametric(model, pixels=pixels, mean_counts=counts, seed=1).c2)
+    K = contrast * truth(model) + np.eye(5) / counts
+    mean = offset + K[i, j]
+    covariance = noise_covariance(K, i, j, pixels)
+    assert_mean_matches(values, mean)
+    assert_covariance_matches(values, covariance)
+
+    for planted in (2 * covariance, covariance / 2, np.diag(np.diag(covariance))):
+        with pytest.raises(AssertionError):
+            assert_covariance_matches(values, planted)
+    for planted in (offset + contrast * truth(model)[i, j] ** 2, offset + contrast * truth(model)[i, j]):
+        with pytest.raises(AssertionError):  # factor 2 in the exponent; shot noise missing on the diagonal
+            assert_mean_matches(values, planted)
+
+
+def test_speckle_maps_have_the_mean_of_the_model():
+    contrast, offset, pixels, counts = 0.4, 1.05, 1000, 1.0
+    model = replicates(LAMINAR, 400, 6, contrast, offset=offset)
+    maps = speckle(model, pixels=pixels, mean_counts=counts, seed=2)
+    values, i, j = pairs_of(maps.c2)
+    K = contrast * truth(model) + np.eye(6) / counts
+    bias = 4 * K[i, j] / pixels  # of dividing by the mean of the same pixels
+    assert_mean_matches(values, offset + K[i, j], bias)
+    with pytest.raises(AssertionError):
+        assert_mean_matches(values, offset + contrast * truth(model)[i, j] ** 2, bias)
+    np.testing.assert_allclose(maps.mean_counts.mean(), counts, rtol=0.01)
+    np.testing.assert_array_equal(maps.pixels, pixels)
+
+
+@pytest.mark.parametrize("counts", [0.2, 5.0, np.inf])
+def test_noise_of_speckle_far_from_the_diagonal(counts):
+    contrast, pixels = 0.302, 500
+    model = replicates(FAST, 60, 40, contrast)
+    maps = speckle(model, pixels=pixels, mean_counts=counts, seed=3).c2
+    i, j = np.triu_indices(40, 1)
+    spread = maps[:, i, j].std()
+    expected = (contrast + 1 / counts) / np.sqrt(pixels)
+    assert spread == pytest.approx(expected, rel=0.04)
+    if np.isfinite(counts):
+        assert spread != pytest.approx((contrast + 2 / counts) / np.sqrt(pixels), rel=0.04)
+    assert spread != pytest.approx(expected * np.sqrt(2), rel=0.04)
+
+
+def test_speckle_and_parametric_noise_have_the_same_covariance_in_rows():
+    """c2(1,2) and c2(1,3), 1 far away: correlation contrast*g(2,3)/(contrast + 1/n̄)."""
+    contrast, counts, pixels = 0.5, 4.0, 400
+    slow_pair = TrueModel(FAST, np.array([1.0, 2.0, 2.0002]), np.zeros(3000), Q, contrast=contrast)
+    near = truth(slow_pair)[1, 2]
+    assert 0.9 < near < 0.99
+    expected = contrast * near / (contrast + 1 / counts)
+    for draw in (speckle, parametric):
+        maps = draw(slow_pair, pixels=pixels, mean_counts=counts, seed=4).c2
+        found = np.corrcoef(maps[:, 0, 1], maps[:, 0, 2])[0, 1]
+        error = (1 - expected**2) / np.sqrt(3000)
+        assert abs(found - expected) < 5 * error
+        assert abs(found - near) > 5 * error  # what it would be without counting noise
+
+
+@given(st.floats(0.005, 1.0))
+def test_mode_weights_meet_any_contrast(contrast):
+    weights = mode_weights(contrast)
+    assert np.all(weights >= 0)
+    assert weights.sum() == pytest.approx(1.0, rel=1e-12)
+    assert np.sum(weights**2) == pytest.approx(contrast, rel=1e-8)
+    assert len(weights) <= np.ceil(1 / contrast)
+
+
+@pytest.mark.parametrize("contrast", [1.0, 0.7, 0.5, 1 / 3, 0.15])
+def test_contrast_of_speckle_without_counting_noise(contrast):
+    maps = speckle(replicates(FAST, 30, 30, contrast), pixels=1000, mean_counts=np.inf, seed=5)
+    found = maps.diagonal - 1.0  # sample variance of the intensity
+    error = found.std() / np.sqrt(found.size)
+    assert abs(found.mean() - contrast) < 5 * error + 4 * contrast / 1000
+    assert abs(found.mean() - contrast * 1.1) > 5 * error
+
+
+def test_whole_modes_are_equal_and_impossible_contrasts_refused():
+    np.testing.assert_allclose(mode_weights(0.25), 0.25)
+    np.testing.assert_array_equal(mode_weights(1.0), 1.0)
+    for contrast in (0.0, -0.1, 1.2, float("nan")):
+        with pytest.raises(InputError, match="contrast"):
+            mode_weights(contrast)
+
+
+@pytest.mark.parametrize("convention", ["he2024", "legacy"])
+def test_field_correlations_are_the_roots_of_g(convention):
+    t, phi = np.linspace(0.1, 30, 40), np.array([0.0, 10.0, 95.0])
+    model = TrueModel(LAMINAR, t, phi, Q, GAP, shear_convention=convention)
+    for angle, field in zip(phi, model.field_correlations(), strict=True):
+        expected = g(angle, t[:, None], t, LAMINAR, q=Q, gap=GAP, shear_convention=convention)
+        np.testing.assert_allclose(field**2, expected, atol=1e-12)
+        factor = covariance_factor(field)
+        np.testing.assert_allclose(factor @ factor.T, field, atol=1e-13)
+
+
+def test_covariance_factor_of_slow_and_frozen_samples():
+    t = np.arange(1.0, 101.0)
+    for speed in (1e-6, 1e-9, 1e-12, 1e-15, 0.0):  # q² J per frame
+        covariance = np.exp(-speed * np.abs(t[:, None] - t))
+        factor = covariance_factor(covariance)
+        np.testing.assert_allclose(factor @ factor.T, covariance, atol=1e-12)
+    with pytest.raises(InputError, match="not a covariance"):
+        covariance_factor(np.array([[1.0, 2.0], [2.0, 1.0]]))
+
+
+def test_frozen_sample_keeps_its_contrast_at_all_lags():
+    maps = speckle(
+        replicates({"D0": 1e-18, "alpha": 0.0, "D_offset": 0.0}, 20, 10, 0.5), pixels=2000, seed=6
+    ).c2
+    i, j = np.triu_indices(10, 1)
+    per_map = maps[:, i, j].mean(axis=1)
+    assert abs(per_map.mean() - 1.5) < 5 * per_map.std() / np.sqrt(20) + 4 * 0.5 / 2000
+
+
+def test_independent_noise_is_white_and_of_the_stated_width():
+    model = TrueModel(LAMINAR, np.arange(1.0, 201.0), np.array([0.0, 40.0]), Q, GAP, 0.3, 1.02)
+    maps = independent(model, sigma=[0.1, 0.02], seed=7)
+    i, j = np.triu_indices(200, 1)
+    for angle, sigma, one in zip(model.phi, (0.1, 0.02), maps.c2, strict=True):
+        expected = 1.02 + 0.3 * np.asarray(g(angle, model.t[i], model.t[j], LAMINAR, q=Q, gap=GAP))
+        z = (one[i, j] - expected) / sigma
+        assert abs(z.mean()) < 5 / np.sqrt(z.size)
+        assert abs(np.mean(z**2) - 1) < 5 * np.sqrt(2 / z.size)
+        same_row = i[1:] == i[:-1]
+        assert abs(np.mean((z[1:] * z[:-1])[same_row])) < 5 / np.sqrt(z.size)
+        planted = (one[i, j] - expected) / (1.1 * sigma)
+        assert abs(np.mean(planted**2) - 1) > 5 * np.sqrt(2 / z.size)
+    assert maps.diagonal is None
+    assert maps.pixels is None
+
+
+DRAWS = {"speckle": {"pixels": 50}, "parametric": {"pixels": 50}, "independent": {"sigma": 0.1}}
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_seeds_symmetry_and_type(kind):
+    model = TrueModel(LAMINAR, np.arange(1.0, 13.0), np.array([0.0, 40.0]), Q, GAP)
+    first, again, other = (simulate_maps(model, kind, DRAWS[kind], seed=s).c2 for s in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.any(first[:, 0, 3] == other[:, 0, 3])
+    assert not np.array_equal(first[0], first[1])
+    np.testing.assert_array_equal(first, first.swapaxes(1, 2))
+    assert first.dtype == np.float32
+    by_generator = simulate_maps(model, kind, DRAWS[kind], seed=np.random.default_rng(1)).c2
+    np.testing.assert_array_equal(first, by_generator)
+    fewer = TrueModel(LAMINAR, model.t, model.phi[:1], Q, GAP)
+    np.testing.assert_array_equal(simulate_maps(fewer, kind, DRAWS[kind], seed=1).c2[0], first[0])
+
+
+@pytest.mark.parametrize("draw", [speckle, parametric])
+def test_batches_of_pixels_add_up(monkeypatch, draw):
+    monkeypatch.setattr(simulate, "_BATCH_ELEMENTS", 6 * 7)
+    assert list(simulate._batches(1000, 6)) == [7] * 142 + [6]
+    model = replicates(FAST, 40, 6, 0.5)
+    diagonal = draw(model, pixels=1000, mean_counts=2.0, seed=8).diagonal
+    error = diagonal.std() / np.sqrt(diagonal.size)
+    assert abs(diagonal.mean() - 2.0) < 5 * error + 4 / 1000
+
+
+def test_each_angle_has_its_own_settings():
+    model = TrueModel(FAST, np.arange(1.0, 31.0), np.zeros(2), Q, None, [0.2, 0.8], [1.0, 1.2])
+    maps = parametric(model, pixels=[5000, 50000], mean_counts=[1.0, 4.0], seed=9)
+    np.testing.assert_allclose(maps.diagonal.mean(axis=1), [2.2, 2.25], rtol=0.02)
+    i, j = np.triu_indices(30, 1)
+    spread = maps.c2[:, i, j].std(axis=1)
+    np.testing.assert_allclose(spread, [1.2 / np.sqrt(5000), 1.05 / np.sqrt(50000)], rtol=0.15)
+
+
+def test_artefacts():
+    model = TrueModel(STATIC, np.arange(1.0, 9.0), np.array([0.0, 40.0]), Q, contrast=0.5)
+    maps = parametric(model, pixels=100, seed=10)
+    untouched = maps.c2.copy()
+
+    dead, missing = artefacts.blank_frames(maps, [2, 5]), artefacts.blank_frames(maps, [2], np.nan)
+    assert np.all(dead.c2[:, [2, 5], :] == 0)
+    assert np.all(dead.c2[:, :, [2, 5]] == 0)
+    assert np.all(dead.diagonal[:, [2, 5]] == 0)
+    assert np.all(np.isnan(missing.c2[:, :, 2]))
+    assert np.isnan(missing.c2).sum() == 2 * 15
+
+    jumped = artefacts.beam_jumps(maps, [4], [1.5]).c2 / maps.c2
+    np.testing.assert_allclose(jumped[:, 0, 1], (1 / 1.25) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(jumped[:, 0, 7], 1.5 / 1.25**2, rtol=1e-6)
+
+    still = artefacts.static_speckle(maps, 0.2, 0.3)
+    np.testing.assert_allclose(still.c2, 1 + 0.64 * (maps.c2 - 1) + 0.04 * 0.3, rtol=1e-6)
+    with pytest.raises(InputError, match="fraction"):
+        artefacts.static_speckle(maps, 1.5, 0.3)
+
+    np.testing.assert_allclose(artefacts.wrong_dt(maps, 10.0).t, 10 * maps.t)
+
+    empty = artefacts.empty_bins(maps, [1])
+    assert np.all(np.isnan(empty.c2[1]))
+    np.testing.assert_array_equal(empty.pixels, [100, 0])
+    np.testing.assert_array_equal(empty.mean_counts, [1.0, 0.0])
+    np.testing.assert_array_equal(empty.c2[0], maps.c2[0])
+
+    replaced = replaced_diagonal(maps)
+    assert replaced.diagonal is None
+    np.testing.assert_allclose(replaced.c2[0, 3, 3], (maps.c2[0, 2, 3] + maps.c2[0, 3, 4]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(maps.c2, untouched)
+
+
+MEASUREMENT = {"q": Q, "gap": GAP, "num_frames": 30, "dt": 0.1, "phi": [0.0, 45.0], "contrast": 0.3}
+
+
+def test_simulated_measurement_carries_what_a_file_would():
+    data = homodyne.simulate(LAMINAR, **MEASUREMENT, pixels=100, mean_counts=2.0, age_origin=3.3, seed=1)
+    np.testing.assert_allclose(data.t, 3.3 + 0.1 * np.arange(1, 31), rtol=1e-14)
+    assert (data.q, data.gap, data.dt, data.age_origin) == (Q, GAP, 0.1, 3.3)
+    assert data.num_pairs == 2 * 30 * 29 // 2
+    assert data.diagonal.shape == (2, 30)
+    np.testing.assert_array_equal(data.pixels, 100)
+    np.testing.assert_allclose(data.mean_counts, 2.0, rtol=4 * np.sqrt(0.3 / 100))  # speckle of 100 pixels
+    again = homodyne.simulate(LAMINAR, **MEASUREMENT, pixels=100, mean_counts=2.0, age_origin=3.3, seed=1)
+    np.testing.assert_array_equal(data.c2, again.c2)
+
+
+def test_simulated_white_noise_has_no_raw_diagonal():
+    data = homodyne.simulate(LAMINAR, **MEASUREMENT, kind="independent", sigma=0.1)
+    assert data.diagonal is None
+    assert data.pixels is None
+    assert data.mean_counts is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_frames": 2}, "num_frames is 2"),
+        ({"dt": 0.0}, "dt is 0"),
+        ({"dt": float("nan")}, "dt is nan"),
+        ({"age_origin": -0.1}, "times > 0"),
+        ({"q": -1.0}, "q is -1"),
+        ({"gap": None}, "gap is missing"),
+        ({"gap": 0.0}, "gap is 0"),
+        ({"phi": []}, "phi"),
+        ({"phi": [0.0, float("nan")]}, "phi"),
+        ({"contrast": [0.1, 0.2, 0.3]}, "contrast has shape"),
+        ({"contrast": 0.0}, "contrast is .*positive"),
+        ({"contrast": 1.5}, "contrast is 1.5"),
+        ({"offset": float("inf")}, "offset"),
+        ({"pixels": 10.5}, "pixels.*whole"),
+        ({"pixels": 0}, "pixels"),
+        ({"mean_counts": -1.0}, "mean_counts"),
+        ({"mean_counts": 1e-4, "pixels": 10}, "without a single count"),
+        ({"sigma": 0.1}, "sigma has no meaning"),
+        ({"kind": "independent"}, "sigma is missing"),
+        ({"kind": "independent", "sigma": -0.1}, "sigma is -0.1"),
+        ({"kind": "independent", "sigma": 0.1, "pixels": 10}, "pixels has no meaning"),
+        ({"kind": "poisson"}, "'poisson'.*speckle, parametric, independent"),
+        ({"shear_convention": "old"}, "shear_convention"),
+    ],
+)
+def test_wrong_settings_are_named(change, message):
+    with pytest.raises(InputError, match=message):
+        homodyne.simulate(LAMINAR, **{**MEASUREMENT, **change})
+
+
+def test_negative_transport_is_refused():
+    with pytest.raises(InputError, match=r"J\(t\) is not positive"):
+        homodyne.simulate({**LAMINAR, "D_offset": -5000.0}, **MEASUREMENT)
+
+
+def test_spoilt_maps_reach_the_record():
+    from homodyne.data.simulated import from_maps
+
+    model = TrueModel(STATIC, np.arange(1.0, 13.0), np.array([0.0, 40.0]), Q)
+    spoilt = artefacts.blank_frames(speckle(model, pixels=100), [3, 7])
+    keywords = {"q": Q, "gap": None, "dt": 1.0, "age_origin": 0.0, "kind": "speckle"}
+    np.testing.assert_array_equal(from_maps(spoilt, **keywords).bad_frames, [3, 7])
+    with pytest.raises(DataError):
+        from_maps(artefacts.empty_bins(spoilt, [0, 1]), **keywords)
