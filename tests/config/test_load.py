@@ -1,4 +1,4 @@
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ from homodyne.core.likelihood import ScalingPrior
 from homodyne.core.parameters import DEFAULT_PRIORS, LAMINAR_NAMES
 from homodyne.core.priors import PRIOR_ARGUMENTS
 from homodyne.errors import ConfigError
+from homodyne.optimization.nlsq import PilotSettings
+from homodyne.optimization.nuts import NutsSettings
 
 
 def problems(source=None, overrides=()) -> str:
@@ -206,3 +208,13 @@ def test_priors_of_contrast_and_offset_are_those_of_the_core():
     given = load_config().parameters
     contrast, offset = given.contrast.prior, given.offset.prior
     assert (offset.mean, offset.sd, contrast.mean, contrast.sd) == astuple(ScalingPrior())
+
+
+def test_defaults_of_the_methods_are_written_once():
+    given = load_config().optimization
+    for section, settings in ((given.nlsq, PilotSettings()), (given.mcmc, NutsSettings())):
+        shared = set(type(section).model_fields) & {field.name for field in fields(settings)}
+        assert len(shared) >= 3
+        assert {name: getattr(section, name) for name in shared} == {
+            name: getattr(settings, name) for name in shared
+        }
