@@ -224,21 +224,22 @@ class ExperimentalData(Section):
 class NLSQConfig(Section):
     """Pilot fit: least squares from many starting points."""
 
-    num_starts: PositiveInt = Field(24, description="starting points drawn from the prior")
-    max_iterations: PositiveInt = Field(200, description="iterations of one descent")
-    thin_points: PositiveInt = Field(20_000, description="pairs of frames kept while the starts are compared")
+    num_candidates: PositiveInt = Field(1000, description="draws from the prior that are compared")
+    num_starts: PositiveInt = Field(16, description="best of them, from which the fit climbs")
+    max_iterations: PositiveInt = Field(200, description="iterations of one climb")
+    thin_points: PositiveInt = Field(20_000, description="pairs of frames used until the modes are found")
 
 
 class MCMCConfig(Section):
     """No-U-turn sampler."""
 
-    num_warmup: PositiveInt = Field(500, description="warm-up transitions per chain")
-    num_samples: PositiveInt = Field(1000, description="draws kept per chain")
+    num_warmup: PositiveInt = Field(60, description="warm-up transitions per chain")
+    num_samples: PositiveInt = Field(250, description="draws kept per chain")
     num_chains: Annotated[int, Field(ge=2)] = Field(
         4, description="chains; at least 2, so that R-hat means something"
     )
     target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.8, description="acceptance rate aimed at"
+        0.7, description="acceptance rate aimed at"
     )
 
 
