@@ -107,7 +107,8 @@ class TrueModel:
             scale = float(
                 shear_argument_scale(angle, p["phi0"], self.q, self.gap or 0.0, self.shear_convention)
             )
-            yield decay * np.asarray(factor(scale * (strain[:, None] - strain), self.shear_convention))
+            phase = scale * strain
+            yield decay * np.asarray(factor(phase[:, None] - phase, self.shear_convention))
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +235,10 @@ def independent(model: TrueModel, *, sigma: ArrayLike, seed: Seed = 0) -> Simula
         noise = np.triu(rng.standard_normal(g1.shape, dtype=np.float32), 1)
         noise *= np.float32(width[a])
         np.add(noise, noise.T, out=maps[a])
-        maps[a] += np.asarray(model.offset)[a] + np.asarray(model.contrast)[a] * g1**2
+        signal = np.square(g1)
+        signal *= np.asarray(model.contrast)[a]
+        signal += np.asarray(model.offset)[a]
+        maps[a] += signal
         _overwrite_diagonal(maps[a])
     return SimulatedMaps(maps, model.t, model.phi, None, None, None)
 
