@@ -75,10 +75,14 @@ class Likelihood:
     shear_convention: str = "he2024"
     implementation: Implementation = "numba"
 
+    @property
+    def order(self) -> int:
+        """The shear factor is ``(sin x / x)**(2 order)``."""
+        return SHEAR_CONVENTIONS[self.shear_convention].order
+
     @cached_property
     def _moments(self) -> MomentFunction:
-        order = SHEAR_CONVENTIONS[self.shear_convention].order
-        return moment_function(self.slot, self.implementation, order)
+        return moment_function(self.slot, self.implementation, self.order)
 
     def curves(self, z: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """q^2 int J dt at every frame and, with shear, the pair (h per angle, int γ̇ dt at every frame)."""

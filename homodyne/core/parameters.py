@@ -192,6 +192,28 @@ class ParameterSpace:
     t_first: float
     t_last: float
 
+    @cached_property
+    def _plain_names(self) -> tuple[str, ...]:
+        """Names of the coordinates before bounded ones are stretched to the whole line."""
+        angle = () if self.mode == "static" or "phi0" in self.fixed else ("phi0",)
+        return (*(name for law in self.laws for name in law.coordinate_names), *angle)
+
+    @cached_property
+    def _interval(self) -> tuple[Array, Array, Array]:
+        """Which coordinates are parameters with two finite bounds, and those bounds."""
+        prior = [self.priors.get(name) for name in self._plain_names]
+        bounded = [p is not None and np.isfinite(p.high - p.low) and not p.circular for p in prior]
+        low, high = (
+            np.array([getattr(p, end) if b and p else float(k) for p, b in zip(prior, bounded, strict=True)])
+            for k, end in enumerate(("low", "high"))
+        )
+        return np.array(bounded, dtype=bool), low, high
+
+    def _plain(self, z: jax.Array) -> jax.Array:
+        """Coordinates with bounded parameters as they are."""
+        bounded, low, high = self._interval
+        return jnp.where(bounded, low + (high - low) * jax.nn.sigmoid(jnp.where(bounded, z, 0.0)), z)
+
     @property
     def names(self) -> tuple[str, ...]:
         """All parameters of the mode."""
@@ -204,29 +226,30 @@ class ParameterSpace:
 
     @cached_property
     def coordinate_names(self) -> tuple[str, ...]:
-        """Names of the elements of z."""
-        angle = () if self.mode == "static" or "phi0" in self.fixed else ("phi0",)
-        return (*(name for law in self.laws for name in law.coordinate_names), *angle)
+        """Names of the elements of z; ``logit`` marks a parameter between two bounds."""
+        named = zip(self._plain_names, self._interval[0], strict=True)
+        return tuple(f"logit_{name}" if bounded else name for name, bounded in named)
 
     @property
     def dim(self) -> int:
         """Length of z."""
         return len(self.coordinate_names)
 
-    def _split(self, z: jax.Array) -> list[jax.Array]:
+    def _split(self, z: jax.Array) -> tuple[list[jax.Array], Any]:
+        """Coordinates of every law, and phi0."""
+        plain = self._plain(z)
         ends = np.cumsum([len(law.coordinate_names) for law in self.laws])
-        return [z[end - len(law.coordinate_names) : end] for law, end in zip(self.laws, ends, strict=True)]
-
-    def _phi0(self, z: jax.Array) -> Any:
-        return self.fixed["phi0"] if "phi0" in self.fixed else z[-1]
+        parts = [plain[end - len(law.coordinate_names) : end] for law, end in zip(self.laws, ends, strict=True)]
+        return parts, self.fixed["phi0"] if "phi0" in self.fixed else plain[-1]
 
     def physical(self, z: jax.Array) -> dict[str, jax.Array]:
         """Physical parameters by name, the fixed ones included; a differentiable function of z (dim,)."""
         params: dict[str, jax.Array] = {}
-        for law, part in zip(self.laws, self._split(z), strict=True):
+        parts, phi0 = self._split(z)
+        for law, part in zip(self.laws, parts, strict=True):
             params.update(zip(law.names, law.physical(part), strict=True))
         if self.mode == "laminar_flow":
-            params["phi0"] = jnp.asarray(self._phi0(z))
+            params["phi0"] = jnp.asarray(phi0)
         return params
 
     def coordinates(self, params: Params) -> Array:
@@ -235,38 +258,44 @@ class ParameterSpace:
         Raises
         ------
         InputError
-            When a rate is not positive at the anchor times.
+            When a rate is not positive at the anchor times, or a value lies outside its bounds.
         """
-        angle = [np.asarray(params["phi0"], dtype=float)] if self.coordinate_names[-1] == "phi0" else []
+        angle = [np.asarray(params["phi0"], dtype=float)] if self._plain_names[-1] == "phi0" else []
         columns = [x for law in self.laws for x in law.coordinates(params)] + angle
         z = np.stack(np.broadcast_arrays(*columns), axis=-1)
+        bounded, low, high = self._interval
+        with np.errstate(invalid="ignore", divide="ignore"):
+            z[..., bounded] = (np.log(z - low) - np.log(high - z))[..., bounded]
         if not np.isfinite(z).all():
             given = ", ".join(f"{name} = {params[name]}" for name in self.names)
-            raise InputError(f"{given}: the rates J and gamma_dot must be positive over the record")
+            raise InputError(f"{given}: the rates J and gamma_dot must be positive and values inside their bounds")
         return z
 
     def supported(self, z: jax.Array) -> jax.Array:
         """Whether J and γ̇ are positive from the first to the last time; each is monotone, so both ends decide."""
         ends = jnp.array([self.t_first, self.t_last])
-        return jnp.stack([(law.rate(p, ends) > 0).all() for law, p in zip(self.laws, self._split(z), strict=True)]).all()
+        parts, _ = self._split(z)
+        return jnp.stack([(law.rate(p, ends) > 0).all() for law, p in zip(self.laws, parts, strict=True)]).all()
 
     def integrals(self, z: jax.Array, t: Any) -> tuple[jax.Array, jax.Array | None, Any]:
         """Integrals of J (Å²) and γ̇ from ``t[0]`` to every t, and phi0 in degrees (None, None for a static sample)."""
-        parts = self._split(z)
+        parts, phi0 = self._split(z)
         transport = self.laws[0].integral(parts[0], t)
         if self.mode == "static":
             return transport, None, None
-        return transport, self.laws[1].integral(parts[1], t), self._phi0(z)
+        return transport, self.laws[1].integral(parts[1], t), phi0
 
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the prior in z, Jacobian included; -inf where it has no support or a rate is not positive."""
         params = self.physical(z)
-        total = jnp.zeros(())
-        for law, part in zip(self.laws, self._split(z), strict=True):
+        bounded, low, high = self._interval
+        inside = jnp.where(bounded, z, 0.0)
+        slope = jax.nn.log_sigmoid(inside) + jax.nn.log_sigmoid(-inside) + np.log(high - low)
+        total = jnp.where(bounded, slope, 0.0).sum()
+        for law, part in zip(self.laws, self._split(z)[0], strict=True):
             total += law.log_jacobian(part)
         for name in self.free_names:
-            prior = self.priors[name]
-            total += jnp.asarray(-np.log(prior.high - prior.low)) if _circular(name, prior) else prior.log_prob(params[name])
+            total += self.priors[name].log_prob(params[name])
         return jnp.where(self.supported(z) & jnp.isfinite(total), total, -jnp.inf)
 
     def draw(self, rng: np.random.Generator, count: int) -> dict[str, Array]:
@@ -292,11 +321,6 @@ class ParameterSpace:
                 f"{', '.join(name for law in self.laws for name in law.names)}"
             )
         return self.coordinates({name: value[which] for name, value in params.items()})
-
-
-def _circular(name: str, prior: Prior) -> bool:
-    """A uniform prior of the flow direction over a multiple of 180 degrees has no ends: phi0 + 180 is the same flow."""
-    return name == "phi0" and prior.kind == "uniform" and (prior.high - prior.low) % 180.0 == 0.0
 
 
 def parameter_space(
@@ -336,7 +360,9 @@ def parameter_space(
     t_first, t_last = float(t[0]), float(t[-1])
     if not 0 < t_first < t_last:
         raise InputError(f"times run from {t_first:g} to {t_last:g} s: a power law needs increasing times above zero")
-    complete = {name: given.get(name) or make_prior(*DEFAULT_PRIORS[name], name=name) for name in names if name not in fixed}
+    complete: dict[str, Prior] = {name: given.get(name) or make_prior(*DEFAULT_PRIORS[name], name=name) for name in names if name not in fixed}
+    if "phi0" in complete:
+        complete["phi0"] = complete["phi0"].on_circle(180.0)
     if not complete:
         raise InputError(f"all parameters of {mode} mode are fixed: leave at least one of {', '.join(names)} free")
     if coordinates not in ("anchor", "physical"):
@@ -351,7 +377,7 @@ def parameter_space(
             raise InputError(
                 f"{exponent} is fixed at 0, where {amplitude} and {offset} are the same constant: fix {offset}, at 0 say"
             )
-        positive = tuple(name in complete and complete[name].positive for name in (amplitude, offset))
+        positive = tuple(name in complete and complete[name].half_line for name in (amplitude, offset))
         own = {name: value for name, value in fixed.items() if name in triple}
         laws.append(PowerLawCoordinates((amplitude, exponent, offset), own, t_a, t_b, coordinates == "anchor", positive))  # type: ignore[arg-type]
     return ParameterSpace(mode, complete, fixed, tuple(laws), t_first, t_last)

@@ -5,7 +5,7 @@ Distribution functions are SciPy's; log densities are JAX functions, cut at the 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -70,6 +70,7 @@ class Prior:
     arguments: Mapping[str, float]
     low: float
     high: float
+    circular: bool = False
 
     @cached_property
     def _whole(self) -> Any:
@@ -81,12 +82,22 @@ class Prior:
         return float(self._whole.cdf(self.low)), float(self._whole.cdf(self.high))
 
     @property
-    def positive(self) -> bool:
-        """Whether only values above zero are possible."""
-        return self.low >= 0
+    def half_line(self) -> bool:
+        """Whether the values possible are those above zero."""
+        return self.low == 0 and self.high == np.inf
+
+    def on_circle(self, period: float) -> "Prior":
+        """Close a uniform prior over whole periods to a circle, which has no ends; other priors stay as they are.
+
+        The density of the open line is that of the circle, so a draw may leave the interval and means the same.
+        """
+        turns = (self.high - self.low) / period
+        return replace(self, circular=True) if self.kind == "uniform" and turns >= 1 and turns == round(turns) else self
 
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Log density at x; -inf outside the bounds, with a gradient that is zero there."""
+        if self.circular:
+            return jnp.full_like(x, -np.log(self.high - self.low))
         inside = (x > self.low) & (x < self.high)
         mass = self._mass[1] - self._mass[0]
         safe = jnp.where(inside, x, float(self.quantile(0.5)))

@@ -1,0 +1,39 @@
+"""Small subsets of a measurement that keep what decides a fit: every age, every lag scale, every angle."""
+
+from typing import Any
+
+import numpy as np
+
+from homodyne.core.blocks import Block, block_from_maps
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def thin_block(c2: Array, good: Array, points: int) -> Block:
+    """Cut a block of about `points` pairs with rows spread over all ages and columns at all lags.
+
+    Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow by half, so that a
+    fast decay is seen as well as a slow one.
+
+    Parameters
+    ----------
+    c2 : (n_phi, n, n) array
+        Two-time maps.
+    good : (n,) bool array
+        Usable frames.
+    points : int
+        Number of pairs aimed at, over all angles; everything is taken when there are fewer.
+    """
+    frames = np.flatnonzero(good)
+    n = frames.size
+    if n * (n - 1) // 2 * len(c2) <= points:
+        return block_from_maps(c2, rows=frames, columns=frames)
+    lags = np.unique(np.round(1.5 ** np.arange(np.log(n) / np.log(1.5))).astype(np.int64))
+    num_rows = 4
+    while True:
+        rows = np.unique(np.linspace(0, n - 2, num_rows).astype(np.int64))
+        columns = np.unique(np.concatenate([rows, (rows[:, None] + lags[None, :]).ravel(), [n - 1]]))
+        columns = columns[columns < n]
+        if rows.size * columns.size * len(c2) >= 2 * points or num_rows >= n:
+            return block_from_maps(c2, rows=frames[rows], columns=frames[columns])
+        num_rows = num_rows * 5 // 4 + 1

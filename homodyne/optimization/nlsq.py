@@ -1,0 +1,346 @@
+"""Pilot fit: the modes of the posterior, their curvature, and the noise.
+
+`pilot_fit` screens many draws from the prior on a thinned data set by weighted least squares, climbs from the best of them (SciPy's
+trust region, curvature from differences of exact gradients), keeps the distinct modes, and climbs again on all data.  There the
+noise of every angle is taken from the residuals, and the curvature at the mode gives the Laplace approximation.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import optimize
+
+from homodyne.core.blocks import Block
+from homodyne.core.likelihood import Likelihood, least_squares
+from homodyne.core.noise import residuals, robust_sigma
+from homodyne.core.posterior import Posterior
+from homodyne.errors import ConvergenceError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Progress = Callable[[str, int, int], None]
+
+logger = logging.getLogger(__name__)
+
+_SAME = 0.5  # modes closer than this many posterior sd are one
+_DEAD = 30.0  # a mode whose log density is this far below the best one carries no mass
+_FAR_STEPS = 40  # iterations of a climb with the stand-in for the prior
+_MOST_MODES = 4  # modes that are followed on all data
+_LEVEL = 1e-4  # a climb stops when an accepted step gains less than this in log density
+_ARRIVED = 0.02  # length of the Newton step, in posterior sd, at which a climb has arrived
+
+
+@dataclass(frozen=True)
+class PilotSettings:
+    """Settings of the pilot fit.
+
+    Attributes
+    ----------
+    num_candidates : int
+        Draws from the prior that are screened.
+    num_starts : int
+        Best candidates from which the fit climbs.
+    max_iterations : int
+        Iterations of one climb.
+    """
+
+    num_candidates: int = 1000
+    num_starts: int = 12
+    max_iterations: int = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A local maximum of the posterior.
+
+    Attributes
+    ----------
+    z : (dim,) array
+        Coordinates.
+    log_density : float
+        Log posterior density in z.
+    covariance : (dim, dim) array
+        Inverse of minus the Hessian: the Laplace approximation.
+    newton_step : float
+        Length of the Newton step that is left, in posterior sd.
+    """
+
+    z: Array
+    log_density: float
+    covariance: Array
+    newton_step: float
+
+
+@dataclass(frozen=True, eq=False)
+class Pilot:
+    """What the pilot fit found: the posterior with its noise, and its modes, best first.
+
+    Attributes
+    ----------
+    sigma : (n_phi,) array
+        Noise of a point of weight one, from the residuals at the best mode.
+    num_converged : int
+        Starts that reached a maximum of the thinned posterior.
+    notes : tuple of str
+        What a user should know of how it went.
+    """
+
+    posterior: Posterior
+    modes: tuple[Mode, ...]
+    sigma: Array
+    num_starts: int
+    num_converged: int
+    num_gradients: int
+    notes: tuple[str, ...]
+
+    @property
+    def mode(self) -> Mode:
+        """The best mode."""
+        return self.modes[0]
+
+
+@dataclass(frozen=True)
+class _Surrogate:
+    """Normal density that stands in for the prior while a climb is far from its goal: it has no walls."""
+
+    mean: Array
+    precision: Array
+
+    def __call__(self, z: Array) -> tuple[float, Array]:
+        pull = self.precision @ (z - self.mean)
+        return float(-0.5 * (z - self.mean) @ pull), -pull
+
+
+class _Slope:
+    """Log density of a posterior with its gradient in NumPy; counts the gradients."""
+
+    def __init__(self, posterior: Posterior, surrogate: _Surrogate | None = None) -> None:
+        def density(z: jax.Array, sigma: jax.Array) -> Any:
+            target = posterior if posterior.sigma is None else Posterior(posterior.likelihood, sigma)
+            return jax.value_and_grad(target.log_likelihood)(z), jax.value_and_grad(target.log_prior)(z)
+
+        self._program = jax.jit(density)
+        self.surrogate = surrogate
+        self.gradients = 0
+
+    def __call__(self, z: Array, sigma: Array) -> tuple[float, Array]:
+        self.gradients += 1
+        (value, gradient), prior = self._program(z, sigma)
+        if self.surrogate is not None:
+            prior = self.surrogate(z)
+        total = float(value) + float(prior[0])
+        return (total, np.asarray(gradient) + np.asarray(prior[1])) if np.isfinite(total) else (-np.inf, np.zeros_like(z))
+
+    def hessian(self, z: Array, sigma: Array, root: Array, step: float) -> Array:
+        """Central differences of the gradient along the columns of `root`, in units of those columns."""
+        columns = []
+        for direction in root.T:
+            ahead, behind = (self(z + sign * step * direction, sigma)[1] for sign in (1.0, -1.0))
+            columns.append(root.T @ (ahead - behind) / (2 * step))
+        table = np.array(columns)
+        return (table + table.T) / 2
+
+    def climb(self, z: Array, sigma: Array, root: Array, max_iterations: int, step: float) -> Mode | None:
+        """Go up from z in coordinates whitened by `root`; None where no maximum is reached."""
+        last = [z * np.nan, np.inf]
+
+        def cost(w: Array) -> tuple[float, Array]:
+            value, gradient = self(z + root @ w, sigma)
+            return -value, -root.T @ gradient
+
+        def curvature(w: Array) -> Array:
+            here = cost(w)[1]
+            table = np.array([(cost(w + step * unit)[1] - here) / step for unit in np.eye(len(z))])
+            return (table + table.T) / 2
+
+        def stop_when_level(intermediate_result: optimize.OptimizeResult) -> None:
+            x, fun = intermediate_result.x, intermediate_result.fun
+            if not np.array_equal(x, last[0]):
+                if last[1] - fun < _LEVEL:
+                    raise StopIteration
+                last[:] = x.copy(), fun
+
+        found = optimize.minimize(
+            cost, np.zeros(len(z)), jac=True, hess=curvature, method="trust-exact", callback=stop_when_level,
+            options={"maxiter": max_iterations, "gtol": 0.0, "initial_trust_radius": 1.0, "max_trust_radius": 100.0},
+        )  # fmt: skip
+        return self.mode(z + root @ found.x, sigma, root, step)
+
+    def mode(self, z: Array, sigma: Array, root: Array, step: float) -> Mode | None:
+        """Curvature at z, first with the given scales and then with steps of a third of a posterior sd; None off a maximum."""
+        for width in (step, 0.3):
+            negative = -self.hessian(z, sigma, root, width)
+            if not np.isfinite(negative).all() or np.linalg.eigvalsh(negative)[0] <= 0:
+                return None
+            root = root @ np.linalg.cholesky(np.linalg.inv(negative))
+        value, gradient = self(z, sigma)
+        newton = float(np.linalg.norm(root.T @ gradient))
+        return Mode(z, value, root @ root.T, newton) if newton < _ARRIVED else None
+
+
+def pilot_fit(
+    likelihood: Likelihood,
+    thin: Block,
+    rng: np.random.Generator,
+    *,
+    settings: PilotSettings = PilotSettings(),
+    sample_noise: bool = False,
+    initial: Array | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Pilot:
+    """Find the modes of the posterior, the noise and the curvature.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        With all data in its slot.
+    thin : Block
+        A small part of the data, of the same frames and angles.
+    rng : numpy Generator
+        Source of the starting points.
+    settings : PilotSettings
+    sample_noise : bool
+        Whether the noise of every angle is a parameter of the posterior; otherwise it is fixed at the residuals' value.
+    initial : (dim,) array, optional
+        A point to start from besides the draws from the prior.
+    progress : callable
+        Told (stage, done, total).
+
+    Raises
+    ------
+    ConvergenceError
+        When no start reaches a maximum.
+    """
+    slope = _Slope(Posterior(likelihood, np.ones(len(likelihood.phi))))
+    whole = likelihood.slot.block
+    likelihood.slot.block = thin
+    try:
+        candidates = likelihood.space.draw_supported(rng, settings.num_candidates)
+        starts, sigma = _screen(likelihood, candidates, settings, initial, progress)
+        arrived = _climb_all(slope, starts, candidates, sigma, settings, progress)
+        if not arrived:
+            raise ConvergenceError(
+                f"the pilot fit found no maximum from {len(starts)} starts on {thin.num_points} pairs: the model may not describe the data, "
+                "or the priors exclude it; look at the maps with 'homodyne inspect' and check q, gap and the priors"
+            )
+        sigma = _noise(likelihood, arrived[0].z)
+        refined = [slope.climb(m.z, sigma, _root(m.covariance), settings.max_iterations, 0.1) for m in _distinct(arrived)]
+        thin_modes = _distinct([m for m in refined if m is not None]) or arrived[:1]
+    finally:
+        likelihood.slot.block = whole
+    shrink = np.sqrt(thin.num_points / whole.num_points)
+    notes: list[str] = []
+    modes: list[Mode] = []
+    for k, m in enumerate(thin_modes[:_MOST_MODES]):
+        progress("pilot fit: all data", k, min(len(thin_modes), _MOST_MODES))
+        mode = slope.climb(m.z, sigma, shrink * _root(m.covariance), settings.max_iterations, 0.3)
+        if k == 0 and mode is not None:
+            sigma = _noise(likelihood, mode.z)
+            mode = slope.climb(mode.z, sigma, _root(mode.covariance), settings.max_iterations, 0.3)
+        if mode is not None:
+            modes.append(mode)
+    modes = _distinct(modes)
+    if not modes:
+        raise ConvergenceError(
+            "the pilot fit found a maximum on thinned data but none on all data: the posterior has no interior mode; a bound of a prior "
+            "may cut it off, or parameters may not be identified (fix one, or narrow its prior)"
+        )
+    if len(modes) > 1:
+        below = ", ".join(f"{modes[0].log_density - m.log_density:.1f}" for m in modes[1:])
+        notes.append(f"the posterior has {len(modes)} modes; the others lie {below} below the best in log density")
+    posterior = Posterior(likelihood, None if sample_noise else sigma)
+    if sample_noise:
+        modes, extra = _with_noise(posterior, modes, sigma, settings)
+        slope.gradients += extra
+    return Pilot(posterior, tuple(modes), sigma, len(starts), len(arrived), slope.gradients, tuple(notes))
+
+
+def _screen(
+    likelihood: Likelihood, candidates: Array, settings: PilotSettings, initial: Array | None, progress: Progress
+) -> tuple[Array, Array]:
+    """Starting points in the order of their fit with free noise, and the noise at the best."""
+    if initial is not None:
+        candidates = np.concatenate([initial[None], candidates])
+    count = np.maximum(likelihood.slot.sums[:, 0], 1)
+    program = jax.jit(lambda z: least_squares(likelihood.moments(z))[0])
+    cost = np.empty(len(candidates))
+    for k, z in enumerate(candidates):
+        left = np.asarray(program(z)) / count
+        cost[k] = 0.5 * np.sum(count * np.log(left)) if np.all(left > 0) else np.inf
+        if k % 50 == 0:
+            progress("pilot fit: screening", k, len(candidates))
+    progress("pilot fit: screening", len(candidates), len(candidates))
+    order = np.argsort(cost)[: settings.num_starts]
+    if initial is not None and 0 not in order:
+        order = np.concatenate([[0], order[:-1]])
+    return candidates[order], np.sqrt(np.asarray(program(candidates[np.argmin(cost)])) / count)
+
+
+def _climb_all(
+    slope: _Slope, starts: Array, candidates: Array, sigma: Array, settings: PilotSettings, progress: Progress
+) -> list[Mode]:
+    """Climb from every start, first with a normal stand-in for the prior; the modes that are reached, best first."""
+    scales = _root(np.cov(candidates.T).reshape(2 * (len(starts[0]),)))
+    stand_in = _Surrogate(candidates.mean(axis=0), np.linalg.inv(scales @ scales.T))
+    arrived = []
+    for k, start in enumerate(starts):
+        progress("pilot fit: starts", k, len(starts))
+        slope.surrogate = stand_in
+        near = slope.climb(start, sigma, scales, _FAR_STEPS, 1e-4)
+        slope.surrogate = None
+        if near is None:
+            continue
+        first = start if slope(near.z, sigma)[0] == -np.inf else near.z
+        mode = slope.climb(first, sigma, _root(near.covariance), settings.max_iterations, 1e-3)
+        if mode is not None:
+            arrived.append(mode)
+    progress("pilot fit: starts", len(starts), len(starts))
+    return sorted(arrived, key=lambda m: -m.log_density)
+
+
+def _root(covariance: Array) -> Array:
+    return np.linalg.cholesky(covariance)
+
+
+def _distinct(modes: list[Mode]) -> list[Mode]:
+    """Modes that differ and are not dead, best first."""
+    kept: list[Mode] = []
+    for mode in sorted(modes, key=lambda m: -m.log_density):
+        if kept and mode.log_density < kept[0].log_density - _DEAD:
+            break
+        distances = [np.linalg.norm(np.linalg.solve(_root(other.covariance), mode.z - other.z)) for other in kept]
+        if all(d > _SAME for d in distances):
+            kept.append(mode)
+    return kept
+
+
+def _noise(likelihood: Likelihood, z: Array) -> Array:
+    """Robust standard deviation of the residuals of every angle at z."""
+    decay, shear = likelihood.curves(z)
+    moments = jax.jit(likelihood.moments)(z)
+    scaling, _ = likelihood.scaling_posterior(moments, np.full(len(likelihood.phi), 1e-3))
+    curves = np.asarray(decay), None if shear is None else (np.asarray(shear[0]), np.asarray(shear[1]))
+    parts = residuals(likelihood.slot.block, *curves, np.asarray(scaling), likelihood.order)
+    return np.array([robust_sigma(part) for part in parts])
+
+
+def _with_noise(posterior: Posterior, modes: list[Mode], sigma: Array, settings: PilotSettings) -> tuple[list[Mode], int]:
+    """Extend every mode by the logarithm of the noise and climb again."""
+    slope = _Slope(posterior)
+    count = np.maximum(posterior.likelihood.slot.sums[:, 0], 2)
+    extended = []
+    for mode in modes:
+        root = np.zeros((posterior.dim, posterior.dim))
+        own = len(mode.z)
+        root[:own, :own] = _root(mode.covariance)
+        root[own:, own:] = np.diag(1 / np.sqrt(2 * count))
+        start = np.concatenate([mode.z, np.log(sigma)])
+        found = slope.climb(start, sigma, root, settings.max_iterations, 0.3)
+        if found is not None:
+            extended.append(found)
+    if not extended:
+        raise ConvergenceError("no mode was found with the noise as a parameter: use noise: fixed")
+    return _distinct(extended), slope.gradients
