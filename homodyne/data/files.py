@@ -1,6 +1,7 @@
 """Reading two-time data from files: :func:`load` returns maps, :func:`describe` what a file holds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def load(
     DataError
         The file cannot be read, does not hold what is asked for, contradicts `dt`, or has no usable frames.
     """
-    with open_catalog(path, format) as catalog:
+    with _naming(path), open_catalog(path, format) as catalog:
         ring, at_q = select_q(catalog, q)
         index, directions = _choose_angles(catalog, at_q, phi)
         first, last = checks.frame_range(frames, catalog.num_frames)
@@ -76,7 +77,7 @@ def load(
         if n < MIN_FRAMES:
             raise DataError(f"frames = ({first}, {last}) selects {n} frames; expected at least {MIN_FRAMES}.")
         interval = resolve_dt(catalog, dt)
-        times = _times(catalog, first, last, interval, age_origin)
+        times, origin = _times(catalog, first, last, interval, age_origin)
         checks.require_memory(
             4 * (index.size + 1) * n * n, f"{index.size} maps of {n} frames", "Select fewer angles or frames."
         )
@@ -84,24 +85,37 @@ def load(
         for k, number in enumerate(index):
             catalog.read_map(int(number), slice(first - 1, last), cube[k])
             require_symmetric(cube[k], directions[k])
-    facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
-    if catalog.names:
-        facts["map names"] = ", ".join(catalog.names[k] for k in index)
-    extras = {name: _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")}
-    return assemble(
-        cube,
-        owned=True,
-        t=times,
-        phi=directions,
-        q=ring,
-        gap=gap if gap is not None else catalog.gap,
-        dt=interval,
-        age_origin=float(times[0] - interval),
-        diagonal=None if catalog.diagonal is None else catalog.diagonal[index, first - 1 : last],
-        frames=(catalog.first_frame + first - 1, catalog.first_frame + last - 1),
-        source=facts,
-        **extras,
-    )
+        facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
+        if catalog.names:
+            facts["map names"] = ", ".join(catalog.names[k] for k in index)
+        extras = {
+            name: _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")
+        }
+        return assemble(
+            cube,
+            owned=True,
+            t=times,
+            phi=directions,
+            q=ring,
+            gap=gap if gap is not None else catalog.gap,
+            dt=interval,
+            age_origin=origin,
+            diagonal=None if catalog.diagonal is None else catalog.diagonal[index, first - 1 : last],
+            frames=(catalog.first_frame + first - 1, catalog.first_frame + last - 1),
+            source=facts,
+            **extras,
+        )
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Put the file in front of an error that does not name it."""
+    try:
+        yield
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
 
 
 def _choose_angles(
@@ -119,17 +133,20 @@ def _choose_angles(
     return at_q, checks.angles(given, at_q.size)
 
 
-def _times(catalog: Catalog, first: int, last: int, dt: float, age_origin: float) -> FloatArray:
+def _times(catalog: Catalog, first: int, last: int, dt: float, age_origin: float) -> tuple[FloatArray, float]:
+    """Return the ages of the selected frames and the age before the first of them."""
     origin = checks.real_scalar("age_origin", age_origin, "s", positive=False)
     if catalog.times is None:
-        return catalog.age_origin + origin + dt * np.arange(1, last - first + 2, dtype=np.float64)
+        start = catalog.age_origin + origin
+        return start + dt * np.arange(1, last - first + 2, dtype=np.float64), start
     if origin not in (0.0, catalog.age_origin):
         raise DataError(
             f"age_origin = {origin:g} s contradicts {catalog.path}, which states the age of every frame "
             "(from "
             f"{catalog.times[0]:g} s). Leave age_origin out."
         )
-    return catalog.times[first - 1 : last]
+    times = catalog.times[first - 1 : last]
+    return times, catalog.age_origin if first == 1 else float(times[0] - dt)
 
 
 def _usable(
@@ -220,7 +237,7 @@ def describe(path: str | Path, format: str | None = None) -> FileDescription:  #
     DataError
         The file cannot be read or its layout is not known.
     """
-    with open_catalog(path, format) as catalog:
+    with _naming(path), open_catalog(path, format) as catalog:
         index: NDArray[np.intp] = np.arange(catalog.num_maps)
         rings: FloatArray | None = None
         counts: tuple[int, ...] = ()

@@ -72,32 +72,32 @@ def find(file: "h5py.File", path: str) -> Any:
     """Return the group or dataset at an absolute path, or None; links that leave the file are refused."""
     import h5py
 
-    here: Any = file["/"]
-    parts, followed = [part for part in path.split("/") if part], 0
-    while parts:
-        name = parts.pop(0)
-        if not isinstance(here, h5py.Group):
-            return None
-        with reading(f"{file.filename}: {path}"):
-            link = here.get(name, getlink=True)
+    where = f"{file.filename}: {path}"
+    with reading(where):
+        here: Any = file["/"]
+        parts, followed = [part for part in path.split("/") if part], 0
+        while parts:
+            name = parts.pop(0)
+            link = here.get(name, getlink=True) if isinstance(here, h5py.Group) else None
             if link is None:
                 return None
             if isinstance(link, h5py.ExternalLink):
                 raise DataError(
-                    f"{file.filename}: {path} is a link to another file ({link.filename}); expected the data "
-                    "inside the file. Copy the linked data into it."
+                    f"{where} is a link to another file ({link.filename}); expected the data inside the "
+                    "file. "
+                    "Copy the linked data into it."
                 )
             if isinstance(link, h5py.SoftLink):
                 followed += 1
                 if followed > _MAX_LINKS:
-                    raise DataError(f"{file.filename}: {path} leads through more than {_MAX_LINKS} links.")
+                    raise DataError(f"{where} leads through more than {_MAX_LINKS} links.")
                 parts = [part for part in link.path.split("/") if part not in ("", ".")] + parts
                 here = file["/"] if link.path.startswith("/") else here
             else:
                 here = here[name]
-    if isinstance(here, h5py.Dataset):
-        _require_inside(here, f"{file.filename}: {path}")
-    return here
+        if isinstance(here, h5py.Dataset):
+            _require_inside(here, where)
+        return here
 
 
 def _require_inside(dataset: "h5py.Dataset", where: str) -> None:
@@ -213,15 +213,22 @@ def units_of(found: "h5py.Dataset", where: str) -> str | None:
     return None if value is None else text(value, f"{where} (attribute units)")
 
 
+def shape_and_dtype(file: "h5py.File", path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return what the header of a dataset says."""
+    found = dataset(file, path)
+    with reading(f"{file.filename}: {path}"):
+        return tuple(int(length) for length in found.shape or ()), found.dtype
+
+
 def map_frames(file: "h5py.File", path: str) -> int:
     """Return the number of frames of a square map after checking its shape and type."""
-    found = dataset(file, path)
-    if found.dtype.kind != "f" or found.ndim != 2 or found.shape[0] != found.shape[1]:
+    shape, dtype = shape_and_dtype(file, path)
+    if dtype.kind != "f" or len(shape) != 2 or shape[0] != shape[1]:
         raise DataError(
-            f"{file.filename}: {path} has shape {found.shape} and dtype {found.dtype}; "
+            f"{file.filename}: {path} has shape {shape} and dtype {dtype}; "
             "expected a square map of floating-point numbers."
         )
-    return int(found.shape[0])
+    return shape[0]
 
 
 def square_maps(file: "h5py.File", paths: Sequence[str]) -> tuple[int, ReadMap]:

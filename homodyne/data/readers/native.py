@@ -48,7 +48,7 @@ class GroupFields:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a dataset."""
-        return tuple(int(length) for length in hdf5.dataset(self._file, name).shape)
+        return hdf5.shape_and_dtype(self._file, name)[0]
 
     def array(self, name: str) -> NDArray[Any]:
         """Read a small dataset."""

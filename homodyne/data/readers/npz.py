@@ -3,11 +3,14 @@
 Layout: wavevector_q_list, phi_angles_list, t1, t2 (times in s) and c2_exp (n_phi, n, n).
 """
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -21,66 +24,102 @@ from homodyne.errors import DataError
 NAME = "npz"
 MEMBERS = ("wavevector_q_list", "phi_angles_list", "t1", "t2", "c2_exp")
 
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One array of the archive: the stream behind its header, where that starts, and what the header says."""
+
+    stream: IO[bytes]
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def num_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
 
 
 class Members:
-    """The arrays of one NPZ file, looked at through their headers."""
+    """The arrays of one NPZ file; each is opened once, so that maps read in order are read once."""
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path = path
         self._archive = archive
+        self._streams: list[IO[bytes]] = []
+        self._opened: dict[str, _Member] = {}
         self.names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
-    @contextmanager
-    def _open(self, name: str) -> Iterator[tuple[Any, tuple[int, ...], np.dtype[Any]]]:
-        """Yield the stream behind the header, the shape and the dtype."""
+    def _member(self, name: str) -> _Member:
+        """Open an array and compare its header with the bytes that follow."""
+        if name in self._opened:
+            return self._opened[name]
         if name not in self.names:
             raise DataError(f"{self.path}: array {name} is missing; the file holds {', '.join(self.names)}.")
-        with self._archive.open(f"{name}.npy") as stream:
-            version = npy_format.read_magic(stream)
-            read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-            shape, fortran, dtype = read(stream)
-            stated = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            present = self._archive.getinfo(f"{name}.npy").file_size - stream.tell()
-            if dtype.hasobject or stated != present:
-                raise DataError(
-                    f"{self.path}: array {name} has shape {shape} and dtype {dtype}, but {present} bytes "
-                    "follow; "
-                    "expected plain numbers of that size."
-                )
-            if fortran and len(shape) > 1:
-                raise DataError(
-                    f"{self.path}: array {name} is in Fortran order; save np.ascontiguousarray of it."
-                )
-            yield stream, shape, dtype
+        stream = self._archive.open(f"{name}.npy")
+        self._streams.append(stream)
+        version = npy_format.read_magic(stream)
+        read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
+        shape, fortran, dtype = read(stream)
+        member = _Member(stream, stream.tell(), shape, dtype)
+        present = self._archive.getinfo(f"{name}.npy").file_size - member.start
+        if dtype.hasobject or member.num_bytes != present:
+            raise DataError(
+                f"{self.path}: array {name} has shape {shape} and dtype {dtype}, but {present} bytes follow; "
+                "expected plain numbers of that size."
+            )
+        if fortran and len(shape) > 1:
+            raise DataError(
+                f"{self.path}: array {name} is in Fortran order; save np.ascontiguousarray of it."
+            )
+        return self._opened.setdefault(name, member)
+
+    def close(self) -> None:
+        """Close the arrays that were opened."""
+        for stream in self._streams:
+            stream.close()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array, from its header."""
-        with self._reading(name), self._open(name) as (_, shape, _dtype):
-            return shape
+        with self._reading(name):
+            return self._member(name).shape
 
     def array(self, name: str) -> NDArray[Any]:
         """Read a small array."""
-        with self._reading(name), self._open(name) as (stream, shape, dtype):
-            size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-            checks.require_memory(4 * size, f"{self.path}: array {name}", "The file may be damaged.")
-            return np.frombuffer(stream.read(size), dtype=dtype).reshape(shape)
+        with self._reading(name):
+            member = self._member(name)
+            checks.require_memory(
+                4 * member.num_bytes, f"{self.path}: array {name}", "The file may be damaged."
+            )
+            member.stream.seek(member.start)
+            return np.frombuffer(member.stream.read(member.num_bytes), member.dtype).reshape(member.shape)
 
     def block(self, name: str, index: int, frames: slice, out: MapArray) -> None:
         """Read map number `index` of a (n_maps, n, n) array row by row, in the range of frames."""
-        with self._reading(name), self._open(name) as (stream, shape, dtype):
+        with self._reading(name):
+            member = self._member(name)
+            shape, dtype = member.shape, member.dtype
             if dtype.kind != "f" or len(shape) != 3 or shape[1] != shape[2]:
                 raise DataError(
-                    f"{self.path}: {name} has shape {shape} and dtype {dtype}; expected floating-point "
+                    f"{self.path}: {name} has shape {shape} and dtype {dtype}; expected floating-point maps "
                     "(n_phi, n, n)."
                 )
-            n = shape[1]
-            start = stream.tell()
-            stream.seek(start + (index * n + frames.start) * n * dtype.itemsize)
+            row_bytes = shape[1] * dtype.itemsize
+            member.stream.seek(member.start + (index * shape[1] + frames.start) * row_bytes)
             with np.errstate(over="ignore"):
                 for row in out:
-                    row[:] = np.frombuffer(stream.read(n * dtype.itemsize), dtype=dtype, count=n)[frames]
+                    row[:] = np.frombuffer(member.stream.read(row_bytes), dtype)[frames]
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
@@ -104,7 +143,11 @@ def open_npz(path: Path) -> Iterator[Members]:
             f"{path} cannot be read as NPZ; it may be damaged or incomplete ({error})."
         ) from error
     with archive:
-        yield Members(path, archive)
+        members = Members(path, archive)
+        try:
+            yield members
+        finally:
+            members.close()
 
 
 def absent(members: Members) -> list[str]:

@@ -77,6 +77,8 @@ def catalog(file: "h5py.File") -> Catalog:
         if baseline == 0:
             dead = zero_frames(out)
             out += 1.0
+            if not (above and below):
+                out[:] = np.triu(out)
             out[dead, :] = out[:, dead] = np.nan
 
     return Catalog(
@@ -132,18 +134,17 @@ Storage = tuple[int, int, ReadRaw, tuple[str, ...]]
 
 
 def _one_array(file: "h5py.File", where: str, q_axis: int) -> Storage:
-    found = hdf5.dataset(file, where)
-    shape: tuple[int, ...] = found.shape or ()
+    shape, dtype = hdf5.shape_and_dtype(file, where)
     square = tuple(length for axis, length in enumerate(shape) if axis != q_axis)
-    if found.dtype.kind != "f" or len(shape) != 3 or square[0] != square[1]:
+    if dtype.kind != "f" or len(shape) != 3 or square[0] != square[1]:
         raise DataError(
-            f"{file.filename}: {where} has shape {shape} and dtype {found.dtype}; "
+            f"{file.filename}: {where} has shape {shape} and dtype {dtype}; "
             f"expected floating-point maps {'(n_q, n, n)' if q_axis == 0 else '(n, n, n_q)'}."
         )
 
     def read(index: int, rows: slice, columns: slice, out: MapArray) -> None:
         selection: Any = (index, rows, columns) if q_axis == 0 else (rows, columns, index)
-        hdf5.read_block(found, selection, out, f"{file.filename}: {where}")
+        hdf5.read_block(hdf5.dataset(file, where), selection, out, f"{file.filename}: {where}")
 
     num_maps = int(shape[q_axis])
     return num_maps, int(square[0]), read, tuple(str(k + 1) for k in range(num_maps))

@@ -1,0 +1,268 @@
+import h5py
+import numpy as np
+import pytest
+
+from homodyne.data import describe, load
+from homodyne.errors import DataError
+
+
+def expected_cells(made, bins) -> dict[tuple[float, float], np.ndarray]:
+    """(q, phi) of each bin by counting the non-empty cells of the grid one by one."""
+    found, number = {}, 0
+    for iq, q in enumerate(made.Q):
+        for ip, phi in enumerate(made.PHI):
+            if iq * made.PHI.size + ip in made.CELLS:
+                number += 1
+                if number in bins:
+                    found[float(q), float(phi)] = made.upper_map(iq * made.PHI.size + ip)
+    return found
+
+
+def has_right_maps(path, made, bins) -> bool:
+    """Whether every map of an APS-U file is loaded at its q and phi."""
+    loaded = {}
+    for q in sorted({q for q, _ in expected_cells(made, bins)}):
+        data = load(path, q=q)
+        loaded |= {(data.q, float(phi)): data.c2[a] for a, phi in enumerate(data.phi)}
+    wanted = expected_cells(made, bins)
+    return loaded.keys() == wanted.keys() and all(
+        np.array_equal(np.triu(loaded[key], 1), np.triu(wanted[key], 1)) for key in wanted
+    )
+
+
+@pytest.mark.parametrize("bins", [range(1, 10), [2, 5, 3, 9, 8], [9, 7, 5, 4, 2, 1]])
+def test_aps_u_bins_reach_their_q_and_phi(aps_u, made, bins):
+    assert has_right_maps(aps_u(bins), made, bins)
+    # planted: a reader that takes bin - 1 for the cell sees the same file as one whose mapping counts on
+    assert not has_right_maps(aps_u(bins, mapping=np.arange(made.CELLS.size)), made, bins)
+
+
+def test_aps_u_facts(aps_u, made):
+    data = load(aps_u(), q=0.0054, gap=2e6)
+    first = int(np.flatnonzero(made.CELLS // 4 == 1)[0])  # bins 3, 4, 5 (cell 6 is empty)
+    assert data.phi.tolist() == [-30.0, 0.0, 90.0]
+    assert data.dt == pytest.approx(0.06)  # 0.01 s * 2 averaged * every third
+    np.testing.assert_allclose(data.t, 0.06 * np.arange(1, made.N + 1), rtol=1e-6)
+    np.testing.assert_array_equal(data.pixels, 10 + first + 1 + np.arange(3))
+    np.testing.assert_allclose(data.mean_counts, 2 * 0.1 * (first + 1 + np.arange(3)), rtol=1e-6)
+    np.testing.assert_array_equal(data.diagonal[0], np.diag(made.upper_map(4)).astype(np.float64))
+    assert load(aps_u(), q=0.004, phi=[45.0]).pixels.tolist() == [12 - 5]  # five pixels of bin 2 are masked
+    assert data.source["format"] == "aps-u"
+    assert data.source["map names"] == "c2_00003, c2_00004, c2_00005"
+    assert data.gap == 2e6
+
+
+def test_8idi(aps_8idi, made):
+    data = load(aps_8idi(), q=0.01)
+    assert data.phi.tolist() == [20.0, 10.0]  # bins 6 and 5, in the order of qphi_bin_to_process
+    made.same(data.c2, np.array([made.upper_map(0), made.upper_map(2)]))
+    assert data.dt == pytest.approx(1.0)
+    assert data.pixels.tolist() == [5.0, 5.0]
+    other = load(aps_8idi(), q=0.005)
+    made.same(other.c2, np.array([made.upper_map(1), made.upper_map(3)]))
+
+
+@pytest.mark.parametrize("mode", ["one_array_q_first", "one_array_q_last", "data_exchange_keys"])
+@pytest.mark.parametrize("elements", ["all", "upper_half", "lower_half"])
+@pytest.mark.parametrize("origin", ["upper_left", "lower_left"])
+@pytest.mark.parametrize("baseline", [0, 1])
+def test_nxxpcs_modes(nxxpcs, made, mode, elements, origin, baseline):
+    path = nxxpcs(mode, baseline, origin, elements)
+    data = load(path, q=0.005)
+    i, j = np.triu_indices(made.N, 1)
+    np.testing.assert_allclose(data.c2[:, i, j], made.cube(2)[:, i, j], rtol=3e-7)
+    np.testing.assert_allclose(data.diagonal, np.einsum("aii->ai", made.cube(2)), rtol=3e-7)
+    assert data.phi.tolist() == [0.0, 30.0]
+    assert data.dt == pytest.approx(0.1)  # 100 ms
+    assert data.pixels.tolist() == [2.0, 2.0]
+    part = load(path, q=0.005, frames=(4, 9))
+    np.testing.assert_array_equal(np.triu(part.c2, 1), np.triu(data.c2[:, 3:9, 3:9], 1))
+
+
+def test_nxxpcs_dead_frame_below_a_zero_baseline(nxxpcs, made):
+    def kill(file):
+        stored = file["/entry/twotime/two_time_corr_func"]
+        stored[:, 3, :] = 0.0
+        stored[:, :, 3] = 0.0
+
+    data = load(nxxpcs(baseline=0, change=kill), q=0.005)
+    assert data.bad_frames.tolist() == [3]
+
+
+def test_npz(npz, made):
+    data = load(npz(), gap=1e6)
+    made.same(data.c2, made.cube(2))
+    assert (data.q, data.phi.tolist()) == (0.0054, [0.0, 90.0])
+    np.testing.assert_allclose(data.t, 0.2 * np.arange(1, made.N + 1))
+    later = load(npz(t1=5.0 + 0.2 * np.arange(made.N), t2=5.0 + 0.2 * np.arange(made.N)))
+    np.testing.assert_allclose(later.t, 5.0 + 0.2 * np.arange(made.N))
+    mesh1, mesh2 = np.meshgrid(0.2 * np.arange(made.N), 0.2 * np.arange(made.N), indexing="ij")
+    np.testing.assert_allclose(load(npz(t1=mesh1, t2=mesh2)).t, data.t)
+    rings = load(npz(wavevector_q_list=np.array([0.005, 0.01])), q=0.01)
+    made.same(rings.c2, made.cube(2)[1:])
+
+
+def test_npy_needs_what_it_does_not_hold(tmp_path, made, real):
+    np.save(tmp_path / "cube.npy", made.cube(2))
+    data = load(tmp_path / "cube.npy", q=0.01, phi=[0.0, 90.0], dt=0.5)
+    made.same(data.c2, made.cube(2))
+    np.save(tmp_path / "one.npy", real)
+    one = load(tmp_path / "one.npy", q=0.01, phi=0.0, dt=1.0, frames=(11, 60))
+    made.same(one.c2[0], real[10:60, 10:60].astype(np.float32))
+    assert one.diagonal is None
+    for given, message in (
+        ({}, "does not state q"),
+        ({"q": 0.01}, "does not state angles; give phi= with 2 values"),
+        ({"q": 0.01, "phi": [0.0, 90.0]}, "does not state dt"),
+        ({"q": 0.01, "phi": [0.0], "dt": 1.0}, "expected a vector of 2 values"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(tmp_path / "cube.npy", **given)
+
+
+def test_q_is_the_nearest_within_one_percent(aps_u):
+    assert load(aps_u(), q=0.00544).q == 0.0054
+    with pytest.raises(
+        DataError, match=r"q = 0.006 1/Å is not in .*nearest is 0.0054.*0.004, 0.0054, 0.0071 1/Å"
+    ):
+        load(aps_u(), q=0.006)
+    with pytest.raises(DataError, match=r"holds 3 values of q; choose one with q=: 0.004, 0.0054, 0.0071"):
+        load(aps_u())
+    assert load(aps_u(bins=[3, 4])).q == 0.0054  # only one q
+
+
+@pytest.mark.parametrize(
+    ("phi", "found"),
+    [
+        (None, [-30.0, 0.0, 90.0]),
+        ((-30.0, 0.0), [-30.0, 0.0]),
+        ((-1, 100), [0.0, 90.0]),
+        ((80, -20), [-30.0, 90.0]),  # counter-clockwise through 180
+        ((320.0, 370.0), [-30.0, 0.0]),
+        ([90.2, -30.0], [90.0, -30.0]),
+        ([330.0], [-30.0]),
+        (0.0, [0.0]),
+        (np.array([0.0, 90.0]), [0.0, 90.0]),
+    ],
+)
+def test_angles(aps_u, phi, found):
+    assert load(aps_u(), q=0.0054, phi=phi).phi.tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"phi": [45.0]}, r"phi = 45 degrees is not in the file .*holds -30, 0, 90"),
+        ({"phi": (100, 120)}, "No angle between 100 and 120"),
+        ({"phi": [0.0, 0.1]}, "same direction twice"),
+        ({"phi": [np.nan]}, "phi = nan degrees"),
+        ({"q": -1.0}, "q = -1.0 1/Å"),
+        ({"frames": (0, 5)}, r"frames = \(0, 5\); expected 1 <= first"),
+        ({"frames": (5, 13)}, "<= 12"),
+        ({"frames": (5, 6)}, "selects 2 frames; expected at least 3"),
+        ({"frames": (1.5, 6)}, "1-based and inclusive"),
+        ({"frames": (1, 2, 3)}, "1-based and inclusive"),
+        ({"dt": 0.0607}, r"dt = 0.0607 s contradicts dt = 0.06 s in .*frame_time"),
+        ({"dt": -1.0}, "dt = -1.0 s"),
+        ({"age_origin": -0.06}, r"t\[0\] = .*expected t > 0"),
+        ({"age_origin": np.inf}, "age_origin = inf"),
+        ({"gap": -1.0}, "gap = -1.0"),
+        ({"format": "hdf"}, "format = 'hdf'; expected one of aps-8idi, aps-u, homodyne, npy, npz, nxxpcs"),
+        ({"format": "npz"}, "is HDF5, which is no container of format = 'npz'"),
+        ({"format": "aps-8idi"}, r"aps-8idi: /exchange/C2T_all, /xpcs/dqlist \(missing\)"),
+    ],
+)
+def test_wrong_selection(aps_u, given, message):
+    with pytest.raises(DataError, match=message):
+        load(aps_u(), **({"q": 0.0054} | given))
+
+
+def test_frames_ages_and_dt(aps_u, made):
+    data = load(aps_u(), q=0.0054, phi=[0.0], frames=(3, 8), age_origin=10.0, dt=0.0603)
+    made.same(data.c2[0], made.upper_map(5)[2:8, 2:8])
+    assert data.frames == (3, 8)
+    assert data.dt == pytest.approx(0.06)  # the file's, as 0.0603 does not contradict it
+    np.testing.assert_allclose(data.t, 10.0 + 0.06 * np.arange(1, 7), rtol=1e-6)
+    np.testing.assert_array_equal(data.diagonal[0], np.diag(made.upper_map(5))[2:8].astype(np.float64))
+
+
+def test_dt_missing_in_the_file(aps_u):
+    def drop(file):
+        del file["/xpcs/twotime/config/avg_frame"]
+
+    path = aps_u(change=drop)
+    with pytest.raises(DataError, match="does not state dt .*missing: /xpcs/twotime/config/avg_frame"):
+        load(path, q=0.0054)
+    assert load(path, q=0.0054, dt=0.2).dt == 0.2
+    assert any("avg_frame" in one for one in describe(path).missing)
+
+
+@pytest.mark.parametrize("shape", [(), (1, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_frame_time_is_a_scalar_or_one_element(aps_u, shape, dtype):
+    def change(file):
+        del file["/entry/instrument/detector_1/frame_time"]
+        file["/entry/instrument/detector_1/frame_time"] = np.full(shape, 0.05, dtype)
+
+    assert load(aps_u(change=change), q=0.0054).dt == pytest.approx(0.3)
+
+
+def test_bad_frames_of_a_file(aps_u, made):
+    def kill(file):
+        for one in file["/xpcs/twotime/correlation_map"].values():
+            one[2, :] = 0.0
+            one[:, 2] = 0.0
+        only = file["/xpcs/twotime/correlation_map/c2_00004"]  # q = 0.0054, phi = 0
+        only[6, 7:], only[:6, 6] = np.nan, np.nan
+
+    path = aps_u(change=kill)
+    data = load(path, q=0.0054)
+    assert data.bad_frames.tolist() == [2]
+    assert data.num_pairs == 3 * 11 * 10 // 2 - 10
+    assert load(path, q=0.0054, frames=(2, 9)).bad_frames.tolist() == [1]
+    assert describe(path).bad_frames == (3,)  # numbered from 1, as frames= is
+
+
+def test_describe(aps_u, aps_8idi, nxxpcs, npz, tmp_path, made):
+    found = describe(aps_u())
+    assert (found.format, found.num_maps, found.num_frames, found.angles_per_q) == ("aps-u", 9, 12, (2, 3, 4))
+    assert (found.suggested_q, found.dt, found.bad_frames) == (0.0071, pytest.approx(0.06), ())
+    text = str(found)
+    for piece in (
+        "aps-u",
+        "9 of 12 x 12 frames",
+        "0.004 (2), 0.0054 (3), 0.0071 (4) 1/Å",
+        "0.06 s",
+        "q = 0.0071",
+        "none",
+    ):
+        assert piece in text
+    assert describe(aps_8idi()).suggested_q == 0.005
+    assert describe(nxxpcs()).angles_per_q == (2, 1)
+    assert describe(npz()).format == "npz"
+    np.save(tmp_path / "cube.npy", made.cube(2))
+    assert "missing     q: give q= in 1/Å" in str(describe(tmp_path / "cube.npy"))
+
+
+def test_units_are_converted(aps_u):
+    def nanometres(file):
+        file["/xpcs/qmap/map_units"][...] = ["1/nm", "rad"]
+        file["/xpcs/qmap/dynamic_v_list_dim0"][...] *= 10
+        file["/xpcs/qmap/dynamic_v_list_dim1"][...] *= np.pi / 180
+
+    data = load(aps_u(change=nanometres), q=0.0054)
+    assert data.q == pytest.approx(0.0054)
+    np.testing.assert_allclose(data.phi, [-30.0, 0.0, 90.0])
+
+
+def test_only_the_selected_maps_are_read(aps_u):
+    def spoil(file):  # a map that cannot be read does not matter until it is asked for
+        for name in ("c2_00007", "c2_00009"):
+            path = f"/xpcs/twotime/correlation_map/{name}"
+            del file[path]
+            file[path] = h5py.ExternalLink("elsewhere.hdf", path)
+
+    path = aps_u(change=spoil)
+    assert load(path, q=0.0054).num_angles == 3
+    with pytest.raises(DataError, match="link to another file"):
+        load(path, q=0.0071)

@@ -1,0 +1,234 @@
+import os
+import subprocess
+import sys
+import textwrap
+
+import h5py
+import numpy as np
+import pytest
+
+from homodyne.data import describe, from_cube, load, save_hdf5, save_npz, write_aps_u
+from homodyne.errors import DataError, ExecutionError, InputError
+
+N = 14
+
+
+def measured(q=0.0054, phi=(-20.0, 0.0, 35.0), seed=0, **given):
+    """Data as a detector gives them: raw diagonal, dead frames (one at one angle only), a missing point."""
+    rng = np.random.default_rng(seed)
+    maps = np.triu(rng.normal(1.1, 0.05, (len(phi), N, N)), 1).astype(np.float32)
+    maps[:, range(N), range(N)] = rng.normal(3.0, 0.2, (len(phi), N))
+    maps[:, 4, :] = maps[:, :, 4] = 0.0
+    maps[0, 2, 7] = np.nan
+    maps[1:2, 9, 9:] = maps[1:2, :10, 9] = np.nan
+    given = {
+        "gap": 2e6,
+        "pixels": 50 + np.arange(len(phi)),
+        "mean_counts": 0.25 + np.arange(len(phi)),
+    } | given
+    return from_cube(maps, given.pop("t", 0.3 + 0.1 * np.arange(N)), phi, q, **given)
+
+
+def assert_same(one, two, *, exact=True):
+    i, j = np.triu_indices(N, 1)
+    np.testing.assert_array_equal(one.c2[:, i, j], two.c2[:, i, j])
+    np.testing.assert_array_equal(one.good, two.good)
+    assert (one.num_pairs, one.frames) == (two.num_pairs, two.frames) or not exact
+    tolerance = 0 if exact else 1e-6
+    for name in ("t", "phi", "diagonal", "pixels", "mean_counts"):
+        first, second = getattr(one, name), getattr(two, name)
+        assert (first is None) == (second is None), name
+        if first is not None:
+            np.testing.assert_allclose(first, second, rtol=tolerance, atol=0)
+    assert one.q == pytest.approx(two.q, rel=tolerance)
+    assert one.dt == pytest.approx(two.dt, rel=tolerance)
+    if exact:
+        assert (one.gap, one.age_origin, dict(one.source)) == (two.gap, two.age_origin, dict(two.source))
+
+
+VARIANTS = {
+    "everything": {},
+    "bare": {"gap": None, "pixels": None, "mean_counts": None},
+    "uneven times": {"t": 1.0 + np.arange(N) ** 2},
+    "frames": {"frames": (101, 114), "source": {"path": "elsewhere", "note": "Å"}},
+}
+
+
+@pytest.mark.parametrize("given", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize(("save", "name"), [(save_npz, "a.npz"), (save_hdf5, "a.h5")])
+def test_own_files_give_everything_back(tmp_path, save, name, given):
+    data = measured(**given)
+    save(tmp_path / name, data)
+    again = load(tmp_path / name)
+    facts = {"path", "format", "dt"} - dict(data.source).keys()
+    assert facts <= dict(again.source).keys()
+    for key in facts:
+        del again.source[key]
+    assert_same(again, data)
+    assert describe(tmp_path / name).format == "homodyne"
+    part = load(tmp_path / name, phi=[0.0], frames=(2, 11))
+    np.testing.assert_array_equal(part.t, data.t[1:11])
+    assert part.frames == (data.frames[0] + 1, data.frames[0] + 10)
+    with pytest.raises(DataError, match="states the age of every frame"):
+        load(tmp_path / name, age_origin=7.0)
+
+
+def test_frames_left_out_by_hand_stay_out(tmp_path):
+    import dataclasses
+
+    data = measured()
+    fewer = dataclasses.replace(data, good=data.good & (np.arange(N) != 6), diagonal=None)
+    save_npz(tmp_path / "a.npz", fewer)
+    again = load(tmp_path / "a.npz")
+    assert again.bad_frames.tolist() == [4, 6]
+    assert again.diagonal is None
+    assert again.num_pairs == fewer.num_pairs
+    assert data.good[6]
+
+
+@pytest.mark.parametrize("name", ["t", "scalars", "source", "c2", "pixels"])
+def test_own_files_are_checked_too(tmp_path, name):
+    save_npz(tmp_path / "a.npz", measured())
+    with np.load(tmp_path / "a.npz") as file:
+        fields = dict(file)
+    np.savez(tmp_path / "short.npz", **fields | {name: fields[name][:-1]})
+    with pytest.raises(DataError, match=f"{name}|expected"):
+        load(tmp_path / "short.npz")
+    np.savez(tmp_path / "new.npz", **fields | {"homodyne_two_time": np.array(2)})
+    with pytest.raises(DataError, match="Update homodyne"):
+        load(tmp_path / "new.npz")
+
+
+def test_aps_u_round_trip_of_one_q(tmp_path):
+    data = measured()
+    write_aps_u(tmp_path / "one.hdf", data)
+    again = load(tmp_path / "one.hdf", gap=2e6, age_origin=data.age_origin)
+    assert_same(again, data, exact=False)
+    assert again.num_pairs == data.num_pairs
+
+
+def test_aps_u_round_trip_with_empty_bins(tmp_path):
+    sets = [measured(0.0054, (-20.0, 0.0, 35.0)), measured(0.003, (0.0, 90.0), 1), measured(0.01, (35.0,), 2)]
+    path = tmp_path / "many.hdf"
+    write_aps_u(path, sets, q_list=[0.003, 0.0054, 0.007, 0.01], phi_list=[-20.0, 0.0, 10.0, 35.0, 90.0])
+    for data in sets:
+        again = load(path, q=data.q, age_origin=data.age_origin)
+        assert_same(again, data, exact=False)
+    with h5py.File(path) as file:
+        mapping = file["/xpcs/qmap/dynamic_index_mapping"][()]
+        assert mapping.tolist() == [1, 4, 5, 6, 8, 18]
+        assert file["/xpcs/twotime/processed_bins"][()].tolist() == [1, 2, 3, 4, 5, 6]
+        first = file["/xpcs/twotime/correlation_map/c2_00001"]
+        assert (first.compression, first.chunks, first.dtype) == ("lzf", (N, N), np.float32)
+        assert not np.tril(first[()], -1).any()
+        np.testing.assert_array_equal(first[4], 0.0)
+        roi, mask = file["/xpcs/qmap/dynamic_roi_map"][()], file["/xpcs/qmap/mask"][()]
+        assert np.bincount(roi[mask > 0]).tolist() == [0, 50, 51, 50, 51, 52, 50]
+    # planted: with bins taken for cells the maps come out under other q and phi
+    with h5py.File(path, "r+") as file:
+        file["/xpcs/qmap/dynamic_index_mapping"][...] = np.arange(6)
+    wrong = load(path, q=0.0054)
+    assert wrong.phi.tolist() != sets[0].phi.tolist()
+
+
+def test_normalized_g2_is_the_mean_along_diagonals(tmp_path):
+    data = measured()
+    write_aps_u(tmp_path / "one.hdf", data)
+    with h5py.File(tmp_path / "one.hdf") as file:
+        whole, parts = (
+            file["/xpcs/twotime/normalized_g2"][()],
+            file["/xpcs/twotime/normalized_g2_segments"][()],
+        )
+    full = np.where(np.eye(N, dtype=bool), data.diagonal[:, None, :], data.c2)
+    for lag in range(N):
+        for a in range(3):
+            assert whole[lag, a] == pytest.approx(np.nanmean(np.diagonal(full[a], lag)), rel=1e-6)
+    assert parts.shape == (2, 5, 3)
+    assert parts[1, 3, 0] == pytest.approx(data.c2[0, 6, 7], rel=1e-6)
+    assert np.isnan(parts[1, 2, 0])  # frames 4 and 5, and 4 is dead
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (list, "empty list"),
+        (lambda: [measured(), measured(seed=1)], "same q twice"),
+        (
+            lambda: [measured(), measured(0.01, t=0.3 + 0.2 * np.arange(N))],
+            "expected frames of one measurement",
+        ),
+        (lambda: measured(t=1.0 + np.arange(N) ** 2), "no time axis"),
+        (lambda: measured(pixels=50.5), "expected whole numbers of pixels"),
+    ],
+)
+def test_what_the_aps_u_layout_cannot_hold(tmp_path, make, message):
+    with pytest.raises(DataError, match=message):
+        write_aps_u(tmp_path / "no.hdf", make())
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match=r"q_list lacks \[0.0054\]"):
+        write_aps_u(tmp_path / "no.hdf", measured(), q_list=[0.01])
+
+
+@pytest.mark.parametrize("save", [save_npz, save_hdf5, write_aps_u])
+def test_places_that_cannot_be_written(tmp_path, save):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "none" / "a.h5", tmp_path / "file" / "a.h5", tmp_path / "folder"):
+        with pytest.raises(InputError, match="cannot be written") as caught:
+            save(path, measured())
+        assert caught.value.exit_code == 2
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("save", [save_npz, save_hdf5, write_aps_u])
+def test_full_disk_leaves_the_old_file(tmp_path, save):
+    """A real limit on the size of files, in a process of its own: writes fail as on a full disk."""
+    path = tmp_path / "result.h5"
+    path.write_bytes(b"the old file")
+    script = f"""
+        import resource
+        import numpy as np
+        from homodyne.data import from_cube, {save.__name__}
+        from homodyne.errors import ExecutionError
+
+        maps = np.random.default_rng(0).normal(1.1, 0.05, (6, 150, 150)).astype(np.float32)
+        data = from_cube(np.triu(maps), np.arange(1.0, 151.0), np.arange(6.0), 0.01, pixels=100)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            {save.__name__}({str(path)!r}, data)
+        except ExecutionError as error:
+            print(error.exit_code, error)
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"4 {path} could not be written (File too large)"), done.stderr
+    assert "intact" in done.stdout
+    assert done.stderr == ""
+    assert path.read_bytes() == b"the old file"
+    assert [one.name for one in tmp_path.iterdir()] == ["result.h5"]
+
+
+def test_old_file_is_replaced_with_usual_permissions(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_bytes(b"old")
+    save_npz(path, measured())
+    assert load(path).num_angles == 3
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path):
+    from homodyne.data.atomic import replacing
+
+    path = tmp_path / "a.bin"
+    with pytest.raises(ZeroDivisionError), replacing(path) as sink:
+        sink.write(b"half")
+        raise ZeroDivisionError
+    with pytest.raises(ExecutionError, match="No space left"), replacing(path) as sink:
+        sink.write(b"half")
+        sink.error = OSError(28, os.strerror(28))
+    assert not list(tmp_path.iterdir())
