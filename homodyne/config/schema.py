@@ -225,9 +225,25 @@ class NLSQConfig(Section):
     """Pilot fit: least squares from many starting points."""
 
     num_candidates: PositiveInt = Field(1000, description="draws from the prior that are compared")
-    num_starts: PositiveInt = Field(16, description="best of them, from which the fit climbs")
-    max_iterations: PositiveInt = Field(200, description="iterations of one climb")
-    thin_points: PositiveInt = Field(20_000, description="pairs of frames used until the modes are found")
+    num_starts: PositiveInt = Field(12, description="best of them, from which the fit climbs")
+    max_iterations: PositiveInt = Field(100, description="iterations of one climb")
+    thin_points: PositiveInt = Field(50_000, description="pairs of frames used until the modes are found")
+
+
+class LaplaceConfig(Section):
+    """Normal approximation at the mode."""
+
+    num_draws: Annotated[int, Field(ge=100)] = Field(
+        1000, description="draws of the approximation, and of the weighted points where they replace it"
+    )
+
+
+class LaplaceConfig(Section):
+    """Normal approximation at the mode."""
+
+    num_draws: PositiveInt = Field(
+        4000, description="draws in all; also of reweighted points where the verdict is CORRECTED"
+    )
 
 
 class MCMCConfig(Section):
@@ -250,13 +266,15 @@ class OptimizationConfig(Section):
         "auto", description="auto takes the cheapest method whose result is certified"
     )
     nlsq: NLSQConfig = NLSQConfig()
+    laplace: LaplaceConfig = LaplaceConfig()
+    laplace: LaplaceConfig = LaplaceConfig()
     mcmc: MCMCConfig = MCMCConfig()
 
 
 class CertificateConfig(Section):
     """Check of the posterior against exact evaluations."""
 
-    num_points: Annotated[int, Field(ge=50)] = Field(400, description="exact evaluations of the posterior")
+    num_points: Annotated[int, Field(ge=100)] = Field(400, description="exact evaluations of the posterior")
 
 
 class OutputConfig(Section):

@@ -62,7 +62,7 @@ def test_what_is_written_reads_back(data):
         ("? [1, 2]\n: 3", "keys must be plain words"),
         ("a: 1\n---\nb: 2\n", "another document"),
         ("\x00", "not readable as YAML"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 20_000, "nested too deeply"),
         ("a" * (yaml.MAX_BYTES + 1), "longer than"),
     ],
 )
