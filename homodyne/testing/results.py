@@ -190,7 +190,8 @@ def _posterior_draws(
         split = z.size - 2 * data.num_angles
         contrast, offset = z[split:].reshape(2, data.num_angles, 1)
         g = correlation.g(data.phi[:, None], t1, t2, physical(z[:split]), q=data.q, gap=data.gap)
-        return (offset + contrast * g).ravel()
+        c2: jax.Array = (offset + contrast * g).ravel()
+        return c2
 
     jacobian = np.asarray(jax.jit(jax.jacfwd(curves))(jnp.asarray(center))) / sigma
     fisher = jacobian.T @ jacobian * (i.size / t1.size)

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import fields
+from io import BytesIO
 from pathlib import Path
 
 import arviz_stats
@@ -13,6 +15,7 @@ import pytest
 import xarray as xr
 
 from homodyne.errors import InputError
+from homodyne.optimization.cmc.netcdf import seal
 from homodyne.optimization.cmc.result import MCMCResult, load_result
 
 
@@ -77,59 +80,87 @@ def test_file_opens_in_xarray_and_arviz(laminar, saved):
     assert len(table) == 1 + len(result.phi)
 
 
+def edit(path: Path, change, *, sealed: bool) -> None:
+    """Change a result file with HDF5; ``sealed`` forges the checksum, so that later checks are reached."""
+    content = BytesIO(path.read_bytes())
+    with h5py.File(content, "r+") as file:
+        change(file)
+    path.write_bytes(seal(content.getvalue()) if sealed else content.getvalue())
+
+
 def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(InputError, match="no result file"):
         load_result(tmp_path / "absent.nc")
     with pytest.raises(InputError, match="no result file"):
         load_result(tmp_path)
-    for content in (
-        b"",
-        b"PK\x03\x04 not a result",
-        b"\x89HDF\r\n\x1a\n",
-        b"\x89HDF\r\n\x1a\n" + bytes(5000),
-    ):
-        (tmp_path / "foreign.nc").write_bytes(content)
-        with pytest.raises(InputError, match=r"foreign\.nc"):
-            load_result(tmp_path / "foreign.nc")
-    with h5py.File(tmp_path / "other.h5", "w") as file:
+    other = BytesIO()
+    with h5py.File(other, "w") as file:
         file["c2"] = np.ones((3, 3))
-    with pytest.raises(InputError, match="homodyne_format"):
-        load_result(tmp_path / "other.h5")
+    empty_hdf5 = b"\x89HDF\r\n\x1a\n" + bytes(5000)
+    for content in (b"", b"PK\x03\x04 not a result", empty_hdf5, other.getvalue()):
+        (tmp_path / "foreign.nc").write_bytes(content)
+        with pytest.raises(InputError, match=r"foreign\.nc.*checksum"):
+            load_result(tmp_path / "foreign.nc")
+        (tmp_path / "foreign.nc").write_bytes(seal(content))
+        with pytest.raises(InputError, match=r"foreign\.nc.*not written by homodyne"):
+            load_result(tmp_path / "foreign.nc")
 
 
 def test_truncated_file(saved):
     content = saved.read_bytes()
     for length in (*range(0, len(content), len(content) // 25), len(content) - 1):
         saved.write_bytes(content[:length])
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="checksum"):
             load_result(saved)
 
 
-def change(file: h5py.File, name: str) -> None:
-    if name == "draw":
-        file["posterior/D0"][1, 7] = np.nextafter(file["posterior/D0"][1, 7], np.inf)
-    elif name == "noise":
-        file["constant_data/sigma"][0] *= 2
-    elif name == "verdict":
-        file.attrs["verdict"] = '"REFUSED"'
-    elif name == "json":
-        file.attrs["config"] = '{"a": '
-    elif name == "kind":
-        file.attrs["units"] = "[]"
-    elif name == "version":
-        file.attrs["homodyne_format"] = "homodyne result 99"
-    elif name == "lost":
-        del file["sample_stats/lp"]
-    elif name == "group":
-        del file["posterior"]
+def test_any_flipped_bit_is_seen(saved):
+    """Among them bits that send HDF5 into an endless loop."""
+    content = saved.read_bytes()
+    rng = np.random.default_rng(0)
+    for place, bit in zip(rng.integers(0, len(content), 300), rng.integers(0, 8, 300), strict=True):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << bit
+        saved.write_bytes(damaged)
+        with pytest.raises(InputError, match="checksum"):
+            load_result(saved)
 
 
-@pytest.mark.parametrize("name", ["draw", "noise", "verdict", "json", "kind", "version", "lost", "group"])
-def test_changed_file_is_refused(saved, name):
-    """A single bit of one draw is enough; each entry is a planted fault."""
-    with h5py.File(saved, "r+") as file:
-        change(file, name)
-    with pytest.raises(InputError, match=r"fit\.nc"):
+def test_file_of_another_version(saved):
+    saved.write_bytes(saved.read_bytes().replace(b"homodyne result 1 sha256", b"homodyne result 2 sha256"))
+    with pytest.raises(InputError, match="this version"):
+        load_result(saved)
+
+
+def next_draw(file: h5py.File) -> None:
+    file["posterior/D0"][1, 7] = np.nextafter(file["posterior/D0"][1, 7], np.inf)
+
+
+def test_change_by_another_program_is_seen(saved):
+    edit(saved, next_draw, sealed=False)
+    with pytest.raises(InputError, match="checksum"):
+        load_result(saved)
+
+
+def set_attribute(name: str, text: str):
+    return lambda file: file.attrs.__setitem__(name, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_attribute("verdict", '"REFUSED"'), "certificate says"),
+        (set_attribute("config", '{"a": '), "JSON"),
+        (set_attribute("units", "[]"), "units"),
+        (set_attribute("certificate", '{"verdict": "CERTIFIED"}'), "missing"),
+        (lambda file: file["posterior"].__delitem__("alpha"), "alpha must have either"),
+        (lambda file: file.__delitem__("posterior"), "posterior"),
+        (lambda file: file["posterior/D0"].__setitem__((0, 0), np.nan), "not finite"),
+    ],
+)
+def test_contradictory_content_is_refused(saved, change, message):
+    edit(saved, change, sealed=True)
+    with pytest.raises(InputError, match=message):
         load_result(saved)
 
 
@@ -138,24 +169,31 @@ def test_file_may_not_reach_outside_itself(saved, tmp_path):
         file["D0"] = np.ones((4, 50))
     plain = saved.read_bytes()
     for link in (h5py.ExternalLink("secret.h5", "D0"), h5py.SoftLink("/posterior/alpha")):
-        saved.write_bytes(plain)
-        with h5py.File(saved, "r+") as file:
+
+        def replace(file, link=link):
             del file["posterior/D0"]
             file["posterior/D0"] = link
+
+        saved.write_bytes(plain)
+        edit(saved, replace, sealed=True)
         with pytest.raises(InputError, match="link"):
             load_result(saved)
-    with h5py.File(saved, "r+") as file:
-        del file["posterior/D0"]
-        file["posterior"].create_dataset(
-            "D0", (4, 50), "f8", external=[(str(tmp_path / "secret.h5"), 0, 1600)]
-        )
+
+    def store_elsewhere(file):
+        place = [(str(tmp_path / "secret.h5"), 0, 1600)]
+        file["posterior"].create_dataset("secret", (4, 50), "f8", external=place)
+
+    saved.write_bytes(plain)
+    edit(saved, store_elsewhere, sealed=True)
     with pytest.raises(InputError, match="another file"):
         load_result(saved)
 
 
 def test_declared_size_is_not_believed(saved):
-    with h5py.File(saved, "r+") as file:
+    def declare(file):
         file["posterior"].create_dataset("bomb", (10**6, 10**6), "f8", chunks=(1000, 1000))
+
+    edit(saved, declare, sealed=True)
     with pytest.raises(InputError, match="declares"):
         load_result(saved)
 
@@ -163,6 +201,7 @@ def test_declared_size_is_not_believed(saved):
 _FULL_DISK = """
 import resource, signal, sys
 from homodyne.errors import ExecutionError
+from homodyne.optimization.cmc.netcdf import seal
 from homodyne.optimization.cmc.result import load_result
 result = load_result(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -200,9 +239,7 @@ def test_full_disk_leaves_the_old_file(saved):
     assert [entry.name for entry in saved.parent.iterdir()] == ["fit.nc"]
 
 
-def test_directory_that_may_not_be_written(tmp_path_factory):
-    import tempfile
-
+def test_directory_that_may_not_be_written():
     with tempfile.TemporaryDirectory() as place:
         target = Path(place) / "old.nc"
         target.write_bytes(b"old")

@@ -1,11 +1,12 @@
 """The NetCDF file of a result: groups as ArviZ names them, the rest as JSON in root attributes.
 
-``result_to_datatree`` and ``result_to_bytes`` write, ``read_result`` reads. A file is untrusted input: its
-structure is checked before anything is loaded (no links to other files, no more data declared than can be
-there), and a digest over all values must agree.
+``result_to_datatree`` and ``result_to_bytes`` write, ``read_result`` reads. A file is untrusted input: the
+checksum at its end must agree before HDF5 sees it, and its structure is checked before anything is loaded (no
+links to other files, no more data declared than can be there).
 """
 
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -20,6 +21,7 @@ from homodyne.optimization.cmc.result import PLAIN_FIELDS, Array, MCMCResult
 from homodyne.optimization.cmc.summary import PER_ANGLE
 
 _FORMAT = "homodyne result 1"
+_SEAL = f"{_FORMAT} sha256 ".encode()
 _MAX_COMPRESSION = 1100  # deflate reaches 1032 to 1: more data than that cannot be in an honest file
 _CONSTANTS = {
     "t": ("frame", "s"),
@@ -52,7 +54,7 @@ def result_to_datatree(result: MCMCResult) -> xr.DataTree:
         if getattr(result, name) is not None
     }
     plain = {name: json.dumps(value, sort_keys=True) for name, value in _plain_fields(result).items()}
-    attributes = {"homodyne_format": _FORMAT, "homodyne_digest": _digest(result), **plain}
+    attributes = {"homodyne_format": _FORMAT, **plain}
     return xr.DataTree.from_dict(
         {
             "/": xr.Dataset(attrs=attributes),
@@ -63,12 +65,17 @@ def result_to_datatree(result: MCMCResult) -> xr.DataTree:
     )
 
 
-def result_to_bytes(result: MCMCResult) -> memoryview:
-    """Content of the NetCDF file of ``result``."""
-    content: memoryview | None = result_to_datatree(result).to_netcdf(engine="h5netcdf")
-    if content is None:
-        raise TypeError("xarray wrote to no file and returned nothing")
-    return content
+def result_to_bytes(result: MCMCResult) -> bytes:
+    """Content of the sealed NetCDF file of ``result``."""
+    content = result_to_datatree(result).to_netcdf(engine="h5netcdf")
+    if not isinstance(content, memoryview):
+        raise TypeError(f"xarray returned {type(content).__name__} where the content of a file was expected")
+    return seal(content.tobytes())
+
+
+def seal(content: bytes) -> bytes:
+    """``content`` followed by its SHA-256; HDF5 does not look at what follows the end of its data."""
+    return content + _SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
 def read_result(path: str | os.PathLike[str]) -> MCMCResult:
@@ -77,16 +84,37 @@ def read_result(path: str | os.PathLike[str]) -> MCMCResult:
     if not place.is_file():
         raise InputError(f"no result file at {os.fspath(path)!r}; give the .nc file that a fit has saved")
     try:
-        _check_structure(place)
-        with xr.open_datatree(place, engine="h5netcdf", decode_times=False, decode_timedelta=False) as tree:
+        content = _sealed_content(place)
+        _check_structure(content)
+        options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "phony_dims": "access"}
+        with xr.open_datatree(io.BytesIO(content), engine="h5netcdf", **options) as tree:
             return _from_datatree(tree.load())
     except InputError as error:
         raise InputError(f"{os.fspath(path)!r} cannot be used as a result: {error}") from error
     except _DAMAGE as error:
         raise InputError(
             f"{os.fspath(path)!r} cannot be read as a homodyne result ({type(error).__name__}: {error}); "
-            "it is truncated, damaged or another kind of file"
+            "it was not written by homodyne"
         ) from error
+
+
+def _sealed_content(place: Path) -> bytes:
+    """What stands before the seal, once the seal agrees with it: HDF5 can hang on damaged files."""
+    length = len(_SEAL) + 2 * hashlib.sha256().digest_size
+    with place.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(size - length, 0))
+        end = stream.read()
+        if not end.startswith(_SEAL):
+            raise InputError(
+                "it does not end with the checksum that this version of homodyne writes; it is truncated, "
+                "was changed by another program, or is another kind of file"
+            )
+        stream.seek(0)
+        content = stream.read(size - length)
+    if hashlib.sha256(content).hexdigest().encode() != end[len(_SEAL) :]:
+        raise InputError("its checksum is wrong; the file was damaged or changed after it was saved")
+    return content
 
 
 def _from_datatree(tree: xr.DataTree) -> MCMCResult:
@@ -96,31 +124,19 @@ def _from_datatree(tree: xr.DataTree) -> MCMCResult:
     certificate = plain.pop("certificate")
     dataset = tree["constant_data"].to_dataset()
     constants: dict[str, Any] = {name: dataset[name].values for name in _CONSTANTS if name in dataset}
-    result = MCMCResult(
+    return MCMCResult(
         samples=_arrays(tree["posterior"].to_dataset()),
         sample_stats=_arrays(tree["sample_stats"].to_dataset()),
         certificate=None if certificate is None else Certificate.from_dict(certificate),
         **constants,
         **plain,
     )
-    if _digest(result) != tree.attrs["homodyne_digest"]:
-        raise InputError(
-            "its values do not agree with its digest; the file was damaged or changed after it was saved"
-        )
-    return result
 
 
-def _check_structure(path: Path) -> None:
-    """Refuse other kinds of files, links and storage outside the file, and sizes that cannot be there."""
-    if not h5py.is_hdf5(path):
-        raise InputError("it is not a NetCDF-4 file")
+def _check_structure(content: bytes) -> None:
+    """Refuse links and storage outside the file, and sizes that cannot be there."""
     declared = 0
-    with h5py.File(path, "r") as file:
-        form = file.attrs.get("homodyne_format")
-        if form != _FORMAT:
-            raise InputError(
-                f"attribute homodyne_format is {form!r}; this version of homodyne reads {_FORMAT!r}"
-            )
+    with h5py.File(io.BytesIO(content), "r") as file:
         groups = [file]
         while groups:
             group = groups.pop()
@@ -136,27 +152,13 @@ def _check_structure(path: Path) -> None:
                     if item.external or item.is_virtual:
                         raise InputError(f"{item.name} is stored in another file, which a result never does")
                     declared += item.nbytes
-    if declared > _MAX_COMPRESSION * path.stat().st_size:
+    if declared > _MAX_COMPRESSION * len(content):
         raise InputError(f"it declares {declared} bytes of draws, far more than the file can hold")
 
 
 def _plain_fields(result: MCMCResult) -> dict[str, Any]:
     certificate = None if result.certificate is None else result.certificate.to_dict()
     return {**{name: getattr(result, name) for name in PLAIN_FIELDS}, "certificate": certificate}
-
-
-def _digest(result: MCMCResult) -> str:
-    """SHA-256 over every value of the result, independent of how the file lays them out."""
-    total = hashlib.sha256(json.dumps(_plain_fields(result), sort_keys=True).encode())
-    constants = {
-        name: np.asarray(getattr(result, name)) for name in _CONSTANTS if getattr(result, name) is not None
-    }
-    for group in (result.samples, result.sample_stats, constants):
-        for name in sorted(group):
-            values = group[name]
-            total.update(f"{name}{values.dtype.newbyteorder('<').str}{values.shape}".encode())
-            total.update(values.astype(values.dtype.newbyteorder("<")).tobytes())
-    return total.hexdigest()
 
 
 def _variable(result: MCMCResult, name: str, draws: Array) -> tuple[tuple[str, ...], Array, dict[str, str]]:
