@@ -271,6 +271,14 @@ class ParameterSpace:
             raise InputError(f"{given}: the rates J and gamma_dot must be positive and values inside their bounds")
         return z
 
+    def canonical(self, z: Array, around: float = 0.0) -> Array:
+        """The same points (..., >= dim) with a circular phi0 within 90 degrees of `around`; phi0 + 180 is the same flow."""
+        z = np.array(z)
+        if self._plain_names[-1] == "phi0" and self.priors["phi0"].circular:
+            k = self.dim - 1
+            z[..., k] -= 180.0 * np.round((z[..., k] - around) / 180.0)
+        return z
+
     def supported(self, z: jax.Array) -> jax.Array:
         """Whether J and γ̇ are positive from the first to the last time; each is monotone, so both ends decide."""
         ends = jnp.array([self.t_first, self.t_last])

@@ -16,6 +16,7 @@ import numpy as np
 from homodyne.core.likelihood import Likelihood
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Progress = Callable[[str, int, int], None]
 
 SIGMA_PRIOR = (np.log(0.1), 3.0)
 """Mean and standard deviation of the normal prior of log sigma, where sigma is sampled."""
@@ -83,17 +84,19 @@ class Posterior:
         return jax.jit(jax.value_and_grad(self.log_density))
 
     @cached_property
-    def _named(self) -> Callable[[Any], tuple[dict[str, jax.Array], jax.Array, jax.Array, jax.Array]]:
+    def _named(self) -> Callable[[Any], Any]:
         def named(z: jax.Array) -> Any:
             own, sigma = self.split(z)
-            mean, cov = self.likelihood.scaling_posterior(self.likelihood.moments(own), sigma)
-            return self.likelihood.space.physical(own), sigma, mean, cov
+            moments = self.likelihood.moments(own)
+            mean, cov = self.likelihood.scaling_posterior(moments, sigma)
+            log_density = self.log_prior(z) + self.likelihood.from_moments(moments, sigma).sum()
+            return self.likelihood.space.physical(own), sigma, mean, cov, log_density
 
         return jax.jit(named)
 
     def physical_draws(
-        self, z: Array, rng: np.random.Generator, progress: Callable[[int], None] = lambda done: None
-    ) -> dict[str, Array]:
+        self, z: Array, rng: np.random.Generator, progress: Progress = lambda stage, done, total: None
+    ) -> tuple[dict[str, Array], Array]:
         """Draws of the physical parameters, contrast, offset and, where sampled, sigma from draws of z.
 
         Parameters
@@ -103,27 +106,29 @@ class Posterior:
         rng : numpy Generator
             Source of the conditional draws of (offset, contrast).
         progress : callable
-            Told the number of passes that are done.
+            Told ("contrast and offset", passes done, total).
 
         Returns
         -------
-        dict
+        draws : dict
             Free parameters of shape (...,), "contrast" and "offset" (and "sigma") of shape (..., n_phi).
+        log_density : (...,) array
+            Exact log posterior density at the draws of z.
         """
-        flat = z.reshape(-1, self.dim)
-        distinct, which = np.unique(flat, axis=0, return_inverse=True)
-        n_phi = len(self.likelihood.phi)
-        params = np.empty((len(distinct), len(self.likelihood.space.names)))
-        sigma, mean, root = np.empty((len(distinct), n_phi)), np.empty((len(distinct), n_phi, 2)), np.empty((len(distinct), n_phi, 2, 2))
+        space, n_phi = self.likelihood.space, len(self.likelihood.phi)
+        distinct, which = np.unique(z.reshape(-1, self.dim), axis=0, return_inverse=True)
+        count, which = len(distinct), which.reshape(z.shape[:-1])
+        params, lp = np.empty((count, len(space.names))), np.empty(count)
+        sigma, mean, root = np.empty((count, n_phi)), np.empty((count, n_phi, 2)), np.empty((count, n_phi, 2, 2))
         for k, point in enumerate(distinct):
-            by_name, sigma[k], mean[k], cov = self._named(point)
-            params[k] = [by_name[name] for name in self.likelihood.space.names]
+            by_name, sigma[k], mean[k], cov, lp[k] = self._named(point)
+            params[k] = [by_name[name] for name in space.names]
             root[k] = np.linalg.cholesky(cov)
-            progress(k + 1)
-        pair = mean[which] + np.einsum("spij,spj->spi", root[which], rng.standard_normal((len(flat), n_phi, 2)))
-        named = {name: params[which, k] for k, name in enumerate(self.likelihood.space.names)}
-        draws = {name: named[name].reshape(z.shape[:-1]) for name in self.likelihood.space.free_names}
-        draws["contrast"], draws["offset"] = (pair[..., k].reshape(*z.shape[:-1], n_phi) for k in (1, 0))
+            progress("contrast and offset", k + 1, count)
+        noise = rng.standard_normal((*which.shape, n_phi, 2))
+        pair = mean[which] + np.einsum("...ij,...j->...i", root[which], noise)
+        draws = {name: params[which, k] for k, name in enumerate(space.names) if name in space.free_names}
+        draws["contrast"], draws["offset"] = pair[..., 1], pair[..., 0]
         if self.sigma is None:
-            draws["sigma"] = sigma[which].reshape(*z.shape[:-1], n_phi)
-        return draws
+            draws["sigma"] = sigma[which]
+        return draws, lp[which]

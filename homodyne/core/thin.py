@@ -29,7 +29,7 @@ def thin_block(c2: Array, good: Array, points: int) -> Block:
     if n * (n - 1) // 2 * len(c2) <= points:
         return block_from_maps(c2, rows=frames, columns=frames)
     lags = np.unique(np.round(1.5 ** np.arange(np.log(n) / np.log(1.5))).astype(np.int64))
-    num_rows = 4
+    num_rows = 12
     while True:
         rows = np.unique(np.linspace(0, n - 2, num_rows).astype(np.int64))
         columns = np.unique(np.concatenate([rows, (rows[:, None] + lags[None, :]).ravel(), [n - 1]]))

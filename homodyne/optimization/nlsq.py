@@ -30,6 +30,7 @@ _DEAD = 30.0  # a mode whose log density is this far below the best one carries 
 _FAR_STEPS = 40  # iterations of a climb with the stand-in for the prior
 _MOST_MODES = 4  # modes that are followed on all data
 _LEVEL = 1e-4  # a climb stops when an accepted step gains less than this in log density
+_HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at which a climb has arrived
 
 
@@ -123,6 +124,7 @@ class _Slope:
             return jax.value_and_grad(target.log_likelihood)(z), jax.value_and_grad(target.log_prior)(z)
 
         self._program = jax.jit(density)
+        self.space = posterior.likelihood.space
         self.surrogate = surrogate
         self.gradients = 0
 
@@ -167,7 +169,7 @@ class _Slope:
             cost, np.zeros(len(z)), jac=True, hess=curvature, method="trust-exact", callback=stop_when_level,
             options={"maxiter": max_iterations, "gtol": 0.0, "initial_trust_radius": 1.0, "max_trust_radius": 100.0},
         )  # fmt: skip
-        return self.mode(z + root @ found.x, sigma, root, step)
+        return self.mode(self.space.canonical(z + root @ found.x), sigma, root, step)
 
     def mode(self, z: Array, sigma: Array, root: Array, step: float) -> Mode | None:
         """Curvature at z, first with the given scales and then with steps of a third of a posterior sd; None off a maximum."""
@@ -251,6 +253,7 @@ def pilot_fit(
     if len(modes) > 1:
         below = ", ".join(f"{modes[0].log_density - m.log_density:.1f}" for m in modes[1:])
         notes.append(f"the posterior has {len(modes)} modes; the others lie {below} below the best in log density")
+    notes += _misfit(likelihood, modes[0].z, sigma)
     posterior = Posterior(likelihood, None if sample_noise else sigma)
     if sample_noise:
         modes, extra = _with_noise(posterior, modes, sigma, settings)
@@ -325,6 +328,23 @@ def _noise(likelihood: Likelihood, z: Array) -> Array:
     curves = np.asarray(decay), None if shear is None else (np.asarray(shear[0]), np.asarray(shear[1]))
     parts = residuals(likelihood.slot.block, *curves, np.asarray(scaling), likelihood.order)
     return np.array([robust_sigma(part) for part in parts])
+
+
+def _misfit(likelihood: Likelihood, z: Array, sigma: Array) -> list[str]:
+    """Say so where the residuals have heavier tails than normal noise, or a contrast comes out at zero."""
+    moments = jax.jit(likelihood.moments)(z)
+    left, contrast = (np.asarray(x) for x in least_squares(moments))
+    phi, notes = likelihood.phi, []
+    heavy = np.sqrt(left / np.maximum(likelihood.slot.sums[:, 0], 1)) / sigma
+    if heavy.max() > _HEAVY:
+        notes.append(
+            f"residuals have heavy tails: their sd is {heavy.max():.2f} times the robust one at phi = {phi[heavy.argmax()]:g} deg; "
+            "look for outliers or misfit in the residual maps"
+        )
+    if np.any(contrast <= 0):
+        listed = ", ".join(f"{angle:g}" for angle in phi[contrast <= 0])
+        notes.append(f"no positive contrast at phi = {listed} deg: these angles show no decay that the model describes")
+    return notes
 
 
 def _with_noise(posterior: Posterior, modes: list[Mode], sigma: Array, settings: PilotSettings) -> tuple[list[Mode], int]:

@@ -1,0 +1,359 @@
+"""Fitting: from a measurement to a posterior with a verdict.
+
+`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays.  Both run the pilot fit, get draws by a method
+("laplace": normal approximation at the mode, "nuts": No-U-turn sampling), and have them certified against the exact posterior.  With
+"auto", the cheapest method whose result can be used is taken: laplace first, then nuts.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from homodyne.config.io import load_config, resolve, to_mapping
+from homodyne.config.schema import Config
+from homodyne.core.parameters import UNITS
+from homodyne.core.posterior import Posterior
+from homodyne.data.flat import from_arrays
+from homodyne.data.twotime import TwoTimeData
+from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
+from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.optimization.density import Progress
+from homodyne.optimization.diagnostics import diagnose
+from homodyne.optimization.nlsq import Pilot, PilotSettings, pilot_fit
+from homodyne.optimization.nuts import NutsSettings, sample_posterior
+from homodyne.optimization.target import build_target
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+LIBRARIES = ("homodyne", "jax", "numpyro", "numba", "numpy", "scipy")
+ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws of the coordinates, (chain, draw, dim), and what the sampler says of them."""
+
+    z: Array
+    stats: Mapping[str, Array]
+    problems: tuple[str, ...] = ()
+    facts: Mapping[str, Any] | None = None
+
+
+def fit(
+    data: TwoTimeData,
+    *,
+    mode: str | None = None,
+    method: str | None = None,
+    uncertainty: str | None = None,
+    seed: int | None = None,
+    config: Config | Mapping[str, Any] | str | Path | None = None,
+    progress: Progress | None = None,
+) -> MCMCResult:
+    """Fit a two-time measurement.
+
+    Parameters
+    ----------
+    data : TwoTimeData
+        From `homodyne.load`, `homodyne.from_cube` or `homodyne.from_arrays`.
+    mode : "static" or "laminar_flow", optional
+    method : "auto", "laplace" or "nuts", optional
+    uncertainty : "independent", optional
+        Points of the map are taken as independent of each other.
+    seed : int, optional
+    config : Config, mapping or path of a YAML file, optional
+        Everything else; the arguments above, where given, replace its values.
+    progress : callable, optional
+        Told (stage, done, total).
+
+    Returns
+    -------
+    MCMCResult
+        With verdict CERTIFIED, CORRECTED or REFUSED; a refused result must not be used.
+
+    Raises
+    ------
+    InputError
+        Data and configuration do not fit together.
+    ConvergenceError
+        The pilot fit found no mode, or the sampler no starting point.
+    """
+    given = {"analysis_mode": mode, "optimization.method": method, "uncertainty": uncertainty, "seed": seed}
+    settings = load_config(config, [(key, value) for key, value in given.items() if value is not None])
+    tell = progress or _silent
+    clock = _Clock()
+    target = build_target(data, settings)
+    clock.mark("preparation")
+    rng = np.random.default_rng([settings.seed, 0])
+    nlsq = settings.optimization.nlsq
+    pilot = pilot_fit(
+        target.likelihood,
+        target.thin,
+        rng,
+        settings=PilotSettings(nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations),
+        sample_noise=settings.noise == "sampled",
+        initial=target.initial,
+        progress=tell,
+    )
+    clock.mark("pilot fit")
+    trail: list[str] = []
+    for name in ("laplace", "nuts") if settings.optimization.method == "auto" else (settings.optimization.method,):
+        drawn = METHODS[name](pilot, settings, tell)
+        clock.mark(name)
+        judged = _judge(name, drawn, pilot, settings, tell)
+        clock.mark("certificate")
+        trail.append(f"{name}: {judged.certificate.verdict}")
+        if _content(judged.certificate):
+            break
+    z, drawn = _usable(drawn, judged, pilot, settings)
+    samples, lp = pilot.posterior.physical_draws(z, np.random.default_rng([settings.seed, 1]), tell)
+    clock.mark("contrast and offset")
+    return _result(data, settings, name, pilot, drawn, judged.certificate, samples, lp, trail, clock.seconds)
+
+
+def fit_mcmc_jax(
+    data: Any,
+    t1: Any,
+    t2: Any,
+    phi: Any,
+    q: float,
+    L: float | None = None,
+    analysis_mode: str = "laminar_flow",
+    method: str = "auto",
+    *,
+    cmc_config: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    progress: Progress | None = None,
+) -> MCMCResult:
+    """Fit flat arrays of correlation values.
+
+    Parameters
+    ----------
+    data, t1, t2, phi : arrays
+        Values of c2 at times t1, t2 (s) and angles phi (degrees), in any order; (t1, t2) and (t2, t1) are counted once.
+    q : float
+        Wave vector, 1/Å.
+    L : float, optional
+        Distance of the plates in Å, for laminar flow.
+    analysis_mode : "laminar_flow" or "static"
+    method : "auto", "nuts" or "laplace"
+        "auto" samples with nuts.
+    cmc_config : mapping, optional
+        Configuration with the keys of the YAML file; a top-level ``mcmc`` is read as ``optimization.mcmc``.
+    seed : int, optional
+    progress : callable, optional
+
+    Returns
+    -------
+    MCMCResult
+
+    Raises
+    ------
+    InputError, ConvergenceError
+        As in `fit`.
+    """
+    settings = dict(cmc_config or {})
+    if "mcmc" in settings:
+        optimization = dict(settings.get("optimization", {}))
+        settings["optimization"] = {**optimization, "mcmc": settings.pop("mcmc")}
+    return fit(
+        from_arrays(data, t1, t2, phi, q, gap=L),
+        mode=analysis_mode,
+        method="nuts" if method == "auto" else method,
+        seed=seed,
+        config=settings,
+        progress=progress,
+    )
+
+
+def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
+    """Independent draws of the normal distribution at the best mode."""
+    chains = settings.optimization.mcmc.num_chains
+    per_chain = -(-settings.optimization.laplace.num_draws // chains)
+    rng = np.random.default_rng([settings.seed, 2])
+    mode = pilot.mode
+    noise = rng.standard_normal((chains, per_chain, len(mode.z)))
+    return Draws(mode.z + noise @ np.linalg.cholesky(mode.covariance).T, {})
+
+
+def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
+    """No-U-turn sampling around the best mode."""
+    mcmc, mode, posterior = settings.optimization.mcmc, pilot.mode, pilot.posterior
+    nuts = NutsSettings(mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob)
+    sampled = sample_posterior(
+        posterior.log_density, mode.z, mode.covariance, nuts, jax.random.key(settings.seed), tell
+    )
+    space = posterior.likelihood.space
+    z = space.canonical(sampled.draws, around=float(mode.z[space.dim - 1]))
+    chains = diagnose(z, sampled.stats, posterior.names)
+    facts = {
+        "divergences": chains.divergences,
+        "ebfmi": chains.ebfmi.tolist(),
+        "num_gradients": sampled.num_gradients,
+        "step_size": sampled.step_size.tolist(),
+    }
+    return Draws(z, sampled.stats, chains.problems, facts)
+
+
+METHODS: Mapping[str, Callable[[Pilot, Config, Progress], Draws]] = {"laplace": _laplace, "nuts": _nuts}
+"""Ways to draw from the posterior, by name."""
+
+
+def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progress) -> Certified:
+    """Certificate of the draws; chains that did not converge are never certified."""
+    mode, posterior = pilot.mode, pilot.posterior
+    laplace = name == "laplace"
+    judged = certify(
+        posterior.log_density,
+        drawn.z.reshape(-1, posterior.dim) if laplace else drawn.z,
+        names=posterior.names,
+        num_points=settings.certificate.num_points,
+        seed=settings.seed + 1,
+        modes=[(m.z, m.covariance) for m in pilot.modes],
+        gaussian=(mode.z, mode.covariance) if laplace else None,
+        draws_log_density=drawn.stats.get("lp"),
+        batch=_batch(posterior, tell),
+    )
+    if not drawn.problems:
+        return judged
+    return _not_converged(judged, drawn.problems)
+
+
+def _not_converged(judged: Certified, problems: tuple[str, ...]) -> Certified:
+    """Chains that did not converge are replaced by the weighted points where these can be trusted, and refused otherwise."""
+    from dataclasses import replace
+
+    certificate = judged.certificate
+    said = "; ".join(problems[:3])
+    if certificate.verdict == REFUSED:
+        changed = replace(certificate, reason=f"The chains did not converge ({said}). {certificate.reason}")
+    else:
+        changed = replace(certificate, verdict=CORRECTED, reason=f"The chains did not converge ({said}); weighted points replace them.")
+    return replace(judged, certificate=changed)
+
+
+def _batch(posterior: Posterior, tell: Progress) -> Callable[[Array], Array]:
+    def evaluate(points: Array) -> Array:
+        values = np.empty(len(points))
+        for k, z in enumerate(points):
+            values[k] = posterior.value(z)
+            tell("certificate", k + 1, len(points))
+        return values
+
+    return evaluate
+
+
+def _content(certificate: Certificate) -> bool:
+    """Whether "auto" stops at this verdict."""
+    return certificate.verdict == CERTIFIED or (certificate.verdict == CORRECTED and certificate.ess >= ENOUGH)
+
+
+def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> tuple[Array, Draws]:
+    """The draws that are returned: the method's own, or resampled weighted points where the verdict is CORRECTED."""
+    if judged.certificate.verdict != CORRECTED:
+        return drawn.z, drawn
+    chains = len(drawn.z)
+    per_chain = -(-settings.optimization.laplace.num_draws // chains)
+    space = pilot.posterior.likelihood.space
+    z = judged.resample(chains * per_chain, settings.seed + 2).reshape(chains, per_chain, -1)
+    return space.canonical(z, around=float(pilot.mode.z[space.dim - 1])), Draws(z, {}, drawn.problems, drawn.facts)
+
+
+def _result(
+    data: TwoTimeData,
+    settings: Config,
+    name: str,
+    pilot: Pilot,
+    drawn: Draws,
+    certificate: Certificate,
+    samples: dict[str, Array],
+    lp: Array,
+    trail: list[str],
+    timings: dict[str, float],
+) -> MCMCResult:
+    space = pilot.posterior.likelihood.space
+    warnings = [*pilot.notes, *drawn.problems]
+    negative = np.mean(samples["contrast"] < 0, axis=(0, 1))
+    if negative.max() > 0.01:
+        warnings.append(f"contrast is negative in {100 * negative.max():.0f} % of the draws at phi = {data.phi[negative.argmax()]:g} deg")
+    diagnostics = {
+        **_convergence(samples, certificate),
+        **(drawn.facts or {}),
+        "methods": trail,
+        "pilot": {
+            "num_starts": pilot.num_starts,
+            "num_converged": pilot.num_converged,
+            "num_gradients": pilot.num_gradients,
+            "num_modes": len(pilot.modes),
+            "newton_step": pilot.mode.newton_step,
+        },
+        "warnings": warnings,
+    }
+    likelihood = pilot.posterior.likelihood
+    return MCMCResult(
+        samples=samples,
+        sample_stats={**{k: v for k, v in drawn.stats.items() if np.ndim(v) == 2}, "lp": lp},
+        parameter_names=space.names,
+        units=UNITS,
+        fixed=dict(space.fixed),
+        analysis_mode=settings.analysis_mode,
+        method=name,
+        uncertainty=settings.uncertainty,
+        verdict=certificate.verdict,
+        certificate=certificate,
+        diagnostics=diagnostics,
+        q=data.q,
+        gap=likelihood.gap,
+        t=data.t,
+        phi=data.phi,
+        sigma=pilot.sigma,
+        shear_convention=settings.shear_convention,
+        num_points=likelihood.slot.block.num_points,
+        bad_frames=tuple(int(k) for k in data.bad_frames),
+        config=to_mapping(resolve(settings)),
+        seed=settings.seed,
+        timings=timings,
+        versions={library: version(library) for library in LIBRARIES},
+    )
+
+
+def _convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[str, Any]:
+    """R-hat and effective sizes by name; corrected draws are worth what the weights are worth."""
+    if certificate.verdict == CORRECTED:
+        return {"rhat": {}, "ess_bulk": {name: _like(x, certificate.ess) for name, x in samples.items()}, "ess_tail": {}}
+    columns = {name: x.reshape(*x.shape[:2], -1) for name, x in samples.items()}
+    labels = [f"{name}[{k}]" for name, x in columns.items() for k in range(x.shape[2])]
+    measured = diagnose(np.concatenate(list(columns.values()), axis=2), {}, labels)
+    table: dict[str, Any] = {"rhat": {}, "ess_bulk": {}, "ess_tail": {}}
+    for kind, values in table.items():
+        numbers = iter(getattr(measured, kind).tolist())
+        for name, x in columns.items():
+            own = [next(numbers) for _ in range(x.shape[2])]
+            values[name] = own if samples[name].ndim == 3 else own[0]
+    return table
+
+
+def _like(x: Array, value: float) -> Any:
+    return value if x.ndim == 2 else [value] * x.shape[2]
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,91 @@
+"""From a measurement and a configuration to what is fitted: likelihood, thinned data, starting point."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from homodyne.config.schema import Config, ParameterConfig
+from homodyne.core.blocks import Block, block_from_maps
+from homodyne.core.likelihood import Likelihood, ScalingPrior
+from homodyne.core.moments import BlockSlot
+from homodyne.core.parameters import ParameterSpace, parameter_space
+from homodyne.core.priors import Prior, make_prior
+from homodyne.core.thin import thin_block
+from homodyne.data.twotime import TwoTimeData
+from homodyne.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is fitted.
+
+    Attributes
+    ----------
+    likelihood : Likelihood
+        Of all usable data.
+    thin : Block
+        A small part of them for the pilot fit.
+    initial : (dim,) array or None
+        Where the user wants the pilot fit to start.
+    """
+
+    likelihood: Likelihood
+    thin: Block
+    initial: Array | None
+
+
+def build_target(data: TwoTimeData, config: Config) -> Target:
+    """Bring data and configuration together.
+
+    Raises
+    ------
+    InputError
+        When laminar flow has no gap, or a prior, bound or starting value does not fit.
+    """
+    gap = data.gap if config.experimental_data.gap is None else config.experimental_data.gap
+    if config.analysis_mode == "laminar_flow" and gap is None:
+        raise InputError("laminar_flow needs the distance between the plates: give gap in Å (2e6 Å = 200 µm), or use mode static")
+    given = config.parameters.given()
+    space = parameter_space(
+        config.analysis_mode,
+        data.t,
+        priors={name: _prior(name, own) for name, own in given.items() if own.prior is not None or own.bounds is not None},
+        fixed={name: own.fixed for name, own in given.items() if own.fixed is not None},
+        coordinates=config.coordinates,
+    )
+    offset, contrast = config.parameters.offset.prior, config.parameters.contrast.prior
+    frames = np.flatnonzero(data.good)
+    likelihood = Likelihood(
+        BlockSlot(block_from_maps(data.c2, rows=frames, columns=frames)),
+        space,
+        data.t,
+        data.phi,
+        data.q,
+        gap if config.analysis_mode == "laminar_flow" else None,
+        ScalingPrior(offset.mean, offset.sd, contrast.mean, contrast.sd),
+        config.shear_convention,
+    )
+    thin = thin_block(data.c2, data.good, config.optimization.nlsq.thin_points)
+    return Target(likelihood, thin, _initial(space, given))
+
+
+def _prior(name: str, given: ParameterConfig) -> Prior:
+    from homodyne.core.parameters import DEFAULT_PRIORS
+
+    if given.prior is None:
+        kind, arguments = DEFAULT_PRIORS[name]
+    else:
+        kind, arguments = given.prior.type, given.prior.model_dump(exclude={"type"})
+    return make_prior(kind, arguments, given.bounds, name=name)
+
+
+def _initial(space: ParameterSpace, given: dict[str, ParameterConfig]) -> Array | None:
+    """Starting point from the user's values, completed by prior medians."""
+    values = {name: own.initial for name, own in given.items() if own.initial is not None}
+    if not values:
+        return None
+    params = {name: values.get(name, float(space.priors[name].quantile(0.5))) for name in space.free_names}
+    return space.coordinates({**params, **space.fixed})
