@@ -8,9 +8,10 @@ likelihood as a JAX function of the curves, and the conditional distribution of 
 Everything is formed from the moments of the block, the only pass over the data.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,21 @@ class ScalingPrior:
     def precision(self) -> Array:
         """Diagonal of the prior precision, (offset, contrast)."""
         return np.array([self.offset_sd, self.contrast_sd]) ** -2.0
+
+
+class Evaluation(NamedTuple):
+    """Everything that one pass over the data tells at one point.
+
+    Moments, log prior, marginal log likelihood, physical parameters by name, and conditional mean (n_phi, 2) and covariance
+    (n_phi, 2, 2) of (offset, contrast).
+    """
+
+    moments: Moments
+    log_prior: jax.Array
+    log_likelihood: jax.Array
+    params: dict[str, jax.Array]
+    scaling_mean: jax.Array
+    scaling_cov: jax.Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +132,18 @@ class Likelihood:
         total = self.from_moments(self.moments(z), sigma).sum()
         return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
+    @cached_property
+    def evaluate(self) -> Callable[[Any, Any], Evaluation]:
+        """Compiled `Evaluation` at coordinates z (dim,) and noise sigma (n_phi,); one program for every block and noise."""
+
+        def evaluate(z: jax.Array, sigma: jax.Array) -> Evaluation:
+            m = self.moments(z)
+            total = self.from_moments(m, sigma).sum()
+            total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
+            return Evaluation(m, self.space.log_prior(z), total, self.space.physical(z), *self.scaling_posterior(m, sigma))
+
+        return compiled(evaluate)
+
     def from_moments(self, m: Moments, sigma: jax.Array) -> jax.Array:
         """Marginal log likelihood of every angle, (n_phi,)."""
         normal, right, misfit = self._normal_equations(m, sigma)
@@ -140,11 +168,17 @@ class Likelihood:
         return mean + jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1), jnp.linalg.inv(normal)
 
 
-def least_squares(m: Moments) -> tuple[jax.Array, jax.Array]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile quickly rather than well: outside the primitive, which is compiled code already, there is next to nothing to gain."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def least_squares(m: Moments) -> tuple[Array, Array]:
     """Least weighted sum of squared residuals per angle over the offset and a contrast >= 0, and that contrast.
 
     Both have shape (n_phi,).
     """
-    spread = m.gg - m.g**2 / m.weight
-    contrast = jnp.maximum(m.yg / jnp.where(spread > 1e-12 * m.gg, spread, jnp.inf), 0.0)
-    return m.scatter - 2 * contrast * m.yg + contrast**2 * spread, contrast
+    g, weight, gg, yg, scatter = (np.asarray(x) for x in (m.g, m.weight, m.gg, m.yg, m.scatter))
+    spread = gg - g**2 / np.where(weight > 0, weight, 1.0)
+    contrast = np.maximum(yg / np.where(spread > 1e-12 * gg, spread, np.inf), 0.0)
+    return scatter - 2 * contrast * yg + contrast**2 * spread, contrast

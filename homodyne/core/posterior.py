@@ -6,14 +6,14 @@ everything that has a name, contrast and offset included, which are drawn from t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.stats import norm
 
-from homodyne.core.likelihood import Likelihood
+from homodyne.core.likelihood import Evaluation, Likelihood
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[str, int, int], None]
@@ -60,8 +60,7 @@ class Posterior:
         own, sigma = self.split(z)
         total = self.likelihood.space.log_prior(own)
         if self.sigma is None:
-            mean, sd = SIGMA_PRIOR
-            total += jax.scipy.stats.norm.logpdf(jnp.log(sigma), mean, sd).sum()
+            total += _log_sigma_prior(jnp.log(sigma))
         return total
 
     def log_likelihood(self, z: jax.Array) -> jax.Array:
@@ -73,26 +72,14 @@ class Posterior:
         total = self.log_prior(z) + self.log_likelihood(z)
         return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
-    @cached_property
-    def value(self) -> Callable[[Any], jax.Array]:
-        """Compiled `log_density`."""
-        return jax.jit(self.log_density)
-
-    @cached_property
-    def value_and_gradient(self) -> Callable[[Any], tuple[jax.Array, jax.Array]]:
-        """Compiled `log_density` with its gradient."""
-        return jax.jit(jax.value_and_grad(self.log_density))
-
-    @cached_property
-    def _named(self) -> Callable[[Any], Any]:
-        def named(z: jax.Array) -> Any:
-            own, sigma = self.split(z)
-            moments = self.likelihood.moments(own)
-            mean, cov = self.likelihood.scaling_posterior(moments, sigma)
-            log_density = self.log_prior(z) + self.likelihood.from_moments(moments, sigma).sum()
-            return self.likelihood.space.physical(own), sigma, mean, cov, log_density
-
-        return jax.jit(named)
+    def evaluate(self, z: Array) -> tuple[float, Evaluation]:
+        """Log density at z (dim,) with everything else that the same pass over the data tells."""
+        own = self.likelihood.space.dim
+        at = self.likelihood.evaluate(z[:own], np.exp(z[own:]) if self.sigma is None else self.sigma)
+        total = float(at.log_prior) + float(at.log_likelihood)
+        if self.sigma is None:
+            total += float(_log_sigma_prior(z[own:]))
+        return total if np.isfinite(total) else -np.inf, at
 
     def physical_draws(
         self, z: Array, rng: np.random.Generator, progress: Progress = lambda stage, done, total: None
@@ -119,16 +106,21 @@ class Posterior:
         distinct, which = np.unique(z.reshape(-1, self.dim), axis=0, return_inverse=True)
         count, which = len(distinct), which.reshape(z.shape[:-1])
         params, lp = np.empty((count, len(space.names))), np.empty(count)
-        sigma, mean, root = np.empty((count, n_phi)), np.empty((count, n_phi, 2)), np.empty((count, n_phi, 2, 2))
+        mean, root = np.empty((count, n_phi, 2)), np.empty((count, n_phi, 2, 2))
         for k, point in enumerate(distinct):
-            by_name, sigma[k], mean[k], cov, lp[k] = self._named(point)
-            params[k] = [by_name[name] for name in space.names]
-            root[k] = np.linalg.cholesky(cov)
+            lp[k], at = self.evaluate(point)
+            params[k] = [at.params[name] for name in space.names]
+            mean[k], root[k] = at.scaling_mean, np.linalg.cholesky(at.scaling_cov)
             progress("contrast and offset", k + 1, count)
         noise = rng.standard_normal((*which.shape, n_phi, 2))
         pair = mean[which] + np.einsum("...ij,...j->...i", root[which], noise)
         draws = {name: params[which, k] for k, name in enumerate(space.names) if name in space.free_names}
         draws["contrast"], draws["offset"] = pair[..., 1], pair[..., 0]
         if self.sigma is None:
-            draws["sigma"] = sigma[which]
+            draws["sigma"] = np.exp(z[..., space.dim :])
         return draws, lp[which]
+
+
+def _log_sigma_prior(log_sigma: Any) -> jax.Array:
+    """Log density of the prior of the logarithms of the noise."""
+    return norm.logpdf(log_sigma, *SIGMA_PRIOR).sum()

@@ -241,7 +241,7 @@ def _batch(posterior: Posterior, tell: Progress) -> Callable[[Array], Array]:
     def evaluate(points: Array) -> Array:
         values = np.empty(len(points))
         for k, z in enumerate(points):
-            values[k] = posterior.value(z)
+            values[k], _ = posterior.evaluate(z)
             tell("certificate", k + 1, len(points))
         return values
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import optimize
 
 from homodyne.core.blocks import Block
-from homodyne.core.likelihood import Likelihood, least_squares
+from homodyne.core.likelihood import Likelihood, compiled, least_squares
 from homodyne.core.noise import residuals, robust_sigma
 from homodyne.core.posterior import Posterior
 from homodyne.errors import ConvergenceError
@@ -123,7 +123,7 @@ class _Slope:
             target = posterior if posterior.sigma is None else Posterior(posterior.likelihood, sigma)
             return jax.value_and_grad(target.log_likelihood)(z), jax.value_and_grad(target.log_prior)(z)
 
-        self._program = jax.jit(density)
+        self._program = compiled(density)
         self.space = posterior.likelihood.space
         self.surrogate = surrogate
         self.gradients = 0
@@ -268,10 +268,14 @@ def _screen(
     if initial is not None:
         candidates = np.concatenate([initial[None], candidates])
     count = np.maximum(likelihood.slot.sums[:, 0], 1)
-    program = jax.jit(lambda z: least_squares(likelihood.moments(z))[0])
+    noise = np.ones(len(likelihood.phi))
+
+    def left_over(z: Array) -> Array:
+        return least_squares(likelihood.evaluate(z, noise).moments)[0] / count
+
     cost = np.empty(len(candidates))
     for k, z in enumerate(candidates):
-        left = np.asarray(program(z)) / count
+        left = left_over(z)
         cost[k] = 0.5 * np.sum(count * np.log(left)) if np.all(left > 0) else np.inf
         if k % 50 == 0:
             progress("pilot fit: screening", k, len(candidates))
@@ -279,7 +283,7 @@ def _screen(
     order = np.argsort(cost)[: settings.num_starts]
     if initial is not None and 0 not in order:
         order = np.concatenate([[0], order[:-1]])
-    return candidates[order], np.sqrt(np.asarray(program(candidates[np.argmin(cost)])) / count)
+    return candidates[order], np.sqrt(left_over(candidates[np.argmin(cost)]))
 
 
 def _climb_all(
@@ -323,8 +327,7 @@ def _distinct(modes: list[Mode]) -> list[Mode]:
 def _noise(likelihood: Likelihood, z: Array) -> Array:
     """Robust standard deviation of the residuals of every angle at z."""
     decay, shear = likelihood.curves(z)
-    moments = jax.jit(likelihood.moments)(z)
-    scaling, _ = likelihood.scaling_posterior(moments, np.full(len(likelihood.phi), 1e-3))
+    scaling = likelihood.evaluate(z, np.full(len(likelihood.phi), 1e-3)).scaling_mean
     curves = np.asarray(decay), None if shear is None else (np.asarray(shear[0]), np.asarray(shear[1]))
     parts = residuals(likelihood.slot.block, *curves, np.asarray(scaling), likelihood.order)
     return np.array([robust_sigma(part) for part in parts])
@@ -332,8 +335,7 @@ def _noise(likelihood: Likelihood, z: Array) -> Array:
 
 def _misfit(likelihood: Likelihood, z: Array, sigma: Array) -> list[str]:
     """Say so where the residuals have heavier tails than normal noise, or a contrast comes out at zero."""
-    moments = jax.jit(likelihood.moments)(z)
-    left, contrast = (np.asarray(x) for x in least_squares(moments))
+    left, contrast = least_squares(likelihood.evaluate(z, sigma).moments)
     phi, notes = likelihood.phi, []
     heavy = np.sqrt(left / np.maximum(likelihood.slot.sums[:, 0], 1)) / sigma
     if heavy.max() > _HEAVY:
