@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -57,25 +57,31 @@ def save_figures(
     """
     if format not in FORMATS:
         raise InputError(f"figure format is {format!r}; expected one of {', '.join(FORMATS)}")
-    makers: dict[str, Callable[[], Figure]] = {}
     if data is not None:
         _check_belongs(result, data)
-        makers["maps"] = lambda: map_figure(result, data)
-        makers["cuts"] = lambda: cut_figure(result, data)
-    if result.t is not None:
-        makers["rates"] = lambda: rate_figure(result, truth)
-    if result.free_names:
-        makers["corner"] = lambda: corner_figure(result, truth)
-        makers["traces"] = lambda: trace_figure(result)
     place = Path(directory)
     try:
         place.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make directory {os.fspath(directory)!r}: {error.strerror}") from error
     return [
-        write_atomically(place / f"{name}.{format}", figure_bytes(make(), format))
-        for name, make in makers.items()
+        write_atomically(place / f"{name}.{format}", figure_bytes(figure, format))
+        for name, figure in standard_figures(result, data, truth)
     ]
+
+
+def standard_figures(
+    result: MCMCResult, data: TwoTimeData | None, truth: Mapping[str, float] | None = None
+) -> Iterator[tuple[str, Figure]]:
+    """Name and figure, one after the other; arguments as in :func:`save_figures`."""
+    if data is not None:
+        yield "maps", map_figure(result, data)
+        yield "cuts", cut_figure(result, data)
+    if result.t is not None:
+        yield "rates", rate_figure(result, truth)
+    if result.free_names:
+        yield "corner", corner_figure(result, truth)
+        yield "traces", trace_figure(result)
 
 
 def figure_bytes(figure: Figure, kind: str = "png") -> memoryview:

@@ -39,11 +39,7 @@ def draw_frames(ax: Axes, t: Array, values: Array, colour: ColorType, **style: A
     count = np.add.reduceat(~missing, first, dtype=float)
     count[count == 0] = np.nan
     mean = np.add.reduceat(np.where(missing, 0.0, values), first) / count
-    return [
-        *ax.plot(
-            np.add.reduceat(t, first) / np.diff([*first, t.size]), mean, color=colour, linewidth=0.9, **style
-        )
-    ]
+    return [*ax.plot(np.add.reduceat(t, first) / np.diff([*first, t.size]), mean, color=colour, linewidth=0.9, **style)]
 
 
 def inspect_figure(data: TwoTimeData) -> Figure:
@@ -87,9 +83,7 @@ def _panels(count: int) -> tuple[Figure, list[Axes], Axes, Axes]:
     return figure, maps_above, figure.add_subplot(grid[1, :count]), figure.add_subplot(grid[1, count:])
 
 
-def _draw_maps(
-    figure: Figure, axes: list[Axes], data: TwoTimeData, angles: list[int], uppers: list[Array]
-) -> int:
+def _draw_maps(figure: Figure, axes: list[Axes], data: TwoTimeData, angles: list[int], uppers: list[Array]) -> int:
     """Maps with one colour bar; returns the number of frames per cell."""
     step = -(-data.num_frames // maps.MAX_CELLS)
     cells = [maps.block_mean(values, step)[0] for values in uppers]

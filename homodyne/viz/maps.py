@@ -119,9 +119,7 @@ def map_title(data: TwoTimeData, shown: int, step: int) -> str:
     """What of the data the maps show: angles, frames, bad frames, averaging."""
     bad = data.bad_frames.size
     parts = [
-        f"{shown} of {counted(data.num_angles, 'angle')}"
-        if shown < data.num_angles
-        else counted(shown, "angle"),
+        f"{shown} of {counted(data.num_angles, 'angle')}" if shown < data.num_angles else counted(shown, "angle"),
         f"{data.num_frames} frames",
         f"{counted(bad, 'bad frame')} (gray)" if bad else "",
         block_text(step),
@@ -129,8 +127,13 @@ def map_title(data: TwoTimeData, shown: int, step: int) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def map_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGLES) -> Figure:
-    """Data, model and residual for at most ``max_angles`` angles spread over phi."""
+def map_figure(
+    result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGLES, max_cells: int = MAX_CELLS
+) -> Figure:
+    """Data, model and residual for at most ``max_angles`` angles spread over phi.
+
+    More than ``max_cells`` frames are averaged in blocks.
+    """
     angles = spread_over(data.phi, max_angles)
     count = len(angles)
     flat = count <= 2  # few angles: one row each; more: one column each
@@ -138,13 +141,11 @@ def map_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGL
     figure = new_figure(width, height, square=True)
     grid = figure.subplots(*((count, 3) if flat else (3, count)), sharex=True, sharey=True, squeeze=False)
     axes = grid.T if flat else grid
-    panels = [map_panels(result, data, angle) for angle in angles]
+    panels = [map_panels(result, data, angle, max_cells) for angle in angles]
     limits = colour_limits([panel.data for panel in panels])
     scales = (("viridis", limits), ("viridis", limits), ("RdBu_r", (-RESIDUAL_RANGE, RESIDUAL_RANGE)))
     for column, panel in enumerate(panels):
-        for ax, values, scale in zip(
-            axes[:, column], (panel.data, panel.model, panel.residual), scales, strict=True
-        ):
+        for ax, values, scale in zip(axes[:, column], (panel.data, panel.model, panel.residual), scales, strict=True):
             draw_map(ax, panel.edges, values, *scale)
             mark_bad_frames(ax, data, panel.step)
     _label_panels(axes, [angle_text(data.phi[angle]) for angle in angles], flat)

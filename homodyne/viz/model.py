@@ -53,8 +53,7 @@ def correlation_draws(result: MCMCResult, angle: int, t1: Array, t2: Array, posi
     convention = result.shear_convention
     decay = _g(result.phi[angle], t1, t2, parameters, q=result.q, gap=result.gap, shear_convention=convention)
     contrast, offset = (
-        result.samples[name].reshape(-1, result.phi.size)[positions, angle, None]
-        for name in ("contrast", "offset")
+        result.samples[name].reshape(-1, result.phi.size)[positions, angle, None] for name in ("contrast", "offset")
     )
     return np.asarray(offset + contrast * np.asarray(decay)[:, : t1.size - padding[1]])
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import rankdata
 
 from homodyne.optimization.cmc.result import MCMCResult
@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 Span = tuple[float, float]
 
 MAX_PARAMETERS, NUM_CELLS, RANK_BINS, SMOOTHING = 8, 36, 20, 1.4
-CONTOURS = (0.5, 0.9)
+SHARES = (0.9, 0.5)
 _BLUE, _LIGHT, _TRUE = "#0072B2", "#9ecae9", "#D55E00"
 
 
@@ -75,19 +75,14 @@ def span_of(draws: Array) -> Span:
     return float(low - margin), float(high + margin)
 
 
-def density_levels(density: Array, total: float, shares: tuple[float, ...] = CONTOURS) -> list[float]:
-    """Heights above which the given shares of ``total`` lie, one per share; far draws may be missing."""
-    ordered = np.sort(density.ravel())[::-1]
-    inside = np.cumsum(ordered) / total
-    return [float(ordered[min(int(np.searchsorted(inside, share)), ordered.size - 1)]) for share in shares]
-
-
 def draw_pair(ax: Axes, x: Array, y: Array, x_span: Span, y_span: Span) -> Artist:
-    """Regions that hold 50 and 90 % of the draws, from a smoothed histogram."""
+    """Regions that hold 50 and 90 % of the draws, bounded by contours of a smoothed histogram."""
     counts, x_edges, y_edges = np.histogram2d(x, y, bins=NUM_CELLS, range=(x_span, y_span))
     density = gaussian_filter(counts, SMOOTHING)
     centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
-    half, most = density_levels(density, x.size)
+    places = [(draws - centre[0]) / (centre[1] - centre[0]) for draws, centre in zip((x, y), centres, strict=True)]
+    at_draws = map_coordinates(density, places, order=1)  # 0 for draws out of view
+    most, half = np.quantile(at_draws, 1 - np.array(SHARES))
     levels = [most, max(half, 1.0001 * most), 1.001 * density.max() + 1e-12]
     return ax.contourf(*centres, density.T, levels=levels, colors=[_LIGHT, _BLUE])
 
@@ -98,14 +93,11 @@ def corner_figure(result: MCMCResult, truth: Mapping[str, float] | None = None) 
     columns = known[:MAX_PARAMETERS]
     size = len(columns)
     figure = new_figure(max(1.32 * size + 0.6, 4.2), max(1.32 * size + 0.8, 4.2), gap=0.0)
-    axes = figure.subplots(size, size, squeeze=False, sharex="col")
+    grid = GridSpec(size, size, figure)
     spans = [span_of(column.draws) for column in columns]
-    for row, column in product(range(size), repeat=2):
-        ax: Axes = axes[row, column]
+    for row, column in ((i, j) for i in range(size) for j in range(i + 1)):
+        ax = figure.add_subplot(grid[row, column])
         x, y = columns[column], columns[row]
-        if column > row:
-            ax.set_axis_off()
-            continue
         if row == column:
             ax.hist(x.draws.ravel(), bins=NUM_CELLS, range=spans[row], color=_LIGHT)
         else:

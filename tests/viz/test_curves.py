@@ -1,0 +1,161 @@
+"""Cuts and rates: data of each bin and quantiles of each band, against slow sums."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from homodyne.core import correlation
+from homodyne.viz import cuts, inspection, rates
+from homodyne.viz.labels import new_figure
+from homodyne.viz.maps import measured_pairs
+from homodyne.viz.model import correlation_draws, thinned
+
+
+def slow_band(example, angle, pairs):
+    """5, 50, 95 % over the thinned draws of the mean of c2 over ``pairs`` of frames."""
+    result, data = example.result, example.data
+    values = []
+    for position in thinned(result):
+        flat = {name: draws.reshape(-1, *draws.shape[2:])[position] for name, draws in result.samples.items()}
+        params = {name: flat[name] for name in result.free_names} | result.fixed
+        scale = {"contrast": flat["contrast"][angle], "offset": flat["offset"][angle]}
+        t1, t2 = data.t[[i for i, _ in pairs]], data.t[[j for _, j in pairs]]
+        curve = correlation.c2(data.phi[angle], t1, t2, params, q=data.q, gap=data.gap, **scale)
+        values.append(np.mean(curve))
+    return np.quantile(values, (0.05, 0.5, 0.95))
+
+
+def test_cut_at_age(laminar):
+    data, angle = laminar.data, 2
+    cut = cuts.cut_at_age(laminar.result, data, angle, 20)
+    assert cut.label == f"$t_1$ = {data.t[20]:.3g} s"
+    limits = np.unique(np.geomspace(1, 50, 25).round())
+    row = 0
+    for low, high in pairwise(limits):
+        pairs = [(20, j) for j in range(21, 50) if low <= j - 20 < high and data.good[j]]
+        if not pairs:
+            continue
+        y = np.mean([data.c2[angle, i, j] for i, j in pairs], dtype=float)
+        assert cut.mean[row] == pytest.approx(y, rel=1e-12)
+        assert cut.error[row] == pytest.approx(0.02 / np.sqrt(len(pairs)))
+        assert cut.x[row] == pytest.approx(np.mean([data.t[j] - data.t[i] for i, j in pairs]))
+        if row % 5 == 0:
+            band = slow_band(laminar, angle, pairs)
+            np.testing.assert_allclose([cut.low[row], cut.median[row], cut.high[row]], band, rtol=1e-9)
+        row += 1
+    assert row == cut.x.size
+
+
+def test_cut_at_lag(static):
+    data = static.data
+    cut = cuts.cut_at_lag(static.result, data, 0, 1)
+    frames = [i for i in range(59) if data.good[i] and data.good[i + 1]]
+    bins = sorted({i * 24 // 60 for i in frames})
+    assert cut.x.size == len(bins)
+    for row, which in enumerate(bins):
+        pairs = [(i, i + 1) for i in frames if i * 24 // 60 == which]
+        assert cut.mean[row] == pytest.approx(
+            np.mean([data.c2[0, i, j] for i, j in pairs], dtype=float), rel=1e-12
+        )
+        assert cut.error[row] == pytest.approx(0.03 / np.sqrt(len(pairs)))
+    band = slow_band(static, 0, pairs)
+    np.testing.assert_allclose([cut.low[-1], cut.median[-1], cut.high[-1]], band, rtol=1e-9)
+
+
+def test_model_over_few_pairs_stands_for_all_of_a_bin(static, monkeypatch):
+    few = cuts.cut_at_lag(static.result, static.data, 0, 20)
+    monkeypatch.setattr(cuts, "PAIRS_PER_BIN", 10**6)
+    every = cuts.cut_at_lag(static.result, static.data, 0, 20)
+    np.testing.assert_allclose(few.median, every.median, rtol=1e-4)
+
+
+def test_data_agree_with_the_band_only_when_the_model_is_right(static):
+    """Chi-square of the points about the median; a fit with 30 % more contrast is the planted fault."""
+
+    def chi_square(result):
+        cut = cuts.cut_at_lag(result, static.data, 0, 1)
+        return np.sum(((cut.mean - cut.median) / cut.error) ** 2), cut.x.size
+
+    value, size = chi_square(static.result)
+    assert abs(value - size) < 4 * np.sqrt(2 * size)
+    samples = {**static.result.samples, "contrast": 1.3 * static.result.samples["contrast"]}
+    wrong, _ = chi_square(replace(static.result, samples=samples))
+    assert wrong > size + 6 * np.sqrt(2 * size)
+
+
+def test_cut_artists(static):
+    cut = cuts.cut_at_lag(static.result, static.data, 0, 3)
+    ax = new_figure(3, 3).subplots()
+    band, line, points = cuts.draw_cut(ax, cut, "red")
+    np.testing.assert_array_equal(line.get_xydata(), np.stack([cut.x, cut.median], axis=1))
+    np.testing.assert_array_equal(points.get_xydata(), np.stack([cut.x, cut.mean], axis=1))
+    low, high = band.get_datalim(ax.transData).intervaly
+    assert (low, high) == (cut.low.min(), cut.high.max())
+
+
+def test_correlation_draws_use_each_draws_own_contrast(laminar):
+    result, data = laminar.result, laminar.data
+    positions = np.array([0, 7, 399])
+    far = correlation_draws(result, 4, data.t[[0]], data.t[[-1]], positions)
+    offset = result.samples["offset"].reshape(-1, 13)[positions, 4]
+    np.testing.assert_allclose(far[:, 0], offset, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [rates.TRANSPORT, rates.SHEAR])
+def test_rate_band(laminar, kind):
+    samples = laminar.result.samples
+    amplitude, exponent, offset = (samples[name].ravel()[thinned(laminar.result)] for name in kind)
+    t = np.array([0.2, 1.0, 4.0])
+    for k, time in enumerate(t):
+        expected = np.quantile(amplitude * time**exponent + offset, (0.05, 0.5, 0.95))
+        np.testing.assert_allclose(rates.rate_band(laminar.result, t, kind)[:, k], expected, rtol=1e-10)
+
+
+def test_rate_figure(laminar, static):
+    figure = rates.rate_figure(laminar.result, laminar.truth)
+    assert [ax.get_ylabel() for ax in figure.axes] == [r"$J(t)$ (Å$^2$/s)", r"$\dot\gamma(t)$ (1/s)"]
+    transport = figure.axes[0]
+    assert transport.get_xscale() == transport.get_yscale() == "log"
+    t, true_curve = transport.lines[1].get_data()
+    assert (t[0], t[-1]) == pytest.approx((laminar.data.t[0], laminar.data.t[-1]))
+    np.testing.assert_allclose(true_curve, 6e4 * t**-0.9 + 1500)
+    assert len(rates.rate_figure(static.result).axes) == 1
+
+
+def test_negative_rates_get_a_linear_axis():
+    ax = new_figure(3, 3).subplots()
+    rates.draw_rate(ax, np.array([1.0, 2.0]), np.array([[-1.0, -2.0], [1.0, 1.0], [2.0, 2.0]]), "red")
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+
+
+def test_thinning():
+    class Shape:
+        num_chains, num_draws = 3, 500
+
+    positions = thinned(Shape())
+    assert positions.size == 200
+    assert (positions[0], positions[-1]) == (0, 1499)
+    assert set(np.diff(positions)) <= {7, 8}
+
+
+def test_frame_mean(static):
+    upper = measured_pairs(static.data, 0)
+    mean = inspection.frame_mean(upper)
+    assert np.isnan(mean[[0, 20]]).all()
+    expected = [upper[i, 5] for i in range(5)] + [upper[5, j] for j in range(6, 60)]
+    assert mean[5] == pytest.approx(np.nanmean(expected))
+
+
+def test_frames_are_averaged_where_there_are_many():
+    ax = new_figure(3, 3).subplots()
+    values = np.arange(500.0)
+    values[0:3] = np.nan
+    values[6] = np.nan
+    (line,) = inspection.draw_frames(ax, np.arange(500.0), values, "red")
+    x, y = line.get_data()
+    assert x.size == 167
+    assert np.isnan(y[0])
+    np.testing.assert_allclose(y[1:4], [4.0, 7.5, 10.0])
+    np.testing.assert_allclose(x[[0, 1, -1]], [1.0, 4.0, 498.5])

@@ -1,0 +1,157 @@
+"""The standard set: complete, legible, honest about its verdict, and whole or not at all."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from homodyne.errors import InputError
+from homodyne.viz import inspect_figure, save_figures
+from homodyne.viz.figures import standard_figures
+
+NAMES = ["maps", "cuts", "rates", "corner", "traces"]
+
+
+@pytest.fixture(scope="module")
+def figures(laminar, static, refused):
+    examples = {"laminar": laminar, "static": static, "refused": refused}
+    return {
+        name: [figure for _, figure in standard_figures(example.result, example.data, example.truth)]
+        for name, example in examples.items()
+    }
+
+
+def overlapping_texts(figure):
+    """Pairs of upright or vertical texts whose boxes touch, and texts that leave the figure."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    boxes = []
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text().strip() and text.get_rotation() % 90 == 0:
+            box = text.get_window_extent(renderer)
+            parent = text.axes
+            inside = parent is None or parent.axison
+            if box.width > 0 and inside and is_drawn(text, figure):
+                boxes.append((text.get_text(), box))
+    problems = []
+    for k, (name, box) in enumerate(boxes):
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > figure.bbox.x1 + 1 or box.y1 > figure.bbox.y1 + 1:
+            problems.append(f"{name!r} leaves the figure")
+        for other, second in boxes[k + 1 :]:
+            if box.overlaps(second) and box.padded(-1.5).overlaps(second.padded(-1.5)):
+                problems.append(f"{name!r} touches {other!r}")
+    return problems
+
+
+def is_drawn(text, figure):
+    """Tick labels outside the limits of their axis exist, but are not drawn."""
+    for ax in figure.axes:
+        for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if text in (tick.label1, tick.label2):
+                    return low <= tick.get_loc() <= high
+    return True
+
+
+@pytest.mark.parametrize("name", ["laminar", "static"])
+def test_texts_do_not_overlap(name, figures, request):
+    for figure in (*figures[name], inspect_figure(request.getfixturevalue(name).data)):
+        assert overlapping_texts(figure) == []
+
+
+def test_overlap_is_seen():
+    """The planted fault for the test above."""
+    figure = matplotlib.figure.Figure()
+    matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
+    figure.text(0.5, 0.5, "one")
+    assert overlapping_texts(figure) == []
+    figure.text(0.51, 0.5, "two")
+    assert len(overlapping_texts(figure)) == 1
+
+
+def test_every_time_axis_has_its_unit(figures):
+    for figure in figures["laminar"][:3]:
+        bottom = min(ax.get_position().y0 for ax in figure.axes if ax.get_xlabel())
+        for ax in figure.axes:
+            if abs(ax.get_position().y0 - bottom) < 0.01:
+                assert ax.get_xlabel().endswith("(s)")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("laminar", ["CERTIFIED", "calibrated", "nuts"]),
+        ("static", ["CERTIFIED", "independent noise", "laplace"]),
+        ("refused", ["REFUSED, do not use", "second mode", "calibrated"]),
+    ],
+)
+def test_captions_state_verdict_and_uncertainty(figures, name, words):
+    for figure in figures[name]:
+        caption = figure.get_supxlabel().replace("\n", " ")
+        assert all(word in caption for word in words)
+        crossed = [text.get_text() for text in figure.texts]
+        assert ("REFUSED" in crossed) == (name == "refused")
+
+
+@pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_save_figures(static, tmp_path, kind, start):
+    paths = save_figures(static.result, static.data, tmp_path / "figures", kind, truth=static.truth)
+    assert [path.name for path in paths] == [f"{name}.{kind}" for name in NAMES]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {path.name for path in paths}
+    assert all(path.read_bytes().startswith(start) for path in paths)
+
+
+def test_without_data_only_the_posterior_is_drawn(static, tmp_path):
+    paths = save_figures(static.result, None, tmp_path)
+    assert [path.stem for path in paths] == NAMES[2:]
+    other = replace(static.result, q=None, t=None, phi=None, sigma=None)
+    assert [path.stem for path in save_figures(other, None, tmp_path)] == NAMES[3:]
+
+
+def test_wrong_input_leaves_nothing(static, laminar, tmp_path):
+    with pytest.raises(InputError, match="jpeg"):
+        save_figures(static.result, static.data, tmp_path / "a", "jpeg")
+    with pytest.raises(InputError, match="differs"):
+        save_figures(static.result, laminar.data, tmp_path / "a")
+    with pytest.raises(InputError, match="cannot make directory"):
+        save_figures(static.result, static.data, tmp_path / "a" / "b")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot make directory"):
+        save_figures(static.result, static.data, tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_inspect_figure_shows_diagonal_and_bad_frames(static):
+    data = replace(static.data, diagonal=np.full((1, 60), 2.0))
+    figure = inspect_figure(data)
+    left = figure.axes[1]
+    assert "dotted" in left.get_title()
+    np.testing.assert_array_equal(left.lines[0].get_ydata(), 2.0)
+    assert len(left.patches) == 2
+    assert "2 bad frames (gray)" in figure.get_suptitle()
+    assert inspect_figure(static.data).axes[1].get_title() == r"$c_2(t,t+\Delta t)$"
+
+
+_NO_PYPLOT = """
+import sys
+import matplotlib
+before = matplotlib.get_backend(auto_select=False), dict(matplotlib.rcParams)
+from homodyne.testing.results import example_result
+from homodyne.viz import save_figures
+example = example_result("static", phi=(0.0,), num_frames=20, shape=(1, 30))
+save_figures(example.result, None, sys.argv[1])
+assert "matplotlib.pyplot" not in sys.modules
+assert (matplotlib.get_backend(auto_select=False), dict(matplotlib.rcParams)) == before
+print("clean")
+"""
+
+
+def test_no_global_state_of_matplotlib_is_touched(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", _NO_PYPLOT, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
+    assert run.stdout.strip() == "clean", run.stderr
