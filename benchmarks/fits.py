@@ -1,4 +1,6 @@
-"""Whole fits of 50 million pairs from arrays in memory, each in a process of its own so that peak memory is its own."""
+"""Whole fits of 50 million pairs from arrays in memory, each in a process of its own so that peak memory is
+its own.
+"""
 
 import json
 import resource

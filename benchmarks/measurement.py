@@ -1,4 +1,6 @@
-"""The measurement that every benchmark uses: laminar flow with independent noise, made directly as float32 maps."""
+"""The measurement that every benchmark uses: laminar flow with independent noise, made directly as float32
+maps.
+"""
 
 import numpy as np
 

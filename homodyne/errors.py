@@ -1,7 +1,7 @@
 """Every exception and warning that homodyne raises on purpose.
 
-The command line turns ``exit_code`` into the exit status of the process, so that a script can tell wrong input (2) from a
-posterior that cannot be trusted (3) and from a failed execution (4).
+The command line turns ``exit_code`` into the exit status of the process, so that a script can tell wrong input
+(2) from a posterior that cannot be trusted (3) and from a failed execution (4).
 """
 
 

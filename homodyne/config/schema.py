@@ -238,14 +238,6 @@ class LaplaceConfig(Section):
     )
 
 
-class LaplaceConfig(Section):
-    """Normal approximation at the mode."""
-
-    num_draws: PositiveInt = Field(
-        4000, description="draws in all; also of reweighted points where the verdict is CORRECTED"
-    )
-
-
 class MCMCConfig(Section):
     """No-U-turn sampler."""
 
@@ -266,7 +258,6 @@ class OptimizationConfig(Section):
         "auto", description="auto takes the cheapest method whose result is certified"
     )
     nlsq: NLSQConfig = NLSQConfig()
-    laplace: LaplaceConfig = LaplaceConfig()
     laplace: LaplaceConfig = LaplaceConfig()
     mcmc: MCMCConfig = MCMCConfig()
 

@@ -1,8 +1,9 @@
 """Blocks: which pairs of frames of which maps, stored the way the likelihood walks over them.
 
-A `Block` is a list of *row segments*.  A segment belongs to one angle and one row frame ``i`` and holds the values at its
-column frames ``j > i`` in ascending order.  Either the columns are a run of `col_frames` (a rectangular sub-grid of the map: the whole
-data set, an interleaved shard, consecutive frames), or every point carries its own column (any index set at all).
+A `Block` is a list of *row segments*. A segment belongs to one angle and one row frame ``i`` and holds the
+values at its column frames ``j > i`` in ascending order. Either the columns are a run of `col_frames` (a
+rectangular sub-grid of the map: the whole data set, an interleaved shard, consecutive frames), or every
+point carries its own column (any index set at all).
 
 `block_from_maps` cuts a sub-grid out of maps, `block_from_points` takes any set of points.
 """
@@ -43,7 +44,8 @@ class Block:
     weights : (n_points,) float32 or None
         Relative weights, Var = sigma^2 / w; 0 marks a missing pixel.  None stands for ones.
     chunks : (n_chunk + 1,) int64
-        Limits of groups of segments with about equal numbers of points; without `columns`, of rows shared by all angles.
+        Limits of groups of segments with about equal numbers of points; without `columns`, of rows shared
+        by all angles.
     """
 
     num_frames: int
@@ -74,7 +76,9 @@ class Block:
         return slice(int(self.start[first]), int(self.start[last]))
 
     def sums(self) -> Array:
-        """Per angle: number of points, sum of weights, weighted mean, weighted sum of squares about it, sum of log weights.
+        """Sums over the data of every angle.
+
+        Number of points, sum of weights, weighted mean, weighted sum of squares about it, sum of log weights.
 
         Returns
         -------
@@ -97,7 +101,7 @@ class Block:
         return table
 
     def point_frames(self) -> tuple[Array, Array, Array]:
-        """Angle, row frame and column frame of every point (three int64 arrays; for references, thin blocks and tests)."""
+        """Angle, row frame and column frame of every point: three int64 arrays."""
         count = np.diff(self.start)
         position = np.arange(self.values.size) - np.repeat(self.start[:-1], count)
         column = np.repeat(self.first_col, count) + position if self.columns is None else self.columns
@@ -172,7 +176,13 @@ def block_from_maps(
 
 
 def block_from_points(
-    num_frames: int, num_angles: int, angle: Array, i: Array, j: Array, values: Array, weights: Array | None = None
+    num_frames: int,
+    num_angles: int,
+    angle: Array,
+    i: Array,
+    j: Array,
+    values: Array,
+    weights: Array | None = None,
 ) -> Block:
     """Collect any set of points, each given by angle index, row frame ``i`` and column frame ``j > i``.
 

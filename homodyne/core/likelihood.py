@@ -2,10 +2,11 @@
 
     y ~ Normal(offset_phi + contrast_phi * g, sigma_phi^2 / w)
 
-Given g this is linear in (offset, contrast), whose priors are normal, so the integral is closed: with X = (1, g), prior mean m and
-precision P, the normal equations A = X'WX/sigma^2 + P and b = X'W(y - Xm)/sigma^2 hold everything.  `Likelihood` gives the marginal log
-likelihood as a JAX function of the curves, and the conditional distribution of (offset, contrast) from which they are drawn exactly.
-Everything is formed from the moments of the block, the only pass over the data.
+Given g this is linear in (offset, contrast), whose priors are normal, so the integral is closed: with X =
+(1, g), prior mean m and precision P, the normal equations A = X'WX/sigma^2 + P and b = X'W(y - Xm)/sigma^2
+hold everything. `Likelihood` gives the marginal log likelihood as a JAX function of the curves, and the
+conditional distribution of (offset, contrast) from which they are drawn exactly. Everything is formed from
+the moments of the block, the only pass over the data.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from homodyne.core.correlation import SHEAR_CONVENTIONS, shear_argument_scale
 from homodyne.core.moments import BlockSlot, Implementation, MomentFunction, Moments, moment_function
@@ -47,8 +49,8 @@ class ScalingPrior:
 class Evaluation(NamedTuple):
     """Everything that one pass over the data tells at one point.
 
-    Moments, log prior, marginal log likelihood, physical parameters by name, and conditional mean (n_phi, 2) and covariance
-    (n_phi, 2, 2) of (offset, contrast).
+    Moments, log prior, marginal log likelihood, physical parameters by name, and conditional mean (n_phi,
+    2) and covariance (n_phi, 2, 2) of (offset, contrast).
     """
 
     moments: Moments
@@ -100,9 +102,9 @@ class Likelihood:
     def _moments(self) -> MomentFunction:
         return moment_function(self.slot, self.implementation, self.order)
 
-    def curves(self, z: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    def curves(self, z: ArrayLike) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """q^2 int J dt at every frame and, with shear, the pair (h per angle, int γ̇ dt at every frame)."""
-        transport, strain, phi0 = self.space.integrals(z, self.t)
+        transport, strain, phi0 = self.space.integrals(jnp.asarray(z), self.t)
         decay = self.q**2 * transport
         if strain is None or self.gap is None:
             return decay, None
@@ -117,7 +119,7 @@ class Likelihood:
     @cached_property
     def _inside(self) -> Array:
         """Some point of the support, so that no invalid curve is ever formed."""
-        return self.space.draw_supported(np.random.default_rng(0), 1)[0]
+        return np.asarray(self.space.draw_supported(np.random.default_rng(0), 1)[0])
 
     def log_likelihood(self, z: jax.Array, sigma: jax.Array) -> jax.Array:
         """Marginal log likelihood, normalised; -inf where a rate is not positive.
@@ -134,13 +136,15 @@ class Likelihood:
 
     @cached_property
     def evaluate(self) -> Callable[[Any, Any], Evaluation]:
-        """Compiled `Evaluation` at coordinates z (dim,) and noise sigma (n_phi,); one program for every block and noise."""
+        """Compiled `Evaluation` at z (dim,) and sigma (n_phi,); one program for every block and noise."""
 
         def evaluate(z: jax.Array, sigma: jax.Array) -> Evaluation:
             m = self.moments(z)
             total = self.from_moments(m, sigma).sum()
             total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
-            return Evaluation(m, self.space.log_prior(z), total, self.space.physical(z), *self.scaling_posterior(m, sigma))
+            return Evaluation(
+                m, self.space.log_prior(z), total, self.space.physical(z), *self.scaling_posterior(m, sigma)
+            )
 
         return compiled(evaluate)
 
@@ -150,11 +154,11 @@ class Likelihood:
         root = jnp.linalg.cholesky(normal)
         half = jax.scipy.linalg.solve_triangular(root, right[..., None], lower=True)[..., 0]
         log_det = 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1) - np.log(self.scaling.precision).sum()
-        constant = -0.5 * m.count * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
-        return constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det
+        constant = -0.5 * m.points * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
+        return jnp.asarray(constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det)
 
     def _normal_equations(self, m: Moments, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """A and b for (offset - ybar, contrast), and the prior's square of the distance between its mean and zero."""
+        """A and b for (offset - ybar, contrast), and the prior's misfit of zero."""
         precision = jnp.asarray(self.scaling.precision)
         prior_mean = jnp.asarray(self.scaling.mean) - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
         data = jnp.stack([jnp.stack([m.weight, m.g], -1), jnp.stack([m.g, m.gg], -1)], -2) / sigma[:, None, None] ** 2
@@ -169,12 +173,12 @@ class Likelihood:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile quickly rather than well: outside the primitive, which is compiled code already, there is next to nothing to gain."""
+    """Compile quickly rather than well: next to nothing is computed outside the primitive, which is compiled."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def least_squares(m: Moments) -> tuple[Array, Array]:
-    """Least weighted sum of squared residuals per angle over the offset and a contrast >= 0, and that contrast.
+    """Fit offset and contrast >= 0 of every angle: weighted sum of squared residuals, and that contrast.
 
     Both have shape (n_phi,).
     """

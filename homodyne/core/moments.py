@@ -1,7 +1,8 @@
 """The one operation that touches the data: moments of the model's g over a block, differentiable.
 
-`moment_function` binds a block and an implementation and returns ``moments(F, shear) -> Moments``.  The implementations,
-"numba" for the processor and "jax" for accelerators, agree to rounding; both carry their own vector-Jacobian product.
+`moment_function` binds a block and an implementation and returns ``moments(F, shear) -> Moments``. The
+implementations, "numba" for the processor and "jax" for accelerators, agree to rounding; both carry their
+own vector-Jacobian product.
 """
 
 from collections.abc import Callable
@@ -19,9 +20,8 @@ Implementation = Literal["numba", "jax"]
 Shear = tuple[jax.Array, jax.Array]
 
 
-
 class BlockSlot:
-    """Holds the block that a compiled program reads, so that one program serves every block of the same layout.
+    """Holds the block that a compiled program reads: one program serves every block of the same layout.
 
     Exchange the `block` between calls; number of frames and of angles must stay the same.
     """
@@ -43,11 +43,12 @@ class BlockSlot:
 class Moments(NamedTuple):
     """Everything the likelihood needs of a block, each of shape (n_phi,).
 
-    Number of points, sum of weights, weighted mean ``ybar`` of the data, their weighted scatter about it, sum of log weights; sums of
-    ``w g``, ``w g^2`` and ``w (y - ybar) g``, which alone depend on the model.  Centring keeps digits that a map near 1 would lose.
+    Number of points, sum of weights, weighted mean ``ybar`` of the data, their weighted scatter about it,
+    sum of log weights; sums of ``w g``, ``w g^2`` and ``w (y - ybar) g``, which alone depend on the model.
+    Centring keeps digits that a map near 1 would lose.
     """
 
-    count: jax.Array
+    points: jax.Array
     weight: jax.Array
     mean: jax.Array
     scatter: jax.Array
@@ -74,9 +75,9 @@ def moment_function(slot: BlockSlot, implementation: Implementation = "numba", o
     Returns
     -------
     moments : callable
-        ``moments(F, shear) -> Moments`` with ``F`` (n,) the increasing ``q^2 int J dt`` at every frame and ``shear`` either None or
-        the pair ``h`` (n_phi,), ``G`` (n,) whose product is the argument of ``sin(x)/x``.  The model's part is NaN where a
-        curve is not finite or not monotone.
+        ``moments(F, shear) -> Moments`` with ``F`` (n,) the increasing ``q^2 int J dt`` at every frame and
+        ``shear`` either None or the pair ``h`` (n_phi,), ``G`` (n,) whose product is the argument of
+        ``sin(x)/x``. The model's part is NaN where a curve is not finite or not monotone.
 
     Raises
     ------
@@ -95,33 +96,35 @@ def _on_device(slot: BlockSlot, order: int) -> MomentFunction:
 
     def moments(f: jax.Array, shear: Shear | None) -> Moments:
         g, gg, yg = model(f, shear).T
-        return Moments(*sums, g, gg, yg - sums[2] * g)
+        points, weight, mean, scatter, log_weights = sums
+        return Moments(points, weight, mean, scatter, log_weights, g, gg, yg - mean * g)
 
     return moments
 
 
 def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
     def host_moments(f: Any, shear: Any) -> Any:
-        table = moments_numba.moments(slot.block, *_arrays(f, shear), order)
+        f, shear = _arrays(f, shear)
+        table = moments_numba.moments(slot.block, f, shear, order)
         table[:, 2] -= slot.sums[:, 2] * table[:, 0]
         return np.concatenate([slot.sums, table], axis=1)
 
     def host_product(f: Any, shear: Any, cotangent: Any) -> Any:
         u = np.array(cotangent)[:, 5:]
         u[:, 0] -= slot.sums[:, 2] * u[:, 2]
-        return moments_numba.product(slot.block, *_arrays(f, shear), u, order)
+        f, shear = _arrays(f, shear)
+        return moments_numba.product(slot.block, f, shear, u, order)
 
     @jax.custom_vjp
     def table(f: jax.Array, shear: Shear | None) -> jax.Array:
-        shape = jax.ShapeDtypeStruct((slot.block.num_angles, 8), jnp.float64)
-        return jax.pure_callback(host_moments, shape, f, shear, vmap_method="sequential")
+        shape = jnp.zeros((slot.block.num_angles, 8))
+        return jnp.asarray(jax.pure_callback(host_moments, shape, f, shear, vmap_method="sequential"))
 
     def forward(f: jax.Array, shear: Shear | None) -> tuple[jax.Array, Any]:
         return table(f, shear), (f, shear)
 
     def backward(saved: Any, cotangent: jax.Array) -> Any:
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float64), saved)
-        return jax.pure_callback(host_product, shapes, *saved, cotangent, vmap_method="sequential")
+        return jax.pure_callback(host_product, saved, *saved, cotangent, vmap_method="sequential")
 
     table.defvjp(forward, backward)
     return lambda f, shear: Moments(*table(f, shear).T)

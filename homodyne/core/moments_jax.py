@@ -1,7 +1,7 @@
 """The moments of a block in plain JAX, for accelerators.
 
-The block lies on the device as dense maps, one angle is worked on at a time, and the product is written by hand so that no
-intermediate of the size of a map is kept between the passes.
+The block lies on the device as dense maps, one angle is worked on at a time, and the product is written by
+hand so that no intermediate of the size of a map is kept between the passes.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Shear = tuple[jax.Array, jax.Array]
 
 
 def bind(block: Block, order: int = 1) -> Callable[[jax.Array, Shear | None], jax.Array]:
-    """Copy `block` to the default device and return its moment function (see `homodyne.core.moments.moment_function`)."""
+    """Copy `block` to the default device and return the differentiable sums of w g, w g^2 and w y g, (n_phi, 3)."""
     values, weights, rows, cols = (jnp.asarray(x) for x in _dense(block))
 
     @jax.custom_vjp
@@ -78,11 +78,13 @@ def _dense(block: Block) -> tuple[np.ndarray[Any, Any], ...]:
 
 
 def _decay(f: jax.Array, rows: jax.Array, cols: jax.Array) -> jax.Array:
-    """exp(-(F_j - F_i)); positions with j before i carry no weight and are held at 1, so that nothing overflows."""
+    """exp(-(F_j - F_i)); positions with j before i carry no weight and are held at 1: nothing overflows."""
     return jnp.exp(-jnp.maximum(f[cols][None, :] - f[rows][:, None], 0.0))
 
 
-def _wave(h: jax.Array, shear: Shear | None, rows: jax.Array, cols: jax.Array, order: int) -> tuple[jax.Array, jax.Array]:
+def _wave(
+    h: jax.Array, shear: Shear | None, rows: jax.Array, cols: jax.Array, order: int
+) -> tuple[jax.Array, jax.Array]:
     """(sin x / x)^(2 order) of every pair and its derivative with respect to x."""
     if shear is None:
         return jnp.ones(()), jnp.zeros(())

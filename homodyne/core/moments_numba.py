@@ -1,22 +1,26 @@
 """The moments of a block and their vector-Jacobian product as compiled loops (Numba).
 
-What depends on the frames only is tabulated per frame (sine and cosine of the phase) or per row and shared by all angles (the
-decay ``exp(-(F_j - F_i))`` and the division ``1 / (G_j - G_i)``), so that a pair costs about ten multiply-adds and nothing else.
-Where the phase difference is small the power series of ``sin(x)/x`` takes over; ``G`` is monotone, so those pairs are the first of a row.
+What depends on the frames only is tabulated per frame (sine and cosine of the phase) or per row and shared
+by all angles (the decay ``exp(-(F_j - F_i))`` and the division ``1 / (G_j - G_i)``), so that a pair costs
+about ten multiply-adds and nothing else. Where the phase difference is small the power series of
+``sin(x)/x`` takes over; ``G`` is monotone, so those pairs are the first of a row.
 
-``F`` may span thousands: it is cut into bins of width `BIN`, inside which ``exp`` is representable, and pairs three bins
-apart have ``g < 1e-260``, which is taken as zero.
+``F`` may span thousands: it is cut into bins of width `BIN`, inside which ``exp`` is representable, and
+pairs three bins apart have ``g < 1e-260``, which is taken as zero.
 
-Arguments that do not apply (no shear, no weights) are None, which Numba prunes when it compiles: one source for all variants.
+Arguments that do not apply (no shear, no weights) are None, which Numba prunes when it compiles: one source
+for all variants.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numba
 import numpy as np
-from numba import config, njit
+from numba import njit
 
 from homodyne.core.blocks import Block
 
@@ -24,8 +28,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Shear = tuple[Array, Array]
 
 BIN = 300.0
-_DECAY = np.array([1.0, np.exp(-BIN), np.exp(-2 * BIN), 0.0])  # factor between bins that are 0, 1, 2, 3 or more apart
-_NEAR = 0.1  # phase difference below which the series is used: first neglected term 3e-14, trigonometric form good to 1e-15
+_DECAY = np.array([1.0, np.exp(-BIN), np.exp(-2 * BIN), 0.0])  # between bins that are 0, 1, 2, 3 or more apart
+_NEAR = 0.1  # phase difference below which the series is used: it is good to 3e-14, the other form to 1e-15
 
 _SMALL = 100_000  # points below which one thread is quicker than two
 
@@ -46,9 +50,11 @@ def _slope_near(x2):  # type: ignore[no-untyped-def]
     return -(1.0 / 3.0 - x2 * (1.0 / 30.0 - x2 * (1.0 / 840.0 - x2 * (1.0 / 45360.0))))
 
 
-# --- one row of one angle -------------------------------------------------------------------------------------------------------
-# Whole arrays and offsets come in and slices are cut inside: a slice that crosses a call costs two atomic operations.
-# `at` is the first point in y and w, `a` the first column in sine, cosine and the column derivatives, `k0:k1` the part of the row.
+# --- one row of one angle
+# -------------------------------------------------------------------------------------------------------
+# Whole arrays and offsets come in and slices are cut inside: a slice that crosses a call costs two atomic
+# operations. `at` is the first point in y and w, `a` the first column in sine, cosine and the column
+# derivatives, `k0:k1` the part of the row.
 
 
 @_loop
@@ -148,7 +154,27 @@ def _product_near(y, w, at, decay, gap, count, h, fourth, u1, u2, u3, d_f, d_x, 
 
 @_loop
 def _product_far(  # type: ignore[no-untyped-def]
-    y, w, at, decay, gap, inverse, k0, k1, sine, cosine, a, sine_i, cosine_i, h, fourth, u1, u2, u3, d_f, d_x, c
+    y,
+    w,
+    at,
+    decay,
+    gap,
+    inverse,
+    k0,
+    k1,
+    sine,
+    cosine,
+    a,
+    sine_i,
+    cosine_i,
+    h,
+    fourth,
+    u1,
+    u2,
+    u3,
+    d_f,
+    d_x,
+    c,
 ):
     y, decay, gap, inverse = y[at + k0 : at + k1], decay[k0:k1], gap[k0:k1], inverse[k0:k1]
     w = None if w is None else w[at + k0 : at + k1]
@@ -176,12 +202,13 @@ def _product_far(  # type: ignore[no-untyped-def]
     return row_f, row_x, row_h / h
 
 
-# --- grid blocks: all angles share rows and columns -----------------------------------------------------------------------------
+# --- grid blocks: all angles share rows and columns
+# -----------------------------------------------------------------------------
 
 
 @_loop
 def _fill_row(first, last, i, col_decay, growth, run_end, col_g, g_i, decay, gap, inverse):  # type: ignore[no-untyped-def]
-    """Tabulate exp(-(F_j - F_i)), G_j - G_i and its inverse for columns first:last; returns how many of them have g > 0."""
+    """Tabulate exp(-(F_j - F_i)), G_j - G_i and its inverse for columns first:last; count those with g > 0."""
     begin = first
     for step in range(3):
         end = min(max(run_end[i, step], begin), last)
@@ -222,7 +249,19 @@ def _grid_moments(  # type: ignore[no-untyped-def]
                         z = p * width
                         sine_i, cosine_i = sine[z + n_col + i] / h[p], cosine[z + n_col + i] / h[p]
                         s1, s2, s3 = _moments_far(
-                            values, weights, at, decay, inverse, near, count, sine, cosine, z + a, sine_i, cosine_i, fourth
+                            values,
+                            weights,
+                            at,
+                            decay,
+                            inverse,
+                            near,
+                            count,
+                            sine,
+                            cosine,
+                            z + a,
+                            sine_i,
+                            cosine_i,
+                            fourth,
                         )
                         t1, t2, t3 = t1 + s1, t2 + s2, t3 + s3
                 out[c, p, 0] += t1
@@ -268,12 +307,13 @@ def _grid_product(  # type: ignore[no-untyped-def]
                     by_angle[c, p] += t
 
 
-# --- point blocks: every point has its own column --------------------------------------------------------------------------------
+# --- point blocks: every point has its own column
+# --------------------------------------------------------------------------------
 
 
 @_inline
 def _point(i, j, p, f, bins, g, h, sine, cosine, fourth):  # type: ignore[no-untyped-def]
-    """g and its derivative with respect to the phase difference, for one pair of frames of one angle."""
+    """Value of g and its derivative with respect to the phase difference, for one pair of frames of one angle."""
     e = f[0, j] * f[1, i] * _DECAY[int(min(bins[j] - bins[i], 3.0))]
     if g is None:
         return e, 0.0
@@ -332,11 +372,12 @@ def _point_product(  # type: ignore[no-untyped-def]
                     by_segment[s] += q * (g[j] - g[i])
 
 
-# --- public ----------------------------------------------------------------------------------------------------------------------
+# --- public
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def moments(block: Block, decay_exponent: Array, shear: Shear | None, order: int = 1) -> Array:
-    """Sums of w g, w g^2 and w y g per angle, (n_phi, 3); NaN where the curves are not finite or not monotone.
+    """Sums of w g, w g^2 and w y g per angle, (n_phi, 3); NaN for curves that are not finite or monotone.
 
     See `homodyne.core.moments.moment_function` for the arguments.
     """
@@ -377,13 +418,13 @@ def product(
 
 
 def _run(block: Block, kernel: Callable[..., None], *arguments: Any) -> None:
-    """Run a kernel over all chunks of the block, on threads when it is large; the sums do not depend on their number."""
-    n_chunk, threads = block.chunks.size - 1, config.NUMBA_NUM_THREADS
+    """Run a kernel over all chunks of the block, on threads when it is large; their number changes nothing."""
+    n_chunk, threads = block.chunks.size - 1, int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     if block.values.size < _SMALL or threads == 1:
         kernel(0, n_chunk, *arguments)
         return
     limits = np.linspace(0, n_chunk, min(4 * threads, n_chunk) + 1).astype(np.int64)
-    tasks = [_pool(threads).submit(kernel, a, z, *arguments) for a, z in zip(limits[:-1], limits[1:], strict=True)]
+    tasks = [_pool(threads).submit(kernel, a, z, *arguments) for a, z in itertools.pairwise(limits)]
     for task in tasks:
         task.result()
 
@@ -394,7 +435,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int) -> tuple[Any, ...] | None:
-    """Layout of the block and tables of the curves, as the kernels read them; None for curves they cannot read."""
+    """Layout of the block and tables of the curves for the kernels; None for curves they cannot read."""
     exponent = decay_exponent - decay_exponent[0]
     if not np.isfinite(exponent).all() or np.any(np.diff(exponent) < 0):
         return None
@@ -408,19 +449,19 @@ def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int
     bins = np.floor(exponent / BIN)
     inside = exponent - BIN * bins
     growth, decay = np.exp(inside), np.exp(-inside)
-    g = None if shear is None else shear[1]
+    integral = None if shear is None else shear[1]
     if block.columns is not None:
         layout: tuple[Any, ...] = (block.start, block.row, block.angle, block.columns, block.chunks)
-        return block.values, block.weights, *layout, np.stack([decay, growth]), bins, g, *wave, order == 2
+        return block.values, block.weights, *layout, np.stack([decay, growth]), bins, integral, *wave, order == 2
     cols = block.col_frames
     run_end = np.stack([np.searchsorted(bins[cols], bins + step, side="right") for step in range(3)], axis=1)
     col_g = None
-    if g is not None:
-        col_g = g[cols]
+    if integral is not None:
+        col_g = integral[cols]
         wave = (wave[0], *(np.concatenate([x[:, cols], x], axis=1).ravel() for x in wave[1:]))
     rows = _shared_rows(block)
     layout = (block.start[: rows.size + 1], rows, block.first_col[: rows.size], block.chunks)
-    return block.values, block.weights, *layout, growth, run_end, decay[cols], g, col_g, *wave, order == 2
+    return block.values, block.weights, *layout, growth, run_end, decay[cols], integral, col_g, *wave, order == 2
 
 
 def _shared_rows(block: Block) -> Array:
@@ -429,7 +470,7 @@ def _shared_rows(block: Block) -> Array:
 
 
 def _mirrored(shear: Shear | None) -> tuple[Shear | None, float]:
-    """The shear with an increasing integral (g does not change with its sign), and the sign that was applied."""
+    """The shear with an increasing integral (g does not change with its sign), and the sign applied."""
     if shear is None or shear[1][-1] >= shear[1][0]:
         return shear, 1.0
     return (shear[0], -shear[1]), -1.0

@@ -1,11 +1,13 @@
 """Physical parameters, their priors, and the coordinates in which a sampler sees them.
 
-`parameter_space` builds a `ParameterSpace` from the mode, the priors and the fixed values.  The space maps an unconstrained vector
-``z`` to physical parameters (`physical`), to the integrals the likelihood needs (`integrals`) and to the log density of the prior in
-z (`log_prior`, with its Jacobian).  Priors are declared on the physical parameters; the posterior is the same in any coordinates.
+`parameter_space` builds a `ParameterSpace` from the mode, the priors and the fixed values. The space maps
+an unconstrained vector ``z`` to physical parameters (`physical`), to the integrals the likelihood needs
+(`integrals`) and to the log density of the prior in z (`log_prior`, with its Jacobian). Priors are declared
+on the physical parameters; the posterior is the same in any coordinates.
 
-Coordinates "anchor" are logarithms of the rates at two times inside the record, in which the posterior is round; "physical" are the parameters
-themselves (amplitudes by their logarithm when only positive values are possible).
+Coordinates "anchor" are logarithms of the rates at two times inside the record, in which the posterior is
+round; "physical" are the parameters themselves (amplitudes by their logarithm when only positive values are
+possible).
 """
 
 from collections.abc import Mapping
@@ -18,7 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.core.priors import Prior, make_prior
-from homodyne.core.transport import amplitude_offset, anchor_integral, anchor_rate, anchor_times, rate, rate_integral
+from homodyne.core.transport import (
+    amplitude_offset,
+    anchor_integral,
+    anchor_rate,
+    anchor_times,
+    rate,
+    rate_integral,
+)
 from homodyne.errors import InputError
 
 STATIC_NAMES = ("D0", "alpha", "D_offset")
@@ -76,8 +85,9 @@ def canonical_mode(mode: str) -> str:
 class PowerLawCoordinates:
     """Coordinates of one law ``amplitude * t**exponent + offset`` of which some parameters are fixed.
 
-    In anchor form every free one of (amplitude, offset) is replaced by the logarithm of the rate at an anchor time: both anchors when
-    both are free, the middle one (geometric mean) when one is.  The exponent stands for itself.
+    In anchor form every free one of (amplitude, offset) is replaced by the logarithm of the rate at an
+    anchor time: both anchors when both are free, the middle one (geometric mean) when one is. The exponent
+    stands for itself.
     """
 
     names: tuple[str, str, str]
@@ -89,6 +99,7 @@ class PowerLawCoordinates:
 
     @cached_property
     def free(self) -> tuple[str, ...]:
+        """Names of the parameters that are not fixed."""
         return tuple(name for name in self.names if name not in self.fixed)
 
     @property
@@ -136,14 +147,14 @@ class PowerLawCoordinates:
         """Log of |d(free physical parameters) / dz|."""
         levels = len(self._levels)
         if not self.anchored:
-            return sum((z[k] for k, n in enumerate(self._levels) if self._logarithmic(n)), jnp.zeros(()))
+            return jnp.zeros(()) + sum(z[k] for k, n in enumerate(self._levels) if self._logarithmic(n))
         if levels == 0:
             return jnp.zeros(())
         _, exponent, _ = self.physical(z)
         if levels == 2:
             span = jnp.log(self.t_b / self.t_a) * exponent
-            return z[0] + z[1] - jnp.log(jnp.abs(jnp.expm1(span))) - exponent * np.log(self.t_a)
-        return z[0] - (exponent * np.log(self._t_mid) if self._levels == (self.names[0],) else 0.0)
+            return jnp.asarray(z[0] + z[1] - jnp.log(jnp.abs(jnp.expm1(span))) - exponent * np.log(self.t_a))
+        return jnp.asarray(z[0] - (exponent * np.log(self._t_mid) if self._levels == (self.names[0],) else 0.0))
 
     def rate(self, z: jax.Array, t: Any) -> jax.Array:
         """Rate at time t."""
@@ -163,7 +174,7 @@ class PowerLawCoordinates:
         return z[2] if self.names[1] in self.free else jnp.asarray(self.fixed[self.names[1]])
 
     def coordinates(self, params: Params) -> list[Array]:
-        """Inverse of `physical`, each element with the shape of the parameters; NaN where a rate is not positive."""
+        """Inverse of `physical`, each with the shape of the parameters; NaN where a rate is not positive."""
         amplitude, exponent, offset = (np.asarray(params[name], dtype=float) for name in self.names)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             if not self.anchored:
@@ -272,7 +283,7 @@ class ParameterSpace:
         return z
 
     def canonical(self, z: Array, around: float = 0.0) -> Array:
-        """The same points (..., >= dim) with a circular phi0 within 90 degrees of `around`; phi0 + 180 is the same flow."""
+        """Bring a circular phi0 within 90 degrees of `around` in points (..., >= dim): phi0 + 180 is the same flow."""
         z = np.array(z)
         if self._plain_names[-1] == "phi0" and self.priors["phi0"].circular:
             k = self.dim - 1
@@ -280,13 +291,13 @@ class ParameterSpace:
         return z
 
     def supported(self, z: jax.Array) -> jax.Array:
-        """Whether J and γ̇ are positive from the first to the last time; each is monotone, so both ends decide."""
+        """Whether J and γ̇ are positive from first to last time; each is monotone, so both ends decide."""
         ends = jnp.array([self.t_first, self.t_last])
         parts, _ = self._split(z)
         return jnp.stack([(law.rate(p, ends) > 0).all() for law, p in zip(self.laws, parts, strict=True)]).all()
 
     def integrals(self, z: jax.Array, t: Any) -> tuple[jax.Array, jax.Array | None, Any]:
-        """Integrals of J (Å²) and γ̇ from ``t[0]`` to every t, and phi0 in degrees (None, None for a static sample)."""
+        """Integrals of J (Å²) and γ̇ from ``t[0]`` to every t, and phi0 in degrees; the last two None when static."""
         parts, phi0 = self._split(z)
         transport = self.laws[0].integral(parts[0], t)
         if self.mode == "static":
@@ -294,7 +305,7 @@ class ParameterSpace:
         return transport, self.laws[1].integral(parts[1], t), phi0
 
     def log_prior(self, z: jax.Array) -> jax.Array:
-        """Log density of the prior in z, Jacobian included; -inf where it has no support or a rate is not positive."""
+        """Log density of the prior in z, Jacobian included; -inf where a rate is not positive or a prior is 0."""
         params = self.physical(z)
         bounded, low, high = self._interval
         inside = jnp.where(bounded, z, 0.0)
@@ -307,7 +318,7 @@ class ParameterSpace:
         return jnp.where(self.supported(z) & jnp.isfinite(total), total, -jnp.inf)
 
     def draw(self, rng: np.random.Generator, count: int) -> dict[str, Array]:
-        """Draws from the prior of the physical parameters, whatever the sign of the rates; fixed values are repeated."""
+        """Draws of the physical parameters from the prior, whatever the sign of the rates, (count,) each."""
         values = {name: self.priors[name].quantile(rng.uniform(size=count)) for name in self.free_names}
         return {name: values[name] if name in values else np.full(count, self.fixed[name]) for name in self.names}
 
@@ -355,8 +366,8 @@ def parameter_space(
     Raises
     ------
     InputError
-        For unknown names, nothing to fit, times that are not positive, or amplitude and offset both free at exponent 0, where they
-        mean the same thing.
+        For unknown names, nothing to fit, times that are not positive, or amplitude and offset both free at
+        exponent 0, where they mean the same thing.
     """
     mode = canonical_mode(mode)
     names = MODES[mode]
@@ -368,7 +379,9 @@ def parameter_space(
     t_first, t_last = float(t[0]), float(t[-1])
     if not 0 < t_first < t_last:
         raise InputError(f"times run from {t_first:g} to {t_last:g} s: a power law needs increasing times above zero")
-    complete: dict[str, Prior] = {name: given.get(name) or make_prior(*DEFAULT_PRIORS[name], name=name) for name in names if name not in fixed}
+    complete: dict[str, Prior] = {
+        name: given.get(name) or make_prior(*DEFAULT_PRIORS[name], name=name) for name in names if name not in fixed
+    }
     if "phi0" in complete:
         complete["phi0"] = complete["phi0"].on_circle(180.0)
     if not complete:
@@ -383,9 +396,12 @@ def parameter_space(
         amplitude, exponent, offset = triple
         if fixed.get(exponent) == 0 and amplitude not in fixed and offset not in fixed:
             raise InputError(
-                f"{exponent} is fixed at 0, where {amplitude} and {offset} are the same constant: fix {offset}, at 0 say"
+                f"{exponent} is fixed at 0, where {amplitude} and {offset} are one constant: fix {offset}, say at 0"
             )
-        positive = tuple(name in complete and complete[name].half_line for name in (amplitude, offset))
+        half_line = {name: name in complete and complete[name].half_line for name in (amplitude, offset)}
+        positive = half_line[amplitude], half_line[offset]
         own = {name: value for name, value in fixed.items() if name in triple}
-        laws.append(PowerLawCoordinates((amplitude, exponent, offset), own, t_a, t_b, coordinates == "anchor", positive))  # type: ignore[arg-type]
+        laws.append(
+            PowerLawCoordinates((amplitude, exponent, offset), own, t_a, t_b, coordinates == "anchor", positive)
+        )
     return ParameterSpace(mode, complete, fixed, tuple(laws), t_first, t_last)

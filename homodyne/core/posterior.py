@@ -1,7 +1,8 @@
-"""The posterior that samplers see: prior and marginal likelihood as one log density of an unconstrained vector.
+"""The posterior that samplers see: one log density of an unconstrained vector.
 
-`Posterior.log_density` is what is optimised, sampled and certified; `Posterior.physical_draws` turns draws of the vector into draws of
-everything that has a name, contrast and offset included, which are drawn from their exact conditional distribution.
+`Posterior.log_density` is what is optimised, sampled and certified; `Posterior.physical_draws` turns draws
+of the vector into draws of everything that has a name, contrast and offset included, which are drawn from
+their exact conditional distribution.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ SIGMA_PRIOR = (np.log(0.1), 3.0)
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """Posterior of the coordinates of `likelihood.space` and, where `sigma` is None, of the logarithm of the noise per angle.
+    """Posterior of the coordinates and, where `sigma` is None, of the logarithm of the noise per angle.
 
     Attributes
     ----------
@@ -34,7 +35,7 @@ class Posterior:
     """
 
     likelihood: Likelihood
-    sigma: Array | None
+    sigma: Array | jax.Array | None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Prior distributions of physical parameters, restricted to bounds.
 
-`make_prior` builds one from its name and arguments; `Prior.log_prob` and `Prior.quantile` are all that the rest needs.
-Distribution functions are SciPy's; log densities are JAX functions, cut at the bounds and normalised again.
+`make_prior` builds one from its name and arguments; `Prior.log_prob` and `Prior.quantile` are all that the
+rest needs. Distribution functions are SciPy's; log densities are JAX functions, cut at the bounds and
+normalised again.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,7 +58,9 @@ PRIOR_ARGUMENTS = {
     "truncated_normal": ("mean", "sd", "low", "high"),
     "half_normal": ("sd",),
 }
-"""Arguments of every kind of prior, in the unit of the parameter; `sigma` is the sd of the natural logarithm."""
+"""Arguments of every kind of prior, in the unit of the parameter; `sigma` is the sd of the natural
+logarithm.
+"""
 
 _POSITIVE = {"sd", "sigma", "median"}
 
@@ -87,9 +90,10 @@ class Prior:
         return self.low == 0 and self.high == np.inf
 
     def on_circle(self, period: float) -> "Prior":
-        """Close a uniform prior over whole periods to a circle, which has no ends; other priors stay as they are.
+        """Close a uniform prior over whole periods to a circle, which has no ends; others stay as they are.
 
-        The density of the open line is that of the circle, so a draw may leave the interval and means the same.
+        The density of the open line is that of the circle, so a draw may leave the interval and means the
+        same.
         """
         turns = (self.high - self.low) / period
         return replace(self, circular=True) if self.kind == "uniform" and turns >= 1 and turns == round(turns) else self
@@ -110,7 +114,11 @@ class Prior:
 
 
 def make_prior(
-    kind: str, arguments: Mapping[str, float], bounds: tuple[float, float] | None = None, *, name: str = "parameter"
+    kind: str,
+    arguments: Mapping[str, float],
+    bounds: tuple[float, float] | None = None,
+    *,
+    name: str = "parameter",
 ) -> Prior:
     """Build a prior and check it.
 
@@ -137,7 +145,9 @@ def make_prior(
         raise InputError(f"prior {kind} of {name} needs {', '.join(wanted)}: got {', '.join(arguments) or 'nothing'}")
     for key, value in arguments.items():
         if not np.isfinite(value) or (key in _POSITIVE and value <= 0):
-            raise InputError(f"prior of {name}: {key} = {value} must be finite{' and positive' if key in _POSITIVE else ''}")
+            raise InputError(
+                f"prior of {name}: {key} = {value} must be finite{' and positive' if key in _POSITIVE else ''}"
+            )
     low, high = (-np.inf, np.inf) if bounds is None else bounds
     if "low" in arguments:
         if not arguments["low"] < arguments["high"]:
@@ -150,6 +160,6 @@ def make_prior(
     prior = Prior(kind, dict(arguments), float(low), float(high))
     if not low < high or not prior._mass[1] - prior._mass[0] > 1e-12:
         raise InputError(
-            f"prior {kind} of {name} has no support between the bounds {low} and {high}: widen the bounds or move the prior"
+            f"prior {kind} of {name} has no support between {low} and {high}: widen the bounds or move the prior"
         )
     return prior

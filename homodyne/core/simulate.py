@@ -104,9 +104,7 @@ class TrueModel:
         strain = np.asarray(integral(t[0], t, p["gamma_dot_0"], p["beta"], p["gamma_dot_offset"]))
         factor = jax.jit(field_shear_factor, static_argnums=1)
         for angle in self.phi:
-            scale = float(
-                shear_argument_scale(angle, p["phi0"], self.q, self.gap or 0.0, self.shear_convention)
-            )
+            scale = float(shear_argument_scale(angle, p["phi0"], self.q, self.gap or 0.0, self.shear_convention))
             phase = scale * strain
             yield decay * np.asarray(factor(phase[:, None] - phase, self.shear_convention))
 
@@ -257,9 +255,7 @@ SIMULATORS: Mapping[str, Simulator] = {
 }
 
 
-def simulate_maps(
-    model: TrueModel, kind: str, settings: Mapping[str, ArrayLike], *, seed: Seed = 0
-) -> SimulatedMaps:
+def simulate_maps(model: TrueModel, kind: str, settings: Mapping[str, ArrayLike], *, seed: Seed = 0) -> SimulatedMaps:
     """Draw maps of the named kind; a setting that the kind does not know is refused."""
     if kind not in SIMULATORS:
         raise InputError(f"kind is {kind!r}: expected one of {', '.join(SIMULATORS)}")
@@ -311,9 +307,7 @@ def covariance_factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
         values, vectors = np.linalg.eigh(covariance)
     rounding = 10.0 * len(values) * np.finfo(float).eps * values[-1]
     if values[0] < -rounding:
-        raise InputError(
-            f"not a covariance matrix: smallest eigenvalue {values[0]:g}, largest {values[-1]:g}"
-        )
+        raise InputError(f"not a covariance matrix: smallest eigenvalue {values[0]:g}, largest {values[-1]:g}")
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
@@ -377,10 +371,6 @@ def _per_angle(
     values = np.asarray(value, dtype=float)
     if values.ndim > 1 or values.size not in (1, len(phi)):
         raise InputError(f"{name} has shape {values.shape}: expected a number or one per angle ({len(phi)})")
-    if (
-        np.any(np.isnan(values))
-        or (finite and np.any(np.isinf(values)))
-        or (positive and np.any(values <= 0))
-    ):
+    if np.any(np.isnan(values)) or (finite and np.any(np.isinf(values))) or (positive and np.any(values <= 0)):
         raise InputError(f"{name} is {values}: expected {'positive ' * positive}{'finite ' * finite}numbers")
     return np.broadcast_to(values, (len(phi),)).copy()

@@ -12,8 +12,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def thin_block(c2: Array, good: Array, points: int) -> Block:
     """Cut a block of about `points` pairs with rows spread over all ages and columns at all lags.
 
-    Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow by half, so that a
-    fast decay is seen as well as a slow one.
+    Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow
+    by half, so that a fast decay is seen as well as a slow one.
 
     Parameters
     ----------

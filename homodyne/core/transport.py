@@ -177,9 +177,7 @@ def _exp_moment(k: int, x: jax.Array) -> jax.Array:
 
 
 @_exp_moment.defjvp
-def _exp_moment_jvp(
-    k: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _exp_moment_jvp(k: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     return _exp_moment(k, primals[0]), _exp_moment(k + 1, primals[0]) * tangents[0]
 
 

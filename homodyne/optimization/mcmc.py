@@ -1,8 +1,9 @@
 """Fitting: from a measurement to a posterior with a verdict.
 
-`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays.  Both run the pilot fit, get draws by a method
-("laplace": normal approximation at the mode, "nuts": No-U-turn sampling), and have them certified against the exact posterior.  With
-"auto", the cheapest method whose result can be used is taken: laplace first, then nuts.
+`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays. Both run the pilot fit,
+get draws by a method ("laplace": normal approximation at the mode, "nuts": No-U-turn sampling), and have
+them certified against the exact posterior. With "auto", the cheapest method whose result can be used is
+taken: laplace first, then nuts.
 """
 
 import time
@@ -21,7 +22,14 @@ from homodyne.core.parameters import UNITS
 from homodyne.core.posterior import Posterior
 from homodyne.data.flat import from_arrays
 from homodyne.data.twotime import TwoTimeData
-from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
+from homodyne.optimization.cmc.certificate import (
+    CERTIFIED,
+    CORRECTED,
+    REFUSED,
+    Certificate,
+    Certified,
+    certify,
+)
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose
@@ -135,7 +143,8 @@ def fit_mcmc_jax(
     Parameters
     ----------
     data, t1, t2, phi : arrays
-        Values of c2 at times t1, t2 (s) and angles phi (degrees), in any order; (t1, t2) and (t2, t1) are counted once.
+        Values of c2 at times t1, t2 (s) and angles phi (degrees), in any order; (t1, t2) and (t2, t1) are
+        counted once.
     q : float
         Wave vector, 1/Å.
     L : float, optional
@@ -225,7 +234,7 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
 
 
 def _not_converged(judged: Certified, problems: tuple[str, ...]) -> Certified:
-    """Chains that did not converge are replaced by the weighted points where these can be trusted, and refused otherwise."""
+    """Replace chains that did not converge by the weighted points, or refuse where these cannot be trusted."""
     from dataclasses import replace
 
     certificate = judged.certificate
@@ -233,7 +242,11 @@ def _not_converged(judged: Certified, problems: tuple[str, ...]) -> Certified:
     if certificate.verdict == REFUSED:
         changed = replace(certificate, reason=f"The chains did not converge ({said}). {certificate.reason}")
     else:
-        changed = replace(certificate, verdict=CORRECTED, reason=f"The chains did not converge ({said}); weighted points replace them.")
+        changed = replace(
+            certificate,
+            verdict=CORRECTED,
+            reason=f"The chains did not converge ({said}); weighted points replace them.",
+        )
     return replace(judged, certificate=changed)
 
 
@@ -254,7 +267,7 @@ def _content(certificate: Certificate) -> bool:
 
 
 def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> tuple[Array, Draws]:
-    """The draws that are returned: the method's own, or resampled weighted points where the verdict is CORRECTED."""
+    """Return the method's own draws, or resampled weighted points where the verdict is CORRECTED."""
     if judged.certificate.verdict != CORRECTED:
         return drawn.z, drawn
     chains = len(drawn.z)
@@ -280,7 +293,10 @@ def _result(
     warnings = [*pilot.notes, *drawn.problems]
     negative = np.mean(samples["contrast"] < 0, axis=(0, 1))
     if negative.max() > 0.01:
-        warnings.append(f"contrast is negative in {100 * negative.max():.0f} % of the draws at phi = {data.phi[negative.argmax()]:g} deg")
+        warnings.append(
+            f"contrast is negative in {100 * negative.max():.0f} % of the draws "
+            f"at phi = {data.phi[negative.argmax()]:g} deg"
+        )
     diagnostics = {
         **_convergence(samples, certificate),
         **(drawn.facts or {}),
@@ -325,7 +341,11 @@ def _result(
 def _convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[str, Any]:
     """R-hat and effective sizes by name; corrected draws are worth what the weights are worth."""
     if certificate.verdict == CORRECTED:
-        return {"rhat": {}, "ess_bulk": {name: _like(x, certificate.ess) for name, x in samples.items()}, "ess_tail": {}}
+        return {
+            "rhat": {},
+            "ess_bulk": {name: _like(x, certificate.ess) for name, x in samples.items()},
+            "ess_tail": {},
+        }
     columns = {name: x.reshape(*x.shape[:2], -1) for name, x in samples.items()}
     labels = [f"{name}[{k}]" for name, x in columns.items() for k in range(x.shape[2])]
     measured = diagnose(np.concatenate(list(columns.values()), axis=2), {}, labels)

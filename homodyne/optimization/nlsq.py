@@ -1,8 +1,9 @@
 """Pilot fit: the modes of the posterior, their curvature, and the noise.
 
-`pilot_fit` screens many draws from the prior on a thinned data set by weighted least squares, climbs from the best of them (SciPy's
-trust region, curvature from differences of exact gradients), keeps the distinct modes, and climbs again on all data.  There the
-noise of every angle is taken from the residuals, and the curvature at the mode gives the Laplace approximation.
+`pilot_fit` screens many draws from the prior on a thinned data set by weighted least squares, climbs from
+the best of them (SciPy's trust region, curvature from differences of exact gradients), keeps the distinct
+modes, and climbs again on all data. There the noise of every angle is taken from the residuals, and the
+curvature at the mode gives the Laplace approximation.
 """
 
 import logging
@@ -134,7 +135,9 @@ class _Slope:
         if self.surrogate is not None:
             prior = self.surrogate(z)
         total = float(value) + float(prior[0])
-        return (total, np.asarray(gradient) + np.asarray(prior[1])) if np.isfinite(total) else (-np.inf, np.zeros_like(z))
+        return (
+            (total, np.asarray(gradient) + np.asarray(prior[1])) if np.isfinite(total) else (-np.inf, np.zeros_like(z))
+        )
 
     def hessian(self, z: Array, sigma: Array, root: Array, step: float) -> Array:
         """Central differences of the gradient along the columns of `root`, in units of those columns."""
@@ -143,11 +146,11 @@ class _Slope:
             ahead, behind = (self(z + sign * step * direction, sigma)[1] for sign in (1.0, -1.0))
             columns.append(root.T @ (ahead - behind) / (2 * step))
         table = np.array(columns)
-        return (table + table.T) / 2
+        return np.asarray(table + table.T) / 2
 
     def climb(self, z: Array, sigma: Array, root: Array, max_iterations: int, step: float) -> Mode | None:
         """Go up from z in coordinates whitened by `root`; None where no maximum is reached."""
-        last = [z * np.nan, np.inf]
+        last: list[Any] = [z * np.nan, np.inf]
 
         def cost(w: Array) -> tuple[float, Array]:
             value, gradient = self(z + root @ w, sigma)
@@ -156,7 +159,7 @@ class _Slope:
         def curvature(w: Array) -> Array:
             here = cost(w)[1]
             table = np.array([(cost(w + step * unit)[1] - here) / step for unit in np.eye(len(z))])
-            return (table + table.T) / 2
+            return np.asarray(table + table.T) / 2
 
         def stop_when_level(intermediate_result: optimize.OptimizeResult) -> None:
             x, fun = intermediate_result.x, intermediate_result.fun
@@ -167,12 +170,13 @@ class _Slope:
 
         found = optimize.minimize(
             cost, np.zeros(len(z)), jac=True, hess=curvature, method="trust-exact", callback=stop_when_level,
-            options={"maxiter": max_iterations, "gtol": 0.0, "initial_trust_radius": 1.0, "max_trust_radius": 100.0},
+            options={"maxiter": max_iterations, "gtol": 0.0, "initial_trust_radius": 1.0,
+            "max_trust_radius": 100.0},
         )  # fmt: skip
         return self.mode(self.space.canonical(z + root @ found.x), sigma, root, step)
 
     def mode(self, z: Array, sigma: Array, root: Array, step: float) -> Mode | None:
-        """Curvature at z, first with the given scales and then with steps of a third of a posterior sd; None off a maximum."""
+        """Curvature at z, first at the given scales and then at a third of a posterior sd; None off a maximum."""
         for width in (step, 0.3):
             negative = -self.hessian(z, sigma, root, width)
             if not np.isfinite(negative).all() or np.linalg.eigvalsh(negative)[0] <= 0:
@@ -205,7 +209,8 @@ def pilot_fit(
         Source of the starting points.
     settings : PilotSettings
     sample_noise : bool
-        Whether the noise of every angle is a parameter of the posterior; otherwise it is fixed at the residuals' value.
+        Whether the noise of every angle is a parameter of the posterior; otherwise it is fixed at the
+        residuals' value.
     initial : (dim,) array, optional
         A point to start from besides the draws from the prior.
     progress : callable
@@ -225,11 +230,14 @@ def pilot_fit(
         arrived = _climb_all(slope, starts, candidates, sigma, settings, progress)
         if not arrived:
             raise ConvergenceError(
-                f"the pilot fit found no maximum from {len(starts)} starts on {thin.num_points} pairs: the model may not describe the data, "
+                f"the pilot fit found no maximum from {len(starts)} starts on {thin.num_points} pairs: "
+                "the model may not describe the data, "
                 "or the priors exclude it; look at the maps with 'homodyne inspect' and check q, gap and the priors"
             )
         sigma = _noise(likelihood, arrived[0].z)
-        refined = [slope.climb(m.z, sigma, _root(m.covariance), settings.max_iterations, 0.1) for m in _distinct(arrived)]
+        refined = [
+            slope.climb(m.z, sigma, _root(m.covariance), settings.max_iterations, 0.1) for m in _distinct(arrived)
+        ]
         thin_modes = _distinct([m for m in refined if m is not None]) or arrived[:1]
     finally:
         likelihood.slot.block = whole
@@ -247,7 +255,8 @@ def pilot_fit(
     modes = _distinct(modes)
     if not modes:
         raise ConvergenceError(
-            "the pilot fit found a maximum on thinned data but none on all data: the posterior has no interior mode; a bound of a prior "
+            "the pilot fit found a maximum on thinned data but none on all data: "
+            "the posterior has no interior mode; a bound of a prior "
             "may cut it off, or parameters may not be identified (fix one, or narrow its prior)"
         )
     if len(modes) > 1:
@@ -262,7 +271,11 @@ def pilot_fit(
 
 
 def _screen(
-    likelihood: Likelihood, candidates: Array, settings: PilotSettings, initial: Array | None, progress: Progress
+    likelihood: Likelihood,
+    candidates: Array,
+    settings: PilotSettings,
+    initial: Array | None,
+    progress: Progress,
 ) -> tuple[Array, Array]:
     """Starting points in the order of their fit with free noise, and the noise at the best."""
     if initial is not None:
@@ -289,7 +302,7 @@ def _screen(
 def _climb_all(
     slope: _Slope, starts: Array, candidates: Array, sigma: Array, settings: PilotSettings, progress: Progress
 ) -> list[Mode]:
-    """Climb from every start, first with a normal stand-in for the prior; the modes that are reached, best first."""
+    """Climb from every start, first with a normal stand-in for the prior; modes reached, best first."""
     scales = _root(np.cov(candidates.T).reshape(2 * (len(starts[0]),)))
     stand_in = _Surrogate(candidates.mean(axis=0), np.linalg.inv(scales @ scales.T))
     arrived = []
@@ -340,7 +353,8 @@ def _misfit(likelihood: Likelihood, z: Array, sigma: Array) -> list[str]:
     heavy = np.sqrt(left / np.maximum(likelihood.slot.sums[:, 0], 1)) / sigma
     if heavy.max() > _HEAVY:
         notes.append(
-            f"residuals have heavy tails: their sd is {heavy.max():.2f} times the robust one at phi = {phi[heavy.argmax()]:g} deg; "
+            f"residuals have heavy tails: their sd is {heavy.max():.2f} times the robust one "
+            f"at phi = {phi[heavy.argmax()]:g} deg; "
             "look for outliers or misfit in the residual maps"
         )
     if np.any(contrast <= 0):
@@ -349,7 +363,9 @@ def _misfit(likelihood: Likelihood, z: Array, sigma: Array) -> list[str]:
     return notes
 
 
-def _with_noise(posterior: Posterior, modes: list[Mode], sigma: Array, settings: PilotSettings) -> tuple[list[Mode], int]:
+def _with_noise(
+    posterior: Posterior, modes: list[Mode], sigma: Array, settings: PilotSettings
+) -> tuple[list[Mode], int]:
     """Extend every mode by the logarithm of the noise and climb again."""
     slope = _Slope(posterior)
     count = np.maximum(posterior.likelihood.slot.sums[:, 0], 2)

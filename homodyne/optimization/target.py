@@ -47,12 +47,16 @@ def build_target(data: TwoTimeData, config: Config) -> Target:
     """
     gap = data.gap if config.experimental_data.gap is None else config.experimental_data.gap
     if config.analysis_mode == "laminar_flow" and gap is None:
-        raise InputError("laminar_flow needs the distance between the plates: give gap in Å (2e6 Å = 200 µm), or use mode static")
+        raise InputError(
+            "laminar_flow needs the distance between the plates: give gap in Å (2e6 Å = 200 µm), or use mode static"
+        )
     given = config.parameters.given()
     space = parameter_space(
         config.analysis_mode,
         data.t,
-        priors={name: _prior(name, own) for name, own in given.items() if own.prior is not None or own.bounds is not None},
+        priors={
+            name: _prior(name, own) for name, own in given.items() if own.prior is not None or own.bounds is not None
+        },
         fixed={name: own.fixed for name, own in given.items() if own.fixed is not None},
         coordinates=config.coordinates,
     )

@@ -69,7 +69,10 @@ def test_moments_equal_the_slow_reference(name, shear, order, implementation):
     moments = jax.jit(moment_function(BlockSlot(block), implementation, order))
     for f in F.values():
         np.testing.assert_allclose(
-            model_part(moments(f, SHEAR[shear])), reference(block, f, SHEAR[shear], order), rtol=1e-10, atol=1e-12
+            model_part(moments(f, SHEAR[shear])),
+            reference(block, f, SHEAR[shear], order),
+            rtol=1e-10,
+            atol=1e-12,
         )
 
 
@@ -128,9 +131,12 @@ def test_threads_do_not_change_a_bit_and_concurrent_calls_are_safe(monkeypatch):
     from homodyne.core import moments_numba
 
     whole, shear = BLOCKS["whole"], SHEAR["shear"]
-    alone = moments_numba.moments(whole, F["slow"], shear), moments_numba.product(whole, F["slow"], None, np.ones((N_PHI, 3)))
+    alone = (
+        moments_numba.moments(whole, F["slow"], shear),
+        moments_numba.product(whole, F["slow"], None, np.ones((N_PHI, 3))),
+    )
     monkeypatch.setattr(moments_numba, "_SMALL", 0)
-    monkeypatch.setattr(moments_numba.config, "NUMBA_NUM_THREADS", 3)
+    monkeypatch.setattr(moments_numba.numba.config, "NUMBA_NUM_THREADS", 3)
     with ThreadPoolExecutor(4) as pool:
         for result in pool.map(lambda _: moments_numba.moments(whole, F["slow"], shear), range(20)):
             np.testing.assert_array_equal(result, alone[0])
@@ -142,7 +148,9 @@ def test_one_program_serves_blocks_of_the_same_layout():
     program = jax.jit(moment_function(slot))
     program(F["slow"], None)
     slot.block = BLOCKS["plain points"]
-    np.testing.assert_allclose(model_part(program(F["slow"], None)), reference(slot.block, F["slow"], None, 1), rtol=1e-10)
+    np.testing.assert_allclose(
+        model_part(program(F["slow"], None)), reference(slot.block, F["slow"], None, 1), rtol=1e-10
+    )
     assert program._cache_size() == 1
 
 
@@ -164,12 +172,15 @@ def test_points_in_any_order_give_the_same_block():
     block = block_from_points(N, N_PHI, angle[order], i[order], j[order], whole.values[order])
     np.testing.assert_array_equal(block.values, whole.values)
     np.testing.assert_allclose(
-        moment_function(BlockSlot(block))(F["slow"], None), moment_function(BlockSlot(whole))(F["slow"], None), rtol=1e-12
+        moment_function(BlockSlot(block))(F["slow"], None),
+        moment_function(BlockSlot(whole))(F["slow"], None),
+        rtol=1e-12,
     )
 
 
 @pytest.mark.parametrize(
-    ("i", "j", "message"), [([3], [3], "i < j"), ([3], [N], "0..39"), ([1, 1], [2, 2], "twice"), ([], [], "no points")]
+    ("i", "j", "message"),
+    [([3], [3], "i < j"), ([3], [N], "0..39"), ([1, 1], [2, 2], "twice"), ([], [], "no points")],
 )
 def test_wrong_points_are_refused(i, j, message):
     i, j = np.array(i, dtype=int), np.array(j, dtype=int)
