@@ -19,12 +19,13 @@ from homodyne.data.twotime import TwoTimeData
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.viz.labels import SMALL, add_caption, angle_text, new_figure, style_axes
 from homodyne.viz.maps import measured_pairs
-from homodyne.viz.model import Indices, correlation_draws, noise_sd, spread_over, thinned
+from homodyne.viz.model import Indices, best_draw, correlation_draws, noise_sd, spread_over, thinned
 
 Array = NDArray[np.float64]
 
 MAX_ANGLES, NUM_CURVES, NUM_BINS, PAIRS_PER_BIN = 4, 3, 24, 24
 _AGES = (0.02, 0.3, 0.7)
+_LINEAR = ("contrast", "offset")
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,35 @@ def _cut(
     label: str,
 ) -> Cut:
     """Average data, position ``x`` and, over a few pairs (it is smooth), the model in each bin."""
+    if of_pair.size == 0:  # no pair was measured there
+        empty = np.empty(0)
+        return Cut(empty, empty, empty, empty, empty, empty, label)
     order = np.argsort(of_pair, kind="stable")
     i, j, x = pairs[0][order], pairs[1][order], x[order]
     _, first, count = np.unique(of_pair[order], return_index=True, return_counts=True)
-    chosen = [
-        start + np.unique(np.linspace(0, size - 1, min(size, PAIRS_PER_BIN)).round().astype(np.int64))
-        for start, size in zip(first, count, strict=True)
-    ]
-    size = np.array([part.size for part in chosen])
-    some = np.concatenate(chosen)
+    size = np.minimum(count, PAIRS_PER_BIN)
+    some = np.concatenate(
+        [start + (np.arange(m) * 2 + 1) * n // (2 * m) for start, n, m in zip(first, count, size, strict=True)]
+    )
     draws = correlation_draws(result, angle, data.t[i[some]], data.t[j[some]], thinned(result))
     model = np.add.reduceat(draws, np.cumsum(size) - size, axis=1) / size
     low, median, high = np.quantile(model, (0.05, 0.5, 0.95), axis=0)
     position, mean = (np.add.reduceat(values, first) / count for values in (x, data.c2[angle, i, j].astype(float)))
     return Cut(position, mean, noise_sd(result)[angle] / np.sqrt(count), low, median, high, label)
+
+
+def longest_lag(result: MCMCResult, data: TwoTimeData, angles: list[int]) -> int:
+    """Frames after which a tenth of the contrast is left at the slowest angle, a third into the record."""
+    frame = data.num_frames // 3
+    lags = np.unique(np.geomspace(1, data.num_frames - 1 - frame, 60).round().astype(int))
+    start, later = np.full(lags.size, data.t[frame]), data.t[frame + lags]
+    best = np.array([best_draw(result)])
+    longest = 1
+    for angle in angles:
+        c2 = correlation_draws(result, angle, start, later, best)[0]
+        contrast, offset = (result.samples[name].reshape(-1, data.num_angles)[best, angle] for name in _LINEAR)
+        longest = max(longest, *lags[np.abs(c2 - offset) > 0.1 * np.abs(contrast)].tolist(), 1)
+    return longest
 
 
 def draw_cut(ax: Axes, cut: Cut, colour: ColorType) -> list[Artist]:
@@ -102,11 +118,11 @@ def cut_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGL
     axes = figure.subplots(2, len(angles), squeeze=False, sharex="row", sharey="row")
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, NUM_CURVES))
     good = np.flatnonzero(data.good)
-    frames = [int(good[int(part * (good.size - 1))]) for part in _AGES]
-    lags = np.unique(np.geomspace(1, max(data.num_frames / 4, 1), NUM_CURVES).round().astype(int))
+    frames = np.unique([good[int(part * (good.size - 1))] for part in _AGES])
+    lags = np.unique(np.geomspace(1, longest_lag(result, data, angles), NUM_CURVES).round().astype(int))
     for (upper, lower), angle in zip(axes.T, angles, strict=True):
-        for colour, frame in zip(colours, frames, strict=True):
-            draw_cut(upper, cut_at_age(result, data, angle, frame), colour)
+        for colour, frame in zip(colours, frames, strict=False):
+            draw_cut(upper, cut_at_age(result, data, angle, int(frame)), colour)
         for colour, lag in zip(colours, lags, strict=False):
             draw_cut(lower, cut_at_lag(result, data, angle, int(lag)), colour)
         upper.set_xscale("log")

@@ -110,8 +110,10 @@ def corner_figure(result: MCMCResult, truth: Mapping[str, float] | None = None) 
         if row == column:
             ax.set_title(x.title, fontsize=SMALL).set_in_layout(row == 0)  # the others have free space above
     figure.align_labels()
+    text = "contours: 50 and 90 %; titles: median and 90 % interval"
+    lines = "; orange: true values" if truth else ""
     more = f"; {len(known) - size} further parameters not shown" if len(known) > size else ""
-    add_caption(figure, result, f"contours: 50 and 90 %; titles: median and 90 % interval{more}")
+    add_caption(figure, result, text + lines + more)
     return figure
 
 

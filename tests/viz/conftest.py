@@ -19,6 +19,4 @@ def static() -> Example:
 
 @pytest.fixture(scope="session")
 def refused() -> Example:
-    return example_result(
-        phi=(0.0, 80.0), num_frames=40, fixed=("alpha", "phi0"), verdict="REFUSED", shape=(2, 80)
-    )
+    return example_result(phi=(0.0, 80.0), num_frames=40, fixed=("alpha", "phi0"), verdict="REFUSED", shape=(2, 80))

@@ -56,9 +56,7 @@ def test_cut_at_lag(static):
     assert cut.x.size == len(bins)
     for row, which in enumerate(bins):
         pairs = [(i, i + 1) for i in frames if i * 24 // 60 == which]
-        assert cut.mean[row] == pytest.approx(
-            np.mean([data.c2[0, i, j] for i, j in pairs], dtype=float), rel=1e-12
-        )
+        assert cut.mean[row] == pytest.approx(np.mean([data.c2[0, i, j] for i, j in pairs], dtype=float), rel=1e-12)
         assert cut.error[row] == pytest.approx(0.03 / np.sqrt(len(pairs)))
     band = slow_band(static, 0, pairs)
     np.testing.assert_allclose([cut.low[-1], cut.median[-1], cut.high[-1]], band, rtol=1e-9)
@@ -83,6 +81,27 @@ def test_data_agree_with_the_band_only_when_the_model_is_right(static):
     samples = {**static.result.samples, "contrast": 1.3 * static.result.samples["contrast"]}
     wrong, _ = chi_square(replace(static.result, samples=samples))
     assert wrong > size + 6 * np.sqrt(2 * size)
+
+
+def test_cut_without_pairs_is_empty(static):
+    good = np.zeros(60, bool)
+    good[[5, 25, 50]] = True
+    data = replace(static.data, good=good)
+    assert cuts.cut_at_lag(static.result, data, 0, 3).x.size == 0
+    assert cuts.cut_at_lag(static.result, data, 0, 20).x.size == 1
+    assert cuts.cut_figure(static.result, data).axes
+
+
+def test_longest_lag_is_where_a_tenth_is_left(static):
+    lag = cuts.longest_lag(static.result, static.data, [0])
+    t, first = static.data.t, 20
+
+    def left(frames):
+        times = t[[first]], t[[first + frames]]
+        return correlation.g(7.5, *times, static.truth, q=static.data.q)[0]
+
+    assert left(lag) > 0.08  # the truth differs a little from the best draw
+    assert lag == 39 or left(lag + 4) < 0.1
 
 
 def test_cut_artists(static):

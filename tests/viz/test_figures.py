@@ -151,7 +151,5 @@ print("clean")
 
 
 def test_no_global_state_of_matplotlib_is_touched(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-c", _NO_PYPLOT, str(tmp_path)], capture_output=True, text=True, timeout=120
-    )
+    run = subprocess.run([sys.executable, "-c", _NO_PYPLOT, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert run.stdout.strip() == "clean", run.stderr

@@ -62,9 +62,7 @@ def test_panels_agree_with_single_pairs(laminar, step):
     np.testing.assert_allclose(panels.data, data, rtol=1e-12)
     np.testing.assert_allclose(panels.model, model, rtol=1e-10)
     np.testing.assert_allclose(panels.residual, residual, rtol=1e-6, atol=1e-8)
-    other = slow_panels(
-        replace(example, result=replace(example.result, sigma=laminar.result.sigma)), 5, step
-    )[2]
+    other = slow_panels(replace(example, result=replace(example.result, sigma=laminar.result.sigma)), 5, step)[2]
     assert not np.allclose(other, residual, equal_nan=True)
 
 

@@ -68,9 +68,7 @@ def test_corner(laminar):
     (truth,) = axes[0, 0].lines
     assert truth.get_xdata()[0] == pytest.approx(6.0)
     low, middle, high = np.quantile(laminar.result.samples["phi0"], (0.05, 0.5, 0.95))
-    shown = (
-        axes[6, 6].get_title().split("\n")[1].replace("−", "-").strip("]").replace("[", "").replace(",", "")
-    )
+    shown = axes[6, 6].get_title().split("\n")[1].replace("−", "-").strip("]").replace("[", "").replace(",", "")
     np.testing.assert_allclose([float(part) for part in shown.split()], [middle, low, high], rtol=0.02)
     counts = [patch.get_height() for patch in axes[6, 6].patches]
     assert sum(counts) == pytest.approx(400, abs=10)
