@@ -36,11 +36,7 @@ _DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeErro
 def result_to_datatree(result: MCMCResult) -> xr.DataTree:
     """The result as groups posterior, sample_stats and constant_data with JSON attributes at the root."""
     index = {"chain": np.arange(result.num_chains), "draw": np.arange(result.num_draws)}
-    angle = (
-        {}
-        if result.phi is None
-        else {"angle": ("angle", result.phi, {"units": "degree", "long_name": "phi"})}
-    )
+    angle = {} if result.phi is None else {"angle": ("angle", result.phi, {"units": "degree", "long_name": "phi"})}
     groups = [
         xr.Dataset(
             {_escape(name): _variable(result, name, draws) for name, draws in group.items()},
@@ -142,9 +138,7 @@ def _check_structure(content: bytes) -> None:
             group = groups.pop()
             for name in group:
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                    raise InputError(
-                        f"{group.name}/{name} is a link to another place, which a result never has"
-                    )
+                    raise InputError(f"{group.name}/{name} is a link to another place, which a result never has")
                 item = group[name]
                 if isinstance(item, h5py.Group):
                     groups.append(item)

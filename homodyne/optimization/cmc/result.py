@@ -183,10 +183,7 @@ class MCMCResult:
     def samples_params(self) -> Array:
         """Draws of the free physical parameters, chains one after the other: (chain * draw, d)."""
         return np.concatenate(
-            [
-                _flat(self.samples[name]).reshape(self.num_chains * self.num_draws, -1)
-                for name in self.free_names
-            ],
+            [_flat(self.samples[name]).reshape(self.num_chains * self.num_draws, -1) for name in self.free_names],
             axis=1,
         )
 
@@ -299,9 +296,7 @@ def _plain(value: Any, where: str) -> Any:
         return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item, where) for item in value]
-    raise InputError(
-        f"{where} of a result holds a {type(value).__name__}; expected numbers, text, lists or mappings"
-    )
+    raise InputError(f"{where} of a result holds a {type(value).__name__}; expected numbers, text, lists or mappings")
 
 
 def _check_consistency(result: MCMCResult) -> None:
@@ -310,16 +305,12 @@ def _check_consistency(result: MCMCResult) -> None:
     shape = next(iter(result.samples.values())).shape[:2]
     for name, draws in (*result.samples.items(), *result.sample_stats.items()):
         if draws.ndim < 2 or draws.shape[:2] != shape or draws.size == 0 or draws.dtype.kind not in "fiub":
-            raise InputError(
-                f"{name} has shape {draws.shape}, dtype {draws.dtype}; expected numbers, {shape} first"
-            )
+            raise InputError(f"{name} has shape {draws.shape}, dtype {draws.dtype}; expected numbers, {shape} first")
     for name, draws in result.samples.items():
         if bad := np.count_nonzero(~np.isfinite(draws)):
             raise InputError(f"{bad} draws of {name} are not finite; a sampler must not return them")
         if result.phi is not None and name in PER_ANGLE and draws.shape[2:] != result.phi.shape:
-            raise InputError(
-                f"draws of {name} have shape {draws.shape}; expected {(*shape, result.phi.size)}"
-            )
+            raise InputError(f"draws of {name} have shape {draws.shape}; expected {(*shape, result.phi.size)}")
     for name in result.parameter_names:
         if (name in result.samples) == (name in result.fixed):
             raise InputError(f"parameter {name} must have either draws or a fixed value")

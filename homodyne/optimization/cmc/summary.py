@@ -93,18 +93,12 @@ def run_facts(result: "MCMCResult") -> str:
 
 
 def _uncertainty(result: "MCMCResult") -> str:
-    factors = [
-        factor for factor in (result.noise_inflation or {}).values() if isinstance(factor, int | float)
-    ]
+    factors = [factor for factor in (result.noise_inflation or {}).values() if isinstance(factor, int | float)]
     span = " to ".join(dict.fromkeys(f"{end(factors):.2g}" for end in (min, max))) if factors else ""
     if result.uncertainty == "calibrated":
-        return "calibrated for correlated noise" + (
-            f", sd {span} times that of independent noise" if span else ""
-        )
+        return "calibrated for correlated noise" + (f", sd {span} times that of independent noise" if span else "")
     if result.uncertainty == "independent":
-        return "independent noise" + (
-            f"; correlated noise would make each sd {span} times wider" if span else ""
-        )
+        return "independent noise" + (f"; correlated noise would make each sd {span} times wider" if span else "")
     return result.uncertainty
 
 
@@ -182,9 +176,7 @@ def _json_number(value: Any) -> Any:
 
 def _rows(result: "MCMCResult") -> Iterator[SummaryRow]:
     """Physical parameters in order, then what has one value per angle, then anything else."""
-    others = sorted(
-        set(result.samples) - set(result.parameter_names), key=lambda name: (name not in PER_ANGLE, name)
-    )
+    others = sorted(set(result.samples) - set(result.parameter_names), key=lambda name: (name not in PER_ANGLE, name))
     for name in (*result.parameter_names, *others):
         unit = result.units.get(name, "")
         if name in result.fixed:
@@ -197,9 +189,7 @@ def _rows(result: "MCMCResult") -> Iterator[SummaryRow]:
             label = name if per_angle or not index else f"{name}[{','.join(map(str, index))}]"
             angle = float(result.phi[k]) if per_angle and result.phi is not None else None
             ess, rhat = (_pick(result.diagnostics.get(key), name, k) for key in ("ess_bulk", "rhat"))
-            yield SummaryRow(
-                label, unit, *summarise_draws(draws[:, :, *index]), ess=ess, rhat=rhat, angle=angle
-            )
+            yield SummaryRow(label, unit, *summarise_draws(draws[:, :, *index]), ess=ess, rhat=rhat, angle=angle)
 
 
 def _pick(table: Any, name: str, k: int) -> float | None:
