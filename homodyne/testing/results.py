@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.core import correlation, simulate, transport
-from homodyne.core.parameters import LAMINAR_NAMES, STATIC_NAMES
+from homodyne.core.parameters import LAMINAR_NAMES, STATIC_NAMES, UNITS
 from homodyne.data.twotime import TwoTimeData, from_cube
 from homodyne.optimization.cmc.certificate import Certificate
 from homodyne.optimization.cmc.result import MCMCResult
@@ -27,15 +27,6 @@ TRUTH: Mapping[str, float] = {
     "beta": -0.25,
     "gamma_dot_offset": -3.0e-4,
     "phi0": 2.0,
-}
-UNITS: Mapping[str, str] = {
-    "D0": "Å^2/s^(1+alpha)",
-    "alpha": "",
-    "D_offset": "Å^2/s",
-    "gamma_dot_0": "1/s^(1+beta)",
-    "beta": "",
-    "gamma_dot_offset": "1/s",
-    "phi0": "degree",
 }
 Q, GAP, CONTRAST, OFFSET = 0.0054, 2.0e6, 0.25, 1.05
 _REASONS = {
@@ -124,7 +115,7 @@ def example_result(
         certificate=certificate,
         num_points=data.num_pairs,
         seed=seed,
-        units={name: UNITS[name] for name in names},
+        units=UNITS,
         fixed={name: truth[name] for name in fixed},
         diagnostics={
             "rhat": healthy | {"contrast": [1.001] * len(phi), "offset": [1.002] * len(phi)},

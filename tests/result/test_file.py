@@ -69,7 +69,7 @@ def test_file_opens_in_xarray_and_arviz(laminar, saved):
         assert posterior["D0"].dims == ("chain", "draw")
         assert posterior["contrast"].dims == ("chain", "draw", "angle")
         np.testing.assert_array_equal(posterior["angle"], result.phi)
-        assert posterior["D0"].attrs["units"] == "Å^2/s^(1+alpha)"
+        assert posterior["D0"].attrs["units"] == "Å²/s^(1+alpha)"
         assert posterior["angle"].attrs["units"] == "degree"
         np.testing.assert_array_equal(tree["constant_data"]["t"], result.t)
         np.testing.assert_array_equal(tree["constant_data"]["sigma"], result.sigma)

@@ -63,8 +63,8 @@ def test_trace_counts_what_it_does_not_show():
 def test_corner(laminar):
     figure = posterior.corner_figure(laminar.result, laminar.truth)
     axes = dict(zip(zip(*np.tril_indices(7), strict=True), figure.axes, strict=True))
-    assert axes[6, 0].get_xlabel() == r"$D_0$ ($10^{4}$ Å$^{2}$/s$^{1+\alpha}$)"
-    assert axes[6, 6].get_xlabel() == r"$\varphi_0$ (degree)"
+    assert axes[6, 0].get_xlabel() == r"$D_0$ ($10^{4}$ Å²/s$^{1+\alpha}$)"
+    assert axes[6, 6].get_xlabel() == r"$\varphi_0$ (deg)"
     (truth,) = axes[0, 0].lines
     assert truth.get_xdata()[0] == pytest.approx(6.0)
     low, middle, high = np.quantile(laminar.result.samples["phi0"], (0.05, 0.5, 0.95))
