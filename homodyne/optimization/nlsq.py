@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 _SAME = 0.5  # modes closer than this many posterior sd are one
 _DEAD = 30.0  # a mode whose log density is this far below the best one carries no mass
 _FAR_STEPS = 40  # iterations of a climb with the stand-in for the prior
+_AGREE = 4  # climbs that must agree before the second half of the starts is left out
 _MOST_MODES = 4  # modes that are followed on all data
 _LEVEL = 1e-4  # a climb stops when an accepted step gains less than this in log density
 _HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
@@ -84,6 +85,8 @@ class Pilot:
     ----------
     sigma : (n_phi,) array
         Noise of a point of weight one, from the residuals at the best mode.
+    num_starts : int
+        Starts from which the fit climbed.
     num_converged : int
         Starts that reached a maximum of the thinned posterior.
     notes : tuple of str
@@ -227,10 +230,10 @@ def pilot_fit(
     try:
         candidates = likelihood.space.draw_supported(rng, settings.num_candidates)
         starts, sigma = _screen(likelihood, candidates, settings, initial, progress)
-        arrived = _climb_all(slope, starts, candidates, sigma, settings, progress)
+        arrived, used = _climb_all(slope, starts, candidates, sigma, settings, progress)
         if not arrived:
             raise ConvergenceError(
-                f"the pilot fit found no maximum from {len(starts)} starts on {thin.num_points} pairs: "
+                f"the pilot fit found no maximum from {used} starts on {thin.num_points} pairs: "
                 "the model may not describe the data, "
                 "or the priors exclude it; look at the maps with 'homodyne inspect' and check q, gap and the priors"
             )
@@ -267,7 +270,7 @@ def pilot_fit(
     if sample_noise:
         modes, extra = _with_noise(posterior, modes, sigma, settings)
         slope.gradients += extra
-    return Pilot(posterior, tuple(modes), sigma, len(starts), len(arrived), slope.gradients, tuple(notes))
+    return Pilot(posterior, tuple(modes), sigma, used, len(arrived), slope.gradients, tuple(notes))
 
 
 def _screen(
@@ -301,8 +304,11 @@ def _screen(
 
 def _climb_all(
     slope: _Slope, starts: Array, candidates: Array, sigma: Array, settings: PilotSettings, progress: Progress
-) -> list[Mode]:
-    """Climb from every start, first with a normal stand-in for the prior; modes reached, best first."""
+) -> tuple[list[Mode], int]:
+    """Climb from every start, first with a normal stand-in for the prior; modes reached, best first, and starts used.
+
+    Half of the starts are enough when several arrive and all of them at one mode.
+    """
     scales = _root(np.cov(candidates.T).reshape(2 * (len(starts[0]),)))
     stand_in = _Surrogate(candidates.mean(axis=0), np.linalg.inv(scales @ scales.T))
     arrived = []
@@ -317,8 +323,10 @@ def _climb_all(
         mode = slope.climb(first, sigma, _root(near.covariance), settings.max_iterations, 1e-3)
         if mode is not None:
             arrived.append(mode)
+        if k + 1 >= len(starts) // 2 and len(arrived) >= _AGREE and len(_distinct(arrived)) == 1:
+            break
     progress("pilot fit: starts", len(starts), len(starts))
-    return sorted(arrived, key=lambda m: -m.log_density)
+    return sorted(arrived, key=lambda m: -m.log_density), k + 1
 
 
 def _root(covariance: Array) -> Array:
