@@ -1,0 +1,162 @@
+"""Distributions with known density that are fitted to draws: what importance sampling proposes from.
+
+Proposals are mixtures of multivariate Student t_7 (`Mixture`): heavier tails than a nearly Gaussian posterior, so that
+importance weights stay bounded. `around` fits one to moments and known modes, `shaped` to a cloud of points.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Mode = tuple[npt.ArrayLike, npt.ArrayLike]
+"""A mode (d,) and the covariance (d, d) around it."""
+
+DEGREES = 7.0  # of freedom of every component
+WIDE = 2.0  # scale of the defensive component around the main mode
+DEFENSIVE = 0.1  # share of the defensive components
+KERNELS = 200  # components of a fitted shape
+NEIGHBOURS = 0.05  # share of the cloud that fixes one component
+
+
+class Density(Protocol):
+    """A normalised distribution that can be evaluated and drawn from."""
+
+    def log_density(self, x: Array) -> Array:
+        """Return the normalised log density at points (n, d), as (n,)."""
+        ...
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Return n independent points (n, d)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A normal distribution: mean (d,) and Cholesky factor (d, d) of its covariance."""
+
+    mean: Array
+    factor: Array
+
+    @classmethod
+    def of(cls, mean: npt.ArrayLike, covariance: npt.ArrayLike) -> "Normal":
+        """Build from mean (d,) and positive definite covariance (d, d)."""
+        factor: Array = np.asarray(np.linalg.cholesky(np.asarray(covariance)), dtype=np.float64)
+        return cls(np.asarray(mean, dtype=np.float64), factor)
+
+    def log_density(self, x: Array) -> Array:
+        """Return the normalised log density at points (n, d), as (n,)."""
+        white = np.linalg.solve(self.factor, (x - self.mean).T)
+        size = np.log(np.diag(self.factor)).sum() + 0.5 * len(self.mean) * np.log(2.0 * np.pi)
+        return np.asarray(-0.5 * np.square(white).sum(axis=0) - size)
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Return n independent points (n, d)."""
+        return self.mean + rng.standard_normal((n, len(self.mean))) @ self.factor.T
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of multivariate t_7: weights (k,) that sum to one, locations (k, d), Cholesky factors (k, d, d)."""
+
+    weights: Array
+    locations: Array
+    factors: Array
+
+    def log_density(self, x: Array) -> Array:
+        """Return the normalised log density at points (n, d), as (n,)."""
+        from scipy.special import gammaln, logsumexp
+
+        d = x.shape[1]
+        inverse = np.linalg.inv(self.factors)
+        constant = gammaln(0.5 * (DEGREES + d)) - gammaln(0.5 * DEGREES) - 0.5 * d * np.log(DEGREES * np.pi)
+        parts = np.empty((len(self.weights), len(x)))
+        for k, weight in enumerate(self.weights):
+            squared = np.square((x - self.locations[k]) @ inverse[k].T).sum(axis=1)
+            size = np.log(np.diag(self.factors[k])).sum()
+            parts[k] = np.log(weight) + constant - size - 0.5 * (DEGREES + d) * np.log1p(squared / DEGREES)
+        total: Array = logsumexp(parts, axis=0)
+        return total
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Return n independent points (n, d), with the components' shares as even as n allows."""
+        shares = (np.arange(n) + rng.random()) / n
+        component = np.searchsorted(np.cumsum(self.weights), shares).clip(max=len(self.weights) - 1)
+        normal = rng.standard_normal((n, self.locations.shape[1]))
+        spread = np.sqrt(DEGREES / rng.chisquare(DEGREES, (n, 1)))
+        steps = np.einsum("nij,nj->ni", self.factors[component], normal * spread)
+        return rng.permutation(self.locations[component] + steps)
+
+    def joined(self, other: "Mixture", share: float) -> "Mixture":
+        """Return the mixture of this one and, with the given share, another."""
+        return Mixture(
+            np.concatenate([(1.0 - share) * self.weights, share * other.weights]),
+            np.concatenate([self.locations, other.locations]),
+            np.concatenate([self.factors, other.factors]),
+        )
+
+
+def around(
+    main: Normal,
+    modes: Sequence[Mode],
+    evaluate: Callable[[Array], Array],
+) -> Mixture:
+    """Fit components to a mean and covariance and to known modes, and share the points out among them.
+
+    Nine tenths go by the Laplace estimate of the mass around each centre, log density + log sqrt det covariance; one
+    tenth is split evenly between all modes and a component of twice the width around the mean.
+
+    Parameters
+    ----------
+    main
+        Mean and covariance of the draws.
+    modes
+        Further (mode (d,), covariance (d, d)).
+    evaluate
+        Log densities (n,) of points (n, d), up to a common constant.
+    """
+    centres = [main, *(Normal.of(mode, covariance) for mode, covariance in modes)]
+    mass = np.ones(len(centres))
+    if len(centres) > 1:
+        heights = evaluate(np.array([centre.mean for centre in centres]))
+        volumes = np.array([np.log(np.diag(centre.factor)).sum() for centre in centres])
+        mass = np.exp(np.minimum(heights + volumes - (heights + volumes).max(), 0.0))
+        mass = np.nan_to_num(mass) if np.isfinite(heights).any() else np.ones(len(centres))
+    weights = (1.0 - DEFENSIVE) * mass / mass.sum()
+    weights[1:] += DEFENSIVE / len(centres)
+    return Mixture(
+        np.append(weights, DEFENSIVE / len(centres)),
+        np.array([*(centre.mean for centre in centres), main.mean]),
+        np.array([*(centre.factor for centre in centres), WIDE * main.factor]),
+    )
+
+
+def shaped(cloud: Array, weights: Array | None = None) -> Mixture:
+    """Fit the shape of a cloud (n, d), with weights (n,) if given, by components at thinned points.
+
+    Each component takes mean and covariance of the nearest points that carry a twentieth of the weight (3 d points
+    at least), in coordinates whitened by the whole cloud: a kernel density estimate with local covariances.
+    """
+    n, d = cloud.shape
+    weights = np.full(n, 1.0 / n) if weights is None else weights / weights.sum()
+    center = weights @ cloud
+    factor = np.linalg.cholesky((cloud - center).T @ ((cloud - center) * weights[:, None]))
+    white = np.linalg.solve(factor, (cloud - center).T).T
+    ticks = (np.arange(KERNELS) + 0.5) / KERNELS
+    chosen, counts = np.unique(np.searchsorted(np.cumsum(weights), ticks).clip(max=n - 1), return_counts=True)
+    locations, factors = np.empty((len(chosen), d)), np.empty((len(chosen), d, d))
+    for k, index in enumerate(chosen):
+        order = np.argsort(np.square(white - white[index]).sum(axis=1))
+        reach = np.searchsorted(np.cumsum(weights[order]), NEIGHBOURS) + 1
+        near = order[: max(reach, min(3 * d, n))]
+        share = weights[near] / weights[near].sum()
+        mean = share @ white[near]
+        offset = white[near] - mean
+        local = offset.T @ (offset * share[:, None])
+        local += 1e-4 * np.trace(local) / d * np.eye(d)
+        locations[k] = center + factor @ mean
+        factors[k] = factor @ np.linalg.cholesky(local)
+    return Mixture(counts / KERNELS, locations, factors)

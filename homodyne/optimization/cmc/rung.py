@@ -1,0 +1,121 @@
+"""One rung of the certificate: points of a proposal, weighted by the exact density and compared with the draws."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from homodyne.optimization.cmc.agreement import Comparison, Weighted, compare, overlap, overlap_of_weights
+from homodyne.optimization.cmc.importance import Weights, effective, smoothed
+from homodyne.optimization.cmc.proposal import Density, Mixture
+
+Array = npt.NDArray[np.float64]
+
+CONTROL = 20_000  # points, not evaluated, that fix expectations under a known density
+MIN_INSIDE = 25  # points of finite density, at least
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The draws in question.
+
+    Attributes
+    ----------
+    x
+        (chain, draw, d).
+    independent
+        Whether they are independent.
+    names
+        d parameter names.
+    known, known_values
+        Draws (chain, some, d) at which the exact log density is known, and its values (chain, some); None for both
+        when the draws come from a known normal distribution.
+    """
+
+    x: Array
+    independent: bool
+    names: tuple[str, ...]
+    known: Array | None
+    known_values: Array | None
+
+    @property
+    def flat(self) -> Array:
+        """All draws, (n, d)."""
+        return self.x.reshape(-1, self.x.shape[2])
+
+    @property
+    def early(self) -> Array:
+        """The first half of each chain, (n / 2, d)."""
+        return self.x[:, : self.x.shape[1] // 2].reshape(-1, self.x.shape[2])
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Points (n, d) with their weights, what they say about the draws, and the ceiling of their effective number.
+
+    The ceiling is the effective number if the posterior were exactly the density assumed for the draws.
+    """
+
+    points: Array
+    weights: Weights
+    comparison: Comparison
+    ceiling: float
+    ceiling_error: float
+
+
+def climb(
+    draws: Draws,
+    points: Array,
+    values: Array,
+    proposal: Mixture,
+    own: Density,
+    own_fitted_to_half: bool,
+    rng: np.random.Generator,
+) -> Rung | str:
+    """Weigh the points and compare them with the draws; return a sentence where that is impossible.
+
+    Parameters
+    ----------
+    draws
+        The draws in question.
+    points, values
+        Points (n, d) of the proposal, and the exact log density there, (n,).
+    proposal
+        Density of the points.
+    own
+        Density assumed for the draws.
+    own_fitted_to_half
+        Whether ``own`` was fitted to the shape of the first half of each chain. It is then compared on the other
+        half, and the proposal takes its place as control.
+    rng
+        Source of the control points.
+    """
+    broken, inside = np.isnan(values) | (values == np.inf), np.isfinite(values)
+    if broken.any():
+        return f"The log density is NaN or infinite at {broken.sum()} of {len(values)} points."
+    if inside.sum() < MIN_INSIDE:
+        return f"The posterior is zero at all but {inside.sum()} of {len(values)} points."
+    log_proposal, log_own = proposal.log_density(points), own.log_density(points)
+    fitted = smoothed(values - log_proposal)
+    weights = np.exp(fitted.log_weights)
+    own_weights = np.exp(log_own - log_proposal - np.max(log_own - log_proposal))
+    own_weights /= own_weights.sum()
+
+    attributed = expit(values - fitted.log_evidence - log_own)
+    if draws.known is None or draws.known_values is None:
+        difference = overlap_of_weights(attributed, weights, own_weights)
+    else:
+        start = draws.known.shape[1] // 2 if own_fitted_to_half else 0
+        known, known_values = draws.known[:, start:], draws.known_values[:, start:]
+        log_own_there = own.log_density(known.reshape(-1, known.shape[2])).reshape(known_values.shape)
+        at_draws = expit(known_values - fitted.log_evidence - log_own_there)
+        difference = overlap(attributed, weights, at_draws, draws.independent)
+
+    if own_fitted_to_half:
+        control, sample = np.full(len(points), 1.0 / len(points)), proposal.draw(CONTROL, rng)
+    else:
+        control, sample = own_weights, own.draw(CONTROL, rng)
+    target = Weighted(points, weights, control, sample)
+    comparison = compare(draws.x, draws.independent, target, difference, draws.names)
+    return Rung(points, fitted, comparison, *effective(own_weights))

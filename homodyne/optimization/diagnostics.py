@@ -1,0 +1,194 @@
+"""Can these chains be believed? `diagnose` answers with numbers, and with sentences where they cannot.
+
+Every diagnostic has a known distribution for healthy chains (Vehtari, Gelman, Simpson, Carpenter and Buerkner,
+Bayesian Analysis 16, 667, 2021). None is ever filled in: what cannot be computed is NaN and counts as failure.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.errors import InputError
+
+Array = npt.NDArray[np.float64]
+
+FALSE_ALARM = 0.01  # probability that R-hat alone fails a healthy run, all parameters together
+
+
+@dataclass(frozen=True)
+class ChainDiagnostics:
+    """Diagnostics of real chains.
+
+    Attributes
+    ----------
+    names
+        Parameters.
+    rhat
+        Split rank-normalised R-hat per parameter, the larger of bulk and tail.
+    ess_bulk, ess_tail
+        Effective draws per parameter, for the centre and for the 5 % and 95 % quantiles.
+    mcse_mean, mcse_sd
+        Monte Carlo standard error per parameter.
+    ebfmi
+        Bayesian fraction of missing information per chain; empty without energies.
+    divergences
+        Number of divergent transitions after warm-up.
+    problems
+        One sentence for each reason not to believe the chains.
+    """
+
+    names: tuple[str, ...]
+    rhat: Array
+    ess_bulk: Array
+    ess_tail: Array
+    mcse_mean: Array
+    mcse_sd: Array
+    ebfmi: Array
+    divergences: int
+    problems: tuple[str, ...]
+
+    @property
+    def converged(self) -> bool:
+        """True when nothing speaks against the chains."""
+        return not self.problems
+
+
+def diagnose(
+    draws: npt.ArrayLike,
+    stats: Mapping[str, npt.NDArray[Any]],
+    names: Sequence[str],
+    *,
+    max_rhat: float = 1.01,
+    min_ess: float = 400.0,
+    min_ebfmi: float = 0.3,
+    max_divergent: float = 0.01,
+) -> ChainDiagnostics:
+    """Judge the chains of one run.
+
+    Short healthy chains exceed an R-hat of 1.01 by chance: with m half-chains of n draws and S effective draws in
+    all, R-hat^2 is distributed as (n - 1) / n + (m / S) chi^2_{m-1} / (m - 1). The limit is therefore ``max_rhat``,
+    or the value that healthy chains of this effective size exceed in 1 % of the runs, whichever is larger.
+
+    Parameters
+    ----------
+    draws
+        (chain, draw, d).
+    stats
+        (chain, draw) arrays; ``diverging``, ``energy`` and ``lp`` are used where present.
+    names
+        d parameter names.
+    max_rhat, min_ess, min_ebfmi, max_divergent
+        Limits: R-hat (see above), effective draws in bulk and tails, fraction of missing information, and
+        fraction of divergent transitions.
+
+    Raises
+    ------
+    InputError
+        When the draws are not (chain, draw, d) with d names and at least 8 draws per chain.
+    """
+    x = np.asarray(draws, dtype=np.float64)
+    if x.ndim != 3 or x.shape[2] != len(names) or x.shape[1] < 8 or x.shape[0] < 1:
+        raise InputError(
+            f"draws have shape {x.shape}, expected (chain, draw, {len(names)}) with 8 draws per chain or more"
+        )
+    broken = _broken(x, names)
+    healthy = np.array([name not in broken for name in names])
+    rhat, ess_bulk, ess_tail, ess_folded, mcse_mean, mcse_sd = (np.full(len(names), np.nan) for _ in range(6))
+    if healthy.any():
+        columns = np.moveaxis(x[:, :, healthy], 2, 0)
+        targets = (rhat, ess_bulk, ess_tail, ess_folded, mcse_mean, mcse_sd)
+        for target, values in zip(targets, _measure(columns), strict=True):
+            target[healthy] = values
+    limit = _rhat_limit(x.shape, np.fmin(ess_bulk, ess_folded), max_rhat)
+    problems = list(broken.values())
+    for name, ok, r, r_max, bulk, tail in zip(names, healthy, rhat, limit, ess_bulk, ess_tail, strict=True):
+        if ok and not r < r_max:
+            problems.append(f"the chains of {name} disagree: R-hat is {r:.3f}, must be below {r_max:.3f}")
+        if ok and not min(bulk, tail) >= min_ess:
+            problems.append(
+                f"{name} has too few effective draws: {bulk:.0f} in the bulk and {tail:.0f} in the tails, "
+                f"{min_ess:.0f} are needed"
+            )
+    ebfmi, divergences, further = _energies(stats, min_ebfmi, max_divergent)
+    return ChainDiagnostics(
+        tuple(names),
+        rhat,
+        ess_bulk,
+        ess_tail,
+        mcse_mean,
+        mcse_sd,
+        ebfmi,
+        divergences,
+        tuple(problems + further),
+    )
+
+
+def _broken(x: Array, names: Sequence[str]) -> dict[str, str]:
+    """Parameters whose draws allow no diagnosis: not finite, or a chain that never moved."""
+    broken = {}
+    for column, name in enumerate(names):
+        values = x[:, :, column]
+        if not np.isfinite(values).all():
+            broken[name] = f"{(~np.isfinite(values)).sum()} draws of {name} are not finite"
+            continue
+        stuck = np.flatnonzero((values == values[:, :1]).all(axis=1))
+        if stuck.size:
+            chains = ", ".join(str(chain) for chain in stuck)
+            broken[name] = f"{name} never moved in chain {chains}"
+    return broken
+
+
+def _measure(columns: Array) -> tuple[Array, ...]:
+    """R-hat, effective sizes (bulk, tail, folded) and Monte Carlo errors of columns (d, chain, draw)."""
+    from arviz_stats.base.array import array_stats
+
+    stats: Any = array_stats
+    half = columns.shape[2] // 2
+    pairs = columns if columns.shape[1] > 1 else columns[:, 0, : 2 * half].reshape(len(columns), 2, half)
+    return (
+        stats.rhat(pairs, method="rank"),  # of one chain: its quarters are compared
+        stats.ess(columns, method="bulk"),
+        stats.ess(columns, method="tail", prob=0.05),
+        stats.ess(columns, method="folded"),
+        stats.mcse(columns, method="mean"),
+        stats.mcse(columns, method="sd"),
+    )
+
+
+def _rhat_limit(shape: tuple[int, ...], ess: Array, max_rhat: float) -> Array:
+    from scipy.stats import chi2
+
+    num_chains, num_draws, dimension = shape
+    parts = 2 * max(num_chains, 2)
+    quantile = chi2.ppf(1.0 - FALSE_ALARM / (2 * dimension), parts - 1) / (parts - 1)
+    length = num_chains * num_draws / parts
+    limit: Array = np.fmax(max_rhat, np.sqrt((length - 1.0) / length + parts / ess * quantile))
+    return limit
+
+
+def _energies(
+    stats: Mapping[str, npt.NDArray[Any]], min_ebfmi: float, max_divergent: float
+) -> tuple[Array, int, list[str]]:
+    problems = []
+    if "lp" in stats and not np.isfinite(stats["lp"]).all():
+        problems.append(f"the log density is not finite at {(~np.isfinite(stats['lp'])).sum()} draws")
+    diverging = np.asarray(stats.get("diverging", np.zeros((1, 1), dtype=bool)))
+    divergences = int(diverging.sum())
+    if diverging.mean() > max_divergent:
+        problems.append(
+            f"{divergences} of {diverging.size} transitions diverged: the posterior is curved or has an edge"
+        )
+    ebfmi = np.zeros(0)
+    if "energy" in stats:
+        energy = np.asarray(stats["energy"], dtype=np.float64)
+        spread = energy.var(axis=1, ddof=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ebfmi = np.square(np.diff(energy, axis=1)).mean(axis=1) / spread
+        problems += [
+            f"chain {chain} explores the energies too slowly: E-BFMI is {ebfmi[chain]:.2f}, must be above {min_ebfmi:g}"
+            for chain in np.flatnonzero(~(ebfmi > min_ebfmi))
+        ]
+    return ebfmi, divergences, problems
