@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _SAME = 0.5  # modes closer than this many posterior sd are one
 _DEAD = 30.0  # a mode whose log density is this far below the best one carries no mass
-_FAR_STEPS = 40  # iterations of a climb with the stand-in for the prior
+_FAR_STEPS = 30  # iterations of a climb with the stand-in for the prior
 _AGREE = 4  # climbs that must agree before the second half of the starts is left out
 _MOST_MODES = 4  # modes that are followed on all data
 _LEVEL = 1e-4  # a climb stops when an accepted step gains less than this in log density
@@ -229,7 +229,8 @@ def pilot_fit(
     likelihood.slot.block = thin
     try:
         candidates = likelihood.space.draw_supported(rng, settings.num_candidates)
-        starts, sigma = _screen(likelihood, candidates, settings, initial, progress)
+        visible = _visible(likelihood, candidates[::2], rng)
+        starts, sigma = _screen(likelihood, np.concatenate([visible, candidates[1::2]]), settings, initial, progress)
         arrived, used = _climb_all(slope, starts, candidates, sigma, settings, progress)
         if not arrived:
             raise ConvergenceError(
@@ -271,6 +272,23 @@ def pilot_fit(
         modes, extra = _with_noise(posterior, modes, sigma, settings)
         slope.gradients += extra
     return Pilot(posterior, tuple(modes), sigma, used, len(arrived), slope.gradients, tuple(notes))
+
+
+def _visible(likelihood: Likelihood, candidates: Array, rng: np.random.Generator) -> Array:
+    """Move rates to where the record can see them: a decay that takes between a frame and all of them.
+
+    A wide prior has few draws there.  Only starting points are made so; amplitude and offset are scaled together.
+    """
+    moved = candidates.copy()
+    t, q = likelihood.t, likelihood.q
+    fastest, slowest = 3.0 / np.diff(t).min(), 0.3 / (t[-1] - t[0])
+    per_rate = {"log_J_": q**2, "log_gamma_dot_": q * (likelihood.gap or 0.0) / 2}
+    for prefix, factor in per_rate.items():
+        levels = [k for k, name in enumerate(likelihood.space.coordinate_names) if name.startswith(prefix)]
+        if levels:
+            target = rng.uniform(np.log(slowest / factor), np.log(fastest / factor), len(moved))
+            moved[:, levels] += (target - moved[:, levels].mean(axis=1))[:, None]
+    return moved
 
 
 def _screen(
