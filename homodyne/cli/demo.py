@@ -29,9 +29,7 @@ def demo(
     inspect(file, figure=directory / "measurement.png")
     _title("Fit")
     truth = TRUTHS["laminar_flow"]
-    result = _fit(
-        {"file_path": file, "gap": GAP}, "laminar_flow", directory=directory / "flow", seed=seed, truth=truth
-    )
+    result = _fit({"file_path": file, "gap": GAP}, "laminar_flow", directory=directory / "flow", seed=seed, truth=truth)
     _compare(result, truth)
     if map_file is not None:
         _title(f"A measured map, which comes without q, angle and frame time: {map_file}")

@@ -17,9 +17,7 @@ NOT_TRUSTED = 3
 
 
 def fit(
-    source: Annotated[
-        Path, typer.Argument(metavar="CONFIG_OR_FILE", help="Configuration (.yaml) or data file.")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="CONFIG_OR_FILE", help="Configuration (.yaml) or data file.")],
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the configuration.")
     ] = None,
@@ -59,9 +57,7 @@ def fit(
         raise typer.Exit(NOT_TRUSTED)
 
 
-def fit_and_write(
-    data: "TwoTimeData", config: "Config", truth: Mapping[str, float] | None = None
-) -> "MCMCResult":
+def fit_and_write(data: "TwoTimeData", config: "Config", truth: Mapping[str, float] | None = None) -> "MCMCResult":
     """Fit a measurement and write result, summary, configuration and figures into the output folder.
 
     The folder is complete afterwards, or as it was before. Figures also show the truth where it is known.

@@ -9,17 +9,13 @@ if TYPE_CHECKING:
     from homodyne.config.schema import ExperimentalData
     from homodyne.data.twotime import TwoTimeData
 
-Q = Annotated[
-    float | None, typer.Option("--q", help="Wavevector in 1/Å; the nearest one in the file is taken.")
-]
+Q = Annotated[float | None, typer.Option("--q", help="Wavevector in 1/Å; the nearest one in the file is taken.")]
 Phi = Annotated[str | None, typer.Option(help="Angles in degrees: low:high, or a list such as 0,45,90.")]
 Frames = Annotated[str | None, typer.Option(help="First and last frame, counted from 1, as first:last.")]
 DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; for files that do not say.")]
 
 
-def selection(
-    *, q: float | None, phi: str | None, frames: str | None, dt: float | None
-) -> list[tuple[str, Any]]:
+def selection(*, q: float | None, phi: str | None, frames: str | None, dt: float | None) -> list[tuple[str, Any]]:
     """Translate options to configuration changes; those not given are left out."""
     angles = phi if phi is None or ":" in phi else _numbers(phi)
     given = {"q": q, "phi": angles, "frames": frames, "dt": dt}

@@ -41,9 +41,7 @@ def staged(directory: Path, *, overwrite: bool) -> Iterator[Path]:
         stage = Path(tempfile.mkdtemp(prefix=".homodyne-", dir=directory))
     except OSError as error:
         _remove_empty(made)
-        raise InputError(
-            f"cannot write to the folder {directory}: {error.strerror}; choose another one"
-        ) from None
+        raise InputError(f"cannot write to the folder {directory}: {error.strerror}; choose another one") from None
     try:
         yield stage
         for item in sorted(stage.iterdir(), key=lambda path: path.name == RESULT):

@@ -46,9 +46,7 @@ def simulate(
     angles: Annotated[int, typer.Option(min=1, help="Angles, spread evenly over 180 degrees.")] = 8,
     contrast: Annotated[float, typer.Option(help="Speckle contrast.")] = 0.3,
     pixels: Annotated[int | None, typer.Option(help="Pixels per angle [default: 4000].")] = None,
-    counts: Annotated[
-        float | None, typer.Option(help="Mean counts per pixel and frame [default: 0.1].")
-    ] = None,
+    counts: Annotated[float | None, typer.Option(help="Mean counts per pixel and frame [default: 0.1].")] = None,
     sigma: Annotated[
         float | None, typer.Option(help="Standard deviation of independent noise [default: 0.15].")
     ] = None,

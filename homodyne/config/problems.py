@@ -28,7 +28,7 @@ def known_keys(section: type[BaseModel] = Config, path: str = "") -> Iterator[st
     """Dotted paths of every key of the configuration, without the fields of priors."""
     for name, field in section.model_fields.items():
         yield f"{path}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if name != "prior" and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from known_keys(field.annotation, f"{path}{name}.")
 
 

@@ -76,9 +76,7 @@ class HalfNormalPrior(Section):
     sd: PositiveFloat
 
 
-AnyPrior = (
-    NormalPrior | LognormalPrior | UniformPrior | LoguniformPrior | TruncatedNormalPrior | HalfNormalPrior
-)
+AnyPrior = NormalPrior | LognormalPrior | UniformPrior | LoguniformPrior | TruncatedNormalPrior | HalfNormalPrior
 Prior = Annotated[AnyPrior, Field(discriminator="type")]
 
 
@@ -98,9 +96,7 @@ class ParameterConfig(Section):
             raise ValueError(f"bounds need low < high, got {list(self.bounds)}")
         idle = [name for name in ("prior", "bounds", "initial") if getattr(self, name) is not None]
         if self.fixed is not None and idle:
-            raise ValueError(
-                f"a fixed parameter has no {' and no '.join(idle)}: keep either fixed or the others"
-            )
+            raise ValueError(f"a fixed parameter has no {' and no '.join(idle)}: keep either fixed or the others")
         return self
 
 
@@ -188,9 +184,7 @@ def _frames(given: Any) -> tuple[int, int] | None:
 class ExperimentalData(Section):
     """Which measurement, and which part of it."""
 
-    file_path: str | None = Field(
-        None, description="data file; relative to the folder of the configuration file"
-    )
+    file_path: str | None = Field(None, description="data file; relative to the folder of the configuration file")
     q: PositiveFloat | None = Field(
         None,
         description="wavevector in 1/Å, the nearest in the file is taken; not needed when it has only one",
@@ -209,9 +203,7 @@ class ExperimentalData(Section):
         None, description="distance of the plates in Å (2e6 = 200 µm); needed for laminar flow"
     )
     format: str | None = Field(None, description="file format; recognised from the content by default")
-    age_origin: float = Field(
-        0.0, description="age of the sample in seconds one frame before the first selected one"
-    )
+    age_origin: float = Field(0.0, description="age of the sample in seconds one frame before the first selected one")
 
     @property
     def phi_selection(self) -> tuple[float, float] | list[float] | None:
@@ -243,12 +235,8 @@ class MCMCConfig(Section):
 
     num_warmup: PositiveInt = Field(60, description="warm-up transitions per chain")
     num_samples: PositiveInt = Field(250, description="draws kept per chain")
-    num_chains: Annotated[int, Field(ge=2)] = Field(
-        4, description="chains; at least 2, so that R-hat means something"
-    )
-    target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.7, description="acceptance rate aimed at"
-    )
+    num_chains: Annotated[int, Field(ge=2)] = Field(4, description="chains; at least 2, so that R-hat means something")
+    target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
 
 
 class OptimizationConfig(Section):
@@ -271,9 +259,7 @@ class CertificateConfig(Section):
 class OutputConfig(Section):
     """What is written where."""
 
-    directory: str = Field(
-        "homodyne_result", description="folder for result.nc, summary.txt, config.yaml and figures"
-    )
+    directory: str = Field("homodyne_result", description="folder for result.nc, summary.txt, config.yaml and figures")
     figures: bool = Field(True, description="draw figures")
     overwrite: bool = Field(False, description="replace a result that is already there")
 
@@ -310,7 +296,6 @@ class Config(Section):
         if idle:
             paths = ", ".join(f"parameters.{name}" for name in idle)
             raise ValueError(
-                f"{paths}: no such parameter in {self.analysis_mode} mode; "
-                "remove it or set analysis_mode: laminar_flow"
+                f"{paths}: no such parameter in {self.analysis_mode} mode; remove it or set analysis_mode: laminar_flow"
             )
         return self

@@ -17,9 +17,7 @@ NUM_FRAMES = 12
 def maps(num_angles: int = 2) -> np.ndarray:
     t = np.arange(1, NUM_FRAMES + 1)
     decay = np.exp(-0.05 * np.abs(t[:, None] - t[None, :]))
-    return np.stack(
-        [1.0 + 0.3 * decay + 0.01 * np.cos(t[:, None] * t[None, :] + k) for k in range(num_angles)]
-    )
+    return np.stack([1.0 + 0.3 * decay + 0.01 * np.cos(t[:, None] * t[None, :] + k) for k in range(num_angles)])
 
 
 def measurement(path: Path, c2: np.ndarray | None = None) -> Path:

@@ -38,9 +38,7 @@ def test_nothing_given_is_the_defaults():
 def test_yaml_mapping_and_model_are_the_same(written):
     path = written("optimization: {mcmc: {num_samples: 77}}\nseed: 5\nanalysis_mode: static\n")
     from_file = load_config(path)
-    from_mapping = load_config(
-        {"optimization": {"mcmc": {"num_samples": 77}}, "seed": 5, "analysis_mode": "static"}
-    )
+    from_mapping = load_config({"optimization": {"mcmc": {"num_samples": 77}}, "seed": 5, "analysis_mode": "static"})
     assert from_file == from_mapping == load_config(from_file)
     assert from_file.optimization.mcmc.num_samples == 77
 
@@ -104,9 +102,7 @@ def test_spellings_of_static(mode):
 
 
 def test_older_names_of_parameters():
-    config = load_config(
-        {"parameters": {"gamma_dot_t0": {"initial": 1e-3}, "gamma_dot_t_offset": {"fixed": 0.0}}}
-    )
+    config = load_config({"parameters": {"gamma_dot_t0": {"initial": 1e-3}, "gamma_dot_t_offset": {"fixed": 0.0}}})
     assert config.parameters.gamma_dot_0.initial == 1e-3
     assert config.parameters.gamma_dot_offset.fixed == 0.0
     assert set(config.parameters.given()) == {"gamma_dot_0", "gamma_dot_offset"}
@@ -148,9 +144,7 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize(
-    "given", [{}, EVERYTHING, {"experimental_data": {"phi": (1.0, 2.5), "file_path": "no"}}]
-)
+@pytest.mark.parametrize("given", [{}, EVERYTHING, {"experimental_data": {"phi": (1.0, 2.5), "file_path": "no"}}])
 def test_written_configurations_read_back(given, written):
     config = load_config(given)
     assert load_config(to_mapping(config)) == config
@@ -182,9 +176,7 @@ def test_template_equals_the_defaults(mode, written):
 
 
 def test_resolving_adds_priors_and_changes_nothing_else():
-    given = load_config(
-        {"analysis_mode": "static", "parameters": {"alpha": {"fixed": -1.0}, "D0": {"initial": 5.0}}}
-    )
+    given = load_config({"analysis_mode": "static", "parameters": {"alpha": {"fixed": -1.0}, "D0": {"initial": 5.0}}})
     resolved = resolve(given)
     assert resolve(resolved) == resolved
     assert resolved.parameters.alpha == given.parameters.alpha
@@ -215,6 +207,4 @@ def test_defaults_of_the_methods_are_written_once():
     for section, settings in ((given.nlsq, PilotSettings()), (given.mcmc, NutsSettings())):
         shared = set(type(section).model_fields) & {field.name for field in fields(settings)}
         assert len(shared) >= 3
-        assert {name: getattr(section, name) for name in shared} == {
-            name: getattr(settings, name) for name in shared
-        }
+        assert {name: getattr(section, name) for name in shared} == {name: getattr(settings, name) for name in shared}

@@ -68,9 +68,7 @@ def test_fields_of_a_prior_are_known_by_its_kind():
     with pytest.raises(ConfigError) as caught:
         load_config({"parameters": {"D0": {"prior": prior}}})
     assert "parameters.D0.prior.sigma: missing" in str(caught.value)
-    assert "parameters.D0.prior.sigm: unknown key; did you mean parameters.D0.prior.sigma?" in str(
-        caught.value
-    )
+    assert "parameters.D0.prior.sigm: unknown key; did you mean parameters.D0.prior.sigma?" in str(caught.value)
 
 
 @pytest.mark.parametrize(

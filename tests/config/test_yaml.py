@@ -34,14 +34,8 @@ def test_scalars_follow_yaml_1_2(text):
 
 
 plain = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False)
-    | st.text(st.characters(codec="utf-8")),
-    lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text("abc1eE.", min_size=1), children)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text("abc1eE.", min_size=1), children),
     max_leaves=8,
 )
 

@@ -1,0 +1,175 @@
+"""Every key of the configuration changes something that can be seen."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import homodyne
+from homodyne.cli.measurement import load_measurement
+from homodyne.config.io import load_config
+from homodyne.config.problems import known_keys
+from homodyne.config.schema import Config
+from homodyne.core.parameters import LAMINAR_NAMES
+from homodyne.data import write_aps_u
+from homodyne.errors import ConvergenceError, DataError
+from homodyne.optimization.mcmc import METHODS
+from homodyne.optimization.nlsq import Pilot, pilot_fit
+from homodyne.optimization.target import build_target
+
+STATIC = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
+FLOW = {**STATIC, "gamma_dot_0": 1e-3, "beta": 0.0, "gamma_dot_offset": 0.0, "phi0": 10.0}
+SMALL = {
+    "analysis_mode": "static",
+    "optimization": {
+        "method": "laplace",
+        "nlsq": {"num_candidates": 200, "num_starts": 3, "max_iterations": 100, "thin_points": 60},
+        "laplace": {"num_draws": 100},
+        "mcmc": {"num_warmup": 15, "num_samples": 15, "num_chains": 2},
+    },
+    "certificate": {"num_points": 100},
+}
+
+
+def measurement(q: float = 0.01, seed: int = 1) -> homodyne.data.TwoTimeData:
+    return homodyne.simulate(
+        STATIC, q=q, num_frames=16, dt=0.1, phi=[0.0, 90.0], contrast=0.3, kind="independent", sigma=0.01, seed=seed
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("files")
+    write_aps_u(path / "run.h5", [measurement(), measurement(0.02)])
+    write_aps_u(path / "other.h5", [measurement(seed=2), measurement(0.02, seed=3)])
+    np.save(path / "map.npy", measurement().c2[0].astype(np.float64))
+    return path
+
+
+def seen_in_data(config: Config) -> Any:
+    try:
+        data = load_measurement(config.experimental_data)
+    except DataError as error:
+        return str(error)
+    return data.q, data.gap, data.frames, data.phi.tolist(), data.t.tolist(), data.c2.tobytes()
+
+
+def seen_in_target(config: Config) -> Any:
+    flow = config.analysis_mode == "laminar_flow"
+    data = homodyne.simulate(
+        FLOW, q=0.01, gap=2e6, num_frames=16, dt=0.1, phi=[0.0, 90.0], contrast=0.3, kind="independent", sigma=0.01
+    )
+    target = build_target(data, config)
+    space = target.likelihood.space
+    shear = target.likelihood.shear_convention if flow else None
+    initial = None if target.initial is None else target.initial.tolist()
+    return space.priors, space.fixed, space.coordinate_names, initial, shear, target.likelihood.scaling
+
+
+DATA = {
+    "file_path": "other.h5",
+    "q": 0.02,
+    "phi": "[0]",
+    "frames": "2:9",
+    "gap": 1e6,
+    "format": "nxxpcs",
+    "age_origin": 2.0,
+}
+
+
+@pytest.mark.parametrize("key", DATA)
+def test_choice_of_data(key, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    base = ["experimental_data.file_path=run.h5", "experimental_data.q=0.01"]
+    changed = [*base, f"experimental_data.{key}={DATA[key]}"]
+    assert seen_in_data(load_config(None, changed)) != seen_in_data(load_config(None, base))
+
+
+def test_time_between_frames(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    base = [f"experimental_data.{choice}" for choice in ("file_path=map.npy", "q=0.01", "phi=[0]")]
+    loaded = load_measurement(load_config(None, [*base, "experimental_data.dt=0.5"]).experimental_data)
+    assert loaded.dt == 0.5
+
+
+MODEL = {
+    "analysis_mode": "static",
+    "shear_convention": "legacy",
+    "coordinates": "physical",
+    "parameters.contrast.prior": "{type: normal, mean: 0.1, sd: 1}",
+    "parameters.offset.prior": "{type: normal, mean: 2, sd: 1}",
+    **{f"parameters.{name}.prior": "{type: uniform, low: 0, high: 7}" for name in LAMINAR_NAMES},
+    **{f"parameters.{name}.bounds": "[0.01, 9]" for name in LAMINAR_NAMES},
+    **{f"parameters.{name}.initial": "0.5" for name in LAMINAR_NAMES},
+    **{f"parameters.{name}.fixed": "0.25" for name in LAMINAR_NAMES},
+}
+
+
+@pytest.mark.parametrize("key", MODEL)
+def test_choice_of_model(key):
+    changed = load_config(None, [f"{key}={MODEL[key]}"])
+    assert seen_in_target(changed) != seen_in_target(load_config())
+
+
+FIT = {
+    "noise": "sampled",
+    "optimization.method": "auto",
+    "optimization.nlsq.num_candidates": 5,
+    "optimization.nlsq.num_starts": 1,
+    "optimization.nlsq.max_iterations": 1,
+    "optimization.nlsq.thin_points": 240,
+    "certificate.num_points": 110,
+}
+
+
+@cache
+def seen_in_result(*changes: str) -> Any:
+    try:
+        result = homodyne.fit(measurement(), config=load_config(SMALL, changes))
+    except ConvergenceError as error:
+        return str(error)
+    draws = {name: np.asarray(values).tolist() for name, values in result.samples.items()}
+    return draws, result.certificate.num_points, result.diagnostics["pilot"], result.diagnostics["methods"]
+
+
+@pytest.mark.parametrize("key", FIT)
+def test_choice_of_fit(key):
+    assert seen_in_result(f"{key}={FIT[key]}") != seen_in_result()
+
+
+DRAWS = {
+    "seed": ("laplace", 1),
+    "optimization.laplace.num_draws": ("laplace", 200),
+    "optimization.mcmc.num_warmup": ("nuts", 20),
+    "optimization.mcmc.num_samples": ("nuts", 20),
+    "optimization.mcmc.num_chains": ("nuts", 3),
+    "optimization.mcmc.target_accept_prob": ("nuts", 0.95),
+}
+
+
+@cache
+def pilot() -> Pilot:
+    target = build_target(measurement(), load_config(SMALL))
+    return pilot_fit(target.likelihood, target.thin, np.random.default_rng(0))
+
+
+@cache
+def seen_in_draws(method: str, *changes: str) -> np.ndarray:
+    return METHODS[method](pilot(), load_config(SMALL, changes), lambda stage, done, total: None).z
+
+
+@pytest.mark.parametrize("key", DRAWS)
+def test_choice_of_draws(key):
+    method, value = DRAWS[key]
+    assert not np.array_equal(seen_in_draws(method), seen_in_draws(method, f"{key}={value}"))
+
+
+def test_every_key_is_tested():
+    at_the_command_line = {"output.directory", "output.figures", "output.overwrite"}  # tests/cli
+    only_one_value = {"uncertainty"}
+    tested = {f"experimental_data.{key}" for key in (*DATA, "dt")} | set(MODEL) | set(FIT) | set(DRAWS)
+    keys = set(known_keys())
+    leaves = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
+    assert tested | at_the_command_line | only_one_value == leaves
