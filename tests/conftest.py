@@ -12,7 +12,5 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from hypothesis import HealthCheck, settings  # noqa: E402  # after the environment is set
 
 # No test may depend on how fast the machine is, or on luck.
-settings.register_profile(
-    "homodyne", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("homodyne", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("homodyne")
