@@ -148,6 +148,15 @@ class Likelihood:
 
         return compiled(evaluate)
 
+    @cached_property
+    def gradients(self) -> Callable[[Any, Any], Any]:
+        """Compiled (value, gradient) of the log likelihood and of the log prior at z and sigma, as two pairs."""
+
+        def gradients(z: jax.Array, sigma: jax.Array) -> Any:
+            return jax.value_and_grad(self.log_likelihood)(z, sigma), jax.value_and_grad(self.space.log_prior)(z)
+
+        return compiled(gradients)
+
     def from_moments(self, m: Moments, sigma: jax.Array) -> jax.Array:
         """Marginal log likelihood of every angle, (n_phi,)."""
         normal, right, misfit = self._normal_equations(m, sigma)

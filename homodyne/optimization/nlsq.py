@@ -123,11 +123,10 @@ class _Slope:
     """Log density of a posterior with its gradient in NumPy; counts the gradients."""
 
     def __init__(self, posterior: Posterior, surrogate: _Surrogate | None = None) -> None:
-        def density(z: jax.Array, sigma: jax.Array) -> Any:
-            target = posterior if posterior.sigma is None else Posterior(posterior.likelihood, sigma)
-            return jax.value_and_grad(target.log_likelihood)(z), jax.value_and_grad(target.log_prior)(z)
+        def with_noise(z: jax.Array, sigma: jax.Array) -> Any:
+            return jax.value_and_grad(posterior.log_likelihood)(z), jax.value_and_grad(posterior.log_prior)(z)
 
-        self._program = compiled(density)
+        self._program = posterior.likelihood.gradients if posterior.sigma is not None else compiled(with_noise)
         self.space = posterior.likelihood.space
         self.surrogate = surrogate
         self.gradients = 0
