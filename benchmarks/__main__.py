@@ -2,9 +2,14 @@
 
 import sys
 
-from benchmarks import command_line, fits, primitive
+from benchmarks import calibration, command_line, fits, primitive
 
-BENCHMARKS = {"primitive": primitive.run, "fits": fits.run, "command_line": command_line.run}
+BENCHMARKS = {
+    "primitive": primitive.run,
+    "fits": fits.run,
+    "command_line": command_line.run,
+    "calibration": calibration.run,
+}
 
 for name in sys.argv[1:] or BENCHMARKS:
     print(f"== {name}")
