@@ -152,6 +152,8 @@ class _Slope:
 
     def climb(self, z: Array, sigma: Array, root: Array, max_iterations: int, step: float) -> Mode | None:
         """Go up from z in coordinates whitened by `root`; None where no maximum is reached."""
+        if self(z, sigma)[0] == -np.inf:
+            return None
         last: list[Any] = [z * np.nan, np.inf]
 
         def cost(w: Array) -> tuple[float, Array]:
