@@ -90,7 +90,7 @@ def plausible(chi2, dim):
     return low < np.sum(chi2) < high
 
 
-@pytest.mark.parametrize(("name", "sets"), [("static", 24), ("laminar", 10)])
+@pytest.mark.parametrize(("name", "sets"), [("static", 36), ("laminar", 10)])
 def test_truth_lies_inside_the_errors(name, sets, request):
     """Chi-square of the truth over independent data sets; a wrong noise or doubled data are seen."""
     problem = request.getfixturevalue(name)
