@@ -18,10 +18,12 @@ import numpy as np
 
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.schema import Config
+from homodyne.core.likelihood import compiled
 from homodyne.core.parameters import UNITS
 from homodyne.core.posterior import Posterior
 from homodyne.data.flat import from_arrays
 from homodyne.data.twotime import TwoTimeData
+from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.certificate import (
     CERTIFIED,
     CORRECTED,
@@ -40,6 +42,7 @@ from homodyne.optimization.target import build_target
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LIBRARIES = ("homodyne", "jax", "numpyro", "numba", "numpy", "scipy")
+_MOST_ROUNDS = 100  # attempts to draw inside the support
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 
 
@@ -181,13 +184,22 @@ def fit_mcmc_jax(
 
 
 def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
-    """Independent draws of the normal distribution at the best mode."""
+    """Independent draws of the normal distribution at the best mode; those outside the support are drawn again."""
     chains = settings.optimization.mcmc.num_chains
     per_chain = -(-settings.optimization.laplace.num_draws // chains)
     rng = np.random.default_rng([settings.seed, 2])
-    mode = pilot.mode
-    noise = rng.standard_normal((chains, per_chain, len(mode.z)))
-    return Draws(mode.z + noise @ np.linalg.cholesky(mode.covariance).T, {})
+    mode, log_prior = pilot.mode, compiled(jax.vmap(pilot.posterior.log_prior))
+    root = np.linalg.cholesky(mode.covariance).T
+    z = mode.z + rng.standard_normal((chains * per_chain, len(mode.z))) @ root
+    for _ in range(_MOST_ROUNDS):
+        outside = ~np.isfinite(log_prior(z))
+        if not outside.any():
+            return Draws(z.reshape(chains, per_chain, -1), {})
+        z[outside] = mode.z + rng.standard_normal((np.count_nonzero(outside), len(mode.z))) @ root
+    raise ConvergenceError(
+        f"{np.count_nonzero(outside)} of {len(z)} draws of the normal approximation lie outside the support in "
+        f"each of {_MOST_ROUNDS} attempts: a prior or a bound cuts the mode off; use method nuts, or widen the priors"
+    )
 
 
 def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
