@@ -36,9 +36,7 @@ def real_vector(name: str, values: ArrayLike, length: int | None = None) -> Floa
     vector = array.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(vector))
     if bad.size:
-        raise DataError(
-            f"{name}[{bad[0]}] is {vector[bad[0]]}; expected finite numbers ({bad.size} are not)."
-        )
+        raise DataError(f"{name}[{bad[0]}] is {vector[bad[0]]}; expected finite numbers ({bad.size} are not).")
     return vector
 
 
@@ -49,9 +47,7 @@ def real_scalar(name: str, value: Any, unit: str, *, positive: bool = True) -> f
         raise DataError(f"{name} = {value!r}; expected one number in {unit}.")
     number = float(array.reshape(()))
     if not math.isfinite(number) or (positive and number <= 0):
-        raise DataError(
-            f"{name} = {number} {unit}; expected a finite{' positive' if positive else ''} number."
-        )
+        raise DataError(f"{name} = {number} {unit}; expected a finite{' positive' if positive else ''} number.")
     return number
 
 
@@ -108,8 +104,7 @@ def frame_range(frames: Sequence[int] | None, num_frames: int) -> tuple[int, int
     first, last = int(frames[0]), int(frames[1])
     if not 1 <= first <= last <= num_frames:
         raise DataError(
-            f"frames = ({first}, {last}); expected 1 <= first <= last <= {num_frames}, the number of "
-            "frames present."
+            f"frames = ({first}, {last}); expected 1 <= first <= last <= {num_frames}, the number of frames present."
         )
     return first, last
 

@@ -88,9 +88,7 @@ def load(
         facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
         if catalog.names:
             facts["map names"] = ", ".join(catalog.names[k] for k in index)
-        extras = {
-            name: _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")
-        }
+        extras = {name: _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")}
         return assemble(
             cube,
             owned=True,
@@ -126,9 +124,7 @@ def _choose_angles(
         index = at_q[select_phi(catalog.phi[at_q], phi)]
         return index, catalog.phi[index]
     if phi is None:
-        raise DataError(
-            f"{catalog.path} does not state angles; give phi= with {at_q.size} values, one per map."
-        )
+        raise DataError(f"{catalog.path} does not state angles; give phi= with {at_q.size} values, one per map.")
     given = np.atleast_1d(np.asarray(phi if isinstance(phi, float | int) else list(phi)))
     return at_q, checks.angles(given, at_q.size)
 
@@ -149,9 +145,7 @@ def _times(catalog: Catalog, first: int, last: int, dt: float, age_origin: float
     return times, catalog.age_origin if first == 1 else float(times[0] - dt)
 
 
-def _usable(
-    values: FloatArray | None, index: NDArray[np.intp], name: str, facts: dict[str, str]
-) -> FloatArray | None:
+def _usable(values: FloatArray | None, index: NDArray[np.intp], name: str, facts: dict[str, str]) -> FloatArray | None:
     """Return one positive number per selected map, or None with a note when the file's are not."""
     if values is None:
         return None

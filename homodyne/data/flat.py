@@ -133,9 +133,7 @@ class _Points:
             for part in ("t1", "t2") if name == "t" else (name,):
                 values = np.unique(self._chunk(part, start).astype(np.float64))
                 if not np.isfinite(values).all():
-                    raise DataError(
-                        f"{part} holds NaN or infinite values; expected finite numbers at every point."
-                    )
+                    raise DataError(f"{part} holds NaN or infinite values; expected finite numbers at every point.")
                 found = np.union1d(found, values)
             if found.size > _MOST_VALUES:
                 raise DataError(
@@ -176,9 +174,7 @@ def _require_grid(num_points: int, n: int, n_phi: int) -> None:
             "elements that is almost empty; expected times from one series of frames and a few angles. "
             "Round t1, t2 and phi to the frames and angles of the measurement."
         )
-    checks.require_memory(
-        4 * elements, f"A grid of {n_phi} angles x {n} x {n} times", "Give fewer frames or angles."
-    )
+    checks.require_memory(4 * elements, f"A grid of {n_phi} angles x {n} x {n} times", "Give fewer frames or angles.")
 
 
 def _put(

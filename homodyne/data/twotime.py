@@ -85,9 +85,7 @@ class TwoTimeData:
         }
         for name, (got, wanted) in shapes.items():
             if got != wanted:
-                raise DataError(
-                    f"{name} has shape {got}; expected {wanted} for {n_phi} angles and {n} frames."
-                )
+                raise DataError(f"{name} has shape {got}; expected {wanted} for {n_phi} angles and {n} frames.")
 
     @property
     def num_angles(self) -> int:
@@ -323,9 +321,7 @@ def _require_usable(c2: MapArray, alive: BoolArray, phi: FloatArray) -> None:
         hint = " The data lie below the diagonal: swap the last two axes." if mirrored else ""
         raise DataError(f"No usable frame: {found}; expected c2 above the diagonal.{hint}")
     if usable < MIN_FRAMES:
-        raise DataError(
-            f"Only {usable} of {alive.shape[1]} frames are usable; expected at least {MIN_FRAMES}."
-        )
+        raise DataError(f"Only {usable} of {alive.shape[1]} frames are usable; expected at least {MIN_FRAMES}.")
     counts = np.count_nonzero(alive, axis=1)
     if np.any(counts < MIN_FRAMES):
         a = int(np.argmin(counts))

@@ -10,11 +10,11 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
-from homodyne.data.atomic import Sink, replacing
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.readers import native
 from homodyne.data.twotime import TwoTimeData, mark_missing
 from homodyne.errors import DataError
+from homodyne.files import Sink, replacing
 
 if TYPE_CHECKING:
     import h5py
@@ -28,7 +28,7 @@ def save_npz(path: str | Path, data: TwoTimeData) -> None:
     Raises
     ------
     InputError, ExecutionError
-        See :func:`homodyne.data.atomic.replacing`.
+        See :func:`homodyne.files.replacing`.
     """
     with replacing(path) as sink:
         np.savez(sink, allow_pickle=False, **_fields(data))
@@ -97,7 +97,7 @@ def write_aps_u(
     DataError
         Data sets that do not belong together.
     InputError, ExecutionError
-        See :func:`homodyne.data.atomic.replacing`.
+        See :func:`homodyne.files.replacing`.
     """
     import h5py
 
@@ -124,9 +124,7 @@ def _require_one_measurement(sets: list[TwoTimeData]) -> None:
         raise DataError("data is an empty list; expected at least one data set.")
     first = sets[0]
     if len({one.q for one in sets}) != len(sets):
-        raise DataError(
-            f"data holds the same q twice ({[one.q for one in sets]}); expected one data set per q."
-        )
+        raise DataError(f"data holds the same q twice ({[one.q for one in sets]}); expected one data set per q.")
     for one in sets:
         if one.num_frames != first.num_frames or one.dt != first.dt:
             raise DataError(
@@ -150,9 +148,7 @@ def _axis(name: str, given: ArrayLike | None, present: Sequence[float]) -> Float
         return needed
     axis = np.unique(checks.real_vector(name, given))
     if not np.isin(needed, axis).all():
-        raise DataError(
-            f"{name} lacks {needed[~np.isin(needed, axis)].tolist()}; expected every value of the data."
-        )
+        raise DataError(f"{name} lacks {needed[~np.isin(needed, axis)].tolist()}; expected every value of the data.")
     return axis
 
 
@@ -173,9 +169,7 @@ def _write_detector(file: "h5py.File", maps: list[tuple[TwoTimeData, int]]) -> N
         return
     pixels = np.array([0.0 if one.pixels is None else one.pixels[a] for one, a in maps])
     if np.any(pixels != np.rint(pixels)):
-        raise DataError(
-            f"pixels holds {pixels[pixels != np.rint(pixels)][0]}; expected whole numbers of pixels."
-        )
+        raise DataError(f"pixels holds {pixels[pixels != np.rint(pixels)][0]}; expected whole numbers of pixels.")
     labels = np.repeat(np.arange(1, pixels.size + 1), pixels.astype(np.int64))
     width = int(np.ceil(np.sqrt(labels.size)))
     roi = np.zeros((-(-labels.size // width), width), dtype=np.uint16 if pixels.size < 1 << 16 else np.uint32)
@@ -208,9 +202,7 @@ def _write_maps(file: "h5py.File", maps: list[tuple[TwoTimeData, int]], sink: Si
             np.fill_diagonal(one, data.diagonal[a])
         one[~data.good, :] = 0.0
         one[:, ~data.good] = 0.0
-        file.create_dataset(
-            f"/xpcs/twotime/correlation_map/c2_{k + 1:05d}", data=one, chunks=(n, n), compression="lzf"
-        )
+        file.create_dataset(f"/xpcs/twotime/correlation_map/c2_{k + 1:05d}", data=one, chunks=(n, n), compression="lzf")
         whole[:, k] = _mean_by_lag(one, data.good)
         for s in range(_SEGMENTS):
             block = slice(s * len(parts), (s + 1) * len(parts))
@@ -228,9 +220,7 @@ def _mean_by_lag(one: MapArray, good: NDArray[np.bool_]) -> FloatArray:
     padded[:, :n][~good] = np.nan
     padded[:, :n][:, ~good] = np.nan
     row, column = padded.strides
-    by_lag = as_strided(
-        padded, (n, n), (row + column, column), writeable=False
-    )  # by_lag[i, k] = one[i, i + k]
+    by_lag = as_strided(padded, (n, n), (row + column, column), writeable=False)  # by_lag[i, k] = one[i, i + k]
     known = np.isfinite(by_lag)
     count = np.count_nonzero(known, axis=0)
     total = np.sum(by_lag, axis=0, where=known, dtype=np.float64)

@@ -174,7 +174,7 @@ def test_places_that_cannot_be_written(tmp_path, save):
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "none" / "a.h5", tmp_path / "file" / "a.h5", tmp_path / "folder"):
-        with pytest.raises(InputError, match="cannot be written") as caught:
+        with pytest.raises(InputError, match="cannot write") as caught:
             save(path, measured())
         assert caught.value.exit_code == 2
     assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "folder"]
@@ -205,7 +205,7 @@ def test_full_disk_leaves_the_old_file(tmp_path, save):
         text=True,
         check=True,
     )
-    assert done.stdout.startswith(f"4 {path} could not be written (File too large)"), done.stderr
+    assert done.stdout.startswith(f"4 writing {str(path)!r} failed: File too large"), done.stderr
     assert "intact" in done.stdout
     assert done.stderr == ""
     assert path.read_bytes() == b"the old file"
@@ -222,7 +222,7 @@ def test_old_file_is_replaced_with_usual_permissions(tmp_path):
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
-    from homodyne.data.atomic import replacing
+    from homodyne.files import replacing
 
     path = tmp_path / "a.bin"
     with pytest.raises(ZeroDivisionError), replacing(path) as sink:

@@ -43,9 +43,7 @@ def catalog(file: "h5py.File") -> Catalog:
     q, phi = q_list[bins - 1], phi_list[bins - 1]
     if not (np.isfinite(q).all() and np.isfinite(phi).all()):
         bad = bins[~(np.isfinite(q) & np.isfinite(phi))][0]
-        raise DataError(
-            f"{path}: bin {bad} has no finite q and phi in {Q_LIST} and {PHI_LIST}; expected numbers."
-        )
+        raise DataError(f"{path}: bin {bad} has no finite q and phi in {Q_LIST} and {PHI_LIST}; expected numbers.")
     where = (PERIOD, "/xpcs/avg_frames", "/xpcs/stride_frames")
     parts = [hdf5.optional_scalar(file, one) for one in where]
     dt = None if any(one is None for one in parts) else float(np.prod(np.array(parts, dtype=np.float64)))

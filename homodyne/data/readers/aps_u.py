@@ -42,9 +42,7 @@ def catalog(file: "h5py.File") -> Catalog:
     paths = [f"{MAPS}/{name}" for name in names]
     num_frames, read_map = hdf5.square_maps(file, paths)
     missing = [] if dt is not None else [f"dt: {dt_where}"]
-    pixels, mean_counts = roi_statistics(
-        file, f"{QMAP}/dynamic_roi_map", f"{QMAP}/mask", SCATTERING, num_bins, missing
-    )
+    pixels, mean_counts = roi_statistics(file, f"{QMAP}/dynamic_roi_map", f"{QMAP}/mask", SCATTERING, num_bins, missing)
 
     return Catalog(
         path=path,
@@ -98,20 +96,14 @@ def _bin_positions(file: "h5py.File", bins: NDArray[np.int64]) -> tuple[FloatArr
             f"{q_list.size} and {phi_list.size} values; expected the same numbers."
         )
     cells = hdf5.integers(file, f"{QMAP}/dynamic_index_mapping")
-    if (
-        np.any(cells < 0)
-        or np.any(cells >= q_list.size * phi_list.size)
-        or np.unique(cells).size != cells.size
-    ):
+    if np.any(cells < 0) or np.any(cells >= q_list.size * phi_list.size) or np.unique(cells).size != cells.size:
         raise DataError(
             f"{path}: {QMAP}/dynamic_index_mapping does not name distinct cells of a {q_list.size} x "
             f"{phi_list.size} "
             "grid; expected numbers from 0."
         )
     if np.any(bins < 1) or np.any(bins > cells.size) or np.unique(bins).size != bins.size:
-        raise DataError(
-            f"{path}: {BINS} holds {bins.min()}..{bins.max()}; expected distinct bins in 1..{cells.size}."
-        )
+        raise DataError(f"{path}: {BINS} holds {bins.min()}..{bins.max()}; expected distinct bins in 1..{cells.size}.")
     factors = _grid_units(file)
     flat = cells[bins - 1]
     return q_list[flat // phi_list.size] * factors[0], phi_list[flat % phi_list.size] * factors[1], cells.size
@@ -179,15 +171,11 @@ def roi_statistics(
         labels[mask == 0] = 0
     pixels = np.bincount(labels.ravel(), minlength=num_bins + 1)[1:].astype(np.float64)
     if scattering_path is None or hdf5.find(file, scattering_path) is None:
-        missing.append(
-            f"mean counts per pixel and frame{'' if scattering_path is None else f': {scattering_path}'}"
-        )
+        missing.append(f"mean counts per pixel and frame{'' if scattering_path is None else f': {scattering_path}'}")
         return pixels, None
     counts = np.squeeze(hdf5.numbers(file, scattering_path)).astype(np.float64)
     if counts.shape != roi.shape:
         missing.append(f"mean counts: {scattering_path} has shape {counts.shape}, not {roi.shape}")
         return pixels, None
-    total = np.bincount(
-        labels.ravel(), weights=np.where(labels > 0, counts, 0.0).ravel(), minlength=num_bins + 1
-    )[1:]
+    total = np.bincount(labels.ravel(), weights=np.where(labels > 0, counts, 0.0).ravel(), minlength=num_bins + 1)[1:]
     return pixels, np.divide(total, pixels, out=np.full(num_bins, np.nan), where=pixels > 0)

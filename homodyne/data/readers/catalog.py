@@ -109,9 +109,7 @@ def select_q(catalog: Catalog, q: float | None) -> tuple[float, NDArray[np.intp]
     rings = distinct_q(catalog.q)
     if q is None:
         if rings.size > 1:
-            raise DataError(
-                f"{catalog.path} holds {rings.size} values of q; choose one with q=: {listed(rings)} 1/Å."
-            )
+            raise DataError(f"{catalog.path} holds {rings.size} values of q; choose one with q=: {listed(rings)} 1/Å.")
         ring = float(rings[0])
     else:
         wanted = real_scalar("q", q, "1/Å")
@@ -125,9 +123,7 @@ def select_q(catalog: Catalog, q: float | None) -> tuple[float, NDArray[np.intp]
     return ring, maps_at_q(catalog.q, ring)
 
 
-def select_phi(
-    phi: FloatArray, wanted: float | tuple[float, float] | Iterable[float] | None
-) -> NDArray[np.intp]:
+def select_phi(phi: FloatArray, wanted: float | tuple[float, float] | Iterable[float] | None) -> NDArray[np.intp]:
     """Return the indices of the angles in a range (a tuple) or nearest to the values of a list."""
     if wanted is None:
         return np.arange(phi.size)
@@ -159,9 +155,7 @@ def resolve_dt(catalog: Catalog, dt: float | None) -> float:
         dt = real_scalar("dt", dt, "s")
     if catalog.dt is None:
         if dt is None:
-            raise DataError(
-                f"{catalog.path} does not state dt (looked for {catalog.dt_where}); give dt= in s."
-            )
+            raise DataError(f"{catalog.path} does not state dt (looked for {catalog.dt_where}); give dt= in s.")
         return dt
     if dt is not None and abs(dt - catalog.dt) > CONTRADICTION * catalog.dt:
         raise DataError(

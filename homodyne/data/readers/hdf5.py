@@ -35,9 +35,7 @@ SECONDS = {
     "ns": 1e-9,
 }
 PER_ANGSTROM = {
-    **dict.fromkeys(
-        ("1/a", "1/å", "1/angstrom", "a^-1", "å^-1", "å⁻¹", "a-1", "angstrom^-1", "inverse angstrom"), 1.0
-    ),
+    **dict.fromkeys(("1/a", "1/å", "1/angstrom", "a^-1", "å^-1", "å⁻¹", "a-1", "angstrom^-1", "inverse angstrom"), 1.0),
     **dict.fromkeys(("1/nm", "nm^-1", "nm⁻¹", "nm-1"), 0.1),
 }
 DEGREES = {
@@ -190,9 +188,7 @@ def texts(file: "h5py.File", path: str) -> list[str]:
     where = f"{file.filename}: {path}"
     with reading(where):
         if found.dtype.kind not in "SO" or found.dtype.itemsize > _MAX_TEXT or found.size > 1 << 20:
-            raise DataError(
-                f"{where} has dtype {found.dtype} and {found.size} values; expected a list of names."
-            )
+            raise DataError(f"{where} has dtype {found.dtype} and {found.size} values; expected a list of names.")
         return [text(value, where) for value in np.atleast_1d(found[()]).reshape(-1)]
 
 

@@ -87,9 +87,7 @@ def catalog(fields: Fields, path: str) -> Catalog:
         raise DataError(f"{path}: {', '.join(lacking)} missing; expected a file written by homodyne.")
     version = fields.array(MARK)
     if version.size != 1 or int(version.reshape(-1)[0]) != VERSION:
-        raise DataError(
-            f"{path}: {MARK} is {version}; this version of homodyne reads {VERSION}. Update homodyne."
-        )
+        raise DataError(f"{path}: {MARK} is {version}; this version of homodyne reads {VERSION}. Update homodyne.")
     shape = fields.shape("c2")
     if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
         raise DataError(f"{path}: c2 has shape {shape}; expected (n_phi, n, n).")
@@ -97,13 +95,9 @@ def catalog(fields: Fields, path: str) -> Catalog:
     numbers = fields.array("scalars").astype(np.float64).reshape(-1)
     frames = fields.array("frames").reshape(-1)
     if numbers.size != len(SCALARS) or frames.size != 2:
-        raise DataError(
-            f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 4 and 2."
-        )
+        raise DataError(f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 4 and 2.")
     q, gap, dt, age_origin = (float(x) for x in numbers)
-    extra = {
-        name: fields.array(name).astype(np.float64) if name in fields.names else None for name in OPTIONAL
-    }
+    extra = {name: fields.array(name).astype(np.float64) if name in fields.names else None for name in OPTIONAL}
     for name, array in extra.items():
         expected = (n_maps, n) if name == "diagonal" else (n_maps,)
         if array is not None and array.shape != expected:

@@ -21,9 +21,7 @@ def open_npy(path: Path) -> Iterator[tuple[Path, NDArray[Any]]]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise DataError(
-            f"{path} cannot be read as NPY; it may be damaged or incomplete ({error})."
-        ) from error
+        raise DataError(f"{path} cannot be read as NPY; it may be damaged or incomplete ({error}).") from error
     yield path, array
 
 

@@ -80,9 +80,7 @@ class Members:
                 "expected plain numbers of that size."
             )
         if fortran and len(shape) > 1:
-            raise DataError(
-                f"{self.path}: array {name} is in Fortran order; save np.ascontiguousarray of it."
-            )
+            raise DataError(f"{self.path}: array {name} is in Fortran order; save np.ascontiguousarray of it.")
         return self._opened.setdefault(name, member)
 
     def close(self) -> None:
@@ -99,9 +97,7 @@ class Members:
         """Read a small array."""
         with self._reading(name):
             member = self._member(name)
-            checks.require_memory(
-                4 * member.num_bytes, f"{self.path}: array {name}", "The file may be damaged."
-            )
+            checks.require_memory(4 * member.num_bytes, f"{self.path}: array {name}", "The file may be damaged.")
             member.stream.seek(member.start)
             return np.frombuffer(member.stream.read(member.num_bytes), member.dtype).reshape(member.shape)
 
@@ -128,9 +124,7 @@ class Members:
         except DataError:
             raise
         except _DAMAGE as error:
-            raise DataError(
-                f"{self.path}: array {name} cannot be read; the file may be damaged ({error})."
-            ) from error
+            raise DataError(f"{self.path}: array {name} cannot be read; the file may be damaged ({error}).") from error
 
 
 @contextmanager
@@ -139,9 +133,7 @@ def open_npz(path: Path) -> Iterator[Members]:
     try:
         archive = zipfile.ZipFile(path)
     except _DAMAGE as error:
-        raise DataError(
-            f"{path} cannot be read as NPZ; it may be damaged or incomplete ({error})."
-        ) from error
+        raise DataError(f"{path} cannot be read as NPZ; it may be damaged or incomplete ({error}).") from error
     with archive:
         members = Members(path, archive)
         try:
@@ -165,9 +157,7 @@ def catalog(members: Members) -> Catalog:
     phi = checks.real_vector("phi_angles_list", members.array("phi_angles_list"), n_maps)
     q = checks.real_vector("wavevector_q_list", np.atleast_1d(members.array("wavevector_q_list")))
     if q.size not in (1, n_maps):
-        raise DataError(
-            f"{path}: wavevector_q_list has {q.size} values; expected 1 or {n_maps}, one per map."
-        )
+        raise DataError(f"{path}: wavevector_q_list has {q.size} values; expected 1 or {n_maps}, one per map.")
     dt, origin = _time_axis(path, members, n)
     return Catalog(
         path=str(path),

@@ -69,9 +69,7 @@ def catalog(file: "h5py.File") -> Catalog:
         read_raw(index, rows, frames, out)
         if lower_left:
             out[:] = out[::-1].copy()
-        above, below = (
-            bool(np.any(np.nan_to_num(half(out, k)))) for half, k in ((np.triu, 1), (np.tril, -1))
-        )
+        above, below = (bool(np.any(np.nan_to_num(half(out, k)))) for half, k in ((np.triu, 1), (np.tril, -1)))
         if below and not above:
             out[:] = out.T.copy()
         if baseline == 0:
