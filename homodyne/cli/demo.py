@@ -24,7 +24,7 @@ def demo(
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "measurement.h5"
     _title(f"A measurement with known parameters: {file}")
-    simulate(file, seed=seed, overwrite=True)
+    simulate(file, frames=400, pixels=10_000, seed=seed, overwrite=True)
     _title("What is in the file")
     inspect(file, figure=directory / "measurement.png")
     _title("Fit")
@@ -34,7 +34,9 @@ def demo(
     if map_file is not None:
         _title(f"A measured map, which comes without q, angle and frame time: {map_file}")
         measurement = {"file_path": map_file, "q": 0.01, "phi": [0.0], "dt": 1.0}
-        _fit(measurement, "static", directory=directory / "measured_map", seed=seed)
+        print("It does not determine amplitude, exponent and offset together: D_offset is fixed at 0.\n")
+        fixed = {"D_offset": {"fixed": 0.0}}
+        _fit(measurement, "static", directory=directory / "measured_map", seed=seed, parameters=fixed)
 
 
 def _fit(
@@ -44,13 +46,21 @@ def _fit(
     directory: Path,
     seed: int,
     truth: dict[str, float] | None = None,
+    parameters: dict[str, Any] | None = None,
 ) -> "MCMCResult":
     from homodyne.cli.measurement import load_measurement
     from homodyne.config.io import load_config
 
     output = {"directory": directory, "overwrite": True}
-    settings = {"analysis_mode": mode, "experimental_data": measurement, "output": output, "seed": seed}
-    config = load_config(settings)
+    config = load_config(
+        {
+            "analysis_mode": mode,
+            "experimental_data": measurement,
+            "parameters": parameters or {},
+            "output": output,
+            "seed": seed,
+        }
+    )
     return fit_and_write(load_measurement(config.experimental_data), config, truth)
 
 
