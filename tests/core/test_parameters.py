@@ -54,11 +54,15 @@ CHOICES = [("static", s) for s in subsets(STATIC_NAMES)] + [
 ]
 
 
+STRETCHED = [("static", ()), ("static", ("alpha",)), ("laminar_flow", ()), ("laminar_flow", ("D0", "beta", "phi0"))]
+
+
 def spaces():
-    """A space of every kind; the bounded ones have ``logit`` coordinates."""
-    for (mode, fixed), coordinates, bounded in product(CHOICES, ("anchor", "physical"), (False, True)):
-        priors = {n: p for n, p in BOUNDED.items() if bounded and n in MODES[mode] and n not in fixed}
-        yield parameter_space(mode, T, priors=priors, fixed={n: FIXED[n] for n in fixed}, coordinates=coordinates)
+    """A space of every kind; those with bounded priors have ``logit`` coordinates."""
+    for choices, bounded in ((CHOICES, {}), (STRETCHED, BOUNDED)):
+        for (mode, fixed), coordinates in product(choices, ("anchor", "physical")):
+            priors = {n: p for n, p in bounded.items() if n in MODES[mode] and n not in fixed}
+            yield parameter_space(mode, T, priors=priors, fixed={n: FIXED[n] for n in fixed}, coordinates=coordinates)
 
 
 SPACES = list(spaces())

@@ -1,0 +1,281 @@
+"""Fits from end to end on small simulated measurements, against a posterior integrated on a grid."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import homodyne
+from homodyne.config.io import load_config
+from homodyne.core.likelihood import Likelihood
+from homodyne.errors import ConfigError, InputError
+from homodyne.optimization.mcmc import fit_mcmc_jax
+from homodyne.optimization.target import build_target
+from homodyne.testing.statistics import assert_covariance, assert_mean, assert_quantiles
+
+STATIC = {"D0": 2e4, "alpha": -0.5, "D_offset": 1000.0}
+LAMINAR = STATIC | {"gamma_dot_0": 3e-4, "beta": -0.5, "gamma_dot_offset": 1e-4, "phi0": 5.0}
+MIRROR = STATIC | {
+    "D0": 1e5,
+    "D_offset": 0.0,
+    "gamma_dot_0": 1e-3,
+    "beta": -0.5,
+    "gamma_dot_offset": 1e-4,
+    "phi0": 80.0,
+}
+QUICK = {"nlsq": {"num_candidates": 200, "num_starts": 4}}
+
+
+def measured(params, phi, sigma=0.03, num_frames=60, gap=2e6):
+    settings = {"q": 0.0054, "num_frames": num_frames, "dt": 0.1, "contrast": 0.3, "seed": 1}
+    return homodyne.simulate(params, gap=gap, phi=phi, kind="independent", sigma=sigma, **settings)
+
+
+def fitted(data, mode="static", seed=1, **config):
+    method = config.pop("method", "laplace")
+    return homodyne.fit(data, mode=mode, method=method, seed=seed, config={"optimization": QUICK} | config)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return measured(STATIC, (0.0, 90.0))
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A posterior of three coordinates, integrated on a grid: every marginal quantile and moment."""
+
+    likelihood: Likelihood
+    points: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def mean(self):
+        return self.weights @ self.points
+
+    @property
+    def covariance(self):
+        off = self.points - self.mean
+        return (off * self.weights[:, None]).T @ off
+
+    def quantile(self, p):
+        """Of every coordinate, by sorting the points of the grid."""
+        found = []
+        for column in self.points.T:
+            order = np.argsort(column)
+            found.append(np.interp(p, np.cumsum(self.weights[order]) - 0.5 * self.weights[order], column[order]))
+        return np.array(found)
+
+    def coordinates(self, result):
+        """Draws of a result, (chain, draw, 3)."""
+        space = self.likelihood.space
+        return space.coordinates({**result.fixed, **{n: result.samples[n] for n in space.free_names}})
+
+
+@pytest.fixture(scope="module")
+def laplace(data):
+    return fitted(data)
+
+
+@pytest.fixture(scope="module")
+def exact(data, laplace):
+    """The posterior with the noise of the fit, from the plain formula at every point of a slanted grid."""
+    likelihood = build_target(data, load_config(None, [("analysis_mode", "static")])).likelihood
+    draws = likelihood.space.coordinates(laplace.samples).reshape(-1, 3)
+    root = np.linalg.cholesky(np.cov(draws.T))
+    axis = np.linspace(-5.5, 5.5, 21)
+    points = draws.mean(axis=0) + np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3) @ root.T
+    ball = np.sum(np.linalg.solve(root, (points - draws.mean(axis=0)).T) ** 2, axis=0) < 31.0
+    points, log_density = points[ball], []
+    for z in points:
+        at = likelihood.evaluate(z, laplace.sigma)
+        log_density.append(float(at.log_prior) + float(at.log_likelihood))
+    weights = np.exp(np.array(log_density) - np.max(log_density))
+    return Exact(likelihood, points, weights / weights.sum())
+
+
+@pytest.fixture(scope="module")
+def nuts(data):
+    """From flat arrays in any order, both triangles given: method auto samples there."""
+    angle, i, j = np.nonzero(np.isfinite(data.c2) & (np.arange(60)[:, None] < np.arange(60)))
+    both = np.random.default_rng(0).permutation(2 * angle.size) % angle.size
+    angle, i, j = angle[both], i[both], j[both]
+    swap = np.random.default_rng(1).random(angle.size) < 0.5
+    t1, t2 = np.where(swap, data.t[j], data.t[i]), np.where(swap, data.t[i], data.t[j])
+    settings = {"optimization": {"nlsq": QUICK["nlsq"]}, "mcmc": {"num_warmup": 70}}
+    return fit_mcmc_jax(
+        data.c2[angle, i, j], t1, t2, data.phi[angle], data.q, None, "static", "auto", cmc_config=settings, seed=1
+    )
+
+
+@pytest.mark.parametrize("name", ["laplace", "nuts"])
+def test_draws_have_the_exact_distribution(name, exact, request):
+    result = request.getfixturevalue(name)
+    assert (result.verdict, result.method) == ("CERTIFIED", name)
+    z = exact.coordinates(result)
+    z = z.reshape(-1, 3) if name == "laplace" else z
+    assert_mean(z, exact.mean)
+    assert_covariance(z, exact.mean, exact.covariance)
+    assert_quantiles(z, exact.quantile)
+    with pytest.raises(AssertionError):  # half a standard deviation, or a fifth of the width, are seen
+        assert_mean(z + 0.5 * np.sqrt(np.diag(exact.covariance)), exact.mean)
+    with pytest.raises(AssertionError):
+        assert_covariance(z, exact.mean, 1.44 * exact.covariance)
+
+
+def test_flat_arrays_are_the_same_data(nuts, laplace, data):
+    assert nuts.num_points == laplace.num_points == data.num_pairs == 2 * 60 * 59 // 2
+    np.testing.assert_array_equal(nuts.sigma, laplace.sigma)  # the pilot fits are equal bit for bit
+    np.testing.assert_array_equal(nuts.t, data.t)
+    assert nuts.config["optimization"]["mcmc"]["num_warmup"] == 70
+    assert nuts.diagnostics["divergences"] == 0
+    assert set(nuts.diagnostics["rhat"]) == {*STATIC, "contrast", "offset"}
+
+
+def test_the_stored_configuration_gives_the_same_draws_bit_for_bit(laplace, data):
+    """With method auto, which is content with a certified normal approximation."""
+    config = {**laplace.config, "optimization": {**laplace.config["optimization"], "method": "auto"}}
+    again = homodyne.fit(data, config=config)
+    assert again.method == "laplace"
+    assert again.diagnostics["methods"] == ["laplace: CERTIFIED"]
+    assert again.samples.keys() == laplace.samples.keys()
+    for name, values in again.samples.items():
+        np.testing.assert_array_equal(values, laplace.samples[name])
+    assert again.certificate == laplace.certificate
+
+
+def conditional_scores(likelihood, z, result):
+    """Offset and contrast minus their conditional means, whitened: standard normal when drawn exactly, (n, 2)."""
+    pairs = np.stack([result.samples["offset"], result.samples["contrast"]], axis=-1).reshape(len(z), -1, 2)
+    scores = []
+    for one, pair in zip(z, pairs, strict=True):
+        at = likelihood.evaluate(one, result.sigma)
+        root = np.linalg.cholesky(at.scaling_cov)
+        scores.append(np.linalg.solve(root, (pair - at.scaling_mean)[..., None])[..., 0])
+    return np.concatenate(scores)
+
+
+def test_offset_and_contrast_have_their_exact_conditional_distribution(exact, laplace):
+    z = exact.coordinates(laplace).reshape(-1, 3)
+    scores = conditional_scores(exact.likelihood, z, laplace)
+    assert_mean(scores, np.zeros(2))
+    assert_covariance(scores, np.zeros(2), np.eye(2))
+    with pytest.raises(AssertionError):  # draws that belong to another row
+        assert_covariance(conditional_scores(exact.likelihood, np.roll(z, 1, axis=0), laplace), np.zeros(2), np.eye(2))
+
+
+def test_sampled_noise(exact, data, laplace):
+    result = fitted(data, noise="sampled")
+    assert result.verdict == "CERTIFIED"
+    sigma = result.samples["sigma"].reshape(-1, 2)
+    error = laplace.sigma / np.sqrt(60 * 59)  # of the noise from that many residuals
+    np.testing.assert_allclose(sigma.std(axis=0), error, rtol=0.1)
+    assert np.all(np.abs(sigma.mean(axis=0) - 0.03) < 4 * error)
+    assert_mean(exact.coordinates(result).reshape(-1, 3), exact.mean)
+
+
+@pytest.fixture(scope="module")
+def laminar():
+    """With a bad frame and missing pixels."""
+    clean = measured(LAMINAR, (0.0, 30.0, 60.0, 90.0))
+    c2 = clean.c2.copy()
+    c2[:, 7, :] = c2[:, :, 7] = np.nan
+    c2[2, 20, 40:44] = np.nan
+    data = homodyne.from_cube(c2, clean.t, clean.phi, clean.q, clean.gap)
+    news = []
+    result = homodyne.fit(
+        data, seed=2, config={"optimization": QUICK}, progress=lambda stage, done, total: news.append(stage)
+    )
+    return data, result, dict.fromkeys(news)
+
+
+def test_laminar_flow_from_end_to_end(laminar):
+    data, result, stages = laminar
+    assert result.verdict == "CERTIFIED"
+    assert result.diagnostics["methods"] == ["laplace: CERTIFIED"]
+    assert result.num_points == data.num_pairs == 4 * 59 * 58 // 2 - 4
+    assert result.bad_frames == (7,)
+    assert (result.analysis_mode, result.gap) == ("laminar_flow", 2e6)
+    assert {"pilot fit", "certificate", "contrast and offset"} == {stage.split(":")[0] for stage in stages}
+    target = build_target(data, load_config(None, []))
+    space = target.likelihood.space
+    z = space.coordinates(result.samples).reshape(-1, 7)
+    off = space.coordinates(LAMINAR) - z.mean(axis=0)
+    assert off @ np.linalg.solve(np.cov(z.T), off) < stats.chi2(7).ppf(1 - 1e-4)
+    for name, truth in (("contrast", 0.3), ("offset", 1.0)):
+        draws = result.samples[name].reshape(-1, 4)
+        assert np.all(np.abs(draws.mean(axis=0) - truth) < 4 * draws.std(axis=0))
+        assert draws.std(axis=0).max() < 0.03
+
+
+@pytest.fixture(scope="module")
+def mirror():
+    """One angle and a known shear rate: phi0 = 80 and 160 degrees do the same to the scattering vector at 30."""
+    known = {n: {"fixed": MIRROR[n]} for n in MIRROR if n not in ("D0", "phi0")}
+    config = {"optimization": {"nlsq": {"num_candidates": 400, "num_starts": 12}}}
+    return fitted(measured(MIRROR, (30.0,)), "laminar_flow", parameters=known, method="auto", **config)
+
+
+def test_corrected_draws_are_the_weighted_points(mirror):
+    """A normal distribution at one of two equal modes is corrected: half of the draws lie at either."""
+    assert (mirror.verdict, mirror.method) == ("CORRECTED", "laplace")
+    assert "2 modes" in mirror.diagnostics["warnings"][0]
+    phi0 = mirror.samples["phi0"].ravel()
+    turned = np.abs((phi0 - 30.0 + 90.0) % 180.0 - 90.0)  # angle between flow and scattering vector
+    assert abs(turned.mean() - 50.0) < 4 * turned.std()
+    assert turned.std() < 5.0
+    share = np.mean(np.cos(np.deg2rad(2 * (phi0 - 80.0))) > 0)
+    assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(mirror.certificate.ess)
+    assert np.unique(phi0).size <= mirror.certificate.num_points < phi0.size
+    assert mirror.diagnostics["ess_bulk"]["phi0"] == mirror.certificate.ess
+    assert np.isfinite(mirror.sample_stats["lp"]).all()
+
+
+def test_fixed_parameters_are_kept_and_not_sampled(mirror):
+    assert mirror.fixed == {n: MIRROR[n] for n in MIRROR if n not in ("D0", "phi0")}
+    assert set(mirror.samples) == {"D0", "phi0", "contrast", "offset"}
+    assert mirror.samples["contrast"].shape == (4, 250, 1)
+    assert abs(mirror.mean["D0"] - MIRROR["D0"]) < 4 * mirror.sd["D0"]
+
+
+def test_what_is_refused_stays_refused():
+    """The ridge of the physical parameters themselves is no normal distribution; the result says so."""
+    result = fitted(measured(STATIC, (0.0,), sigma=0.1, num_frames=25), coordinates="physical")
+    assert (result.verdict, result.method) == ("REFUSED", "laplace")
+    assert result.diagnostics["methods"] == ["laplace: REFUSED"]
+    assert np.unique(result.samples["D0"]).size == 1000  # its own draws, not resampled ones
+    assert np.isfinite(result.sample_stats["lp"]).all()  # all of them possible
+
+
+def test_initial_values_are_completed_by_medians(data):
+    given = {"parameters": {"D0": {"initial": 5e3}, "alpha": {"fixed": 0.5}}}
+    target = build_target(data, load_config(given, [("analysis_mode", "static")]))
+    space = target.likelihood.space
+    expected = space.coordinates({"D0": 5e3, "alpha": 0.5, "D_offset": float(space.priors["D_offset"].quantile(0.5))})
+    np.testing.assert_array_equal(target.initial, expected)
+    assert build_target(data, load_config(None, [("analysis_mode", "static")])).initial is None
+
+
+BOUNDED = {"type": "uniform", "low": -1.0, "high": 1.0}
+WRONG = {
+    "no gap": ({"mode": "laminar_flow"}, InputError, "gap"),
+    "unknown mode": ({"mode": "turbulent"}, ConfigError, "analysis_mode"),
+    "unknown method": ({"method": "guess"}, ConfigError, "method"),
+    "J never positive": ({"parameters": {"D_offset": {"fixed": -1e12}}}, InputError, r"J\(t\).*D0, alpha, D_offset"),
+    "initial outside": ({"parameters": {"alpha": {"prior": BOUNDED, "initial": 2.0}}}, InputError, "alpha = 2.0"),
+    "prior without support": (
+        {"parameters": {"alpha": {"prior": BOUNDED, "bounds": [2.0, 3.0]}}},
+        InputError,
+        "alpha has no support",
+    ),
+    "nothing to fit": ({"parameters": {n: {"fixed": v} for n, v in STATIC.items()}}, InputError, "all parameters"),
+    "parameter of the other mode": ({"parameters": {"beta": {"fixed": 0.0}}}, ConfigError, "beta"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_input(wrong):
+    settings, error, message = WRONG[wrong]
+    with pytest.raises(error, match=message):
+        fitted(measured(STATIC, (0.0,), num_frames=5, gap=None), **settings)
