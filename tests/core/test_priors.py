@@ -138,7 +138,7 @@ WRONG = {
     "ends exchanged": ("uniform", {"low": 2.0, "high": 1.0}, None, "low = 2.0 must be below high = 1.0"),
     "ends equal": ("truncated_normal", {"mean": 0.0, "sd": 1.0, "low": 1.0, "high": 1.0}, None, "below high"),
     "loguniform from zero": ("loguniform", {"low": 0.0, "high": 1.0}, None, "low > 0"),
-    "bounds exchanged": ("normal", {"mean": 0.0, "sd": 1.0}, (1.0, -1.0), "between the bounds 1.0 and -1.0"),
+    "bounds exchanged": ("normal", {"mean": 0.0, "sd": 1.0}, (1.0, -1.0), "no support between 1.0 and -1.0"),
     "bounds equal": ("normal", {"mean": 0.0, "sd": 1.0}, (1.0, 1.0), "no support"),
     "bound not a number": ("normal", {"mean": 0.0, "sd": 1.0}, (np.nan, 1.0), "no support"),
     "bounds beside a uniform": ("uniform", {"low": 0.0, "high": 1.0}, (1.0, 2.0), "no support"),
