@@ -32,9 +32,7 @@ def integral(amplitude, exponent, offset, t1, t2):
 
 def over_the_gap(phase):
     """Magnitude of (1/L) ∫ exp(i phase x/L) dx, the field of scatterers spread evenly over the gap."""
-    parts = (
-        quad(lambda u, f=f: f(phase * u), 0, 1, epsabs=1e-13, limit=400)[0] for f in (math.cos, math.sin)
-    )
+    parts = (quad(lambda u, f=f: f(phase * u), 0, 1, epsabs=1e-13, limit=400)[0] for f in (math.cos, math.sin))
     return math.hypot(*parts)
 
 
@@ -78,13 +76,7 @@ def test_shear_factor_by_quadrature_over_the_gap():
 def test_legacy_shear_rates_are_larger_by_the_known_ratio():
     """Equal curvature at zero strain: sqrt(2) π / 2 = 2.22 times the rate."""
     he, legacy = (
-        abs(
-            float(
-                jax.grad(jax.grad(lambda s, c=c: shear_factor(shear_argument_scale(0, 0, Q, GAP, c) * s, c)))(
-                    0.0
-                )
-            )
-        )
+        abs(float(jax.grad(jax.grad(lambda s, c=c: shear_factor(shear_argument_scale(0, 0, Q, GAP, c) * s, c)))(0.0)))
         for c in ("he2024", "legacy")
     )
     assert math.sqrt(he / legacy) == pytest.approx(math.pi / math.sqrt(2), rel=1e-12)
@@ -174,9 +166,7 @@ def test_gradient_against_finite_differences_over_the_prior(convention):
     for params in PRIOR_BOX:
         gradient = jacobian(params)
         for name, slope in reverse(params).items():
-            np.testing.assert_allclose(
-                slope, gradient[name], rtol=1e-9, atol=1e-12 / abs(params[name] or 1.0)
-            )
+            np.testing.assert_allclose(slope, gradient[name], rtol=1e-9, atol=1e-12 / abs(params[name] or 1.0))
         for name, value in params.items():
             step = 1e-4 * (abs(value) if name not in ("alpha", "beta", "phi0") else 1.0)
             f = [evaluate({**params, name: value + k * step}) for k in (-2, -1, 1, 2)]

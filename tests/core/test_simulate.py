@@ -172,9 +172,7 @@ def test_covariance_factor_of_slow_and_frozen_samples():
 
 
 def test_frozen_sample_keeps_its_contrast_at_all_lags():
-    maps = speckle(
-        replicates({"D0": 1e-18, "alpha": 0.0, "D_offset": 0.0}, 20, 10, 0.5), pixels=2000, seed=6
-    ).c2
+    maps = speckle(replicates({"D0": 1e-18, "alpha": 0.0, "D_offset": 0.0}, 20, 10, 0.5), pixels=2000, seed=6).c2
     i, j = np.triu_indices(10, 1)
     per_map = maps[:, i, j].mean(axis=1)
     assert abs(per_map.mean() - 1.5) < 5 * per_map.std() / np.sqrt(20) + 4 * 0.5 / 2000

@@ -94,17 +94,13 @@ def test_rate_integral_is_additive_antisymmetric_and_zero_at_equal_times():
         rate_integral(0.1, 70.0, *parameters),
         rtol=1e-13,
     )
-    np.testing.assert_allclose(
-        rate_integral(2.0, 0.1, *parameters), -rate_integral(0.1, 2.0, *parameters), rtol=1e-13
-    )
+    np.testing.assert_allclose(rate_integral(2.0, 0.1, *parameters), -rate_integral(0.1, 2.0, *parameters), rtol=1e-13)
     assert np.all(np.asarray(rate_integral(2.0, 2.0, *parameters)) == 0)
 
 
 def test_gradient_of_rate_integral_is_the_integral_of_the_gradient():
     gradient = jax.jit(jax.vmap(jax.grad(rate_integral, argnums=(0, 1, 2, 3, 4))))
-    cases = np.array(
-        [(t, t * r, 2.0, a, 0.7) for a, t, r in itertools.product(EXPONENTS, TIMES[:4], RATIOS[:4])]
-    )
+    cases = np.array([(t, t * r, 2.0, a, 0.7) for a, t, r in itertools.product(EXPONENTS, TIMES[:4], RATIOS[:4])])
     got = np.array(gradient(*cases.T)).T
     for (t1, t2, amplitude, exponent, offset), row in zip(cases, got, strict=True):
         power = by_quadrature(lambda t, a=exponent: t**a, t1, t2)
@@ -131,9 +127,7 @@ def anchor_cases():
         places = [first * (last / first) ** s for s in shares]
         intervals = [*itertools.combinations(places, 2), *((t, t * 1.001) for t in places)]
         pure = t_a**exponent + 1e-3, t_b**exponent + 1e-3
-        for (t1, t2), (rate_a, rate_b) in itertools.product(
-            intervals, [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0), pure]
-        ):
+        for (t1, t2), (rate_a, rate_b) in itertools.product(intervals, [(1.0, 1.0), (1.0, 2.0), (2.0, 1.0), pure]):
             case = (t1, t2, rate_a, rate_b, exponent, t_a, t_b)
             if min(plain_anchor_rate(t, *case[2:]) for t in (t1, t2)) > 1e-6 * min(rate_a, rate_b):
                 yield case

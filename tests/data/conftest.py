@@ -81,9 +81,7 @@ def aps_8idi(tmp_path: Path):
         path = tmp_path / "8idi.hdf"
         with h5py.File(path, "w") as file:
             for k in range(4):
-                file.create_dataset(
-                    f"/exchange/C2T_all/g2_{k + 1:05d}", data=upper_map(k), compression="gzip"
-                )
+                file.create_dataset(f"/exchange/C2T_all/g2_{k + 1:05d}", data=upper_map(k), compression="gzip")
             file["/xpcs/qphi_bin_to_process"] = np.array([[6], [3], [5], [2]], dtype=np.uint64)
             file["/xpcs/dqlist"] = np.array([[np.nan, 0.005, 0.005, 0.01, 0.01, 0.01]])
             file["/xpcs/dphilist"] = np.array([[0.0, 10.0, 20.0, 0.0, 10.0, 20.0]])
@@ -102,9 +100,7 @@ def aps_8idi(tmp_path: Path):
 def nxxpcs(tmp_path: Path):
     """Write an NXxpcs file of three maps, upper_map(0..2), in any storage mode, baseline and orientation."""
 
-    def write(
-        mode="one_array_q_first", baseline=1, origin="upper_left", elements="upper_half", change=None
-    ) -> Path:
+    def write(mode="one_array_q_first", baseline=1, origin="upper_left", elements="upper_half", change=None) -> Path:
         path, maps = tmp_path / "nx.h5", cube(3).astype(np.float64)
         if baseline == 0:
             maps[np.triu(np.ones(maps.shape, bool))] -= 1.0
@@ -179,9 +175,7 @@ def real_map() -> np.ndarray:
 @pytest.fixture(scope="session")
 def made() -> SimpleNamespace:
     """What the files above are made of."""
-    return SimpleNamespace(
-        N=N, Q=Q, PHI=PHI, CELLS=CELLS, upper_map=upper_map, cube=cube, same=assert_same_pairs
-    )
+    return SimpleNamespace(N=N, Q=Q, PHI=PHI, CELLS=CELLS, upper_map=upper_map, cube=cube, same=assert_same_pairs)
 
 
 @pytest.fixture(scope="session")

@@ -85,9 +85,7 @@ def test_meshes_and_scalars_broadcast():
         ),
     ):
         np.testing.assert_array_equal(pairs(data.c2), pairs(flat.c2))
-    np.testing.assert_array_equal(
-        pairs(from_arrays(value[one], t1[one], t2[one], 0.0, 0.01).c2), pairs(maps[:1])
-    )
+    np.testing.assert_array_equal(pairs(from_arrays(value[one], t1[one], t2[one], 0.0, 0.01).c2), pairs(maps[:1]))
 
 
 def test_missing_points_are_nan_and_agrees_with_cube():
@@ -106,9 +104,7 @@ def test_nan_does_not_hide_its_mirror_image():
     maps, _, value, t1, t2, phi = points(5, np.array([0.0]), 6)
     value, mirror = value.copy(), value.copy()
     value[3] = np.nan
-    data = from_arrays(
-        np.append(mirror, value), np.append(t2, t1), np.append(t1, t2), np.append(phi, phi), 0.01
-    )
+    data = from_arrays(np.append(mirror, value), np.append(t2, t1), np.append(t1, t2), np.append(phi, phi), 0.01)
     np.testing.assert_array_equal(pairs(data.c2), pairs(maps))
 
 

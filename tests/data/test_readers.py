@@ -122,9 +122,7 @@ def test_npy_needs_what_it_does_not_hold(tmp_path, made, real):
 
 def test_q_is_the_nearest_within_one_percent(aps_u):
     assert load(aps_u(), q=0.00544).q == 0.0054
-    with pytest.raises(
-        DataError, match=r"q = 0.006 1/Å is not in .*nearest is 0.0054.*0.004, 0.0054, 0.0071 1/Å"
-    ):
+    with pytest.raises(DataError, match=r"q = 0.006 1/Å is not in .*nearest is 0.0054.*0.004, 0.0054, 0.0071 1/Å"):
         load(aps_u(), q=0.006)
     with pytest.raises(DataError, match=r"holds 3 values of q; choose one with q=: 0.004, 0.0054, 0.0071"):
         load(aps_u())
