@@ -113,8 +113,15 @@ def fit(
     )
     clock.mark("pilot fit")
     trail: list[str] = []
-    for name in ("laplace", "nuts") if settings.optimization.method == "auto" else (settings.optimization.method,):
-        drawn = METHODS[name](pilot, settings, tell)
+    names = ("laplace", "nuts") if settings.optimization.method == "auto" else (settings.optimization.method,)
+    for name in names:
+        try:
+            drawn = METHODS[name](pilot, settings, tell)
+        except ConvergenceError:
+            if name == names[-1]:
+                raise
+            trail.append(f"{name}: failed")
+            continue
         clock.mark(name)
         judged = _judge(name, drawn, pilot, settings, tell)
         clock.mark("certificate")
