@@ -146,7 +146,7 @@ class Likelihood:
                 m, self.space.log_prior(z), total, self.space.physical(z), *self.scaling_posterior(m, sigma)
             )
 
-        return compiled(evaluate)
+        return jax.jit(evaluate)
 
     @cached_property
     def gradients(self) -> Callable[[Any, Any], Any]:
@@ -155,7 +155,7 @@ class Likelihood:
         def gradients(z: jax.Array, sigma: jax.Array) -> Any:
             return jax.value_and_grad(self.log_likelihood)(z, sigma), jax.value_and_grad(self.space.log_prior)(z)
 
-        return compiled(gradients)
+        return jax.jit(gradients)
 
     def from_moments(self, m: Moments, sigma: jax.Array) -> jax.Array:
         """Marginal log likelihood of every angle, (n_phi,)."""
@@ -179,11 +179,6 @@ class Likelihood:
         normal, right, _ = self._normal_equations(m, sigma)
         mean = jnp.linalg.solve(normal, right[..., None])[..., 0]
         return mean + jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1), jnp.linalg.inv(normal)
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile quickly rather than well: next to nothing is computed outside the primitive, which is compiled."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def least_squares(m: Moments) -> tuple[Array, Array]:

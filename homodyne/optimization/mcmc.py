@@ -18,7 +18,6 @@ import numpy as np
 
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.schema import Config
-from homodyne.core.likelihood import compiled
 from homodyne.core.parameters import UNITS
 from homodyne.core.posterior import Posterior
 from homodyne.data.flat import from_arrays
@@ -195,7 +194,7 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     chains = settings.optimization.mcmc.num_chains
     per_chain = -(-settings.optimization.laplace.num_draws // chains)
     rng = np.random.default_rng([settings.seed, 2])
-    mode, log_prior = pilot.mode, compiled(jax.vmap(pilot.posterior.log_prior))
+    mode, log_prior = pilot.mode, jax.jit(jax.vmap(pilot.posterior.log_prior))
     root = np.linalg.cholesky(mode.covariance).T
     z = mode.z + rng.standard_normal((chains * per_chain, len(mode.z))) @ root
     for _ in range(_MOST_ROUNDS):

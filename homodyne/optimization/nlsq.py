@@ -16,7 +16,7 @@ import numpy as np
 from scipy import optimize
 
 from homodyne.core.blocks import Block
-from homodyne.core.likelihood import Likelihood, compiled, least_squares
+from homodyne.core.likelihood import Likelihood, least_squares
 from homodyne.core.noise import residuals, robust_sigma
 from homodyne.core.posterior import Posterior
 from homodyne.errors import ConvergenceError
@@ -126,7 +126,7 @@ class _Slope:
         def with_noise(z: jax.Array, sigma: jax.Array) -> Any:
             return jax.value_and_grad(posterior.log_likelihood)(z), jax.value_and_grad(posterior.log_prior)(z)
 
-        self._program = posterior.likelihood.gradients if posterior.sigma is not None else compiled(with_noise)
+        self._program = posterior.likelihood.gradients if posterior.sigma is not None else jax.jit(with_noise)
         self.space = posterior.likelihood.space
         self.surrogate = surrogate
         self.gradients = 0
