@@ -70,7 +70,8 @@ def diagnose(
 
     Short healthy chains exceed an R-hat of 1.01 by chance: with m half-chains of n draws and S effective draws in
     all, R-hat^2 is distributed as (n - 1) / n + (m / S) chi^2_{m-1} / (m - 1). The limit is therefore ``max_rhat``,
-    or the value that healthy chains of this effective size exceed in 1 % of the runs, whichever is larger.
+    or the value that healthy chains of this effective size (``min_ess`` at least) exceed in 1 % of the runs,
+    whichever is larger.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def diagnose(
         targets = (rhat, ess_bulk, ess_tail, ess_folded, mcse_mean, mcse_sd)
         for target, values in zip(targets, _measure(columns), strict=True):
             target[healthy] = values
-    limit = _rhat_limit(x.shape, np.fmin(ess_bulk, ess_folded), max_rhat)
+    limit = _rhat_limit(x.shape, np.fmax(np.fmin(ess_bulk, ess_folded), min_ess), max_rhat)
     problems = list(broken.values())
     for name, ok, r, r_max, bulk, tail in zip(names, healthy, rhat, limit, ess_bulk, ess_tail, strict=True):
         if ok and not r < r_max:

@@ -133,9 +133,10 @@ def _weighted_means(features: _Features, target: Weighted) -> Estimate:
     shared = n * target.control_weights[:, None] * (values - control)
     scale = np.square(shared).sum(axis=0)
     slope = np.divide((noise * shared).sum(axis=0), scale, out=np.zeros_like(scale), where=scale > 0.0)
-    expected = features(target.control_sample).mean(axis=0)
-    error = np.sqrt(np.square(noise - slope * shared).mean(axis=0) / n)
-    return Estimate(raw - slope * (control - expected), error)
+    sample = features(target.control_sample)
+    spread = slope * sample.std(axis=0) / np.sqrt(len(sample))
+    error = np.sqrt(np.square(noise - slope * shared).mean(axis=0) / n + np.square(spread))
+    return Estimate(raw - slope * (control - sample.mean(axis=0)), error)
 
 
 def _means(values: Array, shape: tuple[int, int], independent: bool) -> Estimate:

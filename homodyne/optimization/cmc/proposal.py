@@ -18,8 +18,8 @@ Mode = tuple[npt.ArrayLike, npt.ArrayLike]
 DEGREES = 7.0  # of freedom of every component
 WIDE = 2.0  # scale of the defensive component around the main mode
 DEFENSIVE = 0.1  # share of the defensive components
-KERNELS = 200  # components of a fitted shape
-NEIGHBOURS = 0.05  # share of the cloud that fixes one component
+KERNELS = 300  # components of a fitted shape
+NEIGHBOURS = 0.02  # share of the cloud that fixes one component: small, or the tips of ridges are cut off
 
 
 class Density(Protocol):
@@ -134,29 +134,22 @@ def around(
     )
 
 
-def shaped(cloud: Array, weights: Array | None = None) -> Mixture:
-    """Fit the shape of a cloud (n, d), with weights (n,) if given, by components at thinned points.
+def shaped(cloud: Array) -> Mixture:
+    """Fit the shape of a cloud (n, d), whatever it is, by components at thinned points.
 
-    Each component takes mean and covariance of the nearest points that carry a twentieth of the weight (3 d points
-    at least), in coordinates whitened by the whole cloud: a kernel density estimate with local covariances.
+    Each component takes mean and covariance of the nearest fiftieth of the points (5 d at least), in
+    coordinates whitened by the whole cloud: a kernel density estimate with local covariances.
     """
     n, d = cloud.shape
-    weights = np.full(n, 1.0 / n) if weights is None else weights / weights.sum()
-    center = weights @ cloud
-    factor = np.linalg.cholesky((cloud - center).T @ ((cloud - center) * weights[:, None]))
-    white = np.linalg.solve(factor, (cloud - center).T).T
-    ticks = (np.arange(KERNELS) + 0.5) / KERNELS
-    chosen, counts = np.unique(np.searchsorted(np.cumsum(weights), ticks).clip(max=n - 1), return_counts=True)
+    main = Normal.of(cloud.mean(axis=0), np.atleast_2d(np.cov(cloud, rowvar=False)))
+    white = np.linalg.solve(main.factor, (cloud - main.mean).T).T
+    size = min(n, max(int(NEIGHBOURS * n), 5 * d))
+    chosen = np.unique(np.linspace(0, n - 1, KERNELS).astype(int))
     locations, factors = np.empty((len(chosen), d)), np.empty((len(chosen), d, d))
     for k, index in enumerate(chosen):
-        order = np.argsort(np.square(white - white[index]).sum(axis=1))
-        reach = np.searchsorted(np.cumsum(weights[order]), NEIGHBOURS) + 1
-        near = order[: max(reach, min(3 * d, n))]
-        share = weights[near] / weights[near].sum()
-        mean = share @ white[near]
-        offset = white[near] - mean
-        local = offset.T @ (offset * share[:, None])
+        near = white[np.argpartition(np.square(white - white[index]).sum(axis=1), size - 1)[:size]]
+        local = np.atleast_2d(np.cov(near, rowvar=False))
         local += 1e-4 * np.trace(local) / d * np.eye(d)
-        locations[k] = center + factor @ mean
-        factors[k] = factor @ np.linalg.cholesky(local)
-    return Mixture(counts / KERNELS, locations, factors)
+        locations[k] = main.mean + main.factor @ near.mean(axis=0)
+        factors[k] = main.factor @ np.linalg.cholesky(local)
+    return Mixture(np.full(len(chosen), 1.0 / len(chosen)), locations, factors)
