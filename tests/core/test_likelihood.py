@@ -10,7 +10,7 @@ from scipy import stats
 
 from homodyne.core.blocks import block_from_maps, block_from_points
 from homodyne.core.correlation import g as correlation_g
-from homodyne.core.likelihood import Likelihood, ScalingPrior, compiled, least_squares
+from homodyne.core.likelihood import Likelihood, ScalingPrior, least_squares
 from homodyne.core.moments import BlockSlot
 from homodyne.core.parameters import parameter_space
 from homodyne.core.posterior import SIGMA_PRIOR, Posterior
@@ -67,7 +67,7 @@ class Setup:
         self.likelihood = Likelihood(slot, space, T, PHI, Q, gap, SCALING, convention)
         self.space, self.convention = space, convention
         self.posterior = Posterior(self.likelihood, SIGMA)
-        self.value_and_gradient = compiled(jax.value_and_grad(self.posterior.log_density))
+        self.value_and_gradient = jax.jit(jax.value_and_grad(self.posterior.log_density))
         self.truth = space.coordinates(params)
         self.points = np.concatenate([self.truth[None], space.draw_supported(np.random.default_rng(2), 6)])
 
@@ -259,7 +259,7 @@ def test_sampled_noise_is_a_parameter_with_its_prior(laminar):
     posterior = Posterior(laminar.likelihood, None)
     assert posterior.names[7:] == ("log_sigma[0]", "log_sigma[1]", "log_sigma[2]")
     assert posterior.dim == 10
-    program = compiled(posterior.log_density)
+    program = jax.jit(posterior.log_density)
     for z, sigma in ((laminar.truth, SIGMA), (laminar.points[1], np.array([0.4, 0.002, 0.1]))):
         longer = np.concatenate([z, np.log(sigma)])
         expected = float(laminar.space.log_prior(z)) + stats.norm.logpdf(np.log(sigma), *SIGMA_PRIOR).sum()
