@@ -115,7 +115,7 @@ def test_choice_of_model(key):
 
 FIT = {
     "noise": "sampled",
-    "optimization.method": "auto",
+    "optimization.method": "nuts",
     "optimization.nlsq.num_candidates": 5,
     "optimization.nlsq.num_starts": 1,
     "optimization.nlsq.max_iterations": 1,
