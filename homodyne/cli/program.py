@@ -16,6 +16,7 @@ from homodyne.cli import config, demo, fit, hardware, inspect, simulate
 from homodyne.errors import HomodyneError, HomodyneWarning
 
 EXECUTION_FAILED = 4
+REPEAT = 3.0  # seconds after which an interruption that was swallowed is raised again
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -101,17 +102,21 @@ def _say_interrupted() -> int:
 def _signals(stopped: list[int]) -> Iterator[None]:
     """Turn interrupt and termination into `Interrupted`, which unwinds and cleans up.
 
-    The signal is noted in `stopped`, for code that turns the exception into another one.
+    The signal is noted in `stopped`, for code that turns the exception into another one.  Code that may not raise
+    (a destructor, a callback of a library) swallows it; an alarm therefore repeats it until the program has unwound.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
+        signal.setitimer(signal.ITIMER_REAL, REPEAT)
         raise Interrupted
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    before = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -140,9 +140,9 @@ def test_interrupted_fit_leaves_nothing(tmp_path, file, number):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
-    _, error = process.communicate()
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert error.startswith("error: interrupted")
+    assert error.endswith("start the same command again\n")
     assert list(tmp_path.iterdir()) == []
 
 
