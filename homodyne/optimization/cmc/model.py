@@ -1,0 +1,91 @@
+"""What the consensus engine asks of a model, and adapters for models written elsewhere.
+
+A `Model` has d coordinates z without bounds, a prior density in them (Jacobian included) and the likelihood of
+any part of the data. It holds no data itself: a shard arrives as a mapping of arrays, `load` turns it into what
+the likelihood takes.
+
+The subposterior of a shard is ``log L(z | shard) + power * log_prior(z)`` with power 1 / number of shards, so
+that the product over the shards is the full posterior (Scott et al., Int. J. Management Science and Engineering
+Management 11, 78, 2016).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+class Model(ABC):
+    """A posterior that can be split over shards.
+
+    A subclass gives names, prior and likelihood. The other methods have defaults for models whose likelihood is a
+    product over observations with every parameter among the coordinates. Instances travel to other processes: they
+    must be picklable, and small.
+    """
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names of the d coordinates."""
+
+    @abstractmethod
+    def log_prior(self, z: jax.Array) -> jax.Array:
+        """Log density of the prior in z (d,), Jacobian included; -inf outside the support."""
+
+    @abstractmethod
+    def log_likelihood(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
+        """Log likelihood of a loaded shard at z (d,), differentiable.
+
+        `power` is the exponent of the prior of whatever the likelihood integrates out; others ignore it.
+        """
+
+    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+        """Turn the arrays of a shard into the `shard` that the other methods take: a tree of JAX arrays."""
+        return {name: jnp.asarray(value) for name, value in arrays.items()}
+
+    def argument(self, shard: Any) -> Any:
+        """Return what of the shard is an argument of compiled programs; models that call back to the host return ()."""
+        return shard
+
+    def num_points(self, shard: Any) -> int:
+        """Count the observations of a shard: the length of its first array."""
+        return len(next(iter(jax.tree.leaves(shard))))
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """Names of the D joint coordinates, which a shard reports and which are combined; the first d are `names`."""
+        return self.names
+
+    def complete(self, z: Array, shard: Any, power: float, rng: np.random.Generator) -> Array:
+        """Extend draws of a shard's z (n, d) to joint coordinates (n, D)."""
+        return z
+
+    def log_joint(self, x: Array, shard: Any, power: float) -> float:
+        """Log density of a shard's subposterior at joint coordinates x (D,)."""
+        return float(self.log_likelihood(jnp.asarray(x), shard, power)) + power * float(self.log_prior(jnp.asarray(x)))
+
+    def statistics(self, z: Array, shard: Any) -> Array:
+        """Everything that a shard tells about the full log likelihood at points z (S, d), as (S, k)."""
+        argument = self.argument(shard)
+        program = jax.jit(lambda point: self.log_likelihood(point, argument, 1.0))
+        return np.array([[float(program(point))] for point in z])
+
+    def merge(self, statistics: Sequence[Array]) -> Array:
+        """Statistics of all shards together, (S, k), from those of each."""
+        return np.asarray(np.sum(statistics, axis=0))
+
+    def log_density(self, z: Array, merged: Array) -> Array:
+        """Full log posterior density at points z (S, d) from merged statistics (S, k)."""
+        prior = np.asarray(jax.vmap(self.log_prior)(jnp.asarray(z)))
+        total = prior + merged[:, 0]
+        return np.where(np.isfinite(prior), total, -np.inf)
+
+    def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
+        """Draws of everything that has a name from draws z (chain, draw, d) and statistics there (chain, draw, k)."""
+        return {name: z[..., k] for k, name in enumerate(self.names)}

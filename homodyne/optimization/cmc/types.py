@@ -1,0 +1,126 @@
+"""What passes between coordinator, backends and workers: tasks go out, results or failures come back."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.nuts import NutsSettings
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Initialization:
+    """Where the chains of every shard start, and in which coordinates they move.
+
+    Attributes
+    ----------
+    center : (d,) array
+        Middle of the starting points.
+    covariance : (d, d) array
+        Covariance of the posterior of one shard: it whitens the coordinates.
+    method : str
+        The method that was really used: "nlsq", "svi" or "identity".
+    notes : tuple of str
+        Fallbacks and what a user should know.
+    """
+
+    center: Array
+    covariance: Array
+    method: Literal["nlsq", "svi", "identity"]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ShardTask:
+    """Sample one shard, or evaluate the model's statistics on it at given points.
+
+    Attributes
+    ----------
+    shard_id : int
+    model : Model
+        Small: knows how to read a shard, holds no data of one.
+    data : Path
+        Folder with the shard's arrays, one ``.npy`` file each; read by memory map.
+    power : float
+        Exponent of the prior, 1 / number of shards.
+    settings : NutsSettings
+    init : Initialization
+    seed : int
+        Base seed; the shard's key is ``fold_in(key(seed), shard_id)``.
+    points : (S, d) array, optional
+        Evaluate here instead of sampling.
+    threads : int
+        Threads that the worker may use.
+    attempt : int
+        0 for the first; later ones take smaller steps.
+    """
+
+    shard_id: int
+    model: Model
+    data: Path
+    power: float
+    settings: NutsSettings
+    init: Initialization
+    seed: int
+    points: Array | None = None
+    threads: int = 1
+    attempt: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ShardResult:
+    """Draws from one subposterior, and whether its chains can be believed.
+
+    Attributes
+    ----------
+    shard_id : int
+    samples : (chain, draw, D) array
+        Joint coordinates.
+    names : tuple of str
+        Their D names.
+    stats : dict of (chain, draw) arrays
+        lp, diverging, energy, num_steps, acceptance_rate, tree_depth.
+    num_points : int
+        Observations in the shard.
+    converged : bool
+        Whether `problems` is empty.
+    problems : tuple of str
+        One sentence for every test that the chains fail.
+    rhat, ess_bulk, ess_tail : (D,) arrays
+    divergences : int
+    ebfmi : (chain,) array
+    num_gradients : int
+    attempts : int
+        Runs that it took, 1 when the first one was good.
+    seconds : float
+    """
+
+    shard_id: int
+    samples: Array
+    names: tuple[str, ...]
+    stats: dict[str, npt.NDArray[Any]] = field(repr=False)
+    num_points: int
+    converged: bool
+    problems: tuple[str, ...]
+    rhat: Array = field(repr=False)
+    ess_bulk: Array = field(repr=False)
+    ess_tail: Array = field(repr=False)
+    divergences: int
+    ebfmi: Array = field(repr=False)
+    num_gradients: int
+    attempts: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ShardFailure:
+    """A shard that could not be run, and why."""
+
+    shard_id: int
+    reason: str
+    attempts: int
