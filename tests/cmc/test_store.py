@@ -260,19 +260,26 @@ def test_a_sealed_file_of_something_else_counts_as_missing(store, caplog):
     assert caplog.text.count("it is not the result of a shard") == 2
 
 
+def sealed(path, npy):
+    """A file with a right checksum around a member that is wrong."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(npy, "x.npy")
+        archive.comment = b"0" * 64
+    content = path.read_bytes()[:-64]
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    return path
+
+
 def test_a_lying_header_takes_no_memory(tmp_path):
-    arrays = {"x": np.zeros(4)}
-    honest = seal(arrays)
-    lying = honest[:-64].replace(b"'shape': (4,), }" + b" " * 12, b"'shape': (4000000000000,), }")
-    file = tmp_path / "file.npz"
-    file.write_bytes(lying + hashlib.sha256(lying).hexdigest().encode())
-    with pytest.raises(InputError, match="needs 32000000000128"):
-        unseal(file)
-    folder = write_arrays(tmp_path / "shard", arrays)
+    folder = write_arrays(tmp_path / "shard", {"x": np.zeros(4)})
     npy = folder / "x.npy"
+    assert read_arrays(folder)
+    assert unseal(sealed(tmp_path / "honest.npz", npy))
     npy.write_bytes(npy.read_bytes().replace(b"'shape': (4,), }" + b" " * 12, b"'shape': (4000000000000,), }"))
     with pytest.raises(InputError, match="has 160 bytes, float64 .* needs 32000000000128"):
         read_arrays(folder)
+    with pytest.raises(InputError, match="has 160 bytes, float64 .* needs 32000000000128"):
+        unseal(sealed(tmp_path / "lying.npz", npy))
 
 
 def test_pickles_are_never_read(tmp_path):
@@ -282,13 +289,8 @@ def test_pickles_are_never_read(tmp_path):
         read_arrays(tmp_path)
     with pytest.raises(InputError, match="holds numbers only"):
         write_arrays(tmp_path, {"x": np.array([print], dtype=object)})
-    with zipfile.ZipFile(tmp_path / "made.npz", "w") as archive:
-        archive.write(file, "x.npy")
-        archive.comment = b"0" * 64
-    content = (tmp_path / "made.npz").read_bytes()[:-64]
-    (tmp_path / "made.npz").write_bytes(content + hashlib.sha256(content).hexdigest().encode())
     with pytest.raises(InputError, match="holds object, expected numbers"):
-        unseal(tmp_path / "made.npz")
+        unseal(sealed(tmp_path / "made.npz", file))
 
 
 @pytest.mark.parametrize("how", ["truncated", "lost", "added", "retyped"])
