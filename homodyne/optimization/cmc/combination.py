@@ -323,7 +323,7 @@ def _curvature_root(third: Array, y: Array) -> Array:
 
 def _picked(count: int, n: int, rng: np.random.Generator) -> Indices:
     """Choose n of ``count`` draws in random order, none again before all others have had their turn."""
-    return np.concatenate([rng.permutation(count) for _ in range(-(-n // count))])[:n].astype(np.intp)
+    return np.concatenate([rng.permutation(count) for _ in range(max(1, -(-n // count)))])[:n].astype(np.intp)
 
 
 def _shares(shards: Subposteriors, request: Request) -> list[Indices]:

@@ -79,7 +79,7 @@ class Subposteriors:
     @classmethod
     def of(cls, shards: Sequence[Shard]) -> "Subposteriors":
         """Whiten shards."""
-        raw, ess = tuple(shard.samples for shard in shards), np.array([shard.ess for shard in shards])
+        raw, ess = tuple(shard.samples for shard in shards), np.array([shard.ess for shard in shards], dtype=np.float64)
         means, roots = np.array([shard.mean for shard in shards]), np.array([shard.root for shard in shards])
         d = means.shape[1]
         if not np.isfinite(roots).all():
@@ -135,7 +135,7 @@ def collect(shard_results: Sequence[Any]) -> list[Shard]:
             raise InputError(f"{label} has the parameters {', '.join(names)}, {shards[0].label} {', '.join(first)}")
         given = _read(record, "ess")
         given = _read(record, "ess_bulk") if given is None else given
-        ess = len(x) if given is None else min(float(np.min(given)), len(x))
+        ess = float(len(x)) if given is None else min(float(np.min(given)), float(len(x)))
         shards.append(Shard(label, x, ess, x.mean(axis=0), *_root(x, ess, label)))
     return shards
 
@@ -175,7 +175,8 @@ def _root(x: Array, ess: float, label: str) -> tuple[Array, str]:
     and Schneider, A&A 464, 399, 2007), which is taken out, with the effective number of draws for S.
     """
     count, d = x.shape
-    centred = x - x.mean(axis=0)
+    moved = x - x[0]  # exactly zero where nothing varies
+    centred = moved - moved.mean(axis=0)
     scale, noise = np.sqrt(np.square(centred).mean(axis=0)), ROUNDING * np.abs(x).max(axis=0)
     unknown = np.full((d, d), np.nan)
     if (scale <= noise).any():
