@@ -1,0 +1,224 @@
+"""The ways to shard: what each of them does with points and with frames.
+
+Four deal out points as cards are dealt: the points of a bin, in their order, go round the shards, and every round
+starts at a random shard, so that a period in the data (angles in turn, rows of a map) never meets the period of the
+shards. Two keep the grid: ``interleaved`` takes rows ``i = r mod a`` and columns ``j = s mod b``, ``frame_blocks``
+consecutive rows with all later columns.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.data.flat import SAME_ANGLE, SAME_TIME
+from homodyne.errors import InputError
+
+Array = npt.NDArray[Any]
+Rng = np.random.Generator
+Grid = list[tuple[Array, Array]]
+
+TIME_BINS = 10
+"""Bins along each time axis."""
+
+ANGLE_BINS = 64
+"""Most bins over the angles; each angle has its own when there are no more."""
+
+_MOST_BUCKETS = 1 << 22
+_CHUNK = 1 << 16  # points handled at once, so that temporaries stay in the cache
+
+
+# --- dealing
+
+
+def _stratified(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+    (number,), angles = numbered([phi], SAME_ANGLE, relative=False)
+    if angles.size > ANGLE_BINS:
+        number = number.astype(np.int64) * ANGLE_BINS // angles.size
+    return _deal(number.astype(np.uint16) * np.uint16(TIME_BINS**2) + _time_bin(t1, t2), num_shards, rng)
+
+
+def _time_stratified(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+    return _deal(_time_bin(t1, t2), num_shards, rng)
+
+
+def _time_bin(t1: Array, t2: Array) -> Array:
+    number = np.zeros(t1.size, dtype=np.uint16)
+    for t in (t1, t2):
+        low, high = float(t.min()), float(t.max())
+        scale = TIME_BINS / (high - low) if high > low else 0.0
+        number *= np.uint16(TIME_BINS)
+        for here in _chunks(t.size):
+            number[here] += np.minimum(((t[here] - low) * scale).astype(np.uint16), np.uint16(TIME_BINS - 1))
+    return number
+
+
+def _deal(bins: Array, num_shards: int, rng: Rng) -> Array:
+    """Deal out bin after bin; each round of `num_shards` points starts at a random shard."""
+    first = rng.integers(num_shards, size=(-(-bins.size // num_shards), 1), dtype=np.int32)
+    places = ((first + np.arange(num_shards, dtype=np.int32)) % np.int32(num_shards)).ravel()
+    numbers = np.empty(bins.size, dtype=np.int32)
+    numbers[np.argsort(bins, kind="stable")] = places[: bins.size]
+    return numbers
+
+
+def _random(size: int, num_shards: int, rng: Rng) -> Array:
+    return _deal(rng.integers(1 << 16, size=size, dtype=np.uint16), num_shards, rng)
+
+
+def _contiguous(size: int, num_shards: int, rng: Rng) -> Array:
+    limits = np.arange(num_shards + 1) * size // num_shards
+    return np.repeat(np.arange(num_shards, dtype=np.int32), np.diff(limits))
+
+
+def _every(size: int, num_shards: int, rng: Rng) -> Array:
+    return np.arange(size, dtype=np.int32) % np.int32(num_shards)
+
+
+# --- following the frames
+
+
+def _interleaved(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+    (first, second), frames = numbered([t1, t2], SAME_TIME, relative=True)
+    a, b = _steps(num_shards)
+    numbers = np.minimum(first, second) % np.int32(a) * np.int32(b) + np.maximum(first, second) % np.int32(b)
+    found = np.bincount(numbers, minlength=num_shards)
+    if not found.all():
+        raise InputError(
+            f"interleaved: shard {np.argmin(found)} of {num_shards} (rows in steps of {a}, columns of {b}) has no "
+            f"point among {frames.size} frames; with all pairs present {frames.size - 1} shards at most always have one"
+        )
+    return numbers
+
+
+def _frame_blocks(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+    (first, second), frames = numbered([t1, t2], SAME_TIME, relative=True)
+    row = np.minimum(first, second)
+    counts = np.bincount(row, minlength=frames.size)
+    used = np.flatnonzero(counts)
+    shard_of_row = np.zeros(frames.size, dtype=np.int32)
+    shard_of_row[used] = np.repeat(np.arange(num_shards, dtype=np.int32), _even_runs(counts[used], num_shards))
+    return shard_of_row[row]
+
+
+def _interleaved_grid(frames: Array, num_shards: int) -> Grid:
+    a, b = _steps(num_shards)
+    if a + b > frames.size:
+        raise InputError(
+            f"interleaved: {num_shards} shards, rows in steps of {a} and columns of {b}, leave some empty with "
+            f"{frames.size} good frames; {frames.size - 1} shards at most always work"
+        )
+    return [(frames[r::a], frames[s::b]) for r in range(a) for s in range(b)]
+
+
+def _frame_grid(frames: Array, num_shards: int) -> Grid:
+    runs = _even_runs(np.arange(frames.size - 1, 0, -1), num_shards)
+    limits = np.concatenate([[0], np.cumsum(runs)])
+    return [(frames[p:q], frames[p + 1 :]) for p, q in itertools.pairwise(limits)]
+
+
+def _steps(num_shards: int) -> tuple[int, int]:
+    """Steps a >= b without common divisor, a b = `num_shards`, as equal as can be.
+
+    With a common divisor a shard would see only lags of one remainder; without, it sees every lag.
+    """
+    b = next(
+        b for b in range(math.isqrt(num_shards), 0, -1) if num_shards % b == 0 and math.gcd(b, num_shards // b) == 1
+    )
+    return num_shards // b, b
+
+
+def _even_runs(counts: Array, num_runs: int) -> Array:
+    """Cut rows with `counts` points into runs with about equal numbers of points; number of rows of each run."""
+    if num_runs > counts.size:
+        raise InputError(
+            f"frame_blocks: {num_runs} shards of {counts.size} row frames; expected at most {counts.size} shards"
+        )
+    middle = np.cumsum(counts) - counts / 2
+    inner = np.arange(1, num_runs)
+    first = np.searchsorted(middle, inner * (counts.sum() / num_runs))
+    first = np.maximum.accumulate(np.maximum(first, 1) - inner) + inner
+    first = np.minimum(first, counts.size - num_runs + inner)
+    return np.diff(np.concatenate([[0], first, [counts.size]]))
+
+
+def numbered(arrays: list[Array], tolerance: float, *, relative: bool) -> tuple[list[Array], Array]:
+    """Number the distinct values of all arrays in ascending order; close ones are one.
+
+    Returns
+    -------
+    numbers : list of int32 arrays
+    values : array
+        The smallest value of each number.
+    """
+    values = np.unique(np.concatenate([np.unique(a) for a in arrays]))
+    new = np.append(True, np.diff(values) > tolerance * (np.abs(values[1:]) if relative else 1.0))
+    number = np.cumsum(new, dtype=np.int32) - np.int32(1)
+    find = _finder(values)
+    found = []
+    for a in arrays:
+        found.append(np.empty(a.size, dtype=np.int32))
+        for here in _chunks(a.size):
+            found[-1][here] = number[find(a[here])]
+    return found, values[new]
+
+
+def _finder(values: Array) -> Callable[[Array], Array]:
+    """Search for elements of ascending values by their place on an even or logarithmic scale."""
+    scales: list[Callable[[Array], Array]] = [np.asarray, np.log]
+    for scale in scales[: 1 + int(values[0] > 0)]:
+        place = scale(values)
+        span, step = float(place[-1] - place[0]), float(np.diff(place).min(initial=np.inf))
+        if span * 4 <= _MOST_BUCKETS * step:
+            return _bucket_finder(scale, place, 4 / step)
+    return lambda a: np.searchsorted(values, a)
+
+
+def _bucket_finder(scale: Callable[[Array], Array], place: Array, density: float) -> Callable[[Array], Array]:
+    """Each element owns its bucket and the two beside it: four buckets to the next one leave room for rounding."""
+
+    def bucket(places: Array) -> Array:
+        number: Array = ((places - place[0]) * density).astype(np.int32) + np.int32(1)
+        return number
+
+    owned = bucket(place)
+    table = np.zeros(int(owned[-1]) + 2, dtype=np.int32)
+    for beside in (-1, 0, 1):
+        table[owned + beside] = np.arange(place.size)
+
+    def find(a: Array) -> Array:
+        index: Array = table[bucket(scale(a))]
+        return index
+
+    return find
+
+
+def _chunks(size: int) -> Iterator[slice]:
+    return (slice(start, start + _CHUNK) for start in range(0, size, _CHUNK))
+
+
+POINTS: dict[str, Callable[[Array, Array, Array, int, Rng], Array]] = {
+    "stratified": _stratified,
+    "time_stratified": _time_stratified,
+    "random": lambda t1, t2, phi, num_shards, rng: _random(t1.size, num_shards, rng),
+    "contiguous": lambda t1, t2, phi, num_shards, rng: _contiguous(t1.size, num_shards, rng),
+    "interleaved": _interleaved,
+    "frame_blocks": _frame_blocks,
+}
+"""Ways to shard points: (t1, t2, phi, number of shards, generator) -> shard numbers."""
+
+ROWS: dict[str, Callable[[int, int, Rng], Array]] = {
+    "random": _random,
+    "contiguous": _contiguous,
+    "interleaved": _every,
+}
+"""Ways to shard rows of any data: (number of rows, number of shards, generator) -> shard numbers."""
+
+GRIDS: dict[str, Callable[[Array, int], Grid]] = {
+    "interleaved": _interleaved_grid,
+    "frame_blocks": _frame_grid,
+}
+"""Ways to shard maps that keep the grid: (usable frames, number of shards) -> rows and columns of every shard."""

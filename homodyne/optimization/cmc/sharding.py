@@ -1,0 +1,413 @@
+"""Shards: parts of the data, each point in exactly one of them, every part like the whole.
+
+`choose_num_shards` says how many, `shard_blocks` cuts two-time maps, `shard_data_stratified` cuts flat arrays of
+points, `shard_rows` numbers the rows of any other data, and `validate_shards` looks for lost and doubled points.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.core.blocks import Block, block_from_maps, block_from_points
+from homodyne.data.flat import SAME_ANGLE
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.shard_count import ShardCount, choose_num_shards, predicted_bias, require_count
+from homodyne.optimization.cmc.shard_strategies import GRIDS, POINTS, ROWS, Grid, Rng, numbered
+
+__all__ = [
+    "STRATEGIES",
+    "Shard",
+    "ShardCount",
+    "assign_points",
+    "choose_num_shards",
+    "predicted_bias",
+    "shard_blocks",
+    "shard_data_stratified",
+    "shard_data_time_stratified",
+    "shard_rows",
+    "validate_shards",
+]
+
+Array = npt.NDArray[Any]
+
+STRATEGIES = tuple(POINTS)
+"""Names of the ways to shard."""
+
+EVEN_ANGLES = 0.25
+"""Relative excess or lack of an angle in a shard that is still called even."""
+
+_CHANCE = 6.0  # standard deviations of a count of points that chance is granted
+
+
+class Shard(TypedDict):
+    """Points of one shard: their values, their indices in the whole (ascending), and what all shards share."""
+
+    shard_id: int
+    data: Array
+    t1: Array
+    t2: Array
+    phi: Array
+    indices: npt.NDArray[np.int64]
+    q: float | None
+    L: float | None
+
+
+# --- flat arrays
+
+
+def assign_points(
+    strategy: str, t1: npt.ArrayLike, t2: npt.ArrayLike, phi: npt.ArrayLike, num_shards: int, *, seed: int = 0
+) -> npt.NDArray[np.int32]:
+    """Give every point of flat arrays the number of its shard.
+
+    ``stratified`` deals out bins in t1, t2 and phi, ``time_stratified`` bins in t1 and t2, ``random`` bins that are
+    drawn; ``contiguous`` cuts the arrays in their order. These four differ by at most one point between shards.
+    ``interleaved`` and ``frame_blocks`` follow the frames, which are the distinct times; the row of a point is the
+    earlier one.
+
+    Parameters
+    ----------
+    strategy : str
+        One of `STRATEGIES`.
+    t1, t2 : (N,) array
+        Times, s.
+    phi : (N,) array
+        Angles, degrees.
+    num_shards : int
+        1 to N.
+    seed : int
+        Decides the draws of ``random`` and where each round of dealing starts.
+
+    Returns
+    -------
+    (N,) int32
+        0 to ``num_shards - 1``; every shard has a point.
+
+    Raises
+    ------
+    InputError
+        Unknown strategy, unequal lengths, values that are not finite, more shards than points, or than there are
+        parts of the grid.
+    """
+    _require_strategy(strategy, STRATEGIES)
+    first, second, angle = (_finite(name, values) for name, values in (("t1", t1), ("t2", t2), ("phi", phi)))
+    _require_flat({"t1": first, "t2": second, "phi": angle})
+    _require_fewer(num_shards, first.size)
+    return POINTS[strategy](first, second, angle, num_shards, _generator(seed))
+
+
+def shard_rows(num_points: int, num_shards: int, strategy: str = "random", seed: int = 0) -> npt.NDArray[np.int32]:
+    """Give every row of any data (leading axis: observation) the number of its shard.
+
+    Parameters
+    ----------
+    num_points : int
+        Number of rows N.
+    num_shards : int
+        1 to N; sizes of shards differ by at most one.
+    strategy : "random", "contiguous" or "interleaved"
+        Drawn, consecutive rows, or every num_shards-th row.
+    seed : int
+        Decides the draws of ``random``.
+
+    Raises
+    ------
+    InputError
+        Unknown strategy, no rows, or more shards than rows.
+    """
+    _require_strategy(strategy, tuple(ROWS))
+    _require_fewer(num_shards, num_points)
+    return ROWS[strategy](num_points, num_shards, _generator(seed))
+
+
+def shard_data_stratified(
+    data: npt.ArrayLike,
+    t1: npt.ArrayLike,
+    t2: npt.ArrayLike,
+    phi: npt.ArrayLike,
+    num_shards: int,
+    q: float | None = None,
+    L: float | None = None,
+    strategy: str = "stratified",
+    *,
+    seed: int = 0,
+) -> list[Shard]:
+    """Cut flat arrays into shards, by any of the strategies of :func:`assign_points`.
+
+    Parameters
+    ----------
+    data : (N,) array
+        c2 at the points; NaN values stay with their points.
+    t1, t2, phi, num_shards, strategy, seed
+        As in :func:`assign_points`.
+    q, L : float, optional
+        Scattering vector, 1/Å, and gap, Å; handed on to every shard.
+
+    Raises
+    ------
+    InputError
+        As :func:`assign_points`.
+    """
+    values, first, second, angle = (np.asarray(array) for array in (data, t1, t2, phi))
+    _require_flat({"data": values, "t1": first, "t2": second, "phi": angle})
+    numbers = assign_points(strategy, first, second, angle, num_shards, seed=seed)
+    order, start = _grouped(numbers, num_shards)
+    shards = []
+    for m in range(num_shards):
+        k = order[start[m] : start[m + 1]]
+        part = Shard(
+            shard_id=m, data=values[k], t1=first[k], t2=second[k], phi=angle[k], indices=k.astype(np.int64), q=q, L=L
+        )
+        shards.append(part)
+    return shards
+
+
+def shard_data_time_stratified(
+    data: npt.ArrayLike,
+    t1: npt.ArrayLike,
+    t2: npt.ArrayLike,
+    phi: npt.ArrayLike,
+    num_shards: int,
+    q: float | None = None,
+    L: float | None = None,
+    *,
+    seed: int = 0,
+) -> list[Shard]:
+    """:func:`shard_data_stratified` with bins in the two times only."""
+    return shard_data_stratified(data, t1, t2, phi, num_shards, q, L, "time_stratified", seed=seed)
+
+
+# --- maps
+
+
+def shard_blocks(
+    c2: Array, good: Array, num_shards: int, strategy: str, *, phi: npt.ArrayLike, t: npt.ArrayLike, seed: int = 0
+) -> Iterator[Block]:
+    """Cut two-time maps into blocks, one at a time; together they hold every finite pair of good frames once.
+
+    Grid strategies count pairs, missing pixels included, which then have no weight; the others leave missing pixels
+    out and shard each angle alike, each angle starting where the one before it stopped. ``contiguous`` keeps all
+    angles of a pair together.
+
+    Parameters
+    ----------
+    c2 : (n_phi, n, n) float
+        Maps; only ``i < j`` is read, NaN marks a missing pixel.
+    good : (n,) bool
+        Frames to use.
+    num_shards : int
+        At least 1.
+    strategy : str
+        One of `STRATEGIES`.
+    phi : (n_phi,) array
+        Angles, degrees.
+    t : (n,) array
+        Times of the frames, s, increasing.
+    seed : int
+        As in :func:`assign_points`.
+
+    Returns
+    -------
+    iterator of Block
+        Shards 0 to ``num_shards - 1`` in this order.
+
+    Raises
+    ------
+    InputError
+        Unknown strategy, shapes that do not belong together, or so many shards that one has no finite pair.
+    """
+    _require_strategy(strategy, STRATEGIES)
+    times, angles, usable = _finite("t", t), _finite("phi", phi), np.asarray(good)
+    if c2.shape != (*angles.shape, *times.shape, times.size) or usable.shape != times.shape or usable.dtype != bool:
+        raise InputError(
+            f"c2 has shape {c2.shape}, phi {angles.shape}, t {times.shape} and good {usable.shape} ({usable.dtype}); "
+            "expected (n_phi, n, n), (n_phi,), (n,) and (n,) booleans"
+        )
+    frames = np.flatnonzero(usable)
+    _require_fewer(num_shards, frames.size * (frames.size - 1) // 2, "pairs of good frames")
+    generator = _generator(seed)
+    if strategy in GRIDS:
+        return _grid_blocks(c2, GRIDS[strategy](frames, num_shards), strategy)
+    earlier, later = _pairs(frames)
+    numbers = POINTS[strategy](times[earlier], times[later], np.zeros(earlier.size), num_shards, generator)
+    order, start = _grouped(numbers, num_shards)
+    turn = 0 if strategy == "contiguous" else order.size
+    shift = turn * np.argsort(np.argsort(angles, kind="stable"), kind="stable")
+    return _point_blocks(c2, earlier[order], later[order], start, shift, strategy)
+
+
+def _pairs(frames: Array) -> tuple[Array, Array]:
+    """Row and column frame of every pair, row by row, in the smallest integers that hold them."""
+    small = frames.astype(np.min_scalar_type(int(frames[-1])))
+    later = np.concatenate([small[k + 1 :] for k in range(small.size)])
+    return np.repeat(small, np.arange(small.size)[::-1]), later
+
+
+def _grid_blocks(c2: Array, grid: Grid, strategy: str) -> Iterator[Block]:
+    for m, (rows, columns) in enumerate(grid):
+        block = block_from_maps(c2, rows=rows, columns=columns)
+        if block.weights is not None and not block.weights.any():
+            raise _all_missing(strategy, m)
+        yield block
+
+
+def _point_blocks(
+    c2: Array, earlier: Array, later: Array, start: Array, shift: Array, strategy: str
+) -> Iterator[Block]:
+    """Yield blocks of the pairs ``start[m]:start[m + 1]``, where angle k takes part ``m - shift[k]``."""
+    num_angles, n, _ = c2.shape
+    num_shards = start.size - 1
+    for m in range(num_shards):
+        points = []
+        for k, part in enumerate((m - shift) % num_shards):
+            i, j = (frames[start[part] : start[part + 1]].astype(np.int64) for frames in (earlier, later))
+            values = c2[k][i, j]
+            here = np.isfinite(values)
+            points.append((np.full(np.count_nonzero(here), k), i[here], j[here], values[here]))
+        angle, i, j, values = (np.concatenate(column) for column in zip(*points, strict=True))
+        if values.size == 0:
+            raise _all_missing(strategy, m)
+        yield block_from_points(n, num_angles, angle, i, j, values)
+
+
+def _all_missing(strategy: str, shard_id: int) -> InputError:
+    return InputError(
+        f"{strategy}: every pixel of shard {shard_id} is missing; use fewer shards, or a strategy that leaves missing "
+        "pixels out"
+    )
+
+
+# --- check
+
+
+def validate_shards(
+    shards: Sequence[Shard], original_size: int, *, min_shard_size: int = 1, min_phi_angles: int = 3
+) -> tuple[bool, list[str]]:
+    """Look for lost and doubled points, small shards, and angles that a shard misses or has too much of.
+
+    Parameters
+    ----------
+    shards : sequence of Shard
+        What :func:`shard_data_stratified` returned.
+    original_size : int
+        Number of points N that were cut.
+    min_shard_size : int
+        Fewest points in a shard.
+    min_phi_angles : int
+        Fewest angles in a shard, or all angles where there are fewer.
+
+    Returns
+    -------
+    valid : bool
+    problems : list of str
+        One sentence per problem, naming the shards; empty when valid. Angles are unevenly distributed where a shard
+        holds `EVEN_ANGLES` more or less of one than its share, beyond six standard deviations of chance.
+    """
+    if not shards:
+        return False, ["there are no shards"]
+    problems = _index_problems(shards, original_size)
+    usable = True
+    for shard in shards:
+        size = np.size(shard["indices"])
+        if size < min_shard_size:
+            problems.append(f"shard {shard['shard_id']} has {size} points; expected at least {min_shard_size}")
+        lengths = {name: np.shape(shard[name]) for name in ("data", "t1", "t2", "phi")}
+        if any(length != (size,) for length in lengths.values()):
+            problems.append(f"shard {shard['shard_id']} has {size} indices but arrays of shapes {lengths}")
+            usable = False
+        elif not np.isfinite(shard["phi"]).all():
+            problems.append(f"shard {shard['shard_id']} has angles that are NaN or infinite")
+            usable = False
+    if usable and any(np.size(shard["phi"]) for shard in shards):
+        problems += _angle_problems(shards, min_phi_angles)
+    return not problems, problems
+
+
+def _index_problems(shards: Sequence[Shard], original_size: int) -> list[str]:
+    problems = []
+    owner = np.full(original_size, -1, dtype=np.int32)
+    for k, shard in enumerate(shards):
+        name = f"shard {shard['shard_id']}"
+        indices = np.sort(np.asarray(shard["indices"], dtype=np.int64))
+        inside = indices[(indices >= 0) & (indices < original_size)]
+        if inside.size < indices.size:
+            problems.append(f"{name} has {indices.size - inside.size} indices outside 0..{original_size - 1}")
+        again = inside[1:][inside[1:] == inside[:-1]]
+        if again.size:
+            problems.append(f"{name} holds {again.size} points more than once, the first is {again[0]}")
+        taken = inside[owner[inside] >= 0]
+        if taken.size:
+            other = shards[owner[taken[0]]]["shard_id"]
+            problems.append(
+                f"{name} holds {taken.size} points of other shards, the first is {taken[0]} of shard {other}"
+            )
+        owner[inside] = k
+    lost = np.flatnonzero(owner < 0)
+    if lost.size:
+        problems.append(f"{lost.size} of {original_size} points are in no shard, the first is {lost[0]}")
+    return problems
+
+
+def _angle_problems(shards: Sequence[Shard], min_phi_angles: int) -> list[str]:
+    sizes = np.array([np.size(shard["phi"]) for shard in shards])
+    number, angles = numbered([np.concatenate([shard["phi"] for shard in shards])], SAME_ANGLE, relative=False)
+    cell = np.repeat(np.arange(sizes.size), sizes) * angles.size + number[0]
+    table = np.bincount(cell, minlength=sizes.size * angles.size).reshape(sizes.size, angles.size)
+    share = np.outer(sizes, table.sum(axis=0) / sizes.sum())
+    excess = np.abs(table - share) - np.maximum(EVEN_ANGLES * share, _CHANCE * np.sqrt(share))
+    wanted = min(min_phi_angles, angles.size)
+    problems = []
+    for k, shard in enumerate(shards):
+        seen, worst = np.count_nonzero(table[k]), int(np.argmax(excess[k]))
+        if seen < wanted:
+            problems.append(
+                f"shard {shard['shard_id']} sees {seen} of {angles.size} angles; expected at least {wanted}"
+            )
+        elif excess[k, worst] > 0:
+            problems.append(
+                f"shard {shard['shard_id']} has {table[k, worst]} points at phi = {angles[worst]:g} degrees; "
+                f"an even distribution gives {share[k, worst]:.0f}"
+            )
+    return problems
+
+
+# --- details
+
+
+def _finite(name: str, values: npt.ArrayLike) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinite values; expected finite numbers only")
+    return array
+
+
+def _require_flat(arrays: Mapping[str, Array]) -> None:
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise InputError(f"points need flat arrays of equal lengths; their shapes are {shapes}")
+
+
+def _require_strategy(strategy: str, known: Sequence[str]) -> None:
+    if strategy not in known:
+        raise InputError(f"unknown strategy {strategy!r}; use one of {', '.join(known)}")
+
+
+def _require_fewer(num_shards: int, num_points: int, what: str = "points") -> None:
+    require_count("num_shards", num_shards)
+    if num_points == 0:
+        raise InputError(f"there are no {what} to shard; give at least one for every shard")
+    if num_points < num_shards:
+        raise InputError(f"{num_points} {what} cannot fill {num_shards} shards; use at most {num_points} shards")
+
+
+def _generator(seed: int) -> Rng:
+    require_count("seed", seed, 0)
+    return np.random.default_rng(seed)
+
+
+def _grouped(numbers: Array, num_shards: int) -> tuple[Array, Array]:
+    """Order that brings points of a shard together, ascending inside, and the (M + 1,) limits of the shards."""
+    order = np.argsort(numbers.astype(np.min_scalar_type(num_shards)), kind="stable")
+    return order, np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=num_shards))])
