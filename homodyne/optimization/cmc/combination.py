@@ -136,7 +136,7 @@ def combine_subposteriors(
             raise ExecutionError(f"{reason}. Sample the named shards again, or choose another method.") from error
         name, notes = "average", (f"{reason}; average was used instead",)
         warnings.warn(notes[0], HomodyneWarning, stacklevel=2)
-        merged = _average(Subposteriors.of(shards), request)
+        merged = _applied(name, shards, request)
     means, roots = np.array([shard.mean for shard in shards]), np.array([shard.root for shard in shards])
     return CombinedPosterior(*merged[:3], name, notes + merged.notes, means, np.swapaxes(roots, 1, 2) @ roots)
 
@@ -155,9 +155,7 @@ def register_combination(name: str, function: Method) -> None:
 
 
 def _applied(name: str, shards: list[Shard], request: Request) -> Merged:
-    if name == "average" and len(shards) > 1:
-        return _average(Subposteriors.of(shards), request)
-    problems = [shard.problem for shard in shards if shard.problem]
+    problems = [shard.problem for shard in shards if shard.problem and name != "average"]
     if problems:
         raise ExecutionError("; ".join(problems))
     if len(shards) == 1:
@@ -165,7 +163,7 @@ def _applied(name: str, shards: list[Shard], request: Request) -> Merged:
     merged = METHODS[name](Subposteriors.of(shards), request)
     if not all(np.isfinite(part).all() for part in merged[:3]):
         raise ExecutionError(f"{name} gave numbers that are not finite")
-    return merged._replace(notes=merged.notes + _rough(shards))
+    return merged if name == "average" else merged._replace(notes=merged.notes + _rough(shards))
 
 
 def _weighted(shards: Subposteriors, request: Request) -> Merged:
