@@ -1,0 +1,93 @@
+"""Modes of smooth log densities of few coordinates, by Newton's method with exact Hessians.
+
+`climb` does not depend on the scales of the coordinates, and leaves saddles and regions of wrong curvature because
+it uses the absolute eigenvalues of the Hessian (Dauphin et al., NeurIPS 2014).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.optimization.density import LogDensity
+
+Array = npt.NDArray[np.float64]
+Expansion = Callable[[Array], tuple[float, Array, Array]]
+
+MAX_STEPS = 60
+HALVINGS = 40
+SMALLEST = 1e-13  # eigenvalue, relative to the largest, below which a direction counts as flat
+ENOUGH = 1e-8  # expected gain of the last step, in units of the log density
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Where an ascent ended.
+
+    Attributes
+    ----------
+    point : (d,) array
+    value : float
+        Log density there.
+    precision : (d, d) array
+        Minus its Hessian.
+    converged : bool
+        Whether the last step promised almost nothing; a mode if `precision` is positive definite.
+    """
+
+    point: Array
+    value: float
+    precision: Array
+    converged: bool
+
+
+def expansion(log_density: LogDensity) -> Expansion:
+    """Compile value, gradient (d,) and minus the Hessian (d, d) of a log density, as NumPy arrays of a point (d,)."""
+
+    def expand(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        value, gradient = jax.value_and_grad(log_density)(z)
+        return value, gradient, -jax.hessian(log_density)(z)
+
+    program = jax.jit(expand)
+
+    def call(z: Array) -> tuple[float, Array, Array]:
+        value, gradient, precision = program(jnp.asarray(z))
+        return float(value), np.asarray(gradient), np.asarray(precision)
+
+    return call
+
+
+def climb(expand: Expansion, start: npt.ArrayLike, free: npt.ArrayLike | None = None) -> Mode:
+    """Ascend from a point (d,) of finite density to a mode over the coordinates with indices `free` (default all)."""
+    z = np.array(start, dtype=np.float64)
+    index = np.arange(len(z)) if free is None else np.asarray(free)
+    value, gradient, precision = expand(z)
+    for _ in range(MAX_STEPS):
+        step = _newton_step(gradient[index], precision[np.ix_(index, index)])
+        gain = float(gradient[index] @ step) if step is not None else np.nan
+        if step is None or not np.isfinite(gain) or gain < ENOUGH:
+            return Mode(z, value, precision, bool(gain < ENOUGH))
+        for halving in range(HALVINGS):
+            trial = z.copy()
+            trial[index] += 0.5**halving * step
+            new = expand(trial)
+            if new[0] > value + 1e-4 * 0.5**halving * gain and np.isfinite(new[1]).all():
+                break
+        else:  # no visible gain: rounding when little was expected
+            return Mode(z, value, precision, gain < ENOUGH + 1e-10 * abs(value))
+        z, (value, gradient, precision) = trial, new
+    return Mode(z, value, precision, False)
+
+
+def _newton_step(gradient: Array, precision: Array) -> Array | None:
+    """Return |precision|^-1 gradient in coordinates scaled by the diagonal; None when something is not finite."""
+    if not (np.isfinite(gradient).all() and np.isfinite(precision).all()):
+        return None
+    diagonal = np.abs(np.diag(precision))
+    scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
+    values, vectors = np.linalg.eigh(precision * scale * scale[:, None])
+    size = np.maximum(np.abs(values), SMALLEST * max(float(np.abs(values).max()), 1.0))
+    return np.asarray(scale * (vectors @ (vectors.T @ (scale * gradient) / size)))
