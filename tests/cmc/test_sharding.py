@@ -126,6 +126,18 @@ def test_map_shards_are_even_and_do_not_depend_on_the_order_of_the_angles(strate
         assert {((2 - k, i, j), y) for (k, i, j), y in points_of(one)} == set(points_of(other))
 
 
+def test_contiguous_map_shards_are_runs_of_pairs_with_all_their_angles():
+    n = 9
+    blocks = shard_blocks(np.ones((2, n, n)), np.ones(n, bool), 5, "contiguous", phi=[0, 90], t=np.arange(1, n + 1))
+    runs = []
+    for block in blocks:
+        angle, i, j = block.point_frames()
+        one, other = ([*zip(i[angle == k].tolist(), j[angle == k].tolist(), strict=True)] for k in (0, 1))
+        assert one == other
+        runs += one
+    assert runs == [(i, j) for i in range(n) for j in range(i + 1, n)]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_memory_is_one_shard_and_small_integers_per_pair(strategy):
     n, n_phi, num_shards = 200, 24, 24
@@ -307,9 +319,20 @@ def test_times_that_differ_by_rounding_are_one_frame():
     assert np.array_equal(assign_points("interleaved", t1, rounded, phi, 6), expected)
 
 
-def test_more_angles_than_bins():
-    t1, t2, phi = flat_points(12, np.linspace(0, 179, 150))
-    assert validate_shards(shard_data_stratified(t1, t1, t2, phi, 10), t1.size) == (True, [])
+def test_more_angles_than_bins_are_dealt_out_evenly_in_groups():
+    angles = np.arange(1000.0)
+    t1, t2, phi = flat_points(4, angles, seed=0)
+    numbers = assign_points("stratified", t1, t2, phi, 7)
+    for group in range(64):
+        counts = np.bincount(numbers[phi.astype(int) * 64 // 1000 == group], minlength=7)
+        assert np.ptp(counts) <= 2
+
+
+def test_frame_blocks_have_points_where_one_row_has_most():
+    row = np.concatenate([[0, 1, 2], np.full(100, 3)])
+    numbers = assign_points("frame_blocks", row, row + np.maximum(1, np.arange(103)), np.zeros(103), 4)
+    assert np.array_equal(numbers, row)
+    assert np.array_equal(assign_points("frame_blocks", 3.0 - row, 3.0 - row, row, 4), 3 - row)
 
 
 @pytest.mark.parametrize(
