@@ -1,0 +1,354 @@
+"""Can this consensus run be believed? :func:`validate_cmc_results` answers with a verdict, numbers and sentences.
+
+Three questions, each with a known distribution for healthy runs, so that the rate of false alarms is a setting and
+not an accident: did the chains of every shard converge, do the shards agree with each other, and is the combined
+posterior made of finite numbers that fit the product of the shards. R-hat across shards is not among them: shards
+see different data, and their posteriors differ by right.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_expectation, kl_threshold
+from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments, compare_shards
+from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, plain, read_shards
+from homodyne.optimization.diagnostics import _broken, _rhat_limit
+
+__all__ = ["ConsensusLimits", "_kl_divergence_gaussian", "validate_cmc_results"]
+
+Array = npt.NDArray[np.float64]
+
+MAX_MATRIX = 100  # largest number of shards whose divergence matrix is part of the numbers
+FAMILIES = 4  # tests between shards that share the rate of false alarms
+
+
+@dataclass(frozen=True)
+class ConsensusLimits:
+    """What a consensus run has to meet.
+
+    Attributes
+    ----------
+    max_rhat
+        Limit of split R-hat of a shard, or the value that one parameter of one shard of a healthy run exceeds in
+        1 % of the runs, whichever is larger.
+    min_ess
+        Effective draws of every parameter of every shard, in bulk and tails. The Monte Carlo error of the combined
+        mean is its standard deviation divided by the square root of this number. The estimate itself falls to a
+        third of the truth for one in some thousand parameters of healthy short chains: leave room for that.
+    min_ebfmi
+        Bayesian fraction of missing information of every chain.
+    max_divergent
+        Fraction of transitions of a shard that may diverge.
+    false_alarm
+        Probability that the tests between shards, all together, fail a healthy run.
+    """
+
+    max_rhat: float = 1.01
+    min_ess: float = 100.0
+    min_ebfmi: float = 0.3
+    max_divergent: float = 0.01
+    false_alarm: float = 0.01
+
+
+def validate_cmc_results(
+    shard_results: Sequence[Any],
+    combined: Any = None,
+    *,
+    strict: bool = True,
+    limits: ConsensusLimits = ConsensusLimits(),
+) -> tuple[bool, dict[str, Any]]:
+    """Judge a consensus run.
+
+    Parameters
+    ----------
+    shard_results
+        One record or mapping per planned shard: a ``ShardResult`` (``samples`` (chain, draw, D) or (draw, D); what
+        is missing of R-hat and effective sizes is computed from the draws), or a ``ShardFailure``, which has a
+        ``reason`` and no draws.
+    combined
+        Record or mapping with ``samples``, ``mean``, ``cov`` and ``method`` in the shards' coordinates, where there
+        is one.
+    strict
+        True: every problem makes the run invalid. False: only shards without usable draws do (failed, not finite,
+        stuck chain) and a combined posterior that is not finite; the other problems are still listed.
+    limits
+        See :class:`ConsensusLimits`.
+
+    Returns
+    -------
+    is_valid : bool
+    diagnostics : dict
+        What JSON can hold (None for numbers that do not exist): ``problems`` and ``warnings`` (sentences that name
+        shards and parameters), ``names``, ``shard_ids`` (of the compared shards), ``per_shard`` (one mapping for
+        each entry of ``shard_results``), ``between`` (tests of agreement; None for fewer than two usable shards),
+        ``combined`` (None without it).
+
+    Raises
+    ------
+    InputError
+        No shards at all, two with one number, draws of the wrong shape, or shards with different parameters.
+    """
+    failures, shards = read_shards(shard_results)
+    fatal = [f"shard {entry['shard_id']} failed: {entry['failed']}" for entry in failures]
+    soft: list[str] = []
+    warnings: list[str] = []
+    entries = {entry["shard_id"]: entry for entry in failures}
+    usable: list[ShardDraws] = []
+    for shard in shards:
+        broken, problems = _judge_chains(shard, len(shards), limits)
+        entries[shard.shard_id] = _entry(shard, broken + problems)
+        fatal += [f"shard {shard.shard_id}: {text}" for text in broken]
+        soft += [f"shard {shard.shard_id}: {text}" for text in problems]
+        if not broken:
+            usable.append(shard)
+    moments, compared, left_out = comparable(usable)
+    fatal += left_out
+    between, comparison = None, None
+    if len(compared) > 1:
+        comparison = compare_shards(moments, limits.false_alarm / FAMILIES)
+        between = _between(comparison, moments, compared, limits)
+        disagreement, remarks = _judge_agreement(comparison, compared, limits)
+        soft, warnings = soft + disagreement, warnings + remarks + between.pop("remarks")
+        _add_comparison(entries, comparison, compared)
+    numbers = None
+    if combined is not None:
+        numbers, bad, remarks = _judge_combined(combined, comparison, shards)
+        fatal, warnings = fatal + bad, warnings + remarks
+    problems = fatal + soft
+    valid = not (problems if strict else fatal)
+    return valid, {
+        "valid": valid,
+        "strict": strict,
+        "problems": problems,
+        "warnings": warnings,
+        "names": list(shards[0].names) if shards else [],
+        "shard_ids": [shard.shard_id for shard in compared],
+        "per_shard": [entries[get(record, "shard_id", k)] for k, record in enumerate(shard_results)],
+        "between": between,
+        "combined": numbers,
+    }
+
+
+def _judge_chains(shard: ShardDraws, num_shards: int, limits: ConsensusLimits) -> tuple[list[str], list[str]]:
+    """Sentences about draws that cannot be used at all, and about chains that are not good enough.
+
+    The limit of R-hat counts all parameters of all shards: of many healthy shards one exceeds the limit for one.
+    """
+    broken = list(_broken(shard.samples, shard.names).values())
+    if shard.bad_density:
+        broken.append(f"the log density is not finite at {shard.bad_density} draws")
+    if broken:
+        return broken, []
+    chains, draws, dimension = shard.samples.shape
+    ess = np.fmin(shard.ess_bulk, shard.ess_tail)
+    limit = _rhat_limit((chains, draws, dimension * num_shards), np.fmax(ess, limits.min_ess), limits.max_rhat)
+    problems = _worst(
+        shard.names,
+        ~(shard.rhat < limit),
+        shard.rhat - limit,
+        lambda k: (
+            f"the chains of {shard.names[k]} disagree: R-hat is {shard.rhat[k]:.3f}, must be below {limit[k]:.3f}"
+        ),
+    )
+    problems += _worst(
+        shard.names,
+        ~(ess >= limits.min_ess),
+        -ess,
+        lambda k: (
+            f"{shard.names[k]} has too few effective draws: {shard.ess_bulk[k]:.0f} in the bulk and "
+            f"{shard.ess_tail[k]:.0f} in the tails, {limits.min_ess:.0f} are needed"
+        ),
+    )
+    if shard.divergences > limits.max_divergent * chains * draws:
+        problems.append(f"{shard.divergences} of {chains * draws} transitions diverged")
+    problems += [
+        f"chain {chain} explores the energies too slowly: E-BFMI is {shard.ebfmi[chain]:.2f}, "
+        f"must be above {limits.min_ebfmi:g}"
+        for chain in np.flatnonzero(~(shard.ebfmi > limits.min_ebfmi))
+    ]
+    return [], problems
+
+
+def _worst(names: Sequence[str], failed: npt.NDArray[np.bool_], badness: Array, sentence: Any) -> list[str]:
+    """One sentence for the worst of the parameters that failed; the others are named behind it."""
+    if not failed.any():
+        return []
+    order = np.argsort(-np.where(failed, np.where(np.isnan(badness), np.inf, badness), -np.inf))
+    others = [names[k] for k in order[1 : int(failed.sum())]]
+    shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+    return [sentence(order[0]) + (f"; likewise {shown}" if others else "")]
+
+
+def _entry(shard: ShardDraws, problems: list[str]) -> dict[str, Any]:
+    flat = shard.samples.reshape(-1, len(shard.names))
+    ess = np.fmin(shard.ess_bulk, shard.ess_tail)
+    return {
+        "shard_id": shard.shard_id,
+        "converged": not problems,
+        "problems": problems,
+        "mean": plain(flat.mean(axis=0)),
+        "sd": plain(flat.std(axis=0, ddof=1)),
+        "rhat": plain(shard.rhat),
+        "ess_bulk": plain(shard.ess_bulk),
+        "ess_tail": plain(shard.ess_tail),
+        "max_rhat": plain(shard.rhat.max()),
+        "min_ess": plain(ess.min()),
+        "divergences": shard.divergences,
+        "ebfmi": plain(shard.ebfmi),
+        **shard.facts,
+    }
+
+
+def _judge_agreement(
+    comparison: Heterogeneity, shards: list[ShardDraws], limits: ConsensusLimits
+) -> tuple[list[str], list[str]]:
+    """Problems and warnings about shards that disagree, or agree too well."""
+    names, level = shards[0].names, limits.false_alarm / FAMILIES
+    ids = [shard.shard_id for shard in shards]
+    overall, count = comparison.overall, len(shards)
+    if len(ids) == 2 and comparison.outliers:
+        problems = [f"shards {ids[0]} and {ids[1]} disagree: {_farthest(comparison, 0, names)}"]
+    else:
+        problems = [
+            f"shard {ids[m]} disagrees with the others: {_farthest(comparison, m, names)} "
+            f"(p = {min(count * comparison.leave_one_out.p[m], 1.0):.1g})"
+            for m in comparison.outliers
+        ]
+    if not problems and overall.p < level:
+        problems.append(
+            f"the shards disagree as a whole, none of them in particular: Q is {overall.q:.4g} where "
+            f"{overall.expected:.4g} is expected (p = {overall.p:.1g}); either their posteriors are about "
+            f"{math.sqrt(overall.q / overall.expected):.2f} times too narrow, or the model does not fit all of the data"
+        )
+    bad = [k for k in np.argsort(comparison.p_parameters) if comparison.p_parameters[k] < level]
+    if bad and not problems:
+        shown = ", ".join(f"{names[k]} (p = {comparison.p_parameters[k]:.1g})" for k in bad[:6])
+        problems.append(f"the shards disagree about {shown}" + (f" and {len(bad) - 6} more" if len(bad) > 6 else ""))
+    problems += [
+        f"shards {ids[i]} and {ids[j]} agree to within Monte Carlo error, as if they had the same data"
+        for i, j in comparison.identical
+    ]
+    warnings = []
+    if overall.p_low < level:
+        warnings.append(
+            f"the shards agree better than their widths allow: Q is {overall.q:.4g} where {overall.expected:.4g} is "
+            f"expected (p = {overall.p_low:.1g}); noise that is assumed too large or correlated between shards, "
+            "data that shards share, or a prior that dominates"
+        )
+    return problems, warnings
+
+
+def _farthest(comparison: Heterogeneity, shard: int, names: Sequence[str]) -> str:
+    score = comparison.leave_one_out.score[shard]
+    worst = int(np.argmax(np.abs(score)))
+    return (
+        f"{names[worst]} is off by {score[worst]:+.1f} standard deviations, all {len(names)} parameters together by a "
+        f"squared distance of {comparison.leave_one_out.distance[shard]:.1f} where {len(names)} is expected"
+    )
+
+
+def _between(
+    comparison: Heterogeneity, moments: ShardMoments, shards: list[ShardDraws], limits: ConsensusLimits
+) -> dict[str, Any]:
+    ids, names = [shard.shard_id for shard in shards], shards[0].names
+    ess = float(moments.ess_spread.min())
+    limit = kl_threshold(len(names), len(ids), ess, limits.false_alarm / FAMILIES)
+    total = comparison.divergence.total
+    above = total > limit
+    remarks = []
+    if above.any():
+        most = int(np.argmax(above.sum(axis=1)))
+        remarks.append(
+            f"{above.sum() // 2} pairs of shards are farther apart than healthy shards of one size (divergence up to "
+            f"{total.max():.1f}, limit {limit:.1f}), {above[most].sum()} of them with shard {ids[most]}: "
+            "they differ in place or width"
+        )
+    pairs = total[np.triu_indices(len(ids), 1)]
+    return {
+        "remarks": remarks,
+        "q": _test(comparison.overall) | {"dof": (len(ids) - 1) * len(names)},
+        "parameters": [
+            {"name": name, **_test(test), "p_holm": plain(p)}
+            for name, test, p in zip(names, comparison.parameters, comparison.p_parameters, strict=True)
+        ],
+        "outliers": [ids[m] for m in comparison.outliers],
+        "identical": [[ids[i], ids[j]] for i, j in comparison.identical],
+        "product": {
+            "mean": plain(comparison.mean),
+            "sd": plain(np.sqrt(np.diag(comparison.covariance))),
+            "mcse": plain(comparison.mean_error),
+        },
+        "kl": {
+            "matrix": plain(total) if len(ids) <= MAX_MATRIX else None,
+            "median": plain(np.median(pairs)),
+            "max": plain(pairs.max()),
+            "expected": kl_expectation(len(names), ess),
+            "limit": limit,
+        },
+    }
+
+
+def _test(test: Any) -> dict[str, Any]:
+    return {name: plain(getattr(test, name)) for name in ("q", "expected", "p", "p_low")}
+
+
+def _add_comparison(
+    entries: dict[int, dict[str, Any]], comparison: Heterogeneity, shards: Iterable[ShardDraws]
+) -> None:
+    single = comparison.leave_one_out
+    for m, shard in enumerate(shards):
+        entries[shard.shard_id]["leave_one_out"] = {
+            "distance": plain(single.distance[m]),
+            "score": plain(single.score[m]),
+            "p": plain(single.p[m]),
+        }
+
+
+def _judge_combined(
+    combined: Any, comparison: Heterogeneity | None, shards: list[ShardDraws]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Numbers, problems and warnings about the combined posterior."""
+    samples, mean, covariance = (get(combined, name) for name in ("samples", "mean", "cov"))
+    draws = None if samples is None else np.asarray(samples, dtype=np.float64)
+    if draws is not None:
+        draws = draws.reshape(-1, draws.shape[-1])
+        mean = draws.mean(axis=0) if mean is None else mean
+        covariance = np.atleast_2d(np.cov(draws, rowvar=False)) if covariance is None else covariance
+    if mean is None or covariance is None:
+        raise InputError("the combined posterior has neither samples nor mean and cov")
+    mean, covariance = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
+    if shards and mean.shape != (len(shards[0].names),):
+        raise InputError(f"the combined mean has shape {mean.shape}, the shards have {len(shards[0].names)} parameters")
+    method = str(get(combined, "method", ""))
+    problems = []
+    for what, values in (("draws", draws), ("mean", mean), ("covariance", covariance)):
+        if values is not None and not np.isfinite(values).all():
+            problems.append(f"the combined posterior: {what} not finite ({(~np.isfinite(values)).sum()} numbers)")
+    variance = np.diag(covariance)
+    if not problems and not (variance > 0.0).all():
+        problems.append("the combined posterior: a variance is not positive")
+    numbers: dict[str, Any] = {"method": method, "mean": plain(mean), "sd": None}
+    warnings = []
+    if method in ("average", "simple_average"):
+        warnings.append("the shards were pooled, not multiplied: the posterior is about sqrt(shards) times too wide")
+    if problems:
+        return numbers, problems, warnings
+    sd = np.sqrt(variance)
+    numbers["sd"] = plain(sd)
+    if comparison is not None:
+        shift, width = (mean - comparison.mean) / sd, sd / np.sqrt(np.diag(comparison.covariance))
+        numbers |= {"shift": plain(shift), "width_ratio": plain(width)}
+        numbers["mcse_in_sd"] = plain(comparison.mean_error / sd)
+        far = int(np.argmax(np.abs(shift)))
+        if abs(shift[far]) > 1.0:
+            warnings.append(
+                f"the combined {shards[0].names[far]} is {shift[far]:+.1f} of its standard deviations away from the "
+                "normal product of the shards: the shards are not normal, or the polish moved it"
+            )
+    return numbers, problems, warnings

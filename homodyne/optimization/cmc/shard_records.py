@@ -1,0 +1,176 @@
+"""What the validation of a consensus run reads of each shard: :func:`read_shards`, then :func:`comparable`.
+
+Records and mappings are taken alike. Nothing is left out in silence: what cannot be compared comes back as a sentence.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.heterogeneity import ShardMoments
+from homodyne.optimization.diagnostics import diagnose
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ShardDraws:
+    """One finished shard as the validation sees it.
+
+    Attributes
+    ----------
+    shard_id : int
+    samples : (chain, draw, D) array
+    names : tuple of str
+    rhat, ess_bulk, ess_tail : (D,) arrays
+    divergences : int
+    ebfmi : (chain,) array
+    bad_density : int
+        Draws whose log density is not finite.
+    facts : dict
+        Further plain numbers of the record: points, gradients, attempts, seconds, problems the worker saw.
+    """
+
+    shard_id: int
+    samples: Array
+    names: tuple[str, ...]
+    rhat: Array
+    ess_bulk: Array
+    ess_tail: Array
+    divergences: int
+    ebfmi: Array
+    bad_density: int
+    facts: dict[str, Any]
+
+
+def get(record: Any, name: str, default: Any = None) -> Any:
+    """Attribute of a record or entry of a mapping."""
+    return record.get(name, default) if isinstance(record, Mapping) else getattr(record, name, default)
+
+
+def read_shards(records: Sequence[Any]) -> tuple[list[dict[str, Any]], list[ShardDraws]]:
+    """Failed shards as mappings with ``shard_id``, ``failed`` (the reason) and ``attempts``; finished ones as records.
+
+    Raises
+    ------
+    InputError
+        No records, two with one number, draws of the wrong shape, or shards with different parameters.
+    """
+    if not len(records):
+        raise InputError("there are no shard results to validate")
+    failures: list[dict[str, Any]] = []
+    shards: list[ShardDraws] = []
+    for k, record in enumerate(records):
+        number = int(get(record, "shard_id", k))
+        reason = get(record, "reason")
+        if reason is not None:
+            failures.append({"shard_id": number, "failed": str(reason), "attempts": get(record, "attempts")})
+        else:
+            shards.append(_read(record, number))
+    ids = [entry["shard_id"] for entry in failures] + [shard.shard_id for shard in shards]
+    if len(set(ids)) < len(ids):
+        raise InputError(f"two shards have the number {next(n for n in ids if ids.count(n) > 1)}; numbers must differ")
+    for shard in shards[1:]:
+        if shard.names != shards[0].names:
+            raise InputError(
+                f"shard {shard.shard_id} has the parameters {', '.join(shard.names)}, "
+                f"shard {shards[0].shard_id} has {', '.join(shards[0].names)}"
+            )
+    return failures, shards
+
+
+def _read(record: Any, number: int) -> ShardDraws:
+    samples = np.asarray(get(record, "samples", ()), dtype=np.float64)
+    samples = samples[None] if samples.ndim == 2 else samples
+    if samples.ndim != 3 or samples.shape[1] < 8:
+        raise InputError(
+            f"samples of shard {number} have shape {samples.shape}, expected (chain, draw, D) with 8 draws or more"
+        )
+    dimension = samples.shape[2]
+    names = tuple(get(record, "names") or (f"x{k}" for k in range(dimension)))
+    if len(names) != dimension:
+        raise InputError(f"shard {number} has {dimension} parameters and {len(names)} names")
+    stats = {name: np.asarray(values) for name, values in (get(record, "stats") or {}).items()}
+    measured = {name: get(record, name) for name in ("rhat", "ess_bulk", "ess_tail", "divergences", "ebfmi")}
+    if any(value is None for value in measured.values()):
+        judged = diagnose(samples, stats, names)
+        measured = {name: getattr(judged, name) if value is None else value for name, value in measured.items()}
+    arrays = {name: np.asarray(measured[name], dtype=np.float64) for name in ("rhat", "ess_bulk", "ess_tail", "ebfmi")}
+    for name in ("rhat", "ess_bulk", "ess_tail"):
+        if arrays[name].shape != (dimension,):
+            raise InputError(f"{name} of shard {number} has shape {arrays[name].shape}, expected ({dimension},)")
+    facts = {name: plain(get(record, name)) for name in ("num_points", "num_gradients", "attempts", "seconds")}
+    facts["worker_problems"] = [str(text) for text in get(record, "problems") or ()]
+    bad_density = int((~np.isfinite(stats["lp"])).sum()) if "lp" in stats else 0
+    divergences = int(measured["divergences"])
+    return ShardDraws(number, samples, names, **arrays, divergences=divergences, bad_density=bad_density, facts=facts)
+
+
+def shard_moments(shards: Sequence[ShardDraws]) -> ShardMoments:
+    """Means, covariances and their effective numbers of draws.
+
+    The effective number behind a covariance is that of the squares of whitened draws: chains that alternate about
+    the mean know the mean better than the width.
+    """
+    flat = [shard.samples.reshape(-1, shard.samples.shape[2]) for shard in shards]
+    covariances = np.stack([np.atleast_2d(np.cov(draws, rowvar=False)) for draws in flat])
+    return ShardMoments(
+        np.stack([draws.mean(axis=0) for draws in flat]),
+        covariances,
+        np.stack([shard.ess_bulk for shard in shards]),
+        np.array([_spread_ess(shard.samples, matrix) for shard, matrix in zip(shards, covariances, strict=True)]),
+    )
+
+
+def _spread_ess(samples: Array, covariance: Array) -> float:
+    from arviz_stats.base.array import array_stats
+
+    stats: Any = array_stats
+    sd = np.sqrt(np.diag(covariance))
+    factor = np.linalg.cholesky(covariance / np.outer(sd, sd))
+    white = np.linalg.solve(factor, ((samples - samples.mean(axis=(0, 1))) / sd).reshape(-1, len(sd)).T)
+    squares = np.square(white).reshape(len(sd), *samples.shape[:2])
+    ess = np.asarray(stats.ess(squares, method="mean"), dtype=np.float64)
+    number = samples.shape[0] * samples.shape[1]
+    return float(1.0 / np.mean(1.0 / np.minimum(ess, number)))
+
+
+def comparable(shards: list[ShardDraws]) -> tuple[ShardMoments, list[ShardDraws], list[str]]:
+    """Moments of the shards that have them, those shards, and a sentence for each of the others."""
+    kept, moments, sentences = [], [], []
+    for shard in shards:
+        dimension = len(shard.names)
+        try:
+            moment = shard_moments([shard])
+        except np.linalg.LinAlgError:
+            sentences.append(f"shard {shard.shard_id}: the covariance of its draws is singular")
+            continue
+        if not (moment.ess_spread[0] >= dimension + 5 and (moment.ess > 0.0).all()):
+            sentences.append(
+                f"shard {shard.shard_id}: {moment.ess_spread[0]:.0f} effective draws are too few for the covariance "
+                f"of {dimension} parameters, {dimension + 5} are needed"
+            )
+            continue
+        kept.append(shard)
+        moments.append(moment)
+    fields = ("means", "covariances", "ess", "ess_spread")
+    joined = [
+        np.concatenate([getattr(moment, name) for moment in moments]) if moments else np.empty(0) for name in fields
+    ]
+    return ShardMoments(*joined), kept, sentences
+
+
+def plain(value: Any) -> Any:
+    """Numbers as JSON can hold them; None for what is not finite."""
+    if isinstance(value, np.ndarray):
+        return [plain(item) for item in value.tolist()] if value.ndim else plain(value.item())
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
