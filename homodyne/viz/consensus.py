@@ -1,0 +1,339 @@
+"""Do the shards agree? Figures of a validated consensus run.
+
+Each takes the numbers that :func:`homodyne.optimization.cmc.diagnostics.validate_cmc_results` returns:
+:func:`shard_forest_figure` shows every shard against the combined posterior, :func:`divergence_figure` every pair of
+shards, :func:`agreement_figure` the p-values of the tests. Shards that the tests name are orange and carry their
+number; shards without usable draws are listed below the figure.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.summary import format_number
+from homodyne.viz.labels import NORMAL, SMALL, counted, new_figure, style_axes, symbol, with_unit
+from homodyne.viz.posterior import scale_power
+
+Array = NDArray[np.float64]
+
+MAX_PARAMETERS = 8
+_GOOD, _BAD, _BAND, _LINE = "#0072B2", "#D55E00", "0.85", "0.35"
+_FAINT, _HALF, _LIMITS = 1e-12, 0.45, (0.05, 0.01)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardTable:
+    """Moments of the compared shards, ready to be drawn.
+
+    ``mean`` and ``sd`` are (M, d), ``center`` and ``width`` (d,) those of the combined posterior or, without one, of
+    the normal product of the shards; ``bad`` marks the shards that a test names, ``missing`` counts shards that could
+    not be compared.
+    """
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    mean: Array
+    sd: Array
+    center: Array
+    width: Array
+    source: str
+    bad: NDArray[np.bool_]
+    missing: tuple[int, ...]
+
+
+def shard_table(diagnostics: Mapping[str, Any]) -> ShardTable:
+    """Take out of the validation's numbers what the forest needs.
+
+    Raises
+    ------
+    InputError
+        Fewer than two shards could be compared.
+    """
+    between = _between(diagnostics)
+    ids = tuple(diagnostics["shard_ids"])
+    entries = {entry["shard_id"]: entry for entry in diagnostics["per_shard"]}
+    combined = diagnostics["combined"]
+    usable = combined is not None and combined["sd"] is not None
+    reference = combined if usable else between["product"]
+    named = _named(between)
+    return ShardTable(
+        ids,
+        tuple(diagnostics["names"]),
+        np.array([entries[k]["mean"] for k in ids], dtype=np.float64),
+        np.array([entries[k]["sd"] for k in ids], dtype=np.float64),
+        np.array(reference["mean"], dtype=np.float64),
+        np.array(reference["sd"], dtype=np.float64),
+        "combined posterior" if usable else "product of the shards",
+        np.array([k in named for k in ids]),
+        tuple(sorted(set(entries) - set(ids))),
+    )
+
+
+def draw_forest(ax: Axes, table: ShardTable, k: int) -> list[Artist]:
+    """Mean and sd of parameter ``k`` for every shard, one line each, over the combined mean and sd.
+
+    The lower axis has the parameter's own unit; lengths in standard deviations of a shard are on the upper axis.
+    """
+    power = scale_power(np.array([table.center[k]]))
+    unit = 10.0**power
+    typical = float(np.median(table.sd[:, k]))
+    rows = np.arange(len(table.ids))
+    band = ax.axvspan(
+        (table.center[k] - table.width[k]) / unit, (table.center[k] + table.width[k]) / unit, color=_BAND, linewidth=0
+    )
+    artists: list[Artist] = [band, ax.axvline(table.center[k] / unit, color=_LINE, linewidth=0.8)]
+    size = float(np.clip(90.0 / len(rows), 1.6, 4.0))
+    for bad, colour in ((False, _GOOD), (True, _BAD)):
+        chosen = table.bad == bad
+        if chosen.any():
+            bars = ax.errorbar(
+                table.mean[chosen, k] / unit,
+                rows[chosen],
+                xerr=table.sd[chosen, k] / unit,
+                fmt="o",
+                color=colour,
+                markersize=size,
+                linewidth=0.35 * size,
+            )
+            artists.append(bars.lines[0])
+    low, high = _forest_span(table, k, typical)
+    ax.set_xlim(low / unit, high / unit)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    _mark_hidden(ax, table, k, (low, high), rows)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    upper = ax.secondary_xaxis(
+        "top",
+        functions=(
+            lambda value: (np.asarray(value) * unit - table.center[k]) / typical,
+            lambda value: (np.asarray(value) * typical + table.center[k]) / unit,
+        ),
+    )
+    upper.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    upper.tick_params(labelsize=SMALL)
+    return artists
+
+
+def _forest_span(table: ShardTable, k: int, typical: float) -> tuple[float, float]:
+    """Limits that show all shards of usual width; those far wider, or far off, are cut, and arrows say so."""
+    usual = table.sd[:, k] <= 4.0 * typical
+    low = np.min(table.mean[usual, k] - table.sd[usual, k])
+    high = np.max(table.mean[usual, k] + table.sd[usual, k])
+    reach = 12.0 * typical
+    low, high = max(low, table.center[k] - reach), min(high, table.center[k] + reach)
+    low, high = min(low, table.center[k] - typical), max(high, table.center[k] + typical)
+    margin = 0.06 * (high - low)
+    return float(low - margin), float(high + margin)
+
+
+def _mark_hidden(ax: Axes, table: ShardTable, k: int, span: tuple[float, float], rows: NDArray[Any]) -> None:
+    """Arrow heads at the edge for shards whose mean lies outside."""
+    transform = ax.get_yaxis_transform()
+    for side, marker, place in ((0, "<", 0.02), (1, ">", 0.98)):
+        outside = table.mean[:, k] < span[0] if side == 0 else table.mean[:, k] > span[1]
+        for bad, colour in ((False, _GOOD), (True, _BAD)):
+            chosen = rows[outside & (table.bad == bad)]
+            ax.plot(np.full(chosen.size, place), chosen, marker, color=colour, markersize=4, transform=transform)
+
+
+def shard_forest_figure(
+    diagnostics: Mapping[str, Any], units: Mapping[str, str] | None = None, max_parameters: int = MAX_PARAMETERS
+) -> Figure:
+    """One panel per parameter (the first eight): every shard's mean and sd against the combined posterior."""
+    table = shard_table(diagnostics)
+    shown = min(len(table.names), max_parameters)
+    columns = min(shown, 4)
+    rows = -(-shown // columns)
+    count = len(table.ids)
+    height = float(np.clip(0.085 * count, 1.5, 5.5))
+    figure = new_figure(2.1 * columns + 1.0, (height + 0.95) * rows + 0.7)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat[shown:]:
+        ax.set_visible(False)
+    for k, ax in enumerate(axes.flat[:shown]):
+        draw_forest(ax, table, k)
+        power = scale_power(np.array([table.center[k]]))
+        unit = (units or {}).get(table.names[k], "")
+        text = f"{format_number(table.center[k], table.width[k])} ± {format_number(table.width[k], table.width[k])}"
+        style_axes(
+            ax, with_unit(table.names[k], unit, power), "", f"{symbol(table.names[k])} = {text}".replace("-", "−")
+        )
+        _shard_ticks(ax, table.ids, table.bad, left=k % columns == 0)
+        if k % columns == 0:
+            ax.set_ylabel("shard", fontsize=NORMAL)
+    more = f"; {len(table.names) - shown} further parameters not shown" if shown < len(table.names) else ""
+    text = (
+        f"points: mean and sd of each shard; grey: mean and sd of the {table.source}; "
+        f"upper axis: distance from its mean in sd of a shard (median){more}"
+    )
+    _caption(figure, diagnostics, text)
+    return figure
+
+
+def _shard_ticks(ax: Axes, ids: Sequence[int], bad: NDArray[np.bool_], *, left: bool) -> None:
+    """Numbers of some shards and of every bad one."""
+    places = _tick_places(bad, 16)
+    ax.set_yticks(places, [str(ids[row]) for row in places])
+    _colour_ticks(ax.yaxis, bad[places])
+    ax.tick_params(labelleft=left, labelsize=SMALL)
+
+
+def _colour_ticks(axis: Axis, bad: NDArray[np.bool_]) -> None:
+    for tick, flag in zip(axis.get_major_ticks(), bad, strict=True):
+        tick.label1.set_color(_BAD if flag else "black")
+        tick.label1.set_fontweight("bold" if flag else "normal")
+
+
+def _tick_places(bad: NDArray[np.bool_], most: int) -> list[int]:
+    """Every bad shard, and about ``most`` of the others that are not next to one."""
+    step = -(-len(bad) // most)
+    regular = [k for k in range(0, len(bad), step) if step == 1 or not bad[max(k - step + 1, 0) : k + step].any()]
+    return sorted({*regular, *np.flatnonzero(bad).tolist()})
+
+
+def draw_divergence(ax: Axes, matrix: Array, ids: Sequence[int], limit: float) -> ScalarMappable:
+    """Symmetric divergence of every pair; the colour changes at the limit for healthy shards of one size."""
+    colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
+    masked = np.ma.masked_array(matrix, np.eye(len(matrix), dtype=bool))
+    top = max(float(matrix.max()), 1.5 * limit)
+    norm = matplotlib.colors.TwoSlopeNorm(limit, 0.0, top)
+    return ax.imshow(masked, cmap=colours, norm=norm, interpolation="nearest", origin="upper")
+
+
+def divergence_figure(diagnostics: Mapping[str, Any]) -> Figure:
+    """Matrix of symmetric divergences beside their distribution over pairs.
+
+    Raises
+    ------
+    InputError
+        Fewer than two shards could be compared, or too many for the matrix to be kept.
+    """
+    between = _between(diagnostics)
+    kl = between["kl"]
+    if kl["matrix"] is None:
+        raise InputError(f"{len(diagnostics['shard_ids'])} shards are too many for a matrix of divergences")
+    ids = diagnostics["shard_ids"]
+    matrix = np.array(kl["matrix"], dtype=np.float64)
+    bad = np.array([k in _named(between) for k in ids])
+    figure = new_figure(7.6, 3.7)
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    image = draw_divergence(left, matrix, ids, kl["limit"])
+    bar = figure.colorbar(image, ax=left, shrink=0.9)
+    bar.ax.set_yscale("linear")
+    bar.ax.tick_params(labelsize=SMALL)
+    bar.set_label("symmetric divergence (nats)", fontsize=NORMAL)
+    style_axes(left, "shard", "shard", "white: limit for healthy shards")
+    _shard_ticks(left, ids, bad, left=True)
+    places = _tick_places(bad, 16)
+    left.set_xticks(places, [str(ids[k]) for k in places], rotation=90 if len(ids) > 9 else 0)
+    _colour_ticks(left.xaxis, bad[places])
+    draw_pairs(right, matrix, bad, kl["expected"], kl["limit"])
+    _caption(figure, diagnostics, "one size of shards assumed: shards that are wider by right stand out as well")
+    return figure
+
+
+def draw_pairs(ax: Axes, matrix: Array, bad: NDArray[np.bool_], expected: float, limit: float) -> list[Artist]:
+    """Histogram of the divergences of all pairs, those with a bad shard apart, with expectation and limit."""
+    first, second = np.triu_indices(len(matrix), 1)
+    values, suspect = matrix[first, second], bad[first] | bad[second]
+    low = max(min(values.min(), expected) / 1.5, 1e-4)
+    edges = np.geomspace(low, 1.5 * max(values.max(), limit), 31)
+    values = np.maximum(values, edges[0])
+    data = [values[~suspect], values[suspect]]
+    counts = [np.histogram(part, edges)[0] for part in data]
+    artists: list[Artist] = [
+        ax.stairs(counts[k] + k * counts[0], edges, baseline=k * counts[0], fill=True, color=colour, label=label)
+        for k, (colour, label) in enumerate(((_GOOD, "pairs of shards"), (_BAD, "pairs with a named shard")))
+        if data[k].size
+    ]
+    ax.axvline(expected, color="black", linewidth=0.9, label=f"expected mean {expected:.3g}")
+    ax.axvline(limit, color="black", linewidth=0.9, linestyle="--", label=f"limit {limit:.3g}")
+    ax.set_xscale("log")
+    ax.set_ylim(0, 1.45 * ax.get_ylim()[1])
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    style_axes(ax, "symmetric divergence (nats)", "pairs")
+    ax.legend(fontsize=SMALL, frameon=False, loc="upper left", ncols=1)
+    return artists
+
+
+def draw_p_values(ax: Axes, p: Array, bad: NDArray[np.bool_], limit: float) -> list[Artist]:
+    """Stems of -log10 p, and the limit below which a test fails; values below 1e-12 are drawn there."""
+    height = -np.log10(np.maximum(p, _FAINT))
+    places = np.arange(len(p))
+    stems: list[Artist] = [
+        ax.vlines(places, 0.0, height, colors=[_BAD if flag else _GOOD for flag in bad], linewidth=1)
+    ]
+    for flag, colour in ((False, _GOOD), (True, _BAD)):
+        stems += ax.plot(places[bad == flag], height[bad == flag], "o", color=colour, markersize=3.5)
+    stems.append(ax.axhline(-np.log10(limit), color="black", linewidth=0.9, linestyle="--"))
+    ax.set_xlim(-0.7, len(p) - 0.3)
+    ax.set_ylim(0.0, 1.18 * max(float(height.max()), -np.log10(limit)))
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return stems
+
+
+def agreement_figure(diagnostics: Mapping[str, Any], false_alarm: float = 0.0025) -> Figure:
+    """Tests of agreement: Cochran's Q per parameter, and each shard against the others.
+
+    ``false_alarm`` is the level of each family of tests, a quarter of that of the whole validation.
+    """
+    between = _between(diagnostics)
+    ids = diagnostics["shard_ids"]
+    entries = {entry["shard_id"]: entry for entry in diagnostics["per_shard"]}
+    p_shard = np.array([entries[k]["leave_one_out"]["p"] for k in ids])
+    p_name = np.array([row["p_holm"] for row in between["parameters"]])
+    bad = np.array([k in between["outliers"] for k in ids])
+    width = float(np.clip(0.09 * len(ids), 2.6, 6.0))
+    figure = new_figure(width + max(0.32 * len(p_name), 1.4) + 1.2, 3.1)
+    left, right = figure.subplots(1, 2, width_ratios=(max(0.32 * len(p_name), 1.4), width))
+    draw_p_values(left, p_name, p_name < false_alarm, false_alarm)
+    left.set_xticks(range(len(p_name)), [symbol(row["name"]) for row in between["parameters"]], rotation=90)
+    style_axes(left, "", r"$-\log_{10} p$", "per parameter (Holm)")
+    draw_p_values(right, p_shard, bad, false_alarm / len(ids))
+    places = _tick_places(bad, 20)
+    right.set_xticks(places, [str(ids[k]) for k in places], rotation=90 if len(ids) > 20 else 0)
+    style_axes(right, "shard", "", "each shard against the others")
+    _colour_ticks(right.xaxis, bad[places])
+    q = between["q"]
+    text = f"all shards and parameters: Q = {q['q']:.4g}, expected {q['expected']:.4g}, p = {q['p']:.2g}"
+    figure.suptitle(text, fontsize=NORMAL)
+    _caption(figure, diagnostics, f"dashed: level {false_alarm:g} divided by the number of shards (right)")
+    return figure
+
+
+def _between(diagnostics: Mapping[str, Any]) -> Any:
+    if diagnostics["between"] is None:
+        raise InputError(
+            f"{counted(len(diagnostics['shard_ids']), 'shard')} could be compared; the figure needs two or more"
+        )
+    return diagnostics["between"]
+
+
+def _named(between: Mapping[str, Any]) -> set[int]:
+    return {*between["outliers"], *(shard for pair in between["identical"] for shard in pair)}
+
+
+def _caption(figure: Figure, diagnostics: Mapping[str, Any], text: str) -> None:
+    """Number of shards, those that could not be compared, and ``text``."""
+    compared = set(diagnostics["shard_ids"])
+    missing = [str(entry["shard_id"]) for entry in diagnostics["per_shard"] if entry["shard_id"] not in compared]
+    shown = ", ".join(missing[:12]) + (", ..." if len(missing) > 12 else "")
+    parts = [
+        counted(len(compared), "shard"),
+        f"not compared: {shown}" if missing else "",
+        "" if diagnostics["valid"] else f"NOT VALID: {counted(len(diagnostics['problems']), 'problem')}",
+        text,
+    ]
+    caption = textwrap.fill("; ".join(part for part in parts if part), int(14.5 * figure.get_figwidth()))
+    figure.supxlabel(caption, fontsize=SMALL, color="0.3" if diagnostics["valid"] else _BAD)
