@@ -1,0 +1,240 @@
+"""What a backend is: it runs every task somewhere and hands the results over; it does not do the work itself.
+
+A new backend is a subclass of `CMCBackend` with `run` and `get_backend_name`, entered with `register_backend`.
+`Agenda` keeps the books for it: attempts, failures, early stop.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.backends.child import Failed, attempt, find_function
+from homodyne.optimization.cmc.types import ShardFailure, ShardResult, ShardTask
+from homodyne.optimization.density import Progress
+
+logger = logging.getLogger(__name__)
+
+RUN_SHARD = "homodyne.optimization.cmc.worker:run_shard"
+"""The function that does the work: samples a shard, or evaluates statistics on it."""
+
+Outcome = ShardResult | npt.NDArray[np.float64]
+OnResult = Callable[[int, Outcome], None]
+Run = str | Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What can be asked of a backend; each uses what applies to it.
+
+    Attributes
+    ----------
+    num_workers : int, optional
+        Processes; as many as there are cores by default.
+    timeout : float, optional
+        Seconds that one attempt at a shard may take; no limit by default.
+    max_attempts : int
+        Times that a shard is tried.
+    early_stop : int
+        The run ends when this many shards have finished and every one has failed; 0 never ends it.
+    silence : float
+        Seconds without a sign of life after which a worker is taken for dead. Compiled code may hold the
+        interpreter for a while, so this is long.
+    run : str or callable
+        What to do with a task, as "module:function" or a function that can be pickled.
+    """
+
+    num_workers: int | None = None
+    timeout: float | None = None
+    max_attempts: int = 2
+    early_stop: int = 3
+    silence: float = 300.0
+    run: Run = RUN_SHARD
+
+    def __post_init__(self) -> None:
+        if self.num_workers is not None and self.num_workers < 1:
+            raise InputError(f"num_workers is {self.num_workers}, must be at least 1")
+        if self.timeout is not None and not self.timeout > 0.0:
+            raise InputError(f"timeout is {self.timeout} s, must be above 0")
+        if self.max_attempts < 1:
+            raise InputError(f"max_attempts is {self.max_attempts}, must be at least 1")
+        if self.early_stop < 0:
+            raise InputError(f"early_stop is {self.early_stop}, must not be negative")
+        if not self.silence > 0.0:
+            raise InputError(f"silence is {self.silence} s, must be above 0")
+
+
+class CMCBackend(ABC):
+    """Runs tasks.
+
+    A backend may keep processes from one `run` to the next while it is used in a ``with`` block.
+
+    Attributes
+    ----------
+    reason : str
+        Why this backend was selected; empty when the caller has made it.
+    """
+
+    reason: str = ""
+
+    @abstractmethod
+    def run(
+        self, tasks: Sequence[ShardTask], *, on_result: OnResult, progress: Progress | None = None
+    ) -> list[ShardFailure]:
+        """Run every task and return the failures, in the order of the tasks.
+
+        What comes of a task does not depend on the backend, the worker, the order or the fate of other tasks.
+
+        Parameters
+        ----------
+        tasks
+            One for each shard; the first are started first.
+        on_result
+            Called in this thread with the number of the shard and its result, as they come. What it raises ends
+            the run.
+        progress
+            Called with ("shards", number finished, total).
+
+        Raises
+        ------
+        InputError
+            Two tasks for one shard, or tasks that cannot be sent. A shard that fails raises nothing.
+        """
+
+    @abstractmethod
+    def get_backend_name(self) -> str:
+        """Name in the registry."""
+
+    def close(self) -> None:  # noqa: B027  most backends hold nothing
+        """Release what is held between runs."""
+
+    def __enter__(self) -> "CMCBackend":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Agenda:
+    """Which tasks are still to do, and what has come of the others.
+
+    Parameters
+    ----------
+    tasks, on_result, progress
+        As of `CMCBackend.run`.
+    options
+        Its `max_attempts` and `early_stop` are used.
+    """
+
+    def __init__(
+        self, tasks: Sequence[ShardTask], on_result: OnResult, progress: Progress | None, options: BackendOptions
+    ) -> None:
+        self._open = {task.shard_id: task for task in tasks}
+        if len(self._open) != len(tasks):
+            raise InputError(f"two tasks for one shard: {sorted(task.shard_id for task in tasks)}")
+        self._order = list(self._open)
+        self._waiting = deque(tasks)
+        self._on_result, self._progress, self._options = on_result, progress, options
+        self._first = {task.shard_id: task.attempt for task in tasks}
+        self._reasons: dict[int, list[str]] = {}
+        self._failures: dict[int, ShardFailure] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is to be done or waited for any more."""
+        return not self._open
+
+    @property
+    def num_waiting(self) -> int:
+        """Tasks that nobody has taken."""
+        return len(self._waiting)
+
+    @property
+    def failures(self) -> list[ShardFailure]:
+        """Failures so far, in the order of the tasks."""
+        return [self._failures[shard_id] for shard_id in self._order if shard_id in self._failures]
+
+    def take(self) -> ShardTask:
+        """Take the next task."""
+        return self._waiting.popleft()
+
+    def put_back(self, task: ShardTask) -> None:
+        """Return a task that was taken but not begun."""
+        self._waiting.appendleft(task)
+
+    def settle(self, task: ShardTask, outcome: Any) -> None:
+        """Note what has come of a task: a result, or `Failed`."""
+        if isinstance(outcome, Failed):
+            self._settle_failure(task, outcome)
+        else:
+            self._on_result(task.shard_id, outcome)
+            self._close(task)
+        if self._options.early_stop and len(self._failures) == len(self._order) - len(self._open):
+            self._stop_early()
+
+    def _settle_failure(self, task: ShardTask, failed: Failed) -> None:
+        reasons = self._reasons.setdefault(task.shard_id, [])
+        reasons.append(failed.reason)
+        tried = task.attempt + 1 - self._first[task.shard_id]
+        if failed.retry and tried < self._options.max_attempts:
+            logger.info("shard %d is tried again: %s", task.shard_id, failed.reason)
+            self._waiting.appendleft(replace(task, attempt=task.attempt + 1))
+            return
+        distinct = list(dict.fromkeys(reasons))
+        text = distinct[0] if len(distinct) == 1 else "; ".join(f"attempt {k + 1}: {r}" for k, r in enumerate(reasons))
+        logger.warning("shard %d failed: %s", task.shard_id, text)
+        self._failures[task.shard_id] = ShardFailure(task.shard_id, text, len(reasons))
+        self._close(task)
+
+    def _close(self, task: ShardTask) -> None:
+        del self._open[task.shard_id]
+        if self._progress is not None:
+            self._progress("shards", len(self._order) - len(self._open), len(self._order))
+
+    def _stop_early(self) -> None:
+        """Give up when the first shards have all failed: the others would too."""
+        if not self._open or len(self._failures) < self._options.early_stop:
+            return
+        reason = f"not run: the first {len(self._failures)} shards all failed"
+        logger.warning("%d shards are not run, since the first %d all failed", len(self._open), len(self._failures))
+        for shard_id in self._open:
+            self._failures[shard_id] = ShardFailure(shard_id, reason, len(self._reasons.get(shard_id, ())))
+        self._open.clear()
+        self._waiting.clear()
+
+
+class SequentialBackend(CMCBackend):
+    """Runs one task after the other in this process, for debugging and for single cores."""
+
+    def __init__(self, options: BackendOptions | None = None) -> None:
+        self.options = options or BackendOptions()
+        if self.options.timeout is not None:
+            logger.warning("the backend 'sequential' cannot keep a time limit; use 'multiprocessing' for one")
+
+    def run(
+        self, tasks: Sequence[ShardTask], *, on_result: OnResult, progress: Progress | None = None
+    ) -> list[ShardFailure]:
+        """Run every task in this process."""
+        agenda = Agenda(tasks, on_result, progress, self.options)
+        while not agenda.finished:
+            task = agenda.take()
+            agenda.settle(task, attempt(partial(self._run_one, task)))
+        return agenda.failures
+
+    def _run_one(self, task: ShardTask) -> Outcome:
+        outcome: Outcome = find_function(self.options.run)(task)
+        return outcome
+
+    def get_backend_name(self) -> str:
+        """Return "sequential"."""
+        return "sequential"

@@ -1,0 +1,162 @@
+"""What runs in a worker process: tasks come in through a socket, one after the other, results go out.
+
+The process is a fresh interpreter (JAX does not survive a fork) whose threads are limited by its environment, so this
+module and everything it imports must stay free of JAX, NumPy and Numba: the first task brings them.
+
+The process never outlives its parent. A thread sends a sign of life every second and ends the process when nobody
+is there to take it; on Linux the kernel also kills the process as soon as the parent is gone, which works while
+compiled code holds the interpreter.
+"""
+
+import ctypes
+import importlib
+import io
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing import spawn
+from multiprocessing.connection import Connection
+from typing import Any
+
+from homodyne.errors import HomodyneError, InputError
+
+BEAT, BEGUN, ENDED = b"b", b"s", b"e"
+"""First byte of what a worker sends: it is alive, it has read a task, here is the outcome."""
+
+_PR_SET_PDEATHSIG = 1
+_process = {"serves": False, "knows main": False}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker must know before its first task.
+
+    Attributes
+    ----------
+    run : str or callable
+        What to do with a task; "module:function" or something that can be pickled.
+    beat : float
+        Seconds between two signs of life.
+    main : mapping
+        Where the program of the parent came from, for models that are defined in it; empty in a notebook.
+    """
+
+    run: str | bytes
+    beat: float
+    main: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A task came to no result: why, and whether another attempt can help."""
+
+    reason: str
+    retry: bool = True
+
+
+def attempt(work: Callable[[], Any]) -> Any:
+    """Result of `work`, or `Failed` when it raises: one failing shard must not end the run."""
+    try:
+        return work()
+    except HomodyneError as error:
+        return Failed(str(error), retry=not isinstance(error, InputError))
+    except Exception as error:  # noqa: BLE001  the one place where a failing shard becomes a recorded failure
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return Failed(f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})")
+
+
+def find_function(run: str | Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Function behind "module:function"; a function is returned as it is."""
+    if callable(run):
+        return run
+    module, _, name = run.partition(":")
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def is_worker() -> bool:
+    """Whether this process is a worker."""
+    return _process["serves"]
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """Take tasks from the socket with number `descriptor` until the process with number `parent` closes it."""
+    _process["serves"] = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interruption means
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _end_with(parent)
+    os.set_inheritable(descriptor, False)
+    link, lock = Connection(descriptor), threading.Lock()
+
+    def send(kind: bytes, content: bytes = b"") -> None:
+        with lock:
+            link.send_bytes(kind + content)
+
+    try:
+        setup: Setup = pickle.loads(link.recv_bytes())
+        threading.Thread(target=_beat, args=(send, setup.beat), daemon=True).start()
+        while True:
+            message = link.recv_bytes()
+            send(BEGUN)
+            send(ENDED, _outcome(setup, message))
+    except (EOFError, OSError):  # the parent has closed the socket or is gone
+        return
+
+
+def _outcome(setup: Setup, message: bytes) -> bytes:
+    """Run the task in `message`, and pickle what comes of it."""
+
+    def work() -> bytes:
+        run = find_function(setup.run if isinstance(setup.run, str) else _load(setup.run, setup.main))
+        return pickle.dumps(run(_load(message, setup.main)), pickle.HIGHEST_PROTOCOL)
+
+    outcome = attempt(work)
+    return outcome if isinstance(outcome, bytes) else pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Runs the program of the parent as a module when, and only when, a task needs something defined there."""
+
+    def __init__(self, content: bytes, main: Mapping[str, Any]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._main = main
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Find a class or function by its module and name."""
+        if module == "__main__" and not _process["knows main"]:
+            if not self._main:
+                raise InputError(
+                    f"{name!r} is defined in an interactive session, where worker processes cannot find it; "
+                    "move it to a module, or use the backend 'sequential'"
+                )
+            spawn.prepare(dict(self._main))
+            _process["knows main"] = True
+        return super().find_class(module, name)
+
+
+def _load(content: bytes, main: Mapping[str, Any]) -> Any:
+    return _Unpickler(content, main).load()
+
+
+def _beat(send: Callable[[bytes], None], seconds: float) -> None:
+    """Send signs of life; end the process when nobody takes them."""
+    while True:
+        time.sleep(seconds)
+        try:
+            send(BEAT)
+        except OSError:
+            os._exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends, and see whether that has happened already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,304 @@
+"""Worker processes on this machine: one interpreter each, with its own threads, memory and fate.
+
+`MultiprocessingBackend` starts them, gives them tasks and watches them. A worker that is killed, stops, or takes too
+long costs its shard one attempt and nobody else anything; see `child` for what runs inside.
+"""
+
+import logging
+import os
+import pickle
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import spawn
+from multiprocessing.connection import Connection
+
+from homodyne.device.config import detect_hardware
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.backends import child
+from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
+from homodyne.optimization.cmc.backends.child import Failed
+from homodyne.optimization.cmc.types import ShardFailure, ShardTask
+from homodyne.optimization.density import Progress
+
+logger = logging.getLogger(__name__)
+
+BEAT = 1.0  # seconds between two signs of life
+TICK = 0.25  # most seconds between two looks at the clocks
+GRACE = 10.0  # seconds that the kernel is given to end a killed process
+
+
+class MultiprocessingBackend(CMCBackend):
+    """Runs tasks in processes of this machine.
+
+    In a ``with`` block the processes are kept from one `run` to the next, and with them their compiled programs.
+    They use the CPU only.
+
+    Parameters
+    ----------
+    options
+        Number of workers, limits and attempts; the number of usable cores by default.
+    """
+
+    def __init__(self, options: BackendOptions | None = None) -> None:
+        self.options = options or BackendOptions()
+        self.num_workers = self.options.num_workers or detect_hardware().cores
+        self._workers: list[_Worker] = []
+        self._events: _Events = queue.SimpleQueue()
+        self._kept = False
+
+    def get_backend_name(self) -> str:
+        """Return "multiprocessing"."""
+        return "multiprocessing"
+
+    def __enter__(self) -> "MultiprocessingBackend":
+        self._kept = True
+        return self
+
+    def close(self) -> None:
+        """End every worker process."""
+        self._kept = False
+        self._dismiss(list(self._workers))
+
+    def run(
+        self, tasks: Sequence[ShardTask], *, on_result: OnResult, progress: Progress | None = None
+    ) -> list[ShardFailure]:
+        """Run every task in a worker process; on any exception the busy workers are ended first."""
+        if child.is_worker():
+            raise InputError(
+                "a worker process was asked to start workers: the program that started it runs its shards when it "
+                "is merely imported; put that call under: if __name__ == '__main__'"
+            )
+        agenda = Agenda(tasks, on_result, progress, self.options)
+        self._dismiss([worker for worker in self._workers if not worker.alive])  # died between two runs
+        try:
+            clock = time.monotonic()
+            while not agenda.finished:
+                self._hand_out(agenda)
+                self._handle_events(agenda)
+                clock, elapsed = time.monotonic(), time.monotonic() - clock
+                self._check_limits(agenda, min(elapsed, 2 * TICK))
+        finally:
+            self._dismiss([worker for worker in self._workers if worker.task is not None or not self._kept])
+        return agenda.failures
+
+    def _hand_out(self, agenda: Agenda) -> None:
+        """Give waiting tasks to idle workers, and start workers while there may be more."""
+        while agenda.num_waiting:
+            busy = [worker for worker in self._workers if worker.task is not None]
+            if len(busy) == self.num_workers:
+                return
+            task = agenda.take()
+            message = _encode(task)
+            idle = [worker for worker in self._workers if worker.task is None]
+            fitting = [worker for worker in idle if worker.threads == task.threads]
+            if not fitting:
+                if len(self._workers) >= self.num_workers:
+                    self._dismiss(idle[:1])
+                fitting = [_Worker(task.threads)]
+                self._workers += fitting  # before it starts: whatever happens then, it is ended
+                fitting[0].start(self._setup(), self._events)
+            fitting[0].give(task, message)
+
+    def _setup(self) -> bytes:
+        run = self.options.run
+        main = {name: path for name, path in spawn.get_preparation_data("").items() if name.startswith("init_main")}
+        setup = child.Setup(run if isinstance(run, str) else _encode(run), min(BEAT, self.options.silence / 4), main)
+        return pickle.dumps(setup)
+
+    def _handle_events(self, agenda: Agenda) -> None:
+        """Wait for something to happen, then handle everything that has happened."""
+        try:
+            event = self._events.get(timeout=TICK)
+            while True:
+                self._handle(agenda, *event)
+                event = self._events.get_nowait()
+        except queue.Empty:
+            return
+
+    def _handle(self, agenda: Agenda, worker: "_Worker", message: bytes | None) -> None:
+        if worker not in self._workers or agenda.finished:
+            return
+        worker.silent = 0.0
+        if message is None:
+            self._workers.remove(worker)
+            reason = f"the worker process {worker.end()}"
+            if worker.task is not None and worker.tried and worker.running is None:
+                agenda.put_back(worker.task)  # it died when it was idle, this task has not seen it
+            elif worker.task is not None:
+                agenda.settle(worker.task, Failed(reason))
+        elif message[:1] == child.BEGUN:
+            worker.running, worker.tried = 0.0, True
+        elif message[:1] == child.ENDED and worker.task is not None:
+            task, worker.task = worker.task, None
+            agenda.settle(task, pickle.loads(memoryview(message)[1:]))
+
+    def _check_limits(self, agenda: Agenda, elapsed: float) -> None:
+        """Let `elapsed` seconds pass for every busy worker, and end those that have used up a limit.
+
+        The clocks advance by what this process has seen pass, so that they stand still while it is stopped.
+        """
+        for worker in [worker for worker in self._workers if worker.task is not None]:
+            worker.silent += elapsed
+            worker.running = None if worker.running is None else worker.running + elapsed
+            limit = self.options.timeout
+            if limit is not None and worker.running is not None and worker.running > limit:
+                reason = f"took longer than the timeout of {limit:g} s; the worker process was killed"
+            elif worker.silent > self.options.silence:
+                reason = f"the worker process gave no sign of life for {self.options.silence:g} s and was killed"
+            else:
+                continue
+            task = worker.task
+            self._dismiss([worker])
+            if task is not None and not agenda.finished:
+                agenda.settle(task, Failed(reason))
+
+    def _dismiss(self, workers: "Sequence[_Worker]") -> None:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.end()
+            self._workers.remove(worker)
+
+
+class _Worker:
+    """A worker process as its parent sees it.
+
+    Attributes
+    ----------
+    task
+        What it is doing, None when it is idle.
+    silent
+        Seconds since its last sign of life.
+    running
+        Seconds since it has begun its task; None before.
+    tried
+        Whether it has ever begun a task.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.task: ShardTask | None = None
+        self.silent = 0.0
+        self.running: float | None = None
+        self.tried = False
+        self._ours, self._theirs = socket.socketpair()
+        self._link = Connection(os.dup(self._ours.fileno()))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, setup: bytes, events: "_Events") -> None:
+        """Start the process; what it sends goes to `events`."""
+        with self._theirs:
+            self._process = _start(self._theirs.fileno(), self.threads)
+        reader = threading.Thread(target=self._read, args=(events,), daemon=True)
+        reader.start()
+        self._reader = reader
+        self._send(setup)
+
+    def give(self, task: ShardTask, message: bytes) -> None:
+        """Send a task, in a thread of its own since a stopped process does not read."""
+        self.task, self.silent, self.running = task, 0.0, None
+        threading.Thread(target=self._send, args=(message,), daemon=True).start()
+
+    def kill(self) -> None:
+        """Kill the process, without waiting for its end."""
+        if self._process is not None:
+            self._process.kill()
+
+    def end(self) -> str:
+        """Make sure that the process is gone, release everything, and tell how it went."""
+        code = 0 if self._process is None else _reap(self._process)
+        with suppress(OSError):
+            self._ours.shutdown(socket.SHUT_RDWR)  # ends the reader even if a grandchild holds the other side
+        if self._reader is not None:
+            self._reader.join()
+        self._link.close()
+        self._ours.close()
+        self._theirs.close()
+        if code >= 0:
+            return f"ended by itself with exit code {code}"
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
+        hint = ", which is also what a machine out of memory does" if -code == signal.SIGKILL else ""
+        return f"was killed by signal {-code} ({name}){hint}"
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._link.send_bytes(message)
+        except OSError:  # it has died: the reader notices
+            return
+
+    def _read(self, events: "_Events") -> None:
+        """Pass on what the process sends; None when it is gone."""
+        try:
+            while True:
+                events.put((self, self._link.recv_bytes()))
+        except (EOFError, OSError):
+            events.put((self, None))
+
+
+_Events = queue.SimpleQueue[tuple[_Worker, bytes | None]]
+
+
+def _reap(process: subprocess.Popen[bytes]) -> int:
+    """Exit code of a process that has ended or is about to; it is killed when it does not."""
+    try:
+        return process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def _encode(value: object) -> bytes:
+    """Pickle something for a worker."""
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"this cannot be sent to worker processes: {error}; define the model and its functions at the top level "
+            "of a module, or use the backend 'sequential'"
+        ) from error
+
+
+def _start(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
+    """Start a fresh interpreter that serves the socket `descriptor`.
+
+    Interruptions are held back meanwhile: the process inherits that, until it has learnt to ignore them.
+    """
+    path = [os.fspath(entry) for entry in sys.path]
+    program = (
+        f"import sys; sys.path[:] = {path!r}; from {child.__name__} import serve; serve({descriptor}, {os.getpid()})"
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=worker_environment(threads),
+            pass_fds=[descriptor],
+            stdin=subprocess.DEVNULL,
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a worker: that of this process, with every library kept to `threads` threads of the CPU.
+
+    The pool of XLA follows NPROC; its flag for Eigen is for older versions.
+    """
+    count = str(threads)
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
+    eigen = "true" if threads > 1 else "false"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen={eigen}".strip()
+    return {**os.environ, **dict.fromkeys(names, count), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
