@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from homodyne.errors import InputError
@@ -29,8 +29,9 @@ from homodyne.viz.posterior import scale_power
 Array = NDArray[np.float64]
 
 MAX_PARAMETERS = 8
+REACH = 10.0  # the colours of divergences end at the limit times and divided by this
 _GOOD, _BAD, _BAND, _LINE = "#0072B2", "#D55E00", "0.85", "0.35"
-_FAINT, _HALF, _LIMITS = 1e-12, 0.45, (0.05, 0.01)
+_FAINT = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ def draw_forest(ax: Axes, table: ShardTable, k: int) -> list[Artist]:
 
     The lower axis has the parameter's own unit; lengths in standard deviations of a shard are on the upper axis.
     """
-    power = scale_power(np.array([table.center[k]]))
+    power = scale_power(np.maximum(np.abs(table.center[k : k + 1]), table.width[k]))
     unit = 10.0**power
     typical = float(np.median(table.sd[:, k]))
     rows = np.arange(len(table.ids))
@@ -163,13 +164,15 @@ def shard_forest_figure(
         ax.set_visible(False)
     for k, ax in enumerate(axes.flat[:shown]):
         draw_forest(ax, table, k)
-        power = scale_power(np.array([table.center[k]]))
+        power = scale_power(np.maximum(np.abs(table.center[k : k + 1]), table.width[k]))
         unit = (units or {}).get(table.names[k], "")
-        text = f"{format_number(table.center[k], table.width[k])} ± {format_number(table.width[k], table.width[k])}"
+        center, width = float(table.center[k]), float(table.width[k])
+        text = " ± ".join(format_number(value, width, max(abs(center), width)) for value in (center, width))
         style_axes(
             ax, with_unit(table.names[k], unit, power), "", f"{symbol(table.names[k])} = {text}".replace("-", "−")
         )
-        _shard_ticks(ax, table.ids, table.bad, left=k % columns == 0)
+        _shard_ticks(ax.yaxis, table.ids, table.bad)
+        ax.tick_params(axis="y", labelleft=k % columns == 0)
         if k % columns == 0:
             ax.set_ylabel("shard", fontsize=NORMAL)
     more = f"; {len(table.names) - shown} further parameters not shown" if shown < len(table.names) else ""
@@ -181,33 +184,33 @@ def shard_forest_figure(
     return figure
 
 
-def _shard_ticks(ax: Axes, ids: Sequence[int], bad: NDArray[np.bool_], *, left: bool) -> None:
-    """Numbers of some shards and of every bad one."""
-    places = _tick_places(bad, 16)
-    ax.set_yticks(places, [str(ids[row]) for row in places])
-    _colour_ticks(ax.yaxis, bad[places])
-    ax.tick_params(labelleft=left, labelsize=SMALL)
-
-
-def _colour_ticks(axis: Axis, bad: NDArray[np.bool_]) -> None:
-    for tick, flag in zip(axis.get_major_ticks(), bad, strict=True):
+def _shard_ticks(axis: Axis, ids: Sequence[int], bad: NDArray[np.bool_], most: int = 16) -> None:
+    """Numbers of every bad shard, neighbours in one label, and of about ``most`` others that leave them room."""
+    step = -(-len(ids) // most)
+    groups: list[list[int]] = []
+    for row in np.flatnonzero(bad).tolist():
+        if groups and row - groups[-1][-1] < step:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    regular = [
+        row
+        for row in range(0, len(ids), step)
+        if all(abs(row - sum(group) / len(group)) >= step and row not in group for group in groups)
+    ]
+    ticks = [([row], False) for row in regular] + [(group, True) for group in groups]
+    labels = [", ".join(str(ids[row]) for row in group) for group, _ in ticks]
+    axis.set_ticks([sum(group) / len(group) for group, _ in ticks], labels)
+    for tick, (_, flag) in zip(axis.get_major_ticks(), ticks, strict=True):
         tick.label1.set_color(_BAD if flag else "black")
         tick.label1.set_fontweight("bold" if flag else "normal")
 
 
-def _tick_places(bad: NDArray[np.bool_], most: int) -> list[int]:
-    """Every bad shard, and about ``most`` of the others that are not next to one."""
-    step = -(-len(bad) // most)
-    regular = [k for k in range(0, len(bad), step) if step == 1 or not bad[max(k - step + 1, 0) : k + step].any()]
-    return sorted({*regular, *np.flatnonzero(bad).tolist()})
-
-
 def draw_divergence(ax: Axes, matrix: Array, ids: Sequence[int], limit: float) -> ScalarMappable:
-    """Symmetric divergence of every pair; the colour changes at the limit for healthy shards of one size."""
+    """Symmetric divergence of every pair: blue below the limit for healthy shards of one size, red above it."""
     colours = matplotlib.colormaps["RdBu_r"].with_extremes(bad="0.8")
     masked = np.ma.masked_array(matrix, np.eye(len(matrix), dtype=bool))
-    top = max(float(matrix.max()), 1.5 * limit)
-    norm = matplotlib.colors.TwoSlopeNorm(limit, 0.0, top)
+    norm = matplotlib.colors.LogNorm(limit / REACH, limit * REACH)
     return ax.imshow(masked, cmap=colours, norm=norm, interpolation="nearest", origin="upper")
 
 
@@ -229,15 +232,13 @@ def divergence_figure(diagnostics: Mapping[str, Any]) -> Figure:
     figure = new_figure(7.6, 3.7)
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     image = draw_divergence(left, matrix, ids, kl["limit"])
-    bar = figure.colorbar(image, ax=left, shrink=0.9)
-    bar.ax.set_yscale("linear")
+    bar = figure.colorbar(image, ax=left, shrink=0.9, extend="both")
     bar.ax.tick_params(labelsize=SMALL)
     bar.set_label("symmetric divergence (nats)", fontsize=NORMAL)
-    style_axes(left, "shard", "shard", "white: limit for healthy shards")
-    _shard_ticks(left, ids, bad, left=True)
-    places = _tick_places(bad, 16)
-    left.set_xticks(places, [str(ids[k]) for k in places], rotation=90 if len(ids) > 9 else 0)
-    _colour_ticks(left.xaxis, bad[places])
+    style_axes(left, "shard", "shard", f"white: limit for healthy shards, {kl['limit']:.3g}")
+    _shard_ticks(left.yaxis, ids, bad)
+    _shard_ticks(left.xaxis, ids, bad)
+    left.tick_params(axis="x", labelrotation=90 if len(ids) > 9 else 0)
     draw_pairs(right, matrix, bad, kl["expected"], kl["limit"])
     _caption(figure, diagnostics, "one size of shards assumed: shards that are wider by right stand out as well")
     return figure
@@ -247,8 +248,8 @@ def draw_pairs(ax: Axes, matrix: Array, bad: NDArray[np.bool_], expected: float,
     """Histogram of the divergences of all pairs, those with a bad shard apart, with expectation and limit."""
     first, second = np.triu_indices(len(matrix), 1)
     values, suspect = matrix[first, second], bad[first] | bad[second]
-    low = max(min(values.min(), expected) / 1.5, 1e-4)
-    edges = np.geomspace(low, 1.5 * max(values.max(), limit), 31)
+    low = max(min(values.min() / 1.5, expected / 20.0), 1e-4)
+    edges = np.geomspace(low, max(1.5 * values.max(), 4.0 * limit), 31)
     values = np.maximum(values, edges[0])
     data = [values[~suspect], values[suspect]]
     counts = [np.histogram(part, edges)[0] for part in data]
@@ -260,10 +261,11 @@ def draw_pairs(ax: Axes, matrix: Array, bad: NDArray[np.bool_], expected: float,
     ax.axvline(expected, color="black", linewidth=0.9, label=f"expected mean {expected:.3g}")
     ax.axvline(limit, color="black", linewidth=0.9, linestyle="--", label=f"limit {limit:.3g}")
     ax.set_xscale("log")
-    ax.set_ylim(0, 1.45 * ax.get_ylim()[1])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_ylim(0, 1.6 * float(np.sum(counts, axis=0).max()))
     ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     style_axes(ax, "symmetric divergence (nats)", "pairs")
-    ax.legend(fontsize=SMALL, frameon=False, loc="upper left", ncols=1)
+    ax.legend(fontsize=SMALL, framealpha=1.0, edgecolor="none", loc="upper left")
     return artists
 
 
@@ -301,10 +303,9 @@ def agreement_figure(diagnostics: Mapping[str, Any], false_alarm: float = 0.0025
     left.set_xticks(range(len(p_name)), [symbol(row["name"]) for row in between["parameters"]], rotation=90)
     style_axes(left, "", r"$-\log_{10} p$", "per parameter (Holm)")
     draw_p_values(right, p_shard, bad, false_alarm / len(ids))
-    places = _tick_places(bad, 20)
-    right.set_xticks(places, [str(ids[k]) for k in places], rotation=90 if len(ids) > 20 else 0)
+    _shard_ticks(right.xaxis, ids, bad, 20)
+    right.tick_params(axis="x", labelrotation=90 if len(ids) > 20 else 0)
     style_axes(right, "shard", "", "each shard against the others")
-    _colour_ticks(right.xaxis, bad[places])
     q = between["q"]
     text = f"all shards and parameters: Q = {q['q']:.4g}, expected {q['expected']:.4g}, p = {q['p']:.2g}"
     figure.suptitle(text, fontsize=NORMAL)

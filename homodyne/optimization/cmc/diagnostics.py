@@ -259,15 +259,15 @@ def _between(
     ids, names = [shard.shard_id for shard in shards], shards[0].names
     ess = float(moments.ess_spread.min())
     limit = kl_threshold(len(names), len(ids), ess, limits.false_alarm / FAMILIES)
-    total = comparison.divergence.total
+    total, count = comparison.divergence.total, len(ids)
     above = total > limit
     remarks = []
     if above.any():
         most = int(np.argmax(above.sum(axis=1)))
         remarks.append(
-            f"{above.sum() // 2} pairs of shards are farther apart than healthy shards of one size (divergence up to "
-            f"{total.max():.1f}, limit {limit:.1f}), {above[most].sum()} of them with shard {ids[most]}: "
-            "they differ in place or width"
+            f"shards farther apart in place or width than healthy shards of one size: {above.sum() // 2} of "
+            f"{count * (count - 1) // 2} pairs (divergence up to {total.max():.1f}, limit {limit:.1f}), "
+            f"most of them with shard {ids[most]}"
         )
     pairs = total[np.triu_indices(len(ids), 1)]
     return {

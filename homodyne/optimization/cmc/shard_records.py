@@ -17,6 +17,8 @@ from homodyne.optimization.diagnostics import diagnose
 
 Array = npt.NDArray[np.float64]
 
+SINGULAR = 1e-12  # share of a coordinate's variance that the others leave over; less is rounding
+
 
 @dataclass(frozen=True, eq=False)
 class ShardDraws:
@@ -133,6 +135,8 @@ def _spread_ess(samples: Array, covariance: Array) -> float:
     stats: Any = array_stats
     sd = np.sqrt(np.diag(covariance))
     factor = np.linalg.cholesky(covariance / np.outer(sd, sd))
+    if np.square(np.diag(factor)).min() < SINGULAR:
+        raise np.linalg.LinAlgError("the correlation matrix is singular to rounding")
     white = np.linalg.solve(factor, ((samples - samples.mean(axis=(0, 1))) / sd).reshape(-1, len(sd)).T)
     squares = np.square(white).reshape(len(sd), *samples.shape[:2])
     ess = np.asarray(stats.ess(squares, method="mean"), dtype=np.float64)
