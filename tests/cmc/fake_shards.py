@@ -43,7 +43,7 @@ def sample(task):
 
 def look(task):
     """What a fresh worker looks like from inside."""
-    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC", "XLA_FLAGS", "JAX_PLATFORMS")
+    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC", "JAX_PLATFORMS")
     return {
         "modules": sorted({"jax", "numpy", "numba", "scipy"} & set(sys.modules)),
         "environ": {name: os.environ.get(name) for name in names},

@@ -39,8 +39,8 @@ class Setup:
 
     Attributes
     ----------
-    run : str or callable
-        What to do with a task; "module:function" or something that can be pickled.
+    run : str or bytes
+        What to do with a task: "module:function", or a pickled function.
     beat : float
         Seconds between two signs of life.
     main : mapping

@@ -293,12 +293,18 @@ def _start(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Environment of a worker: that of this process, with every library kept to `threads` threads of the CPU.
+    """Environment of a worker: that of this process, with the libraries kept to `threads` threads of the CPU.
 
-    The pool of XLA follows NPROC; its flag for Eigen is for older versions.
+    XLA sizes its pool by NPROC. It adds numbers in another order when the pool has a single thread than when it has
+    several, so a worker has two when this process has several: otherwise its draws would differ from those sampled
+    here in the last digits, and soon in all.
     """
-    count = str(threads)
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
-    eigen = "true" if threads > 1 else "false"
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen={eigen}".strip()
-    return {**os.environ, **dict.fromkeys(names, count), "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    own = os.environ.get("NPROC", "")
+    pool = int(own) if own.isdigit() else len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {
+        **os.environ,
+        **dict.fromkeys(names, str(threads)),
+        "NPROC": str(max(threads, min(pool, 2))),
+        "JAX_PLATFORMS": "cpu",
+    }
