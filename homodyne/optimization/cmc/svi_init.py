@@ -1,0 +1,388 @@
+"""Where the chains of a shard start and how wide its posterior is, from a small sample of all shards.
+
+`pool_samples_from_shards` takes equally many points of every shard. Its likelihood is rescaled to the size of one
+shard, because the inverse mass matrix of a sampler is the covariance of the posterior that it samples, not that of
+the pool. Then `run_svi_initialization` (stochastic variational inference), `mode_initialization` (Newton's method
+from several starts), or `identity_initialization` (nothing is known).
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.errors import ConvergenceError, InputError
+from homodyne.optimization.cmc.mode import Mode, climb, expansion
+from homodyne.optimization.cmc.model import Array, Model
+from homodyne.optimization.cmc.types import Initialization
+from homodyne.optimization.density import LogDensity, Progress
+
+logger = logging.getLogger(__name__)
+
+PARTICLES = 4  # draws per gradient of the evidence bound
+CHUNKS = 20  # reports of progress
+PROBES = 512  # draws that judge the fit
+FINAL_RATE = 0.05  # of the learning rate, at the last step
+PLATEAU = 0.1  # nats per coordinate that the loss may still fall over the last quarter
+SHIFT = 0.5  # standard deviations that the center may be off
+STRETCH = 2.0  # factor by which a width may be off
+
+
+@dataclass(frozen=True, eq=False)
+class PooledData(Mapping[str, npt.NDArray[Any]]):
+    """A sample of the observations of all shards; reads like the mapping of its arrays.
+
+    Attributes
+    ----------
+    arrays : dict of arrays
+        The leading axis counts pooled observations.
+    num_points : int
+        Observations in all shards together, which the pool stands for.
+    num_shards : int
+    """
+
+    arrays: dict[str, npt.NDArray[Any]]
+    num_points: int
+    num_shards: int
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        """Return one array."""
+        return self.arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over names."""
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        """Count the arrays."""
+        return len(self.arrays)
+
+    @property
+    def points_per_shard(self) -> float:
+        """Mean number of observations of a shard."""
+        return self.num_points / self.num_shards
+
+
+def pool_samples_from_shards(
+    shards: Sequence[Mapping[str, Any]], samples_per_shard: int = 200, *, seed: int = 0
+) -> PooledData:
+    """Draw the same number of observations from every shard, without replacement.
+
+    Parameters
+    ----------
+    shards
+        Mappings of arrays with a common leading axis. Entries that are not such arrays (sizes, numbers) and the
+        ``"indices"`` of the points are left out. When there is an array ``"phi"``, the sample of a shard holds
+        equally many points of each of its angles, up to rounding and to how many there are.
+    samples_per_shard
+        Points per shard; shards with fewer give all they have.
+    seed
+        Of the selection; that of a shard depends on its position and the seed only.
+
+    Returns
+    -------
+    PooledData
+        Arrays of the pooled points by name, with the number of points that they stand for.
+
+    Raises
+    ------
+    InputError
+        When there is no shard, a shard holds no points, shards hold different arrays, or fewer than one point is
+        asked for.
+    """
+    if not shards:
+        raise InputError("there are no shards to pool")
+    if samples_per_shard < 1:
+        raise InputError(f"samples_per_shard is {samples_per_shard}, must be at least 1")
+    parts: list[dict[str, npt.NDArray[Any]]] = []
+    total = 0
+    for number, shard in enumerate(shards):
+        arrays = {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
+        lengths = {len(value) for value in arrays.values()}
+        if len(lengths) != 1 or 0 in lengths or (parts and set(arrays) != set(parts[0])):
+            sizes = {name: len(value) for name, value in arrays.items()}
+            raise InputError(
+                f"shard {number} holds arrays of lengths {sizes}, expected one common, positive length and the same "
+                "names in every shard"
+            )
+        length = lengths.pop()
+        rng = np.random.default_rng([seed, number])
+        chosen = _balanced(arrays.get("phi"), length, samples_per_shard, rng)
+        parts.append({name: np.asarray(value[chosen]) for name, value in arrays.items()})
+        total += length
+    return PooledData({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, total, len(parts))
+
+
+def _balanced(phi: Any, length: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Choose positions, sorted; angles take turns until enough are chosen."""
+    order = rng.permutation(length)
+    if phi is None or count >= length:
+        return np.sort(order[:count])
+    label = np.unique(np.asarray(phi), return_inverse=True)[1][order]
+    grouped = np.argsort(label, kind="stable")
+    starts = np.searchsorted(label[grouped], label[grouped])
+    turn = np.empty(length, dtype=np.intp)
+    turn[grouped] = np.arange(length) - starts  # 0 for the first point of every angle in random order, 1 ...
+    first = np.lexsort((rng.permutation(int(label.max()) + 1)[label], turn))
+    return np.sort(order[first[:count]])
+
+
+def shard_density(model: Model, pooled: Mapping[str, Any], num_shards: int, points_per_shard: float) -> LogDensity:
+    """Return the log posterior that a typical shard would have, estimated from the pooled points.
+
+    ``log L(z | pool) * points_per_shard / pool size + log_prior(z) / num_shards``.
+    """
+    shard = model.load(dict(pooled))
+    argument = model.argument(shard)
+    power, scale = _shares(model, shard, num_shards, points_per_shard)
+    return lambda z: scale * model.log_likelihood(z, argument, power) + power * model.log_prior(z)
+
+
+def _shares(model: Model, shard: Any, num_shards: int, points_per_shard: float) -> tuple[float, float]:
+    if num_shards < 1 or not 0.0 < points_per_shard < np.inf:
+        raise InputError(f"num_shards is {num_shards}, points_per_shard {points_per_shard}: both must be positive")
+    return 1.0 / num_shards, points_per_shard / model.num_points(shard)
+
+
+def identity_initialization(model: Model, center: npt.ArrayLike | None = None) -> Initialization:
+    """Start around `center` (d,), zero unless given, with widths of one in every unconstrained coordinate."""
+    d = len(model.names)
+    origin = np.zeros(d) if center is None else np.array(center, dtype=np.float64)
+    if origin.shape != (d,) or not np.isfinite(origin).all():
+        raise InputError(f"center is {origin}, expected {d} finite numbers, one for each of {model.names}")
+    return Initialization(origin, np.eye(d), "identity")
+
+
+def mode_initialization(
+    log_density: LogDensity, start: npt.ArrayLike, *, num_starts: int = 4, seed: int = 0
+) -> Initialization:
+    """Start at the highest mode found from several starts, with the inverse of minus the Hessian there.
+
+    Parameters
+    ----------
+    log_density
+        Of a typical shard, twice differentiable by JAX, as `shard_density` gives it.
+    start
+        First starting point (d,); the others are drawn around it with standard deviation 1.
+    num_starts
+        Number of starting points.
+    seed
+        Of the starting points.
+
+    Raises
+    ------
+    ConvergenceError
+        When no start leads to a mode with positive definite precision.
+    """
+    origin = np.asarray(start, dtype=np.float64)
+    mode = _best_mode(log_density, origin, num_starts, seed)
+    if mode is None:
+        raise ConvergenceError(
+            f"no mode of the posterior was found from {num_starts} starts around {origin}: a parameter may not be "
+            "identified by the data of one shard; use fewer shards, a tighter prior, or another initialization"
+        )
+    logger.debug("mode found with log density %.6g", mode.value)
+    return Initialization(mode.point, _inverse(mode.precision), "nlsq")
+
+
+def _best_mode(log_density: LogDensity, origin: Array, num_starts: int, seed: int) -> Mode | None:
+    """Climb from several starts; the highest converged mode with positive definite precision."""
+    if num_starts < 1:
+        raise InputError(f"num_starts is {num_starts}, must be at least 1")
+    rng = np.random.default_rng(seed)
+    expand, best = expansion(log_density), None
+    for k in range(num_starts):
+        start = origin + (k > 0) * rng.standard_normal(len(origin))
+        if not np.isfinite(expand(start)[0]):
+            continue
+        mode = climb(expand, start)
+        if mode.converged and _is_positive(mode.precision) and (best is None or mode.value > best.value):
+            best = mode
+    return best
+
+
+def _is_positive(precision: Array) -> bool:
+    diagonal = np.diag(precision)
+    if not (np.isfinite(precision).all() and (diagonal > 0.0).all()):
+        return False
+    size = np.sqrt(diagonal)
+    return bool(np.linalg.eigvalsh(precision / size / size[:, None])[0] > 1e-12)
+
+
+def _inverse(precision: Array) -> Array:
+    """Invert a positive definite matrix in coordinates of unit diagonal: scales may differ by many orders."""
+    size = np.sqrt(np.diag(precision))
+    inverse = np.linalg.inv(precision / size / size[:, None])
+    return np.asarray(0.5 * (inverse + inverse.T) / size / size[:, None])
+
+
+def run_svi_initialization(
+    model: Model,
+    pooled_data: Mapping[str, Any],
+    *,
+    num_shards: int,
+    points_per_shard: float,
+    init: Initialization | None = None,
+    num_steps: int = 1500,
+    learning_rate: float = 0.02,
+    rank: int = 5,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Initialization:
+    """Fit a normal distribution to the posterior of a typical shard by stochastic variational inference.
+
+    NumPyro's AutoLowRankMultivariateNormal (covariance L L^T + D, L of `rank` columns; Ong, Nott and Smith, J. Comp.
+    Graph. Stat. 27, 465, 2018) is fitted in whitened coordinates z = center + F w, where it has little left to
+    learn, whatever the scales of the parameters. The covariance returned is F (L L^T + D) F^T: the inverse mass
+    matrix itself, not to be inverted.
+
+    Parameters
+    ----------
+    model
+        Any model.
+    pooled_data
+        Points of all shards, as from `pool_samples_from_shards`.
+    num_shards
+        M; the prior counts with the power 1/M.
+    points_per_shard
+        Observations of a typical shard, to which the likelihood of the pool is scaled.
+    init
+        Center and covariance to start from, those of a pilot fit; found by Newton's method unless given.
+    num_steps, learning_rate
+        Steps of the Adam optimiser and their first size, in whitened coordinates.
+    rank
+        Columns of L; at most d are used.
+    seed
+        Of the optimisation.
+    progress
+        Called with ("svi", steps done, num_steps).
+
+    Raises
+    ------
+    InputError
+        When a setting is not positive.
+    ConvergenceError
+        When the evidence bound is not finite or still grows, or the fit is not stationary: the center is off by more
+        than half a standard deviation, or a width by more than a factor of two.
+    """
+    if min(num_steps - CHUNKS, learning_rate, rank) <= 0:
+        raise InputError(
+            f"num_steps is {num_steps}, learning_rate {learning_rate}, rank {rank}: expected more than {CHUNKS} steps, "
+            "a positive rate and a positive rank"
+        )
+    shard = model.load(dict(pooled_data))
+    power, scale = _shares(model, shard, num_shards, points_per_shard)
+    argument = model.argument(shard)
+    origin, factor = _frame(model, pooled_data, num_shards, points_per_shard, init, seed)
+
+    def target(w: jax.Array, argument: Any) -> jax.Array:
+        z = jnp.asarray(origin) + jnp.asarray(factor) @ w
+        return scale * model.log_likelihood(z, argument, power) + power * model.log_prior(z)
+
+    losses, loc, covariance = _optimise(target, argument, len(origin), num_steps, learning_rate, rank, seed, progress)
+    _check_plateau(losses, len(origin))
+    _check_stationary(target, argument, loc, covariance, seed)
+    result = factor @ covariance @ factor.T
+    return Initialization(origin + factor @ loc, 0.5 * (result + result.T), "svi")
+
+
+def _frame(
+    model: Model,
+    pooled: Mapping[str, Any],
+    num_shards: int,
+    points_per_shard: float,
+    init: Initialization | None,
+    seed: int,
+) -> tuple[Array, Array]:
+    """Origin (d,) and factor (d, d) of the whitened coordinates."""
+    if init is not None:
+        return init.center, np.asarray(np.linalg.cholesky(init.covariance), dtype=np.float64)
+    d = len(model.names)
+    density = shard_density(model, pooled, num_shards, points_per_shard)
+    mode = _best_mode(density, np.zeros(d), 4, seed)
+    if mode is None:  # no interior mode: optimise in the coordinates of the model
+        return np.zeros(d), np.eye(d)
+    return mode.point, np.asarray(np.linalg.cholesky(_inverse(mode.precision)), dtype=np.float64)
+
+
+def _optimise(
+    target: Any, argument: Any, d: int, num_steps: int, rate: float, rank: int, seed: int, progress: Progress | None
+) -> tuple[Array, Array, Array]:
+    """Return the losses (step,), and mean (d,) and covariance (d, d) of the guide."""
+    import numpyro
+    from numpyro.distributions import ImproperUniform, constraints
+    from numpyro.infer import SVI, Trace_ELBO
+    from numpyro.infer.autoguide import AutoLowRankMultivariateNormal
+    from numpyro.infer.initialization import init_to_value
+
+    def posterior(argument: Any) -> None:
+        w = numpyro.sample("w", ImproperUniform(constraints.real_vector, (), (d,)))
+        numpyro.factor("target", target(w, argument))
+
+    start = init_to_value(values={"w": jnp.zeros(d)})
+    guide = AutoLowRankMultivariateNormal(posterior, rank=min(rank, d), init_loc_fn=start, init_scale=1.0)
+    optimizer = numpyro.optim.Adam(lambda step: rate * FINAL_RATE ** (step / num_steps))
+    svi = SVI(posterior, guide, optimizer, Trace_ELBO(num_particles=PARTICLES))
+    size = -(-num_steps // CHUNKS)
+
+    @jax.jit
+    def advance(state: Any, argument: Any) -> Any:
+        return jax.lax.scan(lambda state, _: svi.update(state, argument), state, None, length=size)
+
+    state = jax.jit(svi.init)(jax.random.key(seed), argument)
+    losses: list[npt.NDArray[np.float64]] = []
+    for done in range(size, size * CHUNKS + 1, size):
+        state, chunk = advance(state, argument)
+        losses.append(np.asarray(chunk))
+        if not np.isfinite(losses[-1]).all():
+            raise ConvergenceError(
+                f"variational inference met an evidence bound that is not finite after {done - size} of {num_steps} "
+                "steps; lower the learning rate, or use another initialization"
+            )
+        if progress is not None:
+            progress("svi", min(done, num_steps), num_steps)
+    fitted = guide.get_posterior(svi.get_params(state))
+    return np.concatenate(losses), np.asarray(fitted.loc), np.asarray(fitted.covariance_matrix)
+
+
+def _check_plateau(losses: Array, d: int) -> None:
+    """Demand that the loss does not fall any more, with three standard errors to spare."""
+    quarter = len(losses) // 4
+    before, last = losses[-2 * quarter : -quarter], losses[-quarter:]
+    drop = float(before.mean() - last.mean())
+    error = float(np.hypot(before.std(), last.std()) / np.sqrt(quarter))
+    if drop + 3.0 * error > PLATEAU * d:
+        raise ConvergenceError(
+            f"variational inference has not converged: over the last quarter of {len(losses)} steps the evidence bound "
+            f"grew by {drop:.3g} +- {error:.2g}, at most {PLATEAU * d:.2g} is allowed; give it more steps "
+            "or another learning rate"
+        )
+
+
+def _check_stationary(target: Any, argument: Any, loc: Array, covariance: Array, seed: int) -> None:
+    """Demand zero mean gradient, and minus the mean Hessian to be the precision (Stein's identities).
+
+    For draws w of a normal q with precision P, E[grad log p] = 0 and diag(P E[(w - loc) grad^T]) = -diag(P) hold
+    where the evidence bound is stationary in loc and D.
+    """
+    d = len(loc)
+    factor = np.linalg.cholesky(covariance)
+    noise = np.random.default_rng(seed).standard_normal((PROBES // 2, d))
+    noise = np.concatenate([noise, -noise])  # antithetic: linear terms have no error
+    gradient = jax.jit(lambda points, argument: jax.lax.map(lambda w: jax.grad(target)(w, argument), points))
+    slopes = np.asarray(gradient(jnp.asarray(loc + noise @ factor.T), argument))
+    precision = np.linalg.inv(covariance)
+    shift = np.abs(factor.T @ slopes.mean(axis=0))
+    curvature = -np.diag(np.linalg.solve(factor.T, noise.T) @ slopes) / len(slopes)
+    stretch = curvature / np.diag(precision)
+    if not (shift.max() < SHIFT and stretch.max() < STRETCH**2 and stretch.min() > STRETCH**-2):
+        raise ConvergenceError(
+            f"variational inference has not converged: its center is off by up to {shift.max():.2g} standard "
+            f"deviations, its squared widths by factors {stretch.min():.2g} to {stretch.max():.2g}; give it more steps "
+            "or another learning rate"
+        )
