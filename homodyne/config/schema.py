@@ -226,7 +226,7 @@ class LaplaceConfig(Section):
     """Normal approximation at the mode."""
 
     num_draws: Annotated[int, Field(ge=100)] = Field(
-        1000, description="draws of the approximation, and of the weighted points where they replace it"
+        500, description="draws of the approximation, and of the weighted points where they replace it"
     )
 
 

@@ -10,6 +10,7 @@ point carries its own column (any index set at all).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class Block:
     @property
     def points_per_angle(self) -> Array:
         """Number of points with weight, (num_angles,) int64."""
-        return self.sums()[:, 0].astype(np.int64)
+        return np.asarray(self.sums[:, 0].astype(np.int64))
 
     @property
     def num_points(self) -> int:
@@ -75,6 +76,7 @@ class Block:
         first, last = np.searchsorted(self.angle, [angle, angle + 1])
         return slice(int(self.start[first]), int(self.start[last]))
 
+    @cached_property
     def sums(self) -> Array:
         """Sums over the data of every angle.
 

@@ -36,14 +36,9 @@ class ScalingPrior:
     contrast_sd: float = 1.0
 
     @property
-    def mean(self) -> Array:
-        """(offset, contrast)."""
-        return np.array([self.offset_mean, self.contrast_mean])
-
-    @property
-    def precision(self) -> Array:
-        """Diagonal of the prior precision, (offset, contrast)."""
-        return np.array([self.offset_sd, self.contrast_sd]) ** -2.0
+    def table(self) -> Array:
+        """Mean and precision of (offset, contrast), (2, 2)."""
+        return np.array([[self.offset_mean, self.contrast_mean], [self.offset_sd**-2.0, self.contrast_sd**-2.0]])
 
 
 class Evaluation(NamedTuple):
@@ -121,7 +116,7 @@ class Likelihood:
         """Some point of the support, so that no invalid curve is ever formed."""
         return np.asarray(self.space.draw_supported(np.random.default_rng(0), 1)[0])
 
-    def log_likelihood(self, z: jax.Array, sigma: jax.Array) -> jax.Array:
+    def log_likelihood(self, z: jax.Array, sigma: jax.Array, scaling: jax.Array | None = None) -> jax.Array:
         """Marginal log likelihood, normalised; -inf where a rate is not positive.
 
         Parameters
@@ -130,8 +125,10 @@ class Likelihood:
             Coordinates of `space`.
         sigma : (n_phi,) array
             Standard deviation of a point of weight one.
+        scaling : (2, 2) array, optional
+            Mean and precision of the prior of (offset, contrast), in place of that of `scaling`.
         """
-        total = self.from_moments(self.moments(z), sigma).sum()
+        total = self.from_moments(self.moments(z), sigma, scaling).sum()
         return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
     @cached_property
@@ -149,34 +146,41 @@ class Likelihood:
         return jax.jit(evaluate)
 
     @cached_property
-    def gradients(self) -> Callable[[Any, Any], Any]:
-        """Compiled (value, gradient) of the log likelihood and of the log prior at z and sigma, as two pairs."""
+    def gradients(self) -> Callable[[Any, Any, Any], Any]:
+        """Compiled (value, gradient) of the log likelihood and of the log prior, as two pairs.
 
-        def gradients(z: jax.Array, sigma: jax.Array) -> Any:
-            return jax.value_and_grad(self.log_likelihood)(z, sigma), jax.value_and_grad(self.space.log_prior)(z)
+        Takes z, sigma and the prior of (offset, contrast) as its mean and precision, (2, 2).
+        """
+
+        def gradients(z: jax.Array, sigma: jax.Array, scaling: jax.Array) -> Any:
+            likelihood = jax.value_and_grad(self.log_likelihood)(z, sigma, scaling)
+            return likelihood, jax.value_and_grad(self.space.log_prior)(z)
 
         return jax.jit(gradients)
 
-    def from_moments(self, m: Moments, sigma: jax.Array) -> jax.Array:
-        """Marginal log likelihood of every angle, (n_phi,)."""
-        normal, right, misfit = self._normal_equations(m, sigma)
+    def from_moments(self, m: Moments, sigma: jax.Array, scaling: jax.Array | None = None) -> jax.Array:
+        """Marginal log likelihood of every angle, (n_phi,); arguments as in `log_likelihood`."""
+        scaling = jnp.asarray(self.scaling.table) if scaling is None else scaling
+        normal, right, misfit = self._normal_equations(m, sigma, scaling)
         root = jnp.linalg.cholesky(normal)
         half = jax.scipy.linalg.solve_triangular(root, right[..., None], lower=True)[..., 0]
-        log_det = 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1) - np.log(self.scaling.precision).sum()
+        log_det = 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1) - jnp.log(scaling[1]).sum()
         constant = -0.5 * m.points * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
         return jnp.asarray(constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det)
 
-    def _normal_equations(self, m: Moments, sigma: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _normal_equations(
+        self, m: Moments, sigma: jax.Array, scaling: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """A and b for (offset - ybar, contrast), and the prior's misfit of zero."""
-        precision = jnp.asarray(self.scaling.precision)
-        prior_mean = jnp.asarray(self.scaling.mean) - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
+        precision = scaling[1]
+        prior_mean = scaling[0] - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
         data = jnp.stack([jnp.stack([m.weight, m.g], -1), jnp.stack([m.g, m.gg], -1)], -2) / sigma[:, None, None] ** 2
         right = jnp.stack([jnp.zeros_like(m.yg), m.yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
         return data + jnp.diag(precision), right, (precision * prior_mean**2).sum(-1)
 
     def scaling_posterior(self, m: Moments, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Conditional mean (n_phi, 2) and covariance (n_phi, 2, 2) of (offset, contrast) given the curves."""
-        normal, right, _ = self._normal_equations(m, sigma)
+        normal, right, _ = self._normal_equations(m, sigma, jnp.asarray(self.scaling.table))
         mean = jnp.linalg.solve(normal, right[..., None])[..., 0]
         return mean + jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1), jnp.linalg.inv(normal)
 

@@ -37,7 +37,7 @@ class BlockSlot:
     @block.setter
     def block(self, block: Block) -> None:
         self._block = block
-        self.sums = block.sums()
+        self.sums = block.sums
 
 
 class Moments(NamedTuple):

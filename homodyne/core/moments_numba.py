@@ -207,12 +207,12 @@ def _product_far(  # type: ignore[no-untyped-def]
 
 
 @_loop
-def _fill_row(first, last, i, col_decay, growth, run_end, col_g, g_i, decay, gap, inverse):  # type: ignore[no-untyped-def]
+def _fill_row(first, last, s, col_decay, growth, run_end, col_g, g_i, decay, gap, inverse):  # type: ignore[no-untyped-def]
     """Tabulate exp(-(F_j - F_i)), G_j - G_i and its inverse for columns first:last; count those with g > 0."""
     begin = first
     for step in range(3):
-        end = min(max(run_end[i, step], begin), last)
-        scale = growth[i] * _DECAY[step]
+        end = min(max(run_end[s, step], begin), last)
+        scale = growth[s] * _DECAY[step]
         for k in range(begin, end):
             decay[k - first] = scale * col_decay[k]
         begin = end
@@ -225,7 +225,7 @@ def _fill_row(first, last, i, col_decay, growth, run_end, col_g, g_i, decay, gap
 
 @_kernel
 def _grid_moments(  # type: ignore[no-untyped-def]
-    begin, end, out, values, weights, start, row, first_col, chunks,
+    begin, end, out, values, weights, start, first_col, chunks,
     growth, run_end, col_decay, g, col_g, h, sine, cosine, fourth,
 ):  # fmt: skip
     """Add the sums of g, g^2 and y g of chunks begin:end of rows to `out` (n_chunk, n_phi, 3)."""
@@ -234,10 +234,10 @@ def _grid_moments(  # type: ignore[no-untyped-def]
     for c in range(begin, end):
         decay, gap, inverse = np.empty(n_col), np.empty(n_col), np.empty(n_col)
         for s in range(chunks[c], chunks[c + 1]):
-            i, a = row[s], first_col[s]
+            a = first_col[s]
             last = a + start[s + 1] - start[s]
-            g_i = 0.0 if g is None else g[i]
-            count = _fill_row(a, last, i, col_decay, growth, run_end, col_g, g_i, decay, gap, inverse)
+            g_i = 0.0 if g is None else g[s]
+            count = _fill_row(a, last, s, col_decay, growth, run_end, col_g, g_i, decay, gap, inverse)
             for p in range(n_phi):
                 at = p * n_points + start[s]
                 if g is None:
@@ -247,7 +247,7 @@ def _grid_moments(  # type: ignore[no-untyped-def]
                     t1, t2, t3 = _moments_near(values, weights, at, decay, gap, near, h[p], fourth)
                     if near < count:
                         z = p * width
-                        sine_i, cosine_i = sine[z + n_col + i] / h[p], cosine[z + n_col + i] / h[p]
+                        sine_i, cosine_i = sine[z + n_col + s] / h[p], cosine[z + n_col + s] / h[p]
                         s1, s2, s3 = _moments_far(
                             values,
                             weights,
@@ -271,7 +271,7 @@ def _grid_moments(  # type: ignore[no-untyped-def]
 
 @_kernel
 def _grid_product(  # type: ignore[no-untyped-def]
-    begin, end, u, by_row, col_f, col_x, by_angle, values, weights, start, row, first_col, chunks,
+    begin, end, u, by_row, col_f, col_x, by_angle, values, weights, start, first_col, chunks,
     growth, run_end, col_decay, g, col_g, h, sine, cosine, fourth,
 ):  # fmt: skip
     """Add the derivatives by row (F, G), by chunk and column (F; G) and by chunk and angle (h)."""
@@ -280,10 +280,10 @@ def _grid_product(  # type: ignore[no-untyped-def]
     for c in range(begin, end):
         decay, gap, inverse = np.empty(n_col), np.empty(n_col), np.empty(n_col)
         for s in range(chunks[c], chunks[c + 1]):
-            i, a = row[s], first_col[s]
+            a = first_col[s]
             last = a + start[s + 1] - start[s]
-            g_i = 0.0 if g is None else g[i]
-            count = _fill_row(a, last, i, col_decay, growth, run_end, col_g, g_i, decay, gap, inverse)
+            g_i = 0.0 if g is None else g[s]
+            count = _fill_row(a, last, s, col_decay, growth, run_end, col_g, g_i, decay, gap, inverse)
             for p in range(n_phi):
                 at, to = p * n_points + start[s], c * n_col + a
                 u1, u2, u3 = u[p, 0], u[p, 1], u[p, 2]
@@ -296,7 +296,7 @@ def _grid_product(  # type: ignore[no-untyped-def]
                     )
                     if near < count:
                         z = p * width
-                        sine_i, cosine_i = sine[z + n_col + i] / h[p], cosine[z + n_col + i] / h[p]
+                        sine_i, cosine_i = sine[z + n_col + s] / h[p], cosine[z + n_col + s] / h[p]
                         f2, x2, t2 = _product_far(
                             values, weights, at, decay, gap, inverse, near, count, sine, cosine, z + a,
                             sine_i, cosine_i, h[p], fourth, u1, u2, u3, col_f, col_x, to,
@@ -439,29 +439,32 @@ def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int
     exponent = decay_exponent - decay_exponent[0]
     if not np.isfinite(exponent).all() or np.any(np.diff(exponent) < 0):
         return None
-    wave: tuple[Any, ...] = (None, None, None)
-    if shear is not None:
-        h, g = shear
-        if not (np.isfinite(h).all() and np.isfinite(g).all()) or np.any(np.diff(g) < 0):
-            return None
-        phase = h[:, None] * g
-        wave = (h, np.sin(phase), np.cos(phase))
+    if shear is not None and (
+        not (np.isfinite(shear[0]).all() and np.isfinite(shear[1]).all()) or np.any(np.diff(shear[1]) < 0)
+    ):
+        return None
     bins = np.floor(exponent / BIN)
     inside = exponent - BIN * bins
     growth, decay = np.exp(inside), np.exp(-inside)
-    integral = None if shear is None else shear[1]
     if block.columns is not None:
         layout: tuple[Any, ...] = (block.start, block.row, block.angle, block.columns, block.chunks)
-        return block.values, block.weights, *layout, np.stack([decay, growth]), bins, integral, *wave, order == 2
-    cols = block.col_frames
-    run_end = np.stack([np.searchsorted(bins[cols], bins + step, side="right") for step in range(3)], axis=1)
-    col_g = None
-    if integral is not None:
-        col_g = integral[cols]
-        wave = (wave[0], *(np.concatenate([x[:, cols], x], axis=1).ravel() for x in wave[1:]))
-    rows = _shared_rows(block)
-    layout = (block.start[: rows.size + 1], rows, block.first_col[: rows.size], block.chunks)
-    return block.values, block.weights, *layout, growth, run_end, decay[cols], integral, col_g, *wave, order == 2
+        wave: tuple[Any, ...] = (None,) * 4 if shear is None else (shear[1], shear[0], *_phases(*shear))
+        return block.values, block.weights, *layout, np.stack([decay, growth]), bins, *wave, order == 2
+    cols, rows = block.col_frames, _shared_rows(block)
+    run_end = np.stack([np.searchsorted(bins[cols], bins[rows] + step, side="right") for step in range(3)], axis=1)
+    layout = (block.start[: rows.size + 1], block.first_col[: rows.size], block.chunks)
+    wave = (None,) * 5
+    if shear is not None:
+        h, g = shear
+        sine, cosine = _phases(h, g[np.concatenate([cols, rows])])
+        wave = (g[rows], g[cols], h, sine.ravel(), cosine.ravel())
+    return block.values, block.weights, *layout, growth[rows], run_end, decay[cols], *wave, order == 2
+
+
+def _phases(h: Array, g: Array) -> tuple[Array, Array]:
+    """Sine and cosine of h g, (n_phi, len(g))."""
+    phase = h[:, None] * g
+    return np.sin(phase), np.cos(phase)
 
 
 def _shared_rows(block: Block) -> Array:

@@ -9,7 +9,7 @@ from homodyne.core.blocks import Block
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAD_TO_SD = 1.4826022185056018  # 1 / quantile(normal, 3/4)
-_MOST = 500_000  # points per angle that the residuals are taken from
+_MOST = 100_000  # points per angle that the residuals are taken from
 
 
 def robust_sigma(residual: Array) -> float:
@@ -28,7 +28,7 @@ def residuals(
 ) -> list[Array]:
     """Data minus model of every angle, times the square root of the weight.
 
-    At most half a million points per angle are taken, spread evenly over the block.
+    At most a hundred thousand points per angle are taken, spread evenly over the block.
 
     Parameters
     ----------

@@ -105,6 +105,7 @@ def fit(
         target.likelihood,
         target.thin,
         rng,
+        between=target.between,
         settings=PilotSettings(nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations),
         sample_noise=settings.noise == "sampled",
         initial=target.initial,

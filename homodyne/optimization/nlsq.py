@@ -16,7 +16,7 @@ import numpy as np
 from scipy import optimize
 
 from homodyne.core.blocks import Block
-from homodyne.core.likelihood import Likelihood, least_squares
+from homodyne.core.likelihood import Likelihood, ScalingPrior, least_squares
 from homodyne.core.noise import residuals, robust_sigma
 from homodyne.core.posterior import Posterior
 from homodyne.errors import ConvergenceError
@@ -29,11 +29,17 @@ logger = logging.getLogger(__name__)
 _SAME = 0.5  # modes closer than this many posterior sd are one
 _DEAD = 30.0  # a mode whose log density is this far below the best one carries no mass
 _FAR_STEPS = 30  # iterations of a climb with the stand-in for the prior
-_AGREE = 4  # climbs that must agree before the second half of the starts is left out
+_AGREE = 4  # climbs that must agree before the other starts are left out
+_SIMILAR = 0.8  # ratio of the least to the largest contrast that raises no suspicion
+_TIED_STARTS = 6  # climbs with tied contrasts
+_TIE = 0.005  # relative sd of the contrasts where they are tied together
 _MOST_MODES = 4  # modes that are followed on all data
 _LEVEL = 1e-4  # a climb stops when an accepted step gains less than this in log density
 _HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at which a climb has arrived
+_STILL = 0.01  # change of the noise, in units of its own uncertainty, that is none
+_OUTSIDE = 1e100  # cost where the density is zero
+_ROUNDS = 4  # of climbing and taking the noise from the residuals
 
 
 @dataclass(frozen=True)
@@ -123,17 +129,19 @@ class _Slope:
     """Log density of a posterior with its gradient in NumPy; counts the gradients."""
 
     def __init__(self, posterior: Posterior, surrogate: _Surrogate | None = None) -> None:
-        def with_noise(z: jax.Array, sigma: jax.Array) -> Any:
+        def with_noise(z: jax.Array, sigma: jax.Array, scaling: Array) -> Any:
             return jax.value_and_grad(posterior.log_likelihood)(z), jax.value_and_grad(posterior.log_prior)(z)
 
         self._program = posterior.likelihood.gradients if posterior.sigma is not None else jax.jit(with_noise)
+        self.likelihood = posterior.likelihood
         self.space = posterior.likelihood.space
         self.surrogate = surrogate
+        self.scaling = posterior.likelihood.scaling.table
         self.gradients = 0
 
     def __call__(self, z: Array, sigma: Array) -> tuple[float, Array]:
         self.gradients += 1
-        (value, gradient), prior = self._program(z, sigma)
+        (value, gradient), prior = self._program(z, sigma, self.scaling)
         if self.surrogate is not None:
             prior = self.surrogate(z)
         total = float(value) + float(prior[0])
@@ -155,13 +163,15 @@ class _Slope:
         if self(z, sigma)[0] == -np.inf:
             return None
         last: list[Any] = [z * np.nan, np.inf]
+        latest: list[Array] = [z * np.nan, z]
 
         def cost(w: Array) -> tuple[float, Array]:
             value, gradient = self(z + root @ w, sigma)
-            return -value, -root.T @ gradient
+            latest[:] = w.copy(), -root.T @ gradient
+            return -value, latest[1]
 
         def curvature(w: Array) -> Array:
-            here = cost(w)[1]
+            here = latest[1] if np.array_equal(w, latest[0]) else cost(w)[1]
             table = np.array([(cost(w + step * unit)[1] - here) / step for unit in np.eye(len(z))])
             return np.asarray(table + table.T) / 2
 
@@ -179,9 +189,24 @@ class _Slope:
         )  # fmt: skip
         return self.mode(self.space.canonical(z + root @ found.x), sigma, root, step)
 
+    def settle(self, z: Array, sigma: Array, root: Array, max_iterations: int, step: float) -> Mode | None:
+        """As `climb`, with few gradients where z is near the mode and `root` nearly right."""
+
+        def cost(w: Array) -> tuple[float, Array]:
+            value, gradient = self(z + root @ w, sigma)
+            return (-value if np.isfinite(value) else _OUTSIDE), -root.T @ gradient
+
+        if self(z, sigma)[0] == -np.inf:
+            return None
+        found = optimize.minimize(
+            cost, np.zeros(len(z)), jac=True, method="BFGS", options={"maxiter": max_iterations, "gtol": _ARRIVED / 4}
+        )
+        settled = self.mode(self.space.canonical(z + root @ found.x), sigma, root, step)
+        return settled or self.climb(z, sigma, root, max_iterations, step)
+
     def mode(self, z: Array, sigma: Array, root: Array, step: float) -> Mode | None:
         """Curvature at z, first at the given scales and then at a third of a posterior sd; None off a maximum."""
-        for width in (step, 0.3):
+        for width in dict.fromkeys((step, 0.3)):
             negative = -self.hessian(z, sigma, root, width)
             if not np.isfinite(negative).all() or np.linalg.eigvalsh(negative)[0] <= 0:
                 return None
@@ -196,6 +221,7 @@ def pilot_fit(
     thin: Block,
     rng: np.random.Generator,
     *,
+    between: Block | None = None,
     settings: PilotSettings = PilotSettings(),
     sample_noise: bool = False,
     initial: Array | None = None,
@@ -211,6 +237,8 @@ def pilot_fit(
         A small part of the data, of the same frames and angles.
     rng : numpy Generator
         Source of the starting points.
+    between : Block, optional
+        A larger part, from whose modes the way to those of much data is short.
     settings : PilotSettings
     sample_noise : bool
         Whether the noise of every angle is a parameter of the posterior; otherwise it is fixed at the
@@ -232,32 +260,30 @@ def pilot_fit(
         candidates = likelihood.space.draw_supported(rng, settings.num_candidates)
         visible = _visible(likelihood, candidates[::2], rng)
         starts, sigma = _screen(likelihood, np.concatenate([visible, candidates[1::2]]), settings, initial, progress)
-        arrived, used = _climb_all(slope, starts, candidates, sigma, settings, progress)
+        arrived, used = _climb_all(slope, starts, candidates, sigma, settings.max_iterations, progress)
         if not arrived:
             raise ConvergenceError(
                 f"the pilot fit found no maximum from {used} starts on {thin.num_points} pairs: "
                 "the model may not describe the data, "
                 "or the priors exclude it; look at the maps with 'homodyne inspect' and check q, gap and the priors"
             )
+        arrived = _tied(slope, arrived, candidates, sigma, progress)
         sigma = _noise(likelihood, arrived[0].z)
         refined = [
-            slope.climb(m.z, sigma, _root(m.covariance), settings.max_iterations, 0.1) for m in _distinct(arrived)
+            slope.settle(m.z, sigma, _root(m.covariance), settings.max_iterations, 0.1) for m in _distinct(arrived)
         ]
-        thin_modes = _distinct([m for m in refined if m is not None]) or arrived[:1]
+        modes = (_distinct([m for m in refined if m is not None]) or arrived[:1])[:_MOST_MODES]
+        points = thin.num_points
+        if between is not None:
+            likelihood.slot.block = between
+            modes, sigma = _all_up(slope, modes, sigma, points / between.num_points, settings)
+            points = between.num_points
     finally:
         likelihood.slot.block = whole
-    shrink = np.sqrt(thin.num_points / whole.num_points)
+    progress("pilot fit: all data", 0, 1)
+    modes, sigma = _all_up(slope, modes, sigma, points / whole.num_points, settings)
+    progress("pilot fit: all data", 1, 1)
     notes: list[str] = []
-    modes: list[Mode] = []
-    for k, m in enumerate(thin_modes[:_MOST_MODES]):
-        progress("pilot fit: all data", k, min(len(thin_modes), _MOST_MODES))
-        mode = slope.climb(m.z, sigma, shrink * _root(m.covariance), settings.max_iterations, 0.3)
-        if k == 0 and mode is not None:
-            sigma = _noise(likelihood, mode.z)
-            mode = slope.climb(mode.z, sigma, _root(mode.covariance), settings.max_iterations, 0.3)
-        if mode is not None:
-            modes.append(mode)
-    modes = _distinct(modes)
     if not modes:
         raise ConvergenceError(
             "the pilot fit found a maximum on thinned data but none on all data: "
@@ -322,11 +348,11 @@ def _screen(
 
 
 def _climb_all(
-    slope: _Slope, starts: Array, candidates: Array, sigma: Array, settings: PilotSettings, progress: Progress
+    slope: _Slope, starts: Array, candidates: Array, sigma: Array, max_iterations: int, progress: Progress
 ) -> tuple[list[Mode], int]:
     """Climb from every start, first with a normal stand-in for the prior; modes reached, best first, and starts used.
 
-    Half of the starts are enough when several arrive and all of them at one mode.
+    A few starts are enough when all that arrive do so at one mode.
     """
     scales = _root(np.cov(candidates.T).reshape(2 * (len(starts[0]),)))
     stand_in = _Surrogate(candidates.mean(axis=0), np.linalg.inv(scales @ scales.T))
@@ -339,13 +365,76 @@ def _climb_all(
         if near is None:
             continue
         first = start if slope(near.z, sigma)[0] == -np.inf else near.z
-        mode = slope.climb(first, sigma, _root(near.covariance), settings.max_iterations, 1e-3)
+        mode = slope.settle(first, sigma, _root(near.covariance), max_iterations, 1e-3)
         if mode is not None:
             arrived.append(mode)
-        if k + 1 >= len(starts) // 2 and len(arrived) >= _AGREE and len(_distinct(arrived)) == 1:
+        if len(arrived) >= _AGREE and len(_distinct(arrived)) == 1:
             break
     progress("pilot fit: starts", len(starts), len(starts))
     return sorted(arrived, key=lambda m: -m.log_density), k + 1
+
+
+def _tied(slope: _Slope, arrived: list[Mode], candidates: Array, sigma: Array, progress: Progress) -> list[Mode]:
+    """Search again with the contrast of all angles tied together, where at the best mode they differ; best mode first.
+
+    An angle whose decay the model misses loses its contrast instead, which makes a wide basin around a wrong flow
+    direction or rate. Maps of one measurement have about the same contrast, so tying them leads out of it. The modes
+    are those of the posterior itself: ties are cut for the second half of the climb.
+    """
+    contrast = least_squares(slope.likelihood.evaluate(arrived[0].z, sigma).moments)[1]
+    if contrast.max() <= 0 or contrast.min() > _SIMILAR * contrast.max():
+        return arrived
+    free = slope.scaling
+    typical = float(contrast.max())
+    slope.scaling = ScalingPrior(free[0, 0], free[1, 0] ** -0.5, typical, _TIE * typical).table
+    flows = _flows(slope.likelihood, arrived[0].z)
+    value = [slope(z, sigma)[0] for z in flows]
+    near = _climb_all(
+        slope, flows[np.argsort(value)[: -_TIED_STARTS - 1 : -1]], candidates, sigma, _FAR_STEPS, progress
+    )[0]
+    slope.scaling = free
+    further = [slope.settle(m.z, sigma, _root(m.covariance), _FAR_STEPS, 1e-2) for m in _distinct(near)]
+    return sorted([*arrived, *(m for m in further if m is not None)], key=lambda m: -m.log_density)
+
+
+def _flows(likelihood: Likelihood, z: Array) -> Array:
+    """Points like z with other flow directions and shear rates."""
+    names = likelihood.space.coordinate_names
+    levels = [k for k, name in enumerate(names) if name.startswith("log_gamma_dot_")]
+    if "phi0" not in names or not levels:
+        return z[None]
+    turns, factors = np.meshgrid(np.arange(-90.0, 90.0, 5.0), np.arange(-2.0, 2.1, 0.25), indexing="ij")
+    flows = np.tile(z, (turns.size, 1))
+    flows[:, names.index("phi0")] += turns.ravel()
+    flows[:, levels] += factors.reshape(-1, 1)
+    return flows
+
+
+def _all_up(
+    slope: _Slope, modes: list[Mode], sigma: Array, shrink: float, settings: PilotSettings
+) -> tuple[list[Mode], Array]:
+    """Follow modes of part of the data to those of the block that is in the slot, and take the noise at the best.
+
+    `shrink` is the ratio of the covariances.
+    """
+
+    def up(z: Array, covariance: Array) -> Mode | None:
+        return slope.settle(z, sigma, _root(covariance), settings.max_iterations, 0.3)
+
+    likelihood = slope.likelihood
+    still = _STILL / np.sqrt(np.maximum(likelihood.slot.sums[:, 0], 1))
+    best, covariance = modes[0], shrink * modes[0].covariance
+    for _ in range(_ROUNDS):
+        sigma, before = _noise(likelihood, best.z), sigma
+        if covariance is best.covariance and np.all(np.abs(sigma / before - 1) < still):
+            sigma = before
+            break
+        mode = up(best.z, covariance)
+        if mode is None:
+            break
+        best, covariance = mode, mode.covariance
+    others = [up(m.z, shrink * m.covariance) for m in modes[1:]]
+    return _distinct([m for m in (best, *others) if m is not None and m is not modes[0]]), sigma
 
 
 def _root(covariance: Array) -> Array:

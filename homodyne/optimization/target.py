@@ -11,11 +11,13 @@ from homodyne.core.likelihood import Likelihood, ScalingPrior
 from homodyne.core.moments import BlockSlot
 from homodyne.core.parameters import ParameterSpace, parameter_space
 from homodyne.core.priors import Prior, make_prior
-from homodyne.core.thin import thin_block
+from homodyne.core.thin import row_sample, thin_block
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_BETWEEN = 40  # pairs of the larger sample for the pilot fit, over those of the small one
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +30,15 @@ class Target:
         Of all usable data.
     thin : Block
         A small part of them for the pilot fit.
+    between : Block or None
+        A larger part, where all data are much more than the small one.
     initial : (dim,) array or None
         Where the user wants the pilot fit to start.
     """
 
     likelihood: Likelihood
     thin: Block
+    between: Block | None
     initial: Array | None
 
 
@@ -72,8 +77,9 @@ def build_target(data: TwoTimeData, config: Config) -> Target:
         ScalingPrior(offset.mean, offset.sd, contrast.mean, contrast.sd),
         config.shear_convention,
     )
-    thin = thin_block(data.c2, data.good, config.optimization.nlsq.thin_points)
-    return Target(likelihood, thin, _initial(space, given))
+    points = config.optimization.nlsq.thin_points
+    thin, between = thin_block(data.c2, data.good, points), row_sample(data.c2, data.good, _BETWEEN * points)
+    return Target(likelihood, thin, between, _initial(space, given))
 
 
 def _prior(name: str, given: ParameterConfig) -> Prior:

@@ -112,8 +112,8 @@ def laminar():
 def dense(y, w, g, sigma, scaling=SCALING):
     """Log density of the data of one angle with offset and contrast integrated out: one normal distribution."""
     design = np.stack([np.ones_like(g), g], axis=1)
-    covariance = np.diag(sigma**2 / w) + design @ np.diag(1 / scaling.precision) @ design.T
-    return stats.multivariate_normal(design @ scaling.mean, covariance).logpdf(y)
+    covariance = np.diag(sigma**2 / w) + design @ np.diag(1 / scaling.table[1]) @ design.T
+    return stats.multivariate_normal(design @ scaling.table[0], covariance).logpdf(y)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -137,8 +137,8 @@ def test_marginal_likelihood_equals_quadrature_over_offset_and_contrast(setup, k
         for k in range(len(PHI)):
             y, w, g = setup.data(z, k)
             design = np.stack([np.ones_like(g), g], axis=1) * np.sqrt(w)[:, None]
-            normal = design.T @ design / SIGMA[k] ** 2 + np.diag(SCALING.precision)
-            right = design.T @ (np.sqrt(w) * y) / SIGMA[k] ** 2 + SCALING.precision * SCALING.mean
+            normal = design.T @ design / SIGMA[k] ** 2 + np.diag(SCALING.table[1])
+            right = design.T @ (np.sqrt(w) * y) / SIGMA[k] ** 2 + SCALING.table[1] * SCALING.table[0]
             root = np.linalg.cholesky(np.linalg.inv(normal))
             axis = np.linspace(-9.0, 9.0, 61)
             unit = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
@@ -160,10 +160,10 @@ def test_scaling_posterior_is_the_exact_conditional(setup, kind):
         for k in range(len(PHI)):
             y, w, g = setup.data(z, k)
             # Condition the joint normal distribution of (offset, contrast) and the data.
-            design, prior = np.stack([np.ones_like(g), g], axis=1), np.diag(1 / SCALING.precision)
+            design, prior = np.stack([np.ones_like(g), g], axis=1), np.diag(1 / SCALING.table[1])
             data = np.diag(SIGMA[k] ** 2 / w) + design @ prior @ design.T
             gain = np.linalg.solve(data, design @ prior).T
-            np.testing.assert_allclose(at.scaling_mean[k], SCALING.mean + gain @ (y - design @ SCALING.mean), rtol=1e-8)
+            np.testing.assert_allclose(at.scaling_mean[k], SCALING.table[0] + gain @ (y - design @ SCALING.table[0]), rtol=1e-8)
             np.testing.assert_allclose(at.scaling_cov[k], prior - gain @ design @ prior, rtol=1e-6, atol=1e-12)
 
 

@@ -160,7 +160,7 @@ def test_sums_per_angle():
     for k in range(N_PHI):
         y = block.values[(angle == k) & (block.weights > 0)].astype(float)
         np.testing.assert_allclose(
-            block.sums()[k], [y.size, y.size, y.mean(), ((y - y.mean()) ** 2).sum(), 0.0], rtol=1e-12
+            block.sums[k], [y.size, y.size, y.mean(), ((y - y.mean()) ** 2).sum(), 0.0], rtol=1e-12
         )
     assert block.num_points == N_PHI * N * (N - 1) // 2 - 11
 
