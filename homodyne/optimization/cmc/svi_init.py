@@ -359,8 +359,8 @@ def _check_plateau(losses: Array, d: int) -> None:
     if drop + 3.0 * error > PLATEAU * d:
         raise ConvergenceError(
             f"variational inference has not converged: over the last quarter of {len(losses)} steps the evidence bound "
-            f"grew by {drop:.3g} +- {error:.2g}, at most {PLATEAU * d:.2g} is allowed; give it more steps "
-            "or another learning rate"
+            f"changed by {drop:.3g} +- {error:.2g}, with three errors at most {PLATEAU * d:.2g} is allowed; "
+            "give it more steps or another learning rate"
         )
 
 
