@@ -19,7 +19,7 @@ from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.density import LogDensity, Progress, check_log_density
 from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose
 
-__all__ = ["ChainDiagnostics", "NutsDraws", "NutsSettings", "diagnose", "sample_posterior"]
+__all__ = ["ChainDiagnostics", "NutsDraws", "NutsSettings", "Sampler", "diagnose", "sample_posterior"]
 
 Array = npt.NDArray[np.float64]
 
@@ -131,10 +131,55 @@ def sample_posterior(
     ConvergenceError
         When a chain finds no starting point with finite density and gradient.
     """
-    origin = np.asarray(center, dtype=np.float64)
-    check_log_density(log_density, origin.size)
-    factor = _cholesky(origin, covariance)
-    program = _compile(log_density, origin, factor, settings)
+    return Sampler(lambda z, argument: log_density(z), np.size(center), settings).sample(
+        (), center, covariance, key, progress
+    )
+
+
+class Sampler:
+    """Samples many densities of one form with one compiled program.
+
+    Parameters
+    ----------
+    log_density
+        ``log_density(z, argument)``, differentiable in z (d,); the argument is a tree of arrays. Trees of arrays of
+        the same shapes share the compiled program.
+    dimension
+        Number of coordinates d.
+    settings
+        As in `sample_posterior`.
+    """
+
+    def __init__(
+        self, log_density: Callable[[jax.Array, Any], jax.Array], dimension: int, settings: NutsSettings
+    ) -> None:
+        self.log_density, self.dimension, self.settings = log_density, dimension, settings
+        self._programs = _programs(log_density, dimension, settings)
+
+    def sample(
+        self,
+        argument: Any,
+        center: npt.ArrayLike,
+        covariance: npt.ArrayLike,
+        key: jax.Array,
+        progress: Progress | None = None,
+    ) -> NutsDraws:
+        """Sample ``log_density(z, argument)``; everything else as in `sample_posterior`."""
+        origin = np.asarray(center, dtype=np.float64)
+        check_log_density(lambda z: self.log_density(z, argument), self.dimension)
+        factor = _cholesky(origin, covariance)
+        return _sample(self._programs.bind(origin, factor, argument), origin, factor, self.settings, key, progress)
+
+
+def _sample(
+    program: "_Program",
+    origin: Array,
+    factor: Array,
+    settings: NutsSettings,
+    key: jax.Array,
+    progress: Progress | None,
+) -> NutsDraws:
+    """Run all chains of a bound program."""
     report = _Report(progress, settings.num_chains * (settings.num_warmup + settings.num_samples))
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
@@ -166,13 +211,37 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True)
 class _Program:
-    """The compiled parts, shared by all chains."""
+    """The compiled parts with their density, shared by all chains."""
 
     value_and_grad: Callable[..., Any]  # potential at whitened coordinates
     advance: Callable[..., Any]  # (state, count, adapting) -> state and CHUNK rows, of which count are filled
     blank: _State
     with_mass: Callable[[_State, Array], _State]
     seconds: float
+
+
+@dataclass(frozen=True)
+class _Programs:
+    """The compiled parts for any centre, Cholesky factor and argument."""
+
+    value_and_grad: Callable[..., Any]
+    advance: Callable[..., Any]
+    blank: _State
+    with_mass: Callable[[_State, Array], _State]
+
+    def bind(self, origin: Array, factor: Array, argument: Any) -> _Program:
+        """Fix the density, and compile where arrays of these shapes are new."""
+        began = time.perf_counter()
+        place = jnp.asarray(origin), jnp.asarray(factor), argument
+        self.value_and_grad(self.blank.sampler.z, *place)
+        np.asarray(self.advance(self.blank, 0, False, *place)[1]["lp"])  # waits until it is done
+        return _Program(
+            lambda w: self.value_and_grad(w, *place),
+            lambda state, count, adapting: self.advance(state, count, adapting, *place),
+            self.blank,
+            self.with_mass,
+            time.perf_counter() - began,
+        )
 
 
 class _Report:
@@ -203,21 +272,16 @@ def _cholesky(origin: Array, covariance: npt.ArrayLike) -> Array:
     return factor
 
 
-def _compile(log_density: LogDensity, origin: Array, factor: Array, settings: NutsSettings) -> _Program:
+def _programs(log_density: Callable[[jax.Array, Any], jax.Array], dimension: int, settings: NutsSettings) -> _Programs:
     from numpyro.infer import NUTS
     from numpyro.infer.hmc_util import dual_averaging
     from numpyro.infer.util import ParamInfo
 
-    began = time.perf_counter()
-    center, chol = jnp.asarray(origin), jnp.asarray(factor)
     # In whitened coordinates a step of one is nearly right, so the averaging may react faster than with the
     # customary gamma of 0.05: fifty transitions then find the step to 5 %, without shortening it first.
     averaging_init, averaging_update = dual_averaging(gamma=0.2)
 
-    def potential(w: jax.Array) -> jax.Array:
-        return -log_density(center + chol @ w)
-
-    def kernel(inverse_mass: Array) -> tuple[Any, _State]:
+    def kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: Array) -> tuple[Any, _State]:
         nuts = NUTS(
             potential_fn=potential,
             adapt_step_size=False,
@@ -226,15 +290,13 @@ def _compile(log_density: LogDensity, origin: Array, factor: Array, settings: Nu
             inverse_mass_matrix=jnp.asarray(inverse_mass),
             max_tree_depth=settings.max_tree_depth,
         )
-        zeros = jnp.zeros(origin.size)
+        zeros = jnp.zeros(dimension)
         state = nuts.init(jax.random.key(0), 0, ParamInfo(zeros, jnp.zeros(()), zeros))
         return nuts, _State(state, averaging_init(jnp.zeros(())))
 
     def with_mass(state: _State, inverse_mass: Array) -> _State:
-        fresh = kernel(inverse_mass)[1]
+        fresh = kernel(_nowhere, inverse_mass)[1]
         return _State(state.sampler._replace(adapt_state=fresh.sampler.adapt_state), fresh.averaging)
-
-    nuts, blank = kernel(np.eye(origin.size))
 
     def row(sampler: Any) -> dict[str, jax.Array]:
         return {
@@ -246,7 +308,14 @@ def _compile(log_density: LogDensity, origin: Array, factor: Array, settings: Nu
             "acceptance_rate": sampler.accept_prob,
         }
 
-    def advance(state: _State, count: jax.Array, adapting: jax.Array) -> tuple[_State, dict[str, jax.Array]]:
+    def potential_at(w: jax.Array, center: jax.Array, chol: jax.Array, argument: Any) -> jax.Array:
+        return -log_density(center + chol @ w, argument)
+
+    def advance(
+        state: _State, count: jax.Array, adapting: jax.Array, center: jax.Array, chol: jax.Array, argument: Any
+    ) -> tuple[_State, dict[str, jax.Array]]:
+        nuts, _ = kernel(lambda w: potential_at(w, center, chol, argument), np.eye(dimension))
+
         def transition(i: jax.Array, carry: Any) -> Any:
             (sampler, averaging), rows = carry
             sampler = nuts.sample(sampler, (), {})
@@ -259,9 +328,13 @@ def _compile(log_density: LogDensity, origin: Array, factor: Array, settings: Nu
         rows = jax.tree.map(lambda value: jnp.zeros((CHUNK, *value.shape), value.dtype), row(state.sampler))
         return jax.lax.fori_loop(0, count, transition, (state, rows))  # type: ignore[no-any-return]
 
-    value_and_grad = jax.jit(jax.value_and_grad(potential)).lower(blank.sampler.z).compile()
-    compiled = jax.jit(advance).lower(blank, 0, False).compile()
-    return _Program(value_and_grad, compiled, blank, with_mass, time.perf_counter() - began)
+    blank = kernel(_nowhere, np.eye(dimension))[1]
+    return _Programs(jax.jit(jax.value_and_grad(potential_at)), jax.jit(advance), blank, with_mass)
+
+
+def _nowhere(w: jax.Array) -> jax.Array:
+    """Potential of a sampler that is asked for its state only."""
+    return jnp.zeros(())
 
 
 def _start(program: _Program, key: jax.Array, spread: float, chain: int) -> tuple[_State, int]:

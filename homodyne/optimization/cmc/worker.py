@@ -1,0 +1,105 @@
+"""What a worker does with a task, wherever it runs: sample a shard, or evaluate the model on it.
+
+`run_shard` is the only entry. A process keeps the compiled programs of the model that it met last, so that one
+compilation serves all shards of the same shape.
+"""
+
+import functools
+import pickle
+import time
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+import homodyne.core  # noqa: F401  makes JAX compute in float64
+from homodyne.errors import ConvergenceError
+from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.store import read_arrays
+from homodyne.optimization.cmc.types import ShardResult, ShardTask
+from homodyne.optimization.diagnostics import diagnose
+from homodyne.optimization.nuts import NutsSettings, Sampler
+
+Array = npt.NDArray[np.float64]
+
+MIN_ESS = 100.0  # effective draws of a shard, at least: its estimate errs by a factor of three once in a thousand
+
+
+def run_shard(task: ShardTask) -> ShardResult | Array:
+    """Sample the shard of a task, or return the model's statistics (S, k) at its points.
+
+    The answer depends on the task only, not on where or after what it runs.
+
+    Raises
+    ------
+    ConvergenceError
+        No chain finds a start, or a chain is stuck or not finite: worth another attempt.
+    InputError
+        The shard's files, or the model, cannot be used.
+    """
+    programs = _programs(pickle.dumps((task.model, task.settings, task.power, task.attempt)))
+    shard = programs.model.load(read_arrays(task.data))
+    if task.points is not None:
+        return programs.model.statistics(task.points, shard)
+    return programs.sample(task, shard)
+
+
+class _Programs:
+    """A model with its compiled sampler."""
+
+    def __init__(self, model: Model, settings: NutsSettings, power: float, attempt: int) -> None:
+        def log_density(z: jax.Array, argument: Any) -> jax.Array:
+            return model.log_likelihood(z, argument, power) + power * model.log_prior(z)
+
+        self.model, self.power = model, power
+        self.sampler = Sampler(log_density, len(model.names), _cautious(settings, attempt))
+
+    def sample(self, task: ShardTask, shard: Any) -> ShardResult:
+        began, model = time.perf_counter(), self.model
+        key = jax.random.fold_in(jax.random.key(task.seed), task.shard_id)
+        drawn = self.sampler.sample(model.argument(shard), task.init.center, task.init.covariance, key)
+        flat = drawn.draws.reshape(-1, len(model.names))
+        rng = np.random.default_rng([task.seed, task.shard_id])
+        x = model.complete(flat, shard, self.power, rng).reshape(*drawn.draws.shape[:2], -1)
+        judged = diagnose(x, drawn.stats, model.joint_names, min_ess=MIN_ESS)
+        stuck = [chain for chain, steps in enumerate(np.ptp(drawn.draws, axis=1).min(axis=1)) if not steps > 0]
+        if stuck or not np.isfinite(x).all():
+            raise ConvergenceError(f"shard {task.shard_id}: {'; '.join(judged.problems[:3])}")
+        return ShardResult(
+            shard_id=task.shard_id,
+            samples=x,
+            names=model.joint_names,
+            stats=drawn.stats,
+            num_points=model.num_points(shard),
+            converged=judged.converged,
+            problems=judged.problems,
+            rhat=judged.rhat,
+            ess_bulk=judged.ess_bulk,
+            ess_tail=judged.ess_tail,
+            divergences=judged.divergences,
+            ebfmi=judged.ebfmi,
+            num_gradients=drawn.num_gradients,
+            attempts=task.attempt + 1,
+            seconds=time.perf_counter() - began,
+        )
+
+
+def _cautious(settings: NutsSettings, attempt: int) -> NutsSettings:
+    """Smaller steps, a longer warm-up and nearer starts for every further attempt."""
+    if attempt == 0:
+        return settings
+    accept = 1.0 - (1.0 - settings.target_accept_prob) / 2.0**attempt
+    warmup = settings.num_warmup * 2**attempt
+    spread = settings.init_spread / 2**attempt
+    return replace(settings, target_accept_prob=accept, num_warmup=warmup, init_spread=spread)
+
+
+@functools.lru_cache(maxsize=2)
+def _programs(content: bytes) -> _Programs:
+    """Programs by content: every task arrives with a copy of the model.
+
+    The bytes come from `run_shard` in this process, not from a file.
+    """
+    return _Programs(*pickle.loads(content))
