@@ -213,6 +213,13 @@ class TestNumPyroModel:
         np.testing.assert_allclose(draws["high"], draws["low"] + 3.0 / (1.0 + np.exp(-z[..., 1])))
         assert model.distribution(6) == "HalfNormal"
 
+    def test_handlers_around_the_caller_have_no_effect(self, example):
+        model = NumPyroModel(simple, example)
+        with numpyro.handlers.trace() as outside, numpyro.handlers.scale(scale=3.0):
+            value = float(model.log_prior(jnp.array([0.5])))
+        assert value == float(model.log_prior(jnp.array([0.5])))
+        assert not outside
+
     def test_travels(self, example):
         """A pickled copy is small and computes the same."""
         model = NumPyroModel(simple, {"y": np.arange(100_000.0)})

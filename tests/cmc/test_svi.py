@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from homodyne.errors import ConvergenceError, InputError
-from homodyne.optimization.cmc.adapters import LogDensityModel
+from homodyne.optimization.cmc.adapters import LogDensityModel, as_model
 from homodyne.optimization.cmc.svi_init import (
     PooledData,
     identity_initialization,
@@ -54,7 +54,8 @@ class TestVariational:
     def test_conjugate(self, name):
         problem = PROBLEMS[name](n=N)
         pooled = pool_samples_from_shards(shards_of(problem), 200)
-        init = run_svi_initialization(problem.model, pooled, num_shards=M, points_per_shard=pooled.points_per_shard)
+        model = as_model(problem.function if name == "beta_bernoulli" else problem.model, pooled)
+        init = run_svi_initialization(model, pooled, num_shards=M, points_per_shard=pooled.points_per_shard)
         assert init.method == "svi"
         assert_fits_a_shard(problem, pooled, init)
 

@@ -122,7 +122,7 @@ class NumPyroModel(Model):
 
     def _inspect(self, rows: dict[str, npt.NDArray[Any]]) -> tuple[tuple[_Site, ...], tuple[str, ...]]:
         """List latent and deterministic sites without computing anything, and refuse what cannot be sampled."""
-        from numpyro.handlers import seed, substitute, trace
+        from numpyro.handlers import block, seed, substitute, trace
         from numpyro.infer.initialization import init_to_uniform
 
         model = substitute(seed(self._function, rng_seed=0), substitute_fn=init_to_uniform)
@@ -130,7 +130,7 @@ class NumPyroModel(Model):
         kinds: dict[str, str] = {}
 
         def run(data: Any) -> None:
-            for name, site in trace(model).get_trace(data).items():
+            for name, site in block(trace(model).get_trace)(data).items():
                 _check_site(site)
                 kinds[name] = "observed" if site.get("is_observed") else site["type"]
                 if kinds[name] == "sample":
@@ -147,7 +147,7 @@ class NumPyroModel(Model):
     def _trace(self, z: jax.Array, data: Any) -> dict[str, Any]:
         """Run the model at z; latent sites carry their unconstrained value as "u", their transform as "transform"."""
         from numpyro.distributions import biject_to
-        from numpyro.handlers import substitute, trace
+        from numpyro.handlers import block, substitute, trace
 
         ends = np.cumsum([site.size for site in self._sites])
         parts = {s.name: z[end - s.size : end].reshape(s.shape) for s, end in zip(self._sites, ends, strict=True)}
@@ -161,7 +161,8 @@ class NumPyroModel(Model):
             return value
 
         model = substitute(self._function, substitute_fn=place)
-        sites: dict[str, Any] = trace(model).get_trace({name: jnp.asarray(value) for name, value in data.items()})
+        isolated = block(trace(model).get_trace)  # from handlers around the caller, as in variational inference
+        sites: dict[str, Any] = isolated({name: jnp.asarray(value) for name, value in data.items()})
         for name, transform in used.items():
             sites[name].update(u=parts[name], transform=transform)
         return sites
