@@ -178,9 +178,12 @@ class Likelihood:
         right = jnp.stack([jnp.zeros_like(m.yg), m.yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
         return data + jnp.diag(precision), right, (precision * prior_mean**2).sum(-1)
 
-    def scaling_posterior(self, m: Moments, sigma: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def scaling_posterior(
+        self, m: Moments, sigma: jax.Array, scaling: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Conditional mean (n_phi, 2) and covariance (n_phi, 2, 2) of (offset, contrast) given the curves."""
-        normal, right, _ = self._normal_equations(m, sigma, jnp.asarray(self.scaling.table))
+        scaling = jnp.asarray(self.scaling.table) if scaling is None else scaling
+        normal, right, _ = self._normal_equations(m, sigma, scaling)
         mean = jnp.linalg.solve(normal, right[..., None])[..., 0]
         return mean + jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1), jnp.linalg.inv(normal)
 

@@ -107,19 +107,24 @@ class Posterior:
         distinct, which = np.unique(z.reshape(-1, self.dim), axis=0, return_inverse=True)
         count, which = len(distinct), which.reshape(z.shape[:-1])
         params, lp = np.empty((count, len(space.names))), np.empty(count)
-        mean, root = np.empty((count, n_phi, 2)), np.empty((count, n_phi, 2, 2))
+        mean, cov = np.empty((count, n_phi, 2)), np.empty((count, n_phi, 2, 2))
         for k, point in enumerate(distinct):
             lp[k], at = self.evaluate(point)
             params[k] = [at.params[name] for name in space.names]
-            mean[k], root[k] = at.scaling_mean, np.linalg.cholesky(at.scaling_cov)
+            mean[k], cov[k] = at.scaling_mean, at.scaling_cov
             progress("contrast and offset", k + 1, count)
-        noise = rng.standard_normal((*which.shape, n_phi, 2))
-        pair = mean[which] + np.einsum("...ij,...j->...i", root[which], noise)
+        pair = scaling_draws(mean[which], cov[which], rng)
         draws = {name: params[which, k] for k, name in enumerate(space.names) if name in space.free_names}
         draws["contrast"], draws["offset"] = pair[..., 1], pair[..., 0]
         if self.sigma is None:
             draws["sigma"] = np.exp(z[..., space.dim :])
         return draws, lp[which]
+
+
+def scaling_draws(mean: Array, covariance: Array, rng: np.random.Generator) -> Array:
+    """Draw (offset, contrast) of every angle, (..., n_phi, 2), from their conditional distributions."""
+    noise = rng.standard_normal(mean.shape)
+    return np.asarray(mean + np.einsum("...ij,...j->...i", np.linalg.cholesky(covariance), noise))
 
 
 def _log_sigma_prior(log_sigma: Any) -> jax.Array:

@@ -1,0 +1,125 @@
+"""Two-time maps as shards: the identity, exact sums of moments, joint draws."""
+
+import pickle
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import homodyne
+from homodyne.config.schema import Config
+from homodyne.optimization.cmc.sharding import STRATEGIES, shard_blocks
+from homodyne.optimization.target import build_target
+from homodyne.optimization.xpcs import XpcsModel, block_arrays
+
+TRUTH = {
+    "D0": 2e4, "alpha": -0.5, "D_offset": 1000.0, "gamma_dot_0": 3e-4, "beta": -0.5, "gamma_dot_offset": 1e-4,
+    "phi0": 5.0,
+}  # fmt: skip
+PHI = (0.0, 30.0, 60.0)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    data = homodyne.simulate(
+        TRUTH, q=0.0054, gap=2e6, num_frames=40, dt=0.1, phi=PHI, contrast=0.3, kind="independent", sigma=0.03
+    )
+    target = build_target(data, Config())
+    return data, target.likelihood, XpcsModel.of(target.likelihood, np.array([0.03, 0.031, 0.029]))
+
+
+def shards_of(data, model, strategy, count):
+    blocks = shard_blocks(data.c2, data.good, count, strategy, phi=data.phi, t=data.t)
+    return [model.load(block_arrays(block)) for block in blocks]
+
+
+def point(model, seed=0):
+    rng = np.random.default_rng(seed)
+    near = model.space.coordinates(TRUTH)
+    n = len(PHI)
+    return np.concatenate([near + 0.01 * rng.normal(size=7), rng.normal(1, 0.01, n), rng.normal(0.3, 0.01, n)])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_subposteriors_multiply_to_the_full_posterior(measured, strategy):
+    data, likelihood, model = measured
+    shards = shards_of(data, model, strategy, 3)
+    for seed in range(3):
+        x = point(model, seed)
+        full = model.log_joint(x, likelihood.slot.block, 1.0)
+        assert sum(model.log_joint(x, shard, 1 / 3) for shard in shards) == pytest.approx(full, rel=1e-9)
+    assert sum(model.log_joint(x, shard, 1.0) for shard in shards) != pytest.approx(full, rel=1e-8)  # prior thrice
+    assert sum(model.log_joint(x, shard, 1 / 3) for shard in shards[1:]) != pytest.approx(full, rel=1e-8)
+
+
+def test_the_joint_density_is_the_marginal_times_the_conditional(measured):
+    _, likelihood, model = measured
+    block, x = likelihood.slot.block, point(model)
+    at = likelihood.evaluate(x[:7], model.sigma)
+    marginal = float(at.log_prior + at.log_likelihood)
+    pairs = np.stack([x[7:10], x[10:]], axis=1)
+    conditional = sum(
+        stats.multivariate_normal(mean, cov).logpdf(pair)
+        for pair, mean, cov in zip(pairs, at.scaling_mean, at.scaling_cov, strict=True)
+    )
+    assert model.log_joint(x, block, 1.0) == pytest.approx(marginal + conditional, rel=1e-10)
+
+
+@pytest.mark.parametrize("strategy", ["stratified", "interleaved", "frame_blocks"])
+def test_merged_moments_are_those_of_all_data(measured, strategy):
+    data, likelihood, model = measured
+    z = np.array([point(model, seed)[:7] for seed in range(2)])
+    whole = model.statistics(z, likelihood.slot.block)
+    exact = [float(sum(likelihood.evaluate(p, model.sigma)[1:3])) for p in z]
+    merged = model.merge([model.statistics(z, shard) for shard in shards_of(data, model, strategy, 4)])
+    np.testing.assert_allclose(merged, whole, rtol=1e-9, atol=1e-9 * np.abs(whole).max())
+    np.testing.assert_allclose(model.log_density(z, merged), exact, rtol=1e-12)
+    draws = model.finish(z[None], merged[None], np.random.default_rng(0))
+    assert draws["contrast"].shape == (1, 2, 3)
+    assert draws["D0"].shape == (1, 2)
+
+
+def test_joint_draws_of_a_shard_follow_their_conditional_distribution(measured):
+    """Mean and covariance of (offset, contrast) of one angle against derivatives of the exact joint density."""
+    data, _, model = measured
+    shard = shards_of(data, model, "interleaved", 4)[1]
+    weak = XpcsModel.of(model._likelihood, 100 * model.sigma)  # so noisy that the prior matters
+    z, pair = np.tile(point(model)[:7], (4000, 1)), [8, 11]
+
+    def chi2(x, model, power):
+        """Worst of the scores of mean and covariance, in units of their Monte Carlo errors."""
+        steps = 1e-3 * np.eye(13)[pair]
+        at = x[:, :].mean(axis=0)
+
+        def log_p(y):
+            return model.log_joint(y, shard, power)
+
+        slope = np.array([log_p(at + e) - log_p(at - e) for e in steps]) / 2e-3
+        table = [
+            [log_p(at + e + f) - log_p(at + e - f) - log_p(at - e + f) + log_p(at - e - f) for f in steps]
+            for e in steps
+        ]
+        covariance = np.linalg.inv(-np.array(table) / 4e-6)
+        off = np.sqrt(len(x) * (covariance @ slope) @ slope)  # at the mean of the draws the slope is nearly zero
+        wide = np.diag(np.cov(x[:, pair].T)) / np.diag(covariance) - 1
+        return max(off / 2, np.abs(wide).max() / np.sqrt(2 / len(x)))
+
+    draws = weak.complete(z, shard, 0.25, np.random.default_rng(0))
+    assert chi2(draws, weak, 0.25) < 4
+    assert chi2(weak.complete(z, shard, 1.0, np.random.default_rng(0)), weak, 0.25) > 8  # planted: the whole prior
+    assert chi2(model.complete(z, shard, 0.25, np.random.default_rng(0)), model, 0.25) < 4
+
+
+def test_a_copy_of_the_model_gives_the_same_and_is_small(measured):
+    _, likelihood, model = measured
+    model.argument(likelihood.slot.block)
+    content = pickle.dumps(model)
+    assert len(content) < 100_000
+    copy, z = pickle.loads(content), point(model)[:7]
+    copy.argument(likelihood.slot.block)
+    value, gradient = jax.value_and_grad(lambda z: copy.log_likelihood(z, (), 0.25))(z)
+    assert value == model.log_likelihood(z, (), 0.25)
+    step = 1e-5 * np.eye(7)
+    slopes = [(copy.log_likelihood(z + e, (), 0.25) - copy.log_likelihood(z - e, (), 0.25)) / 2e-5 for e in step]
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-4 * np.abs(gradient).max())
