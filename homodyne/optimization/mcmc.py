@@ -26,10 +26,10 @@ from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.certificate import (
     CERTIFIED,
     CORRECTED,
-    REFUSED,
     Certificate,
     Certified,
     certify,
+    without_draws,
 )
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
@@ -249,24 +249,7 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
     )
     if not drawn.problems:
         return judged
-    return _not_converged(judged, drawn.problems)
-
-
-def _not_converged(judged: Certified, problems: tuple[str, ...]) -> Certified:
-    """Replace chains that did not converge by the weighted points, or refuse where these cannot be trusted."""
-    from dataclasses import replace
-
-    certificate = judged.certificate
-    said = "; ".join(problems[:3])
-    if certificate.verdict == REFUSED:
-        changed = replace(certificate, reason=f"The chains did not converge ({said}). {certificate.reason}")
-    else:
-        changed = replace(
-            certificate,
-            verdict=CORRECTED,
-            reason=f"The chains did not converge ({said}); weighted points replace them.",
-        )
-    return replace(judged, certificate=changed)
+    return without_draws(judged, f"The chains did not converge ({'; '.join(drawn.problems[:3])})")
 
 
 def _batch(posterior: Posterior, tell: Progress) -> Callable[[Array], Array]:

@@ -16,7 +16,7 @@ that a multistart search finds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import jax
@@ -239,6 +239,23 @@ def certify(
         if verdict == CERTIFIED or rung.comparison.complaint:
             break
     return _certified("shape", rung, verdict, reason, given.names)
+
+
+def without_draws(judged: Certified, said: str) -> Certified:
+    """Take the weighted points in place of draws that cannot be believed, whatever their weights say of them.
+
+    `said` tells why; a refusal stays one.
+    """
+    certificate = judged.certificate
+    if certificate.verdict == REFUSED:
+        return refused(judged, f"{said}. {certificate.reason}")
+    reason = f"{said}; weighted points replace the draws."
+    return replace(judged, certificate=replace(certificate, verdict=CORRECTED, reason=reason))
+
+
+def refused(judged: Certified, reason: str) -> Certified:
+    """Refuse the result for a reason that weights cannot see."""
+    return replace(judged, certificate=replace(judged.certificate, verdict=REFUSED, reason=reason))
 
 
 def _sound(first: Rung, limits: Limits) -> bool:

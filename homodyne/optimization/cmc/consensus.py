@@ -1,0 +1,399 @@
+"""The steps of a consensus run, from a store that holds the shards to draws with a verdict.
+
+`run_consensus` knows no physics: it asks a `Model`, sends tasks through a backend, and keeps every finished shard in
+the store, from which an interrupted run goes on. What is missing, replaced or doubtful is said in the `Consensus`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.errors import ExecutionError, InputError
+from homodyne.optimization.cmc.backends.base import CMCBackend
+from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, Certificate, certify, refused, without_draws
+from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors
+from homodyne.optimization.cmc.diagnostics import validate_cmc_results
+from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.polish import Polished, polish
+from homodyne.optimization.cmc.proposal import Mode
+from homodyne.optimization.cmc.store import ShardStore
+from homodyne.optimization.cmc.types import Initialization, ShardFailure, ShardResult, ShardTask
+from homodyne.optimization.density import Progress
+from homodyne.optimization.nuts import NutsSettings
+
+Array = npt.NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
+
+IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
+NEAR = 1.0  # posterior sd that the polish may move a merge for the tests between shards to count
+PER_SHARD = NutsSettings(num_warmup=100, num_samples=250, num_chains=2)
+PROBES = 3  # points at which the identity is checked
+
+
+@dataclass(frozen=True)
+class ConsensusSettings:
+    """How a consensus run samples, combines and certifies.
+
+    Attributes
+    ----------
+    nuts : NutsSettings
+        Of every shard.
+    combination, fallback_enabled, tree_depth
+        As in `combine_subposteriors`.
+    min_success_rate : float
+        Share of the shards that must have been sampled.
+    num_draws, num_chains : int
+        Draws returned, and the chains that they are laid out in.
+    certificate_points : int
+        Exact evaluations for the certificate.
+    strict : bool
+        Whether shards that disagree refuse the result.
+    seed : int
+    """
+
+    nuts: NutsSettings = PER_SHARD
+    combination: str = "weighted"
+    fallback_enabled: bool = True
+    tree_depth: int = 2
+    min_success_rate: float = 0.9
+    num_draws: int = 500
+    num_chains: int = 4
+    certificate_points: int = 400
+    strict: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Consensus:
+    """What a consensus run has found.
+
+    Attributes
+    ----------
+    samples : dict of arrays
+        Draws of everything that has a name, (chain, draw, ...).
+    sample_stats : dict of (chain, draw) arrays
+        lp, the exact log density.
+    certificate : Certificate
+    combination_method : str
+        The method really used; "none" for a single shard.
+    per_shard : list
+        One mapping per planned shard.
+    diagnostics : dict
+        Validation, polish and notes; plain values.
+    num_points : int
+    timings : dict
+        Seconds by step.
+    """
+
+    samples: dict[str, Array]
+    sample_stats: dict[str, Array]
+    certificate: Certificate
+    combination_method: str
+    per_shard: list[dict[str, Any]]
+    diagnostics: dict[str, Any]
+    num_points: int
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def check_identity(model: Model, shards: Callable[[int], Any], count: int, full: Any, center: Array, seed: int) -> None:
+    """Check that the subposteriors multiply to the full posterior, at a few points.
+
+    Parameters
+    ----------
+    model
+        Any model.
+    shards
+        Gives the loaded shard of a number.
+    count
+        Number of shards.
+    full
+        All data, loaded.
+    center : (d,) array
+        Points are drawn around it.
+    seed
+        Of the points.
+
+    Raises
+    ------
+    ExecutionError
+        They do not: points were lost or doubled, or the prior has a wrong power.
+    """
+    rng = np.random.default_rng([seed, 3])
+    z = center + 0.01 * rng.standard_normal((PROBES, len(center))) * np.maximum(np.abs(center), 0.1)
+    points = model.complete(z, full, 1.0, rng)
+    total, sizes = np.zeros(PROBES), 0
+    for k in range(count):
+        shard = shards(k)
+        total += [model.log_joint(x, shard, 1.0 / count) for x in points]
+        sizes += model.num_points(shard)
+    exact = np.array([model.log_joint(x, full, 1.0) for x in points])
+    bad = np.isfinite(exact) & ~(np.abs(total - exact) <= IDENTITY * np.maximum(np.abs(exact), 1.0))
+    if bad.any() or sizes != model.num_points(full):
+        raise ExecutionError(
+            f"the {count} subposteriors do not multiply to the full posterior: their log densities sum to "
+            f"{total.tolist()} where {exact.tolist()} is exact, with {sizes} points of {model.num_points(full)}; "
+            "this is an error of the model or of the sharding, not of the data"
+        )
+
+
+def run_consensus(
+    model: Model,
+    store: ShardStore,
+    init: Initialization,
+    settings: ConsensusSettings,
+    backend: CMCBackend,
+    *,
+    modes: Sequence[Mode] = (),
+    progress: Progress | None = None,
+) -> Consensus:
+    """Sample what is missing in the store, combine, polish, certify.
+
+    Parameters
+    ----------
+    model
+        The model whose shards are in the store.
+    store
+        Ready, and locked by the caller.
+    init
+        Where the chains of every shard start.
+    settings
+        See `ConsensusSettings`.
+    backend
+        Runs the tasks.
+    modes
+        (mode, covariance) of the full posterior, as far as a pilot fit knows them.
+    progress
+        Called with (step, done, total).
+
+    Raises
+    ------
+    ExecutionError
+        Fewer shards than `min_success_rate` could be sampled, or one could not be evaluated; the store keeps those
+        that are finished.
+    """
+    with backend:
+        return _Run(model, store, init, settings, backend, modes, progress).result()
+
+
+class _Run:
+    """One consensus run: a method for every step."""
+
+    def __init__(
+        self,
+        model: Model,
+        store: ShardStore,
+        init: Initialization,
+        settings: ConsensusSettings,
+        backend: CMCBackend,
+        modes: Sequence[Mode],
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.store, self.init, self.settings = model, store, init, settings
+        self.backend, self.modes, self.progress = backend, modes, progress
+        self.num_shards, self.dim = store.manifest.num_shards, len(model.names)
+        self.timings: dict[str, float] = {}
+
+    def result(self) -> Consensus:
+        records = self._timed("sampling", self._sample)
+        results = [record for record in records if isinstance(record, ShardResult)]
+        combined = self._timed("combination", lambda: self._combine(results))
+        polished = self._timed("polish", lambda: self._polish(combined))
+        valid, report = validate_cmc_results(records, combined, strict=self.settings.strict)
+        z = self._draws(results, combined, polished)
+        certificate, z = self._timed(
+            "certificate", lambda: self._certify(z, results, combined, polished, None if valid else report)
+        )
+        samples, lp = self._timed("finish", lambda: self._finish(z))
+        notes = [*self.init.notes, *(combined.notes if combined else ()), *report["problems"], *report["warnings"]]
+        if polished and not polished.arrived:
+            notes.append(f"the polish did not arrive: its Newton steps have lengths {_lengths(polished)} posterior sd")
+        return Consensus(
+            samples=samples,
+            sample_stats={"lp": lp},
+            certificate=certificate,
+            combination_method=combined.method if combined else "none",
+            per_shard=report["per_shard"],
+            diagnostics={
+                "cmc": {key: value for key, value in report.items() if key != "per_shard"},
+                "polish": _polish_facts(polished),
+                "initialization": self.init.method,
+                "backend": self.backend.get_backend_name(),
+                "num_gradients": sum(result.num_gradients for result in results),
+                "shards_used": len(results),
+                "warnings": notes,
+            },
+            num_points=sum(self.store.manifest.points),
+            timings=self.timings,
+        )
+
+    def _timed(self, step: str, action: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        value = action()
+        self.timings[step] = time.perf_counter() - began
+        logger.info("%s: %.1f s", step, self.timings[step])
+        return value
+
+    def _task(self, shard_id: int, points: Array | None = None) -> ShardTask:
+        return ShardTask(
+            shard_id=shard_id, model=self.model, data=self.store.shard_path(shard_id), power=1.0 / self.num_shards,
+            settings=self.settings.nuts, init=self.init, seed=self.settings.seed, points=points,
+        )  # fmt: skip
+
+    def _told(self, step: str) -> Progress | None:
+        progress = self.progress
+        return None if progress is None else lambda stage, done, total: progress(step, done, total)
+
+    def _sample(self) -> list[ShardResult | ShardFailure]:
+        """Sample the shards without a result; the largest first."""
+        pending = sorted(self.store.pending(), key=lambda k: -self.store.manifest.points[k])
+
+        def keep(shard_id: int, outcome: Any) -> None:
+            self.store.write_result(outcome)
+
+        failures = {
+            failure.shard_id: failure
+            for failure in self.backend.run(
+                [self._task(k) for k in pending], on_result=keep, progress=self._told("sampling shards")
+            )
+        }
+        for failure in failures.values():
+            self.store.write_failure(failure)
+        records = [self.store.read_result(k) or failures[k] for k in range(self.num_shards)]
+        good = sum(isinstance(record, ShardResult) for record in records)
+        if not good or good < self.settings.min_success_rate * self.num_shards:
+            reasons = "; ".join(f"shard {k}: {failure.reason}" for k, failure in sorted(failures.items())[:3])
+            raise ExecutionError(
+                f"only {good} of {self.num_shards} shards could be sampled, {self.settings.min_success_rate:.0%} are "
+                f"needed ({reasons}); the finished ones are kept in {self.store.path}"
+            )
+        return records
+
+    def _combine(self, results: list[ShardResult]) -> CombinedPosterior | None:
+        if self.num_shards == 1:
+            return None
+        settings = self.settings
+        count = -(-settings.num_draws // settings.num_chains) * settings.num_chains
+        return combine_subposteriors(
+            results,
+            settings.combination,
+            fallback_enabled=settings.fallback_enabled,
+            num_samples=count,
+            tree_depth=settings.tree_depth,
+            seed=settings.seed,
+        )
+
+    def _polish(self, combined: CombinedPosterior | None) -> Polished | None:
+        """Newton steps from the merge, or from the pilot mode where that is higher."""
+        if combined is None or combined.method == "average":
+            return None
+        merged = combined.mean[: self.dim], combined.cov[: self.dim, : self.dim]
+        starts = [merged, *((np.asarray(mode), np.asarray(cov)) for mode, cov in self.modes)]
+        heights = self._log_density(np.array([mean for mean, _ in starts]), "polish")
+        best = int(np.argmax(np.where(np.isfinite(heights), heights, -np.inf)))
+        found = polish(lambda points: self._log_density(points, "polish"), *starts[best])
+        way = np.linalg.solve(np.linalg.cholesky(found.covariance), found.mean - merged[0])
+        return replace(found, shift=float(np.linalg.norm(way)))
+
+    def _draws(
+        self, results: list[ShardResult], combined: CombinedPosterior | None, polished: Polished | None
+    ) -> Array:
+        """Draws (chain, draw, d) of the coordinates, moved affinely to the polished mean and covariance."""
+        if combined is None:
+            return results[0].samples[:, :, : self.dim]
+        z = combined.samples[:, : self.dim]
+        if polished is not None:
+            before = np.linalg.cholesky(combined.cov[: self.dim, : self.dim])
+            white = np.linalg.solve(before, (z - combined.mean[: self.dim]).T)
+            z = polished.mean + (np.linalg.cholesky(polished.covariance) @ white).T
+        return np.asarray(z.reshape(self.settings.num_chains, -1, self.dim))
+
+    def _certify(
+        self,
+        z: Array,
+        results: list[ShardResult],
+        combined: CombinedPosterior | None,
+        polished: Polished | None,
+        report: Mapping[str, Any] | None,
+    ) -> tuple[Certificate, Array]:
+        """Judge the draws; return the certificate and the draws to use."""
+        settings = self.settings
+        normal = polished is not None and combined is not None and combined.method in ("weighted", "hierarchical")
+        judged = certify(
+            _not_pointwise,
+            z if combined is None else z.reshape(-1, self.dim),
+            names=self.model.names,
+            num_points=settings.certificate_points,
+            seed=settings.seed + 1,
+            modes=self.modes,
+            gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
+            batch=lambda points: self._log_density(points, "certificate"),
+        )
+        if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
+            judged = without_draws(judged, "The shards were pooled, not multiplied")
+        if combined is None and results[0].problems:
+            judged = without_draws(judged, f"The chains did not converge ({'; '.join(results[0].problems[:3])})")
+        reason = _disagreement(report, polished)
+        if reason:
+            judged = refused(judged, reason)
+        if judged.certificate.verdict == CORRECTED:
+            count = -(-settings.num_draws // settings.num_chains)
+            z = judged.resample(count * settings.num_chains, settings.seed + 2)
+            z = z.reshape(settings.num_chains, count, self.dim)
+        return judged.certificate, z
+
+    def _finish(self, z: Array) -> tuple[dict[str, Array], Array]:
+        """Draws of everything that has a name, and the exact log density."""
+        distinct, which = np.unique(z.reshape(-1, self.dim), axis=0, return_inverse=True)
+        merged = self._statistics(distinct, "joint draws")
+        which = which.reshape(z.shape[:2])
+        lp = self.model.log_density(distinct, merged)[which]
+        return self.model.finish(z, merged[which], np.random.default_rng([self.settings.seed, 1])), lp
+
+    def _log_density(self, points: Array, step: str) -> Array:
+        return self.model.log_density(points, self._statistics(points, step))
+
+    def _statistics(self, points: Array, step: str) -> Array:
+        """Statistics of all shards together at points (S, d): one round of the backend."""
+        parts: dict[int, Any] = {}
+        failures = self.backend.run(
+            [self._task(k, points) for k in range(self.num_shards)],
+            on_result=parts.__setitem__,
+            progress=self._told(step),
+        )
+        if failures:
+            raise ExecutionError(
+                f"{len(failures)} shards could not be evaluated (shard {failures[0].shard_id}: {failures[0].reason}); "
+                f"the draws of all finished shards are kept in {self.store.path}"
+            )
+        return self.model.merge([parts[k] for k in range(self.num_shards)])
+
+
+def _not_pointwise(z: Any) -> Any:
+    raise InputError("the exact density of a consensus run is evaluated in batches")
+
+
+def _disagreement(report: Mapping[str, Any] | None, polished: Polished | None) -> str:
+    """Sentence on shards that disagree, or are the same; empty where shards are biased but the polish mends that."""
+    if report is None or not report["between"] or polished is None or polished.shift > NEAR:
+        return ""
+    between = report["between"]
+    ids = {*between["outliers"], *(k for pair in between["identical"] for k in pair)}
+    said = [text for text in report["problems"] if "agree" in text]
+    return f"The shards contradict each other: {'; '.join(said[:3])}." if said and (ids or between["q"]) else ""
+
+
+def _lengths(polished: Polished) -> str:
+    return ", ".join(f"{step:.2g}" for step in polished.steps)
+
+
+def _polish_facts(polished: Polished | None) -> dict[str, Any] | None:
+    if polished is None:
+        return None
+    steps = [step if np.isfinite(step) else None for step in polished.steps]
+    return {"steps": steps, "shift": polished.shift, "arrived": polished.arrived}
