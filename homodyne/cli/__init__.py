@@ -4,11 +4,21 @@ Exit codes: 0 done, result certified or corrected; 2 wrong input or configuratio
 4 execution failed (memory, disk); 130 interrupted.
 """
 
+import os
 import sys
 
 
 def main() -> None:
-    """Run the program ``homodyne``."""
-    from homodyne.cli.program import run
+    """Run the program ``homodyne``.
 
-    sys.exit(run(sys.argv[1:]))
+    After an interruption the process ends at once: everything of ours is unwound by then, and compiled code that
+    was left in the middle of a callback crashes when the interpreter is taken down around it.
+    """
+    from homodyne.cli.program import INTERRUPTED, run
+
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

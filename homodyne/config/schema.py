@@ -20,6 +20,8 @@ from pydantic import (
 
 from homodyne.core.parameters import ALIASES, LAMINAR_NAMES, MODE_ALIASES, MODES
 
+COMBINATION_ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
+
 
 class Section(BaseModel):
     """A part of the configuration: immutable, typed strictly, unknown keys refused."""
@@ -239,15 +241,97 @@ class MCMCConfig(Section):
     target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
 
 
+class ShardingConfig(Section):
+    """How the data are split into shards."""
+
+    strategy: Literal["stratified", "time_stratified", "random", "contiguous", "interleaved", "frame_blocks"] = Field(
+        "interleaved", description="interleaved and frame_blocks keep the grid of the maps, which is fastest"
+    )
+    num_shards: Annotated[PositiveInt | Literal["auto"], Field(union_mode="left_to_right")] = Field(
+        "auto", description="auto takes as few as workers and memory allow"
+    )
+    max_points_per_shard: PositiveInt | None = Field(None, description="most pairs of frames in one shard, for auto")
+
+
+class InitializationConfig(Section):
+    """Where the chains of the shards start."""
+
+    method: Literal["nlsq", "svi", "identity"] = Field(
+        "nlsq", description="pilot fit, variational inference on a pooled sample, or the pilot mode with unit widths"
+    )
+    svi_steps: Annotated[int, Field(ge=100)] = Field(1500, description="steps of svi")
+    svi_learning_rate: PositiveFloat = Field(0.02, description="first step size of svi, in whitened coordinates")
+    svi_rank: PositiveInt = Field(5, description="rank of the covariance of svi")
+
+
+class BackendConfig(Section):
+    """Where the shards are sampled."""
+
+    name: str = Field("auto", description="auto, multiprocessing or sequential")
+    num_workers: PositiveInt | None = Field(None, description="worker processes; one for each core by default")
+    timeout: PositiveFloat | None = Field(None, description="seconds that one attempt at a shard may take")
+    max_attempts: PositiveInt = Field(2, description="times that a shard is tried")
+    enable_checkpoints: bool = Field(True, description="keep every finished shard on disk, next to the result")
+    checkpoint_dir: str | None = Field(None, description="folder of the finished shards; OUTPUT/store by default")
+    resume_from_checkpoint: bool = Field(True, description="go on with the finished shards that are there")
+
+
+class CombinationConfig(Section):
+    """How the subposteriors become one."""
+
+    method: Annotated[
+        Literal["weighted", "consensus", "hierarchical", "semiparametric", "swiss", "average"],
+        BeforeValidator(lambda name: COMBINATION_ALIASES.get(name, name) if isinstance(name, str) else name),
+    ] = Field("weighted", description="product of normal approximations, or another way")
+    fallback_enabled: bool = Field(True, description="pool the draws where the method cannot be applied, and say so")
+    tree_depth: PositiveInt = Field(2, description="levels of the hierarchical combination")
+    min_success_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.9, description="share of the shards that must have been sampled"
+    )
+    num_draws: Annotated[int, Field(ge=100)] = Field(500, description="draws of the combined posterior")
+
+
+class ShardMCMCConfig(Section):
+    """No-U-turn sampler of every shard."""
+
+    num_warmup: PositiveInt = Field(100, description="warm-up transitions per chain")
+    num_samples: Annotated[int, Field(ge=50)] = Field(250, description="draws kept per chain")
+    num_chains: Annotated[int, Field(ge=2)] = Field(2, description="chains; at least 2, so that R-hat means something")
+    target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
+
+
+class ValidationConfig(Section):
+    """Checks of the shards against each other."""
+
+    strict: bool = Field(True, description="refuse the result when shards contradict each other")
+
+
+class CMCConfig(Section):
+    """Consensus Monte Carlo."""
+
+    enable: bool | Literal["auto"] = Field("auto", description="whether method auto may choose it")
+    min_points_for_cmc: PositiveInt = Field(
+        200_000_000, description="pairs of frames from which auto prefers cmc to nuts, whatever the memory"
+    )
+    escalate: bool = Field(True, description="sample all data with nuts when the result is refused")
+    sharding: ShardingConfig = ShardingConfig()
+    initialization: InitializationConfig = InitializationConfig()
+    backend: BackendConfig = BackendConfig()
+    combination: CombinationConfig = CombinationConfig()
+    per_shard_mcmc: ShardMCMCConfig = ShardMCMCConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+
 class OptimizationConfig(Section):
     """How the posterior is computed."""
 
-    method: Literal["auto", "laplace", "nuts"] = Field(
+    method: Literal["auto", "laplace", "nuts", "cmc"] = Field(
         "auto", description="auto takes the cheapest method whose result is certified"
     )
     nlsq: NLSQConfig = NLSQConfig()
     laplace: LaplaceConfig = LaplaceConfig()
     mcmc: MCMCConfig = MCMCConfig()
+    cmc: CMCConfig = CMCConfig()
 
 
 class CertificateConfig(Section):

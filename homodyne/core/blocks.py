@@ -110,6 +110,34 @@ class Block:
         return np.repeat(self.angle, count), np.repeat(self.row, count), self.col_frames[column]
 
 
+def random_points(block: Block, count: int, rng: np.random.Generator) -> Block:
+    """Draw about `count` points of a block without replacement, equally many of every angle."""
+    angle, i, j, values, weights = [], [], [], [], []
+    for k in range(block.num_angles):
+        here = block.angle_slice(k)
+        size = here.stop - here.start
+        chosen = np.sort(rng.choice(size, min(size, -(-count // block.num_angles)), replace=False)) + here.start
+        segment = np.searchsorted(block.start, chosen, side="right") - 1
+        position = chosen - block.start[segment]
+        column = block.first_col[segment] + position if block.columns is None else block.columns[chosen]
+        angle.append(np.full(chosen.size, k))
+        i.append(block.row[segment])
+        j.append(block.col_frames[column])
+        values.append(block.values[chosen])
+        weights.append(None if block.weights is None else block.weights[chosen])
+    all_weights = None if block.weights is None else np.concatenate([w for w in weights if w is not None])
+    rows, columns = np.concatenate(i), np.concatenate(j)
+    return block_from_points(
+        block.num_frames,
+        block.num_angles,
+        np.concatenate(angle),
+        rows,
+        columns,
+        np.concatenate(values),
+        all_weights,
+    )
+
+
 def block_from_maps(
     c2: Array,
     *,

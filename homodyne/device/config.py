@@ -178,3 +178,43 @@ def _allocation(environ: Mapping[str, str]) -> tuple[str | None, str | None, int
 
 def _count(text: str) -> int:
     return int(text) if text.isdigit() else 1
+
+
+@dataclass(frozen=True)
+class CMCDecision:
+    """Whether to split the data over shards, and why; true or false itself."""
+
+    use: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.use
+
+
+def should_use_cmc(
+    dataset_size: int, hardware: HardwareConfig, *, min_points: int = 200_000_000, bytes_per_point: float = 12.0
+) -> CMCDecision:
+    """Decide between one sampler over all data and Consensus Monte Carlo.
+
+    One sampler has no merging error and needs no more time on the same cores (both spend the same gradients per
+    point), so shards are for data that do not fit, or that would take hours.
+
+    Parameters
+    ----------
+    dataset_size
+        Pairs of frames.
+    hardware
+        What this process may use.
+    min_points
+        Pairs from which shards are preferred whatever the memory: four thousand gradients of 200 million pairs take
+        half an hour on two cores.
+    bytes_per_point
+        Memory that one sampler needs per pair, with the copies it makes on the way.
+    """
+    need, free = dataset_size * bytes_per_point, hardware.available_memory
+    size = f"{dataset_size:,} pairs"
+    if need > free:
+        return CMCDecision(True, f"cmc: {size} need {need / GIB:.1f} GiB at once, {free / GIB:.1f} GiB are free")
+    if dataset_size >= min_points:
+        return CMCDecision(True, f"cmc: {size} are at least {min_points:,}")
+    return CMCDecision(False, f"nuts: {size} are fewer than {min_points:,} and fit into memory")

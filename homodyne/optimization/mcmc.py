@@ -8,7 +8,7 @@ taken: laplace first, then nuts.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from homodyne.core.parameters import UNITS
 from homodyne.core.posterior import Posterior
 from homodyne.data.flat import from_arrays
 from homodyne.data.twotime import TwoTimeData
-from homodyne.errors import ConvergenceError
+from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
+from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.cmc.certificate import (
     CERTIFIED,
     CORRECTED,
@@ -31,16 +32,17 @@ from homodyne.optimization.cmc.certificate import (
     certify,
     without_draws,
 )
+from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose
 from homodyne.optimization.nlsq import Pilot, PilotSettings, pilot_fit
 from homodyne.optimization.nuts import NutsSettings, sample_posterior
 from homodyne.optimization.target import build_target
+from homodyne.optimization.xpcs import LIBRARIES, fit_shards
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-LIBRARIES = ("homodyne", "jax", "numpyro", "numba", "numpy", "scipy")
 _MOST_ROUNDS = 100  # attempts to draw inside the support
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 
@@ -72,7 +74,7 @@ def fit(
     data : TwoTimeData
         From `homodyne.load`, `homodyne.from_cube` or `homodyne.from_arrays`.
     mode : "static" or "laminar_flow", optional
-    method : "auto", "laplace" or "nuts", optional
+    method : "auto", "laplace", "nuts" or "cmc", optional
     uncertainty : "independent", optional
         Points of the map are taken as independent of each other.
     seed : int, optional
@@ -113,25 +115,63 @@ def fit(
     )
     clock.mark("pilot fit")
     trail: list[str] = []
-    names = ("laplace", "nuts") if settings.optimization.method == "auto" else (settings.optimization.method,)
+    consensus = None
+    names = _names(target.likelihood.slot.block.num_points, settings, trail)
     for name in names:
         try:
-            drawn = METHODS[name](pilot, settings, tell)
+            if name == "cmc":
+                consensus = _shards(data, pilot, settings, tell, trail)
+                certificate = consensus.certificate
+            else:
+                consensus, drawn = None, METHODS[name](pilot, settings, tell)
+                clock.mark(name)
+                judged = _judge(name, drawn, pilot, settings, tell)
+                certificate = judged.certificate
         except ConvergenceError:
             if name == names[-1]:
                 raise
             trail.append(f"{name}: failed")
             continue
-        clock.mark(name)
-        judged = _judge(name, drawn, pilot, settings, tell)
-        clock.mark("certificate")
-        trail.append(f"{name}: {judged.certificate.verdict}")
-        if _content(judged.certificate):
+        clock.mark("certificate" if consensus is None else name)
+        trail.append(f"{name}: {certificate.verdict}")
+        if _content(certificate, name):
             break
+    if consensus is not None:
+        return _consensus_result(data, settings, pilot, consensus, trail, clock.seconds)
     z, drawn = _usable(drawn, judged, pilot, settings)
     samples, lp = pilot.posterior.physical_draws(z, np.random.default_rng([settings.seed, 1]), tell)
     clock.mark("contrast and offset")
     return _result(data, settings, name, pilot, drawn, judged.certificate, samples, lp, trail, clock.seconds)
+
+
+def _names(num_points: int, settings: Config, trail: list[str]) -> tuple[str, ...]:
+    """Methods to try in turn."""
+    chosen, cmc = settings.optimization.method, settings.optimization.cmc
+    if chosen == "auto":
+        decision = decide(num_points, settings)
+        trail.append(decision.reason)
+        chosen = "cmc" if decision else "nuts"
+        return ("laplace", "cmc", "nuts") if decision and cmc.escalate else ("laplace", chosen)
+    return ("cmc", "nuts") if chosen == "cmc" and cmc.escalate else (chosen,)
+
+
+def decide(num_points: int, settings: Config) -> CMCDecision:
+    """Choose between nuts and cmc; the configuration may force it."""
+    cmc = settings.optimization.cmc
+    if cmc.enable != "auto":
+        return CMCDecision(cmc.enable, f"optimization.cmc.enable is {str(cmc.enable).lower()}")
+    return should_use_cmc(num_points, detect_hardware(), min_points=cmc.min_points_for_cmc)
+
+
+def _shards(data: TwoTimeData, pilot: Pilot, settings: Config, tell: Progress, trail: list[str]) -> Consensus:
+    """Consensus Monte Carlo from the modes of the pilot fit."""
+    if settings.noise == "sampled":
+        raise InputError("noise: sampled is not possible with method cmc: use noise: fixed, or method nuts")
+    modes = [(mode.z, mode.covariance) for mode in pilot.modes]
+    likelihood = pilot.posterior.likelihood
+    found, how = fit_shards(data, likelihood, pilot.sigma, modes, settings, detect_hardware(), tell)
+    trail.append(how)
+    return found
 
 
 def fit_mcmc_jax(
@@ -160,10 +200,11 @@ def fit_mcmc_jax(
     L : float, optional
         Distance of the plates in Å, for laminar flow.
     analysis_mode : "laminar_flow" or "static"
-    method : "auto", "nuts" or "laplace"
-        "auto" samples with nuts.
+    method : "auto", "nuts", "cmc" or "laplace"
+        "auto" takes nuts or cmc, as `should_use_cmc` decides.
     cmc_config : mapping, optional
-        Configuration with the keys of the YAML file; a top-level ``mcmc`` is read as ``optimization.mcmc``.
+        Configuration with the keys of the YAML file; a top-level ``mcmc`` or ``cmc`` is read as
+        ``optimization.mcmc`` or ``optimization.cmc``.
     seed : int, optional
     progress : callable, optional
 
@@ -177,13 +218,16 @@ def fit_mcmc_jax(
         As in `fit`.
     """
     settings = dict(cmc_config or {})
-    if "mcmc" in settings:
-        optimization = dict(settings.get("optimization", {}))
-        settings["optimization"] = {**optimization, "mcmc": settings.pop("mcmc")}
+    for section in ("mcmc", "cmc"):
+        if section in settings:
+            settings["optimization"] = {**settings.get("optimization", {}), section: settings.pop(section)}
+    measured = from_arrays(data, t1, t2, phi, q, gap=L)
+    if method == "auto":
+        method = "cmc" if decide(measured.num_pairs, load_config(settings)) else "nuts"
     return fit(
-        from_arrays(data, t1, t2, phi, q, gap=L),
+        measured,
         mode=analysis_mode,
-        method="nuts" if method == "auto" else method,
+        method=method,
         seed=seed,
         config=settings,
         progress=progress,
@@ -263,9 +307,10 @@ def _batch(posterior: Posterior, tell: Progress) -> Callable[[Array], Array]:
     return evaluate
 
 
-def _content(certificate: Certificate) -> bool:
+def _content(certificate: Certificate, name: str) -> bool:
     """Whether "auto" stops at this verdict."""
-    return certificate.verdict == CERTIFIED or (certificate.verdict == CORRECTED and certificate.ess >= ENOUGH)
+    enough = certificate.ess >= ENOUGH or name == "cmc"
+    return certificate.verdict == CERTIFIED or (certificate.verdict == CORRECTED and enough)
 
 
 def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> tuple[Array, Draws]:
@@ -277,6 +322,24 @@ def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> 
     space = pilot.posterior.likelihood.space
     z = judged.resample(chains * per_chain, settings.seed + 2).reshape(chains, per_chain, -1)
     return space.canonical(z, around=float(pilot.mode.z[space.dim - 1])), Draws(z, {}, drawn.problems, drawn.facts)
+
+
+def _consensus_result(
+    data: TwoTimeData, settings: Config, pilot: Pilot, found: Consensus, trail: list[str], timings: dict[str, float]
+) -> MCMCResult:
+    """Result of a consensus run, with what the pilot fit knows."""
+    drawn = Draws(np.zeros(0), found.sample_stats, (), {})
+    lp = found.sample_stats["lp"]
+    result = _result(data, settings, "cmc", pilot, drawn, found.certificate, found.samples, lp, trail, timings)
+    warnings = [*result.diagnostics["warnings"], *found.diagnostics["warnings"]]
+    return replace(
+        result,
+        diagnostics={**result.diagnostics, **found.diagnostics, "warnings": warnings},
+        timings={**timings, **{f"cmc: {step}": seconds for step, seconds in found.timings.items()}},
+        num_shards=len(found.per_shard),
+        combination_method=found.combination_method,
+        per_shard_diagnostics=found.per_shard,
+    )
 
 
 def _result(

@@ -55,17 +55,7 @@ def build_target(data: TwoTimeData, config: Config) -> Target:
         raise InputError(
             "laminar_flow needs the distance between the plates: give gap in Å (2e6 Å = 200 µm), or use mode static"
         )
-    given = config.parameters.given()
-    space = parameter_space(
-        config.analysis_mode,
-        data.t,
-        priors={
-            name: _prior(name, own) for name, own in given.items() if own.prior is not None or own.bounds is not None
-        },
-        fixed={name: own.fixed for name, own in given.items() if own.fixed is not None},
-        coordinates=config.coordinates,
-    )
-    offset, contrast = config.parameters.offset.prior, config.parameters.contrast.prior
+    space = space_of(config, data.t)
     frames = np.flatnonzero(data.good)
     likelihood = Likelihood(
         BlockSlot(block_from_maps(data.c2, rows=frames, columns=frames)),
@@ -74,12 +64,32 @@ def build_target(data: TwoTimeData, config: Config) -> Target:
         data.phi,
         data.q,
         gap if config.analysis_mode == "laminar_flow" else None,
-        ScalingPrior(offset.mean, offset.sd, contrast.mean, contrast.sd),
+        scaling_of(config),
         config.shear_convention,
     )
     points = config.optimization.nlsq.thin_points
     thin, between = thin_block(data.c2, data.good, points), row_sample(data.c2, data.good, _BETWEEN * points)
-    return Target(likelihood, thin, between, _initial(space, given))
+    return Target(likelihood, thin, between, _initial(space, config.parameters.given()))
+
+
+def space_of(config: Config, t: Array) -> ParameterSpace:
+    """Build the parameters with their priors for a record of times t (n,)."""
+    given = config.parameters.given()
+    return parameter_space(
+        config.analysis_mode,
+        t,
+        priors={
+            name: _prior(name, own) for name, own in given.items() if own.prior is not None or own.bounds is not None
+        },
+        fixed={name: own.fixed for name, own in given.items() if own.fixed is not None},
+        coordinates=config.coordinates,
+    )
+
+
+def scaling_of(config: Config) -> ScalingPrior:
+    """Build the prior of contrast and offset."""
+    offset, contrast = config.parameters.offset.prior, config.parameters.contrast.prior
+    return ScalingPrior(offset.mean, offset.sd, contrast.mean, contrast.sd)
 
 
 def _prior(name: str, given: ParameterConfig) -> Prior:

@@ -1,4 +1,4 @@
-"""Two-time maps as a model of the consensus engine.
+"""Two-time maps as a model of the consensus engine, and their consensus runs.
 
 A shard is a `Block`. Contrast and offset of every angle are shared by all shards, so they cannot be integrated out
 shard by shard: a shard integrates them under its share of their prior, draws them back, and reports them as joint
@@ -6,9 +6,11 @@ coordinates. The full posterior needs no such detour, because moments of the dat
 the exact marginal likelihood follows as if all data were in one place.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,12 +19,29 @@ import numpy as np
 import numpy.typing as npt
 from jax.scipy.stats import norm
 
-from homodyne.core.blocks import Block
+from homodyne.config.io import load_config, resolve, to_mapping
+from homodyne.config.schema import CMCConfig, Config
+from homodyne.core.blocks import Block, random_points
 from homodyne.core.likelihood import Likelihood, ScalingPrior
 from homodyne.core.moments import BlockSlot, Moments
 from homodyne.core.parameters import ParameterSpace
 from homodyne.core.posterior import scaling_draws
+from homodyne.data.twotime import TwoTimeData
+from homodyne.device.config import HardwareConfig
+from homodyne.errors import ConvergenceError, InputError
+from homodyne.optimization.cmc.backends.base import BackendOptions
+from homodyne.optimization.cmc.backends.selection import select_backend
+from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.proposal import Mode
+from homodyne.optimization.cmc.shard_count import choose_num_shards
+from homodyne.optimization.cmc.sharding import shard_blocks
+from homodyne.optimization.cmc.store import Manifest, ShardStore, digest_arrays, opened
+from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_initialization
+from homodyne.optimization.cmc.types import Initialization
+from homodyne.optimization.density import Progress
+from homodyne.optimization.nuts import NutsSettings
+from homodyne.optimization.target import scaling_of, space_of
 
 Array = npt.NDArray[np.float64]
 
@@ -189,3 +208,186 @@ class XpcsModel(Model):
         physical = jax.jit(jax.vmap(jax.vmap(self.space.physical)))(jnp.asarray(z))
         draws = {name: np.asarray(physical[name]) for name in self.space.free_names}
         return {**draws, "contrast": pairs[..., 1], "offset": pairs[..., 0]}
+
+
+LIBRARIES = ("homodyne", "jax", "numpyro", "numba", "numpy", "scipy")
+POOLED = 200  # points per shard that svi looks at
+BYTES_PER_POINT = 12.0  # of a shard in memory, with what its sampling needs
+_DECISIVE = ("analysis_mode", "parameters", "shear_convention", "coordinates", "noise", "seed")
+
+
+def fit_shards(
+    data: TwoTimeData,
+    likelihood: Likelihood,
+    sigma: Array,
+    modes: Sequence[Mode],
+    config: Config,
+    hardware: HardwareConfig,
+    progress: Progress | None,
+) -> tuple[Consensus, str]:
+    """Split the maps over shards and run Consensus Monte Carlo; also returns what the run was chosen to be.
+
+    Parameters
+    ----------
+    data
+        The measurement.
+    likelihood
+        Of all its data.
+    sigma : (n_phi,) array
+        Noise of every angle.
+    modes
+        (mode, covariance) of the posterior, best first, from the pilot fit.
+    config
+        Everything else.
+    hardware
+        What may be used.
+    progress
+        Called with (step, done, total).
+    """
+    cmc, model, block = config.optimization.cmc, XpcsModel.of(likelihood, sigma), likelihood.slot.block
+    count, reason = _count(block.num_points, cmc, hardware)
+    init = _initialization(model, block, modes[0], count, config, progress)
+    setup = {
+        "config": to_mapping(resolve(config)),
+        "t": data.t.tolist(), "phi": data.phi.tolist(), "q": data.q, "gap": likelihood.gap, "sigma": sigma.tolist(),
+        "bad_frames": [int(k) for k in data.bad_frames],
+        "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
+        "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes)],
+    }  # fmt: skip
+
+    def blocks() -> Iterator[Block]:
+        return shard_blocks(data.c2, data.good, count, cmc.sharding.strategy, phi=data.phi, t=data.t, seed=config.seed)
+
+    manifest = Manifest(
+        data=digest_arrays({"c2": data.c2, "good": data.good, "t": data.t, "phi": data.phi}),
+        model="homodyne two-time maps 1",
+        configuration=_decisive(config, count, data.q, likelihood.gap),
+        names=model.joint_names,
+        points=tuple(part.num_points for part in blocks()),
+        seed=config.seed,
+        setup=setup,
+        versions={library: version(library) for library in LIBRARIES},
+    )
+    backend = select_backend(hardware, cmc.backend.name, num_shards=count, options=_options(cmc))
+    with opened(_folder(cmc), manifest) as store:
+        if not store.ready:
+            for k, part in enumerate(blocks()):
+                store.write_shard(k, block_arrays(part))
+            store.finish_setup()
+        check_identity(
+            model, lambda k: model.load(store.read_shard(k)), count, block, np.asarray(modes[0][0]), config.seed
+        )
+        found = run_consensus(model, store, init, consensus_settings(config), backend, modes=modes, progress=progress)
+    return found, f"{reason}; {backend.reason}"
+
+
+def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[Mode]]:
+    """Build again from a store's set-up what its run was started with.
+
+    Raises
+    ------
+    InputError
+        The store does not hold two-time maps, or its set-up is damaged.
+    """
+    setup = store.manifest.setup
+    try:
+        config = load_config(setup["config"])
+        t, phi, sigma = (np.array(setup[name], dtype=np.float64) for name in ("t", "phi", "sigma"))
+        gap, q = setup["gap"], float(setup["q"])
+        center, covariance, method, notes = setup["init"]
+        modes = [(np.array(mode), np.array(matrix)) for mode, matrix in setup["modes"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the store {store.path} was not made by fitting two-time maps, or its manifest is damaged ({error})"
+        ) from error
+    model = XpcsModel(space_of(config, t), t, phi, q, gap, scaling_of(config), config.shear_convention, sigma)
+    return model, config, Initialization(np.array(center), np.array(covariance), method, tuple(notes)), list(modes)
+
+
+def consensus_settings(config: Config) -> ConsensusSettings:
+    """Translate the configuration."""
+    cmc = config.optimization.cmc
+    shard = cmc.per_shard_mcmc
+    return ConsensusSettings(
+        nuts=NutsSettings(shard.num_warmup, shard.num_samples, shard.num_chains, shard.target_accept_prob),
+        combination=cmc.combination.method,
+        fallback_enabled=cmc.combination.fallback_enabled,
+        tree_depth=cmc.combination.tree_depth,
+        min_success_rate=cmc.combination.min_success_rate,
+        num_draws=cmc.combination.num_draws,
+        certificate_points=config.certificate.num_points,
+        strict=cmc.validation.strict,
+        seed=config.seed,
+    )
+
+
+def _options(cmc: CMCConfig) -> BackendOptions:
+    backend = cmc.backend
+    return BackendOptions(num_workers=backend.num_workers, timeout=backend.timeout, max_attempts=backend.max_attempts)
+
+
+def _folder(cmc: CMCConfig) -> Path | None:
+    """Directory of the store; None for a temporary one."""
+    backend = cmc.backend
+    if not backend.enable_checkpoints or backend.checkpoint_dir is None:
+        return None
+    folder = Path(backend.checkpoint_dir)
+    if not backend.resume_from_checkpoint and (folder / "manifest.json").exists():
+        raise InputError(
+            f"checkpoint_dir {str(folder)!r} holds an earlier run and resume_from_checkpoint is false: choose another "
+            "directory, or remove this one"
+        )
+    return folder
+
+
+def _count(num_points: int, cmc: CMCConfig, hardware: HardwareConfig) -> tuple[int, str]:
+    """Count the shards, and say why."""
+    sharding = cmc.sharding
+    if sharding.num_shards != "auto":
+        return sharding.num_shards, f"{sharding.num_shards} shards: asked for"
+    chosen = choose_num_shards(
+        num_points,
+        bytes_per_point=BYTES_PER_POINT,
+        memory_limit_bytes=hardware.available_memory // 2,
+        num_workers=cmc.backend.num_workers or hardware.cores,
+        max_points_per_shard=sharding.max_points_per_shard,
+    )
+    return chosen.num_shards, chosen.reason
+
+
+def _decisive(config: Config, count: int, q: float, gap: float | None) -> dict[str, Any]:
+    """Everything in the configuration that decides about the draws of the shards."""
+    whole = to_mapping(resolve(config))
+    cmc = whole["optimization"]["cmc"]
+    sections = {name: cmc[name] for name in ("sharding", "initialization", "per_shard_mcmc")}
+    chosen = {name: whole[name] for name in _DECISIVE}
+    return {**chosen, "nlsq": whole["optimization"]["nlsq"], **sections, "num_shards": count, "q": q, "gap": gap}
+
+
+def _initialization(
+    model: XpcsModel, block: Block, mode: Mode, count: int, config: Config, progress: Progress | None
+) -> Initialization:
+    """Start at the pilot mode, with M times its covariance unless svi or identity is asked for."""
+    chosen = config.optimization.cmc.initialization
+    center, covariance = np.asarray(mode[0]), np.asarray(mode[1])
+    pilot = Initialization(center, count * covariance, "nlsq")
+    if chosen.method == "nlsq":
+        return pilot
+    if chosen.method == "identity":
+        return identity_initialization(model, center)
+    pool = random_points(block, POOLED * count, np.random.default_rng([config.seed, 4]))
+    try:
+        return run_svi_initialization(
+            model,
+            block_arrays(pool),
+            num_shards=count,
+            points_per_shard=block.num_points / count,
+            init=pilot,
+            num_steps=chosen.svi_steps,
+            learning_rate=chosen.svi_learning_rate,
+            rank=chosen.svi_rank,
+            seed=config.seed,
+            progress=progress,
+        )
+    except ConvergenceError as error:
+        return replace(pilot, notes=(f"initialization by svi failed ({error}); nlsq was used",))

@@ -1,8 +1,6 @@
 """Entries to Consensus Monte Carlo: `sample_consensus` for any model, `CMCCoordinator` for two-time maps."""
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +21,7 @@ from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.sharding import shard_rows
 from homodyne.optimization.cmc.splitting import check_arrays
-from homodyne.optimization.cmc.store import Manifest, ShardStore, digest_arrays
+from homodyne.optimization.cmc.store import Manifest, digest_arrays, opened
 from homodyne.optimization.cmc.svi_init import (
     identity_initialization,
     mode_initialization,
@@ -150,18 +148,6 @@ def sample_consensus(
         combination_method=found.combination_method,
         per_shard_diagnostics=found.per_shard,
     )
-
-
-@contextmanager
-def opened(path: str | Path | None, manifest: Manifest) -> Iterator[ShardStore]:
-    """Create or resume a store, hold its lock, and remove it afterwards where no path was given."""
-    if path is None:
-        with tempfile.TemporaryDirectory(prefix="homodyne-") as folder:
-            yield ShardStore.create(Path(folder) / "store", manifest)
-        return
-    store = ShardStore.create(path, manifest)
-    with store.lock():
-        yield store
 
 
 def _sampling(settings: ConsensusSettings) -> dict[str, Any]:

@@ -9,8 +9,9 @@ that the product over the shards is the full posterior (Scott et al., Int. J. Ma
 Management 11, 78, 2016).
 """
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ class Model(ABC):
 
     @abstractmethod
     def log_likelihood(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
-        """Log likelihood of a loaded shard at z (d,), differentiable.
+        """Log likelihood of a shard, given by its `argument`, at z (d,); differentiable.
 
         `power` is the exponent of the prior of whatever the likelihood integrates out; others ignore it.
         """
@@ -72,9 +73,8 @@ class Model(ABC):
 
     def statistics(self, z: Array, shard: Any) -> Array:
         """Everything that a shard tells about the full log likelihood at points z (S, d), as (S, k)."""
-        argument = self.argument(shard)
-        program = jax.jit(lambda point: self.log_likelihood(point, argument, 1.0))
-        return np.array([[float(program(point))] for point in z])
+        argument, program = self.argument(shard), _likelihood_program(self)
+        return np.array([[float(program(point, argument))] for point in z])
 
     def merge(self, statistics: Sequence[Array]) -> Array:
         """Statistics of all shards together, (S, k), from those of each."""
@@ -82,10 +82,22 @@ class Model(ABC):
 
     def log_density(self, z: Array, merged: Array) -> Array:
         """Full log posterior density at points z (S, d) from merged statistics (S, k)."""
-        prior = np.asarray(jax.vmap(self.log_prior)(jnp.asarray(z)))
+        prior = np.asarray(_prior_program(self)(jnp.asarray(z)))
         total = prior + merged[:, 0]
         return np.where(np.isfinite(prior), total, -np.inf)
 
     def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Draws of everything that has a name from draws z (chain, draw, d) and statistics there (chain, draw, k)."""
         return {name: z[..., k] for k, name in enumerate(self.names)}
+
+
+@functools.lru_cache(maxsize=8)
+def _likelihood_program(model: Model) -> Callable[[Any, Any], jax.Array]:
+    """Compiled log likelihood of z and the argument of a shard."""
+    return jax.jit(lambda z, argument: model.log_likelihood(z, argument, 1.0))
+
+
+@functools.lru_cache(maxsize=8)
+def _prior_program(model: Model) -> Callable[[Any], jax.Array]:
+    """Compiled log prior of many points."""
+    return jax.jit(jax.vmap(model.log_prior))

@@ -15,8 +15,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,18 @@ class ShardStore:
             raise InputError(f"it is not the result of a shard ({type(error).__name__}: {error})") from error
         self._check_result(result)
         return result
+
+
+@contextmanager
+def opened(path: str | Path | None, manifest: Manifest) -> Iterator[ShardStore]:
+    """Create or resume a store, hold its lock, and remove it afterwards where no path was given."""
+    if path is None:
+        with tempfile.TemporaryDirectory(prefix="homodyne-") as folder:
+            yield ShardStore.create(Path(folder) / "store", manifest)
+        return
+    store = ShardStore.create(path, manifest)
+    with store.lock():
+        yield store
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
