@@ -1,17 +1,29 @@
 """Two-time correlation maps to physical parameters with error bars that can be believed."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from homodyne.lazy import attributes as _attributes
 
 if TYPE_CHECKING:
     from homodyne.data import from_arrays, from_cube, load
     from homodyne.data.simulated import simulate
+    from homodyne.optimization.cmc.coordinator import sample_consensus
     from homodyne.optimization.cmc.result import MCMCResult, load_result
     from homodyne.optimization.mcmc import fit
 
 __version__ = "0.1.0"
 
-__all__ = ["MCMCResult", "__version__", "fit", "from_arrays", "from_cube", "load", "load_result", "simulate"]
+__all__ = [
+    "MCMCResult",
+    "__version__",
+    "fit",
+    "from_arrays",
+    "from_cube",
+    "load",
+    "load_result",
+    "sample_consensus",
+    "simulate",
+]
 
 _HOME = {
     "MCMCResult": "homodyne.optimization.cmc.result",
@@ -20,15 +32,11 @@ _HOME = {
     "from_cube": "homodyne.data",
     "load": "homodyne.data",
     "load_result": "homodyne.optimization.cmc.result",
+    "sample_consensus": "homodyne.optimization.cmc.coordinator",
     "simulate": "homodyne.data.simulated",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that ``import homodyne`` stays cheap."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'homodyne' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+__getattr__ = _attributes(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -183,8 +183,8 @@ class CMCCoordinator:
     Parameters
     ----------
     config
-        Configuration with the keys of the YAML file; a top-level ``cmc`` or ``mcmc`` is read as ``optimization.cmc``
-        or ``optimization.mcmc``.
+        Configuration with the keys of the YAML file; a top-level ``cmc`` is read as ``optimization.cmc``, a top-level
+        ``mcmc`` as its ``per_shard_mcmc``.
     """
 
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
@@ -211,6 +211,9 @@ class CMCCoordinator:
         from homodyne.optimization.mcmc import fit_mcmc_jax
 
         config = dict(self.config)
+        if "mcmc" in config:
+            cmc = dict(config.get("cmc", {}))
+            config["cmc"] = {**cmc, "per_shard_mcmc": {**config.pop("mcmc"), **cmc.get("per_shard_mcmc", {})}}
         if nlsq_params:
             given = {name: dict(own) for name, own in config.get("parameters", {}).items()}
             for name, value in nlsq_params.items():

@@ -1,15 +1,39 @@
 """Where shards are run: a registry of backends by name.
 
-``BACKENDS[name](options)`` makes one; `homodyne.optimization.cmc.backends.selection.select_backend` chooses.
+``BACKENDS[name](options)`` makes one; `select_backend` chooses.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from homodyne.errors import InputError
+from homodyne.lazy import attributes as _attributes
 
 if TYPE_CHECKING:
-    from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
+    from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend, SequentialBackend
+    from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
+    from homodyne.optimization.cmc.backends.selection import select_backend
+
+__all__ = [
+    "BACKENDS",
+    "BackendFactory",
+    "BackendOptions",
+    "CMCBackend",
+    "MultiprocessingBackend",
+    "SequentialBackend",
+    "register_backend",
+    "select_backend",
+]
+
+_HOME = {
+    "BackendOptions": "homodyne.optimization.cmc.backends.base",
+    "CMCBackend": "homodyne.optimization.cmc.backends.base",
+    "MultiprocessingBackend": "homodyne.optimization.cmc.backends.multiprocessing",
+    "SequentialBackend": "homodyne.optimization.cmc.backends.base",
+    "select_backend": "homodyne.optimization.cmc.backends.selection",
+}
+
+__getattr__ = _attributes(__name__, _HOME)  # a worker process imports this package before it may load anything heavy
 
 BackendFactory = Callable[["BackendOptions"], "CMCBackend"]
 

@@ -5,11 +5,13 @@ A new backend is a subclass of `CMCBackend` with `run` and `get_backend_name`, e
 """
 
 import logging
+import tempfile
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +20,8 @@ import numpy.typing as npt
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends.child import Failed, attempt, find_function
+from homodyne.optimization.cmc.backends.tasks import as_mapping, write_tasks
+from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.types import ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.density import Progress
 
@@ -108,6 +112,54 @@ class CMCBackend(ABC):
         InputError
             Two tasks for one shard, or tasks that cannot be sent. A shard that fails raises nothing.
         """
+
+    def run_parallel_mcmc(
+        self,
+        shards: Sequence[Mapping[str, Any]],
+        mcmc_config: Mapping[str, Any],
+        init_params: Mapping[str, float],
+        inv_mass_matrix: npt.ArrayLike,
+        *,
+        model: Model,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[dict[str, Any]]:
+        """Sample the subposteriors of shards that are in memory.
+
+        Parameters
+        ----------
+        shards
+            Mappings of arrays, as `shard_data_stratified` gives them; numbers and ``"indices"`` are left out.
+        mcmc_config
+            Values of `NutsSettings` by name.
+        init_params
+            Starting point: coordinates without bounds, by the model's names.
+        inv_mass_matrix : (d, d) array
+            Covariance of the posterior of one shard.
+        model
+            What is sampled; its prior enters every shard with power 1 / number of shards.
+        seed
+            The draws of a shard depend on it, the shard and its position only.
+        progress
+            As of `run`.
+
+        Returns
+        -------
+        list of dict
+            In the order of `shards`: the fields of a `ShardResult` (``samples`` (chain, draw, D), ``converged``, ...)
+            or of a `ShardFailure`, with ``converged`` false and the ``reason``. A shard that fails raises nothing.
+
+        Raises
+        ------
+        InputError
+            The arguments do not fit together.
+        """
+        outcomes: dict[int, Any] = {}
+        with tempfile.TemporaryDirectory(prefix="homodyne-") as folder:
+            tasks = write_tasks(Path(folder), shards, mcmc_config, init_params, inv_mass_matrix, model, seed)
+            failures = self.run(tasks, on_result=outcomes.__setitem__, progress=progress)
+        outcomes |= {failure.shard_id: failure for failure in failures}
+        return [as_mapping(outcomes[task.shard_id]) for task in tasks]
 
     @abstractmethod
     def get_backend_name(self) -> str:
