@@ -294,8 +294,8 @@ class CombinationConfig(Section):
 class ShardMCMCConfig(Section):
     """No-U-turn sampler of every shard."""
 
-    num_warmup: PositiveInt = Field(100, description="warm-up transitions per chain")
-    num_samples: Annotated[int, Field(ge=50)] = Field(250, description="draws kept per chain")
+    num_warmup: PositiveInt = Field(60, description="warm-up transitions per chain")
+    num_samples: Annotated[int, Field(ge=50)] = Field(150, description="draws kept per chain")
     num_chains: Annotated[int, Field(ge=2)] = Field(2, description="chains; at least 2, so that R-hat means something")
     target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
 

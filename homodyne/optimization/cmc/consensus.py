@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
 NEAR = 1.0  # posterior sd that the polish may move a merge for the tests between shards to count
-PER_SHARD = NutsSettings(num_warmup=100, num_samples=250, num_chains=2)
+PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)
 PROBES = 3  # points at which the identity is checked
 
 
