@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
             return _complain(f"not enough memory: {error}; select fewer frames or angles", EXECUTION_FAILED)
         except OSError as error:
             return _complain(f"the system refused: {error}", EXECUTION_FAILED)
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             if stopped:  # compiled code reports an interruption inside of it as an error of its own
                 return _say_interrupted()
             raise
@@ -98,13 +98,23 @@ def _say_interrupted() -> int:
     )
 
 
+def _not_interrupted(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], Interrupted)
+
+
 @contextmanager
 def _signals(stopped: list[int]) -> Iterator[None]:
     """Turn interrupt and termination into `Interrupted`, which unwinds and cleans up.
 
     The signal is noted in `stopped`, for code that turns the exception into another one.  Code that may not raise
-    (a destructor, a callback of a library) swallows it; an alarm therefore repeats it until the program has unwound.
+    (a destructor, a callback of a library) swallows it, without a word; an alarm therefore repeats it until the
+    program has unwound.
     """
+    usual = sys.unraisablehook
+
+    def swallowed(what: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(what.exc_type, Interrupted):
+            usual(what)
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
@@ -113,10 +123,15 @@ def _signals(stopped: list[int]) -> Iterator[None]:
 
     handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = {number: signal.signal(number, stop) for number in handled}
+    callbacks = logging.getLogger("jax._src.callback")  # logs whatever is raised in a callback
+    callbacks.addFilter(_not_interrupted)
+    sys.unraisablehook = swallowed
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = usual
+        callbacks.removeFilter(_not_interrupted)
         for number, handler in before.items():
             signal.signal(number, handler)
 

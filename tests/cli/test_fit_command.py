@@ -146,6 +146,38 @@ def test_interrupted_fit_leaves_nothing(tmp_path, file, number):
     assert list(tmp_path.iterdir()) == []
 
 
+INTERRUPTED_IN_A_CALLBACK = """
+import atexit, os, signal, sys
+from homodyne import cli
+from homodyne.core import moments_numba
+
+usual = moments_numba.moments
+calls = []
+
+def interrupted(*arguments, **options):
+    calls.append(1)
+    if len(calls) == 30:
+        os.kill(os.getpid(), signal.SIGINT)
+    return usual(*arguments, **options)
+
+moments_numba.moments = interrupted
+atexit.register(print, "the interpreter is taken down")
+sys.argv = ["homodyne", "fit", sys.argv[1], "--mode", "static", "--output", "out"]
+cli.main()
+"""
+
+
+def test_interruption_inside_compiled_code_ends_with_130(tmp_path, file):
+    """The exception crosses compiled code; taking the interpreter down around what is left of it often crashes."""
+    command = [sys.executable, "-c", INTERRUPTED_IN_A_CALLBACK, str(file)]
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert outcome.returncode == 130, outcome
+    assert outcome.stderr.endswith("start the same command again\n")
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_refused_posterior_is_written_and_ends_with_3(homodyne, file):
     """Ten frames do not determine the exponent: the posterior is nothing like a normal distribution."""
     few = ["--frames", "1:10", "--phi", "0", "--method", "laplace", "--mode", "static", "--no-figures"]

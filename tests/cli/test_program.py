@@ -20,12 +20,24 @@ def stop(number: int) -> None:
     signal.pause()
 
 
-def stop_inside_compiled_code() -> None:
-    """Compiled code turns an interruption in a callback into a RuntimeError."""
+def stop_inside_compiled_code(kind: type[Exception]) -> None:
+    """Compiled code turns an interruption in a callback into an error of its own kind."""
     try:
         stop(signal.SIGINT)
     except BaseException as error:
-        raise RuntimeError("callback failed") from error
+        raise kind("callback failed") from error
+
+
+class Destroyed:
+    """Swallows what is raised while it goes."""
+
+    def __del__(self) -> None:
+        stop(signal.SIGINT)
+
+
+def stop_inside_a_destructor() -> None:
+    Destroyed()
+    signal.pause()  # until the repetition
 
 
 @pytest.mark.parametrize(
@@ -40,7 +52,9 @@ def stop_inside_compiled_code() -> None:
         (lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")), 4, "No space left on device"),
         (lambda: stop(signal.SIGINT), 130, "error: interrupted; "),
         (lambda: stop(signal.SIGTERM), 130, "error: interrupted; "),
-        (stop_inside_compiled_code, 130, "error: interrupted; "),
+        (lambda: stop_inside_compiled_code(RuntimeError), 130, "error: interrupted; "),
+        (lambda: stop_inside_compiled_code(ValueError), 130, "error: interrupted; "),
+        (stop_inside_a_destructor, 130, "error: interrupted; "),
         (lambda: warnings.warn("mind this", HomodyneWarning, stacklevel=1), 0, "warning: mind this\n"),
     ],
 )
@@ -49,6 +63,7 @@ def test_what_a_command_does_becomes_an_exit_code_and_one_message(monkeypatch, c
     app.command("now")(lambda: action())
     app.command("never")(lambda: None)
     monkeypatch.setattr(program, "app", app)
+    monkeypatch.setattr(program, "REPEAT", 0.2)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -59,12 +74,13 @@ def test_what_a_command_does_becomes_an_exit_code_and_one_message(monkeypatch, c
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-def test_a_defect_of_the_program_is_not_hidden(monkeypatch):
+@pytest.mark.parametrize("kind", [ZeroDivisionError, ValueError, RuntimeError])
+def test_a_defect_of_the_program_is_not_hidden(monkeypatch, kind):
     app = typer.Typer()
-    app.command("now")(lambda: 1 / 0)
+    app.command("now")(lambda: (_ for _ in ()).throw(kind("defect")))
     app.command("never")(lambda: None)
     monkeypatch.setattr(program, "app", app)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(kind, match="defect"):
         program.run(["now"])
 
 
