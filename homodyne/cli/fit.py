@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homodyne.cli import store
+from homodyne.cli.interruption import told_when_interrupted
 from homodyne.cli.measurement import DT, Frames, Phi, Q, load_measurement, selection
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def fit(
     changes: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the configuration.")
     ] = None,
-    method: Annotated[str | None, typer.Option(help="auto, laplace or nuts.")] = None,
+    method: Annotated[str | None, typer.Option(help="auto, laplace, nuts or cmc.")] = None,
     mode: Annotated[str | None, typer.Option(help="static or laminar_flow.")] = None,
     q: Q = None,
     phi: Phi = None,
@@ -32,6 +34,7 @@ def fit(
     seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished shards of method cmc.")] = False,
 ) -> None:
     """Fit a measurement: posterior, verdict, summary and figures.
 
@@ -43,6 +46,7 @@ def fit(
         "analysis_mode": mode,
         "experimental_data.gap": gap,
         "optimization.method": method,
+        "optimization.cmc.backend.resume_from_checkpoint": True if resume else None,
         "output.directory": output,
         "output.figures": False if no_figures else None,
         "output.overwrite": True if overwrite else None,
@@ -52,6 +56,9 @@ def fit(
     is_config = source.suffix.lower() in (".yaml", ".yml")
     base = source if is_config else {"experimental_data": {"file_path": source}}
     config = load_config(base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt), *given])
+    config = store.place_store(config)
+    if resume:
+        store.require_store(config)
     result = fit_and_write(load_measurement(config.experimental_data), config)
     if result.verdict == "REFUSED":
         raise typer.Exit(NOT_TRUSTED)
@@ -62,26 +69,18 @@ def fit_and_write(data: "TwoTimeData", config: "Config", truth: Mapping[str, flo
 
     The folder is complete afterwards, or as it was before. Figures also show the truth where it is known.
     """
-    from homodyne.cli.output import RESULT, staged
+    from homodyne.cli.output import staged, write_result
     from homodyne.cli.terminal import progress_bars
-    from homodyne.config.io import resolve, to_yaml
     from homodyne.optimization.mcmc import fit
 
     directory = Path(config.output.directory)
     with staged(directory, overwrite=config.output.overwrite) as stage:
-        with progress_bars() as progress:
+        with told_when_interrupted(lambda: store.remains(config)), progress_bars() as progress:
             result = fit(data, config=config, progress=progress)
-        summary = str(result.summary())
-        (stage / "summary.txt").write_text(f"{summary}\n", encoding="utf-8")
-        (stage / "config.yaml").write_text(to_yaml(resolve(config)), encoding="utf-8")
-        result.save(stage / RESULT)
-        if config.output.figures:
-            from homodyne.viz import save_figures
-
-            (stage / "figures").mkdir()
-            save_figures(result, data, stage / "figures", truth=truth)
-    print(summary)
+        write_result(result, config, data, stage, truth)
+    print(result.summary())
     print(f"wrote {directory}")
+    store.say_where(config)
     return result
 
 

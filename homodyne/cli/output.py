@@ -2,11 +2,17 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from homodyne.errors import InputError
+
+if TYPE_CHECKING:
+    from homodyne.config.schema import Config
+    from homodyne.data.twotime import TwoTimeData
+    from homodyne.optimization.cmc.result import MCMCResult
 
 RESULT = "result.nc"
 
@@ -49,6 +55,29 @@ def staged(directory: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         _remove_empty(made)
+
+
+def write_result(
+    result: "MCMCResult",
+    config: "Config",
+    data: "TwoTimeData | None",
+    stage: Path,
+    truth: Mapping[str, float] | None = None,
+) -> None:
+    """Write result, summary, configuration and, where wanted, figures into a folder.
+
+    Figures of maps are left out without data. Figures also show the truth where it is known.
+    """
+    from homodyne.config.io import resolve, to_yaml
+
+    (stage / "summary.txt").write_text(f"{result.summary()}\n", encoding="utf-8")
+    (stage / "config.yaml").write_text(to_yaml(resolve(config)), encoding="utf-8")
+    result.save(stage / RESULT)
+    if config.output.figures:
+        from homodyne.viz import save_figures
+
+        (stage / "figures").mkdir()
+        save_figures(result, data, stage / "figures", truth=truth)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Annotated, TextIO
 import typer
 
 from homodyne import __version__
-from homodyne.cli import config, demo, fit, hardware, inspect, simulate
+from homodyne.cli import combine, config, demo, fit, hardware, inspect, simulate
+from homodyne.cli.interruption import Interrupted, remains_of
 from homodyne.errors import HomodyneError, HomodyneWarning
 
 EXECUTION_FAILED = 4
@@ -28,14 +29,12 @@ app = typer.Typer(
 )
 app.command("inspect")(inspect.inspect)
 app.command("fit")(fit.fit)
+app.command("combine")(combine.combine)
+app.command("certify")(combine.certify)
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 app.command("hardware")(hardware.hardware)
 app.add_typer(config.app, name="config")
-
-
-class Interrupted(BaseException):
-    """The user or the system asked the program to stop."""
 
 
 def _show_version(value: bool) -> None:
@@ -71,16 +70,18 @@ def run(arguments: Sequence[str]) -> int:
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except HomodyneError as error:
+            if stopped:  # a shard that was interrupted may count as one that failed
+                return _say_interrupted(error)
             return _complain(str(error), error.exit_code)
-        except Interrupted:
-            return _say_interrupted()
+        except Interrupted as error:
+            return _say_interrupted(error)
         except MemoryError as error:
             return _complain(f"not enough memory: {error}; select fewer frames or angles", EXECUTION_FAILED)
         except OSError as error:
             return _complain(f"the system refused: {error}", EXECUTION_FAILED)
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError) as error:
             if stopped:  # compiled code reports an interruption inside of it as an error of its own
-                return _say_interrupted()
+                return _say_interrupted(error)
             raise
     return 0
 
@@ -90,12 +91,9 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-def _say_interrupted() -> int:
-    return _complain(
-        "interrupted; files that were there before are as they were, nothing of this run was kept: "
-        "start the same command again",
-        INTERRUPTED,
-    )
+def _say_interrupted(error: BaseException) -> int:
+    remains = remains_of(error) or "nothing of this run was kept: start the same command again"
+    return _complain(f"interrupted; files that were there before are as they were, {remains}", INTERRUPTED)
 
 
 def _not_interrupted(record: logging.LogRecord) -> bool:

@@ -8,22 +8,21 @@ taken: laplace first, then nuts.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from homodyne.config.io import load_config, resolve, to_mapping
+from homodyne.config.io import load_config
 from homodyne.config.schema import Config
-from homodyne.core.parameters import UNITS
 from homodyne.core.posterior import Posterior
 from homodyne.data.flat import from_arrays
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
+from homodyne.optimization.assembly import Run, assemble, consensus_result
 from homodyne.optimization.cmc.certificate import (
     CERTIFIED,
     CORRECTED,
@@ -39,7 +38,7 @@ from homodyne.optimization.diagnostics import diagnose
 from homodyne.optimization.nlsq import Pilot, PilotSettings, pilot_fit
 from homodyne.optimization.nuts import NutsSettings, sample_posterior
 from homodyne.optimization.target import build_target
-from homodyne.optimization.xpcs import LIBRARIES, fit_shards
+from homodyne.optimization.xpcs import XpcsModel, fit_shards
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -137,11 +136,12 @@ def fit(
         if _content(certificate, name):
             break
     if consensus is not None:
-        return _consensus_result(data, settings, pilot, consensus, trail, clock.seconds)
+        return consensus_result(_run(data, settings, pilot, trail, clock.seconds, None), consensus)
     z, drawn = _usable(drawn, judged, pilot, settings)
     samples, lp = pilot.posterior.physical_draws(z, np.random.default_rng([settings.seed, 1]), tell)
     clock.mark("contrast and offset")
-    return _result(data, settings, name, pilot, drawn, judged.certificate, samples, lp, trail, clock.seconds)
+    run = _run(data, settings, pilot, trail, clock.seconds, drawn)
+    return assemble(run, name, judged.certificate, samples, {**drawn.stats, "lp": lp})
 
 
 def _names(num_points: int, settings: Config, trail: list[str]) -> tuple[str, ...]:
@@ -324,47 +324,13 @@ def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> 
     return space.canonical(z, around=float(pilot.mode.z[space.dim - 1])), Draws(z, {}, drawn.problems, drawn.facts)
 
 
-def _consensus_result(
-    data: TwoTimeData, settings: Config, pilot: Pilot, found: Consensus, trail: list[str], timings: dict[str, float]
-) -> MCMCResult:
-    """Result of a consensus run, with what the pilot fit knows."""
-    drawn = Draws(np.zeros(0), found.sample_stats, (), {})
-    lp = found.sample_stats["lp"]
-    result = _result(data, settings, "cmc", pilot, drawn, found.certificate, found.samples, lp, trail, timings)
-    warnings = [*result.diagnostics["warnings"], *found.diagnostics["warnings"]]
-    return replace(
-        result,
-        diagnostics={**result.diagnostics, **found.diagnostics, "warnings": warnings},
-        timings={**timings, **{f"cmc: {step}": seconds for step, seconds in found.timings.items()}},
-        num_shards=len(found.per_shard),
-        combination_method=found.combination_method,
-        per_shard_diagnostics=found.per_shard,
-    )
-
-
-def _result(
-    data: TwoTimeData,
-    settings: Config,
-    name: str,
-    pilot: Pilot,
-    drawn: Draws,
-    certificate: Certificate,
-    samples: dict[str, Array],
-    lp: Array,
-    trail: list[str],
-    timings: dict[str, float],
-) -> MCMCResult:
-    space = pilot.posterior.likelihood.space
-    warnings = [*pilot.notes, *drawn.problems]
-    negative = np.mean(samples["contrast"] < 0, axis=(0, 1))
-    if negative.max() > 0.01:
-        warnings.append(
-            f"contrast is negative in {100 * negative.max():.0f} % of the draws "
-            f"at phi = {data.phi[negative.argmax()]:g} deg"
-        )
-    diagnostics = {
-        **_convergence(samples, certificate),
-        **(drawn.facts or {}),
+def _run(
+    data: TwoTimeData, settings: Config, pilot: Pilot, trail: list[str], timings: dict[str, float], drawn: Draws | None
+) -> Run:
+    """What is known of the run beside its draws."""
+    likelihood = pilot.posterior.likelihood
+    facts = {
+        **((drawn.facts if drawn else None) or {}),
         "methods": trail,
         "pilot": {
             "num_starts": pilot.num_starts,
@@ -373,58 +339,16 @@ def _result(
             "num_modes": len(pilot.modes),
             "newton_step": pilot.mode.newton_step,
         },
-        "warnings": warnings,
     }
-    likelihood = pilot.posterior.likelihood
-    return MCMCResult(
-        samples=samples,
-        sample_stats={**{k: v for k, v in drawn.stats.items() if np.ndim(v) == 2}, "lp": lp},
-        parameter_names=space.names,
-        units=UNITS,
-        fixed=dict(space.fixed),
-        analysis_mode=settings.analysis_mode,
-        method=name,
-        uncertainty=settings.uncertainty,
-        verdict=certificate.verdict,
-        certificate=certificate,
-        diagnostics=diagnostics,
-        q=data.q,
-        gap=likelihood.gap,
-        t=data.t,
-        phi=data.phi,
-        sigma=pilot.sigma,
-        shear_convention=settings.shear_convention,
+    return Run(
+        model=XpcsModel.of(likelihood, pilot.sigma),
+        config=settings,
         num_points=likelihood.slot.block.num_points,
         bad_frames=tuple(int(k) for k in data.bad_frames),
-        config=to_mapping(resolve(settings)),
-        seed=settings.seed,
+        facts=facts,
+        warnings=(*pilot.notes, *(drawn.problems if drawn else ())),
         timings=timings,
-        versions={library: version(library) for library in LIBRARIES},
     )
-
-
-def _convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[str, Any]:
-    """R-hat and effective sizes by name; corrected draws are worth what the weights are worth."""
-    if certificate.verdict == CORRECTED:
-        return {
-            "rhat": {},
-            "ess_bulk": {name: _like(x, certificate.ess) for name, x in samples.items()},
-            "ess_tail": {},
-        }
-    columns = {name: x.reshape(*x.shape[:2], -1) for name, x in samples.items()}
-    labels = [f"{name}[{k}]" for name, x in columns.items() for k in range(x.shape[2])]
-    measured = diagnose(np.concatenate(list(columns.values()), axis=2), {}, labels)
-    table: dict[str, Any] = {"rhat": {}, "ess_bulk": {}, "ess_tail": {}}
-    for kind, values in table.items():
-        numbers = iter(getattr(measured, kind).tolist())
-        for name, x in columns.items():
-            own = [next(numbers) for _ in range(x.shape[2])]
-            values[name] = own if samples[name].ndim == 3 else own[0]
-    return table
-
-
-def _like(x: Array, value: float) -> Any:
-    return value if x.ndim == 2 else [value] * x.shape[2]
 
 
 class _Clock:

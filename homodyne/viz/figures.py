@@ -12,6 +12,7 @@ from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import InputError
 from homodyne.files import write_atomically
 from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.viz.consensus import agreement_figure, divergence_figure, shard_forest_figure
 from homodyne.viz.cuts import cut_figure
 from homodyne.viz.maps import map_figure
 from homodyne.viz.posterior import corner_figure, trace_figure
@@ -28,7 +29,7 @@ def save_figures(
     *,
     truth: Mapping[str, float] | None = None,
 ) -> list[Path]:
-    """Write maps, cuts, rates, corner and traces of a fit into ``directory``.
+    """Write maps, cuts, rates, corner and traces of a fit into ``directory``, and how well its shards agree.
 
     Parameters
     ----------
@@ -82,6 +83,19 @@ def standard_figures(
     if result.free_names:
         yield "corner", corner_figure(result, truth)
         yield "traces", trace_figure(result)
+    yield from _consensus_figures(result)
+
+
+def _consensus_figures(result: MCMCResult) -> Iterator[tuple[str, Figure]]:
+    """Do the shards agree? Nothing for other methods, and where fewer than two shards could be compared."""
+    found = result.cmc_diagnostics
+    if not found or found["between"] is None:
+        return
+    validation = {**found, "per_shard": result.per_shard_diagnostics}
+    yield "shards", shard_forest_figure(validation, result.units)
+    if found["between"]["kl"]["matrix"] is not None:
+        yield "shard_divergence", divergence_figure(validation)
+    yield "shard_agreement", agreement_figure(validation)
 
 
 def figure_bytes(figure: Figure, kind: str = "png") -> memoryview:

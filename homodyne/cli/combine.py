@@ -1,0 +1,106 @@
+"""``homodyne combine`` and ``homodyne certify``: finish again what is in the store of a consensus run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homodyne.cli.interruption import told_when_interrupted
+
+if TYPE_CHECKING:
+    from homodyne.optimization.cmc.certificate import Certificate
+    from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.optimization.stored import StoredRun
+
+NOT_TRUSTED = 3
+
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the shards of a fit with method cmc.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Changes of optimization.cmc.combination, certificate and the like."),
+]
+Run = Annotated[bool, typer.Option("--run", help="Sample the shards that are missing first.")]
+
+
+def combine(
+    store: Store,
+    changes: Changes = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="weighted, consensus, hierarchical, semiparametric, swiss or average."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the result; that of the fit by default.")] = None,
+    run: Run = False,
+    no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+) -> None:
+    """Combine the finished shards of a fit again, without its data.
+
+    Ends with 0 when the posterior is certified or corrected, with 3 when it is refused, with 4 when shards are
+    missing.
+    """
+    from homodyne.cli.output import staged, write_result
+    from homodyne.optimization.stored import open_stored
+
+    options = {
+        "optimization.cmc.combination.method": method,
+        "output.directory": None if output is None else str(output),
+        "output.figures": False if no_figures else None,
+        "output.overwrite": True if overwrite else None,
+    }
+    stored = open_stored(store, [*(changes or ()), *_given(options)])
+    wanted = stored.config.output
+    with staged(Path(wanted.directory), overwrite=wanted.overwrite) as stage:
+        result = _finish(stored, run)
+        write_result(result, stored.config, None, stage)
+    print(result.summary())
+    print(f"wrote {wanted.directory}")
+    if wanted.figures:
+        print("figures of the measured maps are left out: the store does not hold the data as maps")
+    _end(result)
+
+
+def certify(
+    store: Store,
+    changes: Changes = None,
+    points: Annotated[int | None, typer.Option(help="Exact evaluations of the posterior.")] = None,
+    run: Run = False,
+) -> None:
+    """Combine the finished shards of a fit and show the verdict; nothing is written.
+
+    Ends with 0 when the posterior is certified or corrected, with 3 when it is refused, with 4 when shards are
+    missing.
+    """
+    from homodyne.optimization.stored import open_stored
+
+    stored = open_stored(store, [*(changes or ()), *_given({"certificate.num_points": points})])
+    result = _finish(stored, run)
+    if result.certificate is not None:
+        print(_facts(result.certificate))
+    _end(result)
+
+
+def _given(options: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in options.items() if value is not None]
+
+
+def _finish(stored: "StoredRun", run: bool) -> "MCMCResult":
+    from homodyne.cli.terminal import progress_bars
+
+    kept = f"the finished shards in {stored.store.path} are kept: start the same command again"
+    with told_when_interrupted(lambda: kept), progress_bars() as progress:
+        return stored.finish(sample_missing=run, progress=progress)
+
+
+def _facts(certificate: "Certificate") -> str:
+    """Verdict, reason and numbers of a certificate."""
+    return (
+        f"{certificate.verdict}: {certificate.reason}\n"
+        f"k_hat      {certificate.k_hat:.2f}\n"
+        f"ESS        {certificate.ess:.0f} of {certificate.num_points} points"
+    )
+
+
+def _end(result: "MCMCResult") -> None:
+    if result.verdict == "REFUSED":
+        raise typer.Exit(NOT_TRUSTED)

@@ -1,0 +1,79 @@
+"""Where a fit keeps its finished shards, and what is said of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from homodyne.errors import InputError
+
+if TYPE_CHECKING:
+    from homodyne.config.schema import Config
+
+_DIR = "optimization.cmc.backend.checkpoint_dir"
+
+
+def place_store(config: "Config") -> "Config":
+    """Keep the shards beside the result folder, as OUTPUT.store, unless the configuration says where, or not at all."""
+    from homodyne.config.io import load_config
+
+    backend = config.optimization.cmc.backend
+    if not may_use_shards(config) or not backend.enable_checkpoints or backend.checkpoint_dir is not None:
+        return config
+    folder = Path(config.output.directory)
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    return load_config(config, [(_DIR, f"{folder}.store")])
+
+
+def may_use_shards(config: "Config") -> bool:
+    """Whether the method can turn out to be cmc."""
+    method, enable = config.optimization.method, config.optimization.cmc.enable
+    return method == "cmc" or (method == "auto" and enable is not False)
+
+
+def require_store(config: "Config") -> None:
+    """Refuse to resume where there is nothing to resume.
+
+    Raises
+    ------
+    InputError
+        The method uses no shards, keeps none, or there is no store.
+    """
+    place = store_of(config)
+    if place is None:
+        raise InputError(
+            "--resume: this fit keeps no shards; use --method cmc with optimization.cmc.backend.enable_checkpoints=true"
+        )
+    if not (place / "manifest.json").is_file():
+        raise InputError(
+            f"--resume: there is no store of finished shards at {str(place)!r}; start without --resume, or name the "
+            f"store by {_DIR}=FOLDER"
+        )
+
+
+def store_of(config: "Config") -> Path | None:
+    """Where finished shards are kept; None where they are not."""
+    backend = config.optimization.cmc.backend
+    kept = may_use_shards(config) and backend.enable_checkpoints and backend.checkpoint_dir is not None
+    return Path(backend.checkpoint_dir) if kept and backend.checkpoint_dir is not None else None
+
+
+def finished_shards(place: Path | None) -> int:
+    """Count the files of finished shards in a store."""
+    return 0 if place is None else len(list((place / "results").glob("*.npz")))
+
+
+def remains(config: "Config") -> str:
+    """Sentence on the shards that an interrupted fit has finished; empty when there are none."""
+    place = store_of(config)
+    count = finished_shards(place)
+    if not count:
+        return ""
+    shards = "1 finished shard is" if count == 1 else f"{count} finished shards are"
+    return f"{shards} kept in {place}: start the same command again with --resume to go on with them"
+
+
+def say_where(config: "Config") -> None:
+    """Print where the finished shards of a fit are."""
+    place = store_of(config)
+    if place is not None and finished_shards(place):
+        print(f"kept the shards in {place} (for homodyne combine and certify); it may be removed")

@@ -1,0 +1,136 @@
+"""The result of a fit from its parts, the same whether the data are at hand or only the store of a consensus run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from homodyne.config.io import resolve, to_mapping
+from homodyne.config.schema import Config
+from homodyne.core.parameters import UNITS
+from homodyne.optimization.cmc.certificate import CORRECTED, Certificate
+from homodyne.optimization.cmc.consensus import Consensus
+from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.optimization.diagnostics import diagnose
+from homodyne.optimization.xpcs import LIBRARIES, XpcsModel
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What is known of a run beside its draws.
+
+    Attributes
+    ----------
+    model : XpcsModel
+        Parameters, times, angles and noise.
+    config : Config
+    num_points : int
+        Pairs of frames.
+    bad_frames : tuple of int
+    facts : mapping
+        Entries of the result's diagnostics.
+    warnings : tuple of str
+    timings : mapping
+        Seconds by stage.
+    """
+
+    model: XpcsModel
+    config: Config
+    num_points: int
+    bad_frames: tuple[int, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+
+def assemble(
+    run: Run, method: str, certificate: Certificate, samples: dict[str, Array], stats: Mapping[str, Array]
+) -> MCMCResult:
+    """Make the result of draws with a verdict.
+
+    Parameters
+    ----------
+    run
+        Where they come from.
+    method : "laplace", "nuts" or "cmc"
+    certificate
+        The verdict.
+    samples : dict of arrays
+        Draws by name, (chain, draw) or (chain, draw, angle).
+    stats : mapping of arrays
+        "lp" and more; those of shape (chain, draw) are kept.
+    """
+    model, warnings = run.model, list(run.warnings)
+    negative = np.mean(samples["contrast"] < 0, axis=(0, 1))
+    if negative.max() > 0.01:
+        warnings.append(
+            f"contrast is negative in {100 * negative.max():.0f} % of the draws "
+            f"at phi = {model.phi[negative.argmax()]:g} deg"
+        )
+    return MCMCResult(
+        samples=samples,
+        sample_stats={name: values for name, values in stats.items() if np.ndim(values) == 2},
+        parameter_names=model.space.names,
+        units=UNITS,
+        fixed=dict(model.space.fixed),
+        analysis_mode=run.config.analysis_mode,
+        method=method,
+        uncertainty=run.config.uncertainty,
+        verdict=certificate.verdict,
+        certificate=certificate,
+        diagnostics={**_convergence(samples, certificate), **run.facts, "warnings": warnings},
+        q=model.q,
+        gap=model.gap,
+        t=model.t,
+        phi=model.phi,
+        sigma=model.sigma,
+        shear_convention=model.shear_convention,
+        num_points=run.num_points,
+        bad_frames=run.bad_frames,
+        config=to_mapping(resolve(run.config)),
+        seed=run.config.seed,
+        timings=run.timings,
+        versions={library: version(library) for library in LIBRARIES},
+    )
+
+
+def consensus_result(run: Run, found: Consensus) -> MCMCResult:
+    """Make the result of a consensus run."""
+    result = assemble(run, "cmc", found.certificate, found.samples, found.sample_stats)
+    warnings = [*result.diagnostics["warnings"], *found.diagnostics["warnings"]]
+    return replace(
+        result,
+        diagnostics={**result.diagnostics, **found.diagnostics, "warnings": warnings},
+        timings={**run.timings, **{f"cmc: {step}": seconds for step, seconds in found.timings.items()}},
+        num_shards=len(found.per_shard),
+        combination_method=found.combination_method,
+        per_shard_diagnostics=found.per_shard,
+    )
+
+
+def _convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[str, Any]:
+    """R-hat and effective sizes by name; corrected draws are worth what the weights are worth."""
+    if certificate.verdict == CORRECTED:
+        return {
+            "rhat": {},
+            "ess_bulk": {name: _like(x, certificate.ess) for name, x in samples.items()},
+            "ess_tail": {},
+        }
+    columns = {name: x.reshape(*x.shape[:2], -1) for name, x in samples.items()}
+    labels = [f"{name}[{k}]" for name, x in columns.items() for k in range(x.shape[2])]
+    measured = diagnose(np.concatenate(list(columns.values()), axis=2), {}, labels)
+    table: dict[str, Any] = {"rhat": {}, "ess_bulk": {}, "ess_tail": {}}
+    for kind, values in table.items():
+        numbers = iter(getattr(measured, kind).tolist())
+        for name, x in columns.items():
+            own = [next(numbers) for _ in range(x.shape[2])]
+            values[name] = own if samples[name].ndim == 3 else own[0]
+    return table
+
+
+def _like(x: Array, value: float) -> Any:
+    return value if x.ndim == 2 else [value] * x.shape[2]

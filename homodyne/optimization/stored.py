@@ -1,0 +1,149 @@
+"""Combine and certify again what a consensus run of two-time maps has left in its store; the data are not needed."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from homodyne.config.io import load_config, resolve, to_mapping
+from homodyne.config.schema import Config
+from homodyne.device.config import detect_hardware
+from homodyne.errors import ConfigError, ExecutionError
+from homodyne.optimization.assembly import Run, consensus_result
+from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
+from homodyne.optimization.cmc.backends.selection import select_backend
+from homodyne.optimization.cmc.consensus import run_consensus
+from homodyne.optimization.cmc.proposal import Mode
+from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.optimization.cmc.store import ShardStore, flatten
+from homodyne.optimization.cmc.types import Initialization
+from homodyne.optimization.density import Progress
+from homodyne.optimization.xpcs import LIBRARIES, XpcsModel, consensus_settings, reopen
+
+FREE = (
+    "optimization.cmc.combination.",
+    "optimization.cmc.validation.",
+    "optimization.cmc.backend.",
+    "certificate.",
+    "output.",
+)
+"""Beginnings of the keys that may be changed after the shards were sampled."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """A consensus run as its store tells it.
+
+    Attributes
+    ----------
+    store : ShardStore
+    model : XpcsModel
+    config : Config
+        That of the run, with the changes that were asked for.
+    init : Initialization
+        Where the chains of the shards start.
+    modes : list
+        (mode, covariance) of the full posterior.
+    """
+
+    store: ShardStore
+    model: XpcsModel
+    config: Config
+    init: Initialization
+    modes: list[Mode]
+
+    def finish(self, *, sample_missing: bool = False, progress: Progress | None = None) -> MCMCResult:
+        """Combine the shards, polish and certify.
+
+        Parameters
+        ----------
+        sample_missing
+            Sample the shards that have no result first.
+        progress
+            Called with (step, done, total).
+
+        Raises
+        ------
+        ExecutionError
+            Shards have no result and `sample_missing` is false, too few could be sampled, or another process uses
+            the store.
+        """
+        with self.store.lock():
+            missing = self.store.pending()
+            if missing and not sample_missing:
+                raise ExecutionError(_incomplete(self.store, missing))
+            found = run_consensus(
+                self.model,
+                self.store,
+                self.init,
+                consensus_settings(self.config),
+                self._backend(),
+                modes=self.modes,
+                progress=progress,
+            )
+        return consensus_result(self._run(), found)
+
+    def _backend(self) -> CMCBackend:
+        own = self.config.optimization.cmc.backend
+        options = BackendOptions(num_workers=own.num_workers, timeout=own.timeout, max_attempts=own.max_attempts)
+        return select_backend(detect_hardware(), own.name, num_shards=self.store.manifest.num_shards, options=options)
+
+    def _run(self) -> Run:
+        manifest = self.store.manifest
+        here = {library: version(library) for library in LIBRARIES}
+        warnings = [
+            f"the run was set up with {library} {manifest.versions.get(library)}, it was combined with {number}"
+            for library, number in here.items()
+            if manifest.versions.get(library) != number
+        ]
+        return Run(
+            model=self.model,
+            config=self.config,
+            num_points=sum(manifest.points),
+            bad_frames=tuple(int(k) for k in manifest.setup.get("bad_frames", ())),
+            facts={"methods": [f"cmc: combined from the store {self.store.path}"]},
+            warnings=tuple(warnings),
+        )
+
+
+def open_stored(path: str | Path, changes: Iterable[str | tuple[str, Any]] = ()) -> StoredRun:
+    """Read the store of a consensus run of two-time maps.
+
+    Parameters
+    ----------
+    path
+        Directory of the store.
+    changes
+        Of the configuration, as of `load_config`; only those that come after the sampling of the shards (`FREE`).
+
+    Raises
+    ------
+    InputError
+        There is no such store, or it holds another model.
+    ConfigError
+        A change cannot be used, or would need other draws of the shards.
+    """
+    store = ShardStore.open(path)
+    model, before, init, modes = reopen(store)
+    place = ("optimization.cmc.backend.checkpoint_dir", str(store.path))
+    config = load_config(before, [*changes, place])
+    old, new = (flatten(to_mapping(resolve(each))) for each in (before, config))
+    late = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(FREE))
+    if late:
+        raise ConfigError(
+            f"{', '.join(late)}: decides about the draws of the shards, which are sampled already; change only keys "
+            f"that start with {', '.join(FREE)} or fit the data again"
+        )
+    return StoredRun(store, model, config, init, modes)
+
+
+def _incomplete(store: ShardStore, missing: list[int]) -> str:
+    """Say which shards have no result, and why where that is known."""
+    shown = ", ".join(map(str, missing[:20])) + (f" and {len(missing) - 20} more" if len(missing) > 20 else "")
+    reasons = [f"shard {failure.shard_id}: {failure.reason}" for failure in store.failures()[:3]]
+    why = f" ({'; '.join(reasons)})" if reasons else ""
+    return (
+        f"{len(missing)} of {store.manifest.num_shards} shards in {str(store.path)!r} have no result: {shown}{why}; "
+        "sample them first (--run)"
+    )
