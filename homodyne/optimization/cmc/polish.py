@@ -29,7 +29,8 @@ class Polished:
     mean : (d,) array
         Mode of the exact density, or the last point reached.
     covariance : (d, d) array
-        Inverse of minus its Hessian there; that of the merge where the Hessian is not negative definite.
+        Inverse of minus its Hessian there; where that is not negative definite, of the last one that was, or that
+        of the merge.
     steps : tuple of float
         Lengths of the Newton steps, in posterior sd; the last one is not taken.
     shift : float
@@ -55,24 +56,25 @@ def polish(evaluate: Evaluate, mean: Array, covariance: Array) -> Polished:
     mean, covariance
         Of the merge, (d,) and (d, d).
     """
-    start, d = mean, len(mean)
+    start, merged, d = mean, covariance, len(mean)
     steps: list[float] = []
     for _ in range(MAX_ROUNDS):
         root = np.linalg.cholesky(covariance)
         values = evaluate(mean + _stencil(d) @ root.T)
-        gradient, negative = _derivatives(values, d)
-        if not np.isfinite(values).all() or np.linalg.eigvalsh(negative)[0] <= 0.0:
-            shrunk = covariance / 4.0
-            if len(steps) and not np.isfinite(steps[-1]):
+        concave = _concave(values, d)
+        if concave is None:
+            if steps and not np.isfinite(steps[-1]):
+                covariance = merged
                 break
             steps.append(np.inf)
-            covariance = shrunk  # look again from nearer by, once
+            covariance = covariance / 4.0  # look again from nearer by, once
             continue
+        gradient, negative = concave
         whitened = np.linalg.cholesky(np.linalg.inv(negative))
         step = np.linalg.solve(negative, gradient)
         length = float(np.linalg.norm(np.linalg.solve(whitened, step)))
         steps.append(length)
-        covariance = root @ whitened @ (root @ whitened).T
+        covariance = merged = root @ whitened @ (root @ whitened).T
         if length < ARRIVED:
             break
         move = root @ step * min(1.0, LONGEST / length)
@@ -84,6 +86,14 @@ def polish(evaluate: Evaluate, mean: Array, covariance: Array) -> Polished:
     arrived = bool(steps) and steps[-1] < ARRIVED
     shift = float(np.linalg.norm(np.linalg.solve(np.linalg.cholesky(covariance), mean - start)))
     return Polished(mean, covariance, tuple(steps), shift, arrived)
+
+
+def _concave(values: Array, d: int) -> tuple[Array, Array] | None:
+    """Gradient and minus Hessian from the values at the stencil; None where there is no maximum to step to."""
+    if not np.isfinite(values).all():
+        return None
+    gradient, negative = _derivatives(values, d)
+    return (gradient, negative) if np.linalg.eigvalsh(negative)[0] > 0.0 else None
 
 
 def _stencil(d: int) -> Array:

@@ -1,0 +1,209 @@
+"""The steps of a consensus run against exact posteriors, and against everything that must not be certified."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from homodyne.errors import ConvergenceError, ExecutionError, InputError
+from homodyne.optimization.cmc.adapters import LogDensityModel
+from homodyne.optimization.cmc.consensus import check_identity
+from homodyne.optimization.cmc.polish import polish
+from homodyne.optimization.cmc.store import write_arrays
+from homodyne.optimization.cmc.types import Initialization, ShardTask
+from homodyne.optimization.cmc.worker import run_shard
+from homodyne.optimization.nuts import NutsSettings
+from homodyne.testing import conjugate
+from homodyne.testing.statistics import assert_covariance, assert_mean
+
+# ---------------------------------------------------------------- polish
+
+
+def test_polish_reaches_a_quadratic_mode_from_ten_sd_away():
+    scale = np.array([1e4, 1.0, 1e-8])
+    factor = np.linalg.cholesky(np.array([[1.0, 0.9, 0.2], [0.9, 1.0, 0.3], [0.2, 0.3, 1.0]])) * scale[:, None]
+    mode = np.array([3e4, -2.0, 5e-8])
+
+    def evaluate(points):
+        return 1e8 - 0.5 * np.square(np.linalg.solve(factor, (points - mode).T)).sum(axis=0)
+
+    start = mode + factor @ np.full(3, 10.0 / np.sqrt(3.0))
+    found = polish(evaluate, start, 4.0 * factor @ factor.T)
+    assert found.arrived
+    assert found.steps[0] == pytest.approx(10.0, rel=1e-3)
+    assert found.shift == pytest.approx(10.0, rel=1e-3)
+    np.testing.assert_allclose((found.mean - mode) / scale, 0.0, atol=1e-3)
+    np.testing.assert_allclose(
+        found.covariance / np.outer(scale, scale), factor @ factor.T / np.outer(scale, scale), rtol=1e-3
+    )
+
+
+def test_polish_removes_the_bias_of_many_small_shards():
+    # Rate of waiting times, in its logarithm: 10 000 shards bias the merge by 142 % of a standard deviation at 5e7.
+    count = 5e7
+    found = polish(
+        lambda z: count * (z[:, 0] - np.exp(z[:, 0])), np.array([1.42 / np.sqrt(count)]), np.array([[1.1 / count]])
+    )
+    assert found.arrived
+    assert abs(found.mean[0]) * np.sqrt(count) < 0.05
+    assert found.covariance[0, 0] * count == pytest.approx(1.0, rel=0.01)
+
+
+def test_polish_leaves_a_start_of_wrong_curvature_or_says_that_it_did_not():
+    def two_modes(z):
+        return np.logaddexp(-0.5 * (z[:, 0] - 6.0) ** 2, -0.5 * (z[:, 0] + 6.0) ** 2)
+
+    found = polish(two_modes, np.zeros(1), np.array([[1.0]]))
+    assert not found.arrived
+    assert np.isinf(found.steps).all()
+    assert found.covariance[0, 0] == 1.0, "the covariance of the merge is kept"
+    near = polish(two_modes, np.array([4.5]), np.array([[1.0]]))
+    assert near.arrived
+    assert near.mean[0] == pytest.approx(6.0, abs=0.06)
+
+
+def test_polish_towards_a_bound_ends_without_arriving():
+    def bounded(z):
+        return np.where(z[:, 0] < 1.0, 3.0 * z[:, 0] - 0.05 * z[:, 0] ** 2, -np.inf)
+
+    found = polish(bounded, np.array([0.0]), np.array([[0.1]]))
+    assert not found.arrived
+    assert found.mean[0] < 1.0
+    assert np.isfinite(found.covariance).all()
+    assert found.covariance[0, 0] > 0.0
+
+
+# ---------------------------------------------------------------- identity
+
+
+class Planted(LogDensityModel):
+    """Beta-Bernoulli model with one bug in what a shard is worth."""
+
+    def __init__(self, bug, problem):
+        super().__init__(problem.model.names, problem.model._log_prior, problem.model._log_likelihood)
+        self.bug = bug
+
+    def log_joint(self, x, shard, power):
+        value = float(self.log_likelihood(jnp.asarray(x), shard, power))
+        prior = float(self.log_prior(jnp.asarray(x)))
+        if self.bug == "prior power 1":
+            return value + prior
+        if self.bug == "Jacobian untempered":
+            log_det = float(-jax.nn.softplus(x[0]) - jax.nn.softplus(-x[0]))
+            return value + power * (prior - log_det) + log_det
+        if self.bug == "float32":
+            return float(np.float32(value)) + power * prior
+        return value + power * prior
+
+
+def identity(bug="", change=lambda index: index):
+    problem = conjugate.beta_bernoulli(n=400)
+    model = Planted(bug, problem)
+    index = change([np.arange(k, 400, 4) for k in range(4)])
+    full = model.load(problem.data)
+    check_identity(model, lambda k: model.load(problem.shard(index[k])), len(index), full, problem.truth, seed=1)
+
+
+def test_identity_holds_for_a_right_model():
+    identity()
+
+
+@pytest.mark.parametrize("bug", ["prior power 1", "Jacobian untempered", "float32"])
+def test_identity_catches_a_wrong_density(bug):
+    with pytest.raises(ExecutionError, match="do not multiply to the full posterior"):
+        identity(bug)
+
+
+def doubled_for_another(index):
+    ones = np.flatnonzero(conjugate.beta_bernoulli(n=400).data["y"])
+    zeros = np.flatnonzero(conjugate.beta_bernoulli(n=400).data["y"] == 0)
+    return [np.where(own == zeros[0], ones[0], own) for own in index]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index[1:],
+        lambda index: [*index[:3], index[2]],
+        lambda index: [np.append(index[0], index[1][0]), *index[1:]],
+        lambda index: [index[0][1:], *index[1:]],
+        doubled_for_another,
+    ],
+    ids=["lost shard", "doubled shard", "doubled point", "lost point", "one point in place of another"],
+)
+def test_identity_catches_points_that_are_lost_or_doubled(change):
+    with pytest.raises(ExecutionError, match="do not multiply to the full posterior"):
+        identity(change=change)
+
+
+def test_identity_is_not_satisfied_by_densities_that_are_no_numbers():
+    model = LogDensityModel(["z"], lambda z: jnp.sum(0.0 * z), lambda z, data: jnp.sum(data["y"]) * jnp.log(-z[0]))
+    data = model.load({"y": np.ones(4)})
+    with pytest.raises(ExecutionError, match="do not multiply"):
+        check_identity(model, lambda k: data, 1, data, np.array([2.0]), seed=1)
+
+
+def test_float32_in_a_model_is_refused():
+    problem = conjugate.beta_bernoulli(n=40)
+
+    def narrow(z, data):
+        return jnp.sum(data["y"] * z[0].astype(jnp.float32)).astype(jnp.float64)
+
+    model = LogDensityModel(["theta"], problem.model._log_prior, narrow)
+    with pytest.raises(InputError, match="less than float64"):
+        model.check(problem.data)
+
+
+# ---------------------------------------------------------------- the worker
+
+
+NUTS = NutsSettings(num_warmup=50, num_samples=1000, num_chains=2)
+
+
+def task_of(problem, index, folder, power, **changes):
+    write_arrays(folder, problem.shard(index))
+    exact = problem.exact(problem.shard(index), power)
+    init = Initialization(exact.mean, exact.covariance, "identity")
+    return replace(ShardTask(2, problem.model, folder, power, NUTS, init, seed=4), **changes), exact
+
+
+def test_worker_samples_the_subposterior_with_its_share_of_the_prior(tmp_path):
+    problem = conjugate.beta_bernoulli(n=40, a=20.0, b=5.0)
+    task, exact = task_of(problem, np.arange(0, 40, 4), tmp_path / "shard", 0.25)
+    found = run_shard(task)
+    assert found.converged
+    assert_mean(found.samples, exact.mean)
+    assert_covariance(found.samples, exact.mean, exact.covariance)
+    untempered = problem.exact(problem.shard(np.arange(0, 40, 4)), 1.0)
+    with pytest.raises(AssertionError, match="standard errors off"):
+        assert_mean(found.samples, untempered.mean)
+    again = run_shard(replace(task))
+    np.testing.assert_array_equal(found.samples, again.samples)
+
+
+def test_worker_evaluates_the_shard_at_points(tmp_path):
+    problem = conjugate.beta_bernoulli(n=40)
+    task, _ = task_of(problem, np.arange(10), tmp_path / "shard", 0.25, points=np.array([[0.1], [0.7]]))
+    y = problem.data["y"][:10]
+    exact = [np.sum(y * z - np.log1p(np.exp(z))) for z in (0.1, 0.7)]
+    np.testing.assert_allclose(run_shard(task)[:, 0], exact, rtol=1e-12)
+
+
+def rugged_prior(z):
+    """White noise that gradients do not see: a chain soon stands on a peak that it cannot leave."""
+    return 1e6 * jnp.sum(jnp.sin(1e30 * jax.lax.stop_gradient(z))) - 0.5 * jnp.sum(z**2)
+
+
+def no_likelihood(z, data):
+    return 0.0 * jnp.sum(data["y"]) * z[0]
+
+
+def test_worker_refuses_a_stuck_chain(tmp_path):
+    write_arrays(tmp_path / "shard", {"y": np.ones(3)})
+    model = LogDensityModel(["z"], rugged_prior, no_likelihood)
+    init = Initialization(np.zeros(1), np.eye(1), "identity")
+    nuts = NutsSettings(num_warmup=400, num_samples=20, num_chains=1)
+    with pytest.raises(ConvergenceError, match="shard 2"):
+        run_shard(ShardTask(2, model, tmp_path / "shard", 0.25, nuts, init, seed=0))
