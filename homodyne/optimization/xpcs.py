@@ -46,6 +46,7 @@ from homodyne.optimization.target import scaling_of, space_of
 Array = npt.NDArray[np.float64]
 
 _SIZE = "size"  # name of the array that holds the numbers of frames and of angles
+NEAR_MODE = 0.1  # standard deviation of the starts of identity around the pilot mode, in coordinates without bounds
 _LAYOUT = tuple(field.name for field in fields(Block) if field.name not in ("num_frames", "num_angles"))
 
 
@@ -308,8 +309,11 @@ def consensus_settings(config: Config) -> ConsensusSettings:
     """Translate the configuration."""
     cmc = config.optimization.cmc
     shard = cmc.per_shard_mcmc
+    nuts = NutsSettings(shard.num_warmup, shard.num_samples, shard.num_chains, shard.target_accept_prob)
+    if cmc.initialization.method == "identity":  # unit widths are far too wide: start near the mode, learn the widths
+        nuts = replace(nuts, init_spread=NEAR_MODE, adapt_mass=True)
     return ConsensusSettings(
-        nuts=NutsSettings(shard.num_warmup, shard.num_samples, shard.num_chains, shard.target_accept_prob),
+        nuts=nuts,
         combination=cmc.combination.method,
         fallback_enabled=cmc.combination.fallback_enabled,
         tree_depth=cmc.combination.tree_depth,
