@@ -124,7 +124,7 @@ def _choose_angles(
         index = at_q[select_phi(catalog.phi[at_q], phi)]
         return index, catalog.phi[index]
     if phi is None:
-        raise DataError(f"{catalog.path} does not state angles; give phi= with {at_q.size} values, one per map.")
+        raise DataError(f"{catalog.path} does not state angles; give phi (--phi) with {at_q.size} values, one per map.")
     given = np.atleast_1d(np.asarray(phi if isinstance(phi, float | int) else list(phi)))
     return at_q, checks.angles(given, at_q.size)
 
@@ -216,7 +216,10 @@ class FileDescription:
         for name, values in (("pixels", self.pixels), ("counts", self.mean_counts)):
             if values is not None:
                 unit = "per map" if name == "pixels" else "per pixel and frame"
-                lines.append((name, f"{values.min():.4g} to {values.max():.4g} {unit}"))
+                limits = [
+                    f"{value:.0f}" if name == "pixels" else f"{value:.4g}" for value in (values.min(), values.max())
+                ]
+                lines.append((name, f"{' to '.join(dict.fromkeys(limits))} {unit}"))
         lines += [("missing", one) for one in self.missing]
         if self.suggested_q is not None:
             lines.append(("suggestion", f"q = {self.suggested_q:.6g}, the q with the most angles"))

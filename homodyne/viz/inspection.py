@@ -43,27 +43,31 @@ def draw_frames(ax: Axes, t: Array, values: Array, colour: ColorType, **style: A
 
 
 def inspect_figure(data: TwoTimeData) -> Figure:
-    """Maps of at most four angles, the diagonal beside its neighbours, the mean over each frame's pairs.
+    """Maps of at most four angles, the diagonal above its neighbours, the mean over each frame's pairs.
 
     The distance between the diagonal and its neighbours is the shot noise; bad frames are gray.
     """
     angles = spread_over(data.phi, MAX_ANGLES)
     uppers = [maps.measured_pairs(data, angle) for angle in angles]
-    figure, top, left, right = _panels(len(angles))
+    figure, top, above, left, right = _panels(len(angles), data.diagonal is not None)
     step = _draw_maps(figure, top, data, angles, uppers)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, len(angles)))
-    for ax in (left, right):
+    for ax in (left, right) if above is None else (above, left, right):
         for time in data.t[~data.good]:
             ax.axvspan(time - data.dt / 2, time + data.dt / 2, color="0.8", linewidth=0.6)
     for angle, values, colour in zip(angles, uppers, colours, strict=True):
-        if data.diagonal is not None:
-            draw_frames(left, data.t, data.diagonal[angle], colour, linestyle=":")
+        if above is not None and data.diagonal is not None:
+            draw_frames(above, data.t, data.diagonal[angle], colour)
         draw_frames(left, data.t[:-1], np.diagonal(values, offset=1), colour)
         draw_frames(right, data.t, frame_mean(values), colour, label=angle_text(data.phi[angle]))
     per_bin = -(-data.num_frames // MAX_BINS)
     binned = f", mean of {per_bin} frames" if per_bin > 1 else ""
-    dotted = "dotted: $c_2(t,t)$; line: " if data.diagonal is not None else ""
-    style_axes(left, "age $t$ (s)", "$c_2$", rf"{dotted}$c_2(t,t+\Delta t)${binned}")
+    if above is not None:
+        style_axes(above, "", "$c_2(t,t)$", f"diagonal and its neighbours{binned}")
+        above.tick_params(labelbottom=False)
+    style_axes(
+        left, "age $t$ (s)", r"$c_2(t,t+\Delta t)$", "" if above is not None else f"neighbours of the diagonal{binned}"
+    )
     style_axes(right, "age $t$ (s)", "$c_2$", f"mean over all pairs of a frame{binned}")
     if len(angles) > 1:
         figure.legend(loc="outside lower center", ncols=len(angles), fontsize=SMALL, frameon=False)
@@ -71,16 +75,26 @@ def inspect_figure(data: TwoTimeData) -> Figure:
     return figure
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes], Axes, Axes]:
-    """Figure with ``count`` panels for maps above two wide ones; a single map stands beside them."""
+def _panels(count: int, diagonal: bool) -> tuple[Figure, list[Axes], Axes | None, Axes, Axes]:
+    """Figure with ``count`` panels for maps above two wide ones; a single map stands beside them.
+
+    The first wide one is cut in two where there is a ``diagonal``, whose scale is its own.
+    """
     if count == 1:
         figure = new_figure(11.5, 3.9)
-        top, left, right = figure.subplots(1, 3)
-        return figure, [top], left, right
-    figure = new_figure(2.4 * count + 1.2, 5.8)
-    grid = GridSpec(2, 2 * count, figure, height_ratios=(1.1, 1))
-    maps_above = [figure.add_subplot(grid[0, 2 * k : 2 * k + 2]) for k in range(count)]
-    return figure, maps_above, figure.add_subplot(grid[1, :count]), figure.add_subplot(grid[1, count:])
+        grid = GridSpec(1, 3, figure)
+        places, wide = [grid[0, 0]], (grid[0, 1], grid[0, 2])
+    else:
+        figure = new_figure(2.4 * count + 1.2, 5.8)
+        grid = GridSpec(2, 2 * count, figure, height_ratios=(1.1, 1))
+        places, wide = [grid[0, 2 * k : 2 * k + 2] for k in range(count)], (grid[1, :count], grid[1, count:])
+    top = [figure.add_subplot(place) for place in places]
+    if not diagonal:
+        return figure, top, None, figure.add_subplot(wide[0]), figure.add_subplot(wide[1])
+    halves = wide[0].subgridspec(2, 1)
+    above, left = (figure.add_subplot(halves[k, 0]) for k in range(2))
+    above.sharex(left)
+    return figure, top, above, left, figure.add_subplot(wide[1])
 
 
 def _draw_maps(figure: Figure, axes: list[Axes], data: TwoTimeData, angles: list[int], uppers: list[Array]) -> int:

@@ -155,7 +155,9 @@ def map_figure(
     add_colour_bar(figure, list(axes[:2].ravel()), "$c_2$" + (f", {blocks}" if blocks else ""), location)
     add_colour_bar(figure, list(axes[2]), rf"(data $-$ model)/$\sigma${of_blocks}", location)
     figure.suptitle(map_title(data, count, panels[0].step), fontsize=NORMAL)
-    add_caption(figure, result, "model: draw of highest posterior density; residuals: σ of independent noise")
+    diagonal = "" if panels[0].step > 1 else "; diagonal (gray) not fitted"
+    text = "model: draw of highest posterior density; residuals: σ of independent noise"
+    add_caption(figure, result, text + diagonal)
     return figure
 
 

@@ -22,7 +22,6 @@ from homodyne.viz.labels import (
     counted,
     new_figure,
     style_axes,
-    symbol,
     with_unit,
 )
 
@@ -55,8 +54,8 @@ def parameter_columns(result: MCMCResult) -> list[Column]:
             scaled = draws / 10.0**power
             low, middle, high = np.quantile(scaled, (0.05, 0.5, 0.95))
             shown = (format_number(value, (high - low) / 3.29) for value in (middle, low, high))
-            title = "{}\n{} [{}, {}]".format(symbol(name), *shown).replace("-", "−")
             label = with_unit(name, result.units.get(name, ""), power)
+            title = "\n".join([label, "{} [{}, {}]".format(*shown).replace("-", "−")])
             columns.append(Column(name, scaled, power, label, title))
     return columns
 

@@ -230,7 +230,7 @@ def attribute(name, value):
         (attribute("storage_mode", "data_exchange_keys"), "expected a list of names"),
         (put("/entry/instrument/masks/dynamic_q_list", [0.005]), "holds 3 maps, but .* 1 values"),
         (drop("/entry/instrument/masks/dynamic_q_list"), "dynamic_q_list is missing"),
-        (drop("/entry/instrument/masks/dynamic_phi_list"), "does not state angles; give phi= with 2 values"),
+        (drop("/entry/instrument/masks/dynamic_phi_list"), r"does not state angles; give phi \(--phi\) with 2 values"),
         (drop("/entry/instrument/detector_1/frame_time"), "does not state dt .*<detector>/frame_time"),
         (put("/entry/instrument/detector_2/frame_time", 0.7), "different frame times"),
         (drop("/entry/definition"), "layout that is not known"),

@@ -112,7 +112,7 @@ def test_npy_needs_what_it_does_not_hold(tmp_path, made, real):
     assert one.diagonal is None
     for given, message in (
         ({}, "does not state q"),
-        ({"q": 0.01}, "does not state angles; give phi= with 2 values"),
+        ({"q": 0.01}, r"does not state angles; give phi \(--phi\) with 2 values"),
         ({"q": 0.01, "phi": [0.0, 90.0]}, "does not state dt"),
         ({"q": 0.01, "phi": [0.0], "dt": 1.0}, "expected a vector of 2 values"),
     ):
@@ -239,7 +239,7 @@ def test_describe(aps_u, aps_8idi, nxxpcs, npz, tmp_path, made):
     assert describe(nxxpcs()).angles_per_q == (2, 1)
     assert describe(npz()).format == "npz"
     np.save(tmp_path / "cube.npy", made.cube(2))
-    assert "missing     q: give q= in 1/Å" in str(describe(tmp_path / "cube.npy"))
+    assert "missing     q: give q (--q) in 1/Å" in str(describe(tmp_path / "cube.npy"))
 
 
 def test_units_are_converted(aps_u):

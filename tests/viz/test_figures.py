@@ -128,12 +128,13 @@ def test_wrong_input_leaves_nothing(static, laminar, tmp_path):
 def test_inspect_figure_shows_diagonal_and_bad_frames(static):
     data = replace(static.data, diagonal=np.full((1, 60), 2.0))
     figure = inspect_figure(data)
-    left = figure.axes[1]
-    assert "dotted" in left.get_title()
-    np.testing.assert_array_equal(left.lines[0].get_ydata(), 2.0)
-    assert len(left.patches) == 2
+    above, left = figure.axes[1:3]
+    assert (above.get_ylabel(), left.get_ylabel()) == ("$c_2(t,t)$", r"$c_2(t,t+\Delta t)$")
+    np.testing.assert_array_equal(above.lines[0].get_ydata(), 2.0)
+    assert np.nanmax(left.lines[0].get_ydata()) < 2.0
+    assert len(above.patches) == len(left.patches) == 2
     assert "2 bad frames (gray)" in figure.get_suptitle()
-    assert inspect_figure(static.data).axes[1].get_title() == r"$c_2(t,t+\Delta t)$"
+    assert inspect_figure(static.data).axes[1].get_title() == "neighbours of the diagonal"
 
 
 _NO_PYPLOT = """

@@ -104,7 +104,7 @@ def select_q(catalog: Catalog, q: float | None) -> tuple[float, NDArray[np.intp]
     """Return the q of the ring nearest to `q` and the indices of its maps."""
     if catalog.q is None:
         if q is None:
-            raise DataError(f"{catalog.path} does not state q; give q= in 1/Å.")
+            raise DataError(f"{catalog.path} does not state q; give q (--q) in 1/Å.")
         return real_scalar("q", q, "1/Å"), np.arange(catalog.num_maps)
     rings = distinct_q(catalog.q)
     if q is None:
@@ -155,7 +155,7 @@ def resolve_dt(catalog: Catalog, dt: float | None) -> float:
         dt = real_scalar("dt", dt, "s")
     if catalog.dt is None:
         if dt is None:
-            raise DataError(f"{catalog.path} does not state dt (looked for {catalog.dt_where}); give dt= in s.")
+            raise DataError(f"{catalog.path} does not state dt (looked for {catalog.dt_where}); give dt (--dt) in s.")
         return dt
     if dt is not None and abs(dt - catalog.dt) > CONTRADICTION * catalog.dt:
         raise DataError(

@@ -46,9 +46,9 @@ def catalog(source: tuple[Path, NDArray[Any]]) -> Catalog:
         num_frames=cube.shape[1],
         read_map=read_map,
         missing=(
-            "q: give q= in 1/Å",
-            "phi: give phi= with one angle per map",
-            "dt: give dt= in s",
+            "q: give q (--q) in 1/Å",
+            "phi: give phi (--phi) with one angle per map",
+            "dt: give dt (--dt) in s",
             "pixels per bin",
         ),
     )
