@@ -1,6 +1,6 @@
 """Reading, overriding and writing configurations."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
@@ -15,6 +15,12 @@ from homodyne.core.parameters import DEFAULT_PRIORS, MODES
 from homodyne.errors import ConfigError
 
 TEMPLATES = ("static", "laminar_flow")
+PATHS = (
+    ("experimental_data", "file_path"),
+    ("output", "directory"),
+    ("optimization", "cmc", "backend", "checkpoint_dir"),
+)
+"""Keys whose values are paths."""
 
 
 def load_config(
@@ -93,16 +99,17 @@ def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, An
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values (YAML), found {type(data).__name__}")
-    _anchor(data, "experimental_data", "file_path", path.parent)
-    _anchor(data, "output", "directory", path.parent)
+    for keys in PATHS:
+        _anchor(data, keys, path.parent)
     return data
 
 
-def _anchor(data: dict[str, Any], section: str, key: str, folder: Path) -> None:
+def _anchor(data: Any, keys: Sequence[str], folder: Path) -> None:
     """Make a relative path in a configuration file start at the folder of that file."""
-    values = data.get(section)
-    if isinstance(values, dict) and isinstance(values.get(key), str):
-        values[key] = str(folder / values[key])
+    for key in keys[:-1]:
+        data = data.get(key) if isinstance(data, dict) else None
+    if isinstance(data, dict) and isinstance(data.get(keys[-1]), str):
+        data[keys[-1]] = str(folder / data[keys[-1]])
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError
 
 from homodyne.config.schema import AnyPrior, Config, Section
 
+MOST_ELSEWHERE = 2  # sections that may know a key of one name for it to be suggested
+
 
 def describe_problems(error: ValidationError, source: str) -> str:
     """Tell every problem of a configuration, one per line: dotted path, value, what was expected.
@@ -57,8 +59,8 @@ def _suggestion(path: str, siblings: Sequence[str]) -> str:
     leaves = [(key, key.rpartition(".")[2]) for key in known_keys()]
     alike = get_close_matches(leaf, [name for _, name in leaves], 1, 0.75)
     elsewhere = [key for key, name in leaves if name in alike]
-    if near or len(elsewhere) == 1:
-        return f"did you mean {[*near, *elsewhere][0]}?"
+    if near or 1 <= len(elsewhere) <= MOST_ELSEWHERE:
+        return f"did you mean {' or '.join(near or elsewhere)}?"
     return f"known here: {', '.join(siblings)}"
 
 

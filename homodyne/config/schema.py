@@ -241,13 +241,20 @@ class MCMCConfig(Section):
     target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
 
 
+def _shard_count(given: Any) -> Any:
+    """Accept a number of shards or the word auto; one message for both."""
+    if given == "auto" or (type(given) is int and given >= 1):
+        return given
+    raise ValueError("expected auto or an integer of 1 or more")
+
+
 class ShardingConfig(Section):
     """How the data are split into shards."""
 
     strategy: Literal["stratified", "time_stratified", "random", "contiguous", "interleaved", "frame_blocks"] = Field(
         "interleaved", description="interleaved and frame_blocks keep the grid of the maps, which is fastest"
     )
-    num_shards: Annotated[PositiveInt | Literal["auto"], Field(union_mode="left_to_right")] = Field(
+    num_shards: Annotated[int | Literal["auto"], BeforeValidator(_shard_count)] = Field(
         "auto", description="auto takes as few as workers and memory allow"
     )
     max_points_per_shard: PositiveInt | None = Field(None, description="most pairs of frames in one shard, for auto")
@@ -267,13 +274,20 @@ class InitializationConfig(Section):
 class BackendConfig(Section):
     """Where the shards are sampled."""
 
-    name: str = Field("auto", description="auto, multiprocessing or sequential")
+    name: Literal["auto", "multiprocessing", "sequential"] = Field(
+        "auto", description="worker processes of this machine, or one shard after the other in this process"
+    )
     num_workers: PositiveInt | None = Field(None, description="worker processes; one for each core by default")
     timeout: PositiveFloat | None = Field(None, description="seconds that one attempt at a shard may take")
     max_attempts: PositiveInt = Field(2, description="times that a shard is tried")
-    enable_checkpoints: bool = Field(True, description="keep every finished shard on disk, next to the result")
-    checkpoint_dir: str | None = Field(None, description="folder of the finished shards; OUTPUT/store by default")
-    resume_from_checkpoint: bool = Field(True, description="go on with the finished shards that are there")
+    enable_checkpoints: bool = Field(True, description="keep every finished shard in checkpoint_dir")
+    checkpoint_dir: str | None = Field(
+        None,
+        description="folder of the finished shards; `homodyne fit` takes OUTPUT.store, from Python none are kept",
+    )
+    resume_from_checkpoint: bool = Field(
+        True, description="go on with the finished shards that are there; false refuses a folder that holds some"
+    )
 
 
 class CombinationConfig(Section):
@@ -309,7 +323,9 @@ class ValidationConfig(Section):
 class CMCConfig(Section):
     """Consensus Monte Carlo."""
 
-    enable: bool | Literal["auto"] = Field("auto", description="whether method auto may choose it")
+    enable: Literal[True, False, "auto"] = Field(
+        "auto", description="whether method auto prefers cmc to nuts; auto goes by number of points and memory"
+    )
     min_points_for_cmc: PositiveInt = Field(
         200_000_000, description="pairs of frames from which auto prefers cmc to nuts, whatever the memory"
     )

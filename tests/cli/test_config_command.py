@@ -25,7 +25,7 @@ def test_check_tells_every_problem(homodyne, tmp_path):
     assert outcome.code == 2
     assert outcome.err.splitlines() == [
         "error: 3 problems in run.yaml:",
-        "  optimization.method: 'nutz' given, expected 'auto', 'laplace' or 'nuts'",
+        "  optimization.method: 'nutz' given, expected 'auto', 'laplace', 'nuts' or 'cmc'",
         "  output.figures: 'maybe' given, expected a valid boolean",
         "  sed: unknown key; did you mean seed?",
     ]

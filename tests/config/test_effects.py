@@ -14,7 +14,10 @@ from homodyne.config.problems import known_keys
 from homodyne.config.schema import Config
 from homodyne.core.parameters import LAMINAR_NAMES
 from homodyne.data import write_aps_u
-from homodyne.errors import ConvergenceError, DataError
+from homodyne.device.config import HardwareConfig
+from homodyne.errors import ConvergenceError, DataError, InputError
+from homodyne.optimization import mcmc, xpcs
+from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.mcmc import METHODS
 from homodyne.optimization.nlsq import Pilot, pilot_fit
 from homodyne.optimization.target import build_target
@@ -28,6 +31,13 @@ SMALL = {
         "nlsq": {"num_candidates": 200, "num_starts": 3, "max_iterations": 100, "thin_points": 60},
         "laplace": {"num_draws": 100},
         "mcmc": {"num_warmup": 15, "num_samples": 15, "num_chains": 2},
+        "cmc": {
+            "escalate": False,
+            "sharding": {"num_shards": 2},
+            "backend": {"name": "sequential"},
+            "per_shard_mcmc": {"num_warmup": 30, "num_samples": 50},
+            "combination": {"num_draws": 100},
+        },
     },
     "certificate": {"num_points": 100},
 }
@@ -166,10 +176,98 @@ def test_choice_of_draws(key):
     assert not np.array_equal(seen_in_draws(method), seen_in_draws(method, f"{key}={value}"))
 
 
+CMC = "optimization.cmc."
+BIG = 10**7  # points of a measurement
+HARDWARE = HardwareConfig(cores=4, machine_cores=4, total_memory=2**33, available_memory=2**33)
+PLAN = {
+    "enable": (True,),
+    "min_points_for_cmc": (5,),
+    "escalate": (False, "optimization.method=cmc"),
+    "sharding.num_shards": (7,),
+    "sharding.max_points_per_shard": (1000,),
+    "backend.name": ("sequential",),
+    "backend.num_workers": (3,),
+    "backend.timeout": (60,),
+    "backend.max_attempts": (3,),
+    "backend.enable_checkpoints": (False, f"{CMC}backend.checkpoint_dir=kept"),
+    "backend.checkpoint_dir": ("kept",),
+    "backend.resume_from_checkpoint": (False, f"{CMC}backend.checkpoint_dir=kept"),
+    "combination.method": ("swiss",),
+    "combination.fallback_enabled": (False,),
+    "combination.tree_depth": (3,),
+    "combination.min_success_rate": (0.5,),
+    "combination.num_draws": (200,),
+    "per_shard_mcmc.num_warmup": (20,),
+    "per_shard_mcmc.num_samples": (60,),
+    "per_shard_mcmc.num_chains": (3,),
+    "per_shard_mcmc.target_accept_prob": (0.9,),
+    "validation.strict": (False,),
+}
+
+
+def seen_in_plan(*changes: str) -> Any:
+    """What a run with shards is told, before it starts."""
+    config = load_config(None, changes)
+    cmc = config.optimization.cmc
+    options = xpcs._options(cmc)
+    try:
+        folder = xpcs._folder(cmc)
+    except InputError as error:
+        return str(error)
+    where = select_backend(HARDWARE, cmc.backend.name, options=options).get_backend_name()
+    methods = mcmc._names(1000, config, [])
+    return methods, xpcs._count(BIG, cmc, HARDWARE), options, folder, where, xpcs.consensus_settings(config)
+
+
+@pytest.mark.parametrize("key", PLAN)
+def test_choice_of_shards(key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "manifest.json").write_text("{}")
+    value, *base = PLAN[key]
+    assert seen_in_plan(*base, f"{CMC}{key}={value}") != seen_in_plan(*base)
+
+
+def test_choice_of_strategy():
+    base = "optimization.method=cmc"
+    draws, *_ = seen_in_result(base)
+    other, *_ = seen_in_result(base, f"{CMC}sharding.strategy=random")
+    assert draws != other
+    assert draws.keys() == other.keys()
+
+
+START = {
+    "method": ("identity", "method=nlsq"),
+    "svi_steps": (110, "method=svi"),
+    "svi_learning_rate": (0.03, "method=svi"),
+    "svi_rank": (1, "method=svi"),
+}
+
+
+@cache
+def seen_in_start(*changes: str) -> Any:
+    """Method and covariance of the start of the shards."""
+    config = load_config(SMALL, [f"{CMC}initialization.{change}" for change in ("svi_steps=100", *changes)])
+    likelihood, mode = pilot().posterior.likelihood, pilot().mode
+    model, block = xpcs.XpcsModel.of(likelihood, pilot().sigma), likelihood.slot.block
+    init = xpcs._initialization(model, block, (mode.z, mode.covariance), 2, config, None)
+    return init.method, init.covariance.tolist()
+
+
+@pytest.mark.parametrize("key", START)
+def test_choice_of_start(key):
+    value, base = START[key]
+    method, _ = before = seen_in_start(base)
+    after = seen_in_start(base, f"{key}={value}")
+    assert method == base.removeprefix("method=")
+    assert after != before
+
+
 def test_every_key_is_tested():
     at_the_command_line = {"output.directory", "output.figures", "output.overwrite"}  # tests/cli
     only_one_value = {"uncertainty"}
     tested = {f"experimental_data.{key}" for key in (*DATA, "dt")} | set(MODEL) | set(FIT) | set(DRAWS)
+    tested |= {f"{CMC}{key}" for key in (*PLAN, "sharding.strategy")} | {f"{CMC}initialization.{key}" for key in START}
     keys = set(known_keys())
     leaves = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}
     assert tested | at_the_command_line | only_one_value == leaves

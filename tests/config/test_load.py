@@ -1,16 +1,31 @@
 from dataclasses import astuple, fields
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from homodyne.config.io import load_config, resolve, template, to_mapping, to_yaml
 from homodyne.config.problems import known_keys
-from homodyne.config.schema import AnyPrior, Config
+from homodyne.config.schema import (
+    COMBINATION_ALIASES,
+    AnyPrior,
+    BackendConfig,
+    CombinationConfig,
+    Config,
+    InitializationConfig,
+    ShardingConfig,
+)
 from homodyne.core.likelihood import ScalingPrior
 from homodyne.core.parameters import DEFAULT_PRIORS, LAMINAR_NAMES
 from homodyne.core.priors import PRIOR_ARGUMENTS
 from homodyne.errors import ConfigError
+from homodyne.optimization.cmc.backends import BACKENDS
+from homodyne.optimization.cmc.combination import ALIASES
+from homodyne.optimization.cmc.combination import METHODS as COMBINATIONS
+from homodyne.optimization.cmc.consensus import PER_SHARD
+from homodyne.optimization.cmc.coordinator import INITIALIZATIONS
+from homodyne.optimization.cmc.sharding import STRATEGIES
 from homodyne.optimization.nlsq import PilotSettings
 from homodyne.optimization.nuts import NutsSettings
 
@@ -62,10 +77,14 @@ def test_a_configuration_cannot_be_changed():
 
 
 def test_paths_in_a_file_start_at_its_folder(written, tmp_path):
-    path = written("experimental_data: {file_path: run.h5}\noutput: {directory: out}\n")
+    path = written(
+        "experimental_data: {file_path: run.h5}\noutput: {directory: out}\n"
+        "optimization: {cmc: {backend: {checkpoint_dir: shards}}}\n"
+    )
     config = load_config(path)
     assert config.experimental_data.file_path == str(tmp_path / "run.h5")
     assert config.output.directory == str(tmp_path / "out")
+    assert config.optimization.cmc.backend.checkpoint_dir == str(tmp_path / "shards")
     assert load_config(path, ["experimental_data.file_path=run.h5"]).experimental_data.file_path == "run.h5"
     absolute = written("experimental_data: {file_path: /data/run.h5}")
     assert load_config(absolute).experimental_data.file_path == "/data/run.h5"
@@ -204,7 +223,20 @@ def test_priors_of_contrast_and_offset_are_those_of_the_core():
 
 def test_defaults_of_the_methods_are_written_once():
     given = load_config().optimization
-    for section, settings in ((given.nlsq, PilotSettings()), (given.mcmc, NutsSettings())):
+    methods = ((given.nlsq, PilotSettings()), (given.mcmc, NutsSettings()), (given.cmc.per_shard_mcmc, PER_SHARD))
+    for section, settings in methods:
         shared = set(type(section).model_fields) & {field.name for field in fields(settings)}
         assert len(shared) >= 3
         assert {name: getattr(section, name) for name in shared} == {name: getattr(settings, name) for name in shared}
+
+
+def test_names_of_the_consensus_engine_are_those_of_its_registries():
+    known = {
+        (BackendConfig, "name"): {"auto", *BACKENDS},
+        (CombinationConfig, "method"): set(COMBINATIONS),
+        (InitializationConfig, "method"): set(INITIALIZATIONS),
+        (ShardingConfig, "strategy"): set(STRATEGIES),
+    }
+    for (section, key), names in known.items():
+        assert set(get_args(section.model_fields[key].annotation)) == names
+    assert COMBINATION_ALIASES == ALIASES
