@@ -80,7 +80,7 @@ def fit_and_write(data: "TwoTimeData", config: "Config", truth: Mapping[str, flo
         write_result(result, config, data, stage, truth)
     print(result.summary())
     print(f"wrote {directory}")
-    store.say_where(config)
+    store.say_where(config, result)
     return result
 
 

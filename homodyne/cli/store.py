@@ -7,6 +7,7 @@ from homodyne.errors import InputError
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
+    from homodyne.optimization.cmc.result import MCMCResult
 
 _DIR = "optimization.cmc.backend.checkpoint_dir"
 
@@ -72,8 +73,11 @@ def remains(config: "Config") -> str:
     return f"{shards} kept in {place}: start the same command again with --resume to go on with them"
 
 
-def say_where(config: "Config") -> None:
-    """Print where the finished shards of a fit are."""
+def say_where(config: "Config", result: "MCMCResult") -> None:
+    """Print where the shards of a fit are, when it has sampled any."""
+    from homodyne.optimization.cmc.result import VERDICTS
+
+    tried = {"cmc: failed", *(f"cmc: {verdict}" for verdict in VERDICTS)} & set(result.diagnostics["methods"])
     place = store_of(config)
-    if place is not None and finished_shards(place):
+    if place is not None and tried and finished_shards(place):
         print(f"kept the shards in {place} (for homodyne combine and certify); it may be removed")
