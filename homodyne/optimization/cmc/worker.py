@@ -39,7 +39,7 @@ def run_shard(task: ShardTask) -> ShardResult | Array:
     InputError
         The shard's files, or the model, cannot be used.
     """
-    programs = _programs(pickle.dumps((task.model, task.settings, task.power, task.attempt)))
+    programs = _programs_for(task)
     shard = programs.model.load(read_arrays(task.data))
     if task.points is not None:
         return programs.model.statistics(task.points, shard)
@@ -94,6 +94,19 @@ def _cautious(settings: NutsSettings, attempt: int) -> NutsSettings:
     warmup = settings.num_warmup * 2**attempt
     spread = settings.init_spread / 2**attempt
     return replace(settings, target_accept_prob=accept, num_warmup=warmup, init_spread=spread)
+
+
+def _programs_for(task: ShardTask) -> _Programs:
+    """Programs for a task. A model that was made inside a function cannot be pickled; it never leaves its process."""
+    parts = task.model, task.settings, task.power, task.attempt
+    try:
+        content = pickle.dumps(parts)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return _own_programs(*parts)
+    return _programs(content)
+
+
+_own_programs = functools.lru_cache(maxsize=2)(_Programs)
 
 
 @functools.lru_cache(maxsize=2)

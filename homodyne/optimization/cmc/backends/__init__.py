@@ -65,3 +65,7 @@ def register_backend(name: str, factory: BackendFactory) -> None:
     if name == "auto" or name in BACKENDS:
         raise InputError(f"the name {name!r} of a backend is taken; known: {', '.join(sorted(BACKENDS))}, auto")
     BACKENDS[name] = factory
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
