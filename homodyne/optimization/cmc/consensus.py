@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -19,8 +20,10 @@ from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, Certific
 from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors
 from homodyne.optimization.cmc.diagnostics import validate_cmc_results
 from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.polish import Polished, polish
+from homodyne.optimization.cmc.other_modes import other_modes
+from homodyne.optimization.cmc.polish import Polished, derivatives, polish, stencil
 from homodyne.optimization.cmc.proposal import Mode
+from homodyne.optimization.cmc.scores import score_outliers
 from homodyne.optimization.cmc.store import ShardStore
 from homodyne.optimization.cmc.types import Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.density import Progress
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
 NEAR = 1.0  # posterior sd that the polish may move a merge for the tests between shards to count
 PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)
+LOOKS = 64  # draws of shards from which other modes are looked for
 PROBES = 3  # points at which the identity is checked
 
 
@@ -325,6 +329,7 @@ class _Run:
     ) -> tuple[Certificate, Array]:
         """Judge the draws; return the certificate and the draws to use."""
         settings = self.settings
+        modes = [*self.modes, *((mode.mean, mode.covariance) for mode in self._other_modes(results, polished))]
         normal = polished is not None and combined is not None and combined.method in ("weighted", "hierarchical")
         judged = certify(
             _not_pointwise,
@@ -332,7 +337,7 @@ class _Run:
             names=self.model.names,
             num_points=settings.certificate_points,
             seed=settings.seed + 1,
-            modes=self.modes,
+            modes=modes,
             gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
             batch=lambda points: self._log_density(points, "certificate"),
         )
@@ -340,7 +345,8 @@ class _Run:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
         if combined is None and results[0].problems:
             judged = without_draws(judged, f"The chains did not converge ({'; '.join(results[0].problems[:3])})")
-        reason = _disagreement(report, polished)
+        moved = polished is not None and polished.shift > NEAR
+        reason = self._contradiction(polished) if moved and polished else _disagreement(report)
         if reason:
             judged = refused(judged, reason)
         if judged.certificate.verdict == CORRECTED:
@@ -348,6 +354,29 @@ class _Run:
             z = judged.resample(count * settings.num_chains, settings.seed + 2)
             z = z.reshape(settings.num_chains, count, self.dim)
         return judged.certificate, z
+
+    def _other_modes(self, results: list[ShardResult], polished: Polished | None) -> list[Polished]:
+        """Modes of the full posterior that draws of the shards point at, apart from the polished one."""
+        if polished is None:
+            return []
+        draws = np.concatenate([result.samples[:, :, : self.dim].reshape(-1, self.dim) for result in results])
+        some = draws[np.linspace(0, len(draws) - 1, min(LOOKS, len(draws))).astype(int)]
+        return other_modes(lambda points: self._log_density(points, "other modes"), polished, some)
+
+    def _contradiction(self, polished: Polished) -> str:
+        """Sentence on shards whose likelihood has its mode elsewhere, where moments of shards say nothing."""
+        if not polished.arrived:
+            return ""
+        root = np.linalg.cholesky(polished.covariance)
+        points = polished.mean + stencil(self.dim) @ root.T
+        prior = np.array([float(self.model.log_prior(jnp.asarray(point))) for point in points])
+        found = [
+            derivatives(self.model.log_density(points, self.model.merge([part])) - prior, self.dim)
+            for part in self._parts(points, "scores")
+        ]
+        outliers = score_outliers(np.array([g for g, _ in found]), np.array([h for _, h in found]))
+        said = [f"shard {k} disagrees with all data by its score (p = {p:.1g})" for k, p in outliers.items()]
+        return f"The shards contradict each other: {'; '.join(said[:3])}." if said else ""
 
     def _finish(self, z: Array) -> tuple[dict[str, Array], Array]:
         """Draws of everything that has a name, and the exact log density."""
@@ -362,6 +391,10 @@ class _Run:
 
     def _statistics(self, points: Array, step: str) -> Array:
         """Statistics of all shards together at points (S, d): one round of the backend."""
+        return self.model.merge(self._parts(points, step))
+
+    def _parts(self, points: Array, step: str) -> list[Array]:
+        """Statistics of every shard at points (S, d)."""
         parts: dict[int, Any] = {}
         failures = self.backend.run(
             [self._task(k, points) for k in range(self.num_shards)],
@@ -373,16 +406,16 @@ class _Run:
                 f"{len(failures)} shards could not be evaluated (shard {failures[0].shard_id}: {failures[0].reason}); "
                 f"the draws of all finished shards are kept in {self.store.path}"
             )
-        return self.model.merge([parts[k] for k in range(self.num_shards)])
+        return [parts[k] for k in range(self.num_shards)]
 
 
 def _not_pointwise(z: Any) -> Any:
     raise InputError("the exact density of a consensus run is evaluated in batches")
 
 
-def _disagreement(report: Mapping[str, Any] | None, polished: Polished | None) -> str:
-    """Sentence on shards that disagree, or are the same; empty where shards are biased but the polish mends that."""
-    if report is None or not report["between"] or polished is None or polished.shift > NEAR:
+def _disagreement(report: Mapping[str, Any] | None) -> str:
+    """Sentence on shards that disagree, or are the same; empty where they do not."""
+    if report is None or not report["between"]:
         return ""
     chains = {
         f"shard {entry['shard_id']}: {text}" for entry in report["per_shard"] for text in entry.get("problems", ())

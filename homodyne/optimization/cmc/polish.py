@@ -60,7 +60,7 @@ def polish(evaluate: Evaluate, mean: Array, covariance: Array) -> Polished:
     steps: list[float] = []
     for _ in range(MAX_ROUNDS):
         root = np.linalg.cholesky(covariance)
-        values = evaluate(mean + _stencil(d) @ root.T)
+        values = evaluate(mean + stencil(d) @ root.T)
         concave = _concave(values, d)
         if concave is None:
             if steps and not np.isfinite(steps[-1]):
@@ -92,20 +92,20 @@ def _concave(values: Array, d: int) -> tuple[Array, Array] | None:
     """Gradient and minus Hessian from the values at the stencil; None where there is no maximum to step to."""
     if not np.isfinite(values).all():
         return None
-    gradient, negative = _derivatives(values, d)
+    gradient, negative = derivatives(values, d)
     return (gradient, negative) if np.linalg.eigvalsh(negative)[0] > 0.0 else None
 
 
-def _stencil(d: int) -> Array:
-    """Points of the differences: the middle, both sides of every axis, both ends of every pair's diagonal."""
+def stencil(d: int) -> Array:
+    """Points (1 + d + d^2, d): the middle, both sides of every axis, both ends of every pair's diagonal."""
     unit = STEP * np.eye(d)
     pairs = [unit[i] + unit[j] for i in range(d) for j in range(i)]
     rows = [np.zeros(d), *unit, *(-unit), *pairs, *(-pair for pair in pairs)]
     return np.array(rows)
 
 
-def _derivatives(values: Array, d: int) -> tuple[Array, Array]:
-    """Gradient and minus Hessian from the values at the stencil."""
+def derivatives(values: Array, d: int) -> tuple[Array, Array]:
+    """Gradient (d,) and minus Hessian (d, d) from the values at the stencil."""
     middle, ahead, behind = values[0], values[1 : d + 1], values[d + 1 : 2 * d + 1]
     count = d * (d - 1) // 2
     plus, minus = values[2 * d + 1 : 2 * d + 1 + count], values[2 * d + 1 + count :]
