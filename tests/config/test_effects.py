@@ -18,6 +18,7 @@ from homodyne.device.config import HardwareConfig
 from homodyne.errors import ConvergenceError, DataError, InputError
 from homodyne.optimization import mcmc, xpcs
 from homodyne.optimization.cmc.backends.selection import select_backend
+from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.mcmc import METHODS
 from homodyne.optimization.nlsq import Pilot, pilot_fit
 from homodyne.optimization.target import build_target
@@ -31,13 +32,6 @@ SMALL = {
         "nlsq": {"num_candidates": 200, "num_starts": 3, "max_iterations": 100, "thin_points": 60},
         "laplace": {"num_draws": 100},
         "mcmc": {"num_warmup": 15, "num_samples": 15, "num_chains": 2},
-        "cmc": {
-            "escalate": False,
-            "sharding": {"num_shards": 2},
-            "backend": {"name": "sequential"},
-            "per_shard_mcmc": {"num_warmup": 30, "num_samples": 50},
-            "combination": {"num_draws": 100},
-        },
     },
     "certificate": {"num_points": 100},
 }
@@ -228,29 +222,49 @@ def test_choice_of_shards(key, tmp_path, monkeypatch):
     assert seen_in_plan(*base, f"{CMC}{key}={value}") != seen_in_plan(*base)
 
 
-def test_choice_of_strategy():
-    base = "optimization.method=cmc"
-    draws, *_ = seen_in_result(base)
-    other, *_ = seen_in_result(base, f"{CMC}sharding.strategy=random")
-    assert draws != other
-    assert draws.keys() == other.keys()
+@pytest.mark.parametrize("strategy", ["interleaved", "frame_blocks"])
+def test_choice_of_strategy(strategy):
+    """Too many shards are refused by the strategy that is to make them."""
+    choices = {"num_shards": 100, "strategy": strategy}
+    config = load_config(SMALL, [f"{CMC}sharding.{key}={value}" for key, value in choices.items()])
+    modes = [(pilot().mode.z, pilot().mode.covariance)]
+    with pytest.raises(InputError, match=f"^{strategy}: 100 shards"):
+        xpcs.fit_shards(measurement(), pilot().posterior.likelihood, pilot().sigma, modes, config, HARDWARE, None)
 
 
 START = {
     "method": ("identity", "method=nlsq"),
-    "svi_steps": (110, "method=svi"),
+    "svi_steps": (330, "method=svi"),
     "svi_learning_rate": (0.03, "method=svi"),
     "svi_rank": (1, "method=svi"),
 }
 
 
+class Ridge(Model):
+    """Two correlated coordinates, whatever the data: variational inference on it compiles quickly."""
+
+    names = ("a", "b")
+    precision = np.array([[1.0, 0.9], [0.9, 1.0]])
+
+    def log_prior(self, z):
+        return -0.5 * z @ z / 1e4
+
+    def log_likelihood(self, z, shard, power):
+        return -0.5 * z @ self.precision @ z
+
+    def num_points(self, shard):
+        return len(shard["values"])
+
+
 @cache
 def seen_in_start(*changes: str) -> Any:
     """Method and covariance of the start of the shards."""
-    config = load_config(SMALL, [f"{CMC}initialization.{change}" for change in ("svi_steps=100", *changes)])
-    likelihood, mode = pilot().posterior.likelihood, pilot().mode
-    model, block = xpcs.XpcsModel.of(likelihood, pilot().sigma), likelihood.slot.block
-    init = xpcs._initialization(model, block, (mode.z, mode.covariance), 2, config, None)
+    config = load_config(SMALL, [f"{CMC}initialization.{change}" for change in ("svi_steps=300", *changes)])
+    block, mode = (
+        build_target(measurement(), config).likelihood.slot.block,
+        (np.zeros(2), np.linalg.inv(Ridge.precision)),
+    )
+    init = xpcs._initialization(Ridge(), block, mode, 2, config, None)
     return init.method, init.covariance.tolist()
 
 
