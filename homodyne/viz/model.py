@@ -48,7 +48,8 @@ def correlation_draws(result: MCMCResult, angle: int, t1: Array, t2: Array, posi
     if result.phi is None or result.q is None:
         raise InputError("this result does not come from two-time maps; it has no angles and no q to draw")
     parameters = {name: values[:, None] for name, values in parameter_draws(result, positions).items()}
-    padding = (0, (1 << max(t1.size - 1, 1).bit_length()) - t1.size)  # few different sizes to compile for
+    bits = max((t1.size - 1).bit_length(), 10)
+    padding = (0, (1 << bits + bits % 2) - t1.size)  # few different sizes to compile for
     t1, t2 = (np.pad(time, padding, constant_values=1.0) for time in (t1, t2))
     convention = result.shear_convention
     decay = _g(result.phi[angle], t1, t2, parameters, q=result.q, gap=result.gap, shear_convention=convention)
