@@ -9,7 +9,9 @@ import pytest
 
 from homodyne.errors import ConvergenceError, ExecutionError, InputError
 from homodyne.optimization.cmc.adapters import LogDensityModel
-from homodyne.optimization.cmc.consensus import check_identity
+from homodyne.optimization.cmc.backends.base import BackendOptions
+from homodyne.optimization.cmc.consensus import ConsensusSettings, check_identity
+from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.polish import polish
 from homodyne.optimization.cmc.store import write_arrays
 from homodyne.optimization.cmc.types import Initialization, ShardTask
@@ -207,3 +209,129 @@ def test_worker_refuses_a_stuck_chain(tmp_path):
     nuts = NutsSettings(num_warmup=400, num_samples=20, num_chains=1)
     with pytest.raises(ConvergenceError, match="shard 2"):
         run_shard(ShardTask(2, model, tmp_path / "shard", 0.25, nuts, init, seed=0))
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+QUICK = ConsensusSettings(nuts=NutsSettings(num_warmup=50, num_samples=150, num_chains=2), certificate_points=200)
+
+
+def run(model, data, num_shards, **changes):
+    given = {"backend": "sequential", "seed": 3, "settings": QUICK, **changes}
+    return sample_consensus(model, data, num_shards=num_shards, **given)
+
+
+def flat(result, name):
+    draws = result.samples[name]
+    return draws.reshape(-1, *draws.shape[2:])
+
+
+@pytest.mark.parametrize("num_shards", [1, 4, 16, 64])
+def test_regression_agrees_with_the_closed_form(num_shards):
+    problem = conjugate.linear_regression(n=1024, d=2, collinear=0.3)
+    exact = problem.posterior()
+    found = run(problem.model, problem.data, num_shards, settings=replace(QUICK, nuts=replace(NUTS, num_samples=250)))
+    assert found.verdict in ("CERTIFIED", "CORRECTED"), found.certificate.reason
+    draws = found.samples["beta"] if num_shards == 1 else flat(found, "beta")
+    assert_mean(draws, exact.mean, min_ess=100.0)
+    assert_covariance(draws, exact.mean, exact.covariance, min_ess=50.0)
+    with pytest.raises(AssertionError, match="standard errors off"):
+        assert_mean(draws, exact.mean + 0.5 * exact.sd, min_ess=100.0)
+
+
+@pytest.mark.parametrize("name", ["gaussian_mean", "beta_bernoulli", "poisson_gamma", "exponential_rate"])
+def test_conjugate_problems_agree_with_the_closed_form(name):
+    problem = conjugate.PROBLEMS[name](n=1024)
+    exact = problem.posterior()
+    found = run(problem.model, problem.data, 16)
+    assert found.verdict in ("CERTIFIED", "CORRECTED"), found.certificate.reason
+    value = flat(found, next(iter(found.samples)))
+    to_z = {"gaussian_mean": lambda x: x, "beta_bernoulli": lambda x: np.log(x / (1.0 - x))}.get(name, np.log)
+    z = to_z(value).reshape(-1, len(exact.mean))
+    assert_mean(z, exact.mean)
+    assert_covariance(z, exact.mean, exact.covariance)
+
+
+def test_numpyro_function_agrees_with_the_closed_form():
+    problem = conjugate.poisson_gamma(n=1024)
+    exact = problem.posterior()
+    found = run(problem.function, problem.data, 4)
+    assert found.verdict in ("CERTIFIED", "CORRECTED"), found.certificate.reason
+    assert_mean(np.log(flat(found, "rate"))[:, None], exact.mean)
+
+
+@pytest.mark.parametrize("factor", [1.5, 3.0, 10.0])
+def test_corrupted_shard_is_named(factor):
+    problem = conjugate.exponential_rate(n=1600)
+    problem.data["y"][200:300] *= factor
+    found = run(problem.model, problem.data, 16, strategy="contiguous")
+    assert found.verdict == "REFUSED"
+    assert "shard 2 disagrees" in found.certificate.reason
+
+
+def test_shard_with_the_data_of_another_is_named():
+    problem = conjugate.gaussian_mean(n=1600, scales=[1.0] * 6)
+    problem.data["y"][200:300] = problem.data["y"][900:1000]
+    found = run(problem.model, problem.data, 16, strategy="contiguous")
+    assert found.verdict == "REFUSED"
+    assert "shards 2 and 9 agree" in found.certificate.reason
+
+
+def wide_prior(z):
+    return -0.5 * jnp.sum((z / 5.0) ** 2)
+
+
+def squared_likelihood(z, data):
+    return -0.5 * jnp.sum((z[0] ** 2 - data["y"]) ** 2)
+
+
+@pytest.mark.parametrize("center", [0.5, 2.0])
+def test_two_modes_are_both_found_or_refused(center):
+    model = LogDensityModel(["z"], wide_prior, squared_likelihood)
+    found = run(model, {"y": center + np.random.default_rng(0).normal(size=320)}, 16)
+    assert found.verdict != "CERTIFIED"
+    if found.verdict == "CORRECTED":
+        assert 0.3 < np.mean(flat(found, "z") > 0.0) < 0.7
+
+
+def test_average_is_named_and_never_certified():
+    problem = conjugate.beta_bernoulli(n=1024)
+    found = run(problem.model, problem.data, 4, combination="average")
+    assert found.combination_method == "average"
+    assert found.verdict != "CERTIFIED"
+    assert any("average" in text for text in found.diagnostics["warnings"])
+
+
+def breaks_on_shard_three(task):
+    if task.shard_id == 3 and task.points is None:
+        raise ConvergenceError("chain 0 is stuck")
+    return run_shard(task)
+
+
+def test_missing_shard_is_named_and_its_data_still_count():
+    problem = conjugate.poisson_gamma(n=1024)
+    found = run(problem.model, problem.data, 16, options=BackendOptions(run=breaks_on_shard_three))
+    assert found.verdict in ("CERTIFIED", "CORRECTED"), found.certificate.reason
+    assert found.diagnostics["shards_used"] == 15
+    assert any("shard 3 failed: chain 0 is stuck" in text for text in found.diagnostics["warnings"])
+    assert_mean(np.log(flat(found, "rate"))[:, None], problem.posterior().mean)
+
+
+def test_resumed_store_gives_the_same_draws(tmp_path):
+    problem = conjugate.poisson_gamma(n=1024)
+    first = run(problem.model, problem.data, 4, store=tmp_path / "store")
+    results = sorted((tmp_path / "store" / "results").iterdir())
+    assert len(results) == 4
+    results[1].unlink()
+    again = run(problem.model, problem.data, 4, store=tmp_path / "store")
+    np.testing.assert_array_equal(first.samples["rate"], again.samples["rate"])
+    with pytest.raises(InputError, match="seed"):
+        run(problem.model, problem.data, 4, store=tmp_path / "store", seed=4)
+
+
+def test_worker_processes_give_the_same_draws():
+    problem = conjugate.poisson_gamma(n=1024)
+    here = run(problem.model, problem.data, 4)
+    there = run(problem.model, problem.data, 4, backend="multiprocessing")
+    np.testing.assert_array_equal(here.samples["rate"], there.samples["rate"])

@@ -156,6 +156,7 @@ def run_consensus(
     backend: CMCBackend,
     *,
     modes: Sequence[Mode] = (),
+    guesses: Sequence[Array] = (),
     progress: Progress | None = None,
 ) -> Consensus:
     """Sample what is missing in the store, combine, polish, certify.
@@ -174,6 +175,8 @@ def run_consensus(
         Runs the tasks.
     modes
         (mode, covariance) of the full posterior, as far as a pilot fit knows them.
+    guesses
+        Points (d,) near which further modes may be.
     progress
         Called with (step, done, total).
 
@@ -184,7 +187,7 @@ def run_consensus(
         that are finished.
     """
     with backend:
-        return _Run(model, store, init, settings, backend, modes, progress).result()
+        return _Run(model, store, init, settings, backend, modes, guesses, progress).result()
 
 
 class _Run:
@@ -198,10 +201,11 @@ class _Run:
         settings: ConsensusSettings,
         backend: CMCBackend,
         modes: Sequence[Mode],
+        guesses: Sequence[Array],
         progress: Progress | None,
     ) -> None:
         self.model, self.store, self.init, self.settings = model, store, init, settings
-        self.backend, self.modes, self.progress = backend, modes, progress
+        self.backend, self.modes, self.guesses, self.progress = backend, modes, guesses, progress
         self.num_shards, self.dim = store.manifest.num_shards, len(model.names)
         self.timings: dict[str, float] = {}
 
@@ -361,7 +365,7 @@ class _Run:
             return []
         draws = np.concatenate([result.samples[:, :, : self.dim].reshape(-1, self.dim) for result in results])
         some = draws[np.linspace(0, len(draws) - 1, min(LOOKS, len(draws))).astype(int)]
-        return other_modes(lambda points: self._log_density(points, "other modes"), polished, some)
+        return other_modes(lambda points: self._log_density(points, "other modes"), polished, some, self.guesses)
 
     def _contradiction(self, polished: Polished) -> str:
         """Sentence on shards whose likelihood has its mode elsewhere, where moments of shards say nothing."""

@@ -15,6 +15,7 @@ from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import ConsensusSettings, check_identity, run_consensus
+from homodyne.optimization.cmc.mode import climb, expansion
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.prior_power import check_prior_power
 from homodyne.optimization.cmc.result import MCMCResult
@@ -34,6 +35,7 @@ from homodyne.optimization.density import Progress
 
 LIBRARIES = ("homodyne", "jax", "numpyro", "numpy", "scipy")
 INITIALIZATIONS = ("nlsq", "svi", "identity")
+_STARTS = 6  # wide starts from which further modes are looked for
 _POOL = 20_000  # points of the pool that modes are searched on
 
 
@@ -127,7 +129,8 @@ def sample_consensus(
         init = _initialize(engine, shards, initialization, size / num_shards, seed)
         check_identity(engine, lambda k: engine.load(shards[k]), num_shards, engine.load(arrays), init.center, seed)
         runner = select_backend(hardware, backend, num_shards=num_shards, options=options)
-        found = run_consensus(engine, held, init, settings, runner, progress=progress)
+        guesses = _further_modes(engine, shards, init, size / num_shards, seed) if num_shards > 1 else []
+        found = run_consensus(engine, held, init, settings, runner, guesses=guesses, progress=progress)
     diagnostics = {**found.diagnostics, "warnings": [*notes, *found.diagnostics["warnings"]]}
     return MCMCResult(
         samples=found.samples,
@@ -175,6 +178,18 @@ def _initialize(model: Model, shards: list[Any], method: str, points_per_shard: 
         except ConvergenceError as error:
             notes.append(f"initialization by nlsq failed ({error}); identity was used")
     return replace(identity_initialization(model), notes=tuple(notes))
+
+
+def _further_modes(
+    model: Model, shards: list[Any], init: Initialization, points_per_shard: float, seed: int
+) -> list[npt.NDArray[np.float64]]:
+    """Ascend a typical shard from wide starts: chains that all start at one mode may never see another."""
+    count = len(shards)
+    pooled = pool_samples_from_shards(shards, max(200, _POOL // count), seed=seed)
+    expand, rng = expansion(shard_density(model, pooled, count, points_per_shard)), np.random.default_rng([seed, 4])
+    starts = [-init.center, *(rng.standard_normal((_STARTS, len(init.center))) * np.maximum(1.0, np.abs(init.center)))]
+    climbs = [climb(expand, start) for start in starts if np.isfinite(expand(start)[0])]
+    return [mode.point for mode in climbs if mode.converged]
 
 
 class CMCCoordinator:
