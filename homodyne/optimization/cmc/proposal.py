@@ -74,10 +74,12 @@ class Mixture:
         inverse = np.linalg.inv(self.factors)
         constant = gammaln(0.5 * (DEGREES + d)) - gammaln(0.5 * DEGREES) - 0.5 * d * np.log(DEGREES * np.pi)
         parts = np.empty((len(self.weights), len(x)))
-        for k, weight in enumerate(self.weights):
+        with np.errstate(divide="ignore"):  # a component without mass counts for nothing
+            shares = np.log(self.weights)
+        for k, share in enumerate(shares):
             squared = np.square((x - self.locations[k]) @ inverse[k].T).sum(axis=1)
             size = np.log(np.diag(self.factors[k])).sum()
-            parts[k] = np.log(weight) + constant - size - 0.5 * (DEGREES + d) * np.log1p(squared / DEGREES)
+            parts[k] = share + constant - size - 0.5 * (DEGREES + d) * np.log1p(squared / DEGREES)
         total: Array = logsumexp(parts, axis=0)
         return total
 
