@@ -163,7 +163,8 @@ def test_scaling_posterior_is_the_exact_conditional(setup, kind):
             design, prior = np.stack([np.ones_like(g), g], axis=1), np.diag(1 / SCALING.table[1])
             data = np.diag(SIGMA[k] ** 2 / w) + design @ prior @ design.T
             gain = np.linalg.solve(data, design @ prior).T
-            np.testing.assert_allclose(at.scaling_mean[k], SCALING.table[0] + gain @ (y - design @ SCALING.table[0]), rtol=1e-8)
+            expected = SCALING.table[0] + gain @ (y - design @ SCALING.table[0])
+            np.testing.assert_allclose(at.scaling_mean[k], expected, rtol=1e-8)
             np.testing.assert_allclose(at.scaling_cov[k], prior - gain @ design @ prior, rtol=1e-6, atol=1e-12)
 
 
