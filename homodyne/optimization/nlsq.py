@@ -262,8 +262,9 @@ def pilot_fit(
         starts, sigma = _screen(likelihood, np.concatenate([visible, candidates[1::2]]), settings, initial, progress)
         arrived, used = _climb_all(slope, starts, candidates, sigma, settings.max_iterations, progress)
         if not arrived:
+            one = "one angle does not determine a flow: use mode static; otherwise " if _single_flow(likelihood) else ""
             raise ConvergenceError(
-                f"the pilot fit found no maximum from {used} starts on {thin.num_points} pairs: "
+                f"the pilot fit found no maximum from {used} starts on {thin.num_points} pairs: {one}"
                 "the model may not describe the data, "
                 "or the priors exclude it; look at the maps with 'homodyne inspect' and check q, gap and the priors"
             )
@@ -299,6 +300,10 @@ def pilot_fit(
         modes, extra = _with_noise(posterior, modes, sigma, settings)
         slope.gradients += extra
     return Pilot(posterior, tuple(modes), sigma, used, len(arrived), slope.gradients, tuple(notes))
+
+
+def _single_flow(likelihood: Likelihood) -> bool:
+    return likelihood.gap is not None and len(likelihood.phi) == 1
 
 
 def _visible(likelihood: Likelihood, candidates: Array, rng: np.random.Generator) -> Array:
