@@ -1,0 +1,232 @@
+"""Shards on the command line: kept beside the result, resumed after any end, combined and certified again."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import homodyne as package
+from homodyne.cli.program import run
+from homodyne.cli.store import place_store
+from homodyne.config.io import load_config
+from homodyne.data import write_aps_u
+
+TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
+SETTINGS = [
+    "optimization.cmc.backend.name=sequential",
+    "optimization.cmc.escalate=false",
+    "optimization.cmc.validation.strict=false",
+    "optimization.cmc.per_shard_mcmc.num_warmup=60",
+    "optimization.cmc.per_shard_mcmc.num_samples=60",
+]
+CMC = ["--method", "cmc", "--mode", "static", "--no-figures", *SETTINGS]
+TWO = [*CMC, "optimization.cmc.sharding.num_shards=2"]
+FOUR = [*CMC, "optimization.cmc.sharding.num_shards=4"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """A static measurement with white noise: 60 frames, two angles."""
+    path = tmp_path_factory.mktemp("data") / "run.h5"
+    settings = {"q": 0.01, "num_frames": 60, "dt": 0.1, "phi": [0.0, 90.0], "contrast": 0.3, "sigma": 0.01, "seed": 1}
+    write_aps_u(path, package.simulate(TRUTH, kind="independent", **settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(file, tmp_path_factory) -> Path:
+    """Result folder of a finished fit over two shards; its store lies beside it."""
+    folder = tmp_path_factory.mktemp("fit") / "out"
+    assert run(["fit", str(file), *TWO, "--output", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def store(fitted, tmp_path) -> Path:
+    """A copy of the store of that fit."""
+    return Path(shutil.copytree(f"{fitted}.store", tmp_path / "copy.store"))
+
+
+def draws(folder: Path) -> dict[str, np.ndarray]:
+    return dict(package.load_result(folder / "result.nc").samples)
+
+
+def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_shards_lie_beside_the_result_and_the_configuration_says_so(fitted):
+    place = Path(f"{fitted}.store")
+    assert sorted(path.name for path in (place / "results").iterdir()) == ["0000.npz", "0001.npz"]
+    assert load_config(fitted / "config.yaml").optimization.cmc.backend.checkpoint_dir == str(place)
+
+
+PLACES = {
+    ("optimization.method=cmc", "output.directory=a/b/"): "a/b.store",
+    ("optimization.method=auto",): "homodyne_result.store",
+    ("optimization.method=cmc", "optimization.cmc.backend.checkpoint_dir=mine"): "mine",
+    ("optimization.method=cmc", "optimization.cmc.backend.enable_checkpoints=false"): None,
+    ("optimization.method=auto", "optimization.cmc.enable=false"): None,
+    ("optimization.method=nuts",): None,
+}
+
+
+@pytest.mark.parametrize("changes", PLACES)
+def test_place_of_the_store(changes):
+    config = place_store(load_config(None, changes))
+    assert config.optimization.cmc.backend.checkpoint_dir == PLACES[changes]
+
+
+def test_place_of_the_store_of_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = place_store(load_config(None, ["optimization.method=cmc", "output.directory=."]))
+    assert config.optimization.cmc.backend.checkpoint_dir == str(tmp_path / "here.store")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(["--method", "cmc"], "no store of finished shards at 'out.store'"), (["--method", "nuts"], "keeps no shards")],
+)
+def test_nothing_to_resume(homodyne, tmp_path, file, options, named):
+    outcome = homodyne("fit", file, "--mode", "static", *options, "--resume", "--output", "out")
+    assert outcome.code == 2
+    assert named in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def started(file: Path, folder: Path) -> subprocess.Popen:
+    """Start a fit over four shards, in a process that has finished one of them at least."""
+    program = Path(sys.executable).with_name("homodyne")
+    process = subprocess.Popen(
+        [program, "fit", file, *FOUR, "--output", folder], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while not list(Path(f"{folder}.store").glob("results/*.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    return process
+
+
+def test_a_killed_fit_is_resumed_to_the_draws_of_an_undisturbed_one(homodyne, tmp_path, file, fitted):
+    process = started(file, tmp_path / "out")
+    process.kill()
+    process.communicate(timeout=120)
+    results = tmp_path / "out.store" / "results"
+    before = {path.name: path.stat().st_mtime_ns for path in results.glob("*.npz")}
+    assert 1 <= len(before) < 4, "the fit was not killed while it sampled"
+    assert not (tmp_path / "out" / "result.nc").exists()
+    outcome = homodyne("fit", file, *FOUR, "--resume", "--output", "out")
+    assert outcome.code == 0, outcome
+    assert "kept the shards in out.store" in outcome.out
+    after = {path.name: path.stat().st_mtime_ns for path in results.glob("*.npz")}
+    assert before.items() < after.items()
+    assert homodyne("fit", file, *FOUR, "--output", "undisturbed").code == 0
+    assert same(draws(Path("out")), draws(Path("undisturbed")))
+    assert not same(draws(Path("out")), draws(fitted))  # planted: other shards
+
+
+def test_an_interrupted_fit_says_what_is_kept_and_how_to_go_on(tmp_path, file):
+    process = started(file, tmp_path / "out")
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"kept in {tmp_path / 'out.store'}: " in error
+    assert error.endswith("start the same command again with --resume to go on with them\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.store"]
+
+
+def test_combining_again_gives_the_same_result(homodyne, fitted, store):
+    outcome = homodyne("combine", store, "--output", "again")
+    assert outcome.code == 0, outcome
+    assert "wrote again" in outcome.out
+    first, second = (package.load_result(folder / "result.nc") for folder in (fitted, Path("again")))
+    assert same(dict(first.samples), dict(second.samples))
+    for name in ("t", "phi", "sigma"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+    for name in ("q", "gap", "verdict", "num_points", "units", "parameter_names", "num_shards", "seed", "bad_frames"):
+        assert getattr(first, name) == getattr(second, name)
+    assert first.certificate == second.certificate
+    assert second.per_shard_diagnostics == first.per_shard_diagnostics
+    assert {"summary.txt", "config.yaml", "result.nc"} == {path.name for path in Path("again").iterdir()}
+
+
+def test_combining_by_another_method_draws_what_needs_no_data(homodyne, store):
+    arguments = ["--method", "consensus", "--output", "other", "output.figures=true"]
+    outcome = homodyne("combine", store, *arguments)
+    assert outcome.code in (0, 3), outcome
+    assert "figures of the measured maps are left out" in outcome.out
+    assert package.load_result("other/result.nc").combination_method == "consensus"
+    figures = {path.stem for path in Path("other/figures").iterdir()}
+    assert figures == {"rates", "corner", "traces", "shards", "shard_divergence", "shard_agreement"}
+    assert load_config("other/config.yaml").optimization.cmc.combination.method == "consensus"
+
+
+def test_a_result_is_not_replaced_unasked(homodyne, fitted, store):
+    outcome = homodyne("combine", store, "--output", fitted)
+    assert outcome.code == 2
+    assert "result.nc exists" in outcome.err
+
+
+def test_certify_shows_the_verdict_and_writes_nothing(homodyne, tmp_path, fitted, store):
+    outcome = homodyne("certify", store, "--points", 200)
+    certificate = package.load_result(fitted / "result.nc").certificate
+    assert outcome.code == 0, outcome
+    assert outcome.out.startswith(f"{certificate.verdict}: ")
+    assert "k_hat" in outcome.out
+    assert "of 200 points" in outcome.out
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.store"]
+
+
+def test_certify_refuses_with_3(homodyne, store):
+    """Pooled shards are far too wide, and 100 points too few for such a proposal."""
+    outcome = homodyne("certify", store, "optimization.cmc.combination.method=average", "--points", 100)
+    assert outcome.code == 3, outcome
+    assert outcome.out.startswith("REFUSED: ")
+
+
+def test_missing_shards_are_named_and_sampled_on_demand(homodyne, fitted, store):
+    (store / "results" / "0001.npz").unlink()
+    for command in (["certify", store], ["combine", store, "--output", "out"]):
+        outcome = homodyne(*command)
+        assert outcome.code == 4
+        assert "1 of 2 shards" in outcome.err
+        assert "no result: 1;" in outcome.err
+        assert "--run" in outcome.err
+        assert not Path("out").exists()
+    assert homodyne("combine", store, "--run", "--output", "out").code == 0
+    assert same(draws(fitted), draws(Path("out")))
+
+
+@pytest.mark.parametrize(
+    "change", ["seed=5", "parameters.alpha.bounds=[-3, 3]", "optimization.cmc.sharding.num_shards=3"]
+)
+def test_what_decides_about_the_shards_cannot_be_changed(homodyne, store, change):
+    outcome = homodyne("combine", store, change, "--output", "out")
+    assert outcome.code == 2
+    assert change.split("=")[0] in outcome.err
+    assert "sampled already" in outcome.err
+    assert not Path("out").exists()
+
+
+def test_what_is_no_store_of_maps(homodyne, store):
+    assert homodyne("certify", "absent").code == 2
+    manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["setup"]["modes"]
+    (store / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    outcome = homodyne("certify", store)
+    assert outcome.code == 2
+    assert "was not made by fitting two-time maps" in outcome.err
+
+
+@pytest.mark.parametrize(("points", "chosen"), [(1_000_000, "nuts: 1,000,000 pairs"), (10**9, "cmc: 1,000,000,000 p")])
+def test_hardware_tells_what_auto_would_choose(homodyne, points, chosen):
+    outcome = homodyne("hardware", "--points", points)
+    assert outcome.code == 0
+    assert f"refused, {chosen}" in outcome.out
+    assert "shard" in outcome.out.splitlines()[-1]
