@@ -22,8 +22,8 @@ SETTINGS = [
     "optimization.cmc.backend.name=sequential",
     "optimization.cmc.escalate=false",
     "optimization.cmc.validation.strict=false",
-    "optimization.cmc.per_shard_mcmc.num_warmup=60",
-    "optimization.cmc.per_shard_mcmc.num_samples=60",
+    "optimization.cmc.per_shard_mcmc.num_warmup=100",
+    "optimization.cmc.per_shard_mcmc.num_samples=150",
 ]
 CMC = ["--method", "cmc", "--mode", "static", "--no-figures", *SETTINGS]
 TWO = [*CMC, "optimization.cmc.sharding.num_shards=2"]
