@@ -115,8 +115,10 @@ def fit(
     clock.mark("pilot fit")
     trail: list[str] = []
     consensus = None
-    names = _names(target.likelihood.slot.block.num_points, settings, trail)
-    for name in names:
+    names, reason = _names(target.likelihood.slot.block.num_points, settings)
+    for place, name in enumerate(names):
+        if reason and place == 1:
+            trail.append(reason)
         try:
             if name == "cmc":
                 consensus = _shards(data, pilot, settings, tell, trail)
@@ -144,15 +146,15 @@ def fit(
     return assemble(run, name, judged.certificate, samples, {**drawn.stats, "lp": lp})
 
 
-def _names(num_points: int, settings: Config, trail: list[str]) -> tuple[str, ...]:
-    """Methods to try in turn."""
+def _names(num_points: int, settings: Config) -> tuple[tuple[str, ...], str]:
+    """Methods to try in turn, and why the second one was chosen."""
     chosen, cmc = settings.optimization.method, settings.optimization.cmc
-    if chosen == "auto":
-        decision = decide(num_points, settings)
-        trail.append(decision.reason)
-        chosen = "cmc" if decision else "nuts"
-        return ("laplace", "cmc", "nuts") if decision and cmc.escalate else ("laplace", chosen)
-    return ("cmc", "nuts") if chosen == "cmc" and cmc.escalate else (chosen,)
+    if chosen != "auto":
+        return ("cmc", "nuts") if chosen == "cmc" and cmc.escalate else (chosen,), ""
+    decision = decide(num_points, settings)
+    if not decision:
+        return ("laplace", "nuts"), decision.reason
+    return ("laplace", "cmc", "nuts") if cmc.escalate else ("laplace", "cmc"), decision.reason
 
 
 def decide(num_points: int, settings: Config) -> CMCDecision:

@@ -184,7 +184,7 @@ def _sample(
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     timings = {"compile": program.seconds, "warmup": 0.0, "sampling": 0.0}
-    chains, steps, num_gradients = [], [], 0
+    chains, steps, num_gradients = [], [], 1  # that of the compilation
     for chain in range(settings.num_chains):
         clock = time.perf_counter()
         start, tries = _start(program, jax.random.fold_in(key, chain), settings.init_spread, chain)

@@ -209,7 +209,7 @@ def seen_in_plan(*changes: str) -> Any:
     except InputError as error:
         return str(error)
     where = select_backend(HARDWARE, cmc.backend.name, options=options).get_backend_name()
-    methods = mcmc._names(1000, config, [])
+    methods, _ = mcmc._names(1000, config)
     return methods, xpcs._count(BIG, cmc, HARDWARE), options, folder, where, xpcs.consensus_settings(config)
 
 
