@@ -33,7 +33,9 @@ _NEAR = 0.1  # phase difference below which the series is used: it is good to 3e
 
 _SMALL = 100_000  # points below which one thread is quicker than two
 
-_loop = njit(fastmath=True, error_model="numpy", cache=True)
+# Inlined, because a kernel that comes from the cache carries its own copy of what it calls: called, that copy would
+# round differently from the one that a process uses which has just compiled both.
+_loop = njit(fastmath=True, error_model="numpy", cache=True, forceinline=True)
 _inline = njit(fastmath=True, error_model="numpy", cache=True, inline="always")
 _kernel = njit(error_model="numpy", cache=True, nogil=True)
 

@@ -1,5 +1,9 @@
 """The primitive: Numba and JAX against a slow reference that walks over the points."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -141,6 +145,36 @@ def test_threads_do_not_change_a_bit_and_concurrent_calls_are_safe(monkeypatch):
         for result in pool.map(lambda _: moments_numba.moments(whole, F["slow"], shear), range(20)):
             np.testing.assert_array_equal(result, alone[0])
     np.testing.assert_array_equal(moments_numba.product(whole, F["slow"], None, np.ones((N_PHI, 3)))[0], alone[1][0])
+
+
+PRINT_BITS = """
+import numpy as np
+from homodyne.core.blocks import block_from_maps, block_from_points
+from homodyne.core import moments_numba
+
+rng = np.random.default_rng(0)
+whole = block_from_maps(rng.normal(1.1, 0.1, (2, 60, 60)).astype(np.float32))
+angle, i, j = whole.point_frames()
+f, shear = np.linspace(0, 3, 60) ** 0.8, (np.array([0.3, 0.7]), np.linspace(0, 9, 60))
+for block in (whole, block_from_points(60, 2, angle[::3], i[::3], j[::3], whole.values[::3])):
+    for wave in (None, shear):
+        f_bar, wave_bar = moments_numba.product(block, f, wave, np.full((2, 3), 0.3))
+        for found in (moments_numba.moments(block, f, wave), f_bar, *(wave_bar or ())):
+            print(found.tobytes().hex())
+"""
+
+
+def test_a_process_that_compiles_and_one_that_loads_agree_to_the_bit(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def bits() -> str:
+        return subprocess.run(
+            [sys.executable, "-c", PRINT_BITS], env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    compiled = bits()
+    assert list(tmp_path.rglob("*.nbc"))
+    assert bits() == compiled
 
 
 def test_one_program_serves_blocks_of_the_same_layout():
