@@ -102,39 +102,27 @@ class Block:
                 table[k] = y.size, total, mean, float(np.sum(w * (y - mean) ** 2)), logs
         return table
 
-    def point_frames(self) -> tuple[Array, Array, Array]:
-        """Angle, row frame and column frame of every point: three int64 arrays."""
-        count = np.diff(self.start)
-        position = np.arange(self.values.size) - np.repeat(self.start[:-1], count)
-        column = np.repeat(self.first_col, count) + position if self.columns is None else self.columns
-        return np.repeat(self.angle, count), np.repeat(self.row, count), self.col_frames[column]
+    def point_frames(self, points: Array | None = None) -> tuple[Array, Array, Array]:
+        """Angle, row frame and column frame of the points at ascending positions, of all by default: int64 arrays."""
+        points = np.arange(self.values.size) if points is None else points
+        segment = np.searchsorted(self.start, points, side="right") - 1
+        column = (
+            self.first_col[segment] + points - self.start[segment] if self.columns is None else self.columns[points]
+        )
+        return self.angle[segment], self.row[segment], self.col_frames[column]
 
 
 def random_points(block: Block, count: int, rng: np.random.Generator) -> Block:
     """Draw about `count` points of a block without replacement, equally many of every angle."""
-    angle, i, j, values, weights = [], [], [], [], []
-    for k in range(block.num_angles):
-        here = block.angle_slice(k)
+    share = -(-count // block.num_angles)
+    chosen = []
+    for here in map(block.angle_slice, range(block.num_angles)):
         size = here.stop - here.start
-        chosen = np.sort(rng.choice(size, min(size, -(-count // block.num_angles)), replace=False)) + here.start
-        segment = np.searchsorted(block.start, chosen, side="right") - 1
-        position = chosen - block.start[segment]
-        column = block.first_col[segment] + position if block.columns is None else block.columns[chosen]
-        angle.append(np.full(chosen.size, k))
-        i.append(block.row[segment])
-        j.append(block.col_frames[column])
-        values.append(block.values[chosen])
-        weights.append(None if block.weights is None else block.weights[chosen])
-    all_weights = None if block.weights is None else np.concatenate([w for w in weights if w is not None])
-    rows, columns = np.concatenate(i), np.concatenate(j)
+        chosen.append(here.start + np.sort(rng.choice(size, min(size, share), replace=False)))
+    points = np.concatenate(chosen)
+    weights = None if block.weights is None else block.weights[points]
     return block_from_points(
-        block.num_frames,
-        block.num_angles,
-        np.concatenate(angle),
-        rows,
-        columns,
-        np.concatenate(values),
-        all_weights,
+        block.num_frames, block.num_angles, *block.point_frames(points), block.values[points], weights
     )
 
 

@@ -45,10 +45,7 @@ def residuals(
         here = block.angle_slice(k)
         stride = max(1, -(-(here.stop - here.start) // _MOST))
         points = np.arange(here.start, here.stop, stride)
-        segment = np.searchsorted(block.start, points, side="right") - 1
-        position = points - block.start[segment]
-        column = block.first_col[segment] + position if block.columns is None else block.columns[points]
-        i, j = block.row[segment], block.col_frames[column]
+        _, i, j = block.point_frames(points)
         g = np.exp(decay_exponent[i] - decay_exponent[j])
         if shear is not None:
             g *= np.sinc(shear[0][k] * (shear[1][j] - shear[1][i]) / np.pi) ** (2 * order)

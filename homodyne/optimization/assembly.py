@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from homodyne.optimization.cmc.certificate import CORRECTED, Certificate
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.diagnostics import diagnose
-from homodyne.optimization.xpcs import LIBRARIES, XpcsModel
+from homodyne.optimization.xpcs import XpcsModel
+from homodyne.versions import used_versions
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -94,7 +94,7 @@ def assemble(
         config=to_mapping(resolve(run.config)),
         seed=run.config.seed,
         timings=run.timings,
-        versions={library: version(library) for library in LIBRARIES},
+        versions=used_versions(),
     )
 
 

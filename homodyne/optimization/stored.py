@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from homodyne.config.schema import Config
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConfigError, ExecutionError
 from homodyne.optimization.assembly import Run, consensus_result
-from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
+from homodyne.optimization.cmc.backends.base import CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import run_consensus
 from homodyne.optimization.cmc.proposal import Mode
@@ -19,7 +18,8 @@ from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.store import ShardStore, flatten
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
-from homodyne.optimization.xpcs import LIBRARIES, XpcsModel, consensus_settings, reopen
+from homodyne.optimization.xpcs import XpcsModel, backend_options, consensus_settings, reopen
+from homodyne.versions import used_versions
 
 FREE = (
     "optimization.cmc.combination.",
@@ -85,13 +85,12 @@ class StoredRun:
         return consensus_result(self._run(), found)
 
     def _backend(self) -> CMCBackend:
-        own = self.config.optimization.cmc.backend
-        options = BackendOptions(num_workers=own.num_workers, timeout=own.timeout, max_attempts=own.max_attempts)
-        return select_backend(detect_hardware(), own.name, num_shards=self.store.manifest.num_shards, options=options)
+        cmc, count = self.config.optimization.cmc, self.store.manifest.num_shards
+        return select_backend(detect_hardware(), cmc.backend.name, num_shards=count, options=backend_options(cmc))
 
     def _run(self) -> Run:
         manifest = self.store.manifest
-        here = {library: version(library) for library in LIBRARIES}
+        here = used_versions()
         warnings = [
             f"the run was set up with {library} {manifest.versions.get(library)}, it was combined with {number}"
             for library, number in here.items()

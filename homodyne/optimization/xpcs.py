@@ -6,10 +6,9 @@ coordinates. The full posterior needs no such detour, because moments of the dat
 the exact marginal likelihood follows as if all data were in one place.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.optimization.target import scaling_of, space_of
+from homodyne.versions import used_versions
 
 Array = npt.NDArray[np.float64]
 
@@ -138,13 +138,18 @@ class XpcsModel(Model):
 
     def complete(self, z: Array, shard: Block, power: float, rng: np.random.Generator) -> Array:
         """Draw offset and contrast of every angle for draws of z (n, d), given this shard."""
-        conditional = jax.jit(
-            lambda m: self._likelihood.scaling_posterior(m, jnp.asarray(self.sigma), self._tempered(power))
-        )
-        moments = [self._evaluate(point, shard) for point in z]
-        mean, covariance = (np.array(part) for part in zip(*(conditional(m) for m in moments), strict=True))
-        pairs = scaling_draws(mean, covariance, rng)
+        mean, covariance = self._conditional(self._moments(self.statistics(z, shard)), self._tempered(power))
+        pairs = scaling_draws(np.asarray(mean), np.asarray(covariance), rng)
         return np.concatenate([z, pairs[..., 0], pairs[..., 1]], axis=1)
+
+    @cached_property
+    def _conditional(self) -> Callable[[Moments, jax.Array], tuple[jax.Array, jax.Array]]:
+        """Compiled mean and covariance of (offset, contrast) given moments (n, n_phi) and the prior of the pair."""
+
+        def one(m: Moments, scaling: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self._likelihood.scaling_posterior(m, jnp.asarray(self.sigma), scaling)
+
+        return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
     def _evaluate(self, point: Array, shard: Block) -> Moments:
         self.argument(shard)
@@ -194,24 +199,33 @@ class XpcsModel(Model):
 
     def log_density(self, z: Array, merged: Array) -> Array:
         """Exact full log posterior at points z (S, d), offset and contrast integrated out."""
+        total = np.asarray(self._density(jnp.asarray(z), self._moments(merged)))
+        return np.where(np.isfinite(total), total, -np.inf)
+
+    @cached_property
+    def _density(self) -> Callable[[jax.Array, Moments], jax.Array]:
+        """Compiled log density at points (n, d) given their moments."""
 
         def one(point: jax.Array, m: Moments) -> jax.Array:
             return self.log_prior(point) + self._likelihood.from_moments(m, jnp.asarray(self.sigma)).sum()
 
-        total = np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(z), self._moments(merged)))
-        return np.where(np.isfinite(total), total, -np.inf)
+        return jax.jit(jax.vmap(one))
+
+    @cached_property
+    def _physical(self) -> Callable[[jax.Array], Mapping[str, jax.Array]]:
+        """Compiled physical parameters at points (n, d)."""
+        return jax.jit(jax.vmap(self.space.physical))
 
     def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Draws of free physical parameters, contrast and offset from draws z (chain, draw, d)."""
-        conditional = jax.vmap(jax.vmap(lambda m: self._likelihood.scaling_posterior(m, jnp.asarray(self.sigma))))
-        mean, covariance = jax.jit(conditional)(self._moments(merged))
-        pairs = scaling_draws(np.asarray(mean), np.asarray(covariance), rng)
-        physical = jax.jit(jax.vmap(jax.vmap(self.space.physical)))(jnp.asarray(z))
-        draws = {name: np.asarray(physical[name]) for name in self.space.free_names}
+        flat = self._moments(merged.reshape(-1, merged.shape[-1]))
+        mean, covariance = self._conditional(flat, self._tempered(1.0))
+        pairs = scaling_draws(np.asarray(mean), np.asarray(covariance), rng).reshape(*z.shape[:2], -1, 2)
+        physical = self._physical(jnp.asarray(z.reshape(-1, z.shape[-1])))
+        draws = {name: np.asarray(physical[name]).reshape(z.shape[:2]) for name in self.space.free_names}
         return {**draws, "contrast": pairs[..., 1], "offset": pairs[..., 0]}
 
 
-LIBRARIES = ("homodyne", "jax", "numpyro", "numba", "numpy", "scipy")
 POOLED = 200  # points per shard that svi looks at
 BYTES_PER_POINT = 12.0  # of a shard in memory, with what its sampling needs
 _DECISIVE = ("analysis_mode", "parameters", "shear_convention", "coordinates", "noise", "seed")
@@ -267,9 +281,9 @@ def fit_shards(
         points=tuple(part.num_points for part in blocks()),
         seed=config.seed,
         setup=setup,
-        versions={library: version(library) for library in LIBRARIES},
+        versions=used_versions(),
     )
-    backend = select_backend(hardware, cmc.backend.name, num_shards=count, options=_options(cmc))
+    backend = select_backend(hardware, cmc.backend.name, num_shards=count, options=backend_options(cmc))
     with opened(_folder(cmc), manifest) as store:
         if not store.ready:
             for k, part in enumerate(blocks()):
@@ -325,7 +339,8 @@ def consensus_settings(config: Config) -> ConsensusSettings:
     )
 
 
-def _options(cmc: CMCConfig) -> BackendOptions:
+def backend_options(cmc: CMCConfig) -> BackendOptions:
+    """Translate what the configuration says about execution."""
     backend = cmc.backend
     return BackendOptions(num_workers=backend.num_workers, timeout=backend.timeout, max_attempts=backend.max_attempts)
 

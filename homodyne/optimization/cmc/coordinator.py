@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ from homodyne.optimization.cmc.svi_init import (
 )
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
+from homodyne.versions import used_versions
 
-LIBRARIES = ("homodyne", "jax", "numpyro", "numpy", "scipy")
 INITIALIZATIONS = ("nlsq", "svi", "identity")
 _STARTS = 6  # wide starts from which further modes are looked for
 _POOL = 20_000  # points of the pool that modes are searched on
@@ -118,7 +117,7 @@ def sample_consensus(
         names=engine.joint_names,
         points=tuple(np.bincount(owner, minlength=num_shards).tolist()),
         seed=seed,
-        versions={library: version(library) for library in LIBRARIES},
+        versions=used_versions(),
     )
     with opened(store, manifest) as held:
         if not held.ready:
