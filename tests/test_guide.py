@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import homodyne
+from homodyne.config.schema import BACKEND_NAMES
 from homodyne.device.config import HardwareConfig, detect_hardware, should_use_cmc
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.optimization.cmc import (
@@ -274,6 +275,7 @@ def test_a_new_backend(line_shards, monkeypatch):
     known = dict(BACKENDS)
     monkeypatch.setattr("homodyne.optimization.cmc.backends.BACKENDS", known)
     monkeypatch.setattr("homodyne.optimization.cmc.backends.selection.BACKENDS", known)
+    monkeypatch.setattr("homodyne.config.schema.BACKEND_NAMES", set(BACKEND_NAMES))
 
     class BackwardBackend(CMCBackend):
         def run(self, tasks, *, on_result, progress=None):

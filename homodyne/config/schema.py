@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +22,15 @@ from pydantic import (
 from homodyne.core.parameters import ALIASES, LAMINAR_NAMES, MODE_ALIASES, MODES
 
 COMBINATION_ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
+
+BACKEND_NAMES = {"auto", "multiprocessing", "sequential"}
+"""Names that a configuration may give as backend; `register_backend` adds to them."""
+
+
+def _known_backend(name: str) -> str:
+    if name not in BACKEND_NAMES:
+        raise ValueError(f"expected one of {', '.join(sorted(BACKEND_NAMES))}")
+    return name
 
 
 class Section(BaseModel):
@@ -274,8 +284,8 @@ class InitializationConfig(Section):
 class BackendConfig(Section):
     """Where the shards are sampled."""
 
-    name: Literal["auto", "multiprocessing", "sequential"] = Field(
-        "auto", description="worker processes of this machine, or one shard after the other in this process"
+    name: Annotated[str, AfterValidator(_known_backend)] = Field(
+        "auto", description="what runs the shards, by its name; auto: what suits this machine"
     )
     num_workers: PositiveInt | None = Field(None, description="worker processes; one for each core by default")
     timeout: PositiveFloat | None = Field(None, description="seconds that one attempt at a shard may take")

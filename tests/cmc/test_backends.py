@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from homodyne.config import schema
 from homodyne.device.config import HardwareConfig
 from homodyne.errors import InputError
 from homodyne.optimization.cmc import backends
@@ -406,6 +407,7 @@ def test_the_machine_decides():
 
 def test_a_backend_can_be_added(monkeypatch):
     monkeypatch.setattr(backends, "BACKENDS", dict(backends.BACKENDS))
+    monkeypatch.setattr(schema, "BACKEND_NAMES", set(schema.BACKEND_NAMES))
     with pytest.raises(InputError, match="'sequential' of a backend is taken"):
         backends.register_backend("sequential", SequentialBackend)
     with pytest.raises(InputError, match="taken"):

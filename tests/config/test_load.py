@@ -5,12 +5,13 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from homodyne.config import schema
 from homodyne.config.io import load_config, resolve, template, to_mapping, to_yaml
 from homodyne.config.problems import known_keys
 from homodyne.config.schema import (
+    BACKEND_NAMES,
     COMBINATION_ALIASES,
     AnyPrior,
-    BackendConfig,
     CombinationConfig,
     Config,
     InitializationConfig,
@@ -20,6 +21,7 @@ from homodyne.core.likelihood import ScalingPrior
 from homodyne.core.parameters import DEFAULT_PRIORS, LAMINAR_NAMES
 from homodyne.core.priors import PRIOR_ARGUMENTS
 from homodyne.errors import ConfigError
+from homodyne.optimization.cmc import backends
 from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.combination import ALIASES
 from homodyne.optimization.cmc.combination import METHODS as COMBINATIONS
@@ -232,7 +234,6 @@ def test_defaults_of_the_methods_are_written_once():
 
 def test_names_of_the_consensus_engine_are_those_of_its_registries():
     known = {
-        (BackendConfig, "name"): {"auto", *BACKENDS},
         (CombinationConfig, "method"): set(COMBINATIONS),
         (InitializationConfig, "method"): set(INITIALIZATIONS),
         (ShardingConfig, "strategy"): set(STRATEGIES),
@@ -240,3 +241,14 @@ def test_names_of_the_consensus_engine_are_those_of_its_registries():
     for (section, key), names in known.items():
         assert set(get_args(section.model_fields[key].annotation)) == names
     assert COMBINATION_ALIASES == ALIASES
+    assert {"auto", *BACKENDS} == BACKEND_NAMES
+
+
+def test_a_registered_backend_can_be_named(monkeypatch):
+    monkeypatch.setattr(backends, "BACKENDS", dict(BACKENDS))
+    monkeypatch.setattr(schema, "BACKEND_NAMES", set(BACKEND_NAMES))
+    change = "optimization.cmc.backend.name=mine"
+    with pytest.raises(ConfigError, match="'mine' given, expected one of auto, "):
+        load_config(None, [change])
+    backends.register_backend("mine", BACKENDS["sequential"])
+    assert load_config(None, [change]).optimization.cmc.backend.name == "mine"

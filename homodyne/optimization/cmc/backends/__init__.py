@@ -55,7 +55,7 @@ BACKENDS: dict[str, BackendFactory] = {"sequential": _sequential, "multiprocessi
 
 
 def register_backend(name: str, factory: BackendFactory) -> None:
-    """Make a backend known under a name.
+    """Make a backend known under a name, for Python and for configurations.
 
     Raises
     ------
@@ -64,7 +64,10 @@ def register_backend(name: str, factory: BackendFactory) -> None:
     """
     if name == "auto" or name in BACKENDS:
         raise InputError(f"the name {name!r} of a backend is taken; known: {', '.join(sorted(BACKENDS))}, auto")
+    from homodyne.config.schema import BACKEND_NAMES
+
     BACKENDS[name] = factory
+    BACKEND_NAMES.add(name)
 
 
 def __dir__() -> list[str]:
