@@ -158,12 +158,18 @@ class ParametersConfig(Section):
         return {name: value for name, value in named.items() if value != ParameterConfig()}
 
 
-def _range_ends(text: str) -> tuple[float, float]:
-    """Read "low:high"."""
+_ANGLES = "expected a range low:high, such as -30:30"
+_FRAMES = "expected [first, last] or first:last, counted from 1, first < last"
+
+
+def _range_ends(text: str, expected: str = _ANGLES) -> tuple[float, float]:
+    """Read "low:high", two finite numbers."""
     try:
         low, high = (float(end) for end in text.split(":"))
     except ValueError:
-        raise ValueError("expected a range low:high, such as -30:30") from None
+        raise ValueError(expected) from None
+    if not (isfinite(low) and isfinite(high)):
+        raise ValueError(expected)
     return low, high
 
 
@@ -185,12 +191,12 @@ def _frames(given: Any) -> tuple[int, int] | None:
     """Normalise a frame range: None, [first, last] or "first:last"."""
     if given is None:
         return None
-    ends = _range_ends(given) if isinstance(given, str) else given
+    ends = _range_ends(given, _FRAMES) if isinstance(given, str) else given
     if isinstance(ends, (list, tuple)) and len(ends) == 2 and all(end == int(end) for end in ends):
         first, last = (int(end) for end in ends)
         if 1 <= first < last:
             return first, last
-    raise ValueError("expected [first, last] or first:last, counted from 1, first < last")
+    raise ValueError(_FRAMES)
 
 
 class ExperimentalData(Section):

@@ -47,6 +47,12 @@ def test_wrong_value_is_named_with_its_path_and_what_was_expected(path):
     assert str(caught.value).startswith("1 problem in the configuration:")
 
 
+@pytest.mark.parametrize("frames", ["abc", "1:2:3", "1.5:4", "nan:5", "1:inf", "9:3"])
+def test_wrong_frames_are_told_about_frames(frames):
+    with pytest.raises(ConfigError, match=r"frames: '.*' given, expected \[first, last\] or first:last"):
+        load_config({"experimental_data": {"frames": frames}})
+
+
 @pytest.mark.parametrize(
     ("path", "suggestion"),
     [
