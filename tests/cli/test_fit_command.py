@@ -1,5 +1,6 @@
 """``homodyne fit`` from end to end on a small measurement."""
 
+import os
 import resource
 import signal
 import subprocess
@@ -105,6 +106,26 @@ def test_full_disk_leaves_the_old_result(homodyne, file, fitted):
     assert outcome.code == 4, outcome.err
     assert "result.nc" in outcome.err
     assert content(fitted) == before
+
+
+FULL_DISK = """
+import resource, sys
+from homodyne import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.argv = ["homodyne", "fit", sys.argv[1], "--mode", "static", "--output", "out"]
+cli.main()
+"""
+
+
+def test_full_disk_where_compiled_loops_are_kept_ends_with_4(tmp_path, file):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", FULL_DISK, str(file)]
+    outcome = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert outcome.returncode == 4, outcome
+    assert outcome.stderr.startswith("error: the system refused: [Errno 27] File too large")
+    assert "NUMBA_CACHE_DIR" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 IMPOSSIBLE = {
