@@ -103,9 +103,18 @@ def _on_device(slot: BlockSlot, order: int) -> MomentFunction:
 
 
 def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
+    latest: list[Any] = [None]  # tables of the latest curves: a gradient asks for them twice
+
+    def tables(f: Any, shear: Any) -> moments_numba.Tables | None:
+        curves = np.concatenate([f, *(shear or ())])
+        known = latest[0]  # taken once: other threads may replace it
+        if known is None or known[0] is not slot.block or not np.array_equal(known[1], curves):
+            known = latest[0] = slot.block, curves, moments_numba.tables_of(slot.block, f, shear, order)
+        return known[2]  # type: ignore[no-any-return]
+
     def host_moments(f: Any, shear: Any) -> Any:
         f, shear = _arrays(f, shear)
-        table = moments_numba.moments(slot.block, f, shear, order)
+        table = moments_numba.moments(slot.block, f, shear, order, tables(f, shear))
         table[:, 2] -= slot.sums[:, 2] * table[:, 0]
         return np.concatenate([slot.sums, table], axis=1)
 
@@ -113,7 +122,7 @@ def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
         u = np.array(cotangent)[:, 5:]
         u[:, 0] -= slot.sums[:, 2] * u[:, 2]
         f, shear = _arrays(f, shear)
-        return moments_numba.product(slot.block, f, shear, u, order)
+        return moments_numba.product(slot.block, f, shear, u, order, tables(f, shear))
 
     @jax.custom_vjp
     def table(f: jax.Array, shear: Shear | None) -> jax.Array:

@@ -378,12 +378,22 @@ def _point_product(  # type: ignore[no-untyped-def]
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def moments(block: Block, decay_exponent: Array, shear: Shear | None, order: int = 1) -> Array:
+Tables = tuple[Any, ...]
+
+
+def tables_of(block: Block, decay_exponent: Array, shear: Shear | None, order: int = 1) -> Tables | None:
+    """Layout of the block and tables of the curves, as the kernels read them; None for curves they cannot read."""
+    return _tables(block, decay_exponent, _mirrored(shear)[0], order)
+
+
+def moments(
+    block: Block, decay_exponent: Array, shear: Shear | None, order: int = 1, tables: Tables | None = None
+) -> Array:
     """Sums of w g, w g^2 and w y g per angle, (n_phi, 3); NaN for curves that are not finite or monotone.
 
-    See `homodyne.core.moments.moment_function` for the arguments.
+    See `homodyne.core.moments.moment_function` for the arguments; `tables` may bring what `tables_of` gives for them.
     """
-    tables = _tables(block, decay_exponent, _mirrored(shear)[0], order)
+    tables = tables or tables_of(block, decay_exponent, shear, order)
     if tables is None:
         return np.full((block.num_angles, 3), np.nan)
     if block.columns is None:
@@ -396,12 +406,16 @@ def moments(block: Block, decay_exponent: Array, shear: Shear | None, order: int
 
 
 def product(
-    block: Block, decay_exponent: Array, shear: Shear | None, cotangent: Array, order: int = 1
+    block: Block,
+    decay_exponent: Array,
+    shear: Shear | None,
+    cotangent: Array,
+    order: int = 1,
+    tables: Tables | None = None,
 ) -> tuple[Array, Shear | None]:
     """Vector-Jacobian product of `moments`: derivatives of ``sum(cotangent * moments)`` by F and by (h, G)."""
-    shear, sign = _mirrored(shear)
     n, n_chunk = decay_exponent.size, block.chunks.size - 1
-    tables = _tables(block, decay_exponent, shear, order)
+    tables, sign = tables or tables_of(block, decay_exponent, shear, order), _mirrored(shear)[1]
     if tables is None:
         nothing = np.full(n, np.nan)
         return nothing, None if shear is None else (np.full(block.num_angles, np.nan), nothing)
@@ -436,8 +450,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="homodyne")
 
 
-def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int) -> tuple[Any, ...] | None:
-    """Layout of the block and tables of the curves for the kernels; None for curves they cannot read."""
+def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int) -> Tables | None:
+    """As `tables_of`, for a shear with an increasing integral."""
     exponent = decay_exponent - decay_exponent[0]
     if not np.isfinite(exponent).all() or np.any(np.diff(exponent) < 0):
         return None
@@ -449,8 +463,8 @@ def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int
     inside = exponent - BIN * bins
     growth, decay = np.exp(inside), np.exp(-inside)
     if block.columns is not None:
-        layout: tuple[Any, ...] = (block.start, block.row, block.angle, block.columns, block.chunks)
-        wave: tuple[Any, ...] = (None,) * 4 if shear is None else (shear[1], shear[0], *_phases(*shear))
+        layout: Tables = (block.start, block.row, block.angle, block.columns, block.chunks)
+        wave: Tables = (None,) * 4 if shear is None else (shear[1], shear[0], *_phases(*shear))
         return block.values, block.weights, *layout, np.stack([decay, growth]), bins, *wave, order == 2
     cols, rows = block.col_frames, _shared_rows(block)
     run_end = np.stack([np.searchsorted(bins[cols], bins[rows] + step, side="right") for step in range(3)], axis=1)
