@@ -91,7 +91,8 @@ class StoredRun:
     def _run(self) -> Run:
         manifest = self.store.manifest
         here = used_versions()
-        warnings = [
+        warnings = [str(note) for note in manifest.setup.get("notes", ())]
+        warnings += [
             f"the run was set up with {library} {manifest.versions.get(library)}, it was combined with {number}"
             for library, number in here.items()
             if manifest.versions.get(library) != number

@@ -239,6 +239,7 @@ def fit_shards(
     config: Config,
     hardware: HardwareConfig,
     progress: Progress | None,
+    notes: Sequence[str] = (),
 ) -> tuple[Consensus, str]:
     """Split the maps over shards and run Consensus Monte Carlo; also returns what the run was chosen to be.
 
@@ -258,6 +259,8 @@ def fit_shards(
         What may be used.
     progress
         Called with (step, done, total).
+    notes
+        What the pilot fit has to say, kept in the store for those who combine its shards again.
     """
     cmc, model, block = config.optimization.cmc, XpcsModel.of(likelihood, sigma), likelihood.slot.block
     count, reason = _count(block.num_points, cmc, hardware)
@@ -267,6 +270,7 @@ def fit_shards(
         "t": data.t.tolist(), "phi": data.phi.tolist(), "q": data.q, "gap": likelihood.gap, "sigma": sigma.tolist(),
         "bad_frames": [int(k) for k in data.bad_frames],
         "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
+        "notes": list(notes),
         "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes)],
     }  # fmt: skip
 
@@ -378,9 +382,10 @@ def _decisive(config: Config, count: int, q: float, gap: float | None) -> dict[s
     """Everything in the configuration that decides about the draws of the shards."""
     whole = to_mapping(resolve(config))
     cmc = whole["optimization"]["cmc"]
-    sections = {name: cmc[name] for name in ("sharding", "initialization", "per_shard_mcmc")}
     chosen = {name: whole[name] for name in _DECISIVE}
-    return {**chosen, "nlsq": whole["optimization"]["nlsq"], **sections, "num_shards": count, "q": q, "gap": gap}
+    sections = {name: cmc[name] for name in ("initialization", "per_shard_mcmc")}
+    sharding = {"strategy": cmc["sharding"]["strategy"], "num_shards": count}  # however this number was found
+    return {**chosen, "nlsq": whole["optimization"]["nlsq"], **sections, "sharding": sharding, "q": q, "gap": gap}
 
 
 def _initialization(

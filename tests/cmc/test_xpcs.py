@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 import homodyne
+from homodyne.config.io import load_config
 from homodyne.config.schema import Config
+from homodyne.optimization import xpcs
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_blocks
 from homodyne.optimization.target import build_target
 from homodyne.optimization.xpcs import XpcsModel, block_arrays
@@ -123,3 +125,13 @@ def test_a_copy_of_the_model_gives_the_same_and_is_small(measured):
     step = 1e-5 * np.eye(7)
     slopes = [(copy.log_likelihood(z + e, (), 0.25) - copy.log_likelihood(z - e, (), 0.25)) / 2e-5 for e in step]
     np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-4 * np.abs(gradient).max())
+
+
+def test_runs_are_told_apart_by_what_decides_about_the_draws_only():
+    def decisive(*changes, count=4):
+        config = load_config(None, [f"optimization.cmc.{change}" for change in changes])
+        return xpcs._decisive(config, count, 0.01, None)
+
+    assert decisive("sharding.max_points_per_shard=1000") == decisive() == decisive("sharding.num_shards=4")
+    others = [decisive("sharding.strategy=random"), decisive("per_shard_mcmc.num_samples=60"), decisive(count=5)]
+    assert decisive() not in others
