@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homodyne.cli import store
+from homodyne.cli import jobs, store
 from homodyne.cli.interruption import told_when_interrupted
 from homodyne.cli.measurement import DT, Frames, Phi, Q, load_measurement, selection
 
@@ -35,6 +35,7 @@ def fit(
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished shards of method cmc.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the job that a scheduler would get.")] = False,
 ) -> None:
     """Fit a measurement: posterior, verdict, summary and figures.
 
@@ -59,7 +60,11 @@ def fit(
     config = store.place_store(config)
     if resume:
         store.require_store(config)
-    result = fit_and_write(load_measurement(config.experimental_data), config)
+    data = load_measurement(config.experimental_data)
+    if dry_run:
+        print(jobs.show_script(data, config), end="")
+        return
+    result = fit_and_write(data, config)
     if result.verdict == "REFUSED":
         raise typer.Exit(NOT_TRUSTED)
 

@@ -13,7 +13,7 @@ from typing import Annotated, TextIO
 import typer
 
 from homodyne import __version__
-from homodyne.cli import combine, config, demo, fit, hardware, inspect, simulate
+from homodyne.cli import combine, config, demo, fit, hardware, inspect, jobs, simulate, worker
 from homodyne.cli.interruption import Interrupted, remains_of
 from homodyne.errors import HomodyneError, HomodyneWarning
 
@@ -35,6 +35,9 @@ app.command("inspect")(inspect.inspect)
 app.command("fit")(fit.fit)
 app.command("combine")(combine.combine)
 app.command("certify")(combine.certify)
+app.command("status")(jobs.status)
+app.command("cancel")(jobs.cancel)
+app.command("worker")(worker.worker)
 app.command("simulate")(simulate.simulate)
 app.command("demo")(demo.demo)
 app.command("hardware")(hardware.hardware)

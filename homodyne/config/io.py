@@ -19,6 +19,7 @@ PATHS = (
     ("experimental_data", "file_path"),
     ("output", "directory"),
     ("optimization", "cmc", "backend", "checkpoint_dir"),
+    ("optimization", "cmc", "backend", "jobs", "log_directory"),
 )
 """Keys whose values are paths."""
 

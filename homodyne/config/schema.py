@@ -23,7 +23,7 @@ from homodyne.core.parameters import ALIASES, LAMINAR_NAMES, MODE_ALIASES, MODES
 
 COMBINATION_ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
 
-BACKEND_NAMES = {"auto", "multiprocessing", "sequential"}
+BACKEND_NAMES = {"auto", "multiprocessing", "pbs", "sequential", "slurm", "torque"}
 """Names that a configuration may give as backend; `register_backend` adds to them."""
 
 
@@ -287,6 +287,43 @@ class InitializationConfig(Section):
     svi_rank: PositiveInt = Field(5, description="rank of the covariance of svi")
 
 
+_WORD = r"^[A-Za-z0-9_][A-Za-z0-9_.@/+-]*$"
+Word = Annotated[str, Field(pattern=_WORD)]
+"""Name at a cluster: nothing in it means anything to a shell or starts an option."""
+
+Directive = Annotated[str, Field(pattern=r"^-[A-Za-z0-9_=:,.@/+% -]+$")]
+
+
+class JobsConfig(Section):
+    """Jobs of a scheduler: one element of an array for each shard, on one node."""
+
+    account: Word | None = Field(None, description="account or project that pays")
+    queue: Word | None = Field(None, description="queue, or partition of Slurm")
+    walltime: Annotated[str, Field(pattern=r"^\d{1,4}:[0-5]\d:[0-5]\d$")] = Field(
+        "01:00:00", description="time limit of one shard, hours:minutes:seconds"
+    )
+    cpus: PositiveInt = Field(1, description="cores of one shard")
+    memory_gb: PositiveFloat | None = Field(None, description="memory of one shard in GiB")
+    gpus: NonNegativeInt = Field(0, description="GPUs of one shard")
+    select: Annotated[str, Field(pattern=r"^\d+(:[A-Za-z0-9_]+(=[A-Za-z0-9_.:/+-]+)?)*$")] | None = Field(
+        None, description="PBS: what -l select (Torque: -l nodes) asks for, instead of cpus, memory_gb and gpus"
+    )
+    directives: Annotated[tuple[Directive, ...], Field(strict=False)] = Field(
+        (), description="further options of the scheduler, such as -l filesystems=home"
+    )
+    modules: Annotated[tuple[Word, ...], Field(strict=False)] = Field((), description="environment modules to load")
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], str] = Field(
+        {}, description="environment variables by name"
+    )
+    log_directory: str | None = Field(None, description="folder of what the jobs print; jobs in the store by default")
+    max_running: PositiveInt | None = Field(None, description="most shards at a time")
+    max_array_size: Annotated[int, Field(ge=2)] = Field(1000, description="most shards in one job")
+    python: str | None = Field(None, description="interpreter of the jobs; the one that runs now by default")
+    evaluate_in_jobs: bool = Field(
+        False, description="evaluate exact densities in jobs too, instead of on the machine of `homodyne fit`"
+    )
+
+
 class BackendConfig(Section):
     """Where the shards are sampled."""
 
@@ -304,6 +341,7 @@ class BackendConfig(Section):
     resume_from_checkpoint: bool = Field(
         True, description="go on with the finished shards that are there; false refuses a folder that holds some"
     )
+    jobs: JobsConfig = JobsConfig()
 
 
 class CombinationConfig(Section):

@@ -10,9 +10,11 @@ from homodyne.config.schema import Config
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConfigError, ExecutionError
 from homodyne.optimization.assembly import Run, consensus_result
+from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.backends.base import CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import run_consensus
+from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.proposal import Mode
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.store import ShardStore, flatten
@@ -136,6 +138,18 @@ def open_stored(path: str | Path, changes: Iterable[str | tuple[str, Any]] = ())
             f"that start with {', '.join(FREE)} or fit the data again"
         )
     return StoredRun(store, model, config, init, modes)
+
+
+def stored_model(store: ShardStore) -> Model:
+    """Build again the model of any run whose store says how.
+
+    Raises
+    ------
+    InputError
+        It does not, or the model cannot be imported here.
+    """
+    reference = store.manifest.setup.get("model")
+    return reopen(store)[0] if reference is None else as_model(str(reference), store.read_shard(0))
 
 
 def _incomplete(store: ShardStore, missing: list[int]) -> str:

@@ -263,7 +263,7 @@ def fit_shards(
         What the pilot fit has to say, kept in the store for those who combine its shards again.
     """
     cmc, model, block = config.optimization.cmc, XpcsModel.of(likelihood, sigma), likelihood.slot.block
-    count, reason = _count(block.num_points, cmc, hardware)
+    count, reason = count_shards(block.num_points, cmc, hardware)
     init = _initialization(model, block, modes[0], count, config, progress)
     setup = {
         "config": to_mapping(resolve(config)),
@@ -346,7 +346,9 @@ def consensus_settings(config: Config) -> ConsensusSettings:
 def backend_options(cmc: CMCConfig) -> BackendOptions:
     """Translate what the configuration says about execution."""
     backend = cmc.backend
-    return BackendOptions(num_workers=backend.num_workers, timeout=backend.timeout, max_attempts=backend.max_attempts)
+    return BackendOptions(
+        num_workers=backend.num_workers, timeout=backend.timeout, max_attempts=backend.max_attempts, jobs=backend.jobs
+    )
 
 
 def _folder(cmc: CMCConfig) -> Path | None:
@@ -363,7 +365,7 @@ def _folder(cmc: CMCConfig) -> Path | None:
     return folder
 
 
-def _count(num_points: int, cmc: CMCConfig, hardware: HardwareConfig) -> tuple[int, str]:
+def count_shards(num_points: int, cmc: CMCConfig, hardware: HardwareConfig) -> tuple[int, str]:
     """Count the shards, and say why."""
     sharding = cmc.sharding
     if sharding.num_shards != "auto":

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import homodyne
+from homodyne.cli.jobs import show_script
 from homodyne.cli.measurement import load_measurement
 from homodyne.config.io import load_config
 from homodyne.config.problems import known_keys
@@ -199,18 +200,49 @@ PLAN = {
 }
 
 
+JOBS = {
+    "account": "other",
+    "queue": "other",
+    "walltime": "10:00:00",
+    "cpus": 3,
+    "memory_gb": 2.5,
+    "gpus": 1,
+    "select": "2:ncpus=8",
+    "directives": "['-l filesystems=home:eagle']",
+    "modules": "[cray-python/3.11]",
+    "environment": "{OMP_PLACES: cores}",
+    "log_directory": "logs",
+    "max_running": 5,
+    "max_array_size": 7,
+    "python": "/other/bin/python",
+    "evaluate_in_jobs": True,
+}
+
+
+def seen_in_jobs(*changes: str) -> Any:
+    """Script of the job of a fit with ten shards, and where it evaluates."""
+    place = [f"{CMC}{change}" for change in ("backend.name=pbs", "backend.checkpoint_dir=kept")]
+    config = load_config(None, [*place, f"{CMC}sharding.num_shards=10", *changes])
+    return show_script(measurement(), config), config.optimization.cmc.backend.jobs.evaluate_in_jobs
+
+
+@pytest.mark.parametrize("key", JOBS)
+def test_choice_of_jobs(key):
+    assert seen_in_jobs(f"{CMC}backend.jobs.{key}={JOBS[key]}") != seen_in_jobs()
+
+
 def seen_in_plan(*changes: str) -> Any:
     """What a run with shards is told, before it starts."""
     config = load_config(None, changes)
     cmc = config.optimization.cmc
-    options = xpcs._options(cmc)
+    options = xpcs.backend_options(cmc)
     try:
         folder = xpcs._folder(cmc)
     except InputError as error:
         return str(error)
     where = select_backend(HARDWARE, cmc.backend.name, options=options).get_backend_name()
     methods, _ = mcmc._names(1000, config)
-    return methods, xpcs._count(BIG, cmc, HARDWARE), options, folder, where, xpcs.consensus_settings(config)
+    return methods, xpcs.count_shards(BIG, cmc, HARDWARE), options, folder, where, xpcs.consensus_settings(config)
 
 
 @pytest.mark.parametrize("key", PLAN)
@@ -281,6 +313,7 @@ def test_every_key_is_tested():
     at_the_command_line = {"output.directory", "output.figures", "output.overwrite"}  # tests/cli
     only_one_value = {"uncertainty"}
     tested = {f"experimental_data.{key}" for key in (*DATA, "dt")} | set(MODEL) | set(FIT) | set(DRAWS)
+    tested |= {f"{CMC}backend.jobs.{key}" for key in JOBS}
     tested |= {f"{CMC}{key}" for key in (*PLAN, "sharding.strategy")} | {f"{CMC}initialization.{key}" for key in START}
     keys = set(known_keys())
     leaves = {key for key in keys if not any(other.startswith(f"{key}.") for other in keys)}

@@ -3,6 +3,7 @@
 Start with `as_model`. Data are a mapping of arrays whose leading axis counts observations.
 """
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def as_model(model: object, data: Arrays) -> Model:
     Parameters
     ----------
     model
-        A `Model`, or a NumPyro model function ``model(data)``.
+        A `Model`, or a NumPyro model function ``model(data)``, or where to import one from, as "module:name".
     data
         Arrays by name, the leading axis counts observations; `Model` instances other than `LogDensityModel` may
         take anything.
@@ -46,6 +47,8 @@ def as_model(model: object, data: Arrays) -> Model:
     InputError
         When `model` is neither, or cannot be split over shards of such data.
     """
+    if isinstance(model, str):
+        model = _imported(model)
     if isinstance(model, LogDensityModel):
         model.check(data)
         return model
@@ -57,6 +60,17 @@ def as_model(model: object, data: Arrays) -> Model:
         f"model is {model!r}, expected a NumPyro model function model(data), a LogDensityModel, "
         "or another subclass of homodyne.optimization.cmc.model.Model"
     )
+
+
+def _imported(reference: str) -> object:
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"cannot import the model {reference!r}: {error}; expected 'module:name', in a module that this process "
+            "finds (PYTHONPATH)"
+        ) from error
 
 
 class LogDensityModel(Model):

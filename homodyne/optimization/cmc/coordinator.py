@@ -59,7 +59,7 @@ def sample_consensus(
     ----------
     model
         A NumPyro model function ``model(data)`` whose observed sites carry ``obs=``, a `LogDensityModel`, or another
-        `Model`.
+        `Model`; or "module:name" of one, which jobs of a scheduler need.
     data
         Arrays by name; the leading axis counts observations.
     num_shards
@@ -117,6 +117,7 @@ def sample_consensus(
         names=engine.joint_names,
         points=tuple(np.bincount(owner, minlength=num_shards).tolist()),
         seed=seed,
+        setup={"model": model} if isinstance(model, str) else {},
         versions=used_versions(),
     )
     with opened(store, manifest) as held:

@@ -50,7 +50,31 @@ def _multiprocessing(options: "BackendOptions") -> "CMCBackend":
     return MultiprocessingBackend(options)
 
 
-BACKENDS: dict[str, BackendFactory] = {"sequential": _sequential, "multiprocessing": _multiprocessing}
+def _slurm(options: "BackendOptions") -> "CMCBackend":
+    from homodyne.optimization.cmc.backends.slurm import SlurmBackend
+
+    return SlurmBackend(options)
+
+
+def _pbs(options: "BackendOptions") -> "CMCBackend":
+    from homodyne.optimization.cmc.backends.pbs import PBSBackend
+
+    return PBSBackend(options)
+
+
+def _torque(options: "BackendOptions") -> "CMCBackend":
+    from homodyne.optimization.cmc.backends.pbs import TorqueBackend
+
+    return TorqueBackend(options)
+
+
+BACKENDS: dict[str, BackendFactory] = {
+    "sequential": _sequential,
+    "multiprocessing": _multiprocessing,
+    "slurm": _slurm,
+    "pbs": _pbs,
+    "torque": _torque,
+}
 """Every backend by name."""
 
 

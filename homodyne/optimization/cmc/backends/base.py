@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.config.schema import JobsConfig
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends.child import Failed, attempt, find_function
 from homodyne.optimization.cmc.backends.tasks import as_mapping, write_tasks
@@ -54,6 +55,8 @@ class BackendOptions:
         interpreter for a while, so this is long.
     run : str or callable
         What to do with a task, as "module:function" or a function that can be pickled.
+    jobs : JobsConfig, optional
+        What jobs of a scheduler are given.
     """
 
     num_workers: int | None = None
@@ -62,6 +65,7 @@ class BackendOptions:
     early_stop: int = 3
     silence: float = 300.0
     run: Run = RUN_SHARD
+    jobs: JobsConfig | None = None
 
     def __post_init__(self) -> None:
         if self.num_workers is not None and self.num_workers < 1:

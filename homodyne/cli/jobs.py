@@ -1,0 +1,81 @@
+"""``homodyne status`` and ``homodyne cancel``: a run on a scheduler that somebody, somewhere, has started."""
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from homodyne.errors import ExecutionError, InputError
+
+if TYPE_CHECKING:
+    from homodyne.config.schema import Config
+    from homodyne.data.twotime import TwoTimeData
+    from homodyne.optimization.cmc.backends.jobs import Job
+
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the shards of a run.")]
+
+
+def status(store: Store) -> None:
+    """Show how far a run is: its shards, why some failed, and its jobs."""
+    from homodyne.optimization.cmc.backends.jobs import recorded
+    from homodyne.optimization.cmc.store import ShardStore
+
+    held = ShardStore.open(store)
+    pending, count = set(held.pending()), held.manifest.num_shards
+    failures = [failure for failure in held.failures() if failure.shard_id in pending]
+    print(f"shards     {count}: {count - len(pending)} done, {len(pending)} without a result")
+    for failure in failures:
+        print(f"failed     shard {failure.shard_id}: {failure.reason}")
+    for job in recorded(held.path):
+        print(f"job        {job.job} ({job.scheduler}, {job.round}): {_states(job)}")
+
+
+def cancel(store: Store) -> None:
+    """End every job of a run; shards that are finished are kept."""
+    from homodyne.optimization.cmc.backends.arrays import cancel as end
+    from homodyne.optimization.cmc.store import ShardStore
+
+    ended = end(ShardStore.open(store).path)
+    print("\n".join(f"cancelled job {job.job} of {job.scheduler}" for job in ended) or "no job is running or waiting")
+
+
+def show_script(data: "TwoTimeData", config: "Config") -> str:
+    """Script of the job that a fit would submit first.
+
+    Raises
+    ------
+    InputError
+        The backend of the configuration submits no jobs.
+    """
+    from homodyne.device.config import detect_hardware
+    from homodyne.optimization.cmc.backends.arrays import ArrayBackend
+    from homodyne.optimization.cmc.backends.jobs import job_script
+    from homodyne.optimization.cmc.backends.selection import select_backend
+    from homodyne.optimization.cmc.rounds import SAMPLING
+    from homodyne.optimization.xpcs import backend_options, count_shards
+
+    cmc, hardware = config.optimization.cmc, detect_hardware()
+    backend = select_backend(hardware, cmc.backend.name, options=backend_options(cmc))
+    if not isinstance(backend, ArrayBackend) or cmc.backend.checkpoint_dir is None:
+        raise InputError(
+            "--dry-run shows the job of a scheduler: give --method cmc and optimization.cmc.backend.name=slurm or pbs "
+            f"(now {config.optimization.method} and {backend.get_backend_name()}), and keep checkpoints enabled"
+        )
+    count = min(count_shards(data.num_pairs, cmc, hardware)[0], backend.jobs.max_array_size)
+    return job_script(backend.dialect, backend.jobs, Path(cmc.backend.checkpoint_dir).resolve(), SAMPLING, 0, count)
+
+
+def _states(job: "Job") -> str:
+    """Say how many elements of a job are in which state."""
+    from homodyne.optimization.cmc.backends.arrays import Pace, dialect_of
+
+    try:
+        states = dialect_of(job).status(job.job, Pace.command)
+    except ExecutionError as error:
+        return f"{error}"
+    counts = Counter(state.phase for state in states.values())
+    counts["ended"] = len(job.elements) - counts["queued"] - counts["running"]
+    said = ", ".join(f"{counts[phase]} {phase}" for phase in ("queued", "running", "ended") if counts[phase])
+    why = ", ".join(sorted({state.reason for state in states.values() if state.phase == "queued" and state.reason}))
+    return said + (", cancelled" if job.cancelled else "") + (f" ({why})" if why else "")

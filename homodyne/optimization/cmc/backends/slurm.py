@@ -1,0 +1,105 @@
+"""Slurm: what its commands are told and what they print."""
+
+import re
+from pathlib import Path
+
+from homodyne.config.schema import JobsConfig
+from homodyne.errors import ExecutionError, InputError
+from homodyne.optimization.cmc.backends.arrays import ArrayBackend
+from homodyne.optimization.cmc.backends.jobs import Dialect, State
+
+_WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+_ALIVE = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "SUSPENDED", "STOPPED", "RESIZING"}
+_ENDS = {
+    "OUT_OF_MEMORY": "out of memory: give the jobs more (memory_gb), or make more shards",
+    "TIMEOUT": "reached its time limit: give the jobs more (walltime), or make more shards",
+    "CANCELLED": "was cancelled",
+    "NODE_FAIL": "its node failed",
+    "PREEMPTED": "was preempted",
+}
+
+
+class Slurm(Dialect):
+    """Job arrays of Slurm; states are read by ``scontrol``, which needs no accounting."""
+
+    name = "slurm"
+    array_index = "SLURM_ARRAY_TASK_ID"
+    unknown = re.compile("Invalid job id")
+
+    def directives(self, jobs: JobsConfig, count: int) -> list[str]:
+        """``#SBATCH`` lines."""
+        if jobs.select is not None:
+            raise InputError("optimization.cmc.backend.jobs.select is for pbs; slurm has cpus, memory_gb and gpus")
+        most = f"%{jobs.max_running}" if jobs.max_running else ""
+        options = [
+            "--job-name=homodyne",
+            f"--array=0-{count - 1}{most}" if count > 1 else "",
+            f"--account={jobs.account}" if jobs.account else "",
+            f"--partition={jobs.queue}" if jobs.queue else "",
+            f"--time={jobs.walltime}",
+            "--nodes=1",
+            "--ntasks=1",
+            f"--cpus-per-task={jobs.cpus}",
+            f"--mem={round(jobs.memory_gb * 1024)}M" if jobs.memory_gb else "",
+            f"--gres=gpu:{jobs.gpus}" if jobs.gpus else "",
+            "--output=/dev/null",
+            *jobs.directives,
+        ]
+        return [f"#SBATCH {option}" for option in options if option]
+
+    def submit_command(self, script: Path) -> list[str]:
+        """``sbatch``."""
+        return ["sbatch", "--parsable", str(script)]
+
+    def parse_id(self, text: str) -> str:
+        """Number before the name of a cluster, if there is one."""
+        job = text.strip().partition(";")[0]
+        if not job.isdigit():
+            raise ExecutionError(f"sbatch printed {text.strip()!r}, expected the number of a job")
+        return job
+
+    def status_commands(self, job: str) -> list[list[str]]:
+        """``scontrol show job``."""
+        return [["scontrol", "show", "job", "-o", job]]
+
+    def parse_status(self, text: str) -> dict[int, State]:
+        """One line for each element, and one for all that wait."""
+        return {element: _state(line) for line in text.splitlines() for element in _elements(line)}
+
+    def cancel_command(self, job: str) -> list[str]:
+        """``scancel``."""
+        return ["scancel", job]
+
+
+def _field(line: str, name: str) -> str:
+    found = re.search(rf"(?:^| ){name}=(\S*)", line)
+    return found[1] if found else ""
+
+
+def _elements(line: str) -> list[int]:
+    """Elements that a line is about: "7", "3-9%2", "1,4-6", and 0 for a plain job."""
+    if not _field(line, "JobId"):
+        return []
+    ranges = _field(line, "ArrayTaskId").partition("%")[0] or "0"
+    ends = [re.findall(r"\d+", part) for part in ranges.split(",")]
+    return [element for pair in ends if pair for element in range(int(pair[0]), int(pair[-1]) + 1)]
+
+
+def _state(line: str) -> State:
+    state, why = _field(line, "JobState"), _field(line, "Reason")
+    if state in _WAITING:
+        return State("queued", "" if why in ("None", "Priority", "Resources") else why)
+    if state in _ALIVE:
+        return State("running")
+    code, _, number = _field(line, "ExitCode").partition(":")
+    if state in _ENDS:
+        return State("ended", _ENDS[state])
+    if number not in ("", "0"):
+        return State("ended", f"was killed by signal {number}")
+    return State("ended", f"ended with exit code {code}" if code else f"ended in state {state}")
+
+
+class SlurmBackend(ArrayBackend):
+    """Shards as elements of job arrays of Slurm."""
+
+    dialect = Slurm()

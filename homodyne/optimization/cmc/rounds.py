@@ -1,0 +1,222 @@
+"""What a worker on another machine needs, as files in the store: one folder for each round of tasks.
+
+    rounds/sampling/task.json   what the tasks of the round share; draws go to results/ of the store
+    rounds/3f0c.../task.json    the same for a round that evaluates statistics; named by a digest of its inputs
+    rounds/3f0c.../points.npy   where it evaluates
+    rounds/3f0c.../0007.npz     statistics of a shard, sealed
+    rounds/NAME/0007.json       why the last attempt at a shard came to nothing
+
+Nothing is pickled. The model is not among them: it is built again from what the manifest says.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.errors import InputError
+from homodyne.files import replacing, write_atomically
+from homodyne.optimization.cmc import store_files
+from homodyne.optimization.cmc.backends.child import Failed, find_function
+from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.store import ShardStore
+from homodyne.optimization.cmc.types import Initialization, ShardResult, ShardTask
+from homodyne.optimization.nuts import NutsSettings
+
+SAMPLING = "sampling"
+"""Name of the round that draws; every other round evaluates."""
+
+REBUILT = ("model", "config")
+"""Entries of a manifest's set-up of which one must be there for the model to be built again elsewhere."""
+
+_MAX_JSON = 2**22  # bytes
+
+Outcome = ShardResult | npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Tasks that differ in their shard only.
+
+    Attributes
+    ----------
+    store : ShardStore
+    name : str
+    shared : mapping
+        Plain values: run, power, seed, threads, settings, init.
+    points : (S, d) array, optional
+        Where statistics are evaluated.
+    """
+
+    store: ShardStore
+    name: str
+    shared: Mapping[str, Any]
+    points: npt.NDArray[np.float64] | None
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.store.path / "rounds" / self.name
+
+    @classmethod
+    def write(cls, tasks: Sequence[ShardTask], run: object) -> "Round":
+        """Write down what tasks of one store share.
+
+        Raises
+        ------
+        InputError
+            They do not lie in a store that is kept, or its model cannot be built again elsewhere.
+        """
+        first, store = tasks[0], _store_of(tasks[0])
+        if not isinstance(run, str):
+            raise InputError(f"run is {run!r}; workers elsewhere need it as 'module:function'")
+        init = first.init
+        shared = {
+            "fingerprint": store.manifest.fingerprint, "run": run, "power": first.power, "seed": first.seed,
+            "threads": first.threads, "settings": asdict(first.settings),
+            "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes)],
+        }  # fmt: skip
+        content = json.dumps(shared, sort_keys=True).encode()
+        points = first.points
+        name = SAMPLING
+        if points is not None:
+            name = store_files.digest(content, *store_files.pieces({"points": points}))[:32]
+        made = cls(store, name, shared, points)
+        try:
+            made.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make {os.fspath(made.folder)!r}: {error.strerror or error}") from error
+        if points is not None:
+            with replacing(made.folder / "points.npy") as sink:
+                np.lib.format.write_array(sink, np.ascontiguousarray(points), allow_pickle=False)
+        write_atomically(made.folder / "task.json", content)
+        return made
+
+    @classmethod
+    def read(cls, store: ShardStore, name: str) -> "Round":
+        """Read a round back.
+
+        Raises
+        ------
+        InputError
+            There is none of this name, or it belongs to another run.
+        """
+        if not name.isalnum():
+            raise InputError(f"{name!r} is not the name of a round")
+        file = store.path / "rounds" / name / "task.json"
+        shared = read_json(file)
+        if shared.get("fingerprint") != store.manifest.fingerprint:
+            raise InputError(f"{os.fspath(file)!r} belongs to another run; start the fit again with --resume")
+        points = None if name == SAMPLING else np.array(store_files.memory_map(file.with_name("points.npy")))
+        return cls(store, name, shared, points)
+
+    def work(self, model: Model, shard_id: int, attempt: int, caution: int) -> Outcome:
+        """Do the task of one shard.
+
+        Parameters
+        ----------
+        model
+            That of the run.
+        shard_id
+            Which shard.
+        attempt
+            Attempts before this one.
+        caution
+            How many of these the sampler itself has spoilt: it takes smaller steps after each.
+        """
+        shared = self.shared
+        center, covariance, method, notes = shared["init"]
+        task = ShardTask(
+            shard_id=shard_id, model=model, data=self.store.shard_path(shard_id), power=shared["power"],
+            settings=NutsSettings(**shared["settings"]), seed=shared["seed"], threads=shared["threads"],
+            init=Initialization(np.array(center), np.array(covariance), method, tuple(notes)),
+            points=self.points, attempt=caution,
+        )  # fmt: skip
+        outcome: Outcome = find_function(shared["run"])(task)
+        return replace(outcome, attempts=attempt + 1) if isinstance(outcome, ShardResult) else outcome
+
+    def keep(self, shard_id: int, outcome: Outcome) -> None:
+        """Write what has come of a shard."""
+        if isinstance(outcome, ShardResult):
+            self.store.write_result(outcome)
+        else:
+            arrays = {"statistics": outcome, "shard_id": np.array(shard_id)}
+            write_atomically(self._file(shard_id, "npz"), store_files.seal(arrays))
+
+    def result(self, shard_id: int) -> Outcome | None:
+        """What has come of a shard; None when there is nothing that can be used."""
+        if self.points is None:
+            return self.store.read_result(shard_id)
+        try:
+            arrays = store_files.unseal(self._file(shard_id, "npz"))
+        except InputError:  # damaged: it is written again
+            return None
+        if not arrays or {"statistics", "shard_id"} - arrays.keys() or arrays["shard_id"] != shard_id:
+            return None
+        return arrays["statistics"] if len(arrays["statistics"]) == len(self.points) else None
+
+    def keep_failure(self, shard_id: int, attempt: int, failed: Failed) -> None:
+        """Note why an attempt at a shard came to nothing."""
+        text = json.dumps({"attempt": attempt, **asdict(failed)})
+        write_atomically(self._file(shard_id, "json"), text.encode())
+
+    def failure(self, shard_id: int, attempt: int) -> Failed | None:
+        """What a worker has noted about this attempt at a shard."""
+        file = self._file(shard_id, "json")
+        if not file.exists():
+            return None
+        entry = read_json(file)
+        return Failed(str(entry["reason"]), bool(entry["retry"])) if entry.get("attempt") == attempt else None
+
+    def remove(self) -> None:
+        """Remove the folder of a round that evaluates: its statistics have been handed over."""
+        if self.points is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, shard_id: int, ending: str) -> Path:
+        return self.folder / f"{self.store.shard_path(shard_id).name}.{ending}"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Mapping in a JSON file of moderate size.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_JSON + 1)
+        value = json.loads(content[:_MAX_JSON]) if len(content) <= _MAX_JSON else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {os.fspath(file)!r}: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{os.fspath(file)!r} was not written by homodyne; remove it")
+    return value
+
+
+def _store_of(task: ShardTask) -> ShardStore:
+    """Find the store that a task's data lie in."""
+    store = None
+    with suppress(InputError):
+        store = ShardStore.open(task.data.resolve().parent.parent)
+    if store is None or store.shard_path(task.shard_id) != task.data.resolve():
+        raise InputError(
+            f"the data of shard {task.shard_id} are in {os.fspath(task.data)!r}, which is no store; jobs of a "
+            "scheduler need one: use sample_consensus(..., store=FOLDER) or a fit with checkpoints"
+        )
+    if not any(store.manifest.setup.get(name) for name in REBUILT):
+        raise InputError(
+            "this model lives in the memory of this process only, jobs of a scheduler cannot build it; give it as "
+            "'module:name' (a model at the top level of a module that the jobs can import too), or use one of the "
+            "backends sequential, multiprocessing and executor"
+        )
+    return store

@@ -1,0 +1,87 @@
+"""Schedulers for the tests: a real Slurm on loopback, and a double of PBS."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SLURM = HERE / "slurm.sh"
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """A scheduler that is up.
+
+    Attributes
+    ----------
+    name
+        Of the backend.
+    folder
+        Where it keeps its files.
+    environment
+        What its commands need.
+    """
+
+    name: str
+    folder: Path
+    environment: dict[str, str]
+
+    def call(self, *command: str) -> str:
+        done = subprocess.run(
+            command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+
+def absent(reason: str) -> None:
+    """Say loudly that tests cannot run; where CI is set, that is a failure."""
+    message = f"REAL SLURM WAS NOT TESTED: {reason}; run tests/schedulers/slurm.sh install as root"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="module")
+def real_slurm(tmp_path_factory) -> Iterator[Scheduler]:
+    missing = [name for name in ("slurmctld", "slurmd", "sbatch", "munged") if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        absent(f"{', '.join(missing)} not installed" if missing else "the tests do not run as root")
+    folder = tmp_path_factory.mktemp("slurm")
+    folder.chmod(0o755)
+    folder.parent.chmod(0o755)
+    try:
+        subprocess.run([SLURM, "start", folder], check=True, timeout=120)
+        yield Scheduler("slurm", folder, {"SLURM_CONF": str(folder / "etc" / "slurm.conf")})
+    finally:
+        subprocess.run([SLURM, "stop", folder], check=True, timeout=120)
+
+
+def pbs_double(folder: Path, kind: str) -> Scheduler:
+    """Commands of the double in a folder, first in the search path."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("qsub", "qstat", "qdel"):
+        (programs / name).write_text(f"#!{sys.executable}\n" + (HERE / "pbs_double.py").read_text())
+        (programs / name).chmod(0o755)
+    search = os.pathsep.join([str(programs), os.environ["PATH"]])
+    return Scheduler(kind, folder, {"PATH": search, "PBS_DOUBLE": str(folder), "PBS_DOUBLE_KIND": kind})
+
+
+@pytest.fixture(scope="module", params=["slurm", "pbs", "torque"])
+def scheduler(request, tmp_path_factory) -> Iterator[Scheduler]:
+    """Every scheduler, one after the other; its commands are those that are found."""
+    kind = request.param
+    if kind == "slurm":
+        found = request.getfixturevalue("real_slurm")
+    else:
+        found = pbs_double(tmp_path_factory.mktemp(kind), kind)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in found.environment.items():
+            patch.setenv(name, value)
+        yield found

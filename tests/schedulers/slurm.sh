@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# A one-node Slurm on loopback for the tests, as root, without systemd.
+#
+#   slurm.sh install        the packages of Debian, only those that are missing
+#   slurm.sh start FOLDER   everything it writes lies there; FOLDER/etc/slurm.conf is the SLURM_CONF to use
+#   slurm.sh controller-stop FOLDER | controller-start FOLDER
+#   slurm.sh stop FOLDER    ends its daemons, by the numbers in their pid files
+set -euo pipefail
+
+stop_one() {  # wait for the end of the process in a pid file
+  local number
+  number=$(cat "$1" 2>/dev/null) || return 0
+  kill "$number" 2>/dev/null || return 0
+  for _ in $(seq 200); do kill -0 "$number" 2>/dev/null || return 0; sleep 0.1; done
+  kill -KILL "$number" 2>/dev/null || true
+}
+
+if [ "$1" = install ]; then
+  if command -v slurmctld slurmd sbatch munged >/dev/null; then exit 0; fi
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    slurmctld slurmd slurm-client munge >/dev/null
+  exit 0
+fi
+
+root=$(realpath -m "$2")
+host=$(hostname -s)
+export SLURM_CONF=$root/etc/slurm.conf
+
+case $1 in
+  controller-start) slurmctld; exit 0 ;;
+  controller-stop) stop_one "$root/run/slurmctld.pid"; exit 0 ;;
+  stop)
+    timeout 20 scancel --full --user "$(id -un)" 2>/dev/null || true
+    for _ in $(seq 50); do [ -z "$(timeout 5 squeue -h 2>/dev/null)" ] && break; sleep 0.2; done
+    for daemon in slurmd slurmctld munged; do stop_one "$root/run/$daemon.pid"; done
+    rmdir /sys/fs/cgroup/*/slurm_"$host"/system /sys/fs/cgroup/*/slurm_"$host" 2>/dev/null || true
+    exit 0 ;;
+  start) ;;
+  *) echo "unknown: $1" >&2; exit 2 ;;
+esac
+
+mkdir -p "$root"/{etc,run,log,munge,state,spool}
+chmod 755 "$root" "$root/run"
+chmod 700 "$root/munge"
+[ -s "$root/munge/key" ] || (umask 077; head -c 1024 /dev/urandom > "$root/munge/key")
+munged --force --key-file="$root/munge/key" --seed-file="$root/munge/seed" --socket="$root/run/munge" \
+  --pid-file="$root/run/munged.pid" --log-file="$root/log/munged.log" 2>> "$root/log/start.log"
+
+# Limits of memory need control groups of version 1 that may be written; without them the processes are only followed.
+track=proctrack/linuxproc
+plugin=task/none
+if [ -w /sys/fs/cgroup/memory ] && [ -w /sys/fs/cgroup/freezer ] && [ -w /sys/fs/cgroup/cpuset ]; then
+  track=proctrack/cgroup
+  plugin=task/cgroup
+  printf '%s\n' CgroupMountpoint=/sys/fs/cgroup CgroupPlugin=cgroup/v1 ConstrainRAMSpace=yes > "$root/etc/cgroup.conf"
+fi
+cat > "$SLURM_CONF" <<CONF
+ClusterName=tests
+SlurmctldHost=$host(127.0.0.1)
+SlurmctldPort=${SLURM_TEST_PORT:-36817}
+SlurmdPort=$((${SLURM_TEST_PORT:-36817} + 1))
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$root/run/munge
+StateSaveLocation=$root/state
+SlurmdSpoolDir=$root/spool
+SlurmctldPidFile=$root/run/slurmctld.pid
+SlurmdPidFile=$root/run/slurmd.pid
+SlurmctldLogFile=$root/log/slurmctld.log
+SlurmdLogFile=$root/log/slurmd.log
+MpiDefault=none
+ProctrackType=$track
+TaskPlugin=$plugin
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
+MinJobAge=3600
+KillWait=2
+MessageTimeout=5
+ReturnToService=2
+DefMemPerCPU=500
+NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 State=UNKNOWN
+PartitionName=main Nodes=$host Default=YES MaxTime=60 DefaultTime=10 State=UP
+CONF
+slurmctld
+slurmd -N "$host"
+for _ in $(seq 150); do
+  if [ "$(sinfo -h -o %T 2>/dev/null)" = idle ]; then exit 0; fi
+  sleep 0.2
+done
+echo "Slurm did not start" >&2
+tail -n 20 "$root"/log/*.log >&2
+exit 1

@@ -1,0 +1,201 @@
+"""Shards as jobs, on a real Slurm and on the double of PBS: the draws of an undisturbed run, whatever goes wrong."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homodyne.cli.program import run as homodyne
+from homodyne.config.schema import JobsConfig
+from homodyne.optimization.cmc.backends import BACKENDS
+from homodyne.optimization.cmc.backends.arrays import Pace
+from homodyne.optimization.cmc.backends.base import BackendOptions, SequentialBackend
+from homodyne.optimization.cmc.backends.jobs import recorded
+from homodyne.optimization.cmc.store import Manifest, ShardStore
+from homodyne.optimization.cmc.types import Initialization, ShardTask
+from homodyne.optimization.nuts import NutsSettings
+
+HERE = Path(__file__).parent
+PACE = Pace(first=0.2, longest=0.5, command=20.0, settle=0.5)
+CANCEL = {"slurm": ("scancel", "{0}_{1}"), "pbs": ("qdel", "{0}[{1}].server.example"), "torque": ("qdel", "{0}[{1}]")}
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+
+
+def jobs(**changes):
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    environment = {"PYTHONPATH": str(HERE), **{name: os.environ[name] for name in names}}
+    return JobsConfig(**({"environment": environment, "memory_gb": 0.7, "walltime": "00:10:00"} | changes))
+
+
+def backend_of(scheduler, **changes):
+    settings = {"run": "faulty_shards:run", "early_stop": 0, "jobs": jobs(), "num_workers": 1} | changes
+    backend = BACKENDS[scheduler.name](BackendOptions(**settings))
+    backend.pace = PACE
+    return backend
+
+
+def store_of(folder, count=8):
+    from faulty_shards import MODEL, REFERENCE, data
+
+    rows = data(50 * count)
+    manifest = Manifest("d", REFERENCE, {}, MODEL.names, (50,) * count, 1, setup={"model": REFERENCE})
+    store = ShardStore.create(folder, manifest)
+    for shard_id in range(count):
+        part = slice(50 * shard_id, 50 * shard_id + 50)
+        store.write_shard(shard_id, {name: values[part] for name, values in rows.items()})
+    store.finish_setup()
+    return store
+
+
+def tasks_of(store, points=None):
+    from faulty_shards import MODEL
+
+    settings = NutsSettings(num_warmup=20, num_samples=50, num_chains=2)
+    start = Initialization(np.array([1.0, 0.5]), np.eye(2) / 50.0, "nlsq")
+    count = store.manifest.num_shards
+    return [
+        ShardTask(shard_id, MODEL, store.shard_path(shard_id), 1 / count, settings, start, 1, points)
+        for shard_id in range(count)
+    ]
+
+
+def outcome(backend, tasks):
+    results = {}
+    failures = backend.run(tasks, on_result=results.__setitem__)
+    return results, failures
+
+
+def until(condition):
+    """Wait for something that must happen, however slow the machine is."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail("it never happened")
+
+
+def same(tasks, results, missing=()):
+    """Whether draws are those of one shard after the other in this process."""
+    alone, _ = outcome(SequentialBackend(), [task for task in tasks if task.shard_id not in missing])
+    assert alone.keys() == results.keys()
+    return all(np.array_equal(alone[shard_id].samples, results[shard_id].samples) for shard_id in alone)
+
+
+FAULTS = {0: "leave", 1: "die", 3: "hang", 4: "spoil", 5: "always leave"}
+TOLD = {0: "ended with exit code 7", 1: "was killed by signal 9", 4: "without a valid result"}
+CANCELLED = {"slurm": "was cancelled", "pbs": "was killed by signal 9", "torque": "was killed by signal 9"}
+
+
+def test_what_goes_wrong_is_named_and_costs_no_other_draws(scheduler, tmp_path, caplog):
+    store = store_of(tmp_path / "store")
+    faults = FAULTS | ({2: "eat"} if scheduler.name == "slurm" else {})
+    for shard_id, fault in faults.items():
+        (store.path / f"fault-{shard_id}").write_text(fault)
+
+    def cancel_one():
+        until(lambda: (store.path / "hangs-3").exists())
+        command, name = CANCEL[scheduler.name]
+        scheduler.call(command, name.format(recorded(store.path)[0].job.partition("[")[0], 3))
+
+    canceller = threading.Thread(target=cancel_one)
+    canceller.start()
+    tasks = tasks_of(store)
+    with caplog.at_level(logging.INFO, "homodyne"):
+        results, failures = outcome(backend_of(scheduler), tasks)
+    canceller.join()
+    assert [(failure.shard_id, failure.attempts) for failure in failures] == [(5, 2)]
+    assert "ended with exit code 7" in failures[0].reason
+    told = TOLD | {3: CANCELLED[scheduler.name]} | ({2: "out of memory"} if 2 in faults else {})
+    for shard_id, words in told.items():
+        assert any(f"shard {shard_id} is tried again" in text and words in text for text in caplog.messages), shard_id
+    assert same(tasks, results, missing=[5])
+    assert not same([replace(task, seed=2) for task in tasks], results, missing=[5])  # planted: another seed
+    assert {shard_id: result.attempts for shard_id, result in results.items()} == {
+        shard_id: 2 if shard_id in told else 1 for shard_id in results
+    }
+    assert store.pending() == [5]
+    again, failures = outcome(backend_of(scheduler, max_attempts=1), [task for task in tasks if task.shard_id < 5])
+    assert (len(again), failures) == (5, [])
+    assert sum(len(job.elements) for job in recorded(store.path)) == 8 + len(faults)  # nothing finished runs again
+
+
+def test_statistics_are_those_of_this_process(scheduler, tmp_path):
+    store = store_of(tmp_path / "store", 2)
+    tasks = tasks_of(store, np.random.default_rng(1).normal(size=(5, 2)))
+    alone, _ = outcome(SequentialBackend(), tasks)
+    results, failures = outcome(backend_of(scheduler, jobs=jobs(evaluate_in_jobs=True)), tasks)
+    assert failures == []
+    assert all(np.array_equal(alone[shard_id], results[shard_id]) for shard_id in (0, 1))
+    assert recorded(store.path)[0].job
+    assert list((store.path / "rounds").iterdir()) == []  # handed over
+
+
+def test_status_and_cancel_of_a_run_that_somebody_else_has_started(scheduler, tmp_path, capsys):
+    store = store_of(tmp_path / "store", 4)
+    for shard_id in (1, 2, 3):
+        (store.path / f"fault-{shard_id}").write_text("hang")
+    found = []
+    runner = threading.Thread(target=lambda: found.append(outcome(backend_of(scheduler), tasks_of(store))))
+    runner.start()
+    until(lambda: len(list(store.path.glob("hangs-*"))) == 2 and len(store.pending()) == 3)
+    job = recorded(store.path)[0].job
+    assert homodyne(["status", str(store.path)]) == 0
+    said = capsys.readouterr().out
+    assert "4: 1 done, 3 without a result" in said
+    assert f"job        {job} ({scheduler.name}, sampling): 1 queued, 2 running, 1 ended" in said
+    assert homodyne(["cancel", str(store.path)]) == 0
+    assert f"cancelled job {job}" in capsys.readouterr().out
+    runner.join()
+    (results, failures), *_ = found
+    assert list(results) == [0]
+    assert {failure.reason for failure in failures} == {f"job {job} was cancelled by homodyne cancel"}
+    assert homodyne(["cancel", str(store.path)]) == 0
+    assert "no job is running" in capsys.readouterr().out
+    assert homodyne(["status", str(store.path)]) == 0
+    assert "4 ended, cancelled" in capsys.readouterr().out
+
+
+COORDINATOR = """
+import sys
+sys.path.insert(0, {here!r})
+from types import SimpleNamespace
+from test_jobs import backend_of, tasks_of
+from homodyne.optimization.cmc.store import ShardStore
+store = ShardStore.open(sys.argv[1])
+with store.lock():
+    pending = set(store.pending())
+    backend = backend_of(SimpleNamespace(name=sys.argv[2]))
+    print(backend.run([task for task in tasks_of(store) if task.shard_id in pending], on_result=lambda *outcome: None))
+"""
+
+
+def test_a_killed_coordinator_loses_nothing(scheduler, tmp_path):
+    store = store_of(tmp_path / "store", 4)
+    for shard_id in (1, 2):
+        (store.path / f"fault-{shard_id}").write_text("wait")
+    program = tmp_path / "program.py"
+    program.write_text(COORDINATOR.format(here=str(HERE)))
+    command = [sys.executable, program, store.path, scheduler.name]
+    with subprocess.Popen(command) as first:
+        try:
+            until(lambda: len(list(store.path.glob("hangs-*"))) == 2 and len(store.pending()) == 3)
+        finally:
+            first.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
+        until(lambda: (store.path / "rounds" / "sampling" / "task.json").stat().st_mtime_ns > 0)
+        (store.path / "go").touch()
+        said, _ = second.communicate()
+    assert said == "[]\n"
+    assert len(recorded(store.path)) == 1  # the second has taken over the job of the first
+    assert same(tasks_of(store), {result.shard_id: result for result in store.results()})
