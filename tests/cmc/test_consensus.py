@@ -330,6 +330,15 @@ def test_resumed_store_gives_the_same_draws(tmp_path):
         run(problem.model, problem.data, 4, store=tmp_path / "store", seed=4)
 
 
+def test_store_of_another_likelihood_of_the_same_names_is_refused(tmp_path):
+    problem = conjugate.poisson_gamma(n=64)
+    run(problem.model, problem.data, 2, store=tmp_path / "store")
+    other = conjugate.exponential_rate(n=64)
+    assert other.model.names == problem.model.names
+    with pytest.raises(InputError, match="belongs to another run: different log densities of the model"):
+        run(other.model, problem.data, 2, store=tmp_path / "store")
+
+
 def test_worker_processes_give_the_same_draws():
     problem = conjugate.poisson_gamma(n=1024)
     here = run(problem.model, problem.data, 4)

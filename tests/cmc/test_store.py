@@ -34,6 +34,7 @@ def manifest(**changes):
         "names": NAMES,
         "points": (10, 11, 12),
         "seed": 42,
+        "densities": (-1.5e9, -2.0),
         "setup": {"model": {"q": 0.0054}},
         "versions": {"jax": "1.0"},
     }
@@ -155,6 +156,8 @@ def test_a_result_is_a_plain_npz(store):
         ({"model": "static 1"}, r"model \('laminar flow 1' there, 'static 1' here\)"),
         ({"points": (10, 11)}, r"points \(\(10, 11, 12\) there, \(10, 11\) here\)"),
         ({"names": ("a", "b", "c")}, r"names \("),
+        ({"densities": (-1.5e9, -3.0)}, r"log densities of the model \(\(-1500000000.0, -2.0\) there, .*-3.0\) here"),
+        ({"densities": ()}, r"log densities of the model"),
     ],
 )
 def test_another_run_is_refused_and_told_what_differs(store, changes, named):
@@ -164,7 +167,7 @@ def test_another_run_is_refused_and_told_what_differs(store, changes, named):
 
 def test_the_same_run_goes_on(store, caplog):
     store.write_result(result(0))
-    again = ShardStore.create(store.path, manifest(setup={"other": 1}))
+    again = ShardStore.create(store.path, manifest(setup={"other": 1}, densities=(-1.5e9 * (1.0 + 1e-12), -2.0)))
     assert again.ready
     assert again.pending() == [1, 2]
     assert not caplog.records

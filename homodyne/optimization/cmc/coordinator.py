@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -113,6 +114,7 @@ def sample_consensus(
     manifest = Manifest(
         data=digest_arrays(arrays),
         model=f"{type(engine).__name__}: {', '.join(engine.joint_names)}",
+        densities=_densities(engine, arrays),
         configuration={"strategy": strategy, "initialization": initialization, **_sampling(settings)},
         names=engine.joint_names,
         points=tuple(np.bincount(owner, minlength=num_shards).tolist()),
@@ -151,6 +153,13 @@ def sample_consensus(
         combination_method=found.combination_method,
         per_shard_diagnostics=found.per_shard,
     )
+
+
+def _densities(model: Model, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[float, ...]:
+    """Log prior and log likelihood of all data at a few fixed points: what tells this model from others."""
+    points = np.random.default_rng(0).uniform(-1.0, 1.0, (2, len(model.names)))
+    priors = [float(model.log_prior(jnp.asarray(point))) for point in points]
+    return *priors, *model.statistics(points, model.load(arrays)).ravel().tolist()
 
 
 def _sampling(settings: ConsensusSettings) -> dict[str, Any]:

@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 FORMAT = "homodyne consensus store 1"
 """First entry of a manifest; a program that does not know it must not read the store."""
 
+SAME = 1e-9
+"""Difference, relative and absolute, of two log densities that are the same."""
+
 _OURS = re.compile(r"shards|results|failures|lock|\.homodyne-[0-9a-f]+\.part")
 _MAX_MANIFEST = 64 * 2**20  # bytes
 _MAX_FAILURE = 2**20
@@ -61,6 +64,9 @@ class Manifest:
         Observations in each shard; as many entries as shards.
     seed : int
         Base seed of the run.
+    densities : tuple of float
+        Log densities of the model at fixed points, from all data: they tell models of one name apart. Not part of the
+        fingerprint, because they agree to rounding only.
     setup : mapping
         Plain values from which the model and the tasks can be built again. Not part of the fingerprint.
     versions : mapping of str
@@ -73,6 +79,7 @@ class Manifest:
     names: tuple[str, ...]
     points: tuple[int, ...]
     seed: int
+    densities: tuple[float, ...] = ()
     setup: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
@@ -80,6 +87,7 @@ class Manifest:
         object.__setattr__(self, "configuration", flatten(self.configuration))
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "points", tuple(int(count) for count in self.points))
+        object.__setattr__(self, "densities", tuple(float(value) for value in self.densities))
         if not self.points or not self.names:
             raise InputError(f"a run needs shards and names, got points {self.points} and names {self.names}")
 
@@ -94,6 +102,11 @@ class Manifest:
         parts = {name: getattr(self, name) for name in ("data", "model", "configuration", "names", "points", "seed")}
         return store_files.digest(_to_json(parts, sort_keys=True).encode())
 
+    def same_densities(self, other: "Manifest") -> bool:
+        """Whether the log densities of two runs agree to rounding."""
+        one, two = np.array(self.densities), np.array(other.densities)
+        return one.shape == two.shape and np.allclose(one, two, rtol=SAME, atol=SAME, equal_nan=True)
+
     def differences(self, other: "Manifest") -> list[str]:
         """Say what is another in `other`, one phrase for each entry, with the configuration key by key."""
         found = [
@@ -101,6 +114,8 @@ class Manifest:
             for name in ("data", "model", "names", "seed", "points")
             if getattr(self, name) != getattr(other, name)
         ]
+        if not self.same_densities(other):
+            found.append(f"log densities of the model ({_short(self.densities)} there, {_short(other.densities)} here)")
         mine, theirs = self.configuration, other.configuration
         return found + [
             f"configuration key {key!r} ({_short(mine, key)} there, {_short(theirs, key)} here)"
@@ -174,7 +189,7 @@ class ShardStore:
         if not file.exists():
             return False
         there, _ = _read_manifest(file)
-        if there.fingerprint != self.manifest.fingerprint:
+        if there.fingerprint != self.manifest.fingerprint or not there.same_densities(self.manifest):
             raise InputError(
                 f"the store {os.fspath(self.path)!r} belongs to another run: different "
                 f"{'; '.join(there.differences(self.manifest))}. "
