@@ -4,7 +4,7 @@ Every diagnostic has a known distribution for healthy chains (Vehtari, Gelman, S
 Bayesian Analysis 16, 667, 2021). None is ever filled in: what cannot be computed is NaN and counts as failure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def diagnose(
         raise InputError(
             f"draws have shape {x.shape}, expected (chain, draw, {len(names)}) with 8 draws per chain or more"
         )
-    broken = _broken(x, names)
+    broken = unusable(x, names)
     healthy = np.array([name not in broken for name in names])
     rhat, ess_bulk, ess_tail, ess_folded, mcse_mean, mcse_sd = (np.full(len(names), np.nan) for _ in range(6))
     if healthy.any():
@@ -103,16 +103,8 @@ def diagnose(
         targets = (rhat, ess_bulk, ess_tail, ess_folded, mcse_mean, mcse_sd)
         for target, values in zip(targets, _measure(columns), strict=True):
             target[healthy] = values
-    limit = _rhat_limit(x.shape, np.fmax(np.fmin(ess_bulk, ess_folded), min_ess), max_rhat)
-    problems = list(broken.values())
-    for name, ok, r, r_max, bulk, tail in zip(names, healthy, rhat, limit, ess_bulk, ess_tail, strict=True):
-        if ok and not r < r_max:
-            problems.append(f"the chains of {name} disagree: R-hat is {r:.3f}, must be below {r_max:.3f}")
-        if ok and not min(bulk, tail) >= min_ess:
-            problems.append(
-                f"{name} has too few effective draws: {bulk:.0f} in the bulk and {tail:.0f} in the tails, "
-                f"{min_ess:.0f} are needed"
-            )
+    limit = rhat_limit(x.shape, np.fmax(np.fmin(ess_bulk, ess_folded), min_ess), max_rhat)
+    problems = [*broken.values(), *chain_problems(names, rhat, limit, ess_bulk, ess_tail, min_ess, healthy)]
     ebfmi, divergences, further = _energies(stats, min_ebfmi, max_divergent)
     return ChainDiagnostics(
         tuple(names),
@@ -127,7 +119,62 @@ def diagnose(
     )
 
 
-def _broken(x: Array, names: Sequence[str]) -> dict[str, str]:
+def chain_problems(
+    names: Sequence[str],
+    rhat: Array,
+    limit: Array,
+    ess_bulk: Array,
+    ess_tail: Array,
+    min_ess: float,
+    healthy: npt.NDArray[np.bool_] | bool = True,
+) -> list[str]:
+    """Sentences on chains that disagree and on too few effective draws, of the parameters (d,) that are healthy."""
+    ess = np.minimum(ess_bulk, ess_tail)
+    return [
+        *_worst(
+            names,
+            healthy & ~(rhat < limit),
+            rhat - limit,
+            lambda k: f"the chains of {names[k]} disagree: R-hat is {rhat[k]:.3f}, must be below {limit[k]:.3f}",
+        ),
+        *_worst(
+            names,
+            healthy & ~(ess >= min_ess),
+            -ess,
+            lambda k: (
+                f"{names[k]} has too few effective draws: {ess_bulk[k]:.0f} in the bulk and {ess_tail[k]:.0f} in the "
+                f"tails, {min_ess:.0f} are needed"
+            ),
+        ),
+    ]
+
+
+def _worst(
+    names: Sequence[str], failed: npt.NDArray[np.bool_], badness: Array, sentence: Callable[[int], str]
+) -> list[str]:
+    """One sentence for the worst of the parameters that failed; the others are named behind it."""
+    if not failed.any():
+        return []
+    order = np.argsort(-np.where(failed, np.where(np.isnan(badness), np.inf, badness), -np.inf))
+    others = [names[k] for k in order[1 : int(failed.sum())]]
+    shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+    return [sentence(int(order[0])) + (f"; likewise {shown}" if others else "")]
+
+
+def energy_problems(
+    divergences: int, transitions: int, ebfmi: Array, max_divergent: float, min_ebfmi: float
+) -> list[str]:
+    """Sentences on too many divergent transitions, and on chains (chain,) that miss information."""
+    problems = []
+    if divergences > max_divergent * transitions:
+        problems.append(f"{divergences} of {transitions} transitions diverged: the posterior is curved or has an edge")
+    return problems + [
+        f"chain {chain} explores the energies too slowly: E-BFMI is {ebfmi[chain]:.2f}, must be above {min_ebfmi:g}"
+        for chain in np.flatnonzero(~(ebfmi > min_ebfmi))
+    ]
+
+
+def unusable(x: Array, names: Sequence[str]) -> dict[str, str]:
     """Parameters whose draws allow no diagnosis: not finite, or a chain that never moved."""
     broken = {}
     for column, name in enumerate(names):
@@ -159,7 +206,8 @@ def _measure(columns: Array) -> tuple[Array, ...]:
     )
 
 
-def _rhat_limit(shape: tuple[int, ...], ess: Array, max_rhat: float) -> Array:
+def rhat_limit(shape: tuple[int, ...], ess: Array, max_rhat: float) -> Array:
+    """Limit of R-hat (d,) for draws of this shape (chain, draw, d) and effective size (d,), as `diagnose` has it."""
     from scipy.stats import chi2
 
     num_chains, num_draws, dimension = shape
@@ -177,19 +225,10 @@ def _energies(
     if "lp" in stats and not np.isfinite(stats["lp"]).all():
         problems.append(f"the log density is not finite at {(~np.isfinite(stats['lp'])).sum()} draws")
     diverging = np.asarray(stats.get("diverging", np.zeros((1, 1), dtype=bool)))
-    divergences = int(diverging.sum())
-    if diverging.mean() > max_divergent:
-        problems.append(
-            f"{divergences} of {diverging.size} transitions diverged: the posterior is curved or has an edge"
-        )
-    ebfmi = np.zeros(0)
+    divergences, ebfmi = int(diverging.sum()), np.zeros(0)
     if "energy" in stats:
         energy = np.asarray(stats["energy"], dtype=np.float64)
         spread = energy.var(axis=1, ddof=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             ebfmi = np.square(np.diff(energy, axis=1)).mean(axis=1) / spread
-        problems += [
-            f"chain {chain} explores the energies too slowly: E-BFMI is {ebfmi[chain]:.2f}, must be above {min_ebfmi:g}"
-            for chain in np.flatnonzero(~(ebfmi > min_ebfmi))
-        ]
-    return ebfmi, divergences, problems
+    return ebfmi, divergences, problems + energy_problems(divergences, diverging.size, ebfmi, max_divergent, min_ebfmi)

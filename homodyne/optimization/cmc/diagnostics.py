@@ -7,7 +7,7 @@ see different data, and their posteriors differ by right.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ from homodyne.errors import InputError
 from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_expectation, kl_threshold
 from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments, compare_shards
 from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, plain, read_shards
-from homodyne.optimization.diagnostics import _broken, _rhat_limit
+from homodyne.optimization.diagnostics import chain_problems, energy_problems, rhat_limit, unusable
 
 __all__ = ["ConsensusLimits", "_kl_divergence_gaussian", "validate_cmc_results"]
 
 Array = npt.NDArray[np.float64]
 
 MAX_MATRIX = 100  # largest number of shards whose divergence matrix is part of the numbers
+_TEST = ("q", "expected", "p", "p_low")
 FAMILIES = 4  # tests between shards that share the rate of false alarms
 
 
@@ -115,7 +116,9 @@ def validate_cmc_results(
         between = _between(comparison, moments, compared, limits)
         disagreement, remarks = _judge_agreement(comparison, compared, limits)
         soft, warnings = soft + disagreement, warnings + remarks + between.pop("remarks")
-        _add_comparison(entries, comparison, compared)
+        single = comparison.leave_one_out
+        for m, shard in enumerate(compared):
+            entries[shard.shard_id]["leave_one_out"] = _plain_fields(single, ("distance", "score", "p"), m)
     numbers = None
     if combined is not None:
         numbers, bad, remarks = _judge_combined(combined, comparison, shards)
@@ -140,67 +143,32 @@ def _judge_chains(shard: ShardDraws, num_shards: int, limits: ConsensusLimits) -
 
     The limit of R-hat counts all parameters of all shards: of many healthy shards one exceeds the limit for one.
     """
-    broken = list(_broken(shard.samples, shard.names).values())
+    broken = list(unusable(shard.samples, shard.names).values())
     if shard.bad_density:
         broken.append(f"the log density is not finite at {shard.bad_density} draws")
     if broken:
         return broken, []
     chains, draws, dimension = shard.samples.shape
-    ess = np.fmin(shard.ess_bulk, shard.ess_tail)
-    limit = _rhat_limit((chains, draws, dimension * num_shards), np.fmax(ess, limits.min_ess), limits.max_rhat)
-    problems = _worst(
-        shard.names,
-        ~(shard.rhat < limit),
-        shard.rhat - limit,
-        lambda k: (
-            f"the chains of {shard.names[k]} disagree: R-hat is {shard.rhat[k]:.3f}, must be below {limit[k]:.3f}"
-        ),
-    )
-    problems += _worst(
-        shard.names,
-        ~(ess >= limits.min_ess),
-        -ess,
-        lambda k: (
-            f"{shard.names[k]} has too few effective draws: {shard.ess_bulk[k]:.0f} in the bulk and "
-            f"{shard.ess_tail[k]:.0f} in the tails, {limits.min_ess:.0f} are needed"
-        ),
-    )
-    if shard.divergences > limits.max_divergent * chains * draws:
-        problems.append(f"{shard.divergences} of {chains * draws} transitions diverged")
-    problems += [
-        f"chain {chain} explores the energies too slowly: E-BFMI is {shard.ebfmi[chain]:.2f}, "
-        f"must be above {limits.min_ebfmi:g}"
-        for chain in np.flatnonzero(~(shard.ebfmi > limits.min_ebfmi))
+    ess = np.fmax(np.fmin(shard.ess_bulk, shard.ess_tail), limits.min_ess)
+    limit = rhat_limit((chains, draws, dimension * num_shards), ess, limits.max_rhat)
+    return [], [
+        *chain_problems(shard.names, shard.rhat, limit, shard.ess_bulk, shard.ess_tail, limits.min_ess),
+        *energy_problems(shard.divergences, chains * draws, shard.ebfmi, limits.max_divergent, limits.min_ebfmi),
     ]
-    return [], problems
-
-
-def _worst(names: Sequence[str], failed: npt.NDArray[np.bool_], badness: Array, sentence: Any) -> list[str]:
-    """One sentence for the worst of the parameters that failed; the others are named behind it."""
-    if not failed.any():
-        return []
-    order = np.argsort(-np.where(failed, np.where(np.isnan(badness), np.inf, badness), -np.inf))
-    others = [names[k] for k in order[1 : int(failed.sum())]]
-    shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
-    return [sentence(order[0]) + (f"; likewise {shown}" if others else "")]
 
 
 def _entry(shard: ShardDraws, problems: list[str]) -> dict[str, Any]:
     flat = shard.samples.reshape(-1, len(shard.names))
-    ess = np.fmin(shard.ess_bulk, shard.ess_tail)
     return {
         "shard_id": shard.shard_id,
         "converged": not problems,
         "problems": problems,
         "mean": plain(flat.mean(axis=0)),
         "sd": plain(flat.std(axis=0, ddof=1)),
-        "rhat": plain(shard.rhat),
-        "ess_bulk": plain(shard.ess_bulk),
-        "ess_tail": plain(shard.ess_tail),
+        **_plain_fields(shard, ("rhat", "ess_bulk", "ess_tail", "ebfmi")),
         "max_rhat": plain(shard.rhat.max()),
-        "min_ess": plain(ess.min()),
+        "min_ess": plain(np.fmin(shard.ess_bulk, shard.ess_tail).min()),
         "divergences": shard.divergences,
-        "ebfmi": plain(shard.ebfmi),
         **shard.facts,
     }
 
@@ -272,9 +240,9 @@ def _between(
     pairs = total[np.triu_indices(len(ids), 1)]
     return {
         "remarks": remarks,
-        "q": _test(comparison.overall) | {"dof": (len(ids) - 1) * len(names)},
+        "q": _plain_fields(comparison.overall, _TEST) | {"dof": (len(ids) - 1) * len(names)},
         "parameters": [
-            {"name": name, **_test(test), "p_holm": plain(p)}
+            {"name": name, **_plain_fields(test, _TEST), "p_holm": plain(p)}
             for name, test, p in zip(names, comparison.parameters, comparison.p_parameters, strict=True)
         ],
         "outliers": [ids[m] for m in comparison.outliers],
@@ -294,20 +262,8 @@ def _between(
     }
 
 
-def _test(test: Any) -> dict[str, Any]:
-    return {name: plain(getattr(test, name)) for name in ("q", "expected", "p", "p_low")}
-
-
-def _add_comparison(
-    entries: dict[int, dict[str, Any]], comparison: Heterogeneity, shards: Iterable[ShardDraws]
-) -> None:
-    single = comparison.leave_one_out
-    for m, shard in enumerate(shards):
-        entries[shard.shard_id]["leave_one_out"] = {
-            "distance": plain(single.distance[m]),
-            "score": plain(single.score[m]),
-            "p": plain(single.p[m]),
-        }
+def _plain_fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Any]:
+    return {name: plain(np.asarray(getattr(record, name))[row]) for name in names}
 
 
 def _judge_combined(
