@@ -1,5 +1,5 @@
-"""Consensus Monte Carlo of 50 million pairs in 50 shards on the cores there are, and the same answer from fewer shards
-of a smaller measurement.
+"""Consensus Monte Carlo of 50 million pairs in 50 shards on the cores there are, and of one million pairs with every
+number of shards and every strategy, against the no-U-turn sampler on all data.
 """
 
 import json
@@ -8,46 +8,84 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
-from benchmarks.measurement import TRUTH, laminar_flow
+import numpy as np
+
+from benchmarks.measurement import STEADY, laminar_flow
+
+SMALL = (500, 8)  # frames and angles of a million pairs
+STRATEGIES = ("interleaved", "stratified", "time_stratified", "random", "contiguous", "frame_blocks")
+RUNS = [("interleaved", count) for count in (1, 4, 16, 50)] + [(name, 4) for name in STRATEGIES[1:]]
 
 
-def one(num_frames: int, num_angles: int, num_shards: int) -> None:
-    """Fit once and print what it took as JSON."""
+def one(num_frames: int, num_angles: int, strategy: str, num_shards: int) -> None:
+    """Fit once, by nuts where there are no shards, and print what it took as JSON."""
     import homodyne
 
-    data = laminar_flow(num_frames, num_angles)
+    data = laminar_flow(num_frames, num_angles, truth=STEADY)
     start = time.perf_counter()
-    cmc = {"escalate": False, "sharding": {"num_shards": num_shards}}
-    result = homodyne.fit(data, method="cmc", config={"optimization": {"cmc": cmc}})
+    cmc = {"escalate": False, "sharding": {"num_shards": max(num_shards, 1), "strategy": strategy}}
+    method = "cmc" if num_shards else "nuts"
+    result = homodyne.fit(data, method=method, config={"optimization": {"cmc": cmc}})
     mine, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     facts = {
         "pairs": result.num_points,
-        "shards": num_shards,
         "seconds": time.perf_counter() - start,
         "verdict": result.verdict,
+        "reason": result.certificate.reason,
         "k_hat": result.certificate.k_hat,
-        "polish": result.diagnostics["polish"],
-        "gigabytes of all processes at their peaks, at most": (mine + worker * len(os.sched_getaffinity(0))) / 2**20,
-        "gradients of all shards": result.diagnostics["num_gradients"],
+        "polish": result.diagnostics.get("polish"),
+        "combination": result.combination_method,
+        "gigabytes at most": (mine + worker * len(os.sched_getaffinity(0))) / 2**20,
+        "gradients": result.diagnostics.get("num_gradients"),
         "timings": result.timings,
-        "mean": result.mean,
-        "sd": result.sd,
-        "distance of the truth (sd)": {name: (TRUTH[name] - result.mean[name]) / result.sd[name] for name in TRUTH},
+        "mean": [result.mean[name] for name in STEADY],
+        "sd": [result.sd[name] for name in STEADY],
+        "truth": list(STEADY.values()),
     }
     print(json.dumps(facts))
 
 
+def fit(*what: object) -> dict[str, Any]:
+    """Run `one` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.shards", *map(str, what)]
+    facts: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {name: np.array(value) if isinstance(value, list) else value for name, value in facts.items()}
+
+
+def described(facts: dict[str, Any]) -> str:
+    """One line on how a fit went."""
+    polish = facts["polish"]
+    moved = "no polish" if polish is None else f"{len(polish['steps'])} steps, {polish['shift']:.2g} sd from the merge"
+    return (
+        f"{facts['seconds']:6.0f} s  {facts['verdict']:9s} k-hat {facts['k_hat']:5.2f}  {facts['combination']}, {moved}"
+    )
+
+
+def invariance() -> None:
+    """Print how far the answer from shards lies from that of all data together."""
+    whole = fit(*SMALL, "interleaved", 0)
+    print(f"{whole['pairs']:,} pairs; nuts on all data: {described(whole)}", flush=True)
+    for strategy, count in RUNS:
+        facts = fit(*SMALL, strategy, count)
+        off = np.abs(facts["mean"] - whole["mean"]) / whole["sd"]
+        wide = facts["sd"] / whole["sd"]
+        apart = f"{off.max():.2f} sd off, widths {wide.min():.2f} to {wide.max():.2f}"
+        print(f"  {count:3d} {strategy:16s} {described(facts)}; {apart}")
+        print(f"      {facts['reason']}", flush=True)
+
+
 def run() -> None:
-    """Print the figures of every number of shards."""
-    for size in ((2000, 25, 50), (500, 8, 1), (500, 8, 4), (500, 8, 16), (500, 8, 50)):
-        command = [sys.executable, "-m", "benchmarks.shards", *map(str, size)]
-        facts = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        for name, value in facts.items():
-            shown = {k: float(f"{v:.4g}") for k, v in value.items()} if name in ("timings", "mean", "sd") else value
-            print(f"  {name:28s} {shown:.4g}" if isinstance(shown, float) else f"  {name:28s} {shown}")
-        print()
+    """Print the figures of the large fit, then the comparison."""
+    large = fit(2000, 25, "interleaved", 50)
+    print(f"{large['pairs']:,} pairs in 50 shards: {described(large)}")
+    print(f"  {large['gigabytes at most']:.2f} GB at most in all processes, {large['gradients']} gradients of shards")
+    off = np.abs(large["mean"] - large["truth"]) / large["sd"]
+    print(f"  the truth is {off.max():.1f} sd away, at most")
+    print("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in large["timings"].items()))
+    invariance()
 
 
 if __name__ == "__main__":
-    one(*map(int, sys.argv[1:]))
+    one(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
