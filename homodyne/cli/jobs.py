@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homodyne.errors import ExecutionError, InputError
+from homodyne.errors import HomodyneError, InputError
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
@@ -70,10 +70,11 @@ def _states(job: "Job") -> str:
     """Say how many elements of a job are in which state."""
     from homodyne.optimization.cmc.backends.arrays import Pace, dialect_of
 
+    dialect = dialect_of(job)
     try:
-        states = dialect_of(job).status(job.job, Pace.command)
-    except ExecutionError as error:
-        return f"{error}"
+        states = dialect.status(job.job, Pace.command)
+    except HomodyneError as error:
+        return str(error)
     counts = Counter(state.phase for state in states.values())
     counts["ended"] = len(job.elements) - counts["queued"] - counts["running"]
     said = ", ".join(f"{counts[phase]} {phase}" for phase in ("queued", "running", "ended") if counts[phase])

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from homodyne import simulate
+from homodyne.data import write_aps_u
+
 HERE = Path(__file__).parent
 SLURM = HERE / "slurm.sh"
 
@@ -62,6 +65,14 @@ def real_slurm(tmp_path_factory) -> Iterator[Scheduler]:
         subprocess.run([SLURM, "stop", folder], check=True, timeout=120)
 
 
+@pytest.fixture
+def slurm(real_slurm, monkeypatch) -> Scheduler:
+    """Slurm alone."""
+    for name, value in real_slurm.environment.items():
+        monkeypatch.setenv(name, value)
+    return real_slurm
+
+
 def pbs_double(folder: Path, kind: str) -> Scheduler:
     """Commands of the double in a folder, first in the search path."""
     programs = folder / "bin"
@@ -71,6 +82,20 @@ def pbs_double(folder: Path, kind: str) -> Scheduler:
         (programs / name).chmod(0o755)
     search = os.pathsep.join([str(programs), os.environ["PATH"]])
     return Scheduler(kind, folder, {"PATH": search, "PBS_DOUBLE": str(folder), "PBS_DOUBLE_KIND": kind})
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    """A static measurement: 40 frames, two angles."""
+    path = tmp_path_factory.mktemp("data") / "run.h5"
+    truth = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
+    write_aps_u(
+        path,
+        simulate(
+            truth, kind="independent", q=0.01, num_frames=40, dt=0.1, phi=[0.0, 90.0], contrast=0.3, sigma=0.01, seed=1
+        ),
+    )
+    return path
 
 
 @pytest.fixture(scope="module", params=["slurm", "pbs", "torque"])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import homodyne.core  # noqa: F401  makes JAX compute in float64
+from homodyne.errors import InputError
 from homodyne.optimization.cmc.adapters import LogDensityModel
 from homodyne.optimization.cmc.worker import run_shard
 
@@ -47,6 +48,10 @@ def leave(store, task):
     os._exit(7)
 
 
+def refuse(store, task):
+    raise InputError("the model has no parameters")
+
+
 def die(store, task):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -63,6 +68,11 @@ def wait(store, task):
         time.sleep(0.05)
 
 
+def wait_and_leave(store, task):
+    wait(store, task)
+    os._exit(7)
+
+
 def eat(store, task):
     """Use more memory than the job was given."""
     blocks: list[np.ndarray] = []
@@ -77,5 +87,14 @@ def spoil(store, task):
     os._exit(0)
 
 
-FAULTS = {"leave": leave, "die": die, "hang": hang, "wait": wait, "eat": eat, "spoil": spoil}
+FAULTS = {
+    "refuse": refuse,
+    "leave": leave,
+    "die": die,
+    "hang": hang,
+    "wait": wait,
+    "wait and leave": wait_and_leave,
+    "eat": eat,
+    "spoil": spoil,
+}
 HERE = Path(__file__).parent

@@ -59,7 +59,8 @@ def qsub(script):
     write(folder / "job.json", {"indices": indices, "script": str(script), "most": most})
     for index in indices or [0]:
         write(folder / f"{index}.json", {"state": "Q"})
-    subprocess.Popen([sys.executable, __file__, "--serve", folder], start_new_session=True, cwd="/")
+    silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    subprocess.Popen([sys.executable, __file__, "--serve", folder], start_new_session=True, cwd="/", **silent)
     print(f"{number}[].{HOST}" if indices else f"{number}.{HOST}")
 
 

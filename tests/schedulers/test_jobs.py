@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from homodyne import load_result
 from homodyne.cli.program import run as homodyne
 from homodyne.config.schema import JobsConfig
+from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.backends.arrays import Pace
 from homodyne.optimization.cmc.backends.base import BackendOptions, SequentialBackend
@@ -23,6 +25,7 @@ from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 
 HERE = Path(__file__).parent
+SLURM = HERE / "slurm.sh"
 PACE = Pace(first=0.2, longest=0.5, command=20.0, settle=0.5)
 CANCEL = {"slurm": ("scancel", "{0}_{1}"), "pbs": ("qdel", "{0}[{1}].server.example"), "torque": ("qdel", "{0}[{1}]")}
 
@@ -192,10 +195,53 @@ def test_a_killed_coordinator_loses_nothing(scheduler, tmp_path):
             until(lambda: len(list(store.path.glob("hangs-*"))) == 2 and len(store.pending()) == 3)
         finally:
             first.kill()
+    round_file = store.path / "rounds" / "sampling" / "task.json"
+    before = round_file.stat().st_mtime_ns
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
-        until(lambda: (store.path / "rounds" / "sampling" / "task.json").stat().st_mtime_ns > 0)
+        until(lambda: round_file.stat().st_mtime_ns > before)
         (store.path / "go").touch()
         said, _ = second.communicate()
     assert said == "[]\n"
     assert len(recorded(store.path)) == 1  # the second has taken over the job of the first
     assert same(tasks_of(store), {result.shard_id: result for result in store.results()})
+
+
+def test_a_controller_that_is_away_for_a_while(slurm, tmp_path, caplog):
+    """A shard that fails meanwhile is tried again when it is back, one that succeeds is taken at once."""
+    store = store_of(tmp_path / "store", 3)
+    (store.path / "fault-1").write_text("wait")
+    (store.path / "fault-2").write_text("wait and leave")
+    found = []
+    runner = threading.Thread(target=lambda: found.append(outcome(backend_of(slurm), tasks_of(store))))
+    runner.start()
+    until(lambda: len(list(store.path.glob("hangs-*"))) == 2)
+    subprocess.run([SLURM, "controller-stop", slurm.folder], check=True)
+    (store.path / "go").touch()
+    until(lambda: store.pending() == [2])
+    until(lambda: any("slurm is asked again" in text for text in caplog.messages))
+    subprocess.run([SLURM, "controller-start", slurm.folder], check=True)
+    runner.join()
+    (results, failures), *_ = found
+    assert failures == []
+    assert same(tasks_of(store), results)
+    assert [len(job.elements) for job in recorded(store.path)] == [3, 1]
+
+
+def test_submissions_that_are_refused_end_the_run_with_the_reason(slurm, tmp_path):
+    backend = backend_of(slurm, jobs=jobs(queue="absent"))
+    with pytest.raises(ExecutionError, match="sbatch failed.*invalid partition"):
+        outcome(backend, tasks_of(store_of(tmp_path / "store", 2)))
+
+
+def test_a_fit_on_slurm_is_the_fit_on_this_machine(slurm, file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    changes = ["sharding.num_shards=2", "escalate=false", "validation.strict=false", "backend.jobs.memory_gb=1"]
+    common = ["fit", str(file), "--method", "cmc", "--mode", "static", "--no-figures"]
+    common += [f"optimization.cmc.{change}" for change in changes]
+    for name in ("sequential", "slurm"):
+        place = [f"optimization.cmc.backend.name={name}", "--output", name]
+        assert homodyne([*common, *place]) in (0, 3), capsys.readouterr().err
+    first, second = (load_result(f"{name}/result.nc") for name in ("sequential", "slurm"))
+    assert first.samples.keys() == second.samples.keys()
+    assert all(np.array_equal(first.samples[name], second.samples[name]) for name in first.samples)
+    assert len(recorded(Path("slurm.store"))) == 1

@@ -258,3 +258,25 @@ def test_what_is_no_store(arguments, tmp_path):
     )
     assert done.returncode == 2
     assert "is not a consensus store" in done.stderr
+
+
+def test_the_job_of_a_fit_is_shown_and_nothing_is_done(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit = [
+        "fit",
+        str(file),
+        "--method",
+        "cmc",
+        "--mode",
+        "static",
+        "--dry-run",
+        "optimization.cmc.sharding.num_shards=7",
+    ]
+    assert homodyne([*fit, "optimization.cmc.backend.name=pbs", f"{KEY}.account=xpcs"]) == 0
+    said = capsys.readouterr().out
+    assert "#PBS -J 0-6\n" in said
+    assert "#PBS -A xpcs\n" in said
+    assert f"{tmp_path}/homodyne_result.store" in said
+    assert homodyne(fit) == 2
+    assert "backend.name=slurm or pbs" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

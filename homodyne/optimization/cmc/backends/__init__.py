@@ -12,7 +12,9 @@ from homodyne.lazy import attributes as _attributes
 if TYPE_CHECKING:
     from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend, SequentialBackend
     from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
+    from homodyne.optimization.cmc.backends.pbs import PBSBackend, TorqueBackend
     from homodyne.optimization.cmc.backends.selection import select_backend
+    from homodyne.optimization.cmc.backends.slurm import SlurmBackend
 
 __all__ = [
     "BACKENDS",
@@ -20,7 +22,10 @@ __all__ = [
     "BackendOptions",
     "CMCBackend",
     "MultiprocessingBackend",
+    "PBSBackend",
     "SequentialBackend",
+    "SlurmBackend",
+    "TorqueBackend",
     "register_backend",
     "select_backend",
 ]
@@ -29,7 +34,10 @@ _HOME = {
     "BackendOptions": "homodyne.optimization.cmc.backends.base",
     "CMCBackend": "homodyne.optimization.cmc.backends.base",
     "MultiprocessingBackend": "homodyne.optimization.cmc.backends.multiprocessing",
+    "PBSBackend": "homodyne.optimization.cmc.backends.pbs",
     "SequentialBackend": "homodyne.optimization.cmc.backends.base",
+    "SlurmBackend": "homodyne.optimization.cmc.backends.slurm",
+    "TorqueBackend": "homodyne.optimization.cmc.backends.pbs",
     "select_backend": "homodyne.optimization.cmc.backends.selection",
 }
 
