@@ -23,7 +23,9 @@ from homodyne.core.parameters import ALIASES, LAMINAR_NAMES, MODE_ALIASES, MODES
 
 COMBINATION_ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
 
-BACKEND_NAMES = {"auto", "multiprocessing", "pbs", "sequential", "slurm", "torque"}
+BACKEND_NAMES = {
+    "auto", "dask", "executor", "multiprocessing", "parsl", "pbs", "pjit", "ray", "sequential", "slurm", "torque",
+}  # fmt: skip
 """Names that a configuration may give as backend; `register_backend` adds to them."""
 
 

@@ -5,6 +5,8 @@ kept in a container with 4 GB, is told two cores and 4 GB.
 """
 
 import os
+import resource
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,8 @@ class HardwareConfig:
     machine_cores
         Cores of the whole machine.
     total_memory
-        Bytes this process may use at most: the machine's memory or the cgroup limit, whichever is smaller.
+        Bytes this process may use at most: the smallest of the machine's memory, the cgroup limit and the limit of
+        the address space (``ulimit -v``).
     available_memory
         Bytes free for a new allocation now.
     gpus
@@ -34,6 +37,8 @@ class HardwareConfig:
         Id of that job, or None.
     nodes, tasks
         Nodes and tasks of the allocation (1 outside of one).
+    batch_system
+        "slurm" or "pbs" when its command for submitting jobs is on the PATH, or None.
     """
 
     cores: int
@@ -45,6 +50,7 @@ class HardwareConfig:
     job_id: str | None = None
     nodes: int = 1
     tasks: int = 1
+    batch_system: str | None = None
 
     def __str__(self) -> str:
         cores = f"{self.cores} usable of {self.machine_cores}"
@@ -53,7 +59,8 @@ class HardwareConfig:
         job = "none"
         if self.scheduler is not None:
             job = f"{self.scheduler} job {self.job_id}: {self.nodes} node(s), {self.tasks} task(s)"
-        return f"cores      {cores}\nmemory     {memory}\nGPUs       {gpus}\nallocation {job}"
+        jobs = f"{self.batch_system}, by its command" if self.batch_system else "no scheduler found"
+        return f"cores      {cores}\nmemory     {memory}\nGPUs       {gpus}\nallocation {job}\njobs       {jobs}"
 
 
 def detect_hardware(
@@ -78,6 +85,9 @@ def detect_hardware(
         limit = _limit(folder, "memory.max", "memory.limit_in_bytes")
         if limit is not None and limit < total:
             total, available = limit, min(available, max(limit - _used_memory(folder), 0))
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if address_space != resource.RLIM_INFINITY:
+        total, available = min(total, address_space), min(available, max(address_space - _address_space(root), 0))
     scheduler, job_id, nodes, tasks = _allocation(environ)
     return HardwareConfig(
         cores=max(1, min([_affinity(machine_cores), *filter(None, map(_quota, cgroups))])),
@@ -89,6 +99,7 @@ def detect_hardware(
         job_id=job_id,
         nodes=nodes,
         tasks=tasks,
+        batch_system=_batch_system(environ),
     )
 
 
@@ -136,6 +147,12 @@ def _used_memory(folder: Path) -> int:
     return used
 
 
+def _address_space(root: Path) -> int:
+    """Bytes of address space that this process has already taken."""
+    words = (_read(root / "proc/self/statm") or "0").split()
+    return int(words[0]) * resource.getpagesize()
+
+
 def _quota(folder: Path) -> int | None:
     """Whole cores that the quota of a cgroup allows, or None without one."""
     words = (_read(folder / "cpu.max") or "").split()
@@ -174,6 +191,14 @@ def _allocation(environ: Mapping[str, str]) -> tuple[str | None, str | None, int
         hosts = (_read(Path(environ.get("PBS_NODEFILE", ""))) or "").split()
         return "pbs", environ["PBS_JOBID"], len(set(hosts)) or 1, len(hosts) or 1
     return None, None, 1, 1
+
+
+def _batch_system(environ: Mapping[str, str]) -> str | None:
+    """Scheduler whose command is on the PATH; whether it answers is not tried."""
+    for command, name in {"sbatch": "slurm", "qsub": "pbs"}.items():
+        if shutil.which(command, path=environ.get("PATH", "")):
+            return name
+    return None
 
 
 def _count(text: str) -> int:

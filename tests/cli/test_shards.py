@@ -246,4 +246,7 @@ def test_hardware_tells_what_auto_would_choose(homodyne, points, chosen):
     outcome = homodyne("hardware", "--points", points)
     assert outcome.code == 0
     assert f"refused, {chosen}" in outcome.out
-    assert "shard" in outcome.out.splitlines()[-1]
+    lines = dict(line.split(None, 1) for line in outcome.out.splitlines())
+    assert "shard" in lines["cmc"]
+    assert lines["backend"].split(":")[0] in ("multiprocessing", "sequential")
+    assert f"laplace {points * 500 * 4e-9 / 3600:.2g} core hours" in lines["cost"]

@@ -17,7 +17,7 @@ from homodyne.errors import InputError
 from homodyne.optimization.cmc import backends
 from homodyne.optimization.cmc.backends.base import BackendOptions, SequentialBackend
 from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend, worker_environment
-from homodyne.optimization.cmc.backends.selection import select_backend
+from homodyne.optimization.cmc.backends.selection import choose_backend, select_backend
 from homodyne.optimization.cmc.store import ShardStore, write_arrays
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
@@ -388,8 +388,8 @@ def test_a_model_that_is_defined_in_the_program(guard, as_file, expected, tmp_pa
     assert expected in done.stdout
 
 
-def hardware(cores):
-    return HardwareConfig(cores, cores, 2**34, 2**34)
+def hardware(cores, **more):
+    return HardwareConfig(cores, cores, 2**34, 2**34, **more)
 
 
 def test_the_machine_decides():
@@ -401,8 +401,35 @@ def test_the_machine_decides():
     assert select_backend(hardware(1), num_shards=8).reason == "sequential: there is one core"
     assert select_backend(hardware(4), num_shards=1).reason == "sequential: there is one shard"
     assert select_backend(hardware(4), "sequential").get_backend_name() == "sequential"
-    with pytest.raises(InputError, match="unknown backend 'ray'; known: auto, multiprocessing, sequential"):
-        select_backend(hardware(4), "ray")
+    with pytest.raises(InputError, match="unknown backend 'pigeon'; known: auto, dask, executor, multiprocessing, "):
+        select_backend(hardware(4), "pigeon")
+
+
+@pytest.mark.parametrize(
+    ("more", "how", "reason"),
+    [
+        ({"gpus": ("H200",)}, {"pure_jax": True}, "pjit: JAX sees H200"),
+        ({"gpus": ("H200",)}, {"pure_jax": True, "num_shards": 1}, "sequential: there is one shard"),
+        (
+            {"gpus": ("H200",)},
+            {},
+            "multiprocessing: there are 4 cores; the model is computed on the host, accelerators ",
+        ),
+        ({"gpus": ()}, {"pure_jax": True}, "multiprocessing: there are 4 cores"),
+        ({"batch_system": "slurm"}, {}, "multiprocessing: there are 4 cores; slurm is here too: ask for that backend"),
+        (
+            {"batch_system": "pbs", "scheduler": "pbs", "nodes": 3},
+            {"num_shards": 9},
+            "multiprocessing: there are 4 cores and 9 shards; the other 2 nodes of this job are idle, dask, parsl or ray",
+        ),
+        ({"batch_system": "pbs", "scheduler": "pbs"}, {}, "multiprocessing: there are 4 cores"),
+    ],
+)
+def test_a_scheduler_is_suggested_and_never_taken(more, how, reason):
+    name, told = choose_backend(hardware(4, **more), **how)
+    assert told.startswith(reason)
+    assert reason.endswith((" ", "backend", "ray")) or told == reason
+    assert name == reason.split(":")[0]
 
 
 def test_a_backend_can_be_added(monkeypatch):

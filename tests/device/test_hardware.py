@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,31 @@ def test_memory_over_its_limit_is_not_negative(tmp_path):
         },
     )
     assert detect(root).available_memory == 0
+
+
+def test_a_limit_of_the_address_space_counts(tmp_path):
+    code = (
+        "import resource; from homodyne.device.config import detect_hardware as detect;"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({6 * GIB}, {6 * GIB})); found = detect();"
+        "print(found.total_memory, found.available_memory)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    total, available = map(int, done.stdout.split())
+    assert total == min(6 * GIB, detect_hardware().total_memory)
+    assert 0 < available < 6 * GIB
+    root = machine(tmp_path, {"proc/self/statm": "0 0 0 0 0 0 0\n"})
+    assert detect(root).total_memory == 64 * GIB
+
+
+@pytest.mark.parametrize(("command", "found"), [("sbatch", "slurm"), ("qsub", "pbs"), ("make", None)])
+def test_the_command_of_a_scheduler_is_found(command, found, tmp_path):
+    program = tmp_path / "bin" / command
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    hardware = detect(machine(tmp_path, {}), {"PATH": str(program.parent)})
+    assert hardware.batch_system == found
+    assert (f"jobs       {found}, by its command" if found else "no scheduler found") in str(hardware)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ compilation serves all shards of the same shape.
 
 import functools
 import pickle
+import threading
 import time
 from dataclasses import replace
 from typing import Any
@@ -103,9 +104,11 @@ def _programs_for(task: ShardTask) -> _Programs:
         content = pickle.dumps(parts)
     except (pickle.PicklingError, AttributeError, TypeError):
         return _own_programs(*parts)
-    return _programs(content)
+    with _making:  # threads share what is compiled
+        return _programs(content)
 
 
+_making = threading.Lock()
 _own_programs = functools.lru_cache(maxsize=2)(_Programs)
 
 

@@ -58,6 +58,24 @@ def _multiprocessing(options: "BackendOptions") -> "CMCBackend":
     return MultiprocessingBackend(options)
 
 
+def _executor(options: "BackendOptions") -> "CMCBackend":
+    from homodyne.optimization.cmc.backends.pools import process_pool_backend
+
+    return process_pool_backend(options)
+
+
+def _dask(options: "BackendOptions") -> "CMCBackend":
+    from homodyne.optimization.cmc.backends.pools import dask_backend
+
+    return dask_backend(options)
+
+
+def _parsl(options: "BackendOptions") -> "CMCBackend":
+    from homodyne.optimization.cmc.backends.pools import parsl_backend
+
+    return parsl_backend(options)
+
+
 def _slurm(options: "BackendOptions") -> "CMCBackend":
     from homodyne.optimization.cmc.backends.slurm import SlurmBackend
 
@@ -76,9 +94,26 @@ def _torque(options: "BackendOptions") -> "CMCBackend":
     return TorqueBackend(options)
 
 
+def _pjit(options: "BackendOptions") -> "CMCBackend":
+    from homodyne.optimization.cmc.backends.pjit import PjitBackend
+
+    return PjitBackend(options)
+
+
+def _ray(options: "BackendOptions") -> "CMCBackend":
+    from homodyne.optimization.cmc.backends.ray import RayBackend
+
+    return RayBackend(options)
+
+
 BACKENDS: dict[str, BackendFactory] = {
     "sequential": _sequential,
     "multiprocessing": _multiprocessing,
+    "executor": _executor,
+    "dask": _dask,
+    "parsl": _parsl,
+    "pjit": _pjit,
+    "ray": _ray,
     "slurm": _slurm,
     "pbs": _pbs,
     "torque": _torque,

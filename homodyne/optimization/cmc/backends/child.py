@@ -13,6 +13,7 @@ import importlib
 import io
 import os
 import pickle
+import platform
 import signal
 import sys
 import threading
@@ -45,11 +46,41 @@ class Setup:
         Seconds between two signs of life.
     main : mapping
         Where the program of the parent came from, for models that are defined in it; empty in a notebook.
+    path : tuple of str
+        Where the parent finds modules.
+    parent : (str, int)
+        Host and number of the process that hands out the tasks.
     """
 
     run: str | bytes
     beat: float
     main: Mapping[str, Any]
+    path: tuple[str, ...]
+    parent: tuple[str, int]
+
+
+def make_setup(run: str | Callable[[Any], Any], beat: float = 1.0) -> bytes:
+    """Pickled `Setup` for workers of this process."""
+    main = {name: path for name, path in spawn.get_preparation_data("").items() if name.startswith("init_main")}
+    path = tuple(map(os.fspath, sys.path))
+    return pickle.dumps(Setup(run if isinstance(run, str) else encode(run), beat, main, path, _this_process()))
+
+
+def encode(value: object) -> bytes:
+    """Pickle something for a worker.
+
+    Raises
+    ------
+    InputError
+        It cannot be pickled.
+    """
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"this cannot be sent to worker processes: {error}; define the model and its functions at the top level "
+            "of a module, or use the backend 'sequential'"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -104,13 +135,13 @@ def serve(descriptor: int, parent: int) -> None:
         while True:
             message = link.recv_bytes()
             send(BEGUN)
-            send(ENDED, _outcome(setup, message))
+            send(ENDED, run_task(setup, message))
     except (EOFError, OSError):  # the parent has closed the socket or is gone
         return
 
 
-def _outcome(setup: Setup, message: bytes) -> bytes:
-    """Run the task in `message`, and pickle what comes of it."""
+def run_task(setup: Setup, message: bytes) -> bytes:
+    """Run the task in `message`, and pickle what comes of it: a result, or `Failed`."""
 
     def work() -> bytes:
         run = find_function(setup.run if isinstance(setup.run, str) else _load(setup.run, setup.main))
@@ -138,6 +169,25 @@ class _Unpickler(pickle.Unpickler):
             spawn.prepare(dict(self._main))
             _process["knows main"] = True
         return super().find_class(module, name)
+
+
+def set_environment(changes: Mapping[str, str]) -> None:
+    """Change the environment of a worker, before it imports what reads it."""
+    os.environ.update(changes)
+
+
+def run_elsewhere(setup: bytes, message: bytes) -> bytes:
+    """Do `run_task` in a process that somebody else has started, or in a thread of the parent itself."""
+    known: Setup = pickle.loads(setup)
+    if known.parent == _this_process():
+        _process["knows main"] = True
+    else:
+        sys.path += [place for place in known.path if place not in sys.path]
+    return run_task(known, message)
+
+
+def _this_process() -> tuple[str, int]:
+    return platform.node(), os.getpid()
 
 
 def _load(content: bytes, main: Mapping[str, Any]) -> Any:

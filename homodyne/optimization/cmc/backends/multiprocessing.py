@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from multiprocessing import spawn
 from multiprocessing.connection import Connection
 
 from homodyne.device.config import detect_hardware
@@ -95,7 +94,7 @@ class MultiprocessingBackend(CMCBackend):
             if len(busy) == self.num_workers:
                 return
             task = agenda.take()
-            message = _encode(task)
+            message = child.encode(task)
             idle = [worker for worker in self._workers if worker.task is None]
             fitting = [worker for worker in idle if worker.threads == task.threads]
             if not fitting:
@@ -103,14 +102,9 @@ class MultiprocessingBackend(CMCBackend):
                     self._dismiss(idle[:1])
                 fitting = [_Worker(task.threads)]
                 self._workers += fitting  # before it starts: whatever happens then, it is ended
-                fitting[0].start(self._setup(), self._events)
+                setup = child.make_setup(self.options.run, min(BEAT, self.options.silence / 4))
+                fitting[0].start(setup, self._events)
             fitting[0].give(task, message)
-
-    def _setup(self) -> bytes:
-        run = self.options.run
-        main = {name: path for name, path in spawn.get_preparation_data("").items() if name.startswith("init_main")}
-        setup = child.Setup(run if isinstance(run, str) else _encode(run), min(BEAT, self.options.silence / 4), main)
-        return pickle.dumps(setup)
 
     def _handle_events(self, agenda: Agenda) -> None:
         """Wait for something to happen, then handle everything that has happened."""
@@ -258,17 +252,6 @@ def _reap(process: subprocess.Popen[bytes]) -> int:
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
-
-
-def _encode(value: object) -> bytes:
-    """Pickle something for a worker."""
-    try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"this cannot be sent to worker processes: {error}; define the model and its functions at the top level "
-            "of a module, or use the backend 'sequential'"
-        ) from error
 
 
 def _start(descriptor: int, threads: int) -> subprocess.Popen[bytes]:

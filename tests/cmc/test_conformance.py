@@ -1,0 +1,188 @@
+"""Every backend, on the same tasks, gives the same draws bit by bit, the same failures and the same progress events.
+
+A new backend is one entry of `KINDS`. Backends that break this rule stand at the end: each must be caught.
+"""
+
+import threading
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from homodyne.optimization.cmc.backends import BACKENDS, BackendOptions, SequentialBackend
+from homodyne.optimization.cmc.store import Manifest, ShardStore
+from homodyne.optimization.cmc.types import Initialization, ShardTask
+from homodyne.optimization.nuts import NutsSettings
+
+HERE = Path(__file__).parent
+OPTIONS = BackendOptions(num_workers=2)
+ONE = replace(OPTIONS, num_workers=1)  # a process that samples takes seconds to start
+KINDS = {
+    "multiprocessing": partial(BACKENDS["multiprocessing"], OPTIONS),
+    "executor": partial(BACKENDS["executor"], OPTIONS),
+    "dask": partial(BACKENDS["dask"], ONE),
+    "parsl": partial(BACKENDS["parsl"], ONE),
+    "ray": partial(BACKENDS["ray"], ONE),
+    "pjit": partial(BACKENDS["pjit"], OPTIONS),
+}
+SHARDS = 5
+NO_NUMBER, DAMAGED = 1, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """Five shards in a store, of which two cannot be sampled; the order is not that of their numbers."""
+    import jax_shards
+
+    model, points = jax_shards.model(), 300
+    store = ShardStore.create(
+        tmp_path_factory.mktemp("runs") / "store", Manifest("d", "m", {}, model.names, (points,) * SHARDS, 1)
+    )
+    with store.lock():
+        for k in range(SHARDS):
+            arrays = jax_shards.data(k, points)
+            if k == NO_NUMBER:
+                arrays["y"][7] = np.nan
+            store.write_shard(k, arrays)
+        store.finish_setup()
+    (store.shard_path(DAMAGED) / "y.npy").write_bytes(b"nothing")
+    settings = NutsSettings(num_warmup=20, num_samples=20, num_chains=2)
+    start = Initialization(np.array([0.5, 0.0]), np.diag([3e-3, 2e-3]), "identity")
+    return [
+        ShardTask(k, model, store.shard_path(k), 1 / SHARDS, settings, start, 11) for k in (4, NO_NUMBER, 0, DAMAGED, 2)
+    ]
+
+
+class Run:
+    """What a caller sees of a run."""
+
+    def __init__(self, backend, tasks):
+        self.results, self.progress, self.threads = {}, [], set()
+        with backend:
+            self.failures = backend.run(tasks, on_result=self.keep, progress=self.tell)
+
+    def keep(self, shard_id, result):
+        assert shard_id not in self.results
+        assert result.shard_id == shard_id
+        self.results[shard_id] = result
+        self.threads.add(threading.get_ident())
+
+    def tell(self, *event):
+        self.progress.append(event)
+        self.threads.add(threading.get_ident())
+
+
+@pytest.fixture(scope="module")
+def expected(tasks):
+    return Run(SequentialBackend(OPTIONS), tasks)
+
+
+def check(run, expected):
+    assert run.results.keys() == expected.results.keys()
+    for shard_id, result in run.results.items():
+        other = expected.results[shard_id]
+        np.testing.assert_array_equal(result.samples, other.samples)
+        assert result.stats.keys() == other.stats.keys()
+        for name, column in result.stats.items():
+            np.testing.assert_array_equal(column, other.stats[name])
+        for name in ("rhat", "ess_bulk", "ess_tail", "ebfmi"):
+            np.testing.assert_array_equal(getattr(result, name), getattr(other, name))
+        for name in ("names", "num_points", "converged", "problems", "divergences", "num_gradients", "attempts"):
+            assert getattr(result, name) == getattr(other, name), name
+    assert run.failures == expected.failures
+    assert run.progress == expected.progress
+    assert run.threads == {threading.get_ident()}
+
+
+def test_the_reference_is_what_was_planned(expected):
+    assert sorted(expected.results) == [0, 2, 4]
+    assert [(failure.shard_id, failure.attempts) for failure in expected.failures] == [(NO_NUMBER, 2), (DAMAGED, 1)]
+    assert "found no start" in expected.failures[0].reason
+    assert expected.progress == [("shards", count, SHARDS) for count in range(1, SHARDS + 1)]
+    assert not np.array_equal(expected.results[0].samples, expected.results[2].samples)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_backend_gives_what_the_sequential_one_gives(kind, tasks, expected):
+    check(Run(KINDS[kind](), tasks), expected)
+
+
+class OtherSeed(SequentialBackend):
+    def run(self, tasks, **how):
+        return super().run([replace(task, seed=task.seed + 1) for task in tasks], **how)
+
+
+class SeedByPosition(SequentialBackend):
+    """The key of a shard comes from its place in the list."""
+
+    def run(self, tasks, *, on_result, progress=None):
+        numbers = [task.shard_id for task in tasks]
+        renamed = [replace(task, shard_id=k) for k, task in enumerate(tasks)]
+
+        def rename(k, result):
+            on_result(numbers[k], replace(result, shard_id=numbers[k]))
+
+        failures = super().run(renamed, on_result=rename, progress=progress)
+        return [replace(failure, shard_id=numbers[failure.shard_id]) for failure in failures]
+
+
+class Swapped(SequentialBackend):
+    """Two shards get each other's draws."""
+
+    def run(self, tasks, *, on_result, progress=None):
+        kept = {}
+        failures = super().run(tasks, on_result=kept.__setitem__, progress=progress)
+        kept[0], kept[2] = replace(kept[2], shard_id=0), replace(kept[0], shard_id=2)
+        for shard_id, result in kept.items():
+            on_result(shard_id, result)
+        return failures
+
+
+class OneRetryTooFew(SequentialBackend):
+    def __init__(self, options):
+        super().__init__(replace(options, max_attempts=1))
+
+
+class LosesFailures(SequentialBackend):
+    def run(self, tasks, **how):
+        return super().run(tasks, **how)[:1]
+
+
+class SilentOnFailure(SequentialBackend):
+    """Counts results only."""
+
+    def run(self, tasks, *, on_result, progress=None):
+        done = []
+
+        def count(shard_id, result):
+            on_result(shard_id, result)
+            done.append(shard_id)
+            progress("shards", len(done), len(tasks))
+
+        return super().run(tasks, on_result=count)
+
+
+class OtherThread(SequentialBackend):
+    def run(self, tasks, **how):
+        found = []
+        thread = threading.Thread(target=lambda: found.extend(SequentialBackend.run(self, tasks, **how)))
+        thread.start()
+        thread.join()
+        return found
+
+
+@pytest.mark.parametrize(
+    "broken", [OtherSeed, SeedByPosition, Swapped, OneRetryTooFew, LosesFailures, SilentOnFailure, OtherThread]
+)
+def test_a_broken_backend_is_caught(broken, tasks, expected):
+    with pytest.raises(AssertionError):
+        check(Run(broken(OPTIONS), tasks), expected)
