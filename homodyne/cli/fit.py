@@ -1,6 +1,7 @@
 """``homodyne fit``: from a measurement to a posterior with a verdict, written to a folder."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,7 @@ def fit(
     output: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result and its shards.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished shards of method cmc.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the job that a scheduler would get.")] = False,
 ) -> None:
@@ -64,7 +65,8 @@ def fit(
     if dry_run:
         print(jobs.show_script(data, config), end="")
         return
-    result = fit_and_write(data, config)
+    with nullcontext() if resume else store.replaced(config):
+        result = fit_and_write(data, config)
     if result.verdict == "REFUSED":
         raise typer.Exit(NOT_TRUSTED)
 

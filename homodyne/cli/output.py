@@ -68,10 +68,10 @@ def write_result(
 
     Figures of maps are left out without data. Figures also show the truth where it is known.
     """
-    from homodyne.config.io import resolve, to_yaml
+    from homodyne.config.io import resolve, to_yaml, with_absolute_paths
 
     (stage / "summary.txt").write_text(f"{result.summary()}\n", encoding="utf-8")
-    (stage / "config.yaml").write_text(to_yaml(resolve(config)), encoding="utf-8")
+    (stage / "config.yaml").write_text(to_yaml(with_absolute_paths(resolve(config))), encoding="utf-8")
     result.save(stage / RESULT)
     if config.output.figures:
         from homodyne.viz import save_figures

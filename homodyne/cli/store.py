@@ -1,5 +1,8 @@
 """Where a fit keeps its finished shards, and what is said of them."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +61,44 @@ def store_of(config: "Config") -> Path | None:
     return Path(backend.checkpoint_dir) if kept and backend.checkpoint_dir is not None else None
 
 
+@contextmanager
+def replaced(config: "Config") -> Iterator[None]:
+    """Let a fit that replaces a result start without the store which that result was made from.
+
+    The old store comes back when the block fails before it has finished a shard. A store of anything else, and any
+    store of a fit that is resumed, stays where it is.
+    """
+    place = store_of(config)
+    if place is None or not config.output.overwrite or not _belongs(place, Path(config.output.directory)):
+        yield
+        return
+    aside = place.with_name(f"{place.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)
+    place.rename(aside)
+    try:
+        yield
+    except BaseException:
+        if not finished_shards(place):
+            shutil.rmtree(place, ignore_errors=True)
+            aside.rename(place)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _belongs(place: Path, directory: Path) -> bool:
+    """Whether the result in a folder was made from the shards in a store."""
+    from homodyne.cli.output import RESULT
+    from homodyne.optimization.cmc.result import load_result
+    from homodyne.optimization.cmc.store import ShardStore
+    from homodyne.optimization.stored import decisive_changes
+
+    if not (directory / RESULT).is_file() or not (place / "manifest.json").is_file():
+        return False
+    of_store = ShardStore.open(place).manifest.setup.get("config")
+    return of_store is not None and not decisive_changes(of_store, load_result(directory / RESULT).config)
+
+
 def finished_shards(place: Path | None) -> int:
     """Count the files of finished shards in a store."""
     return 0 if place is None else len(list((place / "results").glob("*.npz")))
@@ -80,4 +121,5 @@ def say_where(config: "Config", result: "MCMCResult") -> None:
     tried = {"cmc: failed", *(f"cmc: {verdict}" for verdict in VERDICTS)} & set(result.diagnostics["methods"])
     place = store_of(config)
     if place is not None and tried and finished_shards(place):
-        print(f"kept the shards in {place} (for homodyne combine and certify); it may be removed")
+        here = "" if place.is_absolute() else f", below {Path.cwd()}"
+        print(f"kept the shards in {place}{here} (for homodyne combine and certify); it may be removed")

@@ -79,6 +79,14 @@ def to_yaml(config: Config) -> str:
     return yaml.dump(to_mapping(config))
 
 
+def with_absolute_paths(config: Config) -> Config:
+    """Make relative paths start at the working directory, so that they mean the same in a file of any folder."""
+    data = to_mapping(config)
+    for keys in PATHS:
+        _anchor(data, keys, Path.cwd())
+    return Config.model_validate(data)
+
+
 def template(mode: str) -> str:
     """Commented configuration file to start from, for the analysis mode "static" or "laminar_flow"."""
     if mode not in TEMPLATES:
@@ -106,7 +114,7 @@ def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, An
 
 
 def _anchor(data: Any, keys: Sequence[str], folder: Path) -> None:
-    """Make a relative path in a configuration file start at the folder of that file."""
+    """Make a relative path in a configuration start at a folder."""
     for key in keys[:-1]:
         data = data.get(key) if isinstance(data, dict) else None
     if isinstance(data, dict) and isinstance(data.get(keys[-1]), str):

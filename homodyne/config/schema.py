@@ -338,7 +338,8 @@ class BackendConfig(Section):
     enable_checkpoints: bool = Field(True, description="keep every finished shard in checkpoint_dir")
     checkpoint_dir: str | None = Field(
         None,
-        description="folder of the finished shards; `homodyne fit` takes OUTPUT.store, from Python none are kept",
+        description="folder of the finished shards, in a file relative to its folder, else to the working directory; "
+        "`homodyne fit` takes OUTPUT.store, from Python none are kept",
     )
     resume_from_checkpoint: bool = Field(
         True, description="go on with the finished shards that are there; false refuses a folder that holds some"

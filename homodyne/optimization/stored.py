@@ -1,6 +1,6 @@
 """Combine and certify again what a consensus run of two-time maps has left in its store; the data are not needed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,14 +130,18 @@ def open_stored(path: str | Path, changes: Iterable[str | tuple[str, Any]] = ())
     model, before, init, modes = reopen(store)
     place = ("optimization.cmc.backend.checkpoint_dir", str(store.path))
     config = load_config(before, [*changes, place])
-    old, new = (flatten(to_mapping(resolve(each))) for each in (before, config))
-    late = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(FREE))
-    if late:
+    if late := decisive_changes(to_mapping(resolve(before)), to_mapping(resolve(config))):
         raise ConfigError(
             f"{', '.join(late)}: decides about the draws of the shards, which are sampled already; change only keys "
             f"that start with {', '.join(FREE)} or fit the data again"
         )
     return StoredRun(store, model, config, init, modes)
+
+
+def decisive_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Dotted keys in which two resolved configurations differ, but for those that are `FREE`."""
+    old, new = flatten(before), flatten(after)
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(FREE))
 
 
 def stored_model(store: ShardStore) -> Model:

@@ -107,6 +107,32 @@ def test_nothing_to_resume(homodyne, tmp_path, file, options, named):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_replaced_result_takes_its_shards_with_it(homodyne, tmp_path, file, fitted):
+    """What is written names absolute paths; a store of another result is never replaced."""
+    shutil.copytree(fitted, "out")
+    shutil.copytree(f"{fitted}.store", "out.store")
+    again = ["fit", file, *TWO, "--seed", "5", "--output", "out"]
+    Path("out.store/mine.txt").touch()
+    impossible = ["parameters.D0.prior={type: uniform, low: -9, high: -8}", "parameters.D_offset.fixed=-1"]
+    assert homodyne(*again, "--overwrite", *impossible).code == 2
+    assert Path("out.store/mine.txt").exists(), "a fit that fails leaves the shards as they were"
+    outcome = homodyne(*again, "--overwrite")
+    assert outcome.code == 0, outcome
+    assert f"kept the shards in out.store, below {tmp_path}" in outcome.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.store"]
+    assert not Path("out.store/mine.txt").exists()
+    assert not same(draws(fitted), draws(Path("out")))
+    written = load_config("out/config.yaml")
+    assert written.optimization.cmc.backend.checkpoint_dir == str(tmp_path / "out.store")
+    assert written.output.directory == str(tmp_path / "out")
+    shutil.rmtree("out")
+    shutil.copytree(fitted, "out")
+    outcome = homodyne(*again, "--overwrite", "--seed", "6")
+    assert outcome.code == 2
+    assert "belongs to another run" in outcome.err
+    assert homodyne("certify", "out.store").code == 0
+
+
 def started(file: Path, folder: Path) -> subprocess.Popen:
     """Start a fit over four shards, in a process that has finished one of them at least."""
     program = Path(sys.executable).with_name("homodyne")
