@@ -9,7 +9,7 @@ Sherlock, Stat 12, e523 (2023).
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,8 +49,6 @@ class CombinedPosterior:
         The method that was really used.
     notes : tuple of str
         Why a fallback happened, and what else a user should know.
-    means, precisions : (M, d) and (M, d, d) arrays
-        Normal approximation of every shard; NaN precisions where the draws have none.
     """
 
     samples: Array
@@ -58,8 +56,6 @@ class CombinedPosterior:
     cov: Array
     method: str
     notes: tuple[str, ...]
-    means: Array = field(repr=False)
-    precisions: Array = field(repr=False)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self:
@@ -137,8 +133,7 @@ def combine_subposteriors(
         name, notes = "average", (f"{reason}; average was used instead",)
         warnings.warn(notes[0], HomodyneWarning, stacklevel=2)
         merged = _applied(name, shards, request)
-    means, roots = np.array([shard.mean for shard in shards]), np.array([shard.root for shard in shards])
-    return CombinedPosterior(*merged[:3], name, notes + merged.notes, means, np.swapaxes(roots, 1, 2) @ roots)
+    return CombinedPosterior(*merged[:3], name, notes + merged.notes)
 
 
 def register_combination(name: str, function: Method) -> None:

@@ -9,7 +9,7 @@ which gives the Cholesky factor of the summed precision without forming a covari
 differ by many powers of ten and near-collinear parameters cost no digits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
+from homodyne.optimization.cmc.shard_records import get
 
 Array = npt.NDArray[np.float64]
 
@@ -123,18 +124,18 @@ def collect(shard_results: Sequence[Any]) -> list[Shard]:
     if not len(shard_results):
         raise InputError("there are no shards to combine")
     shards: list[Shard] = []
-    first = _read(shard_results[0], "names")
+    first = get(shard_results[0], "names")
     for position, record in enumerate(shard_results):
-        shard_id = _read(record, "shard_id")
+        shard_id = get(record, "shard_id")
         label = f"shard {position if shard_id is None else shard_id}"
-        x = _draws(_read(record, "samples"), label)
+        x = _draws(get(record, "samples"), label)
         if shards and x.shape[1] != shards[0].samples.shape[1]:
             raise InputError(f"{label} has {x.shape[1]} parameters, {shards[0].label} {shards[0].samples.shape[1]}")
-        names = _read(record, "names")
+        names = get(record, "names")
         if names is not None and first is not None and list(names) != list(first):
             raise InputError(f"{label} has the parameters {', '.join(names)}, {shards[0].label} {', '.join(first)}")
-        given = _read(record, "ess")
-        given = _read(record, "ess_bulk") if given is None else given
+        given = get(record, "ess")
+        given = get(record, "ess_bulk") if given is None else given
         ess = float(len(x)) if given is None else min(float(np.min(given)), float(len(x)))
         shards.append(Shard(label, x, ess, x.mean(axis=0), *_root(x, ess, label)))
     return shards
@@ -150,10 +151,6 @@ def triangulated(rows: Array) -> Array:
     d = rows.shape[1]
     triangle = np.linalg.qr(rows.reshape(-1, d + 1), mode="r")[:d]
     return np.asarray(triangle * np.sign(np.diag(triangle))[:, None])
-
-
-def _read(record: Any, name: str) -> Any:
-    return record.get(name) if isinstance(record, Mapping) else getattr(record, name, None)
 
 
 def _draws(samples: Any, label: str) -> Array:
