@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from homodyne.data.readers import hdf5
-from homodyne.data.readers.aps_u import numbered, roi_statistics
+from homodyne.data.readers.aps_u import numbered_bins, roi_statistics
 from homodyne.data.readers.catalog import Catalog
 from homodyne.errors import DataError
 
@@ -27,12 +27,7 @@ def absent(file: "h5py.File") -> list[str]:
 def catalog(file: "h5py.File") -> Catalog:
     """List the maps of an 8-ID-I file; map k belongs to bin qphi_bin_to_process[k], counted from 1."""
     path = file.filename
-    names = numbered(file, MAPS, "g2")
-    bins = hdf5.integers(file, BINS)
-    if len(names) != bins.size:
-        raise DataError(
-            f"{path}: {MAPS} holds {len(names)} maps, but {BINS} lists {bins.size}; expected equal numbers."
-        )
+    names, bins = numbered_bins(file, MAPS, "g2", BINS)
     q_list, phi_list = (hdf5.vector(file, where, finite=False) for where in (Q_LIST, PHI_LIST))
     if q_list.size != phi_list.size or bins.min() < 1 or bins.max() > q_list.size:
         raise DataError(

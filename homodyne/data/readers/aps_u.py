@@ -31,12 +31,7 @@ def absent(file: "h5py.File") -> list[str]:
 def catalog(file: "h5py.File") -> Catalog:
     """List the maps of an APS-U file."""
     path = file.filename
-    names = numbered(file, MAPS, "c2")
-    bins = hdf5.integers(file, BINS)
-    if len(names) != bins.size:
-        raise DataError(
-            f"{path}: {MAPS} holds {len(names)} maps, but {BINS} lists {bins.size}; expected equal numbers."
-        )
+    names, bins = numbered_bins(file, MAPS, "c2", BINS)
     q, phi, num_bins = _bin_positions(file, bins)
     dt, dt_where, average = _frame_interval(file)
     paths = [f"{MAPS}/{name}" for name in names]
@@ -62,7 +57,17 @@ def catalog(file: "h5py.File") -> Catalog:
     )
 
 
-def numbered(file: "h5py.File", group: str, prefix: str) -> list[str]:
+def numbered_bins(file: "h5py.File", maps: str, prefix: str, bins: str) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the maps in a group, in the order of their numbers, and the bin of each."""
+    names, of_map = _numbered(file, maps, prefix), hdf5.integers(file, bins)
+    if len(names) != of_map.size:
+        raise DataError(
+            f"{file.filename}: {maps} holds {len(names)} maps, but {bins} lists {of_map.size}; expected equal numbers."
+        )
+    return names, of_map
+
+
+def _numbered(file: "h5py.File", group: str, prefix: str) -> list[str]:
     """Names prefix_00001, prefix_00002, ... of a group in order; the numbers must be 1..n without a gap."""
     found = {}
     for name in hdf5.group_names(file, group):
