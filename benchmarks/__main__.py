@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import calibration, command_line, fits, primitive, shards
+from benchmarks import calibration, command_line, fits, hard_cases, primitive, shards
 
 BENCHMARKS = {
     "primitive": primitive.run,
@@ -10,6 +10,7 @@ BENCHMARKS = {
     "command_line": command_line.run,
     "calibration": calibration.run,
     "shards": shards.run,
+    "hard_cases": hard_cases.run,
 }
 
 for name in sys.argv[1:] or BENCHMARKS:

@@ -378,3 +378,11 @@ class TestParts:
         for index in (0.3, 0.9):
             pareto = smoothed(index * rng.exponential(size=20_000))
             assert pareto.k_hat == pytest.approx(index, abs=0.1)
+
+
+def test_a_shape_is_fitted_to_draws_with_a_stuck_chain():
+    rng = np.random.default_rng(0)
+    cloud = np.concatenate([rng.standard_normal((200, 2)), np.full((200, 2), 3.0)])
+    fitted = shaped(cloud)
+    assert np.isfinite(fitted.log_density(cloud)).all()
+    assert fitted.draw(500, rng).std(axis=0).min() > 0.5

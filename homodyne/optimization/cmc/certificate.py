@@ -210,7 +210,7 @@ def certify(
     x, independent = _checked(draws, names, num_points)
     limits, rng = limits or Limits(), _generator(seed)
     evaluate = _evaluator(log_density, x.shape[2], batch, progress)
-    main = _normal(x.reshape(-1, x.shape[2]), gaussian)
+    main = normal_of(x.reshape(-1, x.shape[2]), gaussian)
     if main is None:
         return _unable(names, "The draws do not vary in all directions, so that no proposal can be fitted to them.")
     known = (None, None) if gaussian is not None else _known(x, draws_log_density, evaluate, num_points)
@@ -377,8 +377,8 @@ def _checked(draws: npt.ArrayLike, names: Sequence[str], num_points: int) -> tup
     return x, independent
 
 
-def _normal(flat: Array, gaussian: tuple[npt.ArrayLike, npt.ArrayLike] | None) -> Normal | None:
-    """The normal distribution given, or that of the draws; None where the draws span no volume."""
+def normal_of(flat: Array, gaussian: Mode | None = None) -> Normal | None:
+    """Return the normal distribution given, or that of draws (n, d); None where these span no volume."""
     mean, matrix = gaussian if gaussian is not None else (flat.mean(axis=0), np.cov(flat, rowvar=False))
     covariance = np.atleast_2d(np.asarray(matrix, dtype=np.float64))
     scale = np.sqrt(np.diag(covariance))

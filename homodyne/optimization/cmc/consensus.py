@@ -16,14 +16,24 @@ import numpy.typing as npt
 
 from homodyne.errors import ExecutionError, InputError
 from homodyne.optimization.cmc.backends.base import CMCBackend
-from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, Certificate, certify, refused, without_draws
+from homodyne.optimization.cmc.certificate import (
+    CERTIFIED,
+    CORRECTED,
+    Certificate,
+    Certified,
+    certify,
+    normal_of,
+    refused,
+    without_draws,
+)
 from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors
 from homodyne.optimization.cmc.diagnostics import validate_cmc_results
+from homodyne.optimization.cmc.duplicates import duplicates
+from homodyne.optimization.cmc.likelihood_ratios import contradictions
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.other_modes import other_modes
-from homodyne.optimization.cmc.polish import Polished, derivatives, polish, stencil
+from homodyne.optimization.cmc.polish import Polished, polish
 from homodyne.optimization.cmc.proposal import Mode
-from homodyne.optimization.cmc.scores import score_outliers
 from homodyne.optimization.cmc.store import ShardStore
 from homodyne.optimization.cmc.types import Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.density import Progress
@@ -208,19 +218,23 @@ class _Run:
         self.backend, self.modes, self.guesses, self.progress = backend, modes, guesses, progress
         self.num_shards, self.dim = store.manifest.num_shards, len(model.names)
         self.timings: dict[str, float] = {}
+        self.highest, self.height = np.full(self.dim, np.nan), -np.inf  # the best point met, and its log density
 
     def result(self) -> Consensus:
         records = self._timed("sampling", self._sample)
         results = [record for record in records if isinstance(record, ShardResult)]
         combined = self._timed("combination", lambda: self._combine(results))
         polished = self._timed("polish", lambda: self._polish(combined))
-        valid, report = validate_cmc_results(records, combined, strict=self.settings.strict)
+        _, report = validate_cmc_results(records, combined, strict=self.settings.strict)
         z = self._draws(results, combined, polished)
-        certificate, z = self._timed(
-            "certificate", lambda: self._certify(z, results, combined, polished, None if valid else report)
-        )
+        judged = self._timed("certificate", lambda: self._certify(z, results, combined, polished))
+        objections = self._timed("agreement", lambda: self._objections(results, polished, report))
+        if objections and self.settings.strict:
+            judged = refused(judged, f"The shards cannot be multiplied: {'; '.join(objections[:3])}.")
+        certificate, z = judged.certificate, self._usable(judged, z)
         samples, lp = self._timed("finish", lambda: self._finish(z))
         notes = [*self.init.notes, *(combined.notes if combined else ()), *report["problems"], *report["warnings"]]
+        notes += objections
         if polished and not polished.arrived:
             notes.append(f"the polish did not arrive: its Newton steps have lengths {_lengths(polished)} posterior sd")
         return Consensus(
@@ -299,11 +313,13 @@ class _Run:
         )
 
     def _polish(self, combined: CombinedPosterior | None) -> Polished | None:
-        """Newton steps from the merge, or from the pilot mode where that is higher."""
+        """Newton steps from the merge, or from where the chains started or another known mode, whichever is highest."""
         if combined is None or combined.method == "average":
             return None
         merged = combined.mean[: self.dim], combined.cov[: self.dim, : self.dim]
+        around = self.init.covariance / self.num_shards
         starts = [merged, *((np.asarray(mode), np.asarray(cov)) for mode, cov in self.modes)]
+        starts += [(point, around) for point in (self.init.center, *self.guesses)]
         heights = self._log_density(np.array([mean for mean, _ in starts]), "polish")
         best = int(np.argmax(np.where(np.isfinite(heights), heights, -np.inf)))
         found = polish(lambda points: self._log_density(points, "polish"), *starts[best])
@@ -324,16 +340,12 @@ class _Run:
         return np.asarray(z.reshape(self.settings.num_chains, -1, self.dim))
 
     def _certify(
-        self,
-        z: Array,
-        results: list[ShardResult],
-        combined: CombinedPosterior | None,
-        polished: Polished | None,
-        report: Mapping[str, Any] | None,
-    ) -> tuple[Certificate, Array]:
-        """Judge the draws; return the certificate and the draws to use."""
+        self, z: Array, results: list[ShardResult], combined: CombinedPosterior | None, polished: Polished | None
+    ) -> Certified:
+        """Compare the draws with the exact density of all data."""
         settings = self.settings
-        modes = [*self.modes, *((mode.mean, mode.covariance) for mode in self._other_modes(results, polished))]
+        found = self._other_modes(z.reshape(-1, self.dim), results, polished)
+        modes = [*self.modes, *((mode.mean, mode.covariance) for mode in found)]
         normal = polished is not None and combined is not None and combined.method in ("weighted", "hierarchical")
         judged = certify(
             _not_pointwise,
@@ -349,38 +361,59 @@ class _Run:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
         if combined is None and results[0].problems:
             judged = without_draws(judged, f"The chains did not converge ({'; '.join(results[0].problems[:3])})")
-        moved = polished is not None and polished.shift > NEAR
-        reason = self._contradiction(polished) if moved and polished else _disagreement(report)
-        if reason:
-            judged = refused(judged, reason)
-        if judged.certificate.verdict == CORRECTED:
-            count = -(-settings.num_draws // settings.num_chains)
-            z = judged.resample(count * settings.num_chains, settings.seed + 2)
-            z = z.reshape(settings.num_chains, count, self.dim)
-        return judged.certificate, z
+        return judged
 
-    def _other_modes(self, results: list[ShardResult], polished: Polished | None) -> list[Polished]:
-        """Modes of the full posterior that draws of the shards point at, apart from the polished one."""
-        if polished is None:
-            return []
+    def _usable(self, judged: Certified, z: Array) -> Array:
+        """Draws (chain, draw, d) to use: weighted points, resampled, where they replace the draws."""
+        if judged.certificate.verdict != CORRECTED:
+            return z
+        settings = self.settings
+        count = -(-settings.num_draws // settings.num_chains)
+        drawn = judged.resample(count * settings.num_chains, settings.seed + 2)
+        return drawn.reshape(settings.num_chains, count, self.dim)
+
+    def _other_modes(self, z: Array, results: list[ShardResult], polished: Polished | None) -> list[Polished]:
+        """Modes of the full posterior that draws of the shards and guesses point at, apart from that of draws z."""
         draws = np.concatenate([result.samples[:, :, : self.dim].reshape(-1, self.dim) for result in results])
         some = draws[np.linspace(0, len(draws) - 1, min(LOOKS, len(draws))).astype(int)]
-        return other_modes(lambda points: self._log_density(points, "other modes"), polished, some, self.guesses)
 
-    def _contradiction(self, polished: Polished) -> str:
-        """Sentence on shards whose likelihood has its mode elsewhere, where moments of shards say nothing."""
-        if not polished.arrived:
-            return ""
-        root = np.linalg.cholesky(polished.covariance)
-        points = polished.mean + stencil(self.dim) @ root.T
-        prior = np.array([float(self.model.log_prior(jnp.asarray(point))) for point in points])
-        found = [
-            derivatives(self.model.log_density(points, self.model.merge([part])) - prior, self.dim)
-            for part in self._parts(points, "scores")
-        ]
-        outliers = score_outliers(np.array([g for g, _ in found]), np.array([h for _, h in found]))
-        said = [f"shard {k} disagrees with all data by its score (p = {p:.1g})" for k, p in outliers.items()]
-        return f"The shards contradict each other: {'; '.join(said[:3])}." if said else ""
+        def evaluate(points: Array) -> Array:
+            return self._log_density(points, "other modes")
+
+        if polished is None:
+            normal = normal_of(z)
+            if normal is None:
+                return []
+            evaluate(some)
+            polished = polish(evaluate, self.highest, normal.factor @ normal.factor.T)
+        return other_modes(evaluate, polished, some, self.guesses)
+
+    def _objections(
+        self, results: list[ShardResult], polished: Polished | None, report: Mapping[str, Any]
+    ) -> list[str]:
+        """Sentences on shards that hold the same data, or contradict each other."""
+        if self.num_shards == 1:
+            return []
+        same = duplicates([self.store.read_shard(k) for k in range(self.num_shards)])
+        if same:
+            return [f"shards {i} and {j} hold the same data, which would count twice" for i, j in same]
+        moved = polished is not None and polished.shift > NEAR
+        if moved or self.model.joint_names == self.model.names:
+            return self._contradictions(results)
+        return _disagreement(report)
+
+    def _contradictions(self, results: list[ShardResult]) -> list[str]:
+        """Sentences on shards whose likelihood has its mode elsewhere."""
+        names = [result.shard_id for result in results]
+        best = {
+            result.shard_id: result.samples.reshape(-1, result.samples.shape[2])[np.argmax(result.stats["lp"])]
+            for result in results
+        }
+        points = {k: np.array([best[k][: self.dim], self.highest]) for k in names}
+        parts = self._parts(points, "agreement")
+        prior = {k: [float(self.model.log_prior(jnp.asarray(point))) for point in points[k]] for k in names}
+        values = np.array([self.model.log_density(points[k], self.model.merge([parts[k]])) - prior[k] for k in names])
+        return contradictions(values[:, 0], values[:, 1], self.dim, names)
 
     def _finish(self, z: Array) -> tuple[dict[str, Array], Array]:
         """Draws of everything that has a name, and the exact log density."""
@@ -391,17 +424,22 @@ class _Run:
         return self.model.finish(z, merged[which], np.random.default_rng([self.settings.seed, 1])), lp
 
     def _log_density(self, points: Array, step: str) -> Array:
-        return self.model.log_density(points, self._statistics(points, step))
+        values = self.model.log_density(points, self._statistics(points, step))
+        best = int(np.argmax(np.where(np.isfinite(values), values, -np.inf)))
+        if values[best] > self.height:
+            self.highest, self.height = points[best], float(values[best])
+        return values
 
     def _statistics(self, points: Array, step: str) -> Array:
         """Statistics of all shards together at points (S, d): one round of the backend."""
-        return self.model.merge(self._parts(points, step))
+        parts = self._parts(dict.fromkeys(range(self.num_shards), points), step)
+        return self.model.merge([parts[k] for k in range(self.num_shards)])
 
-    def _parts(self, points: Array, step: str) -> list[Array]:
-        """Statistics of every shard at points (S, d)."""
+    def _parts(self, points: Mapping[int, Array], step: str) -> dict[int, Array]:
+        """Statistics of shards at points (S, d) of each."""
         parts: dict[int, Any] = {}
         failures = self.backend.run(
-            [self._task(k, points) for k in range(self.num_shards)],
+            [self._task(k, own) for k, own in points.items()],
             on_result=parts.__setitem__,
             progress=self._told(step),
         )
@@ -410,22 +448,21 @@ class _Run:
                 f"{len(failures)} shards could not be evaluated (shard {failures[0].shard_id}: {failures[0].reason}); "
                 f"the draws of all finished shards are kept in {self.store.path}"
             )
-        return [parts[k] for k in range(self.num_shards)]
+        return parts
 
 
 def _not_pointwise(z: Any) -> Any:
     raise InputError("the exact density of a consensus run is evaluated in batches")
 
 
-def _disagreement(report: Mapping[str, Any] | None) -> str:
-    """Sentence on shards that disagree, or are the same; empty where they do not."""
-    if report is None or not report["between"]:
-        return ""
+def _disagreement(report: Mapping[str, Any]) -> list[str]:
+    """Sentences on shards that disagree, or are the same, by their moments."""
+    if not report["between"]:
+        return []
     chains = {
         f"shard {entry['shard_id']}: {text}" for entry in report["per_shard"] for text in entry.get("problems", ())
     }
-    said = [text for text in report["problems"] if "agree" in text and " failed: " not in text and text not in chains]
-    return f"The shards contradict each other: {'; '.join(said[:3])}." if said else ""
+    return [text for text in report["problems"] if "agree" in text and " failed: " not in text and text not in chains]
 
 
 def _lengths(polished: Polished) -> str:

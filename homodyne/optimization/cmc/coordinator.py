@@ -131,7 +131,7 @@ def sample_consensus(
         init = _initialize(engine, shards, initialization, size / num_shards, seed)
         check_identity(engine, lambda k: engine.load(shards[k]), num_shards, engine.load(arrays), init.center, seed)
         runner = select_backend(hardware, backend, num_shards=num_shards, options=options)
-        guesses = _further_modes(engine, shards, init, size / num_shards, seed) if num_shards > 1 else []
+        guesses = _further_modes(engine, shards, init, size / num_shards, seed)
         found = run_consensus(engine, held, init, settings, runner, guesses=guesses, progress=progress)
     diagnostics = {**found.diagnostics, "warnings": [*notes, *found.diagnostics["warnings"]]}
     return MCMCResult(

@@ -21,7 +21,7 @@ def other_modes(evaluate: Evaluate, known: Polished, draws: Array, guesses: Sequ
     points around one mode see nothing of another. Returns the modes that are new, the highest start first.
     """
     points = np.concatenate([known.mean[None], *(guess[None] for guess in guesses), draws])
-    values = evaluate(points)
+    values = np.array(evaluate(points))
     modes, heights, found = [known], [float(values[0])], []
     for _ in range(MOST):
         expected = np.max(

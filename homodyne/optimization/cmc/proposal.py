@@ -19,6 +19,7 @@ DEGREES = 7.0  # of freedom of every component
 WIDE = 2.0  # scale of the defensive component around the main mode
 DEFENSIVE = 0.1  # share of the defensive components
 KERNELS = 300  # components of a fitted shape
+SMALLEST = 1e-8  # variance of a component, of that of the cloud: a stuck chain repeats its points
 NEIGHBOURS = 0.02  # share of the cloud that fixes one component: small, or the tips of ridges are cut off
 
 
@@ -151,7 +152,7 @@ def shaped(cloud: Array) -> Mixture:
     for k, index in enumerate(chosen):
         near = white[np.argpartition(np.square(white - white[index]).sum(axis=1), size - 1)[:size]]
         local = np.atleast_2d(np.cov(near, rowvar=False))
-        local += 1e-4 * np.trace(local) / d * np.eye(d)
+        local += max(1e-4 * np.trace(local) / d, SMALLEST) * np.eye(d)
         locations[k] = main.mean + main.factor @ near.mean(axis=0)
         factors[k] = main.factor @ np.linalg.cholesky(local)
     return Mixture(np.full(len(chosen), 1.0 / len(chosen)), locations, factors)

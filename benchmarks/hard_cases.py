@@ -1,0 +1,34 @@
+"""Verdicts of 200 consensus runs on cases where merging shards fails, and how far off the draws in use are."""
+
+from collections import defaultdict
+
+from homodyne.testing.hard_cases import CASES, SHIFT, STRETCH, HardCase, Outcome, run_case
+
+
+def run(num_runs: int = 203) -> None:
+    """Print verdicts by case with the worst errors of their draws, and every fault."""
+    for name, make in CASES.items():
+        cases = sorted(((make(seed), seed) for seed in range(num_runs // len(CASES))), key=_program)
+        by_verdict: dict[str, list[tuple[int, Outcome]]] = defaultdict(list)
+        for case, seed in cases:
+            outcome = run_case(case, seed)
+            by_verdict[outcome.verdict].append((seed, outcome))
+        for verdict, own in sorted(by_verdict.items()):
+            print(f"  {name:18s} {verdict:10s} {len(own):3d}" + ("" if verdict in _UNUSED else _worst(own)), flush=True)
+            for seed, outcome in own:
+                if outcome.fault:
+                    print(f"    seed {seed}: {outcome.fault}: {outcome.reason}", flush=True)
+
+
+_UNUSED = ("REFUSED", "ERROR")  # their draws must not be used
+
+
+def _worst(outcomes: list[tuple[int, Outcome]]) -> str:
+    seed, worst = max(outcomes, key=lambda pair: max(pair[1].shift / SHIFT, pair[1].stretch / STRETCH))
+    return f"   worst (seed {seed}): mean {worst.shift:.2f} sd off, width {100 * worst.stretch:.0f} %"
+
+
+def _program(numbered: tuple[HardCase, int]) -> tuple[int, int]:
+    """Cases with one compiled program stand together."""
+    case = numbered[0]
+    return case.num_shards, len(case.data["y"])
