@@ -227,7 +227,7 @@ def _between(
     ids, names = [shard.shard_id for shard in shards], shards[0].names
     ess = float(moments.ess_spread.min())
     limit = kl_threshold(len(names), len(ids), ess, limits.false_alarm / FAMILIES)
-    total, count = comparison.divergence.total, len(ids)
+    total, count = comparison.divergence, len(ids)
     above = total > limit
     remarks = []
     if above.any():

@@ -5,30 +5,12 @@ exceed with a chosen probability. Healthy shards are not close to each other: th
 posteriors are, so that the divergence of two of them is about the number of parameters, however good the run.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Divergence:
-    """Symmetric divergences of M shards, in nats.
-
-    Attributes
-    ----------
-    total : (M, M) array
-        Zero on the diagonal.
-    place : (M, M) array
-        The part that comes from the distance of the means; the rest comes from different covariances.
-    """
-
-    total: Array
-    place: Array
 
 
 def _kl_divergence_gaussian(mu_p: Array, Sigma_p: Array, mu_q: Array, Sigma_q: Array) -> float:
@@ -58,8 +40,8 @@ def _kl_divergence_gaussian(mu_p: Array, Sigma_p: Array, mu_q: Array, Sigma_q: A
     return float(0.5 * (np.square(spread).sum() + shift @ shift - len(scale) + log_ratio))
 
 
-def symmetric_kl(means: Array, covariances: Array) -> Divergence:
-    """Half the sum of KL(p || q) and KL(q || p) for all pairs of M shards.
+def symmetric_kl(means: Array, covariances: Array) -> Array:
+    """Half the sum of KL(p || q) and KL(q || p) for all pairs of M shards (M, M), in nats; zero on the diagonal.
 
     The logarithms of the determinants cancel: what is left are a distance of means and a trace.
 
@@ -77,11 +59,10 @@ def symmetric_kl(means: Array, covariances: Array) -> Divergence:
     """
     count, dimension = means.shape
     precisions = np.stack([inverse(matrix, f"the covariance of shard {m}") for m, matrix in enumerate(covariances)])
-    place = pair_distances(means, precisions)
     trace = precisions.reshape(count, -1) @ covariances.reshape(count, -1).T
     shape = 0.25 * (trace + trace.T) - 0.5 * dimension
     np.fill_diagonal(shape, 0.0)
-    return Divergence(place + shape, place)
+    return np.asarray(pair_distances(means, precisions) + shape)
 
 
 def pair_distances(means: Array, precisions: Array) -> Array:

@@ -12,12 +12,13 @@ shards agree better than the null distribution says; the tests for disagreement 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.divergence import Divergence, inverse, pair_distances, symmetric_kl
+from homodyne.optimization.cmc.divergence import inverse, pair_distances, symmetric_kl
 
 Array = npt.NDArray[np.float64]
 
@@ -48,6 +49,16 @@ class ShardMoments:
         """Moments of some of the shards, by position."""
         rows = list(keep)
         return ShardMoments(self.means[rows], self.covariances[rows], self.ess[rows], self.ess_spread[rows])
+
+    def marginal(self, k: int) -> "ShardMoments":
+        """Moments of one coordinate."""
+        one = slice(k, k + 1)
+        return ShardMoments(self.means[:, one], self.covariances[:, one, one], self.ess[:, one], self.ess_spread)
+
+    @cached_property
+    def product(self) -> "_Product":
+        """What the tests need of the product of the shards; computed when it is first used."""
+        return _product(self)
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,8 @@ class Heterogeneity:
         Shards that disagree with those that remain once they are left out, the worst first.
     identical : tuple of pairs
         Shards whose means are as close as if both had the same data.
-    divergence : Divergence
+    divergence : (M, M) array
+        Symmetric divergence of every pair, in nats.
     mean, covariance : arrays
         Of the normal product of the shards, (d,) and (d, d).
     mean_error : (d,) array
@@ -120,7 +132,7 @@ class Heterogeneity:
     leave_one_out: LeaveOneOut
     outliers: tuple[int, ...]
     identical: tuple[tuple[int, int], ...]
-    divergence: Divergence
+    divergence: Array
     mean: Array
     covariance: Array
     mean_error: Array
@@ -137,6 +149,8 @@ class _Product:
     precisions: Array  # (M, d, d), unbiased
     free: Array  # (M,) degrees of freedom of the covariances
     ess: Array  # (M, d)
+    precision: Array  # (d, d) of the product
+    mean: Array  # (d,) of the product
 
     @property
     def dimension(self) -> int:
@@ -164,26 +178,24 @@ def compare_shards(moments: ShardMoments, false_alarm: float = 0.01) -> Heteroge
         Wrong shapes, fewer than two shards, values that are not finite, a covariance that is not positive definite,
         or fewer effective draws than d + 5.
     """
-    product = _product(moments)
-    precision = product.precisions.sum(axis=0)
-    mean = np.linalg.solve(precision, np.einsum("mij,mj->i", product.precisions, product.x))
-    covariance = np.linalg.inv(precision)
+    product = moments.product
+    covariance = np.linalg.inv(product.precision)
     # Monte Carlo error of the product's mean: each shard's error with the weight of the shard
     share = covariance @ product.precisions
     error = np.einsum("mij,mjk,mik->i", share, _monte_carlo(product.covariances, product.ess), share)
-    tests = tuple(cochran_q(_marginal(moments, k)) for k in range(product.dimension))
+    tests = tuple(cochran_q(moments.marginal(k)) for k in range(product.dimension))
     return Heterogeneity(
-        _q_test(product),
+        cochran_q(moments),
         tests,
         holm(np.array([test.p for test in tests])),
-        _leave_one_out(product),
+        leave_one_out(moments),
         find_outliers(moments, false_alarm),
-        _identical(product, false_alarm),
+        find_identical(moments, false_alarm),
         symmetric_kl(
             (moments.means - product.origin) / product.scale,
             moments.covariances / np.outer(product.scale, product.scale),
         ),
-        product.origin + product.scale * mean,
+        product.origin + product.scale * product.mean,
         covariance * np.outer(product.scale, product.scale),
         product.scale * np.sqrt(error),
     )
@@ -197,7 +209,23 @@ def cochran_q(moments: ShardMoments) -> QTest:
     because the weights follow the noise, and raises its variance; both to first order in 1 / S (as in Johansen,
     Biometrika 67, 85, 1980). Q is compared with the multiple of an F distribution of this mean and variance.
     """
-    return _q_test(_product(moments))
+    from scipy.stats import f
+
+    product = moments.product
+    count, dimension = product.x.shape
+    residual = product.x - product.mean
+    q = float(np.einsum("mi,mij,mj->", residual, product.precisions, residual))
+    share = np.asarray(np.linalg.solve(product.precision, product.precisions))
+    first, second = _traces(share)  # of the shard's share H in the product; residuals have covariance 1 - H
+    rest, rest_square = dimension - first, dimension - 2.0 * first + second
+    loss = product.noise @ (first - second + rest * first)
+    spread = product.noise @ (np.square(rest) + 2.0 * rest_square)
+    freedom = (count - 1.0) * dimension
+    expected, variance = freedom - loss, 2.0 * freedom + 2.0 * spread
+    excess = variance * freedom / (2.0 * expected**2)  # 1 for chi-square
+    other = (freedom - 2.0 + 4.0 * excess) / max(excess - 1.0, 1e-9)
+    value = q / expected * other / (other - 2.0)
+    return QTest(q, expected, float(f.sf(value, freedom, other)), float(f.cdf(value, freedom, other)))
 
 
 def leave_one_out(moments: ShardMoments) -> LeaveOneOut:
@@ -207,7 +235,30 @@ def leave_one_out(moments: ShardMoments) -> LeaveOneOut:
     of Nel and van der Merwe (Communications in Statistics 15, 3719, 1986). Each parameter is looked at too, because
     a shift of one parameter drowns in the scatter of many: p is twice the smaller of the two p-values.
     """
-    return _leave_one_out(_product(moments))
+    from scipy.stats import f, t
+
+    product = moments.product
+    dimension = product.dimension
+    precision = _others(product.precisions)
+    pull = _others(np.einsum("mij,mj->mi", product.precisions, product.x))
+    rest = np.linalg.inv(precision)
+    shift = product.x - np.einsum("mij,mj->mi", rest, pull)
+    rest_free, loss = _rest_noise(product)
+    rest *= (1.0 + loss)[:, None, None]
+    total = product.covariances + rest
+    distance = np.einsum("mi,mi->m", shift, np.linalg.solve(total, shift[:, :, None])[:, :, 0])
+    own, others = (_traces(np.linalg.solve(total, part)) for part in (product.covariances, rest))
+    free = (dimension + dimension**2) / (
+        (own[1] + own[0] ** 2) / product.free + (others[1] + others[0] ** 2) / rest_free
+    )
+    p_joint = f.sf(distance * (free - dimension + 1.0) / (dimension * free), dimension, free - dimension + 1.0)
+    variance = np.diagonal(total, axis1=1, axis2=2)
+    part = np.diagonal(product.covariances, axis1=1, axis2=2) / variance
+    score = shift / np.sqrt(variance)
+    free_each = 1.0 / (part**2 / product.free[:, None] + (1.0 - part) ** 2 / rest_free[:, None])
+    p_worst = np.min(2.0 * t.sf(np.abs(score), free_each), axis=1) * dimension
+    p = np.minimum(2.0 * np.minimum(p_joint, p_worst), 1.0) if dimension > 1 else p_joint
+    return LeaveOneOut(distance, score, np.asarray(p))
 
 
 def find_outliers(moments: ShardMoments, false_alarm: float = 0.01) -> tuple[int, ...]:
@@ -242,7 +293,20 @@ def find_identical(moments: ShardMoments, false_alarm: float = 0.01) -> tuple[tu
     of all pairs are closer than expected, d is reduced accordingly. With few parameters and many shards even
     identical ones cannot be told from luck, and nothing is named.
     """
-    return _identical(_product(moments), false_alarm)
+    from scipy.stats import chi2
+
+    product = moments.product
+    count, dimension = product.x.shape
+    first, second = np.triu_indices(count, 1)
+    distance = pair_distances(product.x, product.precisions)[first, second]
+    error = np.mean(1.0 / product.ess, axis=1)
+    same = distance <= chi2.ppf(SAME, dimension) * 0.5 * (error[first] + error[second])
+    telling = float(dimension)
+    if count > 3 and 2 * same.sum() < same.size:
+        ratio = np.quantile(distance, 0.75) / chi2.ppf(0.75, dimension)
+        telling = dimension * min(1.0, float(ratio))
+    named = same & (chi2.cdf(distance, telling) * len(first) < false_alarm)
+    return tuple(zip(first[named].tolist(), second[named].tolist(), strict=True))
 
 
 def holm(p: Array) -> Array:
@@ -265,7 +329,10 @@ def _product(moments: ShardMoments) -> _Product:
     free = spread - 1.0
     inverses = np.stack([inverse(matrix, f"the covariance of shard {m}") for m, matrix in enumerate(scaled)])
     debias = (free - dimension - 1.0) / free
-    return _Product(origin, scale, (means - origin) / scale, scaled, debias[:, None, None] * inverses, free, ess)
+    x, precisions = (means - origin) / scale, debias[:, None, None] * inverses
+    precision = precisions.sum(axis=0)
+    mean = np.linalg.solve(precision, np.einsum("mij,mj->i", precisions, x))
+    return _Product(origin, scale, x, scaled, precisions, free, ess, precision, mean)
 
 
 def _checked(moments: ShardMoments) -> tuple[Array, Array, Array, Array]:
@@ -297,34 +364,6 @@ def _monte_carlo(covariances: Array, ess: Array) -> Array:
     return np.asarray(covariances * error[:, :, None] * error[:, None, :])
 
 
-def _marginal(moments: ShardMoments, k: int) -> ShardMoments:
-    one = slice(k, k + 1)
-    return ShardMoments(
-        moments.means[:, one], moments.covariances[:, one, one], moments.ess[:, one], moments.ess_spread
-    )
-
-
-def _q_test(product: _Product) -> QTest:
-    from scipy.stats import f
-
-    count, dimension = product.x.shape
-    precision = product.precisions.sum(axis=0)
-    center = np.linalg.solve(precision, np.einsum("mij,mj->i", product.precisions, product.x))
-    residual = product.x - center
-    q = float(np.einsum("mi,mij,mj->", residual, product.precisions, residual))
-    share = np.linalg.solve(precision, product.precisions)
-    first, second = _traces(share)  # of the shard's share H in the product; residuals have covariance 1 - H
-    rest, rest_square = dimension - first, dimension - 2.0 * first + second
-    loss = product.noise @ (first - second + rest * first)
-    spread = product.noise @ (np.square(rest) + 2.0 * rest_square)
-    freedom = (count - 1.0) * dimension
-    expected, variance = freedom - loss, 2.0 * freedom + 2.0 * spread
-    excess = variance * freedom / (2.0 * expected**2)  # 1 for chi-square
-    other = (freedom - 2.0 + 4.0 * excess) / max(excess - 1.0, 1e-9)
-    value = q / expected * other / (other - 2.0)
-    return QTest(q, expected, float(f.sf(value, freedom, other)), float(f.cdf(value, freedom, other)))
-
-
 def _traces(matrices: Array) -> tuple[Array, Array]:
     return np.trace(matrices, axis1=1, axis2=2), np.einsum("mij,mji->m", matrices, matrices)
 
@@ -336,55 +375,13 @@ def _others(values: Array) -> Array:
     return np.asarray(before + after)
 
 
-def _leave_one_out(product: _Product) -> LeaveOneOut:
-    from scipy.stats import f, t
-
-    dimension = product.dimension
-    precision = _others(product.precisions)
-    pull = _others(np.einsum("mij,mj->mi", product.precisions, product.x))
-    rest = np.linalg.inv(precision)
-    shift = product.x - np.einsum("mij,mj->mi", rest, pull)
-    rest_free, loss = _rest_noise(product)
-    rest *= (1.0 + loss)[:, None, None]
-    total = product.covariances + rest
-    distance = np.einsum("mi,mi->m", shift, np.linalg.solve(total, shift[:, :, None])[:, :, 0])
-    own, others = (_traces(np.linalg.solve(total, part)) for part in (product.covariances, rest))
-    free = (dimension + dimension**2) / (
-        (own[1] + own[0] ** 2) / product.free + (others[1] + others[0] ** 2) / rest_free
-    )
-    p_joint = f.sf(distance * (free - dimension + 1.0) / (dimension * free), dimension, free - dimension + 1.0)
-    variance = np.diagonal(total, axis1=1, axis2=2)
-    part = np.diagonal(product.covariances, axis1=1, axis2=2) / variance
-    score = shift / np.sqrt(variance)
-    free_each = 1.0 / (part**2 / product.free[:, None] + (1.0 - part) ** 2 / rest_free[:, None])
-    p_worst = np.min(2.0 * t.sf(np.abs(score), free_each), axis=1) * dimension
-    p = np.minimum(2.0 * np.minimum(p_joint, p_worst), 1.0) if dimension > 1 else p_joint
-    return LeaveOneOut(distance, score, np.asarray(p))
-
-
 def _rest_noise(product: _Product) -> tuple[Array, Array]:
     """Degrees of freedom of the others' product, and by how much its noisy weights widen it, for each shard."""
     dimension = product.dimension
-    share = np.trace(np.linalg.solve(product.precisions.sum(axis=0), product.precisions), axis1=1, axis2=2) / dimension
+    share = np.trace(np.linalg.solve(product.precision, product.precisions), axis1=1, axis2=2) / dimension
     remaining = _others(share)
     free = np.square(remaining) / _others(np.square(share) / product.free)
     loss = (dimension + 1.0) * (
         _others(share * product.noise) / remaining - _others(np.square(share) * product.noise) / np.square(remaining)
     )
     return np.asarray(free), np.asarray(loss)
-
-
-def _identical(product: _Product, false_alarm: float) -> tuple[tuple[int, int], ...]:
-    from scipy.stats import chi2
-
-    count, dimension = product.x.shape
-    first, second = np.triu_indices(count, 1)
-    distance = pair_distances(product.x, product.precisions)[first, second]
-    error = np.mean(1.0 / product.ess, axis=1)
-    same = distance <= chi2.ppf(SAME, dimension) * 0.5 * (error[first] + error[second])
-    telling = float(dimension)
-    if count > 3 and 2 * same.sum() < same.size:
-        ratio = np.quantile(distance, 0.75) / chi2.ppf(0.75, dimension)
-        telling = dimension * min(1.0, float(ratio))
-    named = same & (chi2.cdf(distance, telling) * len(first) < false_alarm)
-    return tuple(zip(first[named].tolist(), second[named].tolist(), strict=True))

@@ -5,7 +5,7 @@ Records and mappings are taken alike. Nothing is left out in silence: what canno
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -113,20 +113,16 @@ def _read(record: Any, number: int) -> ShardDraws:
     return ShardDraws(number, samples, names, **arrays, divergences=divergences, bad_density=bad_density, facts=facts)
 
 
-def shard_moments(shards: Sequence[ShardDraws]) -> ShardMoments:
-    """Means, covariances and their effective numbers of draws.
+def _moments(shard: ShardDraws) -> ShardMoments:
+    """Mean, covariance and their effective numbers of draws, of one shard.
 
     The effective number behind a covariance is that of the squares of whitened draws: chains that alternate about
     the mean know the mean better than the width.
     """
-    flat = [shard.samples.reshape(-1, shard.samples.shape[2]) for shard in shards]
-    covariances = np.stack([np.atleast_2d(np.cov(draws, rowvar=False)) for draws in flat])
-    return ShardMoments(
-        np.stack([draws.mean(axis=0) for draws in flat]),
-        covariances,
-        np.stack([shard.ess_bulk for shard in shards]),
-        np.array([_spread_ess(shard.samples, matrix) for shard, matrix in zip(shards, covariances, strict=True)]),
-    )
+    draws = shard.samples.reshape(-1, len(shard.names))
+    covariance = np.atleast_2d(np.cov(draws, rowvar=False))
+    spread = np.array([_spread_ess(shard.samples, covariance)])
+    return ShardMoments(draws.mean(axis=0)[None], covariance[None], shard.ess_bulk[None], spread)
 
 
 def _spread_ess(samples: Array, covariance: Array) -> float:
@@ -150,7 +146,7 @@ def comparable(shards: list[ShardDraws]) -> tuple[ShardMoments, list[ShardDraws]
     for shard in shards:
         dimension = len(shard.names)
         try:
-            moment = shard_moments([shard])
+            moment = _moments(shard)
         except np.linalg.LinAlgError:
             sentences.append(f"shard {shard.shard_id}: the covariance of its draws is singular")
             continue
@@ -162,11 +158,11 @@ def comparable(shards: list[ShardDraws]) -> tuple[ShardMoments, list[ShardDraws]
             continue
         kept.append(shard)
         moments.append(moment)
-    fields = ("means", "covariances", "ess", "ess_spread")
-    joined = [
-        np.concatenate([getattr(moment, name) for moment in moments]) if moments else np.empty(0) for name in fields
-    ]
-    return ShardMoments(*joined), kept, sentences
+    joined = {
+        field.name: np.concatenate([getattr(moment, field.name) for moment in moments]) if moments else np.empty(0)
+        for field in fields(ShardMoments)
+    }
+    return ShardMoments(**joined), kept, sentences
 
 
 def plain(value: Any) -> Any:
