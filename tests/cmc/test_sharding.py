@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from homodyne.data.flat import SAME_TIME
 from homodyne.errors import InputError
+from homodyne.optimization.cmc.shard_count import choose_num_shards, predicted_bias
 from homodyne.optimization.cmc.shard_strategies import numbered
 from homodyne.optimization.cmc.sharding import (
     STRATEGIES,
     assign_points,
-    choose_num_shards,
-    predicted_bias,
     shard_blocks,
     shard_data_stratified,
     shard_data_time_stratified,
@@ -458,6 +457,8 @@ def test_no_shards_is_a_problem_and_few_angles_are_none():
 
 # --- how many
 
+USUAL = {"num_points": 10**6, "bytes_per_point": 80, "memory_limit_bytes": 2**33, "num_workers": 4}
+
 
 def test_predicted_bias_of_the_known_cases():
     assert [round(100 * predicted_bias(m, 50_000_000), 1) for m in (50, 1000, 10_000)] == [0.7, 14.1, 141.4]
@@ -477,8 +478,7 @@ def test_predicted_bias_of_the_known_cases():
     ],
 )
 def test_number_of_shards(change, num_shards, words):
-    usual = {"num_points": 10**6, "bytes_per_point": 80, "memory_limit_bytes": 2**33, "num_workers": 4}
-    given_ = usual | change
+    given_ = USUAL | change
     count = choose_num_shards(**given_)
     assert count.num_shards == num_shards
     assert count.predicted_bias_sd == predicted_bias(num_shards, given_["num_points"], given_.get("c", 1.0))
@@ -501,6 +501,5 @@ def test_number_of_shards(change, num_shards, words):
     ],
 )
 def test_number_of_shards_of_wrong_input(change, words):
-    usual = {"num_points": 10**6, "bytes_per_point": 80, "memory_limit_bytes": 2**33, "num_workers": 4}
     with pytest.raises(InputError, match=words):
-        choose_num_shards(**(usual | change))
+        choose_num_shards(**(USUAL | change))

@@ -1,10 +1,11 @@
 """Shards: parts of the data, each point in exactly one of them, every part like the whole.
 
-`choose_num_shards` says how many, `shard_blocks` cuts two-time maps, `shard_data_stratified` cuts flat arrays of
+`shard_blocks` cuts two-time maps, `shard_data_stratified` cuts flat arrays of
 points, `shard_rows` numbers the rows of any other data, and `validate_shards` looks for lost and doubled points.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
@@ -13,22 +14,8 @@ import numpy.typing as npt
 from homodyne.core.blocks import Block, block_from_maps, block_from_points
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.shard_count import ShardCount, choose_num_shards, predicted_bias, require_count
+from homodyne.optimization.cmc.shard_count import require_count
 from homodyne.optimization.cmc.shard_strategies import GRIDS, POINTS, ROWS, Grid, Rng, numbered
-
-__all__ = [
-    "STRATEGIES",
-    "Shard",
-    "ShardCount",
-    "assign_points",
-    "choose_num_shards",
-    "predicted_bias",
-    "shard_blocks",
-    "shard_data_stratified",
-    "shard_data_time_stratified",
-    "shard_rows",
-    "validate_shards",
-]
 
 Array = npt.NDArray[Any]
 
@@ -164,19 +151,8 @@ def shard_data_stratified(
     return shards
 
 
-def shard_data_time_stratified(
-    data: npt.ArrayLike,
-    t1: npt.ArrayLike,
-    t2: npt.ArrayLike,
-    phi: npt.ArrayLike,
-    num_shards: int,
-    q: float | None = None,
-    L: float | None = None,
-    *,
-    seed: int = 0,
-) -> list[Shard]:
-    """:func:`shard_data_stratified` with bins in the two times only."""
-    return shard_data_stratified(data, t1, t2, phi, num_shards, q, L, "time_stratified", seed=seed)
+shard_data_time_stratified = partial(shard_data_stratified, strategy="time_stratified")
+"""`shard_data_stratified` with bins in the two times only."""
 
 
 # --- maps
