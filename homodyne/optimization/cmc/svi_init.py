@@ -7,8 +7,7 @@ from several starts), or `identity_initialization` (nothing is known).
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,44 +32,9 @@ SHIFT = 0.5  # standard deviations that the center may be off
 STRETCH = 2.0  # factor by which a width may be off
 
 
-@dataclass(frozen=True, eq=False)
-class PooledData(Mapping[str, npt.NDArray[Any]]):
-    """A sample of the observations of all shards; reads like the mapping of its arrays.
-
-    Attributes
-    ----------
-    arrays : dict of arrays
-        The leading axis counts pooled observations.
-    num_points : int
-        Observations in all shards together, which the pool stands for.
-    num_shards : int
-    """
-
-    arrays: dict[str, npt.NDArray[Any]]
-    num_points: int
-    num_shards: int
-
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
-        """Return one array."""
-        return self.arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over names."""
-        return iter(self.arrays)
-
-    def __len__(self) -> int:
-        """Count the arrays."""
-        return len(self.arrays)
-
-    @property
-    def points_per_shard(self) -> float:
-        """Mean number of observations of a shard."""
-        return self.num_points / self.num_shards
-
-
 def pool_samples_from_shards(
     shards: Sequence[Mapping[str, Any]], samples_per_shard: int = 200, *, seed: int = 0
-) -> PooledData:
+) -> dict[str, npt.NDArray[Any]]:
     """Draw the same number of observations from every shard, without replacement.
 
     Parameters
@@ -86,8 +50,8 @@ def pool_samples_from_shards(
 
     Returns
     -------
-    PooledData
-        Arrays of the pooled points by name, with the number of points that they stand for.
+    dict of arrays
+        The pooled points.
 
     Raises
     ------
@@ -100,7 +64,6 @@ def pool_samples_from_shards(
     if samples_per_shard < 1:
         raise InputError(f"samples_per_shard is {samples_per_shard}, must be at least 1")
     parts: list[dict[str, npt.NDArray[Any]]] = []
-    total = 0
     for number, shard in enumerate(shards):
         arrays = {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
         lengths = {len(value) for value in arrays.values()}
@@ -114,8 +77,7 @@ def pool_samples_from_shards(
         rng = np.random.default_rng([seed, number])
         chosen = _balanced(arrays.get("phi"), length, samples_per_shard, rng)
         parts.append({name: np.asarray(value[chosen]) for name, value in arrays.items()})
-        total += length
-    return PooledData({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, total, len(parts))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _balanced(phi: Any, length: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
