@@ -9,23 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import numpy.typing as npt
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.model import Array, Model
+from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.numpyro_model import NumPyroModel
-from homodyne.optimization.cmc.splitting import (
-    Arrays,
-    check_arrays,
-    check_float64,
-    check_names,
-    check_product,
-    float64_scalar,
-    load_arrays,
-    map_draws,
-    some_rows,
-)
+from homodyne.optimization.cmc.splitting import ArrayModel, Arrays, check_arrays, check_names, float64_scalar, some_rows
 from homodyne.optimization.density import check_log_density
 
 __all__ = ["LogDensityModel", "NumPyroModel", "as_model"]
@@ -73,7 +61,7 @@ def _imported(reference: str) -> object:
         ) from error
 
 
-class LogDensityModel(Model):
+class LogDensityModel(ArrayModel):
     """A posterior given by plain JAX functions.
 
     Parameters
@@ -104,11 +92,6 @@ class LogDensityModel(Model):
         self._log_prior, self._log_likelihood, self._constrain = log_prior, log_likelihood, constrain
         check_log_density(log_prior, len(self._names))
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the d coordinates."""
-        return self._names
-
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the prior in z (d,)."""
         return self._log_prior(z)
@@ -117,19 +100,11 @@ class LogDensityModel(Model):
         """Log likelihood of a shard at z (d,)."""
         return float64_scalar(self._log_likelihood(z, shard), "log_likelihood(z, data)")
 
-    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
-        """Check the arrays of a shard and hand them to JAX."""
-        return load_arrays(arrays)
-
     def constrain(self, z: jax.Array) -> dict[str, jax.Array]:
         """Return what has a name at z (d,)."""
         if self._constrain is None:
             return {name: z[k] for k, name in enumerate(self._names)}
         return {name: jnp.asarray(value) for name, value in self._constrain(z).items()}
-
-    def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
-        """Draws of everything that has a name, (chain, draw, ...) each, from draws z (chain, draw, d)."""
-        return map_draws(self.constrain, z)
 
     def check(self, data: Arrays) -> None:
         """Try the model on a few observations.
@@ -139,7 +114,4 @@ class LogDensityModel(Model):
         InputError
             For arrays or densities of less than float64, or a likelihood that is no product over observations.
         """
-        rows = some_rows(check_arrays(data))
-        z = jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, len(self._names)))
-        check_float64(self, z, rows)
-        check_product(self, z, rows)
+        self.check_densities(some_rows(check_arrays(data)))

@@ -4,7 +4,7 @@ Its latent sites make the prior, its observed sites the likelihood; what belongs
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import HomodyneWarning, InputError
-from homodyne.optimization.cmc.model import Array, Model
 from homodyne.optimization.cmc.splitting import (
     SAME,
+    ArrayModel,
     Arrays,
     check_arrays,
-    check_float64,
     check_names,
-    check_product,
     float64_scalar,
     halves,
     load_arrays,
-    map_draws,
     on_rows,
+    some_point,
     some_rows,
 )
 from homodyne.optimization.density import check_log_density
@@ -51,7 +49,7 @@ class _Site:
         return [f"{self.name}[{','.join(map(str, index))}]" for index in np.ndindex(self.shape)]
 
 
-class NumPyroModel(Model):
+class NumPyroModel(ArrayModel):
     """A posterior given by a NumPyro model function ``function(data)``.
 
     The coordinates are those of ``biject_to(support)`` of the latent sites, flattened in the order of the model.
@@ -80,15 +78,8 @@ class NumPyroModel(Model):
         self._rows = some_rows(check_arrays(example_data))
         self._sites, self._deterministic = self._inspect(self._rows)
         self._names = check_names([label for site in self._sites for label in site.labels])
-        z = jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, len(self._names)))
-        self._check_prior(z)
-        check_float64(self, z, self._rows)
-        check_product(self, z, self._rows)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the d coordinates: ``theta``, ``beta[0]``, ``matrix[0,1]``."""
-        return self._names
+        self._check_prior(some_point(self))
+        self.check_densities(self._rows)
 
     def distribution(self, index: int) -> str:
         """Return the name of the distribution to which coordinate `index` belongs, at the kept rows."""
@@ -105,20 +96,12 @@ class NumPyroModel(Model):
         observed = [_log_prob(site) for site in trace.values() if site["type"] == "sample" and site["is_observed"]]
         return float64_scalar(jnp.sum(jnp.stack(observed)), "the sum of the observed sites")
 
-    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
-        """Check the arrays of a shard and hand them to JAX."""
-        return load_arrays(arrays)
-
     def constrain(self, z: jax.Array) -> dict[str, jax.Array]:
         """Values of the latent sites and of those deterministic sites that do not depend on the data, at z (d,)."""
         trace = self._trace(z, self._rows)
         return {
             name: jnp.asarray(trace[name]["value"]) for name in [s.name for s in self._sites] + [*self._deterministic]
         }
-
-    def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
-        """Draws of all sites, (chain, draw, ...) each, from draws z (chain, draw, d)."""
-        return map_draws(self.constrain, z)
 
     def _inspect(self, rows: dict[str, npt.NDArray[Any]]) -> tuple[tuple[_Site, ...], tuple[str, ...]]:
         """List latent and deterministic sites without computing anything, and refuse what cannot be sampled."""

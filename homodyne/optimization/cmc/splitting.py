@@ -5,7 +5,8 @@ before anything is sampled.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -143,7 +144,36 @@ def check_product(model: Model, z: jax.Array, rows: dict[str, npt.NDArray[Any]])
         )
 
 
-def map_draws(constrain: Callable[[jax.Array], dict[str, jax.Array]], z: Array) -> dict[str, Array]:
-    """Apply a function of (d,) to draws (chain, draw, d)."""
-    values = jax.jit(jax.vmap(jax.vmap(constrain)))(jnp.asarray(z))
-    return {name: np.asarray(value) for name, value in values.items()}
+class ArrayModel(Model):
+    """A model of arrays by name whose leading axis counts observations; subclasses set `_names`."""
+
+    _names: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the d coordinates."""
+        return self._names
+
+    @abstractmethod
+    def constrain(self, z: jax.Array) -> dict[str, jax.Array]:
+        """Return what has a name at z (d,)."""
+
+    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
+        """Check the arrays of a shard and hand them to JAX."""
+        return load_arrays(arrays)
+
+    def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
+        """Draws of everything that has a name, (chain, draw, ...) each, from draws z (chain, draw, d)."""
+        values = jax.jit(jax.vmap(jax.vmap(self.constrain)))(jnp.asarray(z))
+        return {name: np.asarray(value) for name, value in values.items()}
+
+    def check_densities(self, rows: dict[str, npt.NDArray[Any]]) -> None:
+        """Try both densities on a few observations; errors as of `check_float64` and `check_product`."""
+        z = some_point(self)
+        check_float64(self, z, rows)
+        check_product(self, z, rows)
+
+
+def some_point(model: Model) -> jax.Array:
+    """A point (d,) on which models are tried."""
+    return jnp.asarray(np.random.default_rng(0).uniform(-1.0, 1.0, len(model.names)))
