@@ -166,39 +166,44 @@ def beta_bernoulli(n: int = 4000, theta: float = 0.3, a: float = 2.0, b: float =
         partial(_named, name="theta", inverse=_sigmoid),
     )
     truth = np.array([np.log(theta) - np.log1p(-theta)])
-    return Conjugate("Beta-Bernoulli", data, model, partial(_bernoulli_numpyro, a, b), truth, exact)
+    function = partial(_scalar_numpyro, "theta", "Beta", (a, b), "Bernoulli")
+    return Conjugate("Beta-Bernoulli", data, model, function, truth, exact)
 
 
 def poisson_gamma(n: int = 4000, rate: float = 4.0, a: float = 2.0, b: float = 0.5, seed: int = 0) -> Conjugate:
     """Return counts with mean rate ~ Gamma(a, b) (b the inverse scale), coordinate log(rate)."""
-    data = {"y": np.random.default_rng(seed).poisson(rate, _count(n))}
-
-    def exact(data: Data, power: float) -> Exact:
-        return _log_gamma(power * a + float(np.sum(data["y"])), power * b + len(data["y"]))
-
-    model = LogDensityModel(
-        ["rate"],
-        partial(_gamma_prior, a=a, b=b),
-        _poisson_likelihood,
-        partial(_named, name="rate", inverse=_exponential),
-    )
-    return Conjugate("Poisson-Gamma", data, model, partial(_poisson_numpyro, a, b), np.log([rate]), exact)
+    y = np.random.default_rng(seed).poisson(rate, _count(n))
+    return _of_a_rate("Poisson-Gamma", y, (rate, a, b), _poisson_likelihood, "Poisson", lambda y: (np.sum(y), len(y)))
 
 
 def exponential_rate(n: int = 4000, rate: float = 4.0, a: float = 2.0, b: float = 0.5, seed: int = 0) -> Conjugate:
     """Return exponential waiting times with rate ~ Gamma(a, b) (b the inverse scale), coordinate log(rate)."""
-    data = {"y": np.random.default_rng(seed).exponential(1.0 / rate, _count(n))}
+    y = np.random.default_rng(seed).exponential(1.0 / rate, _count(n))
+    return _of_a_rate(
+        "exponential rate", y, (rate, a, b), _waiting_likelihood, "Exponential", lambda y: (len(y), np.sum(y))
+    )
+
+
+def _of_a_rate(
+    label: str,
+    y: npt.NDArray[Any],
+    numbers: tuple[float, float, float],
+    likelihood: Callable[[jax.Array, Any], jax.Array],
+    distribution: str,
+    events: Callable[[npt.NDArray[Any]], tuple[float, float]],
+) -> Conjugate:
+    """Observations of a rate ~ Gamma(a, b); `events` counts what happened, and in what time."""
+    rate, a, b = numbers
 
     def exact(data: Data, power: float) -> Exact:
-        return _log_gamma(power * a + len(data["y"]), power * b + float(np.sum(data["y"])))
+        count, time = events(data["y"])
+        return _log_gamma(power * a + float(count), power * b + float(time))
 
     model = LogDensityModel(
-        ["rate"],
-        partial(_gamma_prior, a=a, b=b),
-        _waiting_likelihood,
-        partial(_named, name="rate", inverse=_exponential),
+        ["rate"], partial(_gamma_prior, a=a, b=b), likelihood, partial(_named, name="rate", inverse=_exponential)
     )
-    return Conjugate("exponential rate", data, model, partial(_waiting_numpyro, a, b), np.log([rate]), exact)
+    function = partial(_scalar_numpyro, "rate", "Gamma", (a, b), distribution)
+    return Conjugate(label, {"y": y}, model, function, np.log([rate]), exact)
 
 
 PROBLEMS: dict[str, Callable[..., Conjugate]] = {
@@ -317,28 +322,10 @@ def _regression_numpyro(data: Any) -> None:
     numpyro.sample("y", dist.Normal(data["X"] @ beta, 0.5), obs=data["y"])
 
 
-def _bernoulli_numpyro(a: float, b: float, data: Any) -> None:
+def _scalar_numpyro(name: str, prior: str, arguments: tuple[float, float], observed: str, data: Any) -> None:
     import numpyro
     import numpyro.distributions as dist
 
-    theta = numpyro.sample("theta", dist.Beta(a, b))
+    value = numpyro.sample(name, getattr(dist, prior)(*arguments))
     with numpyro.plate("data", len(data["y"])):
-        numpyro.sample("y", dist.Bernoulli(probs=theta), obs=data["y"])
-
-
-def _poisson_numpyro(a: float, b: float, data: Any) -> None:
-    import numpyro
-    import numpyro.distributions as dist
-
-    rate = numpyro.sample("rate", dist.Gamma(a, b))
-    with numpyro.plate("data", len(data["y"])):
-        numpyro.sample("y", dist.Poisson(rate), obs=data["y"])
-
-
-def _waiting_numpyro(a: float, b: float, data: Any) -> None:
-    import numpyro
-    import numpyro.distributions as dist
-
-    rate = numpyro.sample("rate", dist.Gamma(a, b))
-    with numpyro.plate("data", len(data["y"])):
-        numpyro.sample("y", dist.Exponential(rate), obs=data["y"])
+        numpyro.sample("y", getattr(dist, observed)(value), obs=data["y"])
