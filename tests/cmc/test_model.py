@@ -352,7 +352,7 @@ class TestWrongModels:
 
     @pytest.mark.parametrize("model", [None, "model", 3.0])
     def test_no_model(self, model, example):
-        with pytest.raises(InputError, match="expected a NumPyro model function"):
+        with pytest.raises(InputError, match="expected a NumPyro model function|expected .module:name."):
             as_model(model, example)
 
 

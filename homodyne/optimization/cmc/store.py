@@ -204,18 +204,18 @@ class ShardStore:
             )
         return True
 
-    def lock(self, *, force: bool = False) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Keep every other coordinator out while the ``with`` block runs.
 
-        The lock of a process of this machine that is no longer alive is taken over; that of another machine only
-        with `force`, because whether that process lives cannot be seen from here.
+        The lock of a process of this machine that is no longer alive is taken over; that of another machine is not,
+        because whether that process lives cannot be seen from here.
 
         Raises
         ------
         ExecutionError
             Somebody else coordinates this store; the message names process and machine.
         """
-        return exclusive(self.path / "lock", force=force)
+        return exclusive(self.path / "lock")
 
     def shard_path(self, shard_id: int) -> Path:
         """Folder with the arrays of a shard."""
@@ -365,9 +365,9 @@ class ShardStore:
             fields |= {name: head[name] for name in _SCALARS}
             fields |= {name: tuple(head[name]) for name in ("names", "problems")}
             result = ShardResult(shard_id=shard_id, stats=stats, **fields)
+        except InputError:
+            raise
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"it is not the result of a shard ({type(error).__name__}: {error})") from error
         self._check_result(result)
         return result

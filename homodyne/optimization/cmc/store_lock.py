@@ -24,15 +24,13 @@ _MAX_NOTE = 4096  # bytes
 
 
 @contextmanager
-def exclusive(path: Path, *, force: bool = False) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock at `path` while the block runs.
 
     Parameters
     ----------
     path
         The lock file; made when it is not there, never removed.
-    force
-        Also take over a lock that a process of another machine has left.
 
     Raises
     ------
@@ -46,7 +44,7 @@ def exclusive(path: Path, *, force: bool = False) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot lock {os.fspath(path)!r}: {error.strerror or error}") from error
     try:
-        _acquire(descriptor, path, force)
+        _acquire(descriptor, path)
         _write_note(descriptor, {"pid": os.getpid(), "host": socket.gethostname()})
         try:
             yield
@@ -56,7 +54,7 @@ def exclusive(path: Path, *, force: bool = False) -> Iterator[None]:
         os.close(descriptor)  # which releases the lock
 
 
-def _acquire(descriptor: int, path: Path, force: bool) -> None:
+def _acquire(descriptor: int, path: Path) -> None:
     """Take the kernel's lock, and judge what a holder before has left in the file."""
     proven = True  # that nobody on this machine holds it
     try:
@@ -69,7 +67,7 @@ def _acquire(descriptor: int, path: Path, force: bool) -> None:
         logger.warning("the file system of %s has no locks; only its note tells whether somebody uses it", path)
         proven = False
     note = _read_note(descriptor)
-    if not note or force:
+    if not note:
         return
     if note.get("host") != socket.gethostname():
         raise ExecutionError(
