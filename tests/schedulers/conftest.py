@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -58,11 +59,15 @@ def real_slurm(tmp_path_factory) -> Iterator[Scheduler]:
     folder = tmp_path_factory.mktemp("slurm")
     folder.chmod(0o755)
     folder.parent.chmod(0o755)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = min(probe.getsockname()[1], 65000)
+    environment = {**os.environ, "SLURM_TEST_PORT": str(port)}
     try:
-        subprocess.run([SLURM, "start", folder], check=True, timeout=120)
+        subprocess.run([SLURM, "start", folder], check=True, timeout=600, env=environment)
         yield Scheduler("slurm", folder, {"SLURM_CONF": str(folder / "etc" / "slurm.conf")})
     finally:
-        subprocess.run([SLURM, "stop", folder], check=True, timeout=120)
+        subprocess.run([SLURM, "stop", folder], check=True, timeout=600, env=environment)
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 # A one-node Slurm on loopback for the tests, as root, without systemd.
 #
 #   slurm.sh install        the packages of Debian, only those that are missing
-#   slurm.sh start FOLDER   everything it writes lies there; FOLDER/etc/slurm.conf is the SLURM_CONF to use
+#   slurm.sh start FOLDER   everything it writes lies there; FOLDER/etc/slurm.conf is the SLURM_CONF to use;
+#                           SLURM_TEST_PORT is the first of its two ports
 #   slurm.sh controller-stop FOLDER | controller-start FOLDER
 #   slurm.sh stop FOLDER    ends its daemons, by the numbers in their pid files
 set -euo pipefail
@@ -25,6 +26,8 @@ fi
 
 root=$(realpath -m "$2")
 host=$(hostname -s)
+port=${SLURM_TEST_PORT:-36817} # and the next one
+node=node$port                 # several of these can run side by side
 export SLURM_CONF=$root/etc/slurm.conf
 
 case $1 in
@@ -34,7 +37,7 @@ case $1 in
     timeout 20 scancel --full --user "$(id -un)" 2>/dev/null || true
     for _ in $(seq 50); do [ -z "$(timeout 5 squeue -h 2>/dev/null)" ] && break; sleep 0.2; done
     for daemon in slurmd slurmctld munged; do stop_one "$root/run/$daemon.pid"; done
-    rmdir /sys/fs/cgroup/*/slurm_"$host"/system /sys/fs/cgroup/*/slurm_"$host" 2>/dev/null || true
+    rmdir /sys/fs/cgroup/*/slurm_"$node"/system /sys/fs/cgroup/*/slurm_"$node" 2>/dev/null || true
     exit 0 ;;
   start) ;;
   *) echo "unknown: $1" >&2; exit 2 ;;
@@ -58,8 +61,8 @@ fi
 cat > "$SLURM_CONF" <<CONF
 ClusterName=tests
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=${SLURM_TEST_PORT:-36817}
-SlurmdPort=$((${SLURM_TEST_PORT:-36817} + 1))
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmUser=root
 SlurmdUser=root
@@ -84,11 +87,11 @@ KillWait=2
 MessageTimeout=5
 ReturnToService=2
 DefMemPerCPU=500
-NodeName=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=60 DefaultTime=10 State=UP
+NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 State=UNKNOWN
+PartitionName=main Nodes=$node Default=YES MaxTime=60 DefaultTime=10 State=UP
 CONF
 slurmctld
-slurmd -N "$host"
+slurmd -N "$node"
 for _ in $(seq 150); do
   if [ "$(sinfo -h -o %T 2>/dev/null)" = idle ]; then exit 0; fi
   sleep 0.2

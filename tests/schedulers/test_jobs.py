@@ -16,6 +16,7 @@ from homodyne import load_result
 from homodyne.cli.program import run as homodyne
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError
+from homodyne.optimization.cmc import sample_consensus
 from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.backends.arrays import Pace
 from homodyne.optimization.cmc.backends.base import BackendOptions, SequentialBackend
@@ -100,6 +101,7 @@ TOLD = {0: "ended with exit code 7", 1: "was killed by signal 9", 4: "without a 
 CANCELLED = {"slurm": "was cancelled", "pbs": "was killed by signal 9", "torque": "was killed by signal 9"}
 
 
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"], indirect=True)
 def test_what_goes_wrong_is_named_and_costs_no_other_draws(scheduler, tmp_path, caplog):
     store = store_of(tmp_path / "store")
     faults = FAULTS | ({2: "eat"} if scheduler.name == "slurm" else {})
@@ -183,6 +185,7 @@ with store.lock():
 """
 
 
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"], indirect=True)
 def test_a_killed_coordinator_loses_nothing(scheduler, tmp_path):
     store = store_of(tmp_path / "store", 4)
     for shard_id in (1, 2):
@@ -231,6 +234,21 @@ def test_submissions_that_are_refused_end_the_run_with_the_reason(slurm, tmp_pat
     backend = backend_of(slurm, jobs=jobs(queue="absent"))
     with pytest.raises(ExecutionError, match="sbatch failed.*invalid partition"):
         outcome(backend, tasks_of(store_of(tmp_path / "store", 2)))
+
+
+def test_a_model_given_by_its_name(slurm, tmp_path):
+    from faulty_shards import REFERENCE, data
+
+    found = [
+        sample_consensus(
+            REFERENCE, data(), num_shards=2, seed=1, backend=name, store=tmp_path / name,
+            options=BackendOptions(num_workers=1, jobs=jobs()),
+        )
+        for name in ("sequential", "slurm")
+    ]  # fmt: skip
+    assert found[0].verdict != "REFUSED"
+    assert all(np.array_equal(found[0].samples[name], found[1].samples[name]) for name in ("level", "slope"))
+    assert [len(job.elements) for job in recorded(tmp_path / "slurm")] == [2]
 
 
 def test_a_fit_on_slurm_is_the_fit_on_this_machine(slurm, file, tmp_path, monkeypatch, capsys):
