@@ -9,7 +9,7 @@ from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.worker import run_shard
 from homodyne.testing.hard_cases import CASES, judge, run_case
 
-SEEDS = {"rare success": (1,), "stuck chain": (0, 1)}
+SEEDS = {"rare success": (1,), "two modes": (3, 15), "stuck chain": (0, 1)}
 
 
 @pytest.mark.parametrize(("name", "seed"), [(name, seed) for name in CASES for seed in SEEDS.get(name, (0, 2))])

@@ -15,7 +15,7 @@ from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import ConsensusSettings, check_identity, run_consensus
-from homodyne.optimization.cmc.mode import climb, expansion
+from homodyne.optimization.cmc.mode import Mode, climb, expansion
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.prior_power import check_prior_power
 from homodyne.optimization.cmc.result import MCMCResult
@@ -35,7 +35,8 @@ from homodyne.optimization.density import Progress
 from homodyne.versions import used_versions
 
 INITIALIZATIONS = ("nlsq", "svi", "identity")
-_STARTS = 6  # wide starts from which further modes are looked for
+_STARTS = 12  # wide starts of either kind from which further modes are looked for
+_SAME = 0.01  # squared distance of two modes, in widths of a shard's posterior, below which they are one
 _POOL = 20_000  # points of the pool that modes are searched on
 
 
@@ -192,13 +193,26 @@ def _initialize(model: Model, shards: list[Any], method: str, points_per_shard: 
 def _further_modes(
     model: Model, shards: list[Any], init: Initialization, points_per_shard: float, seed: int
 ) -> list[npt.NDArray[np.float64]]:
-    """Ascend a typical shard from wide starts: chains that all start at one mode may never see another."""
-    count = len(shards)
+    """Ascend a typical shard from wide starts: chains that all start at one mode may never see another.
+
+    Half of the starts are as wide as the first mode is away from zero, half follow the prior's normal approximation.
+    """
+    count, center = len(shards), init.center
     pooled = pool_samples_from_shards(shards, max(200, _POOL // count), seed=seed)
     expand, rng = expansion(shard_density(model, pooled, count, points_per_shard)), np.random.default_rng([seed, 4])
-    starts = [-init.center, *(rng.standard_normal((_STARTS, len(init.center))) * np.maximum(1.0, np.abs(init.center)))]
-    climbs = [climb(expand, start) for start in starts if np.isfinite(expand(start)[0])]
-    return [mode.point for mode in climbs if mode.converged]
+    noise = rng.standard_normal((2, _STARTS, len(center)))
+    starts = [-center, *(noise[0] * np.maximum(1.0, np.abs(center)))]
+    prior = expansion(model.log_prior)
+    if np.isfinite(prior(np.zeros_like(center))[0]):
+        top = climb(prior, np.zeros_like(center))
+        if top.converged and np.linalg.eigvalsh(top.precision)[0] > 0.0:
+            starts += [*(top.point + np.linalg.solve(np.linalg.cholesky(top.precision).T, noise[1].T).T)]
+    modes: list[Mode] = []
+    for mode in (climb(expand, start) for start in starts if np.isfinite(expand(start)[0])):
+        away = [mode.point - other.point for other in modes]
+        if mode.converged and all(step @ mode.precision @ step > _SAME for step in away):
+            modes.append(mode)
+    return [mode.point for mode in modes]
 
 
 class CMCCoordinator:
