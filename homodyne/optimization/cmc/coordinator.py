@@ -13,6 +13,7 @@ from homodyne.device.config import detect_hardware
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.backends.base import BackendOptions
+from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.mode import Mode, climb, expansion
@@ -96,7 +97,7 @@ def sample_consensus(
     ExecutionError
         Too few shards could be sampled.
     """
-    engine, arrays, hardware = as_model(model, data), check_arrays(data), detect_hardware()
+    engine, arrays, hardware = as_model(model, data), check_arrays(data), detect_hardware(gpus=True)
     if initialization not in INITIALIZATIONS:
         raise InputError(f"unknown initialization {initialization!r}; known: {', '.join(INITIALIZATIONS)}")
     size = len(next(iter(arrays.values())))
@@ -131,7 +132,8 @@ def sample_consensus(
         shards = [held.read_shard(k) for k in range(num_shards)]
         init = _initialize(engine, shards, initialization, size / num_shards, seed)
         check_identity(engine, lambda k: engine.load(shards[k]), num_shards, engine.load(arrays), init.center, seed)
-        runner = select_backend(hardware, backend, num_shards=num_shards, options=options)
+        pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
+        runner = select_backend(hardware, backend, num_shards=num_shards, pure_jax=pure, options=options)
         guesses = _further_modes(engine, shards, init, size / num_shards, seed)
         found = run_consensus(engine, held, init, settings, runner, guesses=guesses, progress=progress)
     diagnostics = {**found.diagnostics, "warnings": [*notes, *found.diagnostics["warnings"]]}
