@@ -314,7 +314,7 @@ class _Run:
 
     def _polish(self, combined: CombinedPosterior | None) -> Polished | None:
         """Newton steps from the merge, or from where the chains started or another known mode, whichever is highest."""
-        if combined is None or combined.method == "average":
+        if combined is None or self.settings.combination == "average":  # who asks for pooled draws gets them
             return None
         merged = combined.mean[: self.dim], combined.cov[: self.dim, : self.dim]
         around = self.init.covariance / self.num_shards
@@ -360,7 +360,9 @@ class _Run:
         if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
         if combined is None and results[0].problems:
-            judged = without_draws(judged, f"The chains did not converge ({'; '.join(results[0].problems[:3])})")
+            said = f"The chains did not converge ({'; '.join(results[0].problems[:3])})"
+            shaped = judged.certificate.rung == "shape"  # by the very draws: points reach no farther than these
+            judged = refused(judged, f"{said}.") if shaped else without_draws(judged, said)
         return judged
 
     def _usable(self, judged: Certified, z: Array) -> Array:
