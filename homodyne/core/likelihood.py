@@ -20,7 +20,15 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from homodyne.core.correlation import SHEAR_CONVENTIONS, shear_argument_scale
-from homodyne.core.moments import BlockSlot, Implementation, MomentFunction, Moments, moment_function
+from homodyne.core.moments import (
+    BlockSlot,
+    Implementation,
+    MomentFunction,
+    Moments,
+    device_moments,
+    moment_function,
+)
+from homodyne.core.moments_jax import DenseBlock
 from homodyne.core.parameters import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -105,10 +113,14 @@ class Likelihood:
             return decay, None
         return decay, (shear_argument_scale(self.phi, phi0, self.q, self.gap, self.shear_convention), strain)
 
-    def moments(self, z: jax.Array) -> Moments:
-        """Moments of the block under the curves of z; the model's part is NaN where a rate is not positive."""
+    def moments(self, z: jax.Array, data: DenseBlock | None = None) -> Moments:
+        """Moments of the block under the curves of z; the model's part is NaN where a rate is not positive.
+
+        With `data` they are those of this block on a device, in place of that in the slot.
+        """
         usable = self.space.supported(z)
-        moments = self._moments(*self.curves(jnp.where(usable, z, jnp.asarray(self._inside))))
+        curves = self.curves(jnp.where(usable, z, jnp.asarray(self._inside)))
+        moments = self._moments(*curves) if data is None else device_moments(data, *curves, self.order)
         return moments._replace(g=jnp.where(usable, moments.g, jnp.nan))
 
     @cached_property
@@ -116,7 +128,9 @@ class Likelihood:
         """Some point of the support, so that no invalid curve is ever formed."""
         return np.asarray(self.space.draw_supported(np.random.default_rng(0), 1)[0])
 
-    def log_likelihood(self, z: jax.Array, sigma: jax.Array, scaling: jax.Array | None = None) -> jax.Array:
+    def log_likelihood(
+        self, z: jax.Array, sigma: jax.Array, scaling: jax.Array | None = None, data: DenseBlock | None = None
+    ) -> jax.Array:
         """Marginal log likelihood, normalised; -inf where a rate is not positive.
 
         Parameters
@@ -127,16 +141,21 @@ class Likelihood:
             Standard deviation of a point of weight one.
         scaling : (2, 2) array, optional
             Mean and precision of the prior of (offset, contrast), in place of that of `scaling`.
+        data : DenseBlock, optional
+            As in `moments`.
         """
-        total = self.from_moments(self.moments(z), sigma, scaling).sum()
+        total = self.from_moments(self.moments(z, data), sigma, scaling).sum()
         return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
     @cached_property
-    def evaluate(self) -> Callable[[Any, Any], Evaluation]:
-        """Compiled `Evaluation` at z (dim,) and sigma (n_phi,); one program for every block and noise."""
+    def evaluate(self) -> Callable[..., Evaluation]:
+        """Compiled `Evaluation` at z (dim,) and sigma (n_phi,); one program for every block and noise.
 
-        def evaluate(z: jax.Array, sigma: jax.Array) -> Evaluation:
-            m = self.moments(z)
+        A `DenseBlock` as third argument stands in place of the block in the slot.
+        """
+
+        def evaluate(z: jax.Array, sigma: jax.Array, data: DenseBlock | None = None) -> Evaluation:
+            m = self.moments(z, data)
             total = self.from_moments(m, sigma).sum()
             total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
             return Evaluation(

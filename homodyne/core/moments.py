@@ -6,6 +6,7 @@ own vector-Jacobian product.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -92,14 +93,14 @@ def moment_function(slot: BlockSlot, implementation: Implementation = "numba", o
 
 
 def _on_device(slot: BlockSlot, order: int) -> MomentFunction:
-    sums, model = jnp.asarray(slot.sums.T), moments_jax.bind(slot.block, order)
+    return partial(device_moments, moments_jax.dense_block(slot.block), order=order)
 
-    def moments(f: jax.Array, shear: Shear | None) -> Moments:
-        g, gg, yg = model(f, shear).T
-        points, weight, mean, scatter, log_weights = sums
-        return Moments(points, weight, mean, scatter, log_weights, g, gg, yg - mean * g)
 
-    return moments
+def device_moments(data: moments_jax.DenseBlock, f: jax.Array, shear: Shear | None, order: int) -> Moments:
+    """Moments of a block that a compiled program is given as an argument; the others as in `moment_function`."""
+    g, gg, yg = moments_jax.model_sums(data, f, shear, order).T
+    points, weight, mean, scatter, log_weights = data.sums
+    return Moments(points, weight, mean, scatter, log_weights, g, gg, yg - mean * g)
 
 
 def _on_host(slot: BlockSlot, order: int) -> MomentFunction:

@@ -171,7 +171,9 @@ def _shards(data: TwoTimeData, pilot: Pilot, settings: Config, tell: Progress, t
         raise InputError("noise: sampled is not possible with method cmc: use noise: fixed, or method nuts")
     modes = [(mode.z, mode.covariance) for mode in pilot.modes]
     likelihood = pilot.posterior.likelihood
-    found, how = fit_shards(data, likelihood, pilot.sigma, modes, settings, detect_hardware(), tell, pilot.notes)
+    found, how = fit_shards(
+        data, likelihood, pilot.sigma, modes, settings, detect_hardware(gpus=True), tell, pilot.notes
+    )
     trail.append(how)
     return found
 

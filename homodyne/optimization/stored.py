@@ -11,8 +11,6 @@ from homodyne.device.config import detect_hardware
 from homodyne.errors import ConfigError, ExecutionError
 from homodyne.optimization.assembly import Run, consensus_result
 from homodyne.optimization.cmc.adapters import as_model
-from homodyne.optimization.cmc.backends.base import CMCBackend
-from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import run_consensus
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.proposal import Mode
@@ -20,7 +18,7 @@ from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.store import ShardStore, flatten
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
-from homodyne.optimization.xpcs import XpcsModel, backend_options, consensus_settings, reopen
+from homodyne.optimization.xpcs import XpcsModel, consensus_settings, placed, reopen
 from homodyne.versions import used_versions
 
 FREE = (
@@ -75,20 +73,13 @@ class StoredRun:
             missing = self.store.pending()
             if missing and not sample_missing:
                 raise ExecutionError(_incomplete(self.store, missing))
+            cmc, count = self.config.optimization.cmc, self.store.manifest.num_shards
+            model, backend = placed(self.model, cmc, count, detect_hardware(gpus=True))
             found = run_consensus(
-                self.model,
-                self.store,
-                self.init,
-                consensus_settings(self.config),
-                self._backend(),
-                modes=self.modes,
-                progress=progress,
-            )
+                model, self.store, self.init, consensus_settings(self.config), backend,
+                modes=self.modes, progress=progress,
+            )  # fmt: skip
         return consensus_result(self._run(), found)
-
-    def _backend(self) -> CMCBackend:
-        cmc, count = self.config.optimization.cmc, self.store.manifest.num_shards
-        return select_backend(detect_hardware(), cmc.backend.name, num_shards=count, options=backend_options(cmc))
 
     def _run(self) -> Run:
         manifest = self.store.manifest

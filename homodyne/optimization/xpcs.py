@@ -22,13 +22,14 @@ from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.schema import CMCConfig, Config
 from homodyne.core.blocks import Block, random_points
 from homodyne.core.likelihood import Likelihood, ScalingPrior
-from homodyne.core.moments import BlockSlot, Moments
+from homodyne.core.moments import BlockSlot, Implementation, Moments
+from homodyne.core.moments_jax import DenseBlock, dense_block
 from homodyne.core.parameters import ParameterSpace
 from homodyne.core.posterior import scaling_draws
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig
 from homodyne.errors import ConvergenceError, InputError
-from homodyne.optimization.cmc.backends.base import BackendOptions
+from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.model import Model
@@ -62,8 +63,8 @@ class XpcsModel(Model):
 
     Attributes
     ----------
-    space, t, phi, q, gap, scaling, shear_convention
-        As in `homodyne.core.likelihood.Likelihood`.
+    space, t, phi, q, gap, scaling, shear_convention, implementation
+        As in `homodyne.core.likelihood.Likelihood`; with "jax", shards lie on the default device.
     sigma : (n_phi,) array
         Standard deviation of a point of weight one at every angle.
     """
@@ -76,6 +77,7 @@ class XpcsModel(Model):
     scaling: ScalingPrior
     shear_convention: str
     sigma: Array
+    implementation: Implementation = "numba"
 
     @classmethod
     def of(cls, likelihood: Likelihood, sigma: Array) -> "XpcsModel":
@@ -118,8 +120,10 @@ class XpcsModel(Model):
         layout = {name: np.asarray(arrays[name]) if name in arrays else None for name in _LAYOUT}
         return Block(num_frames=frames, num_angles=angles, **layout)  # type: ignore[arg-type]
 
-    def argument(self, shard: Block) -> tuple[()]:
-        """Point the compiled programs at the shard."""
+    def argument(self, shard: Block) -> DenseBlock | tuple[()]:
+        """Point the compiled programs at the shard, or copy it to the device."""
+        if self.implementation == "jax":
+            return dense_block(shard)
         self._likelihood.slot.block = shard
         return ()
 
@@ -129,7 +133,7 @@ class XpcsModel(Model):
 
     def log_likelihood(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
         """Marginal log likelihood of the shard that `argument` was called with."""
-        return self._likelihood.log_likelihood(z, jnp.asarray(self.sigma), self._tempered(power))
+        return self._likelihood.log_likelihood(z, jnp.asarray(self.sigma), self._tempered(power), shard or None)
 
     def _tempered(self, power: float) -> jax.Array:
         """Prior of (offset, contrast) to a power: a normal distribution with less precision."""
@@ -151,15 +155,15 @@ class XpcsModel(Model):
 
         return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
-    def _evaluate(self, point: Array, shard: Block) -> Moments:
-        self.argument(shard)
-        return self._likelihood.evaluate(point, self.sigma).moments
+    def _moments_at(self, points: Array, shard: Block) -> Iterator[Moments]:
+        data = self.argument(shard) or None
+        return (self._likelihood.evaluate(point, self.sigma, data).moments for point in points)
 
     def log_joint(self, x: Array, shard: Block, power: float) -> float:
         """Log density of coordinates, offsets and contrasts x (d + 2 n_phi,)."""
         d, n = len(self.names), len(self.phi)
         offset, contrast = x[d : d + n], x[d + n :]
-        m = self._evaluate(x[:d], shard)
+        (m,) = self._moments_at(x[None, :d], shard)
         gap = m.mean - offset
         squares = m.scatter + m.weight * gap**2 - 2 * contrast * (m.yg + gap * m.g) + contrast**2 * m.gg
         likelihood = -0.5 * m.points * jnp.log(2 * jnp.pi * self.sigma**2) + 0.5 * m.log_weights
@@ -170,7 +174,7 @@ class XpcsModel(Model):
 
     def statistics(self, z: Array, shard: Block) -> Array:
         """Moments of the shard at points z (S, d), (S, 8 n_phi)."""
-        return np.array([np.concatenate(self._evaluate(point, shard)) for point in z])
+        return np.array([np.concatenate(moments) for moments in self._moments_at(z, shard)])
 
     def merge(self, statistics: Sequence[Array]) -> Array:
         """Moments of several shards together, from those of each."""
@@ -287,7 +291,7 @@ def fit_shards(
         setup=setup,
         versions=used_versions(),
     )
-    backend = select_backend(hardware, cmc.backend.name, num_shards=count, options=backend_options(cmc))
+    model, backend = placed(model, cmc, count, hardware)
     with opened(_folder(cmc), manifest) as store:
         if not store.ready:
             for k, part in enumerate(blocks()):
@@ -341,6 +345,14 @@ def consensus_settings(config: Config) -> ConsensusSettings:
         strict=cmc.validation.strict,
         seed=config.seed,
     )
+
+
+def placed(model: XpcsModel, cmc: CMCConfig, num_shards: int, hardware: HardwareConfig) -> tuple[XpcsModel, CMCBackend]:
+    """Choose the backend, and for JAX devices the model that runs there."""
+    options = backend_options(cmc)
+    backend = select_backend(hardware, cmc.backend.name, num_shards=num_shards, pure_jax=True, options=options)
+    devices = backend.get_backend_name() == "pjit"
+    return (replace(model, implementation="jax") if devices else model), backend
 
 
 def backend_options(cmc: CMCConfig) -> BackendOptions:

@@ -1,6 +1,7 @@
 """Two-time maps as shards: the identity, exact sums of moments, joint draws."""
 
 import pickle
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import homodyne
 from homodyne.config.io import load_config
 from homodyne.config.schema import Config
 from homodyne.optimization import xpcs
+from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_blocks
 from homodyne.optimization.target import build_target
 from homodyne.optimization.xpcs import XpcsModel, block_arrays
@@ -135,3 +137,39 @@ def test_runs_are_told_apart_by_what_decides_about_the_draws_only():
     assert decisive("sharding.max_points_per_shard=1000") == decisive() == decisive("sharding.num_shards=4")
     others = [decisive("sharding.strategy=random"), decisive("per_shard_mcmc.num_samples=60"), decisive(count=5)]
     assert decisive() not in others
+
+
+def test_shards_on_devices_are_those_on_the_host(measured):
+    data, _, model = measured
+    device = replace(model, implementation="jax")
+    (shard, *_), z = shards_of(data, model, "interleaved", 3), point(model)[:7]
+    np.testing.assert_allclose(device.statistics(z[None], shard), model.statistics(z[None], shard), rtol=1e-9)
+    found = [
+        jax.value_and_grad(lambda z, m=m, given=given: m.log_likelihood(z, given, 1 / 3))(z)
+        for m in (model, device)
+        for given in [m.argument(shard)]
+    ]
+    (value, slope), (value_there, slope_there) = found
+    assert float(value_there) == pytest.approx(float(value), rel=1e-10)
+    np.testing.assert_allclose(slope_there, slope, rtol=1e-7, atol=1e-6 * np.abs(slope).max())
+    assert is_pure_jax(device, shard, 1 / 3)
+    assert not is_pure_jax(model, shard, 1 / 3)
+
+
+def test_a_fit_on_devices_is_that_in_one_process(measured):
+    data, _, _ = measured
+
+    def fitted(backend):
+        cmc = {
+            "backend": {"name": backend, "enable_checkpoints": False},
+            "sharding": {"num_shards": 2},
+            "per_shard_mcmc": {"num_warmup": 30, "num_samples": 60},
+            "escalate": False,
+        }
+        return homodyne.fit(data, mode="static", method="cmc", config={"optimization": {"cmc": cmc}})
+
+    device, host = fitted("pjit"), fitted("sequential")
+    assert device.diagnostics["backend"] == "pjit"
+    for name, mean in host.mean.items():
+        if name not in ("contrast", "offset"):
+            assert device.mean[name] == pytest.approx(mean, abs=0.3 * host.sd[name])
