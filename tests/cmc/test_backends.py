@@ -420,7 +420,8 @@ def test_the_machine_decides():
         (
             {"batch_system": "pbs", "scheduler": "pbs", "nodes": 3},
             {"num_shards": 9},
-            "multiprocessing: there are 4 cores and 9 shards; the other 2 nodes of this job are idle, dask, parsl or ray",
+            "multiprocessing: there are 4 cores and 9 shards; "
+            "the other 2 nodes of this job are idle, dask, parsl or ray",
         ),
         ({"batch_system": "pbs", "scheduler": "pbs"}, {}, "multiprocessing: there are 4 cores"),
     ],
