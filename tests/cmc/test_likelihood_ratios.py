@@ -66,8 +66,9 @@ def test_of_two_shards_both_are_named():
 
 
 def test_shards_that_scatter_too_much_disagree_as_a_whole():
-    own, common = normal_shards(np.random.default_rng(1), 50, 2)
-    said = contradictions(own, 1.6 * common, 2, list(range(50)))
+    own, common = normal_shards(np.random.default_rng(2), 200, 2)
+    assert contradictions(own, common, 2, list(range(200))) == []
+    said = contradictions(own, 1.4 * common, 2, list(range(200)))
     assert len(said) == 1
     assert "as a whole" in said[0]
 
