@@ -16,6 +16,7 @@ from benchmarks.measurement import STEADY, laminar_flow
 
 SMALL = (500, 8)  # frames and angles of a million pairs
 STRATEGIES = ("interleaved", "stratified", "time_stratified", "random", "contiguous", "frame_blocks")
+MANY = 16  # shards beyond which each is sampled shortly
 RUNS = [("interleaved", count) for count in (1, 4, 16, 50)] + [(name, 4) for name in STRATEGIES[1:]]
 
 
@@ -25,7 +26,12 @@ def one(num_frames: int, num_angles: int, strategy: str, num_shards: int) -> Non
 
     data = laminar_flow(num_frames, num_angles, truth=STEADY)
     start = time.perf_counter()
-    cmc = {"escalate": False, "sharding": {"num_shards": max(num_shards, 1), "strategy": strategy}}
+    cmc: dict[str, Any] = {
+        "escalate": False,
+        "sharding": {"num_shards": max(num_shards, 1), "strategy": strategy},
+    }
+    if num_shards > MANY:
+        cmc["per_shard_mcmc"] = {"num_warmup": 40, "num_samples": 80}
     method = "cmc" if num_shards else "nuts"
     result = homodyne.fit(data, method=method, config={"optimization": {"cmc": cmc}})
     mine, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
