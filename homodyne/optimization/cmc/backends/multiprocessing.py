@@ -186,6 +186,7 @@ class _Worker:
         self._link = Connection(os.dup(self._ours.fileno()))
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
+        self._sender: threading.Thread | None = None
 
     @property
     def alive(self) -> bool:
@@ -204,7 +205,9 @@ class _Worker:
     def give(self, task: ShardTask, message: bytes) -> None:
         """Send a task, in a thread of its own since a stopped process does not read."""
         self.task, self.silent, self.running = task, 0.0, None
-        threading.Thread(target=self._send, args=(message,), daemon=True).start()
+        sender = threading.Thread(target=self._send, args=(message,), daemon=True)
+        sender.start()
+        self._sender = sender
 
     def kill(self) -> None:
         """Kill the process, without waiting for its end."""
@@ -215,9 +218,10 @@ class _Worker:
         """Make sure that the process is gone, release everything, and tell how it went."""
         code = 0 if self._process is None else _reap(self._process)
         with suppress(OSError):
-            self._ours.shutdown(socket.SHUT_RDWR)  # ends the reader even if a grandchild holds the other side
-        if self._reader is not None:
-            self._reader.join()
+            self._ours.shutdown(socket.SHUT_RDWR)  # ends both threads even if a grandchild holds the other side
+        for thread in (self._reader, self._sender):
+            if thread is not None:
+                thread.join()
         self._link.close()
         self._ours.close()
         self._theirs.close()
