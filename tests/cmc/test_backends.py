@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from running import options, outcome, task, until
 
 from homodyne.config import schema
 from homodyne.device.config import HardwareConfig
@@ -24,41 +24,6 @@ from homodyne.optimization.nuts import NutsSettings
 
 HERE = Path(__file__).parent
 KINDS = {"sequential": SequentialBackend, "multiprocessing": MultiprocessingBackend}
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
-
-
-def task(*arguments, **fields):
-    from fake_shards import FakeTask
-
-    return FakeTask(*arguments, **fields)
-
-
-def options(**fields):
-    return BackendOptions(**({"num_workers": 2, "run": "fake_shards:run"} | fields))
-
-
-def outcome(backend, tasks, progress=None):
-    """Results by shard, failures."""
-    results = {}
-
-    def keep(shard_id, result):
-        assert shard_id not in results
-        results[shard_id] = result
-
-    return results, backend.run(tasks, on_result=keep, progress=progress)
-
-
-def until(condition):
-    """Wait for something that must happen, however slow the machine is."""
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("it never happened")
 
 
 def gone(pid):

@@ -10,34 +10,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from running import options, outcome, task
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.backends import BACKENDS, BackendOptions
+from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.backends.executor import ExecutorBackend
 from homodyne.optimization.cmc.backends.pools import require
 
 HERE = Path(__file__).parent
 KINDS = ("executor", "dask", "parsl", "ray")
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
-
-
-def task(*arguments, **fields):
-    from fake_shards import FakeTask
-
-    return FakeTask(*arguments, **fields)
-
-
-def options(**fields):
-    return BackendOptions(**({"num_workers": 2, "run": "fake_shards:run"} | fields))
-
-
-def outcome(backend, tasks, progress=None):
-    results = {}
-    return results, backend.run(tasks, on_result=results.__setitem__, progress=progress)
 
 
 @contextmanager

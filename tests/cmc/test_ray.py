@@ -6,27 +6,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import pytest
+from running import task, until
 
 from homodyne.optimization.cmc.backends import BACKENDS, BackendOptions
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
-
-
-def task(*arguments):
-    from fake_shards import FakeTask
-
-    return FakeTask(*arguments)
 
 
 def ray_backend():
@@ -68,15 +56,6 @@ def kill_family(pid):
         whole = psutil.Process(pid)
         for process in [whole, *whole.children(recursive=True)]:
             process.send_signal(signal.SIGKILL)
-
-
-def until(condition):
-    """Wait for something that must happen, however slow the machine is."""
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("it never happened")
 
 
 def answers(port):

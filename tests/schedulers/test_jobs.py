@@ -5,12 +5,12 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from running import outcome, until
 
 from homodyne import load_result
 from homodyne.cli.program import run as homodyne
@@ -72,21 +72,6 @@ def tasks_of(store, points=None):
         ShardTask(shard_id, MODEL, store.shard_path(shard_id), 1 / count, settings, start, 1, points)
         for shard_id in range(count)
     ]
-
-
-def outcome(backend, tasks):
-    results = {}
-    failures = backend.run(tasks, on_result=results.__setitem__)
-    return results, failures
-
-
-def until(condition):
-    """Wait for something that must happen, however slow the machine is."""
-    for _ in range(6000):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("it never happened")
 
 
 def same(tasks, results, missing=()):
