@@ -269,13 +269,14 @@ def fit_shards(
     cmc, model, block = config.optimization.cmc, XpcsModel.of(likelihood, sigma), likelihood.slot.block
     count, reason = count_shards(block.num_points, cmc, hardware)
     init = _initialization(model, block, modes[0], count, config, progress)
+    init = replace(init, cavity=cavity_of(cmc, count))
     setup = {
         "config": to_mapping(resolve(config)),
         "t": data.t.tolist(), "phi": data.phi.tolist(), "q": data.q, "gap": likelihood.gap, "sigma": sigma.tolist(),
         "bad_frames": [int(k) for k in data.bad_frames],
         "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
         "notes": list(notes),
-        "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes)],
+        "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
     }  # fmt: skip
 
     def blocks() -> Iterator[Block]:
@@ -317,14 +318,15 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
         config = load_config(setup["config"])
         t, phi, sigma = (np.array(setup[name], dtype=np.float64) for name in ("t", "phi", "sigma"))
         gap, q = setup["gap"], float(setup["q"])
-        center, covariance, method, notes = setup["init"]
+        center, covariance, method, notes, cavity = setup["init"]
         modes = [(np.array(mode), np.array(matrix)) for mode, matrix in setup["modes"]]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the store {store.path} was not made by fitting two-time maps, or its manifest is damaged ({error})"
         ) from error
     model = XpcsModel(space_of(config, t), t, phi, q, gap, scaling_of(config), config.shear_convention, sigma)
-    return model, config, Initialization(np.array(center), np.array(covariance), method, tuple(notes)), list(modes)
+    init = Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity)
+    return model, config, init, list(modes)
 
 
 def consensus_settings(config: Config) -> ConsensusSettings:
@@ -361,6 +363,11 @@ def backend_options(cmc: CMCConfig) -> BackendOptions:
     return BackendOptions(
         num_workers=backend.num_workers, timeout=backend.timeout, max_attempts=backend.max_attempts, jobs=backend.jobs
     )
+
+
+def cavity_of(cmc: CMCConfig, num_shards: int) -> float:
+    """Strength of the cavity; who asks for pooled draws gets those of plain subposteriors."""
+    return 0.0 if cmc.combination.method == "average" else min(cmc.per_shard_mcmc.cavity, num_shards - 1.0)
 
 
 def _folder(cmc: CMCConfig) -> Path | None:

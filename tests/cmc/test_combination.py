@@ -343,6 +343,39 @@ class TestMethods:
         assert np.abs((nested.cov - weighted.cov) / np.outer(width, width)).max() < 1e-10
         assert np.abs((nested.samples - weighted.samples) / width).max() < 1e-10
 
+    @pytest.mark.parametrize("times", [pytest.param(8, id="once per shard"), pytest.param(1, id="once: planted bug")])
+    @pytest.mark.parametrize("method", PRODUCTS)
+    def test_a_cavity_is_divided_out(self, method, times):
+        parts, exact = split_normal(8)
+        cavity = exact[0][:3] + np.sqrt(np.diag(exact[1]))[:3], 4.0 * exact[1][:3, :3]
+        precision, pull = np.zeros((4, 4)), np.zeros(4)
+        precision[:3, :3] = np.linalg.inv(cavity[1])
+        pull[:3] = precision[:3, :3] @ cavity[0]
+        told = []
+        for mean, cov in parts:
+            both = np.linalg.inv(np.linalg.inv(cov) + precision)
+            told.append((both @ (np.linalg.solve(cov, mean) + pull), 0.5 * (both + both.T)))
+        shards = drawn(told, 2000)
+        before, after = (combine_subposteriors(shards, method, cavity=given) for given in (None, cavity))
+        left = np.linalg.inv(before.cov) - times * precision
+        mean = np.linalg.solve(left, np.linalg.solve(before.cov, before.mean) - times * pull)
+        width = np.sqrt(np.diag(exact[1]))
+        right = np.allclose((after.mean - mean) / width, 0.0, atol=1e-6) and np.allclose(
+            (after.cov - np.linalg.inv(left)) / np.outer(width, width), 0.0, atol=1e-6
+        )
+        assert right == (times == 8)
+        assert np.abs((after.mean - exact[0]) / width).max() < 0.3
+        white = np.linalg.solve(np.linalg.cholesky(before.cov), (before.samples - before.mean).T)
+        moved = np.linalg.solve(np.linalg.cholesky(after.cov), (after.samples - after.mean).T)
+        np.testing.assert_allclose(np.linalg.norm(moved, axis=0), np.linalg.norm(white, axis=0), rtol=1e-9)
+
+    def test_a_cavity_stronger_than_what_the_shards_know_is_refused(self):
+        shards = drawn([(np.zeros(2), np.eye(2))] * 4, 50)
+        with pytest.raises(ExecutionError, match="too few effective draws for a cavity"):
+            combine_subposteriors(shards, fallback_enabled=False, cavity=(np.zeros(2), 0.5 * np.eye(2)))
+        with pytest.warns(HomodyneWarning, match="average was used"):
+            combine_subposteriors(shards, cavity=(np.zeros(2), 0.5 * np.eye(2)))
+
     def test_consensus_permutes_draws(self):
         parts, exact = split_normal(4, d=1, scales=(1.0,))
         shards = [{"samples": np.sort(shard["samples"], axis=0)} for shard in drawn(parts, 2000)]

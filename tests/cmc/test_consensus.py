@@ -185,6 +185,23 @@ def test_worker_samples_the_subposterior_with_its_share_of_the_prior(tmp_path):
     np.testing.assert_array_equal(found.samples, again.samples)
 
 
+@pytest.mark.parametrize("cavity", [0.0, 3.0])
+def test_worker_samples_the_shard_times_its_cavity(tmp_path, cavity):
+    problem = conjugate.gaussian_mean()
+    task, exact = task_of(problem, np.arange(0, 40, 4), tmp_path / "shard", 0.25)
+    width = 2.0 * exact.covariance
+    init = Initialization(exact.mean + exact.sd, width, "nlsq", cavity=cavity)
+    precision = np.linalg.inv(exact.covariance), cavity * np.linalg.inv(width)
+    covariance = np.linalg.inv(sum(precision))
+    mean = covariance @ (precision[0] @ exact.mean + precision[1] @ init.center)
+    found = run_shard(replace(task, init=init))
+    assert_mean(found.samples, mean)
+    assert_covariance(found.samples, mean, covariance)
+    if cavity:
+        with pytest.raises(AssertionError):
+            assert_mean(found.samples, exact.mean)
+
+
 def test_worker_evaluates_the_shard_at_points(tmp_path):
     problem = conjugate.beta_bernoulli(n=40)
     task, _ = task_of(problem, np.arange(10), tmp_path / "shard", 0.25, points=np.array([[0.1], [0.7]]))

@@ -196,6 +196,7 @@ PLAN = {
     "per_shard_mcmc.num_samples": (60,),
     "per_shard_mcmc.num_chains": (3,),
     "per_shard_mcmc.target_accept_prob": (0.9,),
+    "per_shard_mcmc.cavity": (0.5,),
     "validation.strict": (False,),
 }
 
@@ -242,7 +243,8 @@ def seen_in_plan(*changes: str) -> Any:
         return str(error)
     where = select_backend(HARDWARE, cmc.backend.name, options=options).get_backend_name()
     methods, _ = mcmc._names(1000, config)
-    return methods, xpcs.count_shards(BIG, cmc, HARDWARE), options, folder, where, xpcs.consensus_settings(config)
+    settings = xpcs.consensus_settings(config), xpcs.cavity_of(cmc, 10)
+    return methods, xpcs.count_shards(BIG, cmc, HARDWARE), options, folder, where, settings
 
 
 @pytest.mark.parametrize("key", PLAN)

@@ -86,6 +86,7 @@ def combine_subposteriors(
     num_samples: int | None = None,
     tree_depth: int = 2,
     seed: int = 0,
+    cavity: tuple[Array, Array] | None = None,
 ) -> CombinedPosterior:
     """Combine draws from M subposteriors into draws from their product.
 
@@ -107,6 +108,9 @@ def combine_subposteriors(
         Levels of the hierarchy, for ``hierarchical``.
     seed
         Fixes the result.
+    cavity : mean (k,) and covariance (k, k), optional
+        Of a normal density of the first k coordinates that every shard was sampled times; it is divided out, once for
+        every shard (expectation propagation on partitioned data: Vehtari et al., JMLR 21(17), 2020, section 3).
 
     Raises
     ------
@@ -126,6 +130,7 @@ def combine_subposteriors(
     notes: tuple[str, ...] = ()
     try:
         merged = _applied(name, shards, request)
+        merged = merged if name == "average" else _without(cavity, len(shards), merged)
     except (ExecutionError, np.linalg.LinAlgError) as error:
         reason = f"the shards cannot be combined by {name}: {error}"
         if name == "average" or not fallback_enabled:
@@ -159,6 +164,28 @@ def _applied(name: str, shards: list[Shard], request: Request) -> Merged:
     if not all(np.isfinite(part).all() for part in merged[:3]):
         raise ExecutionError(f"{name} gave numbers that are not finite")
     return merged if name == "average" else merged._replace(notes=merged.notes + _rough(shards))
+
+
+def _without(cavity: tuple[Array, Array] | None, times: int, merged: Merged) -> Merged:
+    """Divide a normal density of the first coordinates, to a power, out of a merge; draws move affinely."""
+    if cavity is None:
+        return merged
+    root = np.linalg.cholesky(merged.cov)  # in y = root^-1 (x - mean) the merge is N(0, 1)
+    precision = np.zeros_like(merged.cov)
+    k = len(cavity[0])
+    precision[:k, :k] = times * np.linalg.inv(cavity[1])
+    away = np.zeros(len(merged.mean))
+    away[:k] = cavity[0] - merged.mean[:k]
+    left = np.eye(len(root)) - root.T @ precision @ root
+    if not (least := np.linalg.eigvalsh(left)[0]) > 0.0:
+        raise ExecutionError(
+            "after division by the cavity the merge has no width in some direction (its precision there is "
+            f"{least:.2g} of what it was): the shards have too few effective draws for a cavity of this strength"
+        )
+    mean = merged.mean - root @ np.linalg.solve(left, root.T @ (precision @ away))
+    stretched = root @ np.linalg.inv(np.linalg.cholesky(left)).T
+    y = np.linalg.solve(root, (merged.samples - merged.mean).T)
+    return merged._replace(samples=mean + (stretched @ y).T, mean=mean, cov=stretched @ stretched.T)
 
 
 def _weighted(shards: Subposteriors, request: Request) -> Merged:

@@ -225,7 +225,7 @@ class _Run:
         results = [record for record in records if isinstance(record, ShardResult)]
         combined = self._timed("combination", lambda: self._combine(results))
         polished = self._timed("polish", lambda: self._polish(combined))
-        _, report = validate_cmc_results(records, combined, strict=self.settings.strict)
+        _, report = validate_cmc_results(records, combined, strict=self.settings.strict, cavity=bool(self.init.cavity))
         z = self._draws(results, combined, polished)
         judged = self._timed("certificate", lambda: self._certify(z, results, combined, polished))
         objections = self._timed("agreement", lambda: self._objections(results, polished, report))
@@ -310,6 +310,7 @@ class _Run:
             num_samples=count,
             tree_depth=settings.tree_depth,
             seed=settings.seed,
+            cavity=(self.init.center, self.init.covariance / self.init.cavity) if self.init.cavity else None,
         )
 
     def _polish(self, combined: CombinedPosterior | None) -> Polished | None:
@@ -400,22 +401,21 @@ class _Run:
         if same:
             return [f"shards {i} and {j} hold the same data, which would count twice" for i, j in same]
         moved = polished is not None and polished.shift > NEAR
-        if moved or self.model.joint_names == self.model.names:
+        if moved or self.init.cavity or self.model.joint_names == self.model.names:
             return self._contradictions(results)
         return _disagreement(report)
 
     def _contradictions(self, results: list[ShardResult]) -> list[str]:
         """Sentences on shards whose likelihood has its mode elsewhere."""
-        names = [result.shard_id for result in results]
-        best = {
-            result.shard_id: result.samples.reshape(-1, result.samples.shape[2])[np.argmax(result.stats["lp"])]
-            for result in results
-        }
-        points = {k: np.array([best[k][: self.dim], self.highest]) for k in names}
+        names, init, points = [result.shard_id for result in results], self.init, {}
+        for result in results:
+            draws = result.samples[:, :, : self.dim].reshape(-1, self.dim)
+            alone = init.center + (1.0 + init.cavity) * (draws.mean(axis=0) - init.center)  # without the cavity
+            points[result.shard_id] = np.array([draws[np.argmax(result.stats["lp"])], alone, self.highest])
         parts = self._parts(points, "agreement")
         prior = {k: [float(self.model.log_prior(jnp.asarray(point))) for point in points[k]] for k in names}
         values = np.array([self.model.log_density(points[k], self.model.merge([parts[k]])) - prior[k] for k in names])
-        return contradictions(values[:, 0], values[:, 1], self.dim, names)
+        return contradictions(np.fmax(values[:, 0], values[:, 1]), values[:, 2], self.dim, names)
 
     def _finish(self, z: Array) -> tuple[dict[str, Array], Array]:
         """Draws of everything that has a name, and the exact log density."""

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ class Round:
         shared = {
             "fingerprint": store.manifest.fingerprint, "run": run, "power": first.power, "seed": first.seed,
             "threads": first.threads, "settings": asdict(first.settings),
-            "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes)],
+            "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
         }  # fmt: skip
         content = json.dumps(shared, sort_keys=True).encode()
         points = first.points
@@ -132,15 +132,15 @@ class Round:
             How many of these the sampler itself has spoilt: it takes smaller steps after each.
         """
         shared = self.shared
-        center, covariance, method, notes = shared["init"]
+        center, covariance, method, notes, cavity = shared["init"]
         task = ShardTask(
             shard_id=shard_id, model=model, data=self.store.shard_path(shard_id), power=shared["power"],
             settings=NutsSettings(**shared["settings"]), seed=shared["seed"], threads=shared["threads"],
-            init=Initialization(np.array(center), np.array(covariance), method, tuple(notes)),
-            points=self.points, attempt=caution,
+            init=Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity),
+            points=self.points, attempt=attempt, caution=caution,
         )  # fmt: skip
         outcome: Outcome = find_function(shared["run"])(task)
-        return replace(outcome, attempts=attempt + 1) if isinstance(outcome, ShardResult) else outcome
+        return outcome
 
     def keep(self, shard_id: int, outcome: Outcome) -> None:
         """Write what has come of a shard."""
@@ -173,7 +173,9 @@ class Round:
         if not file.exists():
             return None
         entry = read_json(file)
-        return Failed(str(entry["reason"]), bool(entry["retry"])) if entry.get("attempt") == attempt else None
+        if entry.get("attempt") != attempt:
+            return None
+        return Failed(str(entry["reason"]), bool(entry["retry"]), bool(entry.get("caution")))
 
     def remove(self) -> None:
         """Remove the folder of a round that evaluates: its statistics have been handed over."""

@@ -27,12 +27,16 @@ class Initialization:
         The method that was really used: "nlsq", "svi" or "identity".
     notes : tuple of str
         Fallbacks and what a user should know.
+    cavity : float
+        Every shard is sampled times a normal density around `center` with covariance / cavity, which stands for what
+        the other shards know and is divided out of the merge; 0 for none.
     """
 
     center: Array
     covariance: Array
     method: Literal["nlsq", "svi", "identity"]
     notes: tuple[str, ...] = ()
+    cavity: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +61,9 @@ class ShardTask:
     threads : int
         Threads that the worker may use.
     attempt : int
-        0 for the first; later ones take smaller steps.
+        0 for the first.
+    caution : int
+        How many attempts the sampler itself has spoilt: it takes smaller steps after each.
     """
 
     shard_id: int
@@ -70,6 +76,7 @@ class ShardTask:
     points: Array | None = None
     threads: int = 1
     attempt: int = 0
+    caution: int = 0
 
 
 @dataclass(frozen=True, eq=False)

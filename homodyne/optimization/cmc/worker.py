@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -50,17 +51,22 @@ def run_shard(task: ShardTask) -> ShardResult | Array:
 class _Programs:
     """A model with its compiled sampler."""
 
-    def __init__(self, model: Model, settings: NutsSettings, power: float, attempt: int) -> None:
+    def __init__(self, model: Model, settings: NutsSettings, power: float, caution: int) -> None:
         def log_density(z: jax.Array, argument: Any) -> jax.Array:
-            return model.log_likelihood(z, argument, power) + power * model.log_prior(z)
+            data, center, root = argument
+            away = root @ (z - center)
+            return jnp.asarray(model.log_likelihood(z, data, power) + power * model.log_prior(z) - 0.5 * away @ away)
 
         self.model, self.power = model, power
-        self.sampler = Sampler(log_density, len(model.names), _cautious(settings, attempt))
+        self.sampler = Sampler(log_density, len(model.names), _cautious(settings, caution))
 
     def sample(self, task: ShardTask, shard: Any) -> ShardResult:
         began, model = time.perf_counter(), self.model
         key = jax.random.fold_in(jax.random.key(task.seed), task.shard_id)
-        drawn = self.sampler.sample(model.argument(shard), task.init.center, task.init.covariance, key)
+        init = task.init
+        root = np.sqrt(init.cavity) * np.linalg.inv(np.linalg.cholesky(init.covariance))
+        argument = model.argument(shard), init.center, root
+        drawn = self.sampler.sample(argument, init.center, init.covariance / (1.0 + init.cavity), key)
         flat = drawn.draws.reshape(-1, len(model.names))
         rng = np.random.default_rng([task.seed, task.shard_id])
         x = model.complete(flat, shard, self.power, rng).reshape(*drawn.draws.shape[:2], -1)
@@ -87,19 +93,19 @@ class _Programs:
         )
 
 
-def _cautious(settings: NutsSettings, attempt: int) -> NutsSettings:
-    """Smaller steps, a longer warm-up and nearer starts for every further attempt."""
-    if attempt == 0:
+def _cautious(settings: NutsSettings, caution: int) -> NutsSettings:
+    """Smaller steps, a longer warm-up and nearer starts after every attempt that the sampler has spoilt."""
+    if caution == 0:
         return settings
-    accept = 1.0 - (1.0 - settings.target_accept_prob) / 2.0**attempt
-    warmup = settings.num_warmup * 2**attempt
-    spread = settings.init_spread / 2**attempt
+    accept = 1.0 - (1.0 - settings.target_accept_prob) / 2.0**caution
+    warmup = settings.num_warmup * 2**caution
+    spread = settings.init_spread / 2**caution
     return replace(settings, target_accept_prob=accept, num_warmup=warmup, init_spread=spread)
 
 
 def _programs_for(task: ShardTask) -> _Programs:
     """Programs for a task. A model that was made inside a function cannot be pickled; it never leaves its process."""
-    parts = task.model, task.settings, task.power, task.attempt
+    parts = task.model, task.settings, task.power, task.caution
     try:
         content = pickle.dumps(parts)
     except (pickle.PicklingError, AttributeError, TypeError):
