@@ -1,0 +1,213 @@
+"""The sandwich covariance: what the scatter of the estimate is when points that share frames share noise.
+
+The fit takes the points as independent, so its information H is not the inverse of its covariance. With the score of
+every parameter written as a symmetric map G_a = weight * dc2/dx_a / (2 sigma²), zero on the diagonal, and the
+covariance of `homodyne.core.speckle_noise`,
+
+    J_ab = 2 variance Σ_phi tr(G_a K G_b K),      Cov = H^-1 J H^-1,
+
+over x = (z, offset and contrast of every angle); offset and contrast are eliminated angle by angle. (Godambe, Ann.
+Math. Stat. 31, 1208 (1960); Varin, Reid and Firth, Stat. Sinica 21, 5 (2011).)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from homodyne.core.likelihood import Likelihood
+from homodyne.core.pair_maps import PairMaps, pair_maps
+from homodyne.core.speckle_noise import (
+    COUNT_SOURCES,
+    PIXEL_SOURCES,
+    RESIDUALS,
+    CountingFacts,
+    SpeckleNoise,
+    count_notes,
+    first_of,
+    pixel_notes,
+    pixels_by_source,
+    residual_share,
+    shares,
+)
+from homodyne.errors import InputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sandwich:
+    """Information, variability and the covariance that follows; no prior of z is in them.
+
+    Attributes
+    ----------
+    information : (d, d) array
+        Fisher matrix H of z for independent points, offset and contrast eliminated.
+    variability : (d, d) array
+        Covariance J of the score, eliminated likewise.
+    pair_slope : (n_phi, 2, d) array
+        Regression of (offset, contrast) on z.
+    pair_covariance : (n_phi, 2, 2) array
+        Covariance of (offset, contrast) given z.
+    noise : SpeckleNoise
+    """
+
+    information: Array
+    variability: Array
+    pair_slope: Array
+    pair_covariance: Array
+    noise: SpeckleNoise
+
+    @property
+    def independent(self) -> Array:
+        """Covariance of z that independent points would have."""
+        return np.asarray(np.linalg.inv(self.information))
+
+    @property
+    def covariance(self) -> Array:
+        """Covariance of z, H^-1 J H^-1."""
+        inverse = self.independent
+        return np.asarray(inverse @ self.variability @ inverse)
+
+    @property
+    def inflation(self) -> Array:
+        """Factor between the standard deviations of z with correlated and with independent noise, (d,)."""
+        return np.sqrt(np.diag(self.covariance) / np.diag(self.independent))
+
+
+@dataclass(frozen=True, eq=False)
+class _Angle:
+    """Sums of one angle over x = (z along the directions, offset, contrast).
+
+    `powers` are the traces of (G_a G_b, G_a g G_b, G_a g G_b g), from which the variability follows for any share.
+    """
+
+    information: Array
+    powers: Array
+    weights: tuple[float, float]  # sums over pairs of w and w g^2
+    squares: float  # sum over pairs of w times squared residual
+
+    def variability(self, share: float) -> Array:
+        """Variability of the score when the variance is one."""
+        white = 1.0 - share
+        return np.asarray(2.0 * np.tensordot([white**2, 2.0 * share * white, share**2], self.powers, 1))
+
+    def expected(self, share: float) -> float:
+        """Sum of weighted squares that noise with a variance of one has."""
+        return float(self.weights[0] + share**2 * self.weights[1])
+
+    @property
+    def pair(self) -> Array:
+        """Information of (offset, contrast), (2, 2)."""
+        return self.information[-2:, -2:]
+
+    @property
+    def elimination(self) -> Array:
+        """Change of (offset, contrast) with z that keeps their score at zero, (2, d)."""
+        return np.asarray(-np.linalg.solve(self.pair, self.information[-2:, :-2]))
+
+    def marginal(self, share: float) -> Array:
+        """Variability of the score of z once that of (offset, contrast) is eliminated, (d, d)."""
+        full, d = self.variability(share), len(self.information) - 2
+        keep = np.concatenate([np.eye(d), self.elimination])
+        return np.asarray(keep.T @ full @ keep)
+
+    def taken_up(self, share: float, inverse: Array) -> float:
+        """Weighted squares of noise (variance one) that the fit takes up, over sigma²; `inverse` is that of H."""
+        pair = np.linalg.solve(self.pair, self.variability(share)[-2:, -2:])
+        return float(np.trace(pair) + np.trace(inverse @ self.marginal(share)))
+
+
+def sandwich(
+    likelihood: Likelihood, z: Array, scaling: Array, sigma: Array, facts: CountingFacts, root: Array
+) -> Sandwich:
+    """Covariance of the least-squares estimate under correlated noise.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        With all data in its slot.
+    z : (d,) array
+        The mode.
+    scaling : (n_phi, 2) array
+        Offset and contrast at the mode.
+    sigma : (n_phi,) array
+        Standard deviation of a point that the fit assumed.
+    facts : CountingFacts
+    root : (d, d) array
+        Its columns are about the widths of the posterior in z: whitening, for accuracy only.
+    """
+    contrast, pair_prior = scaling[:, 1], np.diag(likelihood.scaling.table[1])
+    parts, measured = [], []
+    for k, maps in enumerate(pair_maps(likelihood, z, root)):
+        residual = np.where(maps.weight > 0, maps.values - scaling[k, 0] - contrast[k] * maps.g, 0.0)
+        measured.append(residual_share(maps.g, maps.weight, residual))
+        parts.append(_angle(maps, residual, contrast[k], sigma[k], pair_prior))
+    known = shares(contrast, scaling[:, 0], facts, np.array(measured))
+    if not known:
+        raise InputError(
+            "no two pairs of an angle share a frame, so the correlation of their noise cannot be seen: give "
+            "speckle.mean_counts, or use uncertainty: independent"
+        )
+    return _assemble(parts, _noise(parts, known, contrast, sigma, facts), np.linalg.inv(root), pair_prior)
+
+
+def _angle(maps: PairMaps, residual: Array, contrast: float, sigma: float, pair_prior: Array) -> _Angle:
+    """Sums over the pairs of one angle."""
+    design = np.concatenate([contrast * maps.slopes, np.ones((1, *maps.g.shape)), maps.g[None]])
+    size = len(design)
+    scores = (design * (maps.weight / (2.0 * sigma**2))).reshape(size, -1)
+    information = design.reshape(size, -1) @ scores.T
+    information[-2:, -2:] += pair_prior
+    scores, g = scores.astype(np.float32), maps.g.astype(np.float32)
+    passed = np.array([score.reshape(g.shape) @ g for score in scores])
+    turned, passed = passed.transpose(0, 2, 1).reshape(size, -1), passed.reshape(size, -1)
+    powers = np.array([scores @ scores.T, passed @ scores.T, passed @ turned.T], dtype=float)
+    sums = [0.5 * float(np.vdot(maps.weight, square)) for square in (np.ones_like(g), maps.g**2, residual**2)]
+    return _Angle(information, powers, (sums[0], sums[1]), sums[2])
+
+
+def _noise(
+    parts: list[_Angle], known: dict[str, Array], contrast: Array, sigma: Array, facts: CountingFacts
+) -> SpeckleNoise:
+    """Noise of every angle; the squares of the residuals are too small by what the fit has taken up."""
+    counts = first_of(COUNT_SOURCES, known)
+    share, inverse = known[counts], np.linalg.inv(_information(parts))
+    taken = [v**2 * part.taken_up(s, inverse) for part, s, v in zip(parts, share, sigma, strict=True)]
+    expected = [part.expected(s) for part, s in zip(parts, share, strict=True)]
+    variance = np.array([part.squares for part in parts]) / (np.array(expected) - np.array(taken))
+    pixels = pixels_by_source(share, contrast, variance, facts)
+    used = first_of(PIXEL_SOURCES, pixels)
+    if used != RESIDUALS:
+        variance = (contrast / share) ** 2 / pixels[used]
+    notes = (*count_notes(contrast, known), *pixel_notes(used, pixels))
+    return SpeckleNoise(share, variance, contrast, counts, used, notes)
+
+
+def _information(parts: list[_Angle]) -> Array:
+    """Information of z over all angles, offset and contrast eliminated."""
+    d = len(parts[0].information) - 2
+    return np.asarray(sum(p.information[:d, :d] + p.information[:d, d:] @ p.elimination for p in parts))
+
+
+def _assemble(parts: list[_Angle], noise: SpeckleNoise, to_white: Array, pair_prior: Array) -> Sandwich:
+    """Eliminate offset and contrast, and go back from whitened coordinates to z."""
+    information = _information(parts)
+    inverse = np.linalg.inv(information)
+    angles = list(zip(parts, noise.share, noise.variance, strict=True))
+    variability = np.sum([v * part.marginal(s) for part, s, v in angles], axis=0)
+    precision = np.linalg.inv(inverse @ variability @ inverse)
+    slopes, covariances, d = [], [], len(information)
+    for part, s, v in angles:
+        pair, own = np.linalg.inv(part.pair), v * part.variability(s)[d:]
+        with_z = pair @ (own[:, :d] + own[:, d:] @ part.elimination) @ inverse
+        slope = with_z @ precision
+        slopes.append((part.elimination + slope) @ to_white)
+        covariances.append(pair @ (own[:, d:] + pair_prior) @ pair - slope @ with_z.T)
+    return Sandwich(
+        information=to_white.T @ information @ to_white,
+        variability=to_white.T @ variability @ to_white,
+        pair_slope=np.array(slopes),
+        pair_covariance=np.array(covariances),
+        noise=noise,
+    )
