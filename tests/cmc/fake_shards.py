@@ -18,6 +18,7 @@ class FakeTask:
     folder: Path | None = None
     threads: int = 1
     attempt: int = 0
+    caution: int = 0
     payload: bytes = b""
 
 
@@ -30,7 +31,8 @@ def run(task):
     action = task.action.removeprefix("first ")
     if action == task.action or task.attempt == 0:
         ACTIONS[action](task)
-    return {"shard": task.shard_id, "attempt": task.attempt, "pid": os.getpid(), "payload": task.payload}
+    seen = {"shard": task.shard_id, "attempt": task.attempt, "caution": task.caution, "pid": os.getpid()}
+    return {**seen, "payload": task.payload}
 
 
 def sample(task):

@@ -1,5 +1,8 @@
 """A regression whose shards are large enough for XLA to use all its threads, and the plainest way to sample one."""
 
+import os
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,10 @@ import numpy as np
 import homodyne.core  # noqa: F401  makes JAX compute in float64
 from homodyne.optimization.cmc.adapters import LogDensityModel
 from homodyne.optimization.cmc.store import read_arrays
+from homodyne.optimization.cmc.worker import run_shard
 from homodyne.optimization.nuts import sample_posterior
 
+KILLED = 2
 NAMES = ("slope", "log_sigma")
 
 
@@ -39,3 +44,10 @@ def sample(task):
 
     key = jax.random.fold_in(jax.random.key(task.seed), task.shard_id)
     return sample_posterior(log_density, task.init.center, task.init.covariance, task.settings, key).draws
+
+
+def run_killed_once(task):
+    """Do what a worker does, but be killed at the first attempt at one shard."""
+    if task.shard_id == KILLED and task.attempt == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run_shard(task)

@@ -69,6 +69,7 @@ def test_a_failing_shard_is_recorded_and_the_others_go_on(kind):
     ]
     results, failures = outcome(KINDS[kind](options()), tasks)
     assert {shard_id: result["attempt"] for shard_id, result in results.items()} == {0: 0, 2: 1, 5: 1}
+    assert {shard_id: result["caution"] for shard_id, result in results.items()} == {0: 0, 2: 0, 5: 1}
     assert [(failure.shard_id, failure.attempts) for failure in failures] == [(1, 2), (3, 1), (4, 2)]
     assert failures[0].reason == "shard 1 diverges"
     assert failures[1].reason == "the model has no parameters"
@@ -324,6 +325,7 @@ class Task:
     shard_id: int
     threads: int = 1
     attempt: int = 0
+    caution: int = 0
 
 def double(task):
     return 2 * task.shard_id

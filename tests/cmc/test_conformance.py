@@ -1,6 +1,7 @@
 """Every backend, on the same tasks, gives the same draws bit by bit, the same failures and the same progress events.
 
-A new backend is one entry of `KINDS`. Backends that break this rule stand at the end: each must be caught.
+Where workers are processes, that of one shard is killed at the first attempt, which costs the attempt and changes no
+draw. A new backend is one entry of `KINDS`. Backends that break this rule stand at the end: each must be caught.
 """
 
 import threading
@@ -18,10 +19,11 @@ from homodyne.optimization.nuts import NutsSettings
 
 HERE = Path(__file__).parent
 OPTIONS = BackendOptions(num_workers=2)
-ONE = replace(OPTIONS, num_workers=1)  # a process that samples takes seconds to start
+KILLED = replace(OPTIONS, run="jax_shards:run_killed_once")
+ONE = replace(KILLED, num_workers=1)  # a process that samples takes seconds to start
 KINDS = {
-    "multiprocessing": partial(BACKENDS["multiprocessing"], OPTIONS),
-    "executor": partial(BACKENDS["executor"], OPTIONS),
+    "multiprocessing": partial(BACKENDS["multiprocessing"], KILLED),
+    "executor": partial(BACKENDS["executor"], KILLED),
     "dask": partial(BACKENDS["dask"], ONE),
     "parsl": partial(BACKENDS["parsl"], ONE),
     "ray": partial(BACKENDS["ray"], ONE),
@@ -86,7 +88,7 @@ def expected(tasks):
     return Run(SequentialBackend(OPTIONS), tasks)
 
 
-def check(run, expected):
+def check(run, expected, killed=()):
     assert run.results.keys() == expected.results.keys()
     for shard_id, result in run.results.items():
         other = expected.results[shard_id]
@@ -96,8 +98,9 @@ def check(run, expected):
             np.testing.assert_array_equal(column, other.stats[name])
         for name in ("rhat", "ess_bulk", "ess_tail", "ebfmi"):
             np.testing.assert_array_equal(getattr(result, name), getattr(other, name))
-        for name in ("names", "num_points", "converged", "problems", "divergences", "num_gradients", "attempts"):
+        for name in ("names", "num_points", "converged", "problems", "divergences", "num_gradients"):
             assert getattr(result, name) == getattr(other, name), name
+        assert result.attempts == other.attempts + (shard_id in killed)
     assert run.failures == expected.failures
     assert run.progress == expected.progress
     assert run.threads == {threading.get_ident()}
@@ -113,7 +116,16 @@ def test_the_reference_is_what_was_planned(expected):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_backend_gives_what_the_sequential_one_gives(kind, tasks, expected):
-    check(Run(KINDS[kind](), tasks), expected)
+    import jax_shards
+
+    check(Run(KINDS[kind](), tasks), expected, () if kind == "pjit" else [jax_shards.KILLED])
+
+
+class CautiousOnceMore(SequentialBackend):
+    """A shard whose worker was killed takes smaller steps."""
+
+    def run(self, tasks, **how):
+        return super().run([replace(task, caution=int(task.shard_id == 2)) for task in tasks], **how)
 
 
 class OtherSeed(SequentialBackend):
@@ -181,7 +193,8 @@ class OtherThread(SequentialBackend):
 
 
 @pytest.mark.parametrize(
-    "broken", [OtherSeed, SeedByPosition, Swapped, OneRetryTooFew, LosesFailures, SilentOnFailure, OtherThread]
+    "broken",
+    [CautiousOnceMore, OtherSeed, SeedByPosition, Swapped, OneRetryTooFew, LosesFailures, SilentOnFailure, OtherThread],
 )
 def test_a_broken_backend_is_caught(broken, tasks, expected):
     with pytest.raises(AssertionError):

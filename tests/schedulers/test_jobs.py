@@ -158,7 +158,7 @@ def test_status_and_cancel_of_a_run_that_somebody_else_has_started(scheduler, tm
 
 COORDINATOR = """
 import sys
-sys.path.insert(0, {here!r})
+sys.path[:0] = {paths!r}
 from types import SimpleNamespace
 from test_jobs import backend_of, tasks_of
 from homodyne.optimization.cmc.store import ShardStore
@@ -176,7 +176,7 @@ def test_a_killed_coordinator_loses_nothing(scheduler, tmp_path):
     for shard_id in (1, 2):
         (store.path / f"fault-{shard_id}").write_text("wait")
     program = tmp_path / "program.py"
-    program.write_text(COORDINATOR.format(here=str(HERE)))
+    program.write_text(COORDINATOR.format(paths=[str(HERE), str(HERE.parent / "cmc")]))
     command = [sys.executable, program, store.path, scheduler.name]
     with subprocess.Popen(command) as first:
         try:

@@ -6,7 +6,6 @@ no use to wait any longer. So a coordinator may die at any time: the next one fi
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,7 +151,6 @@ class _Watch:
         self.work, self.agenda = work, agenda
         self.held: dict[int, _Element] = {}
         self.gone: dict[int, float] = {}  # when an element without a result was first seen to have ended
-        self.lost: Counter[int] = Counter()  # failures of a shard that its sampler did not cause
         self.refused = 0  # submissions, one after the other
         self.heard = time.monotonic()
 
@@ -181,8 +179,8 @@ class _Watch:
             for index, state in self.dialect.status(job.job, self.pace.command).items():
                 shard, attempt, caution = job.elements[index] if index < len(job.elements) else (-1, 0, 0)
                 if state.phase != "ended" and shard in waiting:
-                    self.held[shard] = _Element(replace(waiting.pop(shard), attempt=attempt), job, index)
-                    self.lost[shard] = attempt - caution
+                    task = replace(waiting.pop(shard), attempt=attempt, caution=caution)
+                    self.held[shard] = _Element(task, job, index)
                     logger.info("shard %d is already with %s, as job %s", shard, self.dialect.name, job.job)
         for task in reversed(waiting.values()):
             self.agenda.put_back(task)
@@ -232,7 +230,6 @@ class _Watch:
             return
         failed = self.work.failure(shard, element.task.attempt)
         if failed is None:
-            self.lost[shard] += 1
             words = element.job.last_words(element.index)
             said = f"job {element.job.job}, element {element.index}: {state.reason}, without a valid result"
             failed = Failed(f"{said}; it last said: {words}" if words else said)
@@ -257,7 +254,7 @@ class _Watch:
         size = self.jobs.max_array_size
         for first in range(0, len(tasks), size):
             part = tasks[first : first + size]
-            elements = [(task.shard_id, task.attempt, task.attempt - self.lost[task.shard_id]) for task in part]
+            elements = [(task.shard_id, task.attempt, task.caution) for task in part]
             try:
                 job = submit(self.dialect, self.jobs, self.work, elements, self.pace.command)
             except ExecutionError as error:

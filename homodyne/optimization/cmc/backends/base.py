@@ -244,7 +244,7 @@ class Agenda:
         tried = task.attempt + 1 - self._first[task.shard_id]
         if failed.retry and tried < self._options.max_attempts:
             logger.info("shard %d is tried again: %s", task.shard_id, failed.reason)
-            self._waiting.appendleft(replace(task, attempt=task.attempt + 1))
+            self._waiting.appendleft(replace(task, attempt=task.attempt + 1, caution=task.caution + failed.caution))
             return
         distinct = list(dict.fromkeys(reasons))
         text = distinct[0] if len(distinct) == 1 else "; ".join(f"attempt {k + 1}: {r}" for k, r in enumerate(reasons))

@@ -25,7 +25,7 @@ from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from typing import Any
 
-from homodyne.errors import HomodyneError, InputError
+from homodyne.errors import ConvergenceError, HomodyneError, InputError
 
 BEAT, BEGUN, ENDED = b"b", b"s", b"e"
 """First byte of what a worker sends: it is alive, it has read a task, here is the outcome."""
@@ -85,10 +85,20 @@ def encode(value: object) -> bytes:
 
 @dataclass(frozen=True)
 class Failed:
-    """A task came to no result: why, and whether another attempt can help."""
+    """A task came to no result.
+
+    Attributes
+    ----------
+    reason : str
+    retry : bool
+        Whether another attempt can help.
+    caution : bool
+        Whether the sampler itself was the reason, so that another attempt needs smaller steps.
+    """
 
     reason: str
     retry: bool = True
+    caution: bool = False
 
 
 def attempt(work: Callable[[], Any]) -> Any:
@@ -96,7 +106,7 @@ def attempt(work: Callable[[], Any]) -> Any:
     try:
         return work()
     except HomodyneError as error:
-        return Failed(str(error), retry=not isinstance(error, InputError))
+        return Failed(str(error), not isinstance(error, InputError), isinstance(error, ConvergenceError))
     except Exception as error:  # noqa: BLE001  the one place where a failing shard becomes a recorded failure
         where = traceback.extract_tb(error.__traceback__)[-1]
         return Failed(f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})")
