@@ -110,6 +110,12 @@ class XpcsModel(Model):
         count = range(len(self.phi))
         return (*self.names, *(f"offset[{k}]" for k in count), *(f"contrast[{k}]" for k in count))
 
+    @property
+    def joint_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Offset and contrast of one angle know nothing of those of another but through the coordinates."""
+        d, n = len(self.names), len(self.phi)
+        return tuple((d + k, d + n + k) for k in range(n))
+
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the prior in z."""
         return self.space.log_prior(z)

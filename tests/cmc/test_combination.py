@@ -343,6 +343,43 @@ class TestMethods:
         assert np.abs((nested.cov - weighted.cov) / np.outer(width, width)).max() < 1e-10
         assert np.abs((nested.samples - weighted.samples) / width).max() < 1e-10
 
+    def test_groups_give_the_precision_without_bias_from_few_draws(self):
+        free, groups, num_draws, runs = 2, [(2, 4), (3, 5)], 40, 1500
+        rng = np.random.default_rng(1)
+        slope, first, residual = rng.standard_normal((4, free)), random_covariance(free, 5), np.zeros((4, 4))
+        for place in ([0, 2], [1, 3]):
+            residual[np.ix_(place, place)] = random_covariance(2, place[0])
+        known, inner = np.linalg.inv(first), np.linalg.inv(residual)
+        exact = np.block([[known + slope.T @ inner @ slope, -slope.T @ inner], [-inner @ slope, inner]])
+        z = rng.standard_normal((runs, num_draws, free)) @ np.linalg.cholesky(first).T
+        s = z @ slope.T + rng.standard_normal((runs, num_draws, 4)) @ np.linalg.cholesky(residual).T
+        roots = [collect([{"samples": x}], groups)[0].root for x in np.concatenate([z, s], axis=2)]
+        found = np.array([root.T @ root for root in roots])
+        assert (found[:, 2, 3] == 0.0).all()
+        dense = [collect([{"samples": x}])[0].root for x in np.concatenate([z, s], axis=2)]
+        assert np.std([root.T @ root for root in dense], axis=0)[3, 3] > 1.02 * np.std(found, axis=0)[3, 3]
+
+        def score(bug=0.0):
+            return np.abs((found.mean(axis=0) + bug - exact) / (found.std(axis=0) / np.sqrt(runs) + 1e-12)).max()
+
+        limit = norm.isf(0.5 * LUCK / found[0].size)
+        assert score() < limit
+        slopes = np.zeros((6, 6))
+        slopes[:free, :free] = 4.0 / num_draws * known
+        assert score(slopes) > limit, "planted bug: the noise of the slopes counts as knowledge"
+        scatter = 3.0 / num_draws * np.diag(np.append(np.zeros(free), np.diag(inner)))
+        assert score(scatter) > limit, "planted bug: residuals have as many degrees of freedom as there are draws"
+
+    def test_many_groups_need_few_draws(self):
+        rng = np.random.default_rng(0)
+        groups = [(7 + k, 32 + k) for k in range(25)]
+        x = rng.standard_normal((20, 70, 57))
+        x[:, :, 7:] += x[:, :, :7] @ rng.standard_normal((7, 50))
+        known, dense = (combine_subposteriors([{"samples": own} for own in x], groups=given) for given in (groups, ()))
+        width = np.linalg.eigvalsh(20.0 * known.cov[:7, :7])
+        assert 0.8 < width[0] < width[-1] < 1.25
+        assert np.linalg.eigvalsh(20.0 * dense.cov[:7, :7])[-1] > 1.5
+
     @pytest.mark.parametrize("times", [pytest.param(8, id="once per shard"), pytest.param(1, id="once: planted bug")])
     @pytest.mark.parametrize("method", PRODUCTS)
     def test_a_cavity_is_divided_out(self, method, times):

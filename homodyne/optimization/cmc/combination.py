@@ -87,6 +87,7 @@ def combine_subposteriors(
     tree_depth: int = 2,
     seed: int = 0,
     cavity: tuple[Array, Array] | None = None,
+    groups: Sequence[Sequence[int]] = (),
 ) -> CombinedPosterior:
     """Combine draws from M subposteriors into draws from their product.
 
@@ -111,6 +112,9 @@ def combine_subposteriors(
     cavity : mean (k,) and covariance (k, k), optional
         Of a normal density of the first k coordinates that every shard was sampled times; it is divided out, once for
         every shard (expectation propagation on partitioned data: Vehtari et al., JMLR 21(17), 2020, section 3).
+    groups
+        Groups of the last coordinates that are independent of each other given the first ones, as far as that is known:
+        fewer numbers have to be estimated.
 
     Raises
     ------
@@ -124,7 +128,7 @@ def combine_subposteriors(
     for what, number in (("num_samples", num_samples), ("tree_depth", tree_depth)):
         if number is not None and number < 1:
             raise InputError(f"{what} is {number}, must be at least 1")
-    shards = collect(shard_results)
+    shards = collect(shard_results, groups)
     count = min(len(shard.samples) for shard in shards) if num_samples is None else num_samples
     request = Request(count, np.random.default_rng(seed), tree_depth)
     notes: tuple[str, ...] = ()
@@ -361,7 +365,7 @@ def _unchanged(x: Array, num_samples: int) -> Merged:
 
 
 def _rough(shards: list[Shard]) -> tuple[str, ...]:
-    d = len(shards[0].mean)
+    d = shards[0].free
     rough = [shard for shard in shards if shard.ess < ROUGH * d]
     if not rough:
         return ()

@@ -311,6 +311,7 @@ class _Run:
             tree_depth=settings.tree_depth,
             seed=settings.seed,
             cavity=(self.init.center, self.init.covariance / self.init.cavity) if self.init.cavity else None,
+            groups=self.model.joint_groups,
         )
 
     def _polish(self, combined: CombinedPosterior | None) -> Polished | None:

@@ -63,6 +63,11 @@ class Model(ABC):
         """Names of the D joint coordinates, which a shard reports and which are combined; the first d are `names`."""
         return self.names
 
+    @property
+    def joint_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Positions of further joint coordinates that are independent of all others given the first d."""
+        return ()
+
     def complete(self, z: Array, shard: Any, power: float, rng: np.random.Generator) -> Array:
         """Extend draws of a shard's z (n, d) to joint coordinates (n, D)."""
         return z
