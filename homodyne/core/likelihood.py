@@ -26,12 +26,15 @@ from homodyne.core.moments import (
     MomentFunction,
     Moments,
     device_moments,
+    host_table,
     moment_function,
 )
 from homodyne.core.moments_jax import DenseBlock
 from homodyne.core.parameters import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_AT_ONCE = 32  # points whose curves are made together
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,40 @@ class Likelihood:
 
         With `data` they are those of this block on a device, in place of that in the slot.
         """
-        usable = self.space.supported(z)
-        curves = self.curves(jnp.where(usable, z, jnp.asarray(self._inside)))
+        usable, curves = self._supported_curves(z)
         moments = self._moments(*curves) if data is None else device_moments(data, *curves, self.order)
         return moments._replace(g=jnp.where(usable, moments.g, jnp.nan))
+
+    def _supported_curves(self, z: jax.Array) -> tuple[jax.Array, Any]:
+        """Whether the rates are positive, and the curves; those of some other point where they are not."""
+        usable = self.space.supported(z)
+        return usable, self.curves(jnp.where(usable, z, jnp.asarray(self._inside)))
+
+    def moment_tables(self, points: Array, data: DenseBlock | None = None) -> Array:
+        """`moments` at points (S, dim), (S, 8 n_phi) with a row of angles for each field of `Moments`.
+
+        Without derivatives, and without a compiled program that has to wait for the host.
+        """
+        if data is not None:
+            return np.array([np.concatenate(self._moments_of_data(z, data)) for z in points])
+        out = np.empty((len(points), 8 * len(self.phi)))
+        for begin in range(0, len(points), _AT_ONCE):
+            some = points[begin : begin + _AT_ONCE]
+            filled = np.concatenate([some, np.repeat(some[:1], _AT_ONCE - len(some), axis=0)])
+            usable, (decay, shear) = jax.tree.map(np.asarray, self._curves_of_many(filled))
+            for k in range(len(some)):
+                table = host_table(self.slot, decay[k], shear and (shear[0][k], shear[1][k]), self.order)
+                table[:, 5] = table[:, 5] if usable[k] else np.nan
+                out[begin + k] = table.T.ravel()
+        return out
+
+    @cached_property
+    def _curves_of_many(self) -> Callable[[Array], Any]:
+        return jax.jit(jax.vmap(self._supported_curves))
+
+    @cached_property
+    def _moments_of_data(self) -> Callable[[Array, DenseBlock], Moments]:
+        return jax.jit(self.moments)
 
     @cached_property
     def _inside(self) -> Array:

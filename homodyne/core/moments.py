@@ -103,6 +103,15 @@ def device_moments(data: moments_jax.DenseBlock, f: jax.Array, shear: Shear | No
     return Moments(points, weight, mean, scatter, log_weights, g, gg, yg - mean * g)
 
 
+def host_table(
+    slot: BlockSlot, f: Any, shear: Any, order: int, tables: moments_numba.Tables | None = None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Moments of the block in the slot as an (n_phi, 8) array, without JAX; arguments as in `moment_function`."""
+    table = moments_numba.moments(slot.block, f, shear, order, tables)
+    table[:, 2] -= slot.sums[:, 2] * table[:, 0]
+    return np.concatenate([slot.sums, table], axis=1)
+
+
 def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
     latest: list[Any] = [None]  # tables of the latest curves: a gradient asks for them twice
 
@@ -115,9 +124,7 @@ def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
 
     def host_moments(f: Any, shear: Any) -> Any:
         f, shear = _arrays(f, shear)
-        table = moments_numba.moments(slot.block, f, shear, order, tables(f, shear))
-        table[:, 2] -= slot.sums[:, 2] * table[:, 0]
-        return np.concatenate([slot.sums, table], axis=1)
+        return host_table(slot, f, shear, order, tables(f, shear))
 
     def host_product(f: Any, shear: Any, cotangent: Any) -> Any:
         u = np.array(cotangent)[:, 5:]

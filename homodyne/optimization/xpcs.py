@@ -161,15 +161,11 @@ class XpcsModel(Model):
 
         return jax.jit(jax.vmap(one, in_axes=(0, None)))
 
-    def _moments_at(self, points: Array, shard: Block) -> Iterator[Moments]:
-        data = self.argument(shard) or None
-        return (self._likelihood.evaluate(point, self.sigma, data).moments for point in points)
-
     def log_joint(self, x: Array, shard: Block, power: float) -> float:
         """Log density of coordinates, offsets and contrasts x (d + 2 n_phi,)."""
         d, n = len(self.names), len(self.phi)
         offset, contrast = x[d : d + n], x[d + n :]
-        (m,) = self._moments_at(x[None, :d], shard)
+        m = self._moments(self.statistics(x[None, :d], shard)[0])
         gap = m.mean - offset
         squares = m.scatter + m.weight * gap**2 - 2 * contrast * (m.yg + gap * m.g) + contrast**2 * m.gg
         likelihood = -0.5 * m.points * jnp.log(2 * jnp.pi * self.sigma**2) + 0.5 * m.log_weights
@@ -180,7 +176,7 @@ class XpcsModel(Model):
 
     def statistics(self, z: Array, shard: Block) -> Array:
         """Moments of the shard at points z (S, d), (S, 8 n_phi)."""
-        return np.array([np.concatenate(moments) for moments in self._moments_at(z, shard)])
+        return self._likelihood.moment_tables(z, self.argument(shard) or None)
 
     def merge(self, statistics: Sequence[Array]) -> Array:
         """Moments of several shards together, from those of each."""
