@@ -8,6 +8,7 @@ from homodyne.viz.cuts import cut_figure
 from homodyne.viz.figures import save_figures
 from homodyne.viz.inspection import inspect_figure
 from homodyne.viz.maps import map_figure
+from homodyne.viz.misfit import misfit_figure
 from homodyne.viz.posterior import corner_figure, trace_figure
 from homodyne.viz.rates import rate_figure
 
@@ -16,6 +17,7 @@ __all__ = [
     "cut_figure",
     "inspect_figure",
     "map_figure",
+    "misfit_figure",
     "rate_figure",
     "save_figures",
     "trace_figure",

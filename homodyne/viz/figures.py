@@ -15,6 +15,7 @@ from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.viz.consensus import agreement_figure, divergence_figure, shard_forest_figure
 from homodyne.viz.cuts import cut_figure
 from homodyne.viz.maps import map_figure
+from homodyne.viz.misfit import misfit_figure
 from homodyne.viz.posterior import corner_figure, trace_figure
 from homodyne.viz.rates import rate_figure
 
@@ -78,6 +79,8 @@ def standard_figures(
     if data is not None:
         yield "maps", map_figure(result, data)
         yield "cuts", cut_figure(result, data)
+    if result.diagnostics.get("checks"):
+        yield "misfit", misfit_figure(result)
     if result.t is not None:
         yield "rates", rate_figure(result, truth)
     if result.free_names:

@@ -45,20 +45,21 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """Verdict, one sentence on its reason, facts of the run, rows and warnings."""
+    """Verdict, one sentence on its reason, facts of the run, rows, warnings, and what to believe."""
 
     verdict: str
     reason: str
     facts: str
     rows: tuple[SummaryRow, ...]
     warnings: tuple[str, ...] = ()
+    belief: str = ""
 
     def __str__(self) -> str:
         cells = [_HEADER, *_body(self.rows)]
         widths = [max(len(line[k]) for line in cells if len(line) > 1) for k in range(len(_HEADER))]
         table = [_align(line, widths) for line in cells]
         table.insert(1, "-" * len(table[0]))
-        head = [f"{self.verdict}: {self.reason}", self.facts, ""]
+        head = [f"{self.verdict}: {self.reason}", self.facts, self.belief, ""]
         notes = ["", *(f"warning: {text}" for text in self.warnings)] if self.warnings else []
         if self.verdict == REFUSED:
             return "\n".join([head[0], _BANNER, *head[1:], *table, *notes, _BANNER])
@@ -70,6 +71,7 @@ class SummaryTable:
             "verdict": self.verdict,
             "reason": self.reason,
             "facts": self.facts,
+            "belief": self.belief,
             "rows": [{key: _json_number(value) for key, value in asdict(row).items()} for row in self.rows],
             "warnings": list(self.warnings),
         }
@@ -79,7 +81,27 @@ def summarise(result: "MCMCResult") -> SummaryTable:
     """Table of all parameters of ``result``, fixed ones included, under its verdict."""
     reason = "no certificate was computed" if result.certificate is None else result.certificate.reason
     warnings = tuple(str(text) for text in result.diagnostics.get("warnings") or ())
-    return SummaryTable(result.verdict, reason, run_facts(result), tuple(_rows(result)), warnings)
+    return SummaryTable(result.verdict, reason, run_facts(result), tuple(_rows(result)), warnings, belief(result))
+
+
+def belief(result: "MCMCResult") -> str:
+    """One sentence on what to believe: the draws, the kind of uncertainty, whether model and data agree."""
+    if result.verdict == REFUSED:
+        return "believe: nothing; the draws are not the posterior"
+    draws = "the numbers" if result.verdict != "UNCERTIFIED" else "the numbers as far as you trust draws without a test"
+    width = {
+        "calibrated": "with their error bars",
+        "independent": "but error bars only if points of the map have independent noise",
+    }.get(result.uncertainty, f"with uncertainty {result.uncertainty}")
+    checks = result.diagnostics.get("checks")
+    if not checks:
+        return f"believe: {draws}, {width}; whether the model fits the data was not tested"
+    if checks["alarms"]:
+        return (
+            f"believe: {draws} only as a description by a model that the data contradict: {'; '.join(checks['alarms'])}"
+        )
+    parts = "blocks of frames and angles" if checks["angles"] else "blocks of frames"
+    return f"believe: {draws}, {width}; the model fits the data (p = {checks['misfit']['p']:.2g}), {parts} agree"
 
 
 def run_facts(result: "MCMCResult") -> str:

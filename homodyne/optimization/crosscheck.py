@@ -1,0 +1,191 @@
+"""Does the fit agree with its own data? Tests of the residuals under the noise that speckle has: `cross_check`.
+
+Each test asks how much the sum of squares over tiles of age and lag drops when the model is allowed something more
+(`homodyne.core.tile_table`): anything at all, a curve along the lag or the age, parameters for each block of frames or
+for one angle.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from homodyne.core.likelihood import Likelihood
+from homodyne.core.speckle_noise import SpeckleNoise
+from homodyne.core.tile_table import AngleTiles, Columns, drop_test, remainder, scaling_columns, tile_table
+from homodyne.core.tiles import BLOCKS, MIN_FRAMES
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ALARM = 1e-3
+"""Probability, if the model is right, of a test that is told as a disagreement."""
+
+FRAME_BLOCKS = 4  # blocks of consecutive frames that are compared
+_ROWS_APART = 0.3  # correlation of neighbours; the fit takes up a part of it where the decay is slow
+_OPPOSITE = 0.05  # degrees
+
+
+def cross_check(likelihood: Likelihood, z: Array, scaling: Array, noise: SpeckleNoise) -> dict[str, Any]:
+    """Run all tests of a fit against its data.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        With all data in its slot.
+    z : (dim,) array
+        Coordinates of the fit.
+    scaling : (n_phi, 2) array
+        Offset and contrast of every angle there.
+    noise : SpeckleNoise
+
+    Returns
+    -------
+    dict
+        Plain values. ``misfit``: p, size (in units of the contrast), chi2 over dof and p of three kinds of misfit;
+        ``rows``: correlation of neighbours; ``frames``: blocks of frames against each other for both noises, and the
+        one that is most off; ``angles``, ``replicates``: p by angle, and of pairs 180 degrees apart; ``tiles``: what
+        the figure shows; ``alarms``: a sentence for each test that fails. Empty for records of less than 16 frames.
+    """
+    if likelihood.slot.block.col_frames.size < MIN_FRAMES:
+        return {}
+    tiling, table = tile_table(likelihood, z, scaling, noise)
+    phi, t = likelihood.phi, likelihood.t[likelihood.slot.block.col_frames]
+    found: dict[str, Any] = {
+        "misfit": _misfit(table),
+        "rows": _rows(table, noise.counts_source),
+        "frames": _frames(table, t),
+        "angles": _angles(table, phi),
+        "replicates": _replicates(table, phi),
+        "tiles": {
+            "lag": (tiling.lags * (t[-1] - t[0]) / (t.size - 1)).tolist(),
+            "family": [one.family.tolist() for one in table],
+            "age": [(one.first + one.second).tolist() for one in table],
+            "sd": [(one.mean / np.sqrt(np.diag(one.speckle))).tolist() for one in table],
+        },
+    }
+    return {**found, "alarms": _alarms(found)}
+
+
+def _misfit(table: Sequence[AngleTiles]) -> dict[str, Any]:
+    """Anything left, and how large it is beyond the noise in units of the contrast."""
+    variance = np.concatenate([np.diag(one.speckle) for one in table])
+    mean = np.concatenate([one.mean for one in table])
+    scale = np.concatenate([np.full(one.mean.size, one.contrast) for one in table])
+    excess = np.sum(mean**2 / variance - 1.0) / max(float(np.sum(scale**2 / variance)), 1e-300)
+    return {**_anything(table), "size": float(np.sqrt(max(excess, 0.0)))}
+
+
+def _anything(table: Sequence[AngleTiles]) -> dict[str, Any]:
+    """Anything left, anything left along the lag, along the age; the last two common to all angles."""
+
+    def lag(one: AngleTiles, k: int) -> Array:
+        return np.asarray(one.contrast * (one.family[:, None] == np.arange(num_lags)))
+
+    def age(one: AngleTiles, k: int) -> Array:
+        return np.asarray(one.contrast * ((one.first + one.second)[:, None] == np.arange(2 * BLOCKS)))
+
+    num_lags = 1 + max(int(one.family.max()) for one in table)
+    rest = remainder(table, "speckle")
+    tests = {"anywhere": drop_test(rest, (0.0, 0)), "lag": _more(table, rest, lag), "age": _more(table, rest, age)}
+    return {"p": min(1.0, len(tests) * min(test["p"] for test in tests.values())), "tests": tests}
+
+
+def _rows(table: Sequence[AngleTiles], source: str) -> dict[str, Any]:
+    measured, speckle, error = np.mean([one.neighbours for one in table], axis=0).tolist()
+    error /= len(table) ** 0.5
+    return {"measured": measured, "independent": 0.0, "speckle": speckle, "error": error, "counts_source": source}
+
+
+def _frames(table: Sequence[AngleTiles], t: Array) -> dict[str, Any]:
+    """Compare consecutive blocks of frames, each with coordinates, offset and contrast of its own."""
+    part = BLOCKS // FRAME_BLOCKS
+    inside = [one.subset(np.flatnonzero(one.first // part == one.second // part)) for one in table]
+
+    def own(blocks: Sequence[int], of: Callable[[AngleTiles], Array]) -> Columns:
+        return lambda one, k: np.concatenate([of(one) * (one.first // part == b)[:, None] for b in blocks], axis=1)
+
+    found: dict[str, Any] = {}
+    for noise in ("independent", "speckle"):
+        common = remainder(inside, noise)
+        tests = [
+            drop_test(
+                common, remainder(inside, noise, own(blocks, lambda one: one.slopes), own(blocks, scaling_columns))
+            )
+            for blocks in (range(FRAME_BLOCKS), *([b] for b in range(FRAME_BLOCKS)))
+        ]
+        found[noise] = tests[0]
+    limits = t[np.round(np.linspace(0, t.size - 1, FRAME_BLOCKS + 1)).astype(int)]
+    return {**found, "limits": limits.tolist(), "p": [test["p"] for test in tests[1:]]}
+
+
+def _angles(table: Sequence[AngleTiles], phi: Array) -> list[dict[str, Any]]:
+    """Every angle, with coordinates of its own, against all others."""
+
+    def own(k: int) -> Columns:
+        return lambda one, j: one.slopes * (j == k)
+
+    if len(table) < 2:
+        return []
+    rest = remainder(table, "speckle")
+    return [{"phi": float(angle), "p": _more(table, rest, own(k))["p"]} for k, angle in enumerate(phi)]
+
+
+def _replicates(table: Sequence[AngleTiles], phi: Array) -> list[dict[str, Any]]:
+    """Angles 180 degrees apart see the same decay: their difference in units of the contrast, whatever the model."""
+    found = []
+    for a, b in zip(*np.nonzero(np.abs(np.abs(phi - phi[:, None]) - 180.0) < _OPPOSITE), strict=True):
+        places = [(one.family * BLOCKS + one.first) * BLOCKS + one.second for one in (table[a], table[b])]
+        _, left, right = np.intersect1d(*places, return_indices=True)
+        if a < b and left.size > 2:
+            one, two = table[a].subset(left), table[b].subset(right)
+            difference = replace(
+                one,
+                mean=one.mean / one.contrast - two.mean / two.contrast,
+                speckle=one.speckle / one.contrast**2 + two.speckle / two.contrast**2,
+                slopes=one.slopes[:, :0],
+                contrast=1.0,
+            )
+            found.append({"phi": [float(phi[a]), float(phi[b])], "p": _anything([difference])["p"]})
+    return found
+
+
+def _alarms(found: dict[str, Any]) -> list[str]:
+    """A sentence for every test that fails; p-values of several angles or pairs are multiplied by their number."""
+    alarms = []
+    misfit, rows, frames = found["misfit"], found["rows"], found["frames"]
+    if misfit["p"] < ALARM:
+        worst = min(misfit["tests"], key=lambda kind: misfit["tests"][kind]["p"])
+        where = {"anywhere": "", "lag": " along the lag", "age": " along the age"}[worst]
+        alarms.append(
+            f"the model misses the data{where} by about {100 * misfit['size']:.2g} % of the contrast "
+            f"({_probability(misfit['p'])}, figure misfit)"
+        )
+    if abs(rows["measured"] - rows["speckle"]) > max(_ROWS_APART, 4 * rows["error"]):
+        alarms.append(
+            f"neighbours in a row correlate by {rows['measured']:.2f}, the noise model says {rows['speckle']:.2f}"
+        )
+    if frames["speckle"]["p"] < ALARM:
+        b = int(np.argmin(frames["p"]))
+        alarms.append(
+            f"blocks of frames disagree ({_probability(frames['speckle']['p'])}), most the one "
+            f"from {frames['limits'][b]:.4g} to {frames['limits'][b + 1]:.4g} s"
+        )
+    for name, what in (("angles", "the others"), ("replicates", "each other")):
+        off = [one["phi"] for one in found[name] if one["p"] * len(found[name]) < ALARM]
+        if off:
+            alarms.append(f"phi = {', '.join(_degrees(phi) for phi in off)} deg disagree with {what}")
+    return alarms
+
+
+def _probability(p: float) -> str:
+    return f"p = {p:.1g}" if p > 1e-12 else "p < 1e-12"
+
+
+def _degrees(phi: Any) -> str:
+    return " and ".join(f"{angle:g}" for angle in phi) if isinstance(phi, list) else f"{phi:g}"
+
+
+def _more(table: Sequence[AngleTiles], rest: tuple[float, int], columns: Columns) -> dict[str, float]:
+    """Test of further columns that all angles share."""
+    return drop_test(rest, remainder(table, "speckle", columns))
