@@ -18,7 +18,7 @@ from benchmarks.measurement import STEADY, laminar_flow
 SMALL = (500, 8)  # frames and angles of a million pairs
 STRATEGIES = ("interleaved", "stratified", "time_stratified", "random", "contiguous", "frame_blocks")
 MANY = 16  # shards beyond which each is sampled shortly
-RUNS = [("interleaved", count) for count in (1, 4, 16, 50)] + [(name, 4) for name in STRATEGIES[1:]]
+RUNS = [("interleaved", 1), *((name, count) for count in (4, 16, 50) for name in STRATEGIES)]
 
 
 class Memory:
