@@ -1,4 +1,4 @@
-"""``homodyne status`` and ``homodyne cancel``: a run on a scheduler that somebody, somewhere, has started."""
+"""``homodyne status``, ``cancel`` and ``unlock``: a run that somebody, somewhere, has started."""
 
 from collections import Counter
 from pathlib import Path
@@ -38,6 +38,15 @@ def cancel(store: Store) -> None:
 
     ended = end(ShardStore.open(store).path)
     print("\n".join(f"cancelled job {job.job} of {job.scheduler}" for job in ended) or "no job is running or waiting")
+
+
+def unlock(store: Store) -> None:
+    """Let a run go on here whose coordinator has died on another machine; refused while it gives signs of life."""
+    from homodyne.optimization.cmc.store import ShardStore
+    from homodyne.optimization.cmc.store_lock import release
+
+    holder = release(ShardStore.open(store).path / "lock")
+    print(f"the lock of {holder} is given up" if holder else "nobody holds this store")
 
 
 def show_script(data: "TwoTimeData", config: "Config") -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, TextIO
 import typer
 
 from homodyne import __version__
-from homodyne.cli import combine, config, demo, fit, hardware, inspect, jobs, simulate, worker
+from homodyne.cli import combine, config, demo, fit, hardware, inspect, jobs, plan, simulate, worker
 from homodyne.cli.interruption import Interrupted, remains_of
 from homodyne.errors import HomodyneError, HomodyneWarning
 
@@ -37,8 +37,10 @@ app.command("combine")(combine.combine)
 app.command("certify")(combine.certify)
 app.command("status")(jobs.status)
 app.command("cancel")(jobs.cancel)
+app.command("unlock")(jobs.unlock)
 app.command("worker")(worker.worker)
 app.command("simulate")(simulate.simulate)
+app.command("plan")(plan.plan)
 app.command("demo")(demo.demo)
 app.command("hardware")(hardware.hardware)
 app.add_typer(config.app, name="config")

@@ -15,8 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from running import until
 
+from homodyne.cli.program import run as homodyne
 from homodyne.errors import ExecutionError, InputError
+from homodyne.optimization.cmc import store_lock
 from homodyne.optimization.cmc.store import Manifest, ShardStore, digest_arrays, flatten, read_arrays, write_arrays
 from homodyne.optimization.cmc.store_files import seal, unseal
 from homodyne.optimization.cmc.types import ShardFailure, ShardResult
@@ -435,13 +438,51 @@ def test_one_coordinator_at_a_time(store, caplog):
     assert not caplog.records
 
 
-def test_a_lock_of_another_machine_is_not_judged(store):
-    (store.path / "lock").write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
-    with pytest.raises(ExecutionError, match="process 1 on elsewhere.*delete"), store.lock():
-        pytest.fail("two coordinators")
-    (store.path / "lock").unlink()
-    with store.lock():
+def test_a_lock_of_another_machine_is_given_up_by_hand_when_it_is_silent(store, capsys):
+    lock, unlock = store.path / "lock", ["unlock", str(store.path)]
+    lock.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    with (
+        pytest.raises(ExecutionError, match=f"process 1 on elsewhere.*run: homodyne unlock {store.path}"),
+        store.lock(),
+    ):
         pass
+    assert homodyne(unlock) == 4
+    assert "gave a sign of life" in capsys.readouterr().err
+    past = lock.stat().st_mtime - store_lock.STALE - 1.0
+    os.utime(lock, (past, past))
+    with pytest.raises(ExecutionError, match="process 1 on elsewhere"), store.lock():
+        pass
+    assert homodyne(unlock) == 0
+    assert capsys.readouterr().out == "the lock of process 1 on elsewhere is given up\n"
+    assert homodyne(unlock) == 0
+    assert "nobody holds" in capsys.readouterr().out
+    with store.lock():
+        assert homodyne(unlock) == 4  # it lives, here
+    assert lock.read_bytes() == b""
+
+
+def test_a_holder_from_before_a_restart_of_the_machine(store):
+    """Or on another machine of the same name, which still gives signs of life."""
+    lock = store.path / "lock"
+    lock.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": "another"}))
+    with pytest.raises(ExecutionError, match="If that process has died"), store.lock():
+        pass
+    past = lock.stat().st_mtime - store_lock.STALE - 1.0
+    os.utime(lock, (past, past))
+    with store.lock():
+        assert json.loads(lock.read_text())["boot"] != "another"
+
+
+def test_a_holder_touches_its_lock_and_notices_when_it_has_lost_it(store, monkeypatch, caplog):
+    monkeypatch.setattr(store_lock, "BEAT", 0.01)
+    lock = store.path / "lock"
+    with store.lock():
+        os.utime(lock, (1.0, 1.0))
+        until(lambda: lock.stat().st_mtime > 1.0)
+        other = json.dumps({"pid": 1, "host": "elsewhere"})
+        lock.write_text(other)
+        until(lambda: "was taken over by another process" in caplog.text)
+    assert lock.read_text() == other  # it is not ours to give up
 
 
 def test_a_damaged_lock_file_is_nobodys(store):

@@ -2,6 +2,8 @@
 
 The kernel's ``flock`` decides; it ends with the process that holds it, however that ends. The file also names the
 holder, for the message to others and for file systems on which ``flock`` reaches no further than the own machine.
+Its holder touches it every few seconds: a note of another machine is given up by `release`, and only when it has not
+been touched for minutes.
 """
 
 import errno
@@ -9,9 +11,13 @@ import fcntl
 import json
 import logging
 import os
+import secrets
+import shlex
 import socket
+import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _MAX_NOTE = 4096  # bytes
+BEAT = 15.0  # seconds between two touches
+STALE = 300.0  # seconds without a touch after which a holder may be taken for dead
 
 
 @contextmanager
@@ -45,18 +53,79 @@ def exclusive(path: Path) -> Iterator[None]:
         raise InputError(f"cannot lock {os.fspath(path)!r}: {error.strerror or error}") from error
     try:
         _acquire(descriptor, path)
-        _write_note(descriptor, {"pid": os.getpid(), "host": socket.gethostname()})
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot(), "token": secrets.token_hex(8)}
+        _write_note(descriptor, note)
+        ended = threading.Event()
+        beat = threading.Thread(target=_beat, args=(descriptor, path, note, ended), daemon=True)
+        beat.start()
         try:
             yield
         finally:
-            _write_note(descriptor, {})
+            ended.set()
+            beat.join()
+            if _read_note(descriptor) == note:
+                _write_note(descriptor, {})
     finally:
         os.close(descriptor)  # which releases the lock
 
 
-def _acquire(descriptor: int, path: Path) -> None:
-    """Take the kernel's lock, and judge what a holder before has left in the file."""
-    proven = True  # that nobody on this machine holds it
+def release(path: Path) -> str:
+    """Give up a lock whose holder has died on another machine; return who that was, empty when nobody held it.
+
+    Raises
+    ------
+    ExecutionError
+        It lives: on this machine, or it has touched the lock within the last minutes.
+    InputError
+        There is no such lock.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputError(f"cannot open {os.fspath(path)!r}: {error.strerror or error}") from error
+    try:
+        note, silent = _read_note(descriptor), _silence(descriptor, path)
+        if not note:
+            return ""
+        proven = _flock(descriptor, path)
+        here = note.get("host") == socket.gethostname() and note.get("boot") == _boot()
+        if (not proven and _alive(note.get("pid"))) if here else silent < STALE:
+            raise ExecutionError(f"{_refusal(path, note)} It gave a sign of life {max(silent, 0.0):.0f} s ago.")
+        _write_note(descriptor, {})
+        return f"process {note.get('pid', 'unknown')} on {note.get('host', 'an unknown machine')}"
+    finally:
+        os.close(descriptor)
+
+
+def _beat(descriptor: int, path: Path, note: dict[str, Any], ended: threading.Event) -> None:
+    """Touch the lock until it has ended, or somebody else has it."""
+    while not ended.wait(BEAT):
+        if _read_note(descriptor) != note:
+            logger.error("%s was taken over by another process while this one gave no sign of life", path)
+            return
+        with suppress(OSError):
+            os.utime(descriptor)
+
+
+def _silence(descriptor: int, path: Path) -> float:
+    """Seconds since the lock was touched, by the clock of its file system."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as fresh:
+            return os.fstat(fresh.fileno()).st_mtime - os.fstat(descriptor).st_mtime
+    except OSError as error:
+        raise InputError(f"cannot write to {os.fspath(path.parent)!r}: {error.strerror or error}") from error
+
+
+def _boot() -> str:
+    """What tells this start of this machine from others; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _flock(descriptor: int, path: Path) -> bool:
+    """Take the kernel's lock; false where the file system has none."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -65,15 +134,21 @@ def _acquire(descriptor: int, path: Path) -> None:
         if error.errno not in _UNSUPPORTED:
             raise
         logger.warning("the file system of %s has no locks; only its note tells whether somebody uses it", path)
-        proven = False
+        return False
+    return True
+
+
+def _acquire(descriptor: int, path: Path) -> None:
+    """Take the kernel's lock, and judge what a holder before has left in the file."""
+    proven = _flock(descriptor, path)  # nobody on this machine holds it
     note = _read_note(descriptor)
     if not note:
         return
-    if note.get("host") != socket.gethostname():
-        raise ExecutionError(
-            f"{_refusal(path, note)} If that process is no longer alive, delete {os.fspath(path)!r} and start again"
-        )
-    if not proven and _alive(note.get("pid")):
+    boot = note.get("boot", _boot())
+    if note.get("host") != socket.gethostname() or (boot != _boot() and _silence(descriptor, path) < STALE):
+        command = f"homodyne unlock {shlex.quote(os.fspath(path.parent))}"
+        raise ExecutionError(f"{_refusal(path, note)} If that process has died, run: {command}")
+    if not proven and boot == _boot() and _alive(note.get("pid")):
         raise ExecutionError(_refusal(path, note))
     logger.warning("taking over %s from process %s, which has ended without releasing it", path, note.get("pid"))
 
