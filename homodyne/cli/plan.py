@@ -1,0 +1,169 @@
+"""``homodyne plan``: how precise a measurement would be, before it is made."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from homodyne.cli.simulate import GAP, TRUTHS, Q
+
+if TYPE_CHECKING:
+    from homodyne.optimization.plan import Measurement, Precision
+
+VARIED = {"frames": int, "angles": int, "pixels": int, "counts": float}
+
+
+def plan(
+    values: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Parameters of the sample, such as D0=2e4.")
+    ] = None,
+    mode: Annotated[
+        Literal["static", "laminar_flow"], typer.Option(help="Sample at rest or under shear.")
+    ] = "laminar_flow",
+    frames: Annotated[int, typer.Option(help="Frames.")] = 300,
+    angles: Annotated[int, typer.Option(help="Angles, spread evenly over 180 degrees.")] = 8,
+    pixels: Annotated[int, typer.Option(help="Independent pixels per angle.")] = 4000,
+    counts: Annotated[float, typer.Option(help="Mean counts per pixel and frame.")] = 0.1,
+    contrast: Annotated[float, typer.Option(help="Speckle contrast.")] = 0.3,
+    dt: Annotated[float, typer.Option(help="Seconds between frames.")] = 0.1,
+    q: Annotated[float, typer.Option("--q", help="Wavevector in 1/Å.")] = Q,
+    gap: Annotated[float, typer.Option(help="Distance of the plates in Å.")] = GAP,
+    fix: Annotated[str, typer.Option(metavar="NAMES", help="Parameters that are known, such as D_offset,phi0.")] = "",
+    vary: Annotated[
+        str | None, typer.Option(metavar="NAME=A,B,...", help="Compare frames, angles, pixels or counts.")
+    ] = None,
+    simulate: Annotated[int, typer.Option(min=0, help="Measurements to simulate and fit for each line.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Write the numbers into this file (.json or .yaml).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the comparison into this PNG file.")] = None,
+) -> None:
+    """Tell how precisely the parameters of a sample would be measured."""
+    from homodyne.optimization.plan import Measurement
+
+    params = _parameters(mode, values or [])
+    fixed = tuple(name.strip() for name in fix.split(",") if name.strip())
+    shear = gap if mode == "laminar_flow" else None
+    planned = Measurement(params, q, shear, dt, frames, angles, pixels, counts, contrast, fixed)
+    name, varied = _varied(vary, planned)
+    _check_files(output, figure, len(varied))
+    found = _precisions([replace(planned, **{name: value}) for value in varied], simulate, seed)
+    _print_table(planned, name, varied, found)
+    if output is not None:
+        _write_numbers(output, planned, name, varied, found)
+    if figure is not None:
+        from homodyne.files import write_atomically
+        from homodyne.viz.figures import figure_bytes
+        from homodyne.viz.plan import plan_figure
+
+        write_atomically(figure, figure_bytes(plan_figure(name, varied, found, params)))
+        print(f"wrote {figure}")
+
+
+def _parameters(mode: str, values: list[str]) -> dict[str, float]:
+    from homodyne.errors import InputError
+
+    params = dict(TRUTHS[mode])
+    for text in values:
+        name, _, value = text.partition("=")
+        if name not in params:
+            raise InputError(f"{text!r}: expected NAME=VALUE with a name among {', '.join(params)} for {mode}")
+        params[name] = _number(text, value, float)
+    return params
+
+
+def _varied(vary: str | None, planned: "Measurement") -> tuple[str, list[Any]]:
+    from homodyne.errors import InputError
+
+    if vary is None:
+        return "frames", [planned.frames]
+    name, _, values = vary.partition("=")
+    if name not in VARIED:
+        raise InputError(f"--vary {vary}: expected NAME=A,B,... with a name among {', '.join(VARIED)}")
+    return name, [_number(f"--vary {vary}", value, VARIED[name]) for value in values.split(",")]
+
+
+def _number(where: str, text: str, kind: type) -> Any:
+    from homodyne.errors import InputError
+
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise InputError(f"{where}: {text!r} is not {expected}") from None
+
+
+def _check_files(output: Path | None, figure: Path | None, lines: int) -> None:
+    """Refuse before the work begins."""
+    from homodyne.errors import InputError
+
+    if output is not None and output.suffix not in (".json", ".yaml", ".yml"):
+        raise InputError(f"--output {output}: expected a name that ends in .json or .yaml")
+    if figure is not None and lines < 2:
+        raise InputError("--figure draws a comparison: give two values or more to --vary, such as frames=100,300,1000")
+
+
+def _precisions(measurements: "list[Measurement]", simulate: int, seed: int) -> "list[Precision]":
+    from homodyne.cli.terminal import progress_bars
+    from homodyne.optimization.plan import expected_precision
+
+    found = []
+    with progress_bars() as progress:
+        for k, one in enumerate(measurements, 1):
+
+            def tell(done: int, stage: str = f"simulations {k} of {len(measurements)}") -> None:
+                if progress is not None:
+                    progress(stage, done, simulate)
+
+            found.append(expected_precision(one, simulate, seed, tell))
+    return found
+
+
+def _print_table(planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]") -> None:
+    """One line for each value; one column for each parameter."""
+    from rich.console import Console
+    from rich.table import Table
+
+    free = list(found[0].true)
+    simulated = bool(found[0].simulated)
+    others = (f"{key} {getattr(planned, key):g}" for key in (*VARIED, "contrast", "dt", "q") if key != name)
+    table = Table(title=f"standard deviations, {', '.join(others)}", title_justify="left")
+    table.add_column(name, justify="right")
+    for parameter in free:
+        table.add_column(f"{parameter} = {planned.params[parameter]:.4g}", justify="right")
+    for value, one in zip(varied, found, strict=True):
+        cells = []
+        for parameter in free:
+            widths = [one.true[parameter], one.independent[parameter]]
+            widths += [one.simulated[parameter]] if simulated else []
+            shown = [_shown(parameter, width, planned.params[parameter]) for width in widths]
+            cells.append(f"{shown[0]} ({shown[1]})" + (f" [{shown[2]}]" if simulated else ""))
+        table.add_row(f"{value:g}", *cells)
+    console = Console(width=max(100, 16 + 22 * len(free)), markup=False)
+    console.print(table)
+    brackets = "; in square brackets: scatter of simulated measurements" if simulated else ""
+    print(f"in brackets: what independent noise would promise{brackets}; what the data alone say, without a prior")
+
+
+def _shown(name: str, width: float, value: float) -> str:
+    """In per cent of the value; exponents and directions as they are."""
+    return f"{width:.2g}" if name in ("alpha", "beta", "phi0") or value == 0 else f"{100 * width / abs(value):.2g} %"
+
+
+def _write_numbers(file: Path, planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]") -> None:
+    from dataclasses import asdict
+
+    import yaml
+
+    from homodyne.files import write_atomically
+
+    settings = {key: value for key, value in asdict(planned).items() if key != name} | {"fixed": list(planned.fixed)}
+    content = {
+        "measurement": settings,
+        "varied": name,
+        "precision": [{name: value, **asdict(one)} for value, one in zip(varied, found, strict=True)],
+    }
+    text = json.dumps(content, indent=1) if file.suffix == ".json" else yaml.safe_dump(content, sort_keys=False)
+    write_atomically(file, text.encode())
+    print(f"wrote {file}")

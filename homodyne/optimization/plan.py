@@ -1,0 +1,204 @@
+"""How precise would a measurement be? By the sandwich formula without data (`expected_precision`), or by simulation.
+
+What is told is the scatter of the least-squares estimate: what the data alone say, without a prior.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.config.io import load_config
+from homodyne.core.likelihood import Likelihood
+from homodyne.core.sandwich import Sandwich, sandwich
+from homodyne.core.speckle_noise import CountingFacts
+from homodyne.data.simulated import simulate
+from homodyne.data.twotime import TwoTimeData
+from homodyne.errors import ConvergenceError, InputError
+from homodyne.optimization.target import build_target
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_STEPS = 30  # of Fisher scoring per simulated measurement
+_CLOSE = 0.01  # length of the last step, in standard deviations
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measurement that could be made.
+
+    Attributes
+    ----------
+    params : mapping
+        D0, alpha, D_offset and, for laminar flow, gamma_dot_0, beta, gamma_dot_offset, phi0.
+    q, gap : float
+        1/Å, and Å or None.
+    dt : float
+        Seconds between frames.
+    frames, angles : int
+        Angles are spread evenly over 180 degrees.
+    pixels, counts : float
+        Independent pixels per angle; mean counts per pixel and frame.
+    contrast : float
+    fixed : tuple of str
+        Parameters that are known.
+    """
+
+    params: Mapping[str, float]
+    q: float
+    gap: float | None
+    dt: float = 0.1
+    frames: int = 300
+    angles: int = 8
+    pixels: int = 4000
+    counts: float = 0.1
+    contrast: float = 0.3
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of an element of the map far from the diagonal."""
+        return float((self.contrast + 1.0 / self.counts) / np.sqrt(self.pixels))
+
+    def data(self, kind: Any, seed: int) -> TwoTimeData:
+        """Simulated data; "independent" noise has the same standard deviation as the others."""
+        white = kind == "independent"
+        noise: dict[str, Any] = {"sigma": self.sigma} if white else {"pixels": self.pixels, "mean_counts": self.counts}
+        return simulate(
+            self.params,
+            q=self.q,
+            gap=self.gap,
+            num_frames=self.frames,
+            dt=self.dt,
+            phi=np.arange(self.angles) * 180.0 / self.angles,
+            contrast=self.contrast,
+            kind=kind,
+            seed=seed,
+            **noise,
+        )
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Standard deviations of the free parameters, in their units, by name.
+
+    Attributes
+    ----------
+    true, independent : mapping
+        With the noise that speckle has, and if points of the map had independent noise.
+    simulated : mapping
+        Half of the central 68 % of estimates from simulated measurements; empty where none were made.
+    """
+
+    true: Mapping[str, float]
+    independent: Mapping[str, float]
+    simulated: Mapping[str, float] = field(default_factory=dict)
+
+
+def expected_precision(
+    measurement: Measurement, simulations: int = 0, seed: int = 0, progress: Callable[[int], None] = lambda done: None
+) -> Precision:
+    """Precision of a measurement by the sandwich formula and, where asked for, by simulation.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    simulations : int
+        Measurements to simulate with speckle and photons, and to fit.
+    seed : int
+        Of the simulations.
+    progress : callable
+        Told the simulations that are done.
+
+    Raises
+    ------
+    InputError
+        Something about the measurement is impossible, or it says nothing of a parameter.
+    ConvergenceError
+        Fits of simulated measurements do not converge.
+    """
+    _check(measurement)
+    mode = "laminar_flow" if "phi0" in measurement.params else "static"
+    fixed = {name: {"fixed": measurement.params[name]} for name in measurement.fixed}
+    config = load_config({"analysis_mode": mode, "parameters": fixed, "uncertainty": "independent"})
+    likelihood = build_target(measurement.data("independent", seed), config).likelihood
+    z = np.asarray(likelihood.space.coordinates(dict(measurement.params)))
+    found = _sandwich(likelihood, z, measurement)
+    slopes = jax.jit(jax.jacfwd(likelihood.space.physical))(jnp.asarray(z))
+
+    def widths(covariance: Array) -> dict[str, float]:
+        rows = {name: np.asarray(slopes[name]) for name in likelihood.space.free_names}
+        return {name: float(np.sqrt(row @ covariance @ row)) for name, row in rows.items()}
+
+    simulated = {}
+    if simulations:
+        draws = _estimates(likelihood, z, found.independent, measurement, range(seed, seed + simulations), progress)
+        low, high = np.quantile(draws, (0.1587, 0.8413), axis=0)
+        simulated = dict(zip(likelihood.space.free_names, (0.5 * (high - low)).tolist(), strict=True))
+    return Precision(widths(found.covariance), widths(found.independent), simulated)
+
+
+def _check(measurement: Measurement) -> None:
+    for name in ("frames", "angles", "pixels", "counts", "contrast"):
+        value = getattr(measurement, name)
+        if not (np.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value}: expected a positive number")
+    unknown = [name for name in measurement.fixed if name not in measurement.params]
+    if unknown:
+        raise InputError(f"{', '.join(unknown)} cannot be fixed: expected names among {', '.join(measurement.params)}")
+
+
+def _sandwich(likelihood: Likelihood, z: Array, measurement: Measurement) -> Sandwich:
+    """Sandwich at the truth, in coordinates that a first pass has whitened."""
+    each = np.ones(measurement.angles)
+    scaling = np.column_stack([each, measurement.contrast * each])
+    facts = CountingFacts(given_pixels=measurement.pixels, given_counts=measurement.counts)
+    root = np.eye(z.size)
+    for _ in range(2):
+        try:
+            found = sandwich(likelihood, z, scaling, measurement.sigma * each, facts, root)
+            root = np.linalg.cholesky(found.independent)
+        except np.linalg.LinAlgError:
+            raise InputError(
+                "such a measurement does not determine all parameters: fix one (--fix), or change frames, angles or dt"
+            ) from None
+    return found
+
+
+def _estimates(
+    likelihood: Likelihood,
+    z: Array,
+    covariance: Array,
+    measurement: Measurement,
+    seeds: Sequence[int],
+    progress: Callable[[int], None],
+) -> Array:
+    """Free parameters, (len(seeds), d), at the maximum of the likelihood of simulated measurements.
+
+    From the truth by Fisher scoring: steps along the gradient times the inverse of the information.
+    """
+    sigma, table = np.full(measurement.angles, measurement.sigma), likelihood.scaling.table
+    inverse, physical = np.linalg.inv(covariance), jax.jit(likelihood.space.physical)
+    found = []
+    for done, seed in enumerate(seeds, 1):
+        config = load_config({"analysis_mode": likelihood.space.mode})
+        likelihood.slot.block = build_target(measurement.data("speckle", seed), config).likelihood.slot.block
+        point = z
+        for _ in range(_STEPS):
+            step = covariance @ np.asarray(likelihood.gradients(point, sigma, table)[0][1])
+            length = float(np.sqrt(step @ inverse @ step))
+            point = point + step
+            if not length > _CLOSE:
+                break
+        if not length <= _CLOSE:
+            raise ConvergenceError(
+                f"the fit of simulated measurement {done} does not converge from the truth: the data are too weak for "
+                "these parameters; fix one (--fix), or measure more"
+            )
+        values = physical(jnp.asarray(point))
+        found.append([float(values[name]) for name in likelihood.space.free_names])
+        progress(done)
+    return np.array(found)

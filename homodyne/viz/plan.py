@@ -1,0 +1,64 @@
+"""Precision of planned measurements against what is varied between them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from homodyne.core.parameters import UNITS
+from homodyne.viz.labels import CHAIN_COLOURS, SMALL, new_figure, style_axes, symbol, with_unit
+
+_AXES = {"frames": "frames", "angles": "angles", "pixels": "pixels", "counts": "counts per pixel and frame"}
+
+
+def plan_figure(name: str, varied: Sequence[float], found: Sequence[Any], params: Mapping[str, float]) -> Figure:
+    """One panel for each free parameter.
+
+    Parameters
+    ----------
+    name : {"frames", "angles", "pixels", "counts"}
+        What is varied.
+    varied : sequence of float
+        Its values.
+    found : sequence of Precision
+        As `homodyne.optimization.plan.expected_precision` gives them.
+    params : mapping
+        True values: standard deviations are drawn in per cent of them, those of exponents and directions as they are.
+    """
+    free = list(found[0].true)
+    columns = min(len(free), 4)
+    rows = -(-len(free) // columns)
+    figure = new_figure(2.4 * columns + 0.4, 2.3 * rows + (0.7 if columns > 2 else 1.1))
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    styles = {
+        "true": {"color": CHAIN_COLOURS[0], "marker": "o", "label": "true (speckle shares frames)"},
+        "independent": {"color": CHAIN_COLOURS[1], "linestyle": "--", "label": "if noise were independent"},
+        "simulated": {"color": "black", "linestyle": "", "marker": "x", "label": "simulated measurements"},
+    }
+    for k, ax in enumerate(axes.ravel()):
+        if k >= len(free):
+            ax.set_axis_off()
+            continue
+        parameter = free[k]
+        relative = parameter not in ("alpha", "beta", "phi0") and params[parameter] != 0
+        scale = 100 / abs(params[parameter]) if relative else 1.0
+        for kind, style in styles.items():
+            if getattr(found[0], kind):
+                ax.plot(varied, [scale * getattr(one, kind)[parameter] for one in found], markersize=4, **style)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xticks(list(varied), [f"{value:g}" for value in varied])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.grid(True, linewidth=0.3, alpha=0.5)
+        label = f"sd of {symbol(parameter)} (%)" if relative else f"sd of {with_unit(parameter, UNITS[parameter])}"
+        style_axes(ax, _AXES[name] if k + columns >= len(free) else "", label)
+        ax.tick_params(labelbottom=k + columns >= len(free), which="both", labelsize=SMALL - 1)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=1 if columns < 3 else 3, fontsize=SMALL, frameon=False
+    )
+    return figure
