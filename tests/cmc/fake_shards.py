@@ -86,6 +86,12 @@ def hang_unseen_by_the_kernel(task):
     time.sleep(600)
 
 
+def wait(task):
+    """Wait until the folder holds a file of this name."""
+    while not (task.folder / "go").exists():
+        time.sleep(0.02)
+
+
 def stop(task):
     os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -111,6 +117,7 @@ ACTIONS = {
     "hang in compiled code": hang_in_compiled_code,
     "hang unseen": hang_unseen_by_the_kernel,
     "stop": stop,
+    "wait": wait,
     "die": die,
     "leave": leave,
 }

@@ -30,6 +30,9 @@ def model():
     return LogDensityModel(NAMES, log_prior, log_likelihood)
 
 
+MODEL = model()
+
+
 def data(shard_id, count=100_000):
     rng = np.random.default_rng(shard_id)
     x = rng.normal(size=count)

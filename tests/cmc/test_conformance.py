@@ -7,17 +7,14 @@ draw. A new backend is one entry of `KINDS`. Backends that break this rule stand
 import threading
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+import jax_shards
 import numpy as np
 import pytest
+from conforming import DAMAGED, NO_NUMBER, SHARDS, Run, check, make_tasks
 
 from homodyne.optimization.cmc.backends import BACKENDS, BackendOptions, SequentialBackend
-from homodyne.optimization.cmc.store import Manifest, ShardStore
-from homodyne.optimization.cmc.types import Initialization, ShardTask
-from homodyne.optimization.nuts import NutsSettings
 
-HERE = Path(__file__).parent
 OPTIONS = BackendOptions(num_workers=2)
 KILLED = replace(OPTIONS, run="jax_shards:run_killed_once")
 ONE = replace(KILLED, num_workers=1)  # a process that samples takes seconds to start
@@ -29,81 +26,16 @@ KINDS = {
     "ray": partial(BACKENDS["ray"], ONE),
     "pjit": partial(BACKENDS["pjit"], OPTIONS),
 }
-SHARDS = 5
-NO_NUMBER, DAMAGED = 1, 3
-
-
-@pytest.fixture(scope="module", autouse=True)
-def importable():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(HERE)
-        yield
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    """Five shards in a store, of which two cannot be sampled; the order is not that of their numbers."""
-    import jax_shards
-
-    model, points = jax_shards.model(), 300
-    store = ShardStore.create(
-        tmp_path_factory.mktemp("runs") / "store", Manifest("d", "m", {}, model.names, (points,) * SHARDS, 1)
-    )
-    with store.lock():
-        for k in range(SHARDS):
-            arrays = jax_shards.data(k, points)
-            if k == NO_NUMBER:
-                arrays["y"][7] = np.nan
-            store.write_shard(k, arrays)
-        store.finish_setup()
-    (store.shard_path(DAMAGED) / "y.npy").write_bytes(b"nothing")
-    settings = NutsSettings(num_warmup=20, num_samples=20, num_chains=2)
-    start = Initialization(np.array([0.5, 0.0]), np.diag([3e-3, 2e-3]), "identity")
-    return [
-        ShardTask(k, model, store.shard_path(k), 1 / SHARDS, settings, start, 11) for k in (4, NO_NUMBER, 0, DAMAGED, 2)
-    ]
-
-
-class Run:
-    """What a caller sees of a run."""
-
-    def __init__(self, backend, tasks):
-        self.results, self.progress, self.threads = {}, [], set()
-        with backend:
-            self.failures = backend.run(tasks, on_result=self.keep, progress=self.tell)
-
-    def keep(self, shard_id, result):
-        assert shard_id not in self.results
-        assert result.shard_id == shard_id
-        self.results[shard_id] = result
-        self.threads.add(threading.get_ident())
-
-    def tell(self, *event):
-        self.progress.append(event)
-        self.threads.add(threading.get_ident())
+    return make_tasks(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
 def expected(tasks):
     return Run(SequentialBackend(OPTIONS), tasks)
-
-
-def check(run, expected, killed=()):
-    assert run.results.keys() == expected.results.keys()
-    for shard_id, result in run.results.items():
-        other = expected.results[shard_id]
-        np.testing.assert_array_equal(result.samples, other.samples)
-        assert result.stats.keys() == other.stats.keys()
-        for name, column in result.stats.items():
-            np.testing.assert_array_equal(column, other.stats[name])
-        for name in ("rhat", "ess_bulk", "ess_tail", "ebfmi"):
-            np.testing.assert_array_equal(getattr(result, name), getattr(other, name))
-        for name in ("names", "num_points", "converged", "problems", "divergences", "num_gradients"):
-            assert getattr(result, name) == getattr(other, name), name
-        assert result.attempts == other.attempts + (shard_id in killed)
-    assert run.failures == expected.failures
-    assert run.progress == expected.progress
-    assert run.threads == {threading.get_ident()}
 
 
 def test_the_reference_is_what_was_planned(expected):
@@ -116,8 +48,6 @@ def test_the_reference_is_what_was_planned(expected):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_backend_gives_what_the_sequential_one_gives(kind, tasks, expected):
-    import jax_shards
-
     check(Run(KINDS[kind](), tasks), expected, () if kind == "pjit" else [jax_shards.KILLED])
 
 

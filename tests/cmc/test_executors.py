@@ -10,10 +10,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from running import options, outcome, task
+from running import options, outcome, task, until
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends import BACKENDS
+from homodyne.optimization.cmc.backends.base import Agenda
+from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.executor import ExecutorBackend
 from homodyne.optimization.cmc.backends.pools import require
 
@@ -131,8 +133,90 @@ for kind in ("dask", "parsl", "ray"):
     ] == [True] * 3
 
 
-def test_no_time_limit_is_promised(caplog):
-    BACKENDS["executor"](options(timeout=5.0))
+@pytest.mark.parametrize("kind", ["executor", "dask"])
+def test_a_shard_that_takes_too_long_is_ended(kind, tmp_path):
+    tasks = [task(0, payload=b"x"), task(1, "hang in compiled code", tmp_path), task(2, "refuse")]
+    results, failures = outcome(BACKENDS[kind](options(timeout=2.0, max_attempts=1)), tasks)
+    assert results.get(0, {"payload": b"x"})["payload"] == b"x"  # may be too slow on a machine that is busy
+    told = {failure.shard_id: failure.reason for failure in failures}
+    assert told[1] == "took longer than the timeout of 2 s; the worker process was killed"
+    assert told[2] in ("the model has no parameters", told[1])
+    number = int((tmp_path / "1-0.pid").read_text()) if (tmp_path / "1-0.pid").exists() else 0
+    assert number == 0 or not Path(f"/proc/{number}").exists()
+
+
+def test_within_its_time_limit_a_shard_gives_what_it_gives_without():
+    results, failures = outcome(BACKENDS["executor"](options(timeout=600.0)), [task(0, "refuse"), task(1)])
+    assert failures[0].reason == "the model has no parameters"
+    assert (failures[0].attempts, results[1]["shard"]) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["executor", "multiprocessing"])
+def test_a_straggler_is_named(kind, tmp_path, caplog):
+    def go_on():
+        until(lambda: any("shard 3 has been running for" in text for text in caplog.messages))
+        (tmp_path / "go").touch()
+
+    watcher = threading.Thread(target=go_on)
+    watcher.start()
+    tasks = [task(0), task(1), task(2), task(3, "wait", tmp_path)]
+    results, failures = outcome(BACKENDS[kind](options(straggler=0.2)), tasks)
+    watcher.join()
+    assert failures == []
+    assert {result["attempt"] for result in results.values()} == {0}
+
+
+class Swallowing(ThreadPoolExecutor):
+    """Loses the first answer of one shard, as Parsl does when a worker is killed at the instant of handing it over."""
+
+    swallowed = None
+
+    def submit(self, work, setup, message):
+        import pickle
+
+        if pickle.loads(message).shard_id == 1 and self.swallowed is None:
+            self.swallowed = Future()
+            return self.swallowed
+        return super().submit(work, setup, message)
+
+
+def test_an_answer_that_is_lost_on_its_way_is_worked_out_again():
+    with Swallowing(2) as own:
+        backend = ExecutorBackend(lambda: nullcontext(own), options(straggler=0.1))
+        results, failures = outcome(backend, [task(0), task(1), task(2)])
+        assert own.swallowed.cancelled()
+    assert failures == []
+    assert {shard_id: result["attempt"] for shard_id, result in results.items()} == {0: 0, 1: 0, 2: 0}
+
+
+def test_who_is_a_straggler():
+    """By a clock of its own: three medians and the least time, told once for each attempt."""
+    now = [0.0]
+    tasks = [task(k) for k in range(4)]
+    agenda = Agenda(tasks, lambda *_: None, None, options(straggler=10.0), lambda: now[0])
+    first, second, third, last = (agenda.take() for _ in tasks)
+    assert agenda.note_begun(last)
+    assert not agenda.note_begun(last)
+    now[0] = 100.0
+    assert agenda.stragglers() == []  # nothing to compare it with
+    for each in (first, second, third):
+        agenda.note_begun(each)
+        now[0] += 40.0
+        agenda.settle(each, "result")
+    assert now[0] == 220.0
+    assert agenda.stragglers() == [last]  # after 220 s, of 40 s in the middle
+    assert agenda.stragglers() == []
+    agenda.settle(last, Failed("lost"))
+    again = agenda.take()
+    agenda.note_begun(again)
+    now[0] += 119.0
+    assert agenda.stragglers() == []
+    now[0] += 2.0
+    assert agenda.stragglers() == [again]
+
+
+def test_work_that_stays_in_the_process_promises_no_time_limit(caplog):
+    BACKENDS["pjit"](options(timeout=5.0))
     assert "cannot keep a time limit" in caplog.text
 
 

@@ -38,7 +38,10 @@ def importable(monkeypatch):
 
 def jobs(**changes):
     names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
-    environment = {"PYTHONPATH": str(HERE), **{name: os.environ[name] for name in names}}
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "cmc")]),
+        **{name: os.environ[name] for name in names},
+    }
     return JobsConfig(**({"environment": environment, "memory_gb": 0.7, "walltime": "00:10:00"} | changes))
 
 
@@ -118,6 +121,16 @@ def test_what_goes_wrong_is_named_and_costs_no_other_draws(scheduler, tmp_path, 
     again, failures = outcome(backend_of(scheduler, max_attempts=1), [task for task in tasks if task.shard_id < 5])
     assert (len(again), failures) == (5, [])
     assert sum(len(job.elements) for job in recorded(store.path)) == 8 + len(faults)  # nothing finished runs again
+
+
+def test_a_scheduler_passes_the_suite_of_all_backends(scheduler, tmp_path):
+    """The worker of one shard is killed at its first attempt, which changes no draw; failures are told alike."""
+    import jax_shards
+    from conforming import Run, check, make_tasks
+
+    tasks = make_tasks(tmp_path)
+    backend = backend_of(scheduler, run="jax_shards:run_killed_once")
+    check(Run(backend, tasks), Run(SequentialBackend(), tasks), [jax_shards.KILLED])
 
 
 def test_statistics_are_those_of_this_process(scheduler, tmp_path):

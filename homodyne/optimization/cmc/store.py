@@ -207,8 +207,8 @@ class ShardStore:
     def lock(self) -> AbstractContextManager[None]:
         """Keep every other coordinator out while the ``with`` block runs.
 
-        The lock of a process of this machine that is no longer alive is taken over; that of another machine is not,
-        because whether that process lives cannot be seen from here.
+        The lock of a process of this machine that is no longer alive is taken over; that of another machine is given
+        up by `store_lock.release` (``homodyne unlock``), once it has given no sign of life for some minutes.
 
         Raises
         ------

@@ -205,8 +205,11 @@ class _Watch:
             state = known.get(element.index, State("ended", "the scheduler does not know it any more"))
             if state.phase != "ended":
                 self.gone.pop(shard, None)
+                if state.phase == "running":
+                    self.agenda.note_begun(element.task)
             elif now - self.gone.setdefault(shard, now) >= self.pace.settle:
                 self._settle(shard, element, state)
+        self.agenda.stragglers()
 
     def _status(self, job: Job) -> dict[int, State] | None:
         """States of the elements of a job; None when the scheduler does not answer."""

@@ -5,7 +5,9 @@ A new backend is a subclass of `CMCBackend` with `run` and `get_backend_name`, e
 """
 
 import logging
+import statistics
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +29,9 @@ from homodyne.optimization.cmc.types import ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.density import Progress
 
 logger = logging.getLogger(__name__)
+
+SLOW = 3.0
+"""A straggler takes longer than this many medians of the shards that are finished."""
 
 RUN_SHARD = "homodyne.optimization.cmc.worker:run_shard"
 """The function that does the work: samples a shard, or evaluates statistics on it."""
@@ -53,6 +58,9 @@ class BackendOptions:
     silence : float
         Seconds without a sign of life after which a worker is taken for dead. Compiled code may hold the
         interpreter for a while, so this is long.
+    straggler : float
+        Seconds after which a shard that also takes three times as long as the others is reported; an executor with
+        a free place runs it a second time, and the first answer counts.
     run : str or callable
         What to do with a task, as "module:function" or a function that can be pickled.
     jobs : JobsConfig, optional
@@ -64,6 +72,7 @@ class BackendOptions:
     max_attempts: int = 2
     early_stop: int = 3
     silence: float = 300.0
+    straggler: float = 300.0
     run: Run = RUN_SHARD
     jobs: JobsConfig | None = None
 
@@ -78,6 +87,8 @@ class BackendOptions:
             raise InputError(f"early_stop is {self.early_stop}, must not be negative")
         if not self.silence > 0.0:
             raise InputError(f"silence is {self.silence} s, must be above 0")
+        if not self.straggler > 0.0:
+            raise InputError(f"straggler is {self.straggler} s, must be above 0")
 
 
 class CMCBackend(ABC):
@@ -189,11 +200,18 @@ class Agenda:
     tasks, on_result, progress
         As of `CMCBackend.run`.
     options
-        Its `max_attempts` and `early_stop` are used.
+        Its `max_attempts`, `early_stop` and `straggler` are used.
+    clock
+        Seconds since some moment.
     """
 
     def __init__(
-        self, tasks: Sequence[ShardTask], on_result: OnResult, progress: Progress | None, options: BackendOptions
+        self,
+        tasks: Sequence[ShardTask],
+        on_result: OnResult,
+        progress: Progress | None,
+        options: BackendOptions,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._open = {task.shard_id: task for task in tasks}
         if len(self._open) != len(tasks):
@@ -204,6 +222,11 @@ class Agenda:
         self._first = {task.shard_id: task.attempt for task in tasks}
         self._reasons: dict[int, list[str]] = {}
         self._failures: dict[int, ShardFailure] = {}
+        self._clock = clock
+        self._taken: dict[int, float] = {}
+        self._begun: dict[int, tuple[ShardTask, float]] = {}
+        self._slow: set[int] = set()  # shards whose slowness has been reported
+        self._seconds: list[float] = []  # that finished shards have taken
 
     @property
     def finished(self) -> bool:
@@ -222,17 +245,47 @@ class Agenda:
 
     def take(self) -> ShardTask:
         """Take the next task."""
-        return self._waiting.popleft()
+        task = self._waiting.popleft()
+        self._taken[task.shard_id] = self._clock()
+        return task
 
     def put_back(self, task: ShardTask) -> None:
         """Return a task that was taken but not begun."""
+        self._begun.pop(task.shard_id, None)
         self._waiting.appendleft(task)
+
+    def note_begun(self, task: ShardTask) -> bool:
+        """Note that a task runs by now; return whether that is news."""
+        news = task.shard_id not in self._begun
+        if news:
+            self._begun[task.shard_id] = task, self._clock()
+        return news
+
+    def stragglers(self) -> list[ShardTask]:
+        """Report, and return, tasks that run for much longer than finished ones did; each once."""
+        now = self._clock()
+        late = [each for k, each in self._begun.items() if k not in self._slow and self._is_late(now - each[1])]
+        for task, since in late:
+            logger.warning(
+                "shard %d has been running for %.0f s, the median of the %d finished shards is %.0f s",
+                task.shard_id, now - since, len(self._seconds), statistics.median(self._seconds),
+            )  # fmt: skip
+            self._slow.add(task.shard_id)
+        return [task for task, _ in late]
+
+    def _is_late(self, seconds: float) -> bool:
+        if seconds < self._options.straggler or not self._seconds:
+            return False
+        return seconds > SLOW * statistics.median(self._seconds)
 
     def settle(self, task: ShardTask, outcome: Any) -> None:
         """Note what has come of a task: a result, or `Failed`."""
+        _, since = self._begun.pop(task.shard_id, (task, self._taken[task.shard_id]))
+        self._slow.discard(task.shard_id)
         if isinstance(outcome, Failed):
             self._settle_failure(task, outcome)
         else:
+            self._seconds.append(getattr(outcome, "seconds", self._clock() - since))
             self._on_result(task.shard_id, outcome)
             self._close(task)
         if self._options.early_stop and len(self._failures) == len(self._order) - len(self._open):

@@ -9,15 +9,20 @@ import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
+from homodyne.optimization.cmc.backends.multiprocessing import run_limited
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
 from homodyne.optimization.density import Progress
 
 logger = logging.getLogger(__name__)
+
+TICK = 1.0  # most seconds between two looks for stragglers
 
 ExecutorFactory = Callable[[], AbstractContextManager[Executor]]
 
@@ -26,7 +31,8 @@ class ExecutorBackend(CMCBackend):
     """Runs tasks through an executor.
 
     In a ``with`` block the executor is kept from one `run` to the next. An executor cannot end a task that has
-    begun, so there is no time limit, and what is running when a run ends early is waited for.
+    begun: what is running when a run ends early is waited for, and a time limit is kept by a process of its own that
+    the worker starts for the task.
 
     Parameters
     ----------
@@ -41,6 +47,8 @@ class ExecutorBackend(CMCBackend):
         Most tasks handed to the executor at a time, all by default. A pool that breaks as a whole when a worker dies
         (`concurrent.futures.BrokenExecutor`) is best given as many as it has workers: these tasks are run again one
         at a time, and only one that breaks the pool alone has used an attempt.
+    keeps_time
+        Whether there is a time limit at all; work that must stay in the worker itself has none.
     """
 
     def __init__(
@@ -50,13 +58,15 @@ class ExecutorBackend(CMCBackend):
         *,
         name: str = "executor",
         in_flight: int | None = None,
+        keeps_time: bool = True,
     ) -> None:
         self.options = options or BackendOptions()
         self._factory, self._name, self._in_flight = executor_factory, name, in_flight
         self._executor: Executor | None = None
         self._held = ExitStack()
         self._kept = False
-        if self.options.timeout is not None:
+        self._keeps_time = keeps_time
+        if self.options.timeout is not None and not keeps_time:
             logger.warning("the backend %r cannot keep a time limit; use 'multiprocessing' for one", name)
 
     def get_backend_name(self) -> str:
@@ -81,34 +91,46 @@ class ExecutorBackend(CMCBackend):
         try:
             while not agenda.finished:
                 self._submit(agenda, flight)
-                future = flight.done.get()
-                if future in flight.tasks:
-                    self._land(agenda, flight, future)
+                with suppress(queue.Empty):
+                    future = flight.done.get(timeout=TICK)
+                    if future in flight.tasks:
+                        self._land(agenda, flight, future)
         finally:
             for future in flight.tasks:
-                with suppress(NotImplementedError):  # Parsl cannot
-                    future.cancel()
+                _cancel(future)
             if not self._kept:
                 self.close()
         return agenda.failures
 
     def _submit(self, agenda: Agenda, flight: "_Flight") -> None:
+        """Hand over what waits, then stragglers a second time, as far as there are places."""
         limit = 1 if flight.suspects else self._in_flight
-        while agenda.num_waiting and (limit is None or len(flight.tasks) < limit):
-            task = agenda.take()
-            message = child.encode(task)
-            if self._executor is None:
-                self._executor = self._held.enter_context(self._factory())
+        flight.slow += agenda.stragglers()
+        while (agenda.num_waiting or flight.slow) and (limit is None or len(flight.tasks) < limit):
+            again = not agenda.num_waiting
+            task = flight.slow.pop(0) if again else agenda.take()
+            flight.doubled |= again
             try:
-                future = self._executor.submit(child.run_elsewhere, flight.setup, message)
+                future = self._hand_over(task, flight.setup)
             except BrokenExecutor:
-                agenda.put_back(task)
+                if not again:
+                    agenda.put_back(task)
                 if not flight.tasks:  # it broke when it was idle
                     self._renew()
                     continue
                 return  # what is in flight will tell
             flight.tasks[future] = task
+            if limit is not None:
+                agenda.note_begun(task)
             future.add_done_callback(flight.done.put)
+
+    def _hand_over(self, task: ShardTask, setup: bytes) -> "Future[bytes]":
+        message, work = child.encode(task), child.run_elsewhere
+        if self.options.timeout is not None and self._keeps_time:
+            work = partial(run_limited, replace(self.options, run="", jobs=None), task.shard_id, task.threads)
+        if self._executor is None:
+            self._executor = self._held.enter_context(self._factory())
+        return self._executor.submit(work, setup, message)
 
     def _land(self, agenda: Agenda, flight: "_Flight", future: "Future[bytes]") -> None:
         """Handle a future that is done."""
@@ -116,12 +138,15 @@ class ExecutorBackend(CMCBackend):
         if isinstance(error, BrokenExecutor):
             self._renew()
             if len(flight.tasks) > 1:  # nobody knows whose fault it was
-                flight.suspects = len(flight.tasks)
-                for task in reversed(flight.tasks.values()):
+                suspects = {task.shard_id: task for task in flight.tasks.values()}
+                flight.suspects = len(suspects)
+                for task in reversed(suspects.values()):
                     agenda.put_back(task)
                 flight.tasks.clear()
+                flight.slow.clear()
                 return
         flight.suspects = max(flight.suspects - 1, 0)
+        self._note_begun(agenda, flight, future)
         if future.cancelled():
             outcome: Any = Failed("the executor cancelled it")
         elif error is not None:
@@ -129,7 +154,24 @@ class ExecutorBackend(CMCBackend):
             outcome = Failed(f"the worker was lost ({type(error).__name__})")
         else:
             outcome = pickle.loads(future.result())
-        agenda.settle(flight.tasks.pop(future), outcome)
+        task = flight.tasks.pop(future)
+        twins = [other for other, same in flight.tasks.items() if same is task] if flight.doubled else []
+        if twins and isinstance(outcome, Failed):
+            return  # the other one goes on
+        for twin in twins:
+            del flight.tasks[twin]
+            _cancel(twin)
+        flight.slow = [other for other in flight.slow if other is not task]
+        agenda.settle(task, outcome)
+
+    def _note_begun(self, agenda: Agenda, flight: "_Flight", landed: "Future[bytes]") -> None:
+        """What was handed over before a task that has landed runs by now, and so does the next: a place is free."""
+        before = True
+        for future, task in flight.tasks.items():
+            if future is landed:
+                before = False
+            elif agenda.note_begun(task) and not before:
+                return
 
     def _renew(self) -> None:
         """Give up a broken executor."""
@@ -137,10 +179,16 @@ class ExecutorBackend(CMCBackend):
         self._held.close()
 
 
+def _cancel(future: "Future[bytes]") -> None:
+    with suppress(NotImplementedError):  # Parsl cannot
+        future.cancel()
+
+
 class _Flight:
-    """What the executor has been given: tasks by future, those done, and how many are to be tried one at a time."""
+    """What the executor has been given: tasks by future, those done, stragglers, and how many to try one at a time."""
 
     def __init__(self, setup: bytes) -> None:
-        self.setup, self.suspects = setup, 0
+        self.setup, self.suspects, self.doubled = setup, 0, False
+        self.slow: list[ShardTask] = []
         self.tasks: dict[Future[bytes], ShardTask] = {}
         self.done: queue.SimpleQueue[Future[bytes]] = queue.SimpleQueue()

@@ -16,7 +16,9 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from typing import Any, cast
 
 from homodyne.device.config import detect_hardware
 from homodyne.errors import InputError
@@ -83,6 +85,7 @@ class MultiprocessingBackend(CMCBackend):
                 self._handle_events(agenda)
                 clock, elapsed = time.monotonic(), time.monotonic() - clock
                 self._check_limits(agenda, min(elapsed, 2 * TICK))
+                agenda.stragglers()
         finally:
             self._dismiss([worker for worker in self._workers if worker.task is not None or not self._kept])
         return agenda.failures
@@ -129,6 +132,8 @@ class MultiprocessingBackend(CMCBackend):
                 agenda.settle(worker.task, Failed(reason))
         elif message[:1] == child.BEGUN:
             worker.running, worker.tried = 0.0, True
+            if worker.task is not None:
+                agenda.note_begun(worker.task)
         elif message[:1] == child.ENDED and worker.task is not None:
             task, worker.task = worker.task, None
             agenda.settle(task, pickle.loads(memoryview(message)[1:]))
@@ -159,6 +164,32 @@ class MultiprocessingBackend(CMCBackend):
         for worker in workers:
             worker.end()
             self._workers.remove(worker)
+
+
+@dataclass(frozen=True)
+class _Nested:
+    """A task for the only worker of a worker."""
+
+    shard_id: int
+    threads: int
+    setup: bytes
+    message: bytes
+    attempt: int = 0
+    caution: int = 0
+
+
+def run_limited(options: BackendOptions, shard_id: int, threads: int, setup: bytes, message: bytes) -> bytes:
+    """Do `child.run_elsewhere` in a process of its own, which is ended when it has used up the time limit."""
+    outcomes: dict[int, Any] = {}
+    limited = MultiprocessingBackend(replace(options, num_workers=1, max_attempts=1, run=_run_nested))
+    task = cast(ShardTask, _Nested(shard_id, threads, setup, message))
+    failures = limited.run([task], on_result=outcomes.__setitem__)
+    outcome: bytes = pickle.dumps(Failed(failures[0].reason)) if failures else outcomes[shard_id]
+    return outcome
+
+
+def _run_nested(task: _Nested) -> bytes:
+    return child.run_elsewhere(task.setup, task.message)
 
 
 class _Worker:

@@ -51,7 +51,7 @@ class PjitBackend(ExecutorBackend):
             places = itertools.cycle(self.devices)
             return ThreadPoolExecutor(count, initializer=lambda: _settle(next(places)))
 
-        super().__init__(threads, options, name="pjit", in_flight=count)
+        super().__init__(threads, options, name="pjit", in_flight=count, keeps_time=False)
 
     def run(
         self, tasks: Sequence[ShardTask], *, on_result: OnResult, progress: Progress | None = None
