@@ -16,6 +16,9 @@ from homodyne.viz.model import spread_over
 
 Array = NDArray[np.float64]
 
+ALARM = 1e-3
+"""Probability below which a misfit is told as one."""
+
 RANGE = 4.0
 """Standard deviations at the ends of the colour scale."""
 
@@ -72,7 +75,9 @@ def misfit_figure(result: MCMCResult) -> Figure:
     figure.colorbar(shown[0].collections[0], ax=list(shown), extend="both", aspect=30).set_label(
         "(data $-$ model) / standard deviation", fontsize=NORMAL
     )
-    figure.suptitle("the model misses the data" if checks["misfit"]["p"] < 1e-3 else "the model fits", fontsize=NORMAL)
+    p = checks["misfit"]["p"]
+    agree = f"no misfit beyond the noise (p = {p:.2g})"
+    figure.suptitle("the model misses the data" if p < ALARM else agree, fontsize=NORMAL)
     tests = ", ".join(f"{kind} {test['p']:.2g}" for kind, test in checks["misfit"]["tests"].items())
     text = "; ".join([f"probability of a larger misfit: {tests}", *checks["alarms"]])
     add_caption(figure, result, f"tiles that share frames share noise; {text}")
