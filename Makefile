@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 REAL_MAP := $(wildcard ../shared/data/two_time_map_350.npy)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench validate clean
 
 demo: $(READY)  ## simulate, inspect and fit a measurement; everything lands in demo/
 	$(BIN)/homodyne demo --directory demo $(if $(REAL_MAP),--map $(REAL_MAP))
@@ -21,6 +21,9 @@ lint: $(READY)  ## style, types, direction of imports
 
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m benchmarks
+
+validate: $(READY)  ## evidence for the error bars, written into docs/validation.md; an interrupted run goes on
+	$(BIN)/python -m benchmarks.validation
 
 clean:  ## remove what the other commands made
 	rm -rf .venv .cache demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

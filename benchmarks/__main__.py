@@ -2,13 +2,12 @@
 
 import sys
 
-from benchmarks import calibration, command_line, fits, hard_cases, primitive, shards
+from benchmarks import command_line, fits, hard_cases, primitive, shards
 
 BENCHMARKS = {
     "primitive": primitive.run,
     "fits": fits.run,
     "command_line": command_line.run,
-    "calibration": calibration.run,
     "shards": shards.run,
     "hard_cases": hard_cases.run,
 }

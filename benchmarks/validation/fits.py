@@ -1,0 +1,210 @@
+"""Posteriors of data sets of one scenario, all from one set of compiled programs.
+
+The pilot fit starts at the truth: posteriors are on trial here, not the search for them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.validation.scenario import Scenario
+from homodyne.core.likelihood import Likelihood
+from homodyne.core.posterior import Posterior
+from homodyne.data.twotime import TwoTimeData
+from homodyne.device.config import detect_hardware
+from homodyne.optimization.cmc.backends.selection import select_backend
+from homodyne.optimization.cmc.certificate import CERTIFIED, REFUSED, certify
+from homodyne.optimization.cmc.consensus import run_consensus
+from homodyne.optimization.cmc.importance import smoothed
+from homodyne.optimization.cmc.proposal import Normal, around
+from homodyne.optimization.cmc.sharding import shard_blocks
+from homodyne.optimization.cmc.store import Manifest, opened
+from homodyne.optimization.cmc.types import Initialization
+from homodyne.optimization.nlsq import Pilot, PilotSettings, pilot_fit
+from homodyne.optimization.nuts import NutsSettings, Sampler
+from homodyne.optimization.target import build_target
+from homodyne.optimization.xpcs import XpcsModel, block_arrays, cavity_of, consensus_settings
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+DRAWS = 199  # of every posterior, among which the truth has a rank
+LEAST_ESS = 50.0  # effective points below which weights say nothing
+POINTS = 400  # of a certificate
+LIKELIHOOD = "log likelihood"
+
+_PILOT = PilotSettings(num_candidates=40, num_starts=1)
+_NUTS = NutsSettings(num_samples=250, num_chains=2)
+
+
+class Bench:
+    """Compiled programs of a scenario, which serve one data set after the other; get it from `bench`."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self._likelihood: Likelihood | None = None
+
+    def pilot(self, data: TwoTimeData, start: Array, seed: int) -> Pilot:
+        """Find the mode near `start` (dim,)."""
+        target = build_target(data, self.scenario.config())
+        self._likelihood = self._likelihood or target.likelihood
+        self._likelihood.slot.block = target.likelihood.slot.block
+        return pilot_fit(self._likelihood, target.thin, np.random.default_rng(seed), settings=_PILOT, initial=start)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Likelihood of the data of the last pilot fit."""
+        assert self._likelihood is not None, "the pilot fit comes first"
+        return self._likelihood
+
+    @cached_property
+    def log_prior(self) -> Callable[[Array], jax.Array]:
+        """Compiled log prior of points (n, dim)."""
+        return jax.jit(jax.vmap(self.likelihood.space.log_prior))
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """No-U-turn sampler; its argument is the noise (n_phi,)."""
+        likelihood = self.likelihood
+
+        def log_density(z: jax.Array, sigma: jax.Array) -> jax.Array:
+            return likelihood.log_likelihood(z, sigma) + likelihood.space.log_prior(z)
+
+        return Sampler(log_density, likelihood.space.dim, _NUTS)
+
+
+@cache
+def _bench(mode: str, tau: float, num_frames: int, known: float) -> Bench:
+    return Bench(Scenario(mode, tau, num_frames, known=known))
+
+
+def bench(scenario: Scenario) -> Bench:
+    """Programs for a scenario; they do not depend on the noise."""
+    return _bench(scenario.mode, scenario.tau, scenario.num_frames, scenario.known)
+
+
+@cache
+def _model(bench: Bench, sigma: float) -> XpcsModel:
+    """Model of the consensus engine."""
+    return XpcsModel.of(bench.likelihood, np.full(len(bench.likelihood.phi), sigma))
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Draws of a posterior, and the verdict on them.
+
+    Attributes
+    ----------
+    draws : mapping
+        (draw,) or (draw, angle) by name; empty where the draws must not be used.
+    verdict : str
+        Empty where weights alone decide.
+    ess : float
+        Effective points of the certificate.
+    """
+
+    draws: Mapping[str, Array]
+    verdict: str
+    ess: float
+
+
+def ranks(answer: Answer, truth: Mapping[str, Any], rng: np.random.Generator) -> dict[str, list[float]]:
+    """Place of the truth among the draws, one number per angle where there are angles: uniform if all is well.
+
+    Ties, which the finite number of draws and repeated draws make, are broken at random.
+    """
+    found = {}
+    for name, draws in answer.draws.items():
+        x, at = draws.reshape(len(draws), -1), np.ravel(truth[name])
+        below, equal = np.sum(x < at, axis=0), np.sum(x == at, axis=0)
+        found[name] = ((below + rng.random(len(at)) * (1 + equal)) / (1 + len(x))).round(6).tolist()
+    return found
+
+
+def from_weights(bench: Bench, pilot: Pilot, seed: int) -> Answer:
+    """Posterior by importance weights of points around its modes; no draws with too few effective points."""
+    rng, known = np.random.default_rng([seed, 1]), [(mode.z, mode.covariance) for mode in pilot.modes]
+    density = _density(pilot.posterior)
+    proposal = around(Normal.of(*known[0]), known, density)
+    points = proposal.draw(POINTS, rng)
+    weights = smoothed(density(points) - proposal.log_density(points))
+    if weights.ess < LEAST_ESS:
+        return Answer({}, "", weights.ess)
+    shares = np.exp(weights.log_weights)
+    chosen = rng.choice(points, DRAWS, p=shares / shares.sum())
+    return Answer(_draws(bench, pilot.posterior, chosen, seed), "", weights.ess)
+
+
+def laplace(bench: Bench, data: TwoTimeData, pilot: Pilot, seed: int) -> Answer:
+    """Normal approximation as the package uses it: certified, corrected or refused."""
+    noise = np.random.default_rng([seed, 1]).standard_normal((DRAWS, len(pilot.mode.z)))
+    z = pilot.mode.z + noise @ np.linalg.cholesky(pilot.mode.covariance).T
+    return _judged(bench, pilot, z, z, seed)
+
+
+def nuts(bench: Bench, data: TwoTimeData, pilot: Pilot, seed: int) -> Answer:
+    """No-U-turn sampler with its certificate."""
+    mode, sigma = pilot.mode, jax.numpy.asarray(pilot.sigma)
+    chains = bench.sampler.sample(sigma, mode.z, mode.covariance, jax.random.key(seed)).draws
+    return _judged(bench, pilot, chains, _thin(chains), seed)
+
+
+def consensus(bench: Bench, data: TwoTimeData, pilot: Pilot, seed: int, num_shards: int) -> Answer:
+    """Consensus Monte Carlo in this process, as `homodyne.optimization.xpcs.fit_shards` runs it, with one model."""
+    config, model = bench.scenario.config(seed=seed), _model(bench, float(pilot.sigma[0]))
+    cmc, mode = config.optimization.cmc, pilot.mode
+    parts = list(shard_blocks(data.c2, data.good, num_shards, cmc.sharding.strategy, phi=data.phi, t=data.t, seed=seed))
+    init = Initialization(mode.z, num_shards * mode.covariance, "nlsq", cavity=cavity_of(cmc, num_shards))
+    points = tuple(part.num_points for part in parts)
+    manifest = Manifest(str(seed), "validation", {}, model.joint_names, points, seed)
+    backend = select_backend(detect_hardware(), "sequential", num_shards=num_shards, pure_jax=True)
+    known = [(mode.z, mode.covariance) for mode in pilot.modes]
+    with opened(None, manifest) as store:
+        for k, part in enumerate(parts):
+            store.write_shard(k, block_arrays(part))
+        store.finish_setup()
+        found = run_consensus(model, store, init, consensus_settings(config), backend, modes=known)
+    certificate = found.certificate
+    if certificate.verdict == REFUSED:
+        return Answer({}, REFUSED, certificate.ess)
+    draws = {name: _thin(values) for name, values in found.samples.items()}
+    z = bench.likelihood.space.coordinates(draws)
+    draws[LIKELIHOOD] = _thin(found.sample_stats["lp"]) - np.asarray(bench.log_prior(z))
+    return Answer(draws, certificate.verdict, certificate.ess)
+
+
+def _density(posterior: Posterior) -> Callable[[Array], Array]:
+    """Log densities (n,) at points (n, dim)."""
+    return lambda points: np.array([posterior.evaluate(point)[0] for point in points])
+
+
+def _judged(bench: Bench, pilot: Pilot, made: Array, z: Array, seed: int) -> Answer:
+    """Judge draws as they were made, (draw, dim) of the normal approximation or (chain, draw, dim).
+
+    `z` (draw, dim) are those of them that are used when they are certified.
+    """
+    posterior, known = pilot.posterior, [(mode.z, mode.covariance) for mode in pilot.modes]
+    judged = certify(
+        posterior.log_density, made, names=posterior.names, num_points=POINTS, seed=seed + 1, modes=known,
+        gaussian=known[0] if made.ndim == 2 else None, batch=_density(posterior),
+    )  # fmt: skip
+    certificate = judged.certificate
+    if certificate.verdict == REFUSED:
+        return Answer({}, REFUSED, certificate.ess)
+    used = z if certificate.verdict == CERTIFIED else judged.resample(DRAWS, seed)
+    return Answer(_draws(bench, posterior, used, seed), certificate.verdict, certificate.ess)
+
+
+def _thin(draws: Array) -> Array:
+    """`DRAWS` of the draws of all chains, evenly spaced."""
+    flat = draws.reshape(-1, *draws.shape[2:])
+    return flat[np.linspace(0, len(flat) - 1, DRAWS).astype(int)]
+
+
+def _draws(bench: Bench, posterior: Posterior, z: Array, seed: int) -> dict[str, Array]:
+    """Values of everything that has a name, and of the log likelihood, at z (draw, dim)."""
+    draws, lp = posterior.physical_draws(z, np.random.default_rng([seed, 2]))
+    return {**draws, LIKELIHOOD: lp - np.asarray(bench.log_prior(z))}

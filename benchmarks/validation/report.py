@@ -1,0 +1,242 @@
+"""docs/validation.md from the records: tables here, figures in `pictures`."""
+
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.validation import alarms
+from benchmarks.validation.bands import uniform_p
+from benchmarks.validation.pictures import calibration_figure, coverage_figure
+from benchmarks.validation.records import Record, Unit, by_case
+from homodyne.core.parameters import MODES
+from homodyne.files import write_atomically
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+LEVELS = (0.5, 0.9)
+_SDS, _MARGIN = 2.6, 0.03
+_PACKAGES = ("homodyne", "jax", "numba", "numpy", "numpyro", "scipy")
+
+
+def write_report(records: Mapping[Unit, Record], path: Path, command: str) -> None:
+    """Write the page, and its figures into ``images`` beside it."""
+    images = path.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    parts = [_heading(records, command)]
+    for study, section in _SECTIONS.items():
+        own = by_case(dict(records), study)
+        if own:
+            parts.append(section(own, images))
+    write_atomically(path, ("\n\n".join(parts) + "\n").encode())
+
+
+def ranks_by_name(records: Iterable[Record]) -> dict[str, Array]:
+    """Ranks (sets, angles) of every name; sets without draws are left out."""
+    told = [record["ranks"] for record in records if record.get("ranks")]
+    return {name: np.array([one[name] for one in told]) for name in (told[0] if told else ())}
+
+
+def covered(ranks: Array, level: float) -> float:
+    """Share of truths in the central interval of this probability."""
+    return float(np.mean(np.abs(ranks - 0.5) <= level / 2))
+
+
+def allowed(level: float, sets: int) -> float:
+    """How far coverage may be off: Monte Carlo error and three percentage points."""
+    return float(_SDS * np.sqrt(level * (1 - level) / sets) + _MARGIN)
+
+
+def smallest_p(ranks: Mapping[str, Array]) -> tuple[float, str]:
+    """Smallest p-value of uniformity over all quantities, corrected for their number, and the quantity.
+
+    Each angle is a quantity of its own.
+    """
+    columns = [(uniform_p(column), name) for name, x in ranks.items() for column in x.T]
+    least, name = min(columns)
+    return min(1.0, least * len(columns)), name
+
+
+def _heading(records: Mapping[Unit, Record], command: str) -> str:
+    used = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    return f"""# Validation
+
+Do the error bars hold? This page was written by
+
+```console
+make validate
+```
+
+which simulates and fits every data set of the tables (an hour or two on two cores; `python -m benchmarks.validation
+--scale 0.1` makes a tenth). This copy was written by
+
+```console
+{command.strip()}
+```
+
+from {len(records)} records, with Python {platform.python_version()}, {used}. Data set k of every case has the seed k. A
+thinned version runs in the tests, with errors planted that it must see."""
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _coverage(cases: Mapping[str, list[Record]], images: Path) -> str:
+    write_atomically(images / "validation-coverage.png", coverage_figure(cases))
+    parts = [_COVERAGE]
+    for mode, own_names in MODES.items():
+        names = [*own_names, "contrast", "offset"]
+        rows = [row for case, own in cases.items() if case.startswith(mode) for row in _regime(case, own, names)]
+        if rows:
+            parts.append(_table(["correlation time, counts", "posterior", "sets", *names], rows))
+    return "\n\n".join(parts)
+
+
+def _regime(case: str, records: list[Record], names: Sequence[str]) -> Iterable[list[str]]:
+    """Row of every posterior: coverage of 50 % and 90 % intervals in percent, bold where it is off."""
+    label = ", ".join(case.split(", ")[1:])
+    for posterior in ("calibrated", "independent"):
+        ranks = ranks_by_name(record.get(posterior, {}) for record in records)
+        if not ranks:
+            continue
+        sets = len(next(iter(ranks.values())))
+        cells = []
+        for name in names:
+            shares = [covered(ranks[name], level) for level in LEVELS]
+            off = any(abs(s - level) > allowed(level, sets) for s, level in zip(shares, LEVELS, strict=True))
+            text = " / ".join(f"{100 * share:.0f}" for share in shares)
+            cells.append(f"**{text}**" if off else text)
+        yield [label, posterior, f"{sets} of {len(records)}", *cells]
+
+
+def misses(cases: Mapping[str, list[Record]], posterior: str) -> list[str]:
+    """Regimes, parameters and levels whose coverage is farther off than allowed."""
+    found = []
+    for case, records in cases.items():
+        for name, x in ranks_by_name(record.get(posterior, {}) for record in records).items():
+            for level in LEVELS:
+                share = covered(x, level)
+                if abs(share - level) > allowed(level, len(x)):
+                    found.append(f"{case}: {name} {100 * share:.0f} % of nominal {100 * level:.0f} %, {len(x)} sets")
+    return found
+
+
+def _calibration(cases: Mapping[str, list[Record]], images: Path) -> str:
+    write_atomically(images / "validation-calibration.png", calibration_figure(_ranks_of(cases)))
+    rows = []
+    for case, records in cases.items():
+        ranks = ranks_by_name(records)
+        if ranks:
+            p, name = smallest_p(ranks)
+            rows.append([case, len(records), _counted(records), len(next(iter(ranks.values()))), f"{p:.2g}", name])
+    return _CALIBRATION + "\n\n" + _table(["method", "sets", "verdicts", "ranked", "smallest p", "of"], rows)
+
+
+def _ranks_of(cases: Mapping[str, list[Record]]) -> dict[str, dict[str, Array]]:
+    found = {case: ranks_by_name(records) for case, records in cases.items()}
+    return {case: ranks for case, ranks in found.items() if ranks}
+
+
+def _counted(records: Iterable[Record]) -> str:
+    counts = Counter(record.get("verdict", "no mode") for record in records)
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+
+
+def _certificate(cases: Mapping[str, list[Record]], images: Path) -> str:
+    rows = [
+        [case, defect, _counted({"verdict": record[defect]} for record in records)]
+        for case, records in cases.items()
+        for defect in alarms.DEFECTS
+    ]
+    return _CERTIFICATE + "\n\n" + _table(["posterior", "draws", "verdicts"], rows)
+
+
+def _agreement(cases: Mapping[str, list[Record]], images: Path) -> str:
+    rows = []
+    for case, records in cases.items():
+        p = np.array([[record["p"], record["p_parameters"], record["sick p"]] for record in records])
+        named, identical, sick = (
+            np.mean([record[key] > 0 for record in records]) for key in ("named", "identical", "sick named")
+        )
+        below = [100 * np.mean(p[:, 0] < level) for level in (0.01, 0.05)]
+        shares = (*below, 100 * np.mean(p[:, 1] < 0.05), 100 * named, 100 * identical)
+        rows.append(
+            [case, len(records), *(f"{share:.1f}" for share in shares), f"{100 * np.mean(p[:, 2] < 0.01):.0f}",
+             f"{100 * sick:.0f}"]
+        )  # fmt: skip
+    head = ["shards", "sets", "Q: p < 0.01", "p < 0.05", "any parameter < 0.05", "named", "identical", "Q sees it",
+            "named rightly"]  # fmt: skip
+    return _AGREEMENT + "\n\n" + _table(head, rows)
+
+
+def _hard_cases(cases: Mapping[str, list[Record]], images: Path) -> str:
+    rows = [
+        [case, len(own), _counted(own), sum(bool(record["fault"]) for record in own) or "none"]
+        for case, own in cases.items()
+    ]
+    return _HARD + "\n\n" + _table(["case", "runs", "verdicts", "faults"], rows)
+
+
+def _healthy_cases(cases: Mapping[str, list[Record]], images: Path) -> str:
+    rows = [[case, len(own), _counted(own)] for case, own in cases.items()]
+    return _HEALTHY + "\n\n" + _table(["posterior", "runs", "verdicts"], rows)
+
+
+_SECTIONS = {
+    "coverage": _coverage,
+    "calibration": _calibration,
+    "certificate": _certificate,
+    "agreement": _agreement,
+    "healthy cases": _healthy_cases,
+    "hard cases": _hard_cases,
+}
+
+_COVERAGE = """## Coverage on speckle
+
+Frames of a detector are simulated: fields of complex normal pixels and modes with the covariance of the model, Poisson
+counts, division by the frame mean. 100 frames, one angle at rest and four under flow, 1000 pixels (4000 at 0.02 counts
+per pixel and frame, 2000 at 0.1). Correlation times: short, about 5 frames at first; long, 30 frames. Truths are
+drawn from the prior that the fit is given, contrast and offset too, so that intervals of a right posterior hold the
+truth as often as they say. Posteriors are evaluated by importance weights around their mode; the search for the mode
+starts at the truth.
+
+Percent of truths inside nominal 50 % and 90 % intervals; bold where either is off by more than 2.6 binomial standard
+deviations and three points. All angles count for contrast and offset. `independent` takes the points of a map as
+independent of each other, `calibrated` is what the package reports by default.
+
+![coverage](images/validation-coverage.png)"""
+
+_CALIBRATION = """## Simulation-based calibration
+
+On data with independent noise, for which the posterior is exact, the truth is one more draw of the posterior: its rank
+among the draws is uniform, for every parameter and for the log likelihood. The p-value is that of the widest departure
+of the distribution of ranks from the diagonal, corrected for the number of quantities; data sets whose draws were
+refused have no ranks. Consensus Monte Carlo runs with 1, 8 and 32 shards; 4950 pairs of frames are few for 32.
+
+![ranks](images/validation-calibration.png)"""
+
+_CERTIFICATE = f"""## Certificate
+
+Verdicts on {alarms.DRAWS} draws of known posteriors, exact ones and spoilt ones, by {alarms.POINTS} evaluations. A
+refusal or a correction of exact draws costs time; CERTIFIED for spoilt draws would be a false certificate. CORRECTED
+replaces the draws by weighted points."""
+
+_AGREEMENT = f"""## Tests between shards
+
+Normal subposteriors with 200 independent draws each: rates in percent of alarms between healthy shards (nominal 1, 5,
+5, {100 * alarms.ALARM:.0f} and {100 * alarms.ALARM:.0f}), and of finding one that is six standard deviations off."""
+
+_HEALTHY = """## Consensus runs with nothing wrong
+
+Conjugate models of 4000 observations in four shards; REFUSED would be a false alarm."""
+
+_HARD = """## Consensus runs that are hard to merge
+
+Random cases with known posteriors. A fault is a result in use with a mean off by more than 0.3 posterior sd or a width
+by more than 25 %, beyond Monte Carlo error, a refusal for a wrong reason, or a bad shard that is not named."""

@@ -1,0 +1,34 @@
+"""The studies: their cases, how many data sets each has, and what is done with one."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from benchmarks.validation import alarms, calibration, coverage
+from benchmarks.validation.records import Unit
+from homodyne.testing.conjugate import PROBLEMS
+from homodyne.testing.hard_cases import CASES
+
+
+class Study(NamedTuple):
+    """Cases by name, data sets of each, how many are handed to a worker at once, and what it does with a seed."""
+
+    cases: Mapping[str, Any]
+    sets: int
+    portion: int
+    one: Callable[[str, int], dict[str, Any]]
+
+
+STUDIES = {
+    "coverage": Study(coverage.REGIMES, 200, 5, coverage.one),
+    "calibration": Study(calibration.METHODS, 200, 5, calibration.one),
+    "certificate": Study(alarms.PROBLEMS, 200, 20, alarms.certificate),
+    "agreement": Study(alarms.SHARDS, 300, 50, alarms.agreement),
+    "hard cases": Study(CASES, 20, 2, alarms.hard_case),
+    "healthy cases": Study(PROBLEMS, 20, 2, alarms.healthy_case),
+}
+"""Every study by name."""
+
+
+def perform(units: list[Unit]) -> list[tuple[Unit, dict[str, Any]]]:
+    """Work off units, in a worker or here."""
+    return [(unit, STUDIES[unit.study].one(unit.case, unit.seed)) for unit in units]
