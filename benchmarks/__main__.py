@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import command_line, fits, hard_cases, primitive, shards
+from benchmarks import backends, cluster, command_line, fits, hard_cases, primitive, shards
 
 BENCHMARKS = {
     "primitive": primitive.run,
@@ -10,6 +10,8 @@ BENCHMARKS = {
     "command_line": command_line.run,
     "shards": shards.run,
     "hard_cases": hard_cases.run,
+    "backends": backends.run,
+    "cluster": cluster.run,
 }
 
 for name in sys.argv[1:] or BENCHMARKS:

@@ -92,16 +92,20 @@ CANCELLED = {"slurm": "was cancelled", "pbs": "was killed by signal 9", "torque"
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"], indirect=True)
 def test_what_goes_wrong_is_named_and_costs_no_other_draws(scheduler, tmp_path, caplog):
     store = store_of(tmp_path / "store")
-    faults = FAULTS | ({2: "eat"} if scheduler.name == "slurm" else {})
+    faults = FAULTS | ({2: "eat", 6: "hang"} if scheduler.name == "slurm" else {})
     for shard_id, fault in faults.items():
         (store.path / f"fault-{shard_id}").write_text(fault)
 
-    def cancel_one():
+    def end_two():
         until(lambda: (store.path / "hangs-3").exists())
         command, name = CANCEL[scheduler.name]
-        scheduler.call(command, name.format(recorded(store.path)[0].job.partition("[")[0], 3))
+        job = recorded(store.path)[0].job.partition("[")[0]
+        scheduler.call(command, name.format(job, 3))
+        if 6 in faults:  # as if its wall time, of a minute at least, were over; Slurm looks every 30 s
+            until(lambda: (store.path / "hangs-6").exists())
+            scheduler.call("scontrol", "update", f"JobId={job}_6", "EndTime=now")
 
-    canceller = threading.Thread(target=cancel_one)
+    canceller = threading.Thread(target=end_two)
     canceller.start()
     tasks = tasks_of(store)
     with caplog.at_level(logging.INFO, "homodyne"):
@@ -109,7 +113,11 @@ def test_what_goes_wrong_is_named_and_costs_no_other_draws(scheduler, tmp_path, 
     canceller.join()
     assert [(failure.shard_id, failure.attempts) for failure in failures] == [(5, 2)]
     assert "ended with exit code 7" in failures[0].reason
-    told = TOLD | {3: CANCELLED[scheduler.name]} | ({2: "out of memory"} if 2 in faults else {})
+    told = (
+        TOLD
+        | {3: CANCELLED[scheduler.name]}
+        | ({2: "out of memory", 6: "reached its time limit"} if 2 in faults else {})
+    )
     for shard_id, words in told.items():
         assert any(f"shard {shard_id} is tried again" in text and words in text for text in caplog.messages), shard_id
     assert same(tasks, results, missing=[5])

@@ -1,0 +1,114 @@
+"""What a backend costs beside the work: trivial shards, memory of the coordinator, two workers against one, Slurm."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from homodyne.optimization.cmc.backends import BackendOptions, MultiprocessingBackend
+from homodyne.optimization.cmc.store import Manifest, ShardStore
+from homodyne.optimization.cmc.types import ShardResult, ShardTask
+
+SLURM = Path(__file__).parent.parent / "tests" / "schedulers" / "slurm.sh"
+
+
+@dataclass(frozen=True)
+class Trivial:
+    """A task that is nothing but its number, and how much it is to do."""
+
+    shard_id: int
+    size: int = 1
+    threads: int = 1
+    attempt: int = 0
+    caution: int = 0
+
+
+def draws(task: Trivial) -> ShardResult:
+    """A result with `size` draws of two chains."""
+    ones = np.ones(2)
+    samples = np.random.default_rng(task.shard_id).normal(size=(2, task.size, 2))
+    return ShardResult(task.shard_id, samples, ("a", "b"), {}, 1, True, (), ones, ones, ones, 0, ones, 1, 1, 0.0)
+
+
+def loop(task: Trivial) -> int:
+    """Keep a core busy with a fixed number of additions."""
+    total = 0
+    for k in range(task.size):
+        total += k
+    return total
+
+
+def tasks(count: int, size: int) -> list[ShardTask]:
+    """Trivial tasks, which a backend takes for tasks of shards."""
+    return [cast(ShardTask, Trivial(k, size)) for k in range(count)]
+
+
+def overhead(count: int, size: int) -> None:
+    """Run shards whose only work is to return draws into a store; print seconds and memory of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = ShardStore.create(Path(folder) / "store", Manifest("d", "m", {}, ("a", "b"), (1,) * count, 1))
+        for k in range(count):
+            store.write_shard(k, {"x": np.zeros(1)})
+        store.finish_setup()
+        began = time.perf_counter()
+        backend = MultiprocessingBackend(BackendOptions(num_workers=2, run="benchmarks.backends:draws"))
+        failures = backend.run(tasks(count, size), on_result=lambda _, result: store.write_result(cast(Any, result)))
+        took = time.perf_counter() - began
+        held = sum(file.stat().st_size for file in (store.path / "results").iterdir()) / 2**20
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"  {count} shards, {held:6.1f} MB of draws kept   {took:5.1f} s, coordinator {memory:.0f} MB", flush=True)
+    assert not failures
+
+
+def speed_up() -> None:
+    """The same eight shards with one worker and with two, in turn; the workers have started before."""
+    seconds = {}
+    for workers in (1, 2, 1, 2):
+        options = BackendOptions(num_workers=workers, run="benchmarks.backends:loop")
+        with MultiprocessingBackend(options) as backend:
+            backend.run(tasks(workers, 10), on_result=lambda *_: None)
+            began = time.perf_counter()
+            backend.run(tasks(8, 10_000_000), on_result=lambda *_: None)
+            took = time.perf_counter() - began
+        seconds[workers] = min(took, seconds.get(workers, took))
+    print(f"  8 shards: one worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s, ratio {seconds[1] / seconds[2]:.2f}")
+
+
+def slurm(count: int = 50) -> None:
+    """Elements of an array that sleep for a second, on the Slurm of the tests: two cores at a time."""
+    if shutil.which("slurmctld") is None or os.geteuid() != 0:
+        print("  Slurm is not installed, or this is not root")
+        return
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    try:
+        subprocess.run([SLURM, "start", folder], check=True, stdout=subprocess.DEVNULL)
+        environment = {**os.environ, "SLURM_CONF": str(folder / "etc" / "slurm.conf")}
+        command = ["sbatch", "--wait", f"--array=0-{count - 1}", "--mem=50M", "--output=/dev/null", "--wrap=sleep 1"]
+        began = time.perf_counter()
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        took = time.perf_counter() - began
+        print(
+            f"  Slurm, {count} elements of 1 s, two at a time   {took:.1f} s, {took / (count / 2):.2f} times the ideal"
+        )
+    finally:
+        subprocess.run([SLURM, "stop", folder], check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(folder)
+
+
+def run() -> None:
+    """Print the figures, each overhead from a process of its own, and the load of the machine."""
+    print(f"  load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    for count, size in ((1000, 10), (1000, 4000)):
+        call = f"from benchmarks.backends import overhead; overhead({count}, {size})"
+        subprocess.run([sys.executable, "-c", call], check=True)
+    speed_up()
+    slurm()
