@@ -76,7 +76,7 @@ def tile_table(
     """Tiles of every angle, at coordinates z (dim,) and offset and contrast `scaling` (n_phi, 2)."""
     frames = likelihood.slot.block.col_frames
     square, tiling = np.ix_(frames, frames), make_tiling(frames.size)
-    white, table = tiling.covariance(np.eye(frames.size)), []
+    table = []
     for k, maps in enumerate(pair_maps(likelihood, z, np.eye(likelihood.space.dim))):
         offset, contrast = (float(x) for x in scaling[k])
         g, weight = maps.g[square], (maps.weight[square] > 0).astype(float)
@@ -89,7 +89,7 @@ def tile_table(
         speckle = tiling.speckle_covariance(g, share, max(contrast, 0.0))[two]
         place = (tiling.family[use], tiling.first[use], tiling.second[use])
         rows = _neighbours(residual, weight, g, share)
-        both = (noise.variance[k] * speckle, noise.variance[k] * white[two])
+        both = (noise.variance[k] * speckle, noise.variance[k] * tiling.white[two])
         table.append(AngleTiles(contrast, *place, mean, np.stack(slopes, 1), g_mean, *both, rows))
     return tiling, table
 

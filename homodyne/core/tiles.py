@@ -71,10 +71,10 @@ class Tiling:
 
     def sums(self, values: Array) -> Array:
         """Sum over the pairs of every tile, (n_tiles,); only elements above the diagonal of `values` (n, n) count."""
-        maps = [values]
-        for limits in self.limits[1:]:
-            fine = maps[-1] if len(maps) > 1 else _rows(_rows(values, limits).T, limits).T
-            maps.append(fine if len(maps) == 1 else fine.reshape(limits.size, 2, limits.size, 2).sum(axis=(1, 3)))
+        maps = [values, np.add.reduceat(np.add.reduceat(values, self.limits[1], 0), self.limits[1], 1)]
+        while len(maps) < len(self.limits):
+            fine = maps[-1][::2] + maps[-1][1::2]
+            maps.append(fine[:, ::2] + fine[:, 1::2])
         parts = [np.add.reduceat(np.diagonal(maps[f.level], f.distance)[:: f.stride], f.starts) for f in self.families]
         return np.asarray(np.concatenate(parts)[self.kept])
 
@@ -100,15 +100,11 @@ class Tiling:
             Covariance of the intensities of a pixel at two frames; a multiple of the unit matrix makes all pairs
             of frames independent.
         """
-        rows = [_rows(kernel, limits) for limits in self.limits]
+        sums = [self._levels(rows.T) for rows in self._levels(kernel)]
         parts: list[list[Array]] = [[] for _ in self.families]
-        between: dict[tuple[int, int], Array] = {}
         for a, one in enumerate(self.families):
             for b, other in enumerate(self.families[: a + 1]):
-                levels = one.level, other.level
-                if levels not in between:
-                    between = {levels: _rows(rows[one.level].T, self.limits[other.level]).T}
-                block = _of_pairs(between[levels], one, other)
+                block = _of_pairs(sums[one.level][other.level].T, one, other)
                 parts[a].append(block)
                 if a != b:
                     parts[b].append(block.T)
@@ -139,12 +135,28 @@ class Tiling:
         tilt = both**2 - both * (np.outer(near, lean) + np.outer(lean, near))
         cumulants = both * (2 * share**2 * fields + 2 * share * shot * cross + shot**2 * white)
         cumulants += 0.5 * share**2 * fields**2
-        frames = share**2 * tilt * self._links(g) - share * shot * both**2 * self._links(one)
+        frames = share**2 * tilt * self._links(g) - share * shot * both**2 * self._linked
         return np.asarray(self.covariance(share * g + shot * one) + contrast * (cumulants + frames))
+
+    @cached_property
+    def white(self) -> Array:
+        """Covariance where all pairs are independent and have variance one."""
+        return self.covariance(np.eye(self.num_frames))
+
+    @cached_property
+    def _linked(self) -> Array:
+        return self._links(np.eye(self.num_frames))
 
     def _links(self, kernel: Array) -> Array:
         """Mean of K13 + K14 + K23 + K24 over the pairs of two tiles."""
         return self.covariance(kernel + 1.0) - self.covariance(kernel) - 2.0
+
+    def _levels(self, values: Array) -> list[Array]:
+        """Sums over the rows of the intervals of every level."""
+        found = [values, np.add.reduceat(values, self.limits[1], axis=0)]
+        while len(found) < len(self.limits):
+            found.append(found[-1][::2] + found[-1][1::2])
+        return found
 
 
 def make_tiling(num_frames: int) -> Tiling:
@@ -178,11 +190,6 @@ def make_tiling(num_frames: int) -> Tiling:
             families.append(_Family(level, distance, stride, first))
     used = np.concatenate(kept)
     return Tiling(num_frames, tuple(limits), tuple(families), used, *np.concatenate(keys, axis=1)[:, used])
-
-
-def _rows(values: Array, limits: Array) -> Array:
-    """Sums over the rows of every interval."""
-    return values if limits.size == len(values) else np.add.reduceat(values, limits, axis=0)
 
 
 def _of_pairs(kernel: Array, one: _Family, other: _Family) -> Array:
