@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import backends, cluster, command_line, fits, hard_cases, primitive, shards
+from benchmarks import backends, calibrated, cluster, command_line, fits, hard_cases, primitive, shards
 
 BENCHMARKS = {
     "primitive": primitive.run,
@@ -11,6 +11,7 @@ BENCHMARKS = {
     "shards": shards.run,
     "hard_cases": hard_cases.run,
     "backends": backends.run,
+    "calibrated": calibrated.run,
     "cluster": cluster.run,
 }
 

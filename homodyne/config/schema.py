@@ -424,6 +424,17 @@ class OutputConfig(Section):
     overwrite: bool = Field(False, description="replace a result that is already there")
 
 
+class SpeckleConfig(Section):
+    """What is known of photons and pixels; found in the data by default."""
+
+    mean_counts: PositiveFloat | None = Field(
+        None, description="counts per pixel and frame; from the raw diagonal, the file or the residuals by default"
+    )
+    pixels: PositiveFloat | None = Field(
+        None, description="independent pixels in each map; from the residuals by default"
+    )
+
+
 class Config(Section):
     """The whole configuration."""
 
@@ -442,13 +453,21 @@ class Config(Section):
     noise: Literal["fixed", "sampled"] = Field(
         "fixed", description="noise level of each angle: from the pilot fit, or a parameter of the posterior"
     )
-    uncertainty: Literal["independent"] = Field(
-        "independent", description="independent: every point of the map has its own noise"
+    uncertainty: Literal["calibrated", "independent"] = Field(
+        "calibrated",
+        description="calibrated: points that share frames share noise; independent: every point has its own",
     )
+    speckle: SpeckleConfig = SpeckleConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     certificate: CertificateConfig = CertificateConfig()
     output: OutputConfig = OutputConfig()
     seed: NonNegativeInt = Field(0, description="seed of every random number of the run")
+
+    @model_validator(mode="after")
+    def _one_noise(self) -> Self:
+        if self.noise == "sampled" and self.uncertainty == "calibrated":
+            raise ValueError("noise: sampled learns the noise from independent points: add uncertainty: independent")
+        return self
 
     @model_validator(mode="after")
     def _parameters_of_mode(self) -> Self:

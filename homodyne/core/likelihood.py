@@ -7,10 +7,13 @@ Given g this is linear in (offset, contrast), whose priors are normal, so the in
 hold everything. `Likelihood` gives the marginal log likelihood as a JAX function of the curves, and the
 conditional distribution of (offset, contrast) from which they are drawn exactly. Everything is formed from
 the moments of the block, the only pass over the data.
+
+That is right for independent points. With an `Adjustment` the same likelihood is evaluated at another point and with
+more noise, so that its width is that under correlated noise.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from homodyne.core.adjustment import Adjustment, unadjusted
 from homodyne.core.correlation import SHEAR_CONVENTIONS, shear_argument_scale
 from homodyne.core.moments import (
     BlockSlot,
@@ -67,6 +71,23 @@ class Evaluation(NamedTuple):
     scaling_cov: jax.Array
 
 
+class Linearised(NamedTuple):
+    """The model at one point, with derivatives by z in the last axis.
+
+    Curves are the decay exponent (n,), the factor of the strain (n_phi,) and the strain (n,), both 0 without shear;
+    then their derivatives, those of the physical parameters by name, gradient and Hessian of the log prior.
+    """
+
+    curves: tuple[jax.Array, jax.Array, jax.Array]
+    slopes: tuple[jax.Array, jax.Array, jax.Array]
+    physical: dict[str, jax.Array]
+    prior_slope: jax.Array
+    prior_curvature: jax.Array
+
+
+_SHARED = ("_moments", "_inside", "_evaluate", "_gradients", "linearised")  # by likelihoods that differ in adjustment
+
+
 @dataclass(frozen=True, eq=False)
 class Likelihood:
     """Marginal likelihood of the physical curves given a block.
@@ -87,6 +108,8 @@ class Likelihood:
     scaling : ScalingPrior
     shear_convention : "he2024" or "legacy"
     implementation : "numba" or "jax"
+    adjustment : Adjustment or None
+        Calibration for correlated noise; None for independent points.
     """
 
     slot: BlockSlot
@@ -98,6 +121,7 @@ class Likelihood:
     scaling: ScalingPrior = ScalingPrior()
     shear_convention: str = "he2024"
     implementation: Implementation = "numba"
+    adjustment: Adjustment | None = None
 
     @property
     def order(self) -> int:
@@ -121,12 +145,13 @@ class Likelihood:
 
         With `data` they are those of this block on a device, in place of that in the slot.
         """
-        usable, curves = self._supported_curves(z)
-        moments = self._moments(*curves) if data is None else device_moments(data, *curves, self.order)
+        usable, (f, shear) = self._supported_curves(z)
+        moments = self._moments(f, shear) if data is None else device_moments(data, f, shear, self.order)
         return moments._replace(g=jnp.where(usable, moments.g, jnp.nan))
 
     def _supported_curves(self, z: jax.Array) -> tuple[jax.Array, Any]:
         """Whether the rates are positive, and the curves; those of some other point where they are not."""
+        z = self._image(z)
         usable = self.space.supported(z)
         return usable, self.curves(jnp.where(usable, z, jnp.asarray(self._inside)))
 
@@ -156,6 +181,17 @@ class Likelihood:
     def _moments_of_data(self) -> Callable[[Array, DenseBlock], Moments]:
         return jax.jit(self.moments)
 
+    def _image(self, z: jax.Array) -> jax.Array:
+        """Point at which the likelihood of independent points is evaluated."""
+        if self.adjustment is None:
+            return z
+        center = jnp.asarray(self.adjustment.center)
+        return center + jnp.asarray(self.adjustment.matrix) @ self.space.apart(z, center)
+
+    def effective(self, sigma: ArrayLike) -> jax.Array:
+        """Noise that the likelihood takes instead of sigma (n_phi,)."""
+        return jnp.asarray(sigma) * (1.0 if self.adjustment is None else self.adjustment.widening)
+
     @cached_property
     def _inside(self) -> Array:
         """Some point of the support, so that no invalid curve is ever formed."""
@@ -180,39 +216,77 @@ class Likelihood:
         total = self.from_moments(self.moments(z, data), sigma, scaling).sum()
         return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
-    @cached_property
+    @property
     def evaluate(self) -> Callable[..., Evaluation]:
-        """Compiled `Evaluation` at z (dim,) and sigma (n_phi,); one program for every block and noise.
+        """Compiled `Evaluation` at z (dim,) and sigma (n_phi,); one program for every block, noise and adjustment.
 
         A `DenseBlock` as third argument stands in place of the block in the slot.
         """
+        program, lens = self._evaluate, self._lens
+        return lambda z, sigma, data=None: program(z, sigma, data, lens)
 
-        def evaluate(z: jax.Array, sigma: jax.Array, data: DenseBlock | None = None) -> Evaluation:
-            m = self.moments(z, data)
-            total = self.from_moments(m, sigma).sum()
-            total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
-            return Evaluation(
-                m, self.space.log_prior(z), total, self.space.physical(z), *self.scaling_posterior(m, sigma)
-            )
-
-        return jax.jit(evaluate)
-
-    @cached_property
+    @property
     def gradients(self) -> Callable[[Any, Any, Any], Any]:
         """Compiled (value, gradient) of the log likelihood and of the log prior, as two pairs.
 
         Takes z, sigma and the prior of (offset, contrast) as its mean and precision, (2, 2).
         """
+        program, lens = self._gradients, self._lens
+        return lambda z, sigma, scaling: program(z, sigma, scaling, lens)
 
-        def gradients(z: jax.Array, sigma: jax.Array, scaling: jax.Array) -> Any:
-            likelihood = jax.value_and_grad(self.log_likelihood)(z, sigma, scaling)
+    @cached_property
+    def _evaluate(self) -> Callable[..., Evaluation]:
+        def evaluate(z: jax.Array, sigma: jax.Array, data: DenseBlock | None, lens: Adjustment) -> Evaluation:
+            adjusted = self.through(lens)
+            m = adjusted.moments(z, data)
+            total = adjusted.from_moments(m, sigma).sum()
+            total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
+            return Evaluation(
+                m, self.space.log_prior(z), total, self.space.physical(z), *adjusted.scaling_posterior(m, sigma)
+            )
+
+        return jax.jit(evaluate)
+
+    @cached_property
+    def _gradients(self) -> Callable[..., Any]:
+        def gradients(z: jax.Array, sigma: jax.Array, scaling: jax.Array, lens: Adjustment) -> Any:
+            likelihood = jax.value_and_grad(self.through(lens).log_likelihood)(z, sigma, scaling)
             return likelihood, jax.value_and_grad(self.space.log_prior)(z)
 
         return jax.jit(gradients)
 
+    @cached_property
+    def linearised(self) -> Callable[[Any], "Linearised"]:
+        """Compiled `Linearised` at z (dim,)."""
+
+        def curves(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            decay, shear = self.curves(z)
+            return decay, *(shear or (jnp.zeros(len(self.phi)), jnp.zeros(len(self.t))))
+
+        def everything(z: jax.Array) -> Linearised:
+            prior = self.space.log_prior
+            return Linearised(
+                curves(z), jax.jacfwd(curves)(z), jax.jacfwd(self.space.physical)(z),
+                jax.grad(prior)(z), jax.hessian(prior)(z),
+            )  # fmt: skip
+
+        return jax.jit(everything)
+
+    @cached_property
+    def _lens(self) -> Adjustment:
+        """The adjustment, or one that changes nothing."""
+        return self.adjustment or unadjusted(self.space.dim, len(self.phi))
+
+    def through(self, adjustment: Adjustment) -> "Likelihood":
+        """Return the same likelihood with another adjustment; compiled programs are shared."""
+        other = replace(self, adjustment=adjustment)
+        other.__dict__.update({name: getattr(self, name) for name in _SHARED})
+        return other
+
     def from_moments(self, m: Moments, sigma: jax.Array, scaling: jax.Array | None = None) -> jax.Array:
         """Marginal log likelihood of every angle, (n_phi,); arguments as in `log_likelihood`."""
         scaling = jnp.asarray(self.scaling.table) if scaling is None else scaling
+        sigma = self.effective(sigma)
         normal, right, misfit = self._normal_equations(m, sigma, scaling)
         root = jnp.linalg.cholesky(normal)
         half = jax.scipy.linalg.solve_triangular(root, right[..., None], lower=True)[..., 0]
@@ -235,9 +309,16 @@ class Likelihood:
     ) -> tuple[jax.Array, jax.Array]:
         """Conditional mean (n_phi, 2) and covariance (n_phi, 2, 2) of (offset, contrast) given the curves."""
         scaling = jnp.asarray(self.scaling.table) if scaling is None else scaling
-        normal, right, _ = self._normal_equations(m, sigma, scaling)
+        normal, right, _ = self._normal_equations(m, self.effective(sigma), scaling)
         mean = jnp.linalg.solve(normal, right[..., None])[..., 0]
         return mean + jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1), jnp.linalg.inv(normal)
+
+    def calibrated_pair(self, z: Array, mean: Array, covariance: Array) -> tuple[Array, Array]:
+        """`scaling_posterior` at points z (..., d) as it is under correlated noise."""
+        if self.adjustment is None:
+            return mean, covariance
+        apart = np.asarray(self.space.apart(jnp.asarray(z), self.adjustment.center))
+        return self.adjustment.pair(apart, mean, covariance)
 
 
 def least_squares(m: Moments) -> tuple[Array, Array]:

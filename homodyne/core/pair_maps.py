@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from homodyne.core.likelihood import Likelihood
@@ -49,14 +48,9 @@ def pair_maps(likelihood: Likelihood, z: Array, directions: Array) -> Iterator[P
     directions : (dim, d) array
         Columns along which g is differentiated.
     """
-
-    def along(w: jax.Array) -> Any:
-        decay, shear = likelihood.curves(z + directions @ w)
-        return decay, shear or (0.0 * likelihood.phi, 0.0 * decay)
-
-    start = np.zeros(directions.shape[1])
-    decay, (height, strain) = _arrays(jax.jit(along)(start))
-    d_decay, (d_height, d_strain) = _arrays(jax.jit(jax.jacfwd(along))(start))
+    at = likelihood.linearised(z)
+    decay, height, strain = (np.asarray(curve) for curve in at.curves)
+    d_decay, d_height, d_strain = (np.asarray(slope) @ directions for slope in at.slopes)
     for k in range(len(likelihood.phi)):
         phase = height[k] * strain
         d_phase = d_height[k] * strain[:, None] + height[k] * d_strain
@@ -64,13 +58,8 @@ def pair_maps(likelihood: Likelihood, z: Array, directions: Array) -> Iterator[P
         yield PairMaps(g, slopes, *_data(likelihood, k))
 
 
-def _arrays(curves: Any) -> Any:
-    decay, (height, strain) = curves
-    return np.asarray(decay), (np.asarray(height), np.asarray(strain))
-
-
 def _correlation(decay: Array, d_decay: Array, phase: Array, d_phase: Array, order: int) -> tuple[Array, Array]:
-    """Correlation and its derivatives from the exponent (n,), the phase (n,) and theirs (d, n): exp(-F) sinc(x)^(2 order)."""
+    """exp(-F) sinc(x)^(2 order) and its derivatives, from exponent and phase (n,) and theirs (d, n)."""
     apart = decay[None, :] - decay[:, None]
     x = phase[None, :] - phase[:, None]
     sinc = np.sinc(x / np.pi)

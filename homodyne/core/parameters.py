@@ -290,6 +290,13 @@ class ParameterSpace:
             z[..., k] -= 180.0 * np.round((z[..., k] - around) / 180.0)
         return z
 
+    def apart(self, z: jax.Array, center: Any) -> jax.Array:
+        """Difference z - center of points (..., dim), a circular phi0 by the shorter way."""
+        gap = z - jnp.asarray(center)
+        if self._plain_names[-1] == "phi0" and self.priors["phi0"].circular:
+            gap = gap.at[..., -1].add(-180.0 * jnp.round(gap[..., -1] / 180.0))
+        return gap
+
     def supported(self, z: jax.Array) -> jax.Array:
         """Whether J and γ̇ are positive from first to last time; each is monotone, so both ends decide."""
         ends = jnp.array([self.t_first, self.t_last])

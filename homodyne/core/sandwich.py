@@ -37,7 +37,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """Information, variability and the covariance that follows; no prior of z is in them.
+    """Information, variability and the covariance that follows; no prior of z is in these three.
 
     Attributes
     ----------
@@ -45,8 +45,10 @@ class Sandwich:
         Fisher matrix H of z for independent points, offset and contrast eliminated.
     variability : (d, d) array
         Covariance J of the score, eliminated likewise.
-    pair_slope : (n_phi, 2, d) array
-        Regression of (offset, contrast) on z.
+    pair_information : (n_phi, 2, 2) array
+        Fisher matrix of (offset, contrast) given z, without their prior.
+    elimination, pair_slope : (n_phi, 2, d) array
+        Regression of (offset, contrast) on z for independent points, and with correlated noise.
     pair_covariance : (n_phi, 2, 2) array
         Covariance of (offset, contrast) given z.
     noise : SpeckleNoise
@@ -54,6 +56,8 @@ class Sandwich:
 
     information: Array
     variability: Array
+    pair_information: Array
+    elimination: Array
     pair_slope: Array
     pair_covariance: Array
     noise: SpeckleNoise
@@ -72,7 +76,7 @@ class Sandwich:
     @property
     def inflation(self) -> Array:
         """Factor between the standard deviations of z with correlated and with independent noise, (d,)."""
-        return np.sqrt(np.diag(self.covariance) / np.diag(self.independent))
+        return np.asarray(np.sqrt(np.diag(self.covariance) / np.diag(self.independent)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +123,13 @@ class _Angle:
 
 
 def sandwich(
-    likelihood: Likelihood, z: Array, scaling: Array, sigma: Array, facts: CountingFacts, root: Array
+    likelihood: Likelihood,
+    z: Array,
+    scaling: Array,
+    sigma: Array,
+    facts: CountingFacts,
+    root: Array,
+    prior: Array | None = None,
 ) -> Sandwich:
     """Covariance of the least-squares estimate under correlated noise.
 
@@ -136,7 +146,10 @@ def sandwich(
     facts : CountingFacts
     root : (d, d) array
         Its columns are about the widths of the posterior in z: whitening, for accuracy only.
+    prior : (d, d) array, optional
+        Precision of the prior of z, for directions that the data do not determine.
     """
+    white_prior = np.zeros((len(z), len(z))) if prior is None else root.T @ prior @ root
     contrast, pair_prior = scaling[:, 1], np.diag(likelihood.scaling.table[1])
     parts, measured = [], []
     for k, maps in enumerate(pair_maps(likelihood, z, root)):
@@ -149,7 +162,8 @@ def sandwich(
             "no two pairs of an angle share a frame, so the correlation of their noise cannot be seen: give "
             "speckle.mean_counts, or use uncertainty: independent"
         )
-    return _assemble(parts, _noise(parts, known, contrast, sigma, facts), np.linalg.inv(root), pair_prior)
+    noise = _noise(parts, known, contrast, sigma, facts, white_prior)
+    return _assemble(parts, noise, np.linalg.inv(root), white_prior, pair_prior)
 
 
 def _angle(maps: PairMaps, residual: Array, contrast: float, sigma: float, pair_prior: Array) -> _Angle:
@@ -168,18 +182,19 @@ def _angle(maps: PairMaps, residual: Array, contrast: float, sigma: float, pair_
 
 
 def _noise(
-    parts: list[_Angle], known: dict[str, Array], contrast: Array, sigma: Array, facts: CountingFacts
+    parts: list[_Angle], known: dict[str, Array], contrast: Array, sigma: Array, facts: CountingFacts, prior: Array
 ) -> SpeckleNoise:
     """Noise of every angle; the squares of the residuals are too small by what the fit has taken up."""
     counts = first_of(COUNT_SOURCES, known)
-    share, inverse = known[counts], np.linalg.inv(_information(parts))
+    share, inverse = known[counts], np.linalg.inv(_information(parts) + prior)
     taken = [v**2 * part.taken_up(s, inverse) for part, s, v in zip(parts, share, sigma, strict=True)]
     expected = [part.expected(s) for part, s in zip(parts, share, strict=True)]
     variance = np.array([part.squares for part in parts]) / (np.array(expected) - np.array(taken))
     pixels = pixels_by_source(share, contrast, variance, facts)
     used = first_of(PIXEL_SOURCES, pixels)
-    if used != RESIDUALS:
-        variance = (contrast / share) ** 2 / pixels[used]
+    if used != RESIDUALS:  # without a correlated part the pixels say nothing
+        seen = share > 0
+        variance[seen] = (contrast[seen] / share[seen]) ** 2 / pixels[used][seen]
     notes = (*count_notes(contrast, known), *pixel_notes(used, pixels))
     return SpeckleNoise(share, variance, contrast, counts, used, notes)
 
@@ -190,13 +205,13 @@ def _information(parts: list[_Angle]) -> Array:
     return np.asarray(sum(p.information[:d, :d] + p.information[:d, d:] @ p.elimination for p in parts))
 
 
-def _assemble(parts: list[_Angle], noise: SpeckleNoise, to_white: Array, pair_prior: Array) -> Sandwich:
+def _assemble(parts: list[_Angle], noise: SpeckleNoise, to_white: Array, prior: Array, pair_prior: Array) -> Sandwich:
     """Eliminate offset and contrast, and go back from whitened coordinates to z."""
     information = _information(parts)
-    inverse = np.linalg.inv(information)
+    inverse = np.linalg.inv(information + prior)
     angles = list(zip(parts, noise.share, noise.variance, strict=True))
     variability = np.sum([v * part.marginal(s) for part, s, v in angles], axis=0)
-    precision = np.linalg.inv(inverse @ variability @ inverse)
+    precision = np.linalg.inv(inverse @ (variability + prior) @ inverse)
     slopes, covariances, d = [], [], len(information)
     for part, s, v in angles:
         pair, own = np.linalg.inv(part.pair), v * part.variability(s)[d:]
@@ -207,6 +222,8 @@ def _assemble(parts: list[_Angle], noise: SpeckleNoise, to_white: Array, pair_pr
     return Sandwich(
         information=to_white.T @ information @ to_white,
         variability=to_white.T @ variability @ to_white,
+        pair_information=np.array([part.pair - pair_prior for part in parts]),
+        elimination=np.array([part.elimination @ to_white for part in parts]),
         pair_slope=np.array(slopes),
         pair_covariance=np.array(covariances),
         noise=noise,

@@ -36,6 +36,8 @@ class Run:
     warnings : tuple of str
     timings : mapping
         Seconds by stage.
+    noise_inflation : mapping or None
+        As of the result.
     """
 
     model: XpcsModel
@@ -45,6 +47,7 @@ class Run:
     facts: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
+    noise_inflation: Mapping[str, Any] | None = None
 
 
 def assemble(
@@ -94,6 +97,7 @@ def assemble(
         config=to_mapping(resolve(run.config)),
         seed=run.config.seed,
         timings=run.timings,
+        noise_inflation=run.noise_inflation,
         versions=used_versions(),
     )
 

@@ -8,7 +8,7 @@ taken: laplace first, then nuts.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.assembly import Run, assemble, consensus_result
+from homodyne.optimization.calibration import NoiseReport, calibrated, noise_report
 from homodyne.optimization.cmc.certificate import (
     CERTIFIED,
     CORRECTED,
@@ -74,8 +75,8 @@ def fit(
         From `homodyne.load`, `homodyne.from_cube` or `homodyne.from_arrays`.
     mode : "static" or "laminar_flow", optional
     method : "auto", "laplace", "nuts" or "cmc", optional
-    uncertainty : "independent", optional
-        Points of the map are taken as independent of each other.
+    uncertainty : "calibrated" or "independent", optional
+        Whether points of the map that share frames share noise, or every point has its own.
     seed : int, optional
     config : Config, mapping or path of a YAML file, optional
         Everything else; the arguments above, where given, replace its values.
@@ -113,6 +114,11 @@ def fit(
         progress=tell,
     )
     clock.mark("pilot fit")
+    report = noise_report(data, pilot, settings.speckle)
+    if settings.uncertainty == "calibrated":
+        pilot = calibrated(pilot, report, PilotSettings(max_iterations=nlsq.max_iterations))
+    pilot = replace(pilot, notes=(*pilot.notes, *report.notes))
+    clock.mark("noise")
     trail: list[str] = []
     consensus = None
     names, reason = _names(target.likelihood.slot.block.num_points, settings)
@@ -121,7 +127,7 @@ def fit(
             trail.append(reason)
         try:
             if name == "cmc":
-                consensus = _shards(data, pilot, settings, tell, trail)
+                consensus = _shards(data, pilot, report, settings, tell, trail)
                 certificate = consensus.certificate
             else:
                 consensus, drawn = None, METHODS[name](pilot, settings, tell)
@@ -138,11 +144,11 @@ def fit(
         if _content(certificate, name):
             break
     if consensus is not None:
-        return consensus_result(_run(data, settings, pilot, trail, clock.seconds, None), consensus)
+        return consensus_result(_run(data, settings, pilot, report, trail, clock.seconds, None), consensus)
     z, drawn = _usable(drawn, judged, pilot, settings)
     samples, lp = pilot.posterior.physical_draws(z, np.random.default_rng([settings.seed, 1]), tell)
     clock.mark("contrast and offset")
-    run = _run(data, settings, pilot, trail, clock.seconds, drawn)
+    run = _run(data, settings, pilot, report, trail, clock.seconds, drawn)
     return assemble(run, name, judged.certificate, samples, {**drawn.stats, "lp": lp})
 
 
@@ -165,14 +171,17 @@ def decide(num_points: int, settings: Config) -> CMCDecision:
     return should_use_cmc(num_points, detect_hardware(), min_points=cmc.min_points_for_cmc)
 
 
-def _shards(data: TwoTimeData, pilot: Pilot, settings: Config, tell: Progress, trail: list[str]) -> Consensus:
+def _shards(
+    data: TwoTimeData, pilot: Pilot, report: NoiseReport, settings: Config, tell: Progress, trail: list[str]
+) -> Consensus:
     """Consensus Monte Carlo from the modes of the pilot fit."""
     if settings.noise == "sampled":
         raise InputError("noise: sampled is not possible with method cmc: use noise: fixed, or method nuts")
     modes = [(mode.z, mode.covariance) for mode in pilot.modes]
     likelihood = pilot.posterior.likelihood
+    noise = {"inflation": report.inflation, "facts": report.facts, "checks": report.checks}
     found, how = fit_shards(
-        data, likelihood, pilot.sigma, modes, settings, detect_hardware(gpus=True), tell, pilot.notes
+        data, likelihood, pilot.sigma, modes, settings, detect_hardware(gpus=True), tell, pilot.notes, noise
     )
     trail.append(how)
     return found
@@ -329,13 +338,21 @@ def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> 
 
 
 def _run(
-    data: TwoTimeData, settings: Config, pilot: Pilot, trail: list[str], timings: dict[str, float], drawn: Draws | None
+    data: TwoTimeData,
+    settings: Config,
+    pilot: Pilot,
+    report: NoiseReport,
+    trail: list[str],
+    timings: dict[str, float],
+    drawn: Draws | None,
 ) -> Run:
     """What is known of the run beside its draws."""
     likelihood = pilot.posterior.likelihood
     facts = {
         **((drawn.facts if drawn else None) or {}),
         "methods": trail,
+        "noise": dict(report.facts),
+        "checks": dict(report.checks),
         "pilot": {
             "num_starts": pilot.num_starts,
             "num_converged": pilot.num_converged,
@@ -352,6 +369,7 @@ def _run(
         facts=facts,
         warnings=(*pilot.notes, *(drawn.problems if drawn else ())),
         timings=timings,
+        noise_inflation=report.inflation,
     )
 
 

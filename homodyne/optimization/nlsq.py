@@ -7,7 +7,7 @@ curvature at the mode gives the Laplace approximation.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -300,6 +300,25 @@ def pilot_fit(
         modes, extra = _with_noise(posterior, modes, sigma, settings)
         slope.gradients += extra
     return Pilot(posterior, tuple(modes), sigma, used, len(arrived), slope.gradients, tuple(notes))
+
+
+def settled(posterior: Posterior, starts: Sequence[Mode], settings: PilotSettings) -> tuple[Mode, ...]:
+    """Distinct modes of a posterior with fixed noise that are reached from modes of a similar one, best first.
+
+    Raises
+    ------
+    ConvergenceError
+        When none is reached.
+    """
+    slope, sigma = _Slope(posterior), np.asarray(posterior.sigma)
+    found = [slope.settle(mode.z, sigma, _root(mode.covariance), settings.max_iterations, 0.3) for mode in starts]
+    modes = _distinct([mode for mode in found if mode is not None])
+    if not modes:
+        raise ConvergenceError(
+            "with correlated noise the posterior has no interior mode: the data determine too little; fix a parameter "
+            "or narrow its prior (uncertainty: independent hides that)"
+        )
+    return tuple(modes)
 
 
 def _single_flow(likelihood: Likelihood) -> bool:

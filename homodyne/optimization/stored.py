@@ -83,7 +83,7 @@ class StoredRun:
 
     def _run(self) -> Run:
         manifest = self.store.manifest
-        here = used_versions()
+        here, noise = used_versions(), manifest.setup.get("noise") or {}
         warnings = [str(note) for note in manifest.setup.get("notes", ())]
         warnings += [
             f"the run was set up with {library} {manifest.versions.get(library)}, it was combined with {number}"
@@ -95,8 +95,13 @@ class StoredRun:
             config=self.config,
             num_points=sum(manifest.points),
             bad_frames=tuple(int(k) for k in manifest.setup.get("bad_frames", ())),
-            facts={"methods": [f"cmc: combined from the store {self.store.path}"]},
+            facts={
+                "methods": [f"cmc: combined from the store {self.store.path}"],
+                "noise": noise.get("facts", {}),
+                "checks": noise.get("checks", {}),
+            },
             warnings=tuple(warnings),
+            noise_inflation=noise.get("inflation"),
         )
 
 

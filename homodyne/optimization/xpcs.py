@@ -20,6 +20,7 @@ from jax.scipy.stats import norm
 
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.schema import CMCConfig, Config
+from homodyne.core.adjustment import Adjustment
 from homodyne.core.blocks import Block, random_points
 from homodyne.core.likelihood import Likelihood, ScalingPrior
 from homodyne.core.moments import BlockSlot, Implementation, Moments
@@ -63,7 +64,7 @@ class XpcsModel(Model):
 
     Attributes
     ----------
-    space, t, phi, q, gap, scaling, shear_convention, implementation
+    space, t, phi, q, gap, scaling, shear_convention, implementation, adjustment
         As in `homodyne.core.likelihood.Likelihood`; with "jax", shards lie on the default device.
     sigma : (n_phi,) array
         Standard deviation of a point of weight one at every angle.
@@ -78,6 +79,7 @@ class XpcsModel(Model):
     shear_convention: str
     sigma: Array
     implementation: Implementation = "numba"
+    adjustment: Adjustment | None = None
 
     @classmethod
     def of(cls, likelihood: Likelihood, sigma: Array) -> "XpcsModel":
@@ -168,8 +170,9 @@ class XpcsModel(Model):
         m = self._moments(self.statistics(x[None, :d], shard)[0])
         gap = m.mean - offset
         squares = m.scatter + m.weight * gap**2 - 2 * contrast * (m.yg + gap * m.g) + contrast**2 * m.gg
-        likelihood = -0.5 * m.points * jnp.log(2 * jnp.pi * self.sigma**2) + 0.5 * m.log_weights
-        likelihood -= 0.5 * squares / self.sigma**2
+        sigma = self._likelihood.effective(self.sigma)
+        likelihood = -0.5 * m.points * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
+        likelihood -= 0.5 * squares / sigma**2
         (mean, precision), pairs = self.scaling.table, np.stack([offset, contrast], axis=1)
         prior = norm.logpdf(pairs, mean, precision**-0.5).sum() + self.log_prior(jnp.asarray(x[:d]))
         return float(likelihood.sum() + power * prior)
@@ -226,15 +229,26 @@ class XpcsModel(Model):
         """Draws of free physical parameters, contrast and offset from draws z (chain, draw, d)."""
         flat = self._moments(merged.reshape(-1, merged.shape[-1]))
         mean, covariance = self._conditional(flat, self._tempered(1.0))
-        pairs = scaling_draws(np.asarray(mean), np.asarray(covariance), rng).reshape(*z.shape[:2], -1, 2)
-        physical = self._physical(jnp.asarray(z.reshape(-1, z.shape[-1])))
+        points = z.reshape(-1, z.shape[-1])
+        pair = self._likelihood.calibrated_pair(points, np.asarray(mean), np.asarray(covariance))
+        pairs = scaling_draws(*pair, rng).reshape(*z.shape[:2], -1, 2)
+        physical = self._physical(jnp.asarray(points))
         draws = {name: np.asarray(physical[name]).reshape(z.shape[:2]) for name in self.space.free_names}
         return {**draws, "contrast": pairs[..., 1], "offset": pairs[..., 0]}
 
 
 POOLED = 200  # points per shard that svi looks at
 BYTES_PER_POINT = 12.0  # of a shard in memory, with what its sampling needs
-_DECISIVE = ("analysis_mode", "parameters", "shear_convention", "coordinates", "noise", "seed")
+_DECISIVE = (
+    "analysis_mode",
+    "parameters",
+    "shear_convention",
+    "coordinates",
+    "noise",
+    "uncertainty",
+    "speckle",
+    "seed",
+)
 
 
 def fit_shards(
@@ -246,6 +260,7 @@ def fit_shards(
     hardware: HardwareConfig,
     progress: Progress | None,
     notes: Sequence[str] = (),
+    noise: Mapping[str, Any] | None = None,
 ) -> tuple[Consensus, str]:
     """Split the maps over shards and run Consensus Monte Carlo; also returns what the run was chosen to be.
 
@@ -267,6 +282,8 @@ def fit_shards(
         Called with (step, done, total).
     notes
         What the pilot fit has to say, kept in the store for those who combine its shards again.
+    noise
+        What is known of the noise, kept there likewise.
     """
     cmc, model, block = config.optimization.cmc, XpcsModel.of(likelihood, sigma), likelihood.slot.block
     count, reason = count_shards(block.num_points, cmc, hardware)
@@ -278,6 +295,8 @@ def fit_shards(
         "bad_frames": [int(k) for k in data.bad_frames],
         "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
         "notes": list(notes),
+        "noise": dict(noise or {}),
+        "adjustment": None if likelihood.adjustment is None else likelihood.adjustment.to_dict(),
         "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
     }  # fmt: skip
 
@@ -286,7 +305,7 @@ def fit_shards(
 
     manifest = Manifest(
         data=digest_arrays({"c2": data.c2, "good": data.good, "t": data.t, "phi": data.phi}),
-        model="homodyne two-time maps 1",
+        model="homodyne two-time maps 2",
         configuration=_decisive(config, count, data.q, likelihood.gap),
         names=model.joint_names,
         points=tuple(part.num_points for part in blocks()),
@@ -322,11 +341,14 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
         gap, q = setup["gap"], float(setup["q"])
         center, covariance, method, notes, cavity = setup["init"]
         modes = [(np.array(mode), np.array(matrix)) for mode, matrix in setup["modes"]]
+        adjustment = None if setup["adjustment"] is None else Adjustment.from_dict(setup["adjustment"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the store {store.path} was not made by fitting two-time maps, or its manifest is damaged ({error})"
         ) from error
-    model = XpcsModel(space_of(config, t), t, phi, q, gap, scaling_of(config), config.shear_convention, sigma)
+    model = XpcsModel(
+        space_of(config, t), t, phi, q, gap, scaling_of(config), config.shear_convention, sigma, adjustment=adjustment
+    )
     init = Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity)
     return model, config, init, list(modes)
 

@@ -161,6 +161,7 @@ EVERYTHING = {
     "shear_convention": "legacy",
     "coordinates": "physical",
     "noise": "sampled",
+    "uncertainty": "independent",
     "seed": 9,
 }
 

@@ -34,7 +34,8 @@ def measured(params, phi, sigma=0.03, num_frames=60, gap=2e6):
 
 def fitted(data, mode="static", seed=1, **config):
     method = config.pop("method", "laplace")
-    return homodyne.fit(data, mode=mode, method=method, seed=seed, config={"optimization": QUICK} | config)
+    config = {"optimization": QUICK, "uncertainty": "independent"} | config
+    return homodyne.fit(data, mode=mode, method=method, seed=seed, config=config)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def nuts(data):
     angle, i, j = angle[both], i[both], j[both]
     swap = np.random.default_rng(1).random(angle.size) < 0.5
     t1, t2 = np.where(swap, data.t[j], data.t[i]), np.where(swap, data.t[i], data.t[j])
-    settings = {"optimization": {"nlsq": QUICK["nlsq"]}, "mcmc": {"num_warmup": 70}}
+    settings = {"uncertainty": "independent", "optimization": {"nlsq": QUICK["nlsq"]}, "mcmc": {"num_warmup": 70}}
     return fit_mcmc_jax(
         data.c2[angle, i, j], t1, t2, data.phi[angle], data.q, None, "static", "auto", cmc_config=settings, seed=1
     )

@@ -97,7 +97,7 @@ class MCMCResult:
         Only from Consensus Monte Carlo: number of shards, the method actually used, one mapping per shard.
     noise_inflation : mapping or None
         By name: factor between the standard deviation with the correlated noise and that with independent
-        noise.
+        noise; of contrast and offset a list with one for every angle.
 
     Raises
     ------
@@ -132,7 +132,7 @@ class MCMCResult:
     num_shards: int | None = None
     combination_method: str | None = None
     per_shard_diagnostics: list[dict[str, Any]] | None = None
-    noise_inflation: Mapping[str, float] | None = None
+    noise_inflation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("samples", "sample_stats"):
