@@ -1,4 +1,4 @@
-"""The JAX devices of this host: every device samples a shard of its own, all with the same program.
+"""The JAX devices of this host: every device samples a shard of its own, with a program compiled for it.
 
 A thread for each device drives the sampler there. The shards are not stacked into one batch: batched no-U-turn chains
 all wait for the longest trajectory, shards would have to have equal shapes, and draws would differ in the last
