@@ -4,6 +4,7 @@ Finished data sets are lines of JSON in a file of records; an interrupted run go
 """
 
 import argparse
+import hashlib
 import multiprocessing
 import os
 import sys
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"all by default: {', '.join(STUDIES)}")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the data sets of every study")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--records", type=Path, default=Path(".cache/validation.jsonl"))
+    parser.add_argument("--records", type=Path, default=records_of_this_version(), help="%(default)s by default")
     parser.add_argument("--output", type=Path, default=Path("docs/validation.md"))
     parser.add_argument("--report", action="store_true", help="only write the report of what is finished")
     given = parser.parse_args()
@@ -41,6 +42,14 @@ def main() -> None:
         sets = {name: max(1, round(given.scale * STUDIES[name].sets)) for name in given.studies or STUDIES}
         run(sets, given.records, given.workers)
     write_report(read(given.records), given.output, "python -m benchmarks.validation " + " ".join(sys.argv[1:]))
+
+
+def records_of_this_version() -> Path:
+    """File of the records that this state of the package has made."""
+    digest = hashlib.sha256()
+    for source in sorted([*Path("homodyne").rglob("*.py"), *Path(__file__).parent.glob("*.py")]):
+        digest.update(source.read_bytes())
+    return Path(f".cache/validation-{digest.hexdigest()[:12]}.jsonl")
 
 
 def run(sets: Mapping[str, int], path: Path, workers: int) -> None:

@@ -65,7 +65,7 @@ def calibration_figure(cases: Mapping[str, Mapping[str, Array]]) -> bytes:
         ax.set_axis_off()
     figure.supxlabel("rank of the truth", fontsize=9)
     figure.supylabel("distribution function - diagonal", fontsize=9)
-    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=2 * columns, frameon=False, fontsize=8)
     return _png(figure)
 
 

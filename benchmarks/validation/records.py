@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +38,10 @@ def append(path: Path, finished: Iterable[tuple[Unit, Record]]) -> None:
         os.fsync(file.fileno())
 
 
-def by_case(records: dict[Unit, Record], study: str) -> dict[str, list[Record]]:
-    """Records of a study by case, in the order of seeds."""
-    found: dict[str, list[Record]] = {}
+def by_case(records: Mapping[Unit, Record], study: str, cases: Iterable[str]) -> dict[str, list[Record]]:
+    """Records of a study by case, in the order of seeds; cases without any are left out."""
+    found: dict[str, list[Record]] = {case: [] for case in cases}
     for unit in sorted(records):
-        if unit.study == study:
-            found.setdefault(unit.case, []).append(records[unit])
-    return found
+        if unit.study == study and unit.case in found:
+            found[unit.case].append(records[unit])
+    return {case: own for case, own in found.items() if own}

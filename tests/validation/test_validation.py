@@ -123,7 +123,8 @@ def test_a_run_that_was_killed_goes_on(tmp_path):
 def _made_up(case, seed, names):
     def told(scale):
         rng = np.random.default_rng(seed)
-        return {"ranks": {name: [float(0.5 + scale * (rng.random() - 0.5))] for name in names}, "ess": 100.0}
+        found = {name: [float(0.5 + scale * (rng.random() - 0.5))] for name in names}
+        return {"ranks": found, "sd": {name: [1.0 / scale] for name in names}, "ess": 100.0}
 
     return Unit("coverage", case, seed), {"independent": told(1.0), "calibrated": told(0.3)}
 
@@ -136,7 +137,7 @@ def test_page_holds_what_was_found(tmp_path):
     path = tmp_path / "validation.md"
     write_report(records, path, "python -m benchmarks.validation")
     text = path.read_text()
-    assert "| short, 0.1 | calibrated | 200 of 200 | **100 / 100** |" in text
+    assert "| short, 0.1 | calibrated | 200 of 200 | 3.3 to 3.3 | **100 / 100** |" in text
     assert "| skewed | exact draws | 1 CERTIFIED |" in text
     assert (tmp_path / "images" / "validation-coverage.png").read_bytes().startswith(b"\x89PNG")
     assert "laminar" not in text
