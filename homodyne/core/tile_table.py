@@ -44,7 +44,7 @@ class AngleTiles:
     speckle, independent : (m, m) arrays
         Covariance of the mean with either noise.
     neighbours : (3,) array
-        Correlation of residuals next to each other in a row: measured, as speckle has it, error of the first.
+        Correlation of residuals next to each other in a row: measured, as speckle has it, error of the first; or NaN.
     """
 
     contrast: float
@@ -137,7 +137,7 @@ def drop_test(small: tuple[float, int], large: tuple[float, int]) -> dict[str, f
 def _whitening(covariance: Array) -> Array:
     """Inverse root of a covariance; directions without noise, to rounding, are left out."""
     values, vectors = np.linalg.eigh(covariance)
-    noisy = values > _NOISELESS * values[-1]
+    noisy = values > _NOISELESS * values.max(initial=0.0)
     return np.asarray((vectors[:, noisy] / np.sqrt(values[noisy])).T)
 
 
@@ -154,10 +154,15 @@ def _basis(columns: Array) -> Array:
 
 
 def _neighbours(residual: Array, weight: Array, g: Array, share: float) -> Array:
-    """Correlation of residuals next to each other in a row: measured, expected, standard error over blocks of rows."""
+    """Correlation of residuals next to each other in a row: measured, expected, standard error over blocks of rows.
+
+    NaN where no two neighbours were measured.
+    """
     upper = np.triu(weight, 1)
     left, right = upper[:, :-1] * residual[:, :-1], upper[:, 1:] * residual[:, 1:]
     next_g, both = share * np.diagonal(g, 1), upper[:, :-1] * upper[:, 1:]
+    if not both.any():
+        return np.full(3, np.nan)
     product = (left * right).sum(axis=1)
     square = 0.5 * ((left**2 + right**2) * both).sum(axis=1)
     expected = (both * (next_g + share**2 * g[:, :-1] * g[:, 1:])).sum() / (both * (1 + share**2 * g[:, 1:] ** 2)).sum()

@@ -45,11 +45,14 @@ def cross_check(likelihood: Likelihood, z: Array, scaling: Array, noise: Speckle
         Plain values. ``misfit``: p, size (in units of the contrast), chi2 over dof and p of three kinds of misfit;
         ``rows``: correlation of neighbours; ``frames``: blocks of frames against each other for both noises, and the
         one that is most off; ``angles``, ``replicates``: p by angle, and of pairs 180 degrees apart; ``tiles``: what
-        the figure shows; ``alarms``: a sentence for each test that fails. Empty for records of less than 16 frames.
+        the figure shows; ``alarms``: a sentence for each test that fails. Empty for
+        records of less than 16 frames, and for scattered pairs.
     """
     if likelihood.slot.block.col_frames.size < MIN_FRAMES:
         return {}
     tiling, table = tile_table(likelihood, z, scaling, noise)
+    if not any(one.mean.size for one in table):
+        return {}
     phi, t = likelihood.phi, likelihood.t[likelihood.slot.block.col_frames]
     found: dict[str, Any] = {
         "misfit": _misfit(table),
@@ -85,15 +88,17 @@ def _anything(table: Sequence[AngleTiles]) -> dict[str, Any]:
     def age(one: AngleTiles, k: int) -> Array:
         return np.asarray(one.contrast * ((one.first + one.second)[:, None] == np.arange(2 * BLOCKS)))
 
-    num_lags = 1 + max(int(one.family.max()) for one in table)
+    num_lags = 1 + max(int(one.family.max(initial=0)) for one in table)
     rest = remainder(table, "speckle")
     tests = {"anywhere": drop_test(rest, (0.0, 0)), "lag": _more(table, rest, lag), "age": _more(table, rest, age)}
     return {"p": min(1.0, len(tests) * min(test["p"] for test in tests.values())), "tests": tests}
 
 
 def _rows(table: Sequence[AngleTiles], source: str) -> dict[str, Any]:
-    measured, speckle, error = np.mean([one.neighbours for one in table], axis=0).tolist()
-    error /= len(table) ** 0.5
+    """Mean over the angles of the correlation of neighbours in a row."""
+    known = np.array([one.neighbours for one in table if np.isfinite(one.neighbours).all()])
+    measured, speckle, error = known.mean(axis=0).tolist() if known.size else (None, None, None)
+    error = error and error / len(known) ** 0.5
     return {"measured": measured, "independent": 0.0, "speckle": speckle, "error": error, "counts_source": source}
 
 
@@ -161,7 +166,7 @@ def _alarms(found: dict[str, Any]) -> list[str]:
             f"the model misses the data{where} by about {100 * misfit['size']:.2g} % of the contrast "
             f"({_probability(misfit['p'])}, figure misfit)"
         )
-    if abs(rows["measured"] - rows["speckle"]) > max(_ROWS_APART, 4 * rows["error"]):
+    if rows["measured"] is not None and abs(rows["measured"] - rows["speckle"]) > max(_ROWS_APART, 4 * rows["error"]):
         alarms.append(
             f"neighbours in a row correlate by {rows['measured']:.2f}, the noise model says {rows['speckle']:.2f}"
         )

@@ -35,7 +35,7 @@ def draw_tiles(ax: Axes, tiles: Mapping[str, Any], angle: int, t: Array) -> None
     """Tiles of one angle over age (s, linear) and lag (s, logarithmic); what holds no tile stays gray."""
     family, age, sd = (np.asarray(tiles[name][angle]) for name in ("family", "age", "sd"))
     lags = np.exp(tile_edges(np.log(np.asarray(tiles["lag"]))))
-    columns = int(np.max([max(row) for row in tiles["age"]])) + 2
+    columns = int(np.max([max(row, default=0) for row in tiles["age"]])) + 2
     for k in np.unique(family):
         here = family == k
         ages = t[0] + (t[-1] - t[0]) * np.clip((tile_edges(age[here].astype(float)) + 1) / columns, 0, 1)

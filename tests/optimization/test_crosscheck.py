@@ -98,6 +98,17 @@ def test_noise_that_is_not_as_stated_is_seen():
     assert found["misfit"]["p"] < 1e-6
 
 
+def test_an_angle_of_which_little_was_measured():
+    """It has no tiles, and the others are tested without it."""
+    maps = speckle(1.0, 1)
+    c2 = maps.c2.copy()
+    c2[1, 4:] = c2[1, :, 4:] = np.nan
+    found = check(replace(maps, c2=c2, diagonal=None), 1.0)
+    assert not found["alarms"]
+    assert found["tiles"]["sd"][1] == []
+    assert found["angles"][1] == {"phi": 60.0, "p": 1.0}
+
+
 def test_short_records_are_not_tested():
     maps = speckle(1.0, 1)
     short = replace(maps, c2=maps.c2[:, :15, :15], t=T[:15], diagonal=maps.diagonal[:, :15])
