@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 # Core seconds of one point, from 50 million pairs in 50 shards (docs/performance.md, two worker processes).
-PILOT, SAMPLING, CERTIFICATE, CONTRAST = 2 * 21 / 5e7, 2 * 388 / 5e7, 2 * 66 / 5e7, 2 * 27 / 5e7
+PILOT, SAMPLING, CERTIFICATE, CONTRAST = 2 * 20 / 5e7, 2 * 95 / 5e7, 2 * (5 + 38 + 3) / 5e7, 2 * 24 / 5e7
 START = 12.0  # seconds until a worker has imported JAX and has its program, with a cache 4
 SPREAD = 0.2  # of the logarithm of the time of a shard: lengths of trajectories
 LOSS = 1e-3  # workers lost in a core hour

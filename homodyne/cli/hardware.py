@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 POINTS = 50_000_000
 CORE_SECONDS = 4e-9  # of one pair in one pass over the data; see docs/performance.md
-PASSES = {"laplace": 500, "nuts": 4500, "cmc": 3000}
+PASSES = {"laplace": 500, "nuts": 4500, "cmc": 2000}
 """Passes over the data that a whole fit of laminar flow takes, from the fits in docs/performance.md."""
 
 
