@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +29,9 @@ jax.config.update("jax_enable_x64", True)
 NORMAL = gaussian(random_covariance(7, 0, scales=(1e4, 1e-8, 1.0)), mean=np.resize([3e4, 2e-8, -5.0], 7))
 
 
-@cache
 def every(log_density):
-    """The density at all points at once, for speed."""
-    return jax.jit(jax.vmap(log_density))
+    """The density at all points at once; operations are compiled once, programs would be for every problem."""
+    return jax.vmap(log_density)
 
 
 def judge(problem, draws, seed=0, num_points=1000, **options):
