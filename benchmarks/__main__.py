@@ -9,6 +9,7 @@ BENCHMARKS = {
     "fits": fits.run,
     "command_line": command_line.run,
     "shards": shards.run,
+    "combination": combination.run,
     "hard_cases": hard_cases.run,
     "backends": backends.run,
     "calibrated": calibrated.run,

@@ -5,10 +5,14 @@ from collections import defaultdict
 from homodyne.testing.hard_cases import CASES, SHIFT, STRETCH, HardCase, Outcome, run_case
 
 
+FIRST_SEED = 1000  # none that a test uses, or that the code was written with
+
+
 def run(num_runs: int = 203) -> None:
     """Print verdicts by case with the worst errors of their draws, and every fault."""
     for name, make in CASES.items():
-        cases = sorted(((make(seed), seed) for seed in range(num_runs // len(CASES))), key=_program)
+        seeds = range(FIRST_SEED, FIRST_SEED + num_runs // len(CASES))
+        cases = sorted(((make(seed), seed) for seed in seeds), key=_program)
         by_verdict: dict[str, list[tuple[int, Outcome]]] = defaultdict(list)
         for case, seed in cases:
             outcome = run_case(case, seed)
