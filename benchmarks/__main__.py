@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import backends, calibrated, cluster, command_line, fits, hard_cases, primitive, shards
+from benchmarks import backends, calibrated, cluster, combination, command_line, fits, hard_cases, primitive, shards
 
 BENCHMARKS = {
     "primitive": primitive.run,
