@@ -125,6 +125,14 @@ def test_draws_have_the_exact_distribution(name, exact, request):
         assert_covariance(z, exact.mean, 1.44 * exact.covariance)
 
 
+def test_every_fit_is_tested_against_its_data(laplace):
+    """Whatever the kind of uncertainty."""
+    checks = laplace.diagnostics["checks"]
+    assert checks["alarms"] == []
+    assert [one["phi"] for one in checks["angles"]] == [0.0, 90.0]
+    assert f"the model fits the data (p = {checks['misfit']['p']:.2g})" in str(laplace.summary())
+
+
 def test_flat_arrays_are_the_same_data(nuts, laplace, data):
     assert nuts.num_points == laplace.num_points == data.num_pairs == 2 * 60 * 59 // 2
     np.testing.assert_array_equal(nuts.sigma, laplace.sigma)  # the pilot fits are equal bit for bit

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,36 @@ def test_text(laminar, static):
     assert fixed.split() == ["alpha", "-", "-0.9", "fixed"]
 
 
+CHECKS = {"alarms": [], "angles": [{"phi": 0.0, "p": 0.3}], "misfit": {"p": 0.25}}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({}, "the numbers, with their error bars; whether the model fits the data was not tested"),
+        (
+            {"diagnostics": {"checks": CHECKS}},
+            "the numbers, with their error bars; the model fits the data (p = 0.25), blocks of frames and angles agree",
+        ),
+        (
+            {"diagnostics": {"checks": CHECKS | {"angles": []}}, "uncertainty": "independent"},
+            "the numbers, but error bars only if points of the map have independent noise; "
+            "the model fits the data (p = 0.25), blocks of frames agree",
+        ),
+        (
+            {"diagnostics": {"checks": CHECKS | {"alarms": ["blocks disagree", "rows disagree"]}}},
+            "the numbers only as a description by a model that the data contradict: blocks disagree; rows disagree",
+        ),
+        ({"verdict": "REFUSED", "certificate": None}, "nothing; the draws are not the posterior"),
+    ],
+)
+def test_one_sentence_says_what_to_believe(laminar, change, sentence):
+    table = replace(laminar.result, **change).summary()
+    assert table.belief == f"believe: {sentence}"
+    assert table.belief in str(table).splitlines()
+    assert table.to_dict()["belief"] == table.belief
+
+
 def test_refusal_cannot_be_overlooked(refused):
     lines = str(refused.result.summary()).splitlines()
     assert lines[0].startswith("REFUSED: ")
@@ -68,6 +99,7 @@ def test_warnings_and_shards_are_named(consensus):
 
 
 def test_other_models(generic):
+    assert generic.summary().belief == ""
     table = generic.summary()
     assert table.verdict == "UNCERTIFIED"
     assert [row.name for row in table.rows][:2] == ["weights/layer[0,0]", "weights/layer[0,1]"]

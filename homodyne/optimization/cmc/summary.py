@@ -59,7 +59,7 @@ class SummaryTable:
         widths = [max(len(line[k]) for line in cells if len(line) > 1) for k in range(len(_HEADER))]
         table = [_align(line, widths) for line in cells]
         table.insert(1, "-" * len(table[0]))
-        head = [f"{self.verdict}: {self.reason}", self.facts, self.belief, ""]
+        head = [f"{self.verdict}: {self.reason}", self.facts, *filter(None, [self.belief]), ""]
         notes = ["", *(f"warning: {text}" for text in self.warnings)] if self.warnings else []
         if self.verdict == REFUSED:
             return "\n".join([head[0], _BANNER, *head[1:], *table, *notes, _BANNER])
@@ -85,7 +85,9 @@ def summarise(result: "MCMCResult") -> SummaryTable:
 
 
 def belief(result: "MCMCResult") -> str:
-    """One sentence on what to believe: the draws, the kind of uncertainty, whether model and data agree."""
+    """One sentence on what to believe of maps: the draws, the kind of uncertainty, whether model and data agree."""
+    if result.t is None:
+        return ""
     if result.verdict == REFUSED:
         return "believe: nothing; the draws are not the posterior"
     draws = "the numbers" if result.verdict != "UNCERTIFIED" else "the numbers as far as you trust draws without a test"
