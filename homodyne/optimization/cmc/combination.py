@@ -274,8 +274,10 @@ def _cubic(shards: Subposteriors) -> tuple[Array, Array, float]:
         # the means are estimated from the same draws, which takes the linear part of the noise away
         residual = pull - pull.mean(axis=0) - u @ (u.T @ pull / len(u))
         noise += np.square(residual).sum() / len(u) / shards.ess[m]
-        for k in range(d):
-            third[k] += (v * v[:, k, None]).T @ v / len(v)
+        for k in range(d):  # one of the six equal corners
+            third[k, : k + 1, : k + 1] += (v[:, : k + 1] * v[:, k, None]).T @ v[:, : k + 1] / len(v)
+    low, middle, high = np.sort(np.indices(third.shape), axis=0)
+    third = third[high, middle, low]
     energy = float(shift @ shift)
     kept = max(0.0, 1.0 - noise / energy) if energy > 0.0 else 0.0
     return kept * slope, kept * third, kept
