@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from homodyne.errors import InputError
@@ -46,77 +47,27 @@ __getattr__ = _attributes(__name__, _HOME)  # a worker process imports this pack
 BackendFactory = Callable[["BackendOptions"], "CMCBackend"]
 
 
-def _sequential(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.base import SequentialBackend
+def _imported(module: str, name: str) -> BackendFactory:
+    """Factory whose module is imported when it is called."""
 
-    return SequentialBackend(options)
+    def make(options: "BackendOptions") -> "CMCBackend":
+        made: CMCBackend = getattr(import_module(f"{__name__}.{module}"), name)(options)
+        return made
 
-
-def _multiprocessing(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
-
-    return MultiprocessingBackend(options)
-
-
-def _executor(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.pools import process_pool_backend
-
-    return process_pool_backend(options)
-
-
-def _dask(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.pools import dask_backend
-
-    return dask_backend(options)
-
-
-def _parsl(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.pools import parsl_backend
-
-    return parsl_backend(options)
-
-
-def _slurm(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.slurm import SlurmBackend
-
-    return SlurmBackend(options)
-
-
-def _pbs(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.pbs import PBSBackend
-
-    return PBSBackend(options)
-
-
-def _torque(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.pbs import TorqueBackend
-
-    return TorqueBackend(options)
-
-
-def _pjit(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.pjit import PjitBackend
-
-    return PjitBackend(options)
-
-
-def _ray(options: "BackendOptions") -> "CMCBackend":
-    from homodyne.optimization.cmc.backends.ray import RayBackend
-
-    return RayBackend(options)
+    return make
 
 
 BACKENDS: dict[str, BackendFactory] = {
-    "sequential": _sequential,
-    "multiprocessing": _multiprocessing,
-    "executor": _executor,
-    "dask": _dask,
-    "parsl": _parsl,
-    "pjit": _pjit,
-    "ray": _ray,
-    "slurm": _slurm,
-    "pbs": _pbs,
-    "torque": _torque,
+    "sequential": _imported("base", "SequentialBackend"),
+    "multiprocessing": _imported("multiprocessing", "MultiprocessingBackend"),
+    "executor": _imported("pools", "process_pool_backend"),
+    "dask": _imported("pools", "dask_backend"),
+    "parsl": _imported("pools", "parsl_backend"),
+    "pjit": _imported("pjit", "PjitBackend"),
+    "ray": _imported("ray", "RayBackend"),
+    "slurm": _imported("slurm", "SlurmBackend"),
+    "pbs": _imported("pbs", "PBSBackend"),
+    "torque": _imported("pbs", "TorqueBackend"),
 }
 """Every backend by name."""
 

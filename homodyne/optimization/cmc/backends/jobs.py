@@ -23,10 +23,12 @@ from typing import Literal
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import write_atomically
-from homodyne.optimization.cmc.backends.multiprocessing import worker_environment
+from homodyne.optimization.cmc.backends.multiprocessing import THREADS, worker_environment
 from homodyne.optimization.cmc.rounds import Round, read_json
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
+OUT_OF_MEMORY = "out of memory: give the jobs more (memory_gb), or make more shards"
+OUT_OF_TIME = "reached its time limit: give the jobs more (walltime), or make more shards"
+
 _TAIL = 2000  # bytes at the end of a log that are looked at
 
 
@@ -180,7 +182,7 @@ def job_script(dialect: Dialect, jobs: JobsConfig, store: Path, name: str, numbe
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
     threads = worker_environment(jobs.cpus)
-    exports = {variable: threads[variable] for variable in _THREADS}
+    exports = {variable: threads[variable] for variable in (*THREADS, "NPROC")}
     exports |= {} if jobs.gpus else {"JAX_PLATFORMS": "cpu"}
     exports |= jobs.environment
     worker = [jobs.python or sys.executable, "-m", "homodyne", "worker", str(store)]

@@ -34,6 +34,9 @@ BEAT = 1.0  # seconds between two signs of life
 TICK = 0.25  # most seconds between two looks at the clocks
 GRACE = 10.0  # seconds that the kernel is given to end a killed process
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Variables by which libraries are told how many threads they may use."""
+
 
 class MultiprocessingBackend(CMCBackend):
     """Runs tasks in processes of this machine.
@@ -319,10 +322,9 @@ def worker_environment(threads: int) -> dict[str, str]:
     """
     own = os.environ.get("NPROC", "")
     pool = int(own) if own.isdigit() else len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     return {
         **os.environ,
-        **dict.fromkeys(names, str(threads)),
+        **dict.fromkeys(THREADS, str(threads)),
         "NPROC": str(max(threads, min(pool, 2))),
         "JAX_PLATFORMS": "cpu",
     }

@@ -10,13 +10,11 @@ from typing import ClassVar
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends.arrays import ArrayBackend
-from homodyne.optimization.cmc.backends.jobs import Dialect, State
+from homodyne.optimization.cmc.backends.jobs import OUT_OF_MEMORY, OUT_OF_TIME, Dialect, State
 
 _SIGNALLED = 256  # exit codes above say which signal
 _WAITING = "QHWTM"
 _ENDED = "FXC"
-_MEMORY = "out of memory: give the jobs more (memory_gb), or make more shards"
-_TIME = "reached its time limit: give the jobs more (walltime), or make more shards"
 
 
 class PBS(Dialect):
@@ -25,7 +23,7 @@ class PBS(Dialect):
     name = "pbs"
     array_index = "PBS_ARRAY_INDEX"
     unknown = re.compile("Unknown Job|Job has finished|does not exist", re.IGNORECASE)
-    ends: ClassVar[dict[int, str]] = {-29: _TIME, -27: _MEMORY, -26: _MEMORY}
+    ends: ClassVar[dict[int, str]] = {-29: OUT_OF_TIME, -27: OUT_OF_MEMORY, -26: OUT_OF_MEMORY}
 
     def directives(self, jobs: JobsConfig, count: int) -> list[str]:
         """``#PBS`` lines."""
@@ -101,7 +99,7 @@ class Torque(PBS):
 
     name = "torque"
     array_index = "PBS_ARRAYID"
-    ends: ClassVar[dict[int, str]] = {-10: _MEMORY, -11: _TIME}
+    ends: ClassVar[dict[int, str]] = {-10: OUT_OF_MEMORY, -11: OUT_OF_TIME}
 
     def _array(self, count: int, most: int | None) -> str:
         return f"-t 0-{count - 1}" + (f"%{most}" if most else "")

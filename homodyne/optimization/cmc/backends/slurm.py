@@ -6,13 +6,13 @@ from pathlib import Path
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.optimization.cmc.backends.arrays import ArrayBackend
-from homodyne.optimization.cmc.backends.jobs import Dialect, State
+from homodyne.optimization.cmc.backends.jobs import OUT_OF_MEMORY, OUT_OF_TIME, Dialect, State
 
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 _ALIVE = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "SUSPENDED", "STOPPED", "RESIZING"}
 _ENDS = {
-    "OUT_OF_MEMORY": "out of memory: give the jobs more (memory_gb), or make more shards",
-    "TIMEOUT": "reached its time limit: give the jobs more (walltime), or make more shards",
+    "OUT_OF_MEMORY": OUT_OF_MEMORY,
+    "TIMEOUT": OUT_OF_TIME,
     "CANCELLED": "was cancelled",
     "NODE_FAIL": "its node failed",
     "PREEMPTED": "was preempted",
