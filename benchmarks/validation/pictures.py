@@ -47,7 +47,7 @@ def calibration_figure(cases: Mapping[str, Mapping[str, Array]]) -> bytes:
     """Distribution function of the ranks less the diagonal, with the simultaneous 95 % band of one quantity."""
     columns = min(4, len(cases))
     rows = -(-len(cases) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.4 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(max(5.2, 2.6 * columns), 2.6 * rows + 0.8), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     labelled: dict[str, Any] = {}
     for ax, (case, ranks) in zip(panels, cases.items(), strict=False):
@@ -65,7 +65,9 @@ def calibration_figure(cases: Mapping[str, Mapping[str, Array]]) -> bytes:
         ax.set_axis_off()
     figure.supxlabel("rank of the truth", fontsize=9)
     figure.supylabel("distribution function - diagonal", fontsize=9)
-    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=2 * columns, frameon=False, fontsize=8)
+    figure.legend(
+        labelled.values(), labelled, loc="outside upper center", ncols=max(3, 2 * columns), frameon=False, fontsize=8
+    )
     return _png(figure)
 
 

@@ -22,6 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 LEVELS = (0.5, 0.9)
 _SDS, _MARGIN = 2.6, 0.03
+_DRAWN = 20  # ranks of a method from which they make a picture
 _PACKAGES = ("homodyne", "jax", "numba", "numpy", "numpyro", "scipy")
 
 
@@ -65,6 +66,7 @@ def smallest_p(ranks: Mapping[str, Array]) -> tuple[float, str]:
 
 def _heading(records: Mapping[Unit, Record], command: str) -> str:
     used = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    full = ", ".join(f"{study.sets} ({name})" for name, study in STUDIES.items())
     return f"""# Validation
 
 Do the error bars hold? This page was written by
@@ -73,16 +75,17 @@ Do the error bars hold? This page was written by
 make validate
 ```
 
-which simulates and fits every data set of the tables (an hour or two on two cores; `python -m benchmarks.validation
---scale 0.1` makes a tenth). This copy was written by
+(an hour or two on two cores; `python -m benchmarks.validation --scale 0.1` makes a tenth). A whole run has {full} data
+sets in each case; where a table shows fewer, or lacks a case, this copy was written before the run was finished. It was
+written by
 
 ```console
 {command.strip()}
 ```
 
 from {len(records)} records, with Python {platform.python_version()},
-{used}. Data set k of every case has the seed k. A thinned
-version runs in the tests, with errors planted that it must see."""
+{used}.
+Data set k of every case has the seed k. A thinned version runs in the tests, with errors planted that it must see."""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -142,19 +145,22 @@ def misses(cases: Mapping[str, list[Record]], posterior: str) -> list[str]:
 
 
 def _calibration(cases: Mapping[str, list[Record]], images: Path) -> str:
-    write_atomically(images / "validation-calibration.png", calibration_figure(_ranks_of(cases)))
+    drawn = _ranks_of(cases)
+    if drawn:
+        write_atomically(images / "validation-calibration.png", calibration_figure(drawn))
     rows = []
     for case, records in cases.items():
         ranks = ranks_by_name(records)
         if ranks:
             p, name = smallest_p(ranks)
             rows.append([case, len(records), _counted(records), len(next(iter(ranks.values()))), f"{p:.2g}", name])
-    return _CALIBRATION + "\n\n" + _table(["method", "sets", "verdicts", "ranked", "smallest p", "of"], rows)
+    text = _CALIBRATION + ("\n\n![ranks](images/validation-calibration.png)" if drawn else "")
+    return text + "\n\n" + _table(["method", "sets", "verdicts", "ranked", "smallest p", "of"], rows)
 
 
 def _ranks_of(cases: Mapping[str, list[Record]]) -> dict[str, dict[str, Array]]:
     found = {case: ranks_by_name(records) for case, records in cases.items()}
-    return {case: ranks for case, ranks in found.items() if ranks}
+    return {case: ranks for case, ranks in found.items() if ranks and len(next(iter(ranks.values()))) >= _DRAWN}
 
 
 def _counted(records: Iterable[Record]) -> str:
@@ -233,8 +239,7 @@ On data with independent noise, for which the posterior is exact, the truth is o
 among the draws is uniform, for every parameter and for the log likelihood. The p-value is that of the widest departure
 of the distribution of ranks from the diagonal, corrected for the number of quantities; data sets whose draws were
 refused have no ranks. Consensus Monte Carlo runs with 1, 8 and 32 shards; 4950 pairs of frames are few for 32.
-
-![ranks](images/validation-calibration.png)"""
+The figure leaves out methods with fewer than 20 ranks."""
 
 _CERTIFICATE = f"""## Certificate
 
