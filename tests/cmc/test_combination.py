@@ -370,6 +370,14 @@ class TestMethods:
         scatter = 3.0 / num_draws * np.diag(np.append(np.zeros(free), np.diag(inner)))
         assert score(scatter) > limit, "planted bug: residuals have as many degrees of freedom as there are draws"
 
+    def test_a_shard_that_knows_too_little_is_pooled_with_groups_too(self):
+        shards = [{"samples": own} for own in np.random.default_rng(0).standard_normal((3, 40, 6))]
+        shards[1]["ess"] = 2.8
+        with pytest.warns(HomodyneWarning, match="shard 1 has 2.8 effective draws, more than 4 are needed for 2"):
+            combined = combine_subposteriors(shards, groups=[(2, 4), (3, 5)])
+        assert combined.method == "average"
+        assert np.isfinite(combined.samples).all()
+
     def test_many_groups_need_few_draws(self):
         rng = np.random.default_rng(0)
         groups = [(7 + k, 32 + k) for k in range(25)]

@@ -149,6 +149,8 @@ def collect(shard_results: Sequence[Any], groups: Sequence[Sequence[int]] = ()) 
         root, problem = _root(x[:, :free], ess, label)
         if groups and not problem:
             root, problem = _with_groups(x, root, groups, label)
+        if problem:
+            root = np.full((x.shape[1], x.shape[1]), np.nan)
         shards.append(Shard(label, x, ess, x.mean(axis=0), root, problem, free))
     return shards
 
@@ -212,7 +214,7 @@ def _with_groups(x: Array, root: Array, groups: Sequence[Sequence[int]], label: 
     white = (x[:, :free] - x[:, :free].mean(axis=0)) @ root.T
     less = np.eye(free) - (d - free) * np.linalg.inv(white.T @ white)
     if not np.linalg.eigvalsh(less)[0] > 0.0:
-        return np.full((d, d), np.nan), f"{label} has {count} draws, too few for {d} parameters"
+        return root, f"{label} has {count} draws, too few for {d} parameters"
     whole = np.zeros((d, d))
     whole[:free, :free] = np.linalg.cholesky(less).T @ root
     for group in groups:
@@ -221,7 +223,7 @@ def _with_groups(x: Array, root: Array, groups: Sequence[Sequence[int]], label: 
         slope, *_ = np.linalg.lstsq(white, own, rcond=None)
         inner, problem = _root(own - white @ slope, float(count), f"{label}, given the other parameters,")
         if problem:
-            return np.full((d, d), np.nan), problem
+            return root, problem
         inner *= np.sqrt((count - free - size - 2.0) / (count - size - 2.0))
         whole[np.ix_(columns, columns)] = inner
         whole[np.ix_(columns, range(free))] = -inner @ slope.T @ root
