@@ -18,6 +18,7 @@ from homodyne.cli.store import place_store
 from homodyne.config.io import load_config
 from homodyne.data import write_aps_u
 from homodyne.data.twotime import TwoTimeData
+from homodyne.optimization.cmc.store import ShardStore
 
 TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
 SETTINGS = [
@@ -206,7 +207,7 @@ def test_combining_by_another_method_draws_what_needs_no_data(homodyne, store):
     assert "figures of the measured maps are left out" in outcome.out
     assert package.load_result("other/result.nc").combination_method == "consensus"
     figures = {path.stem for path in Path("other/figures").iterdir()}
-    assert figures == {"rates", "corner", "traces", "shards", "shard_divergence", "shard_agreement"}
+    assert figures == {"rates", "corner", "traces", "misfit", "shards", "shard_divergence", "shard_agreement"}
     assert load_config("other/config.yaml").optimization.cmc.combination.method == "consensus"
 
 
@@ -227,7 +228,11 @@ def test_certify_shows_the_verdict_and_writes_nothing(homodyne, tmp_path, fitted
 
 
 def test_certify_refuses_with_3(homodyne, store):
-    """Pooled shards are far too wide, and 100 points too few for such a proposal."""
+    """Pooled shards that are far too wide, and 100 points, too few for such a proposal."""
+    kept = ShardStore.open(store)
+    for result in kept.results():
+        middle = result.samples.mean(axis=(0, 1))
+        kept.write_result(replace(result, samples=middle + 4.0 * (result.samples - middle)))
     outcome = homodyne("certify", store, "optimization.cmc.combination.method=average", "--points", 100)
     assert outcome.code == 3, outcome
     assert outcome.out.startswith("REFUSED: ")
