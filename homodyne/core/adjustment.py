@@ -18,6 +18,8 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_NOTHING = 1e-12  # share of the precision of offset and contrast that is rounding
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
@@ -33,9 +35,9 @@ class Adjustment:
     widening : float
         Factor of the noise.
     pair_slope : (n_phi, 2, d) array
-        Change of the conditional mean of (offset, contrast) with z - z0.
+        Change of the conditional mean of (offset, contrast) with z - z0, on top of what the adjusted likelihood has.
     pair_root : (n_phi, 2, 2) array
-        Factor of a root of their conditional covariance.
+        Factor of a root of their conditional covariance, both without their prior.
     """
 
     center: Array
@@ -54,18 +56,35 @@ class Adjustment:
         arrays: dict[str, Any] = {name: np.asarray(value, dtype=np.float64) for name, value in record.items()}
         return cls(**{**arrays, "widening": float(arrays.get("widening", np.nan))})
 
-    def pair(self, apart: Array, mean: Array, covariance: Array) -> tuple[Array, Array]:
+    def pair(self, apart: Array, mean: Array, covariance: Array, prior: Array) -> tuple[Array, Array]:
         """Conditional mean (..., n_phi, 2) and covariance (..., n_phi, 2, 2) of (offset, contrast), calibrated.
+
+        The prior is taken out of what the adjusted likelihood says, and put back where the width is right.
 
         Parameters
         ----------
         apart : (..., d) array
             z - z0.
         mean, covariance
-            Of the adjusted likelihood.
+            Of the adjusted likelihood and the prior.
+        prior : (2, 2) array
+            Mean and precision of the prior.
         """
-        moved = mean + np.einsum("kia,...a->...ki", self.pair_slope, apart)
-        return moved, self.pair_root @ covariance @ np.swapaxes(self.pair_root, -1, -2)
+        whole, expected, known = np.linalg.inv(covariance), prior[0], np.diag(prior[1])
+        values, vectors = np.linalg.eigh(whole - known)
+        least = _NOTHING * np.trace(whole, axis1=-2, axis2=-1)[..., None]  # an angle without data has no information
+        back = np.swapaxes(vectors, -1, -2)
+        scatter = (vectors / np.maximum(values, least)[..., None, :]) @ back
+        free = _times(scatter, _times(whole, mean) - known @ expected)
+        free = free + np.einsum("kia,...a->...ki", self.pair_slope, apart)
+        information = np.linalg.inv(self.pair_root @ scatter @ np.swapaxes(self.pair_root, -1, -2))
+        found = np.linalg.inv(information + known)
+        return _times(found, _times(information, free) + known @ expected), found
+
+
+def _times(matrix: Array, vector: Array) -> Array:
+    """Product of matrices (..., 2, 2) and vectors (..., 2)."""
+    return np.asarray((matrix @ vector[..., None])[..., 0])
 
 
 def unadjusted(dim: int, num_angles: int) -> Adjustment:

@@ -38,7 +38,7 @@ def adjustment_to(
     power = float(np.trace(variability) / np.trace(information))
     values, vectors = np.linalg.eigh(variability / power + known)
     matrix = root @ (vectors / np.sqrt(values)) @ vectors.T @ np.linalg.inv(root)
-    before = np.linalg.inv(sandwich.pair_information / power + np.diag(pair_prior))
+    before = power * np.linalg.inv(sandwich.pair_information + np.diag(pair_prior))
     pair_root = np.linalg.cholesky(sandwich.pair_covariance) @ np.linalg.inv(np.linalg.cholesky(before))
     return Adjustment(
         center=mode - covariance @ prior_slope,

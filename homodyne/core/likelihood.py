@@ -318,7 +318,7 @@ class Likelihood:
         if self.adjustment is None:
             return mean, covariance
         apart = np.asarray(self.space.apart(jnp.asarray(z), self.adjustment.center))
-        return self.adjustment.pair(apart, mean, covariance)
+        return self.adjustment.pair(apart, mean, covariance, self.scaling.table)
 
 
 def least_squares(m: Moments) -> tuple[Array, Array]:

@@ -82,9 +82,8 @@ def noise_report(data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> Noise
         "pixels_source": noise.pixels_source,
         "widening": adjustment.widening,
     }
-    inflation = _inflation(likelihood, mode, covariance, wide) | _pair_inflation(
-        found, at.scaling_cov, covariance, wide
-    )
+    inflation = _inflation(likelihood, mode, covariance, wide)
+    inflation |= _pair_inflation(found, at.scaling_cov, covariance, wide, likelihood.scaling.table[1])
     return NoiseReport(adjustment, wide, inflation, facts, noise.notes, checks)
 
 
@@ -123,14 +122,16 @@ def _inflation(likelihood: Likelihood, z: Array, narrow: Array, wide: Array) -> 
     return found
 
 
-def _pair_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: Array) -> dict[str, Any]:
-    """Ratio of standard deviations of contrast and offset of every angle."""
+def _pair_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: Array, prior: Array) -> dict[str, Any]:
+    """Ratio of standard deviations of contrast and offset of every angle; `prior` (2,) is their precision."""
 
     def variance(own: Array, slope: Array, covariance: Array) -> Array:
         return np.asarray(np.einsum("kii->ki", own) + np.einsum("kia,ab,kib->ki", slope, covariance, slope))
 
+    information = np.linalg.inv(found.pair_covariance)
+    own = np.linalg.inv(information + np.diag(prior))
     before = variance(np.asarray(conditional), found.elimination, narrow)
-    ratio = np.sqrt(variance(found.pair_covariance, found.pair_slope, wide) / before)
+    ratio = np.sqrt(variance(own, own @ information @ found.pair_slope, wide) / before)
     return {"contrast": ratio[:, 1].tolist(), "offset": ratio[:, 0].tolist()}
 
 

@@ -63,12 +63,32 @@ def test_offset_and_contrast_get_their_slope_and_covariance():
     prior, pair_prior = np.diag([1e-9, 1e-9, 0.7]), np.array([0.5, 2.0])
     covariance = np.linalg.inv(found.information + prior)
     adjustment = adjustment_to(found, np.zeros(3), covariance, np.zeros(3), prior, pair_prior)
-    before = np.linalg.inv(found.pair_information / adjustment.widening**2 + np.diag(pair_prior))
-    apart = np.array([0.1, -0.2, 0.3])
-    conditional = found.elimination @ adjustment.matrix @ apart  # of the adjusted likelihood
-    mean, wide = adjustment.pair(apart, conditional, before)
-    np.testing.assert_allclose(mean, found.pair_slope @ apart, rtol=1e-12)
-    np.testing.assert_allclose(wide, found.pair_covariance, rtol=1e-12)
+    power, known = adjustment.widening**2, np.diag(pair_prior)
+    information = found.pair_information / power
+    before = np.linalg.inv(information + known)
+    apart, expected = np.array([0.1, -0.2, 0.3]), np.array([1.0, 0.3])
+    free = expected + 0.7 + found.elimination @ adjustment.matrix @ apart  # least squares of the adjusted likelihood
+    conditional = before @ (information @ free[..., None] + (known @ expected)[:, None])
+    mean, wide = adjustment.pair(apart, conditional[..., 0], before, np.stack([expected, pair_prior]))
+    root = np.linalg.cholesky(found.pair_covariance) @ np.linalg.cholesky(found.pair_information + known).swapaxes(1, 2)
+    own = np.linalg.inv(root @ np.linalg.inv(found.pair_information) @ root.swapaxes(1, 2))
+    np.testing.assert_allclose(wide, np.linalg.inv(own + known), rtol=1e-10)
+    sandwiched = expected + 0.7 + found.pair_slope @ apart
+    both = wide @ (own @ sandwiched[..., None] + (known @ expected)[:, None])
+    np.testing.assert_allclose(mean, both[..., 0], rtol=1e-10)
+    assert not np.allclose(np.linalg.inv(own), wide, rtol=0.1), "planted bug: the prior is forgotten"
+
+
+def test_an_angle_without_data_keeps_its_prior():
+    found = replace(
+        made(), pair_information=np.zeros((2, 2, 2)), pair_covariance=np.tile(np.diag([2.0, 0.5]), (2, 1, 1))
+    )
+    pair_prior = np.array([0.5, 2.0])
+    adjustment = adjustment_to(found, np.zeros(3), np.eye(3), np.zeros(3), np.eye(3), pair_prior)
+    before = np.tile(np.diag(1.0 / pair_prior), (2, 1, 1))
+    mean, wide = adjustment.pair(np.zeros(3), np.tile([1.0, 0.3], (2, 1)), before, np.array([[1.0, 0.3], pair_prior]))
+    np.testing.assert_allclose(mean, np.tile([1.0, 0.3], (2, 1)), rtol=1e-6)
+    np.testing.assert_allclose(wide, before, rtol=1e-6)
 
 
 def test_the_likelihood_is_that_of_the_image_with_more_noise(likelihood):
