@@ -76,7 +76,7 @@ def speed_up() -> None:
         with MultiprocessingBackend(options) as backend:
             backend.run(tasks(workers, 10), on_result=lambda *_: None)
             began = time.perf_counter()
-            backend.run(tasks(8, 10_000_000), on_result=lambda *_: None)
+            backend.run(tasks(8, 40_000_000), on_result=lambda *_: None)
             took = time.perf_counter() - began
         seconds[workers] = min(took, seconds.get(workers, took))
     print(f"  8 shards: one worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s, ratio {seconds[1] / seconds[2]:.2f}")
