@@ -26,8 +26,7 @@ def combine(
     store: Store,
     changes: Changes = None,
     method: Annotated[
-        str | None,
-        typer.Option(help="weighted, consensus, hierarchical, semiparametric, swiss or average."),
+        str | None, typer.Option(help="weighted, consensus, hierarchical, semiparametric, swiss or average.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the result; that of the fit by default.")] = None,
     run: Run = False,

@@ -33,10 +33,7 @@ def plan(points: int, found: "HardwareConfig") -> str:
 
     decision = should_use_cmc(points, found)
     shards = choose_num_shards(
-        points,
-        bytes_per_point=BYTES_PER_POINT,
-        memory_limit_bytes=found.available_memory // 2,
-        num_workers=found.cores,
+        points, bytes_per_point=BYTES_PER_POINT, memory_limit_bytes=found.available_memory // 2, num_workers=found.cores
     )
     _, backend = choose_backend(found, num_shards=shards.num_shards)
     return (

@@ -25,8 +25,7 @@ PATHS = (
 
 
 def load_config(
-    source: Config | Mapping[str, Any] | str | Path | None = None,
-    overrides: Iterable[str | tuple[str, Any]] = (),
+    source: Config | Mapping[str, Any] | str | Path | None = None, overrides: Iterable[str | tuple[str, Any]] = ()
 ) -> Config:
     """Read and check a configuration.
 

@@ -144,12 +144,10 @@ class ParametersConfig(Section):
     gamma_dot_offset: ParameterConfig = Field(ParameterConfig(), description="shear rate offset, 1/s")
     phi0: ParameterConfig = Field(ParameterConfig(), description="flow direction, degrees")
     contrast: ScalingConfig = Field(
-        ScalingConfig(prior=NormalPrior(type="normal", mean=0.5, sd=1.0)),
-        description="speckle contrast of every angle",
+        ScalingConfig(prior=NormalPrior(type="normal", mean=0.5, sd=1.0)), description="speckle contrast of every angle"
     )
     offset: ScalingConfig = Field(
-        ScalingConfig(prior=NormalPrior(type="normal", mean=1.0, sd=1.0)),
-        description="baseline of c2 of every angle",
+        ScalingConfig(prior=NormalPrior(type="normal", mean=1.0, sd=1.0)), description="baseline of c2 of every angle"
     )
 
     _aliases = model_validator(mode="before")(_rename_aliases)
@@ -206,8 +204,7 @@ class ExperimentalData(Section):
 
     file_path: str | None = Field(None, description="data file; relative to the folder of the configuration file")
     q: PositiveFloat | None = Field(
-        None,
-        description="wavevector in 1/Å, the nearest in the file is taken; not needed when it has only one",
+        None, description="wavevector in 1/Å, the nearest in the file is taken; not needed when it has only one"
     )
     phi: Annotated[str | tuple[float, ...] | None, BeforeValidator(_angles)] = Field(
         None, description="angles in degrees: a range low:high or a list; all by default"
@@ -216,8 +213,7 @@ class ExperimentalData(Section):
         None, description="first and last frame, counted from 1: [1, 1000] or 1:1000; all by default"
     )
     dt: PositiveFloat | None = Field(
-        None,
-        description="seconds between frames; only for files that do not say; a contradiction is an error",
+        None, description="seconds between frames; only for files that do not say; a contradiction is an error"
     )
     gap: PositiveFloat | None = Field(
         None, description="distance of the plates in Å (2e6 = 200 µm); needed for laminar flow"

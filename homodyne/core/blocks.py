@@ -194,13 +194,7 @@ def block_from_maps(
 
 
 def block_from_points(
-    num_frames: int,
-    num_angles: int,
-    angle: Array,
-    i: Array,
-    j: Array,
-    values: Array,
-    weights: Array | None = None,
+    num_frames: int, num_angles: int, angle: Array, i: Array, j: Array, values: Array, weights: Array | None = None
 ) -> Block:
     """Collect any set of points, each given by angle index, row frame ``i`` and column frame ``j > i``.
 

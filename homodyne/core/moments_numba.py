@@ -156,27 +156,7 @@ def _product_near(y, w, at, decay, gap, count, h, fourth, u1, u2, u3, d_f, d_x, 
 
 @_loop
 def _product_far(  # type: ignore[no-untyped-def]
-    y,
-    w,
-    at,
-    decay,
-    gap,
-    inverse,
-    k0,
-    k1,
-    sine,
-    cosine,
-    a,
-    sine_i,
-    cosine_i,
-    h,
-    fourth,
-    u1,
-    u2,
-    u3,
-    d_f,
-    d_x,
-    c,
+    y, w, at, decay, gap, inverse, k0, k1, sine, cosine, a, sine_i, cosine_i, h, fourth, u1, u2, u3, d_f, d_x, c
 ):
     y, decay, gap, inverse = y[at + k0 : at + k1], decay[k0:k1], gap[k0:k1], inverse[k0:k1]
     w = None if w is None else w[at + k0 : at + k1]

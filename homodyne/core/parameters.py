@@ -20,14 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.core.priors import Prior, make_prior
-from homodyne.core.transport import (
-    amplitude_offset,
-    anchor_integral,
-    anchor_rate,
-    anchor_times,
-    rate,
-    rate_integral,
-)
+from homodyne.core.transport import amplitude_offset, anchor_integral, anchor_rate, anchor_times, rate, rate_integral
 from homodyne.errors import InputError
 
 STATIC_NAMES = ("D0", "alpha", "D_offset")

@@ -42,8 +42,7 @@ _KINDS = {
         lambda x, a: jnp.full_like(x, -np.log(a["high"] - a["low"])),
     ),
     "loguniform": _Kind(
-        lambda a: stats.loguniform(a["low"], a["high"]),
-        lambda x, a: -jnp.log(x) - np.log(np.log(a["high"] / a["low"])),
+        lambda a: stats.loguniform(a["low"], a["high"]), lambda x, a: -jnp.log(x) - np.log(np.log(a["high"] / a["low"]))
     ),
     "half_normal": _Kind(
         lambda a: stats.halfnorm(scale=a["sd"]), lambda x, a: norm.logpdf(x, 0.0, a["sd"]) + np.log(2.0)
@@ -114,11 +113,7 @@ class Prior:
 
 
 def make_prior(
-    kind: str,
-    arguments: Mapping[str, float],
-    bounds: tuple[float, float] | None = None,
-    *,
-    name: str = "parameter",
+    kind: str, arguments: Mapping[str, float], bounds: tuple[float, float] | None = None, *, name: str = "parameter"
 ) -> Prior:
     """Build a prior and check it.
 

@@ -21,12 +21,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from homodyne.core.correlation import (
-    field_shear_factor,
-    find_convention,
-    shear_argument_scale,
-    transport_positive,
-)
+from homodyne.core.correlation import field_shear_factor, find_convention, shear_argument_scale, transport_positive
 from homodyne.core.transport import rate_integral
 from homodyne.errors import InputError
 

@@ -124,7 +124,6 @@ def require_memory(num_bytes: int, what: str, advice: str) -> None:
     limit = available_memory()
     if num_bytes > 0.9 * limit:
         raise DataError(
-            f"{what} would need {num_bytes / 2**30:.3g} GiB of memory, but {limit / 2**30:.3g} GiB are "
-            "available. "
+            f"{what} would need {num_bytes / 2**30:.3g} GiB of memory, but {limit / 2**30:.3g} GiB are available. "
             f"{advice}"
         )

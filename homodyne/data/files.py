@@ -11,15 +11,7 @@ from numpy.typing import NDArray
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray
 from homodyne.data.readers import open_catalog
-from homodyne.data.readers.catalog import (
-    Catalog,
-    distinct_q,
-    listed,
-    maps_at_q,
-    resolve_dt,
-    select_phi,
-    select_q,
-)
+from homodyne.data.readers.catalog import Catalog, distinct_q, listed, maps_at_q, resolve_dt, select_phi, select_q
 from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble, require_symmetric, zero_frames
 from homodyne.errors import DataError
 
@@ -137,8 +129,7 @@ def _times(catalog: Catalog, first: int, last: int, dt: float, age_origin: float
         return start + dt * np.arange(1, last - first + 2, dtype=np.float64), start
     if origin not in (0.0, catalog.age_origin):
         raise DataError(
-            f"age_origin = {origin:g} s contradicts {catalog.path}, which states the age of every frame "
-            "(from "
+            f"age_origin = {origin:g} s contradicts {catalog.path}, which states the age of every frame (from "
             f"{catalog.times[0]:g} s). Leave age_origin out."
         )
     times = catalog.times[first - 1 : last]

@@ -95,12 +95,7 @@ class _Points:
     """The four arrays broadcast against each other without being expanded, handed out in chunks."""
 
     def __init__(self, data: ArrayLike, t1: ArrayLike, t2: ArrayLike, phi: ArrayLike) -> None:
-        arrays = {
-            "data": np.asarray(data),
-            "t1": np.asarray(t1),
-            "t2": np.asarray(t2),
-            "phi": np.asarray(phi),
-        }
+        arrays = {"data": np.asarray(data), "t1": np.asarray(t1), "t2": np.asarray(t2), "phi": np.asarray(phi)}
         for name, array in arrays.items():
             if array.dtype.kind not in ("f" if name == "data" else "fiu"):
                 raise DataError(f"{name} has dtype {array.dtype}; expected real numbers.")
@@ -137,8 +132,7 @@ class _Points:
                 found = np.union1d(found, values)
             if found.size > _MOST_VALUES:
                 raise DataError(
-                    f"{name} has more than {_MOST_VALUES} distinct values; expected times from one series "
-                    "of frames "
+                    f"{name} has more than {_MOST_VALUES} distinct values; expected times from one series of frames "
                     "and a few angles. Round t1, t2 and phi to the frames and angles of the measurement."
                 )
         return found
@@ -169,10 +163,9 @@ def _require_grid(num_points: int, n: int, n_phi: int) -> None:
     elements = n_phi * n * n
     if elements > _SPARSE * num_points and elements > 1 << 24:
         raise DataError(
-            f"{num_points} points have {n} distinct times and {n_phi} distinct angles, a grid of "
-            f"{elements:.3g} "
-            "elements that is almost empty; expected times from one series of frames and a few angles. "
-            "Round t1, t2 and phi to the frames and angles of the measurement."
+            f"{num_points} points have {n} distinct times and {n_phi} distinct angles, a grid of {elements:.3g} "
+            "elements that is almost empty; expected times from one series of frames and a few angles. Round t1, t2 "
+            "and phi to the frames and angles of the measurement."
         )
     checks.require_memory(4 * elements, f"A grid of {n_phi} angles x {n} x {n} times", "Give fewer frames or angles.")
 
@@ -193,11 +186,7 @@ def _put(
 
 
 def _require_agreement(
-    held: NDArray[Any],
-    value: FloatArray,
-    index: tuple[NDArray[np.intp], ...],
-    times: FloatArray,
-    phi: FloatArray,
+    held: NDArray[Any], value: FloatArray, index: tuple[NDArray[np.intp], ...], times: FloatArray, phi: FloatArray
 ) -> None:
     with np.errstate(invalid="ignore"):
         scale = np.maximum(np.abs(held), np.abs(value))

@@ -111,9 +111,8 @@ class TwoTimeData:
     def __repr__(self) -> str:
         gap = "none" if self.gap is None else f"{self.gap:.4g} Å"
         return (
-            f"TwoTimeData(q={self.q:.4g} 1/Å, {self.num_angles} angles x {self.num_frames} frames, "
-            f"dt={self.dt:.4g} s, t={self.t[0]:.4g}..{self.t[-1]:.4g} s, gap={gap}, "
-            f"{self.bad_frames.size} bad frames)"
+            f"TwoTimeData(q={self.q:.4g} 1/Å, {self.num_angles} angles x {self.num_frames} frames, dt={self.dt:.4g} s, "
+            f"t={self.t[0]:.4g}..{self.t[-1]:.4g} s, gap={gap}, {self.bad_frames.size} bad frames)"
         )
 
 
@@ -326,9 +325,8 @@ def _require_usable(c2: MapArray, alive: BoolArray, phi: FloatArray) -> None:
     if np.any(counts < MIN_FRAMES):
         a = int(np.argmin(counts))
         raise DataError(
-            f"The map at phi = {phi[a]} degrees has {counts[a]} usable frames; expected at least "
-            f"{MIN_FRAMES}. "
-            "Leave this angle out."
+            f"The map at phi = {phi[a]} degrees has {counts[a]} usable frames; expected at least {MIN_FRAMES}. Leave "
+            "this angle out."
         )
 
 

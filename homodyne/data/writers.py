@@ -128,15 +128,13 @@ def _require_one_measurement(sets: list[TwoTimeData]) -> None:
     for one in sets:
         if one.num_frames != first.num_frames or one.dt != first.dt:
             raise DataError(
-                f"data sets have {one.num_frames} frames of {one.dt} s and {first.num_frames} of "
-                f"{first.dt} s; "
+                f"data sets have {one.num_frames} frames of {one.dt} s and {first.num_frames} of {first.dt} s; "
                 "expected frames of one measurement."
             )
         uniform = one.age_origin + one.dt * np.arange(1, one.num_frames + 1)
         if not np.allclose(one.t, uniform, rtol=1e-6, atol=1e-6 * one.dt):
             raise DataError(
-                f"t runs from {one.t[0]} to {one.t[-1]} s in uneven steps; expected age_origin + (k + 1) * "
-                "dt, because "
+                f"t runs from {one.t[0]} to {one.t[-1]} s in uneven steps; expected age_origin + (k + 1) * dt, because "
                 "the APS-U layout has no time axis. Use save_npz or save_hdf5."
             )
 
@@ -192,10 +190,7 @@ def _write_settings(file: "h5py.File", data: TwoTimeData, num_bins: int) -> None
 
 def _write_maps(file: "h5py.File", maps: list[tuple[TwoTimeData, int]], sink: Sink) -> None:
     n = maps[0][0].num_frames
-    whole, parts = (
-        np.empty((n, len(maps)), np.float32),
-        np.empty((n // _SEGMENTS, _SEGMENTS, len(maps)), np.float32),
-    )
+    whole, parts = (np.empty((n, len(maps)), np.float32), np.empty((n // _SEGMENTS, _SEGMENTS, len(maps)), np.float32))
     for k, (data, a) in enumerate(maps):
         one = np.triu(data.c2[a], 1)
         if data.diagonal is not None:

@@ -107,15 +107,7 @@ def diagnose(
     problems = [*broken.values(), *chain_problems(names, rhat, limit, ess_bulk, ess_tail, min_ess, healthy)]
     ebfmi, divergences, further = _energies(stats, min_ebfmi, max_divergent)
     return ChainDiagnostics(
-        tuple(names),
-        rhat,
-        ess_bulk,
-        ess_tail,
-        mcse_mean,
-        mcse_sd,
-        ebfmi,
-        divergences,
-        tuple(problems + further),
+        tuple(names), rhat, ess_bulk, ess_tail, mcse_mean, mcse_sd, ebfmi, divergences, tuple(problems + further)
     )
 
 

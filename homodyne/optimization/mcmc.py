@@ -24,14 +24,7 @@ from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.assembly import Run, assemble, consensus_result
 from homodyne.optimization.calibration import NoiseReport, calibrated, noise_report
-from homodyne.optimization.cmc.certificate import (
-    CERTIFIED,
-    CORRECTED,
-    Certificate,
-    Certified,
-    certify,
-    without_draws,
-)
+from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, Certificate, Certified, certify, without_draws
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
@@ -237,14 +230,7 @@ def fit_mcmc_jax(
     measured = from_arrays(data, t1, t2, phi, q, gap=L)
     if method == "auto":
         method = "cmc" if decide(measured.num_pairs, load_config(settings)) else "nuts"
-    return fit(
-        measured,
-        mode=analysis_mode,
-        method=method,
-        seed=seed,
-        config=settings,
-        progress=progress,
-    )
+    return fit(measured, mode=analysis_mode, method=method, seed=seed, config=settings, progress=progress)
 
 
 def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:

@@ -135,12 +135,7 @@ def example_result(
 
 
 def _posterior_draws(
-    data: TwoTimeData,
-    truth: Mapping[str, float],
-    fixed: Sequence[str],
-    sigma: float,
-    shape: tuple[int, int],
-    seed: int,
+    data: TwoTimeData, truth: Mapping[str, float], fixed: Sequence[str], sigma: float, shape: tuple[int, int], seed: int
 ) -> tuple[dict[str, Array], Array]:
     """Draws by name in physical parameters, and their log density up to a constant.
 

@@ -93,13 +93,7 @@ def add_caption(figure: Figure, result: MCMCResult, text: str = "") -> None:
     if refused:
         reason = "" if result.certificate is None else f" ({result.certificate.reason.rstrip('.')})"
         verdict = f"REFUSED, do not use{reason}"
-        style: dict[str, Any] = {
-            "color": "red",
-            "alpha": 0.16,
-            "rotation": 30,
-            "weight": "bold",
-            "zorder": 10,
-        }
+        style: dict[str, Any] = {"color": "red", "alpha": 0.16, "rotation": 30, "weight": "bold", "zorder": 10}
         figure.text(0.5, 0.5, "REFUSED", fontsize=12 * width**0.9, ha="center", va="center", **style)
     parts = [verdict, f"method {result.method}", f"uncertainty: {noise}", text]
     caption = textwrap.fill("; ".join(part for part in parts if part), int(14.5 * width))

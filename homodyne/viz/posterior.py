@@ -15,15 +15,7 @@ from scipy.stats import rankdata
 
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.summary import SummaryRow, format_number
-from homodyne.viz.labels import (
-    CHAIN_COLOURS,
-    SMALL,
-    add_caption,
-    counted,
-    new_figure,
-    style_axes,
-    with_unit,
-)
+from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, counted, new_figure, style_axes, with_unit
 
 Array = NDArray[np.float64]
 Span = tuple[float, float]

@@ -32,8 +32,7 @@ def catalog(file: "h5py.File") -> Catalog:
     if q_list.size != phi_list.size or bins.min() < 1 or bins.max() > q_list.size:
         raise DataError(
             f"{path}: {Q_LIST} has {q_list.size} and {PHI_LIST} {phi_list.size} values for bins "
-            f"{bins.min()}.."
-            f"{bins.max()} of {BINS}; expected one value per bin, bins counted from 1."
+            f"{bins.min()}..{bins.max()} of {BINS}; expected one value per bin, bins counted from 1."
         )
     q, phi = q_list[bins - 1], phi_list[bins - 1]
     if not (np.isfinite(q).all() and np.isfinite(phi).all()):

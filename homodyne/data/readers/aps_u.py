@@ -96,15 +96,13 @@ def _bin_positions(file: "h5py.File", bins: NDArray[np.int64]) -> tuple[FloatArr
     grid = hdf5.integers(file, f"{QMAP}/dynamic_num_pts")
     if grid.tolist() != [q_list.size, phi_list.size]:
         raise DataError(
-            f"{path}: {QMAP}/dynamic_num_pts is {grid.tolist()}, but dynamic_v_list_dim0 and "
-            "dynamic_v_list_dim1 have "
+            f"{path}: {QMAP}/dynamic_num_pts is {grid.tolist()}, but dynamic_v_list_dim0 and dynamic_v_list_dim1 have "
             f"{q_list.size} and {phi_list.size} values; expected the same numbers."
         )
     cells = hdf5.integers(file, f"{QMAP}/dynamic_index_mapping")
     if np.any(cells < 0) or np.any(cells >= q_list.size * phi_list.size) or np.unique(cells).size != cells.size:
         raise DataError(
-            f"{path}: {QMAP}/dynamic_index_mapping does not name distinct cells of a {q_list.size} x "
-            f"{phi_list.size} "
+            f"{path}: {QMAP}/dynamic_index_mapping does not name distinct cells of a {q_list.size} x {phi_list.size} "
             "grid; expected numbers from 0."
         )
     if np.any(bins < 1) or np.any(bins > cells.size) or np.unique(bins).size != bins.size:
@@ -149,12 +147,7 @@ def _frame_interval(file: "h5py.File") -> tuple[float | None, str, float]:
 
 
 def roi_statistics(
-    file: "h5py.File",
-    roi_path: str,
-    mask_path: str,
-    scattering_path: str | None,
-    num_bins: int,
-    missing: list[str],
+    file: "h5py.File", roi_path: str, mask_path: str, scattering_path: str | None, num_bins: int, missing: list[str]
 ) -> tuple[FloatArray | None, FloatArray | None]:
     """Pixels of each bin under the mask, and mean counts per pixel; adds what is not there to `missing`."""
     if hdf5.find(file, roi_path) is None:

@@ -116,8 +116,7 @@ def select_q(catalog: Catalog, q: float | None) -> tuple[float, NDArray[np.intp]
         ring = float(rings[np.argmin(np.abs(rings - wanted))])
         if abs(ring - wanted) > Q_TOLERANCE * wanted:
             raise DataError(
-                f"q = {wanted:.6g} 1/Å is not in {catalog.path}: the nearest is {ring:.6g}, and "
-                f"{Q_TOLERANCE:.0%} "
+                f"q = {wanted:.6g} 1/Å is not in {catalog.path}: the nearest is {ring:.6g}, and {Q_TOLERANCE:.0%} "
                 f"difference is allowed. The file holds {listed(rings)} 1/Å."
             )
     return ring, maps_at_q(catalog.q, ring)
@@ -141,9 +140,8 @@ def select_phi(phi: FloatArray, wanted: float | tuple[float, float] | Iterable[f
         nearest = int(np.argmin(away))
         if away[nearest] > PHI_TOLERANCE:
             raise DataError(
-                f"phi = {angle:g} degrees is not in the file ({PHI_TOLERANCE:g} degrees difference is "
-                "allowed); "
-                f"it holds {listed(phi)}."
+                f"phi = {angle:g} degrees is not in the file ({PHI_TOLERANCE:g} degrees difference is allowed); it "
+                f"holds {listed(phi)}."
             )
         chosen.append(nearest)
     return np.array(chosen, dtype=np.intp)

@@ -24,24 +24,12 @@ _MAX_LINKS = 16  # soft links followed on the way to one dataset
 _MAX_TEXT = 4096  # bytes of one string
 _MAX_CHUNK_RATIO = 4  # storage chunk over dataset size; more is a decompression bomb
 
-SECONDS = {
-    "s": 1.0,
-    "sec": 1.0,
-    "second": 1.0,
-    "seconds": 1.0,
-    "ms": 1e-3,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "ns": 1e-9,
-}
+SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 PER_ANGSTROM = {
     **dict.fromkeys(("1/a", "1/å", "1/angstrom", "a^-1", "å^-1", "å⁻¹", "a-1", "angstrom^-1", "inverse angstrom"), 1.0),
     **dict.fromkeys(("1/nm", "nm^-1", "nm⁻¹", "nm-1"), 0.1),
 }
-DEGREES = {
-    **dict.fromkeys(("deg", "degree", "degrees", "°"), 1.0),
-    **dict.fromkeys(("rad", "radian"), 180 / np.pi),
-}
+DEGREES = {**dict.fromkeys(("deg", "degree", "degrees", "°"), 1.0), **dict.fromkeys(("rad", "radian"), 180 / np.pi)}
 
 
 @contextmanager
@@ -81,9 +69,8 @@ def find(file: "h5py.File", path: str) -> Any:
                 return None
             if isinstance(link, h5py.ExternalLink):
                 raise DataError(
-                    f"{where} is a link to another file ({link.filename}); expected the data inside the "
-                    "file. "
-                    "Copy the linked data into it."
+                    f"{where} is a link to another file ({link.filename}); expected the data inside the file. Copy the "
+                    "linked data into it."
                 )
             if isinstance(link, h5py.SoftLink):
                 followed += 1

@@ -170,11 +170,7 @@ def catalog(members: Members) -> Catalog:
         dt=dt,
         dt_where="t1",
         age_origin=origin,
-        facts={
-            "maps": "c2_exp",
-            "q and phi": "wavevector_q_list, phi_angles_list",
-            "first time": f"{origin + dt:g} s",
-        },
+        facts={"maps": "c2_exp", "q and phi": "wavevector_q_list, phi_angles_list", "first time": f"{origin + dt:g} s"},
         missing=("pixels per bin", "mean counts per pixel and frame"),
     )
 

@@ -91,13 +91,7 @@ def catalog(file: "h5py.File") -> Catalog:
         dt_where=dt_where,
         pixels=pixels,
         names=names,
-        facts={
-            "maps": where,
-            "storage_mode": mode,
-            "baseline_reference": str(baseline),
-            "q": q_path,
-            "phi": phi_path,
-        },
+        facts={"maps": where, "storage_mode": mode, "baseline_reference": str(baseline), "q": q_path, "phi": phi_path},
         missing=tuple(missing),
     )
 

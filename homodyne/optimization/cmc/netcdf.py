@@ -39,8 +39,7 @@ def result_to_datatree(result: MCMCResult) -> xr.DataTree:
     angle = {} if result.phi is None else {"angle": ("angle", result.phi, {"units": "degree", "long_name": "phi"})}
     groups = [
         xr.Dataset(
-            {_escape(name): _variable(result, name, draws) for name, draws in group.items()},
-            coords={**index, **angle},
+            {_escape(name): _variable(result, name, draws) for name, draws in group.items()}, coords={**index, **angle}
         )
         for group in (result.samples, result.sample_stats)
     ]

@@ -102,11 +102,7 @@ class Mixture:
         )
 
 
-def around(
-    main: Normal,
-    modes: Sequence[Mode],
-    evaluate: Callable[[Array], Array],
-) -> Mixture:
+def around(main: Normal, modes: Sequence[Mode], evaluate: Callable[[Array], Array]) -> Mixture:
     """Fit components to a mean and covariance and to known modes, and share the points out among them.
 
     Nine tenths go by the Laplace estimate of the mass around each centre, log density + log sqrt det covariance; one

@@ -217,8 +217,5 @@ ROWS: dict[str, Callable[[int, int, Rng], Array]] = {
 }
 """Ways to shard rows of any data: (number of rows, number of shards, generator) -> shard numbers."""
 
-GRIDS: dict[str, Callable[[Array, int], Grid]] = {
-    "interleaved": _interleaved_grid,
-    "frame_blocks": _frame_grid,
-}
+GRIDS: dict[str, Callable[[Array, int], Grid]] = {"interleaved": _interleaved_grid, "frame_blocks": _frame_grid}
 """Ways to shard maps that keep the grid: (usable frames, number of shards) -> rows and columns of every shard."""
