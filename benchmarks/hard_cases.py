@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from homodyne.testing.hard_cases import CASES, SHIFT, STRETCH, HardCase, Outcome, run_case
+from known_answers.hard_cases import CASES, SHIFT, STRETCH, HardCase, Outcome, run_case
 
 FIRST_SEED = 1000  # none that a test uses, or that the code was written with
 

@@ -11,19 +11,19 @@ from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.certificate import certify
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.heterogeneity import ShardMoments, compare_shards
-from homodyne.testing import conjugate, problems
-from homodyne.testing.hard_cases import CASES, run_case
+from known_answers import conjugate, densities
+from known_answers.hard_cases import CASES, run_case
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 DRAWS, POINTS = 1000, 400  # of a certificate
 ALARM = 0.01  # nominal rate of false alarms between shards
 
-PROBLEMS: dict[str, Callable[[], problems.Problem]] = {
-    "normal, 3 dimensions": lambda: problems.gaussian(problems.random_covariance(3, 0)),
-    "normal, 7 dimensions": lambda: problems.gaussian(problems.random_covariance(7, 0)),
-    "skewed": problems.skewed,
-    "banana": lambda: problems.banana(3, bend=0.5),
+PROBLEMS: dict[str, Callable[[], densities.Problem]] = {
+    "normal, 3 dimensions": lambda: densities.gaussian(densities.random_covariance(3, 0)),
+    "normal, 7 dimensions": lambda: densities.gaussian(densities.random_covariance(7, 0)),
+    "skewed": densities.skewed,
+    "banana": lambda: densities.banana(3, bend=0.5),
 }
 DEFECTS: dict[str, Callable[[Array, Array], Array]] = {
     "exact draws": lambda x, sd: x,
@@ -39,7 +39,7 @@ _SHARD_DRAWS = 200
 
 
 @cache
-def _problem(name: str) -> tuple[problems.Problem, Callable[[Array], Array]]:
+def _problem(name: str) -> tuple[densities.Problem, Callable[[Array], Array]]:
     """A problem with its density at many points."""
     problem = PROBLEMS[name]()
     return problem, jax.jit(jax.vmap(problem.log_density))

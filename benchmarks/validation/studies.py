@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.validation import alarms, calibration, coverage
 from benchmarks.validation.records import Unit
-from homodyne.testing.conjugate import PROBLEMS
-from homodyne.testing.hard_cases import CASES
+from known_answers.conjugate import PROBLEMS
+from known_answers.hard_cases import CASES
 
 
 class Study(NamedTuple):

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from homodyne.core.parameters import LAMINAR_NAMES, STATIC_NAMES
@@ -209,17 +208,6 @@ def transport_positive(params: Mapping[str, ArrayLike], t_first: ArrayLike, t_la
     _has_shear(params)
     first, last = (rate(t, params["D0"], params["alpha"], params["D_offset"]) for t in (t_first, t_last))
     return (first > 0) & (last > 0)
-
-
-def shear_one_sign(params: Mapping[str, ArrayLike], t_first: ArrayLike, t_last: ArrayLike) -> jax.Array:
-    """Whether γ̇(t) keeps one sign, without zero, from `t_first` to `t_last` (s); always true without shear.
-
-    A power law plus a constant is monotone in t, so both ends decide.
-    """
-    if not _has_shear(params):
-        return jnp.ones(np.broadcast_shapes(np.shape(t_first), np.shape(t_last)), dtype=bool)
-    shear = params["gamma_dot_0"], params["beta"], params["gamma_dot_offset"]
-    return jnp.sign(rate(t_first, *shear)) * jnp.sign(rate(t_last, *shear)) > 0
 
 
 def _has_shear(params: Mapping[str, ArrayLike]) -> bool:

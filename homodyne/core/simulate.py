@@ -2,19 +2,18 @@
 
 Describe the sample with :class:`TrueModel`, then draw maps with one of three noises:
 
-- :func:`speckle`: fields of independent pixels and modes with covariance g1, Poisson counts, division by
-the frame
+- :func:`speckle`: fields of independent pixels and modes with covariance g1, Poisson counts, division by the frame
   mean: what an experiment does;
 - :func:`parametric`: the same second moments without the pixels: the covariance of the noise is exact;
 - :func:`independent`: white Gaussian noise, equal on both sides of the diagonal.
 
-:func:`simulate_maps` chooses by name. :mod:`homodyne.core.artefacts` adds what goes wrong in real files.
+:func:`simulate_maps` chooses by name.
 Arrays in, arrays out; the same seed gives the same maps.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -306,14 +305,6 @@ def covariance_factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
-def replaced_diagonal(maps: SimulatedMaps) -> SimulatedMaps:
-    """Overwrite the diagonal by the mean of its neighbours, as reduction software does."""
-    c2 = maps.c2.copy()
-    for one in c2:
-        _overwrite_diagonal(one)
-    return replace(maps, c2=c2, diagonal=None)
-
-
 def raw_diagonal(c2: NDArray[np.float32]) -> NDArray[np.float64]:
     """Diagonals of maps, (n_phi, n)."""
     return np.diagonal(c2, axis1=1, axis2=2).astype(float)
@@ -331,6 +322,7 @@ def _intensities(
 
 
 def _overwrite_diagonal(one: NDArray[np.float32]) -> None:
+    """Replace the diagonal by the mean of its neighbours, as reduction software does."""
     beside = np.diagonal(one, 1)
     np.fill_diagonal(one, 0.5 * (np.append(beside[0], beside) + np.append(beside, beside[-1])))
 

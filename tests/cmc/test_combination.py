@@ -16,8 +16,8 @@ from homodyne.optimization.cmc.combination import (
     register_combination,
 )
 from homodyne.optimization.cmc.subposteriors import collect
-from homodyne.testing.problems import random_covariance
-from homodyne.testing.statistics import LUCK, assert_covariance, assert_mean
+from known_answers.densities import random_covariance
+from known_answers.statistics import LUCK, assert_covariance, assert_mean
 
 PRODUCTS = ["weighted", "consensus", "hierarchical", "semiparametric", "swiss"]
 COUNTS = [1, 4, 16, 64]

@@ -17,8 +17,8 @@ from homodyne.optimization.cmc.store import write_arrays
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.cmc.worker import run_shard
 from homodyne.optimization.nuts import NutsSettings
-from homodyne.testing import conjugate
-from homodyne.testing.statistics import assert_covariance, assert_mean
+from known_answers import conjugate
+from known_answers.statistics import assert_covariance, assert_mean
 
 # ---------------------------------------------------------------- polish
 

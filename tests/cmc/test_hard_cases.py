@@ -7,7 +7,7 @@ import pytest
 
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.worker import run_shard
-from homodyne.testing.hard_cases import CASES, judge, run_case
+from known_answers.hard_cases import CASES, judge, run_case
 
 SEEDS = {"rare success": (1,), "two modes": (3, 15), "stuck chain": (0, 1)}
 

@@ -6,7 +6,7 @@ import pytest
 
 from homodyne.optimization.cmc.other_modes import other_modes
 from homodyne.optimization.cmc.polish import Polished, polish
-from homodyne.testing.problems import banana, bounded, gaussian, random_covariance, skewed, two_modes
+from known_answers.densities import banana, bounded, gaussian, random_covariance, skewed, two_modes
 
 
 def known_mode(problem):

@@ -11,7 +11,7 @@ from homodyne.errors import HomodyneWarning, InputError
 from homodyne.optimization.cmc.adapters import LogDensityModel, NumPyroModel
 from homodyne.optimization.cmc.mode import climb, expansion
 from homodyne.optimization.cmc.prior_power import check_prior_power
-from homodyne.testing.conjugate import PROBLEMS
+from known_answers.conjugate import PROBLEMS
 
 jax.config.update("jax_enable_x64", True)
 

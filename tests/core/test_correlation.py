@@ -183,15 +183,6 @@ def test_positivity_is_decided_at_the_ends():
             assert bool(correlation.transport_positive(p, t[0], t[-1])) == everywhere
 
 
-def test_shear_of_one_sign():
-    check = correlation.shear_one_sign
-    assert bool(check(LAMINAR, 0.1, 100.0))
-    assert bool(check({**LAMINAR, "gamma_dot_0": -1.99e-3, "gamma_dot_offset": 6.1e-4}, 0.1, 100.0))
-    np.testing.assert_array_equal(check(LAMINAR, 0.1, np.array([100.0, 1e4])), [True, False])
-    assert not bool(check({**LAMINAR, "gamma_dot_0": 0.0, "gamma_dot_offset": 0.0}, 0.1, 100.0))
-    assert bool(check(STATIC, 0.1, 100.0))
-
-
 @pytest.mark.parametrize(
     ("params", "keywords", "message"),
     [

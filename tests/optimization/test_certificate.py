@@ -12,7 +12,7 @@ from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED,
 from homodyne.optimization.cmc.importance import effective, smoothed
 from homodyne.optimization.cmc.proposal import Mixture, Normal, around, shaped
 from homodyne.optimization.nuts import NutsSettings, sample_posterior
-from homodyne.testing.problems import (
+from known_answers.densities import (
     Problem,
     banana,
     bounded,
@@ -22,7 +22,7 @@ from homodyne.testing.problems import (
     skewed,
     two_modes,
 )
-from homodyne.testing.statistics import assert_covariance, assert_mean, assert_quantiles
+from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
 
 jax.config.update("jax_enable_x64", True)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from homodyne.config.io import load_config
-from homodyne.core.artefacts import beam_jumps, blank_frames, static_speckle
 from homodyne.core.simulate import TrueModel, simulate_maps
 from homodyne.core.speckle_noise import SpeckleNoise
 from homodyne.data.simulated import from_maps
 from homodyne.optimization.crosscheck import cross_check
 from homodyne.optimization.target import build_target
+from known_answers.artefacts import beam_jumps, blank_frames, static_speckle
 
 N, PIXELS, CONTRAST, Q, DT = 64, 1000, 0.3, 0.0054, 0.1
 PHI = np.array([0.0, 60.0, 180.0])

@@ -12,7 +12,7 @@ from homodyne.core.likelihood import Likelihood
 from homodyne.errors import ConfigError, InputError
 from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.optimization.target import build_target
-from homodyne.testing.statistics import assert_covariance, assert_mean, assert_quantiles
+from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
 
 STATIC = {"D0": 2e4, "alpha": -0.5, "D_offset": 1000.0}
 LAMINAR = STATIC | {"gamma_dot_0": 3e-4, "beta": -0.5, "gamma_dot_offset": 1e-4, "phi0": 5.0}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.testing.results import Example, example_result
+from known_answers.results import Example, example_result
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from benchmarks.validation.calibration import STATIC, with_noise
 from benchmarks.validation.fits import LIKELIHOOD, Answer, bench, from_weights, ranks
 from benchmarks.validation.records import Unit, append, read
 from benchmarks.validation.report import misses, ranks_by_name, smallest_p, write_report
-from homodyne.testing.conjugate import gaussian_mean
+from known_answers.conjugate import gaussian_mean
 
 
 class TestBands:

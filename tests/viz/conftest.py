@@ -1,6 +1,6 @@
 import pytest
 
-from homodyne.testing.results import Example, example_result
+from known_answers.results import Example, example_result
 
 
 @pytest.fixture(scope="session")

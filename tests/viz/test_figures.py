@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -141,7 +142,7 @@ _NO_PYPLOT = """
 import sys
 import matplotlib
 before = matplotlib.get_backend(auto_select=False), dict(matplotlib.rcParams)
-from homodyne.testing.results import example_result
+from known_answers.results import example_result
 from homodyne.viz import save_figures
 example = example_result("static", phi=(0.0,), num_frames=20, shape=(1, 30))
 save_figures(example.result, None, sys.argv[1])
@@ -152,5 +153,6 @@ print("clean")
 
 
 def test_no_global_state_of_matplotlib_is_touched(tmp_path):
-    run = subprocess.run([sys.executable, "-c", _NO_PYPLOT, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", _NO_PYPLOT, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
     assert run.stdout.strip() == "clean", run.stderr

@@ -1,8 +1,7 @@
 """What goes wrong in real files, applied to simulated maps.
 
-Every function takes :class:`homodyne.core.simulate.SimulatedMaps` and returns changed ones; the raw
-diagonal follows the maps. The diagonal of a simulated map is raw to begin with;
-:func:`homodyne.core.simulate.replaced_diagonal` makes the other kind.
+Every function takes :class:`homodyne.core.simulate.SimulatedMaps` and returns changed ones; the raw diagonal follows
+the maps.
 """
 
 from collections.abc import Sequence
@@ -46,11 +45,6 @@ def static_speckle(maps: SimulatedMaps, fraction: float, contrast: float) -> Sim
         raise InputError(f"fraction is {fraction}: expected the static share of the intensity, 0 to 1")
     c2 = 1.0 + (1.0 - fraction) ** 2 * (maps.c2 - 1.0) + fraction**2 * contrast
     return _changed(maps, c2.astype(np.float32))
-
-
-def wrong_dt(maps: SimulatedMaps, factor: float) -> SimulatedMaps:
-    """State times that are wrong by a factor."""
-    return replace(maps, t=maps.t * factor)
 
 
 def empty_bins(maps: SimulatedMaps, angles: Sequence[int], value: float = float("nan")) -> SimulatedMaps:

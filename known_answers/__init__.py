@@ -1,0 +1,1 @@
+"""Problems whose answers are known, and assertions about draws: what tests and benchmarks share."""
