@@ -82,6 +82,36 @@ def speed_up() -> None:
     print(f"  8 shards: one worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s, ratio {seconds[1] / seconds[2]:.2f}")
 
 
+def log_prior(z: Any) -> Any:
+    """Of a straight line: two standard normals."""
+    return -0.5 * (z**2).sum()
+
+
+def log_likelihood(z: Any, data: Any) -> Any:
+    """Of a straight line with noise of one."""
+    return -0.5 * ((data["y"] - z[0] - z[1] * data["x"]) ** 2).sum()
+
+
+def devices() -> None:
+    """Four equal shards on as many devices as JAX is told to make; print the seconds of all cores together."""
+    import jax
+
+    from homodyne.optimization.cmc import LogDensityModel
+    from homodyne.optimization.cmc.backends import BACKENDS
+
+    model = LogDensityModel(("level", "slope"), log_prior, log_likelihood)
+    x = np.random.default_rng(1).normal(size=(4, 20_000))
+    shards = [{"x": row, "y": 1.0 - 2.0 * row} for row in x]
+    began = time.process_time()
+    results = BACKENDS["pjit"](BackendOptions()).run_parallel_mcmc(
+        shards, {"num_warmup": 50, "num_samples": 50, "num_chains": 1}, {"level": 1.0, "slope": -2.0},
+        np.eye(2) / 20_000, model=model,
+    )  # fmt: skip
+    took = time.process_time() - began
+    mean = np.mean([result["samples"] for result in results])
+    print(f"  pjit, 4 shards on {len(jax.devices())} devices   {took:.1f} core seconds, mean {mean!r}", flush=True)
+
+
 def slurm(count: int = 50) -> None:
     """Elements of an array that sleep for a second, on the Slurm of the tests: two cores at a time."""
     if shutil.which("slurmctld") is None or os.geteuid() != 0:
@@ -111,4 +141,11 @@ def run() -> None:
         call = f"from benchmarks.backends import overhead; overhead({count}, {size})"
         subprocess.run([sys.executable, "-c", call], check=True)
     speed_up()
+    for count in (1, 2, 4):
+        flags = {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+        }
+        call = "from benchmarks.backends import devices; devices()"
+        subprocess.run([sys.executable, "-c", call], check=True, env={**os.environ, **flags})
     slurm()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.device.programs import SharedProgram
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.density import LogDensity, Progress, check_log_density
 from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose
@@ -26,6 +27,8 @@ Array = npt.NDArray[np.float64]
 MAX_STARTS = 100  # starting points tried per chain
 CHUNK = 64  # most transitions between two reports
 CHUNK_SECONDS = 0.3  # time aimed at between two reports
+
+_exp = SharedProgram(jnp.exp)
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def _sample(
     chains, steps, num_gradients = [], [], 1  # that of the compilation
     for chain in range(settings.num_chains):
         clock = time.perf_counter()
-        start, tries = _start(program, jax.random.fold_in(key, chain), settings.init_spread, chain)
+        start, tries = _start(program, key, settings.init_spread, chain)
         state, leapfrogs = _warm_up(program, start, settings, report)
         timings["warmup"] += time.perf_counter() - clock
         clock = time.perf_counter()
@@ -329,7 +332,7 @@ def _programs(log_density: Callable[[jax.Array, Any], jax.Array], dimension: int
         return jax.lax.fori_loop(0, count, transition, (state, rows))  # type: ignore[no-any-return]
 
     blank = kernel(_nowhere, np.eye(dimension))[1]
-    return _Programs(jax.jit(jax.value_and_grad(potential_at)), jax.jit(advance), blank, with_mass)
+    return _Programs(SharedProgram(jax.value_and_grad(potential_at)), SharedProgram(advance), blank, with_mass)
 
 
 def _nowhere(w: jax.Array) -> jax.Array:
@@ -337,12 +340,17 @@ def _nowhere(w: jax.Array) -> jax.Array:
     return jnp.zeros(())
 
 
+@SharedProgram
+def _draw(key: jax.Array, chain: int, attempt: int, spread: float, blank: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A starting point, and the key of the transitions."""
+    start_key, run_key = jax.random.split(jax.random.fold_in(key, chain))
+    return spread * jax.random.normal(jax.random.fold_in(start_key, attempt), blank.shape, blank.dtype), run_key
+
+
 def _start(program: _Program, key: jax.Array, spread: float, chain: int) -> tuple[_State, int]:
     """Draw a starting point with finite density and gradient; return it and the number of points tried."""
-    start_key, run_key = jax.random.split(key)
     for attempt in range(MAX_STARTS):
-        blank = program.blank.sampler.z
-        w = spread * jax.random.normal(jax.random.fold_in(start_key, attempt), blank.shape, blank.dtype)
+        w, run_key = _draw(key, chain, attempt, spread, program.blank.sampler.z)
         value, grad = program.value_and_grad(w)
         if np.isfinite(value) and np.isfinite(grad).all():
             found = {"z": w, "potential_energy": value, "z_grad": grad, "rng_key": run_key}
@@ -366,7 +374,7 @@ def _warm_up(program: _Program, state: _State, settings: NutsSettings, report: _
         covariance = weight * np.cov(later, rowvar=False) + (1.0 - weight) * np.eye(later.shape[1])
         state = program.with_mass(state, covariance)
     state, rows = _transitions(program, state, count, True, report)
-    step = jnp.exp(state.averaging[1])
+    step = _exp(state.averaging[1])
     adapted = state.sampler._replace(adapt_state=state.sampler.adapt_state._replace(step_size=step))
     return _State(adapted, state.averaging), num_gradients + int(rows["num_steps"].sum())
 

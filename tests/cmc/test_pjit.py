@@ -45,9 +45,24 @@ print(len(jax.devices()), len(used), [result["attempts"] for result in results])
 SETTINGS = {"num_warmup": 10, "num_samples": 20, "num_chains": 1}
 
 
-def test_every_device_samples_and_the_draws_are_those_of_the_sequential_backend(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
+@pytest.fixture(scope="module")
+def alone():
+    """Draws of the sequential backend."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE)
+        import jax_shards
+    shards = [jax_shards.data(k, 300 if k < 4 else 207) for k in range(5)]
+    results = SequentialBackend().run_parallel_mcmc(
+        shards, SETTINGS, {"slope": 0.5, "log_sigma": 0.0}, np.diag([3e-3, 2e-3]), model=jax_shards.model(), seed=3
+    )
+    return np.stack([each["samples"] for each in results])
+
+
+@pytest.mark.parametrize("cache", ["true", "false"])
+def test_every_device_samples_and_the_draws_are_those_of_the_sequential_backend(cache, alone, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", cache)
     text = PROGRAM.format(here=str(HERE), settings=SETTINGS)
     done = subprocess.run(
         [sys.executable, "-c", text, tmp_path / "draws.npy"],
@@ -56,13 +71,9 @@ def test_every_device_samples_and_the_draws_are_those_of_the_sequential_backend(
         check=False,
     )
     assert done.stdout == "2 2 [1, 1, 1, 1, 1]\n", done.stderr
-    import jax_shards
-
-    shards = [jax_shards.data(k, 300 if k < 4 else 207) for k in range(5)]
-    alone = SequentialBackend().run_parallel_mcmc(
-        shards, SETTINGS, {"slope": 0.5, "log_sigma": 0.0}, np.diag([3e-3, 2e-3]), model=jax_shards.model(), seed=3
-    )
-    np.testing.assert_array_equal(np.load(tmp_path / "draws.npy"), np.stack([each["samples"] for each in alone]))
+    if cache == "false":  # once for each shape, not for each device
+        assert done.stderr.count("Finished XLA compilation of jit(advance)") == 2
+    np.testing.assert_array_equal(np.load(tmp_path / "draws.npy"), alone)
 
 
 class OnHost(Model):

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import homodyne.core  # noqa: F401  makes JAX compute in float64
+from homodyne.device.programs import SharedProgram
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.store import read_arrays
@@ -25,6 +26,8 @@ from homodyne.optimization.diagnostics import diagnose
 from homodyne.optimization.nuts import NutsSettings, Sampler
 
 Array = npt.NDArray[np.float64]
+
+_fold_in = SharedProgram(jax.random.fold_in)
 
 MIN_ESS = 100.0  # effective draws of a shard, at least: its estimate errs by a factor of three once in a thousand
 
@@ -62,7 +65,7 @@ class _Programs:
 
     def sample(self, task: ShardTask, shard: Any) -> ShardResult:
         began, model = time.perf_counter(), self.model
-        key = jax.random.fold_in(jax.random.key(task.seed), task.shard_id)
+        key = _fold_in(jax.random.key(task.seed), task.shard_id)
         init = task.init
         root = np.sqrt(init.cavity) * np.linalg.inv(np.linalg.cholesky(init.covariance))
         argument = model.argument(shard), init.center, root
