@@ -52,9 +52,8 @@ def certificate(name: str, seed: int) -> dict[str, str]:
     for k, (defect, spoil) in enumerate(DEFECTS.items()):
         draws = spoil(problem.draw(DRAWS, 1000 * seed + k), problem.sd)
         judged = certify(
-            problem.log_density, draws, names=problem.names, num_points=POINTS, seed=seed,
-            batch=lambda points: np.asarray(density(points)),
-        )  # fmt: skip
+            lambda points: np.asarray(density(points)), draws, names=problem.names, num_points=POINTS, seed=seed
+        )
         found[defect] = judged.certificate.verdict
     return found
 

@@ -188,8 +188,8 @@ def _judged(bench: Bench, pilot: Pilot, made: Array, z: Array, seed: int) -> Ans
     """
     posterior, known = pilot.posterior, [(mode.z, mode.covariance) for mode in pilot.modes]
     judged = certify(
-        posterior.log_density, made, names=posterior.names, num_points=POINTS, seed=seed + 1, modes=known,
-        gaussian=known[0] if made.ndim == 2 else None, batch=_density(posterior),
+        _density(posterior), made, names=posterior.names, num_points=POINTS, seed=seed + 1, modes=known,
+        gaussian=known[0] if made.ndim == 2 else None,
     )  # fmt: skip
     certificate = judged.certificate
     if certificate.verdict == REFUSED:

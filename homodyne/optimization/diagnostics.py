@@ -16,6 +16,9 @@ from homodyne.errors import InputError
 Array = npt.NDArray[np.float64]
 
 FALSE_ALARM = 0.01  # probability that R-hat alone fails a healthy run, all parameters together
+MAX_RHAT = 1.01  # or what healthy chains exceed by chance; see `diagnose`
+MIN_EBFMI = 0.3  # Bayesian fraction of missing information of every chain
+MAX_DIVERGENT = 0.01  # fraction of transitions that may diverge
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,6 @@ class ChainDiagnostics:
         Split rank-normalised R-hat per parameter, the larger of bulk and tail.
     ess_bulk, ess_tail
         Effective draws per parameter, for the centre and for the 5 % and 95 % quantiles.
-    mcse_mean, mcse_sd
-        Monte Carlo standard error per parameter.
     ebfmi
         Bayesian fraction of missing information per chain; empty without energies.
     divergences
@@ -44,8 +45,6 @@ class ChainDiagnostics:
     rhat: Array
     ess_bulk: Array
     ess_tail: Array
-    mcse_mean: Array
-    mcse_sd: Array
     ebfmi: Array
     divergences: int
     problems: tuple[str, ...]
@@ -57,19 +56,12 @@ class ChainDiagnostics:
 
 
 def diagnose(
-    draws: npt.ArrayLike,
-    stats: Mapping[str, npt.NDArray[Any]],
-    names: Sequence[str],
-    *,
-    max_rhat: float = 1.01,
-    min_ess: float = 400.0,
-    min_ebfmi: float = 0.3,
-    max_divergent: float = 0.01,
+    draws: npt.ArrayLike, stats: Mapping[str, npt.NDArray[Any]], names: Sequence[str], *, min_ess: float = 400.0
 ) -> ChainDiagnostics:
     """Judge the chains of one run.
 
     Short healthy chains exceed an R-hat of 1.01 by chance: with m half-chains of n draws and S effective draws in
-    all, R-hat^2 is distributed as (n - 1) / n + (m / S) chi^2_{m-1} / (m - 1). The limit is therefore ``max_rhat``,
+    all, R-hat^2 is distributed as (n - 1) / n + (m / S) chi^2_{m-1} / (m - 1). The limit is therefore `MAX_RHAT`,
     or the value that healthy chains of this effective size (``min_ess`` at least) exceed in 1 % of the runs,
     whichever is larger.
 
@@ -81,9 +73,8 @@ def diagnose(
         (chain, draw) arrays; ``diverging``, ``energy`` and ``lp`` are used where present.
     names
         d parameter names.
-    max_rhat, min_ess, min_ebfmi, max_divergent
-        Limits: R-hat (see above), effective draws in bulk and tails, fraction of missing information, and
-        fraction of divergent transitions.
+    min_ess
+        Effective draws that are needed in bulk and tails.
 
     Raises
     ------
@@ -97,18 +88,14 @@ def diagnose(
         )
     broken = unusable(x, names)
     healthy = np.array([name not in broken for name in names])
-    rhat, ess_bulk, ess_tail, ess_folded, mcse_mean, mcse_sd = (np.full(len(names), np.nan) for _ in range(6))
+    measured = np.full((4, len(names)), np.nan)
     if healthy.any():
-        columns = np.moveaxis(x[:, :, healthy], 2, 0)
-        targets = (rhat, ess_bulk, ess_tail, ess_folded, mcse_mean, mcse_sd)
-        for target, values in zip(targets, _measure(columns), strict=True):
-            target[healthy] = values
-    limit = rhat_limit(x.shape, np.fmax(np.fmin(ess_bulk, ess_folded), min_ess), max_rhat)
+        measured[:, healthy] = _measure(np.moveaxis(x[:, :, healthy], 2, 0))
+    rhat, ess_bulk, ess_tail, ess_folded = measured
+    limit = rhat_limit(x.shape, np.fmax(np.fmin(ess_bulk, ess_folded), min_ess))
     problems = [*broken.values(), *chain_problems(names, rhat, limit, ess_bulk, ess_tail, min_ess, healthy)]
-    ebfmi, divergences, further = _energies(stats, min_ebfmi, max_divergent)
-    return ChainDiagnostics(
-        tuple(names), rhat, ess_bulk, ess_tail, mcse_mean, mcse_sd, ebfmi, divergences, tuple(problems + further)
-    )
+    ebfmi, divergences, further = _energies(stats)
+    return ChainDiagnostics(tuple(names), rhat, ess_bulk, ess_tail, ebfmi, divergences, tuple(problems + further))
 
 
 def chain_problems(
@@ -153,16 +140,14 @@ def _worst(
     return [sentence(int(order[0])) + (f"; likewise {shown}" if others else "")]
 
 
-def energy_problems(
-    divergences: int, transitions: int, ebfmi: Array, max_divergent: float, min_ebfmi: float
-) -> list[str]:
+def energy_problems(divergences: int, transitions: int, ebfmi: Array) -> list[str]:
     """Sentences on too many divergent transitions, and on chains (chain,) that miss information."""
     problems = []
-    if divergences > max_divergent * transitions:
+    if divergences > MAX_DIVERGENT * transitions:
         problems.append(f"{divergences} of {transitions} transitions diverged: the posterior is curved or has an edge")
     return problems + [
-        f"chain {chain} explores the energies too slowly: E-BFMI is {ebfmi[chain]:.2f}, must be above {min_ebfmi:g}"
-        for chain in np.flatnonzero(~(ebfmi > min_ebfmi))
+        f"chain {chain} explores the energies too slowly: E-BFMI is {ebfmi[chain]:.2f}, must be above {MIN_EBFMI:g}"
+        for chain in np.flatnonzero(~(ebfmi > MIN_EBFMI))
     ]
 
 
@@ -182,7 +167,7 @@ def unusable(x: Array, names: Sequence[str]) -> dict[str, str]:
 
 
 def _measure(columns: Array) -> tuple[Array, ...]:
-    """R-hat, effective sizes (bulk, tail, folded) and Monte Carlo errors of columns (d, chain, draw)."""
+    """R-hat and effective sizes (bulk, tail, folded) of columns (d, chain, draw)."""
     from arviz_stats.base.array import array_stats
 
     stats: Any = array_stats
@@ -193,12 +178,10 @@ def _measure(columns: Array) -> tuple[Array, ...]:
         stats.ess(columns, method="bulk"),
         stats.ess(columns, method="tail", prob=0.05),
         stats.ess(columns, method="folded"),
-        stats.mcse(columns, method="mean"),
-        stats.mcse(columns, method="sd"),
     )
 
 
-def rhat_limit(shape: tuple[int, ...], ess: Array, max_rhat: float) -> Array:
+def rhat_limit(shape: tuple[int, ...], ess: Array) -> Array:
     """Limit of R-hat (d,) for draws of this shape (chain, draw, d) and effective size (d,), as `diagnose` has it."""
     from scipy.stats import chi2
 
@@ -206,13 +189,11 @@ def rhat_limit(shape: tuple[int, ...], ess: Array, max_rhat: float) -> Array:
     parts = 2 * max(num_chains, 2)
     quantile = chi2.ppf(1.0 - FALSE_ALARM / (2 * dimension), parts - 1) / (parts - 1)
     length = num_chains * num_draws / parts
-    limit: Array = np.fmax(max_rhat, np.sqrt((length - 1.0) / length + parts / ess * quantile))
+    limit: Array = np.fmax(MAX_RHAT, np.sqrt((length - 1.0) / length + parts / ess * quantile))
     return limit
 
 
-def _energies(
-    stats: Mapping[str, npt.NDArray[Any]], min_ebfmi: float, max_divergent: float
-) -> tuple[Array, int, list[str]]:
+def _energies(stats: Mapping[str, npt.NDArray[Any]]) -> tuple[Array, int, list[str]]:
     problems = []
     if "lp" in stats and not np.isfinite(stats["lp"]).all():
         problems.append(f"the log density is not finite at {(~np.isfinite(stats['lp'])).sum()} draws")
@@ -223,4 +204,4 @@ def _energies(
         spread = energy.var(axis=1, ddof=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             ebfmi = np.square(np.diff(energy, axis=1)).mean(axis=1) / spread
-    return ebfmi, divergences, problems + energy_problems(divergences, diverging.size, ebfmi, max_divergent, min_ebfmi)
+    return ebfmi, divergences, problems + energy_problems(divergences, diverging.size, ebfmi)

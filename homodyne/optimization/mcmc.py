@@ -109,7 +109,8 @@ def fit(
     clock.mark("pilot fit")
     report = noise_report(data, pilot, settings.speckle)
     if settings.uncertainty == "calibrated":
-        pilot = calibrated(pilot, report, PilotSettings(max_iterations=nlsq.max_iterations))
+        search = PilotSettings(max_iterations=nlsq.max_iterations)
+        pilot, report = calibrated(data, pilot, settings.speckle, report, search)
     pilot = replace(pilot, notes=(*pilot.notes, *report.notes))
     clock.mark("noise")
     trail: list[str] = []
@@ -280,7 +281,7 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
     mode, posterior = pilot.mode, pilot.posterior
     laplace = name == "laplace"
     judged = certify(
-        posterior.log_density,
+        _batch(posterior, tell),
         drawn.z.reshape(-1, posterior.dim) if laplace else drawn.z,
         names=posterior.names,
         num_points=settings.certificate.num_points,
@@ -288,7 +289,6 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
         modes=[(m.z, m.covariance) for m in pilot.modes],
         gaussian=(mode.z, mode.covariance) if laplace else None,
         draws_log_density=drawn.stats.get("lp"),
-        batch=_batch(posterior, tell),
     )
     if not drawn.problems:
         return judged

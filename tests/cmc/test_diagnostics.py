@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.diagnostics import ConsensusLimits, _kl_divergence_gaussian, validate_cmc_results
+from homodyne.optimization.cmc.diagnostics import _kl_divergence_gaussian, validate_cmc_results
 from homodyne.optimization.cmc.heterogeneity import cochran_q
 from homodyne.optimization.cmc.shard_records import comparable, read_shards
 from homodyne.optimization.cmc.types import ShardFailure, ShardResult
@@ -235,8 +235,6 @@ def test_divergences_energies_and_effective_draws():
     assert "shard 1: chain 0 explores the energies too slowly" in text
     assert "shard 2: " in text
     assert "too few effective draws" in text
-    loose = ConsensusLimits(max_rhat=5.0, min_ess=2.0, min_ebfmi=0.0, max_divergent=0.5, false_alarm=1e-9)
-    assert validate_cmc_results(records, limits=loose)[0]
 
 
 def test_draws_alone_are_enough():

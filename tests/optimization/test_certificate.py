@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import multivariate_normal, multivariate_t
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, Limits, certify
+from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, certify
 from homodyne.optimization.cmc.importance import effective, smoothed
 from homodyne.optimization.cmc.proposal import Mixture, Normal, around, shaped
 from homodyne.optimization.nuts import NutsSettings, sample_posterior
@@ -31,12 +31,11 @@ NORMAL = gaussian(random_covariance(7, 0, scales=(1e4, 1e-8, 1.0)), mean=np.resi
 
 def every(log_density):
     """The density at all points at once; operations are compiled once, programs would be for every problem."""
-    return jax.vmap(log_density)
+    return lambda points: np.asarray(jax.vmap(log_density)(points))
 
 
 def judge(problem, draws, seed=0, num_points=1000, **options):
-    options.setdefault("batch", lambda points: np.asarray(every(problem.log_density)(points)))
-    return certify(problem.log_density, draws, names=problem.names, num_points=num_points, seed=seed, **options)
+    return certify(every(problem.log_density), draws, names=problem.names, num_points=num_points, seed=seed, **options)
 
 
 def worst_error(problem, answer):
@@ -216,7 +215,7 @@ class TestRefusals:
             return jnp.where(z[0] > 1.0, jnp.nan, -0.5 * z @ z)
 
         draws = gaussian(np.eye(2)).draw(500, 0)
-        answer = certify(log_density, draws, names=("a", "b"), num_points=200, seed=0)
+        answer = certify(every(log_density), draws, names=("a", "b"), num_points=200, seed=0)
         assert answer.certificate.verdict == REFUSED
         assert "is NaN or infinite at" in answer.certificate.reason
         assert is_a_sentence(answer.certificate.reason)
@@ -228,15 +227,15 @@ class TestRefusals:
             return jnp.where(z[0] > 30.0, 0.0, -jnp.inf)
 
         draws = gaussian(np.eye(2)).draw(500, 0)
-        answer = certify(log_density, draws, names=("a", "b"), num_points=200, seed=0)
+        answer = certify(every(log_density), draws, names=("a", "b"), num_points=200, seed=0)
         assert answer.certificate.verdict == REFUSED
         assert "zero at all but" in answer.certificate.reason
-        far = certify(lambda z: -0.5 * jnp.sum((z - 6.0) ** 2), draws, names=("a", "b"), num_points=500, seed=0)
+        far = certify(every(lambda z: -0.5 * jnp.sum((z - 6.0) ** 2)), draws, names=("a", "b"), num_points=500, seed=0)
         assert far.certificate.verdict == REFUSED
         assert is_a_sentence(far.certificate.reason)
 
     def test_draws_that_never_moved(self):
-        answer = certify(NORMAL.log_density, np.ones((4, 100, 7)), names=NORMAL.names, num_points=200, seed=0)
+        answer = certify(every(NORMAL.log_density), np.ones((4, 100, 7)), names=NORMAL.names, num_points=200, seed=0)
         assert answer.certificate.verdict == REFUSED
         assert "do not vary" in answer.certificate.reason
 
@@ -263,17 +262,12 @@ class TestRefusals:
             ({"num_points": 50}, "num_points is 50"),
             ({"draws_log_density": np.zeros(500)}, "both must be the same function"),
             ({"draws_log_density": np.zeros(7)}, "7 values for 500 draws"),
-            ({"batch": lambda points: np.zeros(len(points), np.float32)}, "float32"),
         ],
     )
     def test_wrong_input(self, change, message):
         options = {"draws": NORMAL.draw(500, 0), "num_points": 200, **change}
         with pytest.raises(InputError, match=message):
-            certify(NORMAL.log_density, names=NORMAL.names, seed=0, **options)
-
-    def test_float32(self):
-        with jax.enable_x64(False), pytest.raises(InputError, match="float32"):
-            certify(NORMAL.log_density, NORMAL.draw(500, 0), names=NORMAL.names, num_points=200, seed=0)
+            certify(every(NORMAL.log_density), names=NORMAL.names, seed=0, **options)
 
 
 class TestRecord:
@@ -287,16 +281,6 @@ class TestRecord:
         key = judge(NORMAL, draws, seed=jax.random.key(7))
         np.testing.assert_array_equal(key.points, judge(NORMAL, draws, seed=jax.random.PRNGKey(7)).points)
 
-    def test_one_by_one_equals_batch_and_reports(self):
-        problem, reports = skewed(2), []
-        draws = problem.draw(500, 0)
-        options = {"names": problem.names, "num_points": 100, "seed": 0, "gaussian": problem.modes[0]}
-        single = certify(problem.log_density, draws, progress=lambda *report: reports.append(report), **options)
-        batch = judge(problem, draws, num_points=100, gaussian=problem.modes[0])
-        np.testing.assert_array_equal(single.points, batch.points)
-        np.testing.assert_allclose(single.log_weights, batch.log_weights, rtol=1e-9)
-        assert reports[:100] == [("certificate", k + 1, 100) for k in range(100)]
-
     def test_dictionary_round_trip(self):
         certificate = judge(NORMAL, NORMAL.draw(500, 0)).certificate
         assert Certificate.from_dict(json.loads(json.dumps(certificate.to_dict()))) == certificate
@@ -305,13 +289,6 @@ class TestRecord:
         assert record["k_hat"] is None
         assert record["shift"] == [None, 1.0]
         assert np.isnan(Certificate.from_dict(record).k_hat)
-
-    def test_limits_are_arguments(self):
-        draws = NORMAL.draw(2000, 0)
-        assert judge(NORMAL, draws).certificate.verdict == CERTIFIED
-        refused = judge(NORMAL, draws, limits=Limits(min_ess=5000.0)).certificate
-        assert refused.verdict == REFUSED
-        assert "5000" not in refused.rung
 
 
 class TestParts:

@@ -200,7 +200,6 @@ class TestDiagnose:
     def test_healthy_chains(self):
         report = diagnose(self.draws(), {}, self.names)
         assert report.converged
-        np.testing.assert_allclose(report.mcse_mean, 1.0 / np.sqrt(2000), rtol=0.2)
         np.testing.assert_allclose(report.ess_bulk, 2000, rtol=0.2)
 
     @pytest.mark.parametrize("n", [100, 400])

@@ -27,46 +27,24 @@ import numpy.typing as npt
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.proposal import Mode, Normal, around, shaped
 from homodyne.optimization.cmc.rung import Draws, Rung, climb
-from homodyne.optimization.density import LogDensity, Progress, check_log_density
 
 Array = npt.NDArray[np.float64]
-Batch = Callable[[Array], npt.ArrayLike]
+Evaluate = Callable[[Array], Array]
 """Maps points (n, d) to exact log densities (n,)."""
 
 CERTIFIED, CORRECTED, REFUSED = "CERTIFIED", "CORRECTED", "REFUSED"
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the verdicts demand.
-
-    A tail index that was estimated where the proposal hardly reaches is too small, so draws that the weights
-    contradict are replaced under stricter conditions than draws that the weights cannot confirm. Measured over 600
-    normal approximations of ridges, funnels, skewed, cut and bimodal posteriors, with 200 to 1000 points: where
-    k-hat is below 0.7, 10 % of the replacements are off by more than 0.2 standard deviations or 25 % in width, the
-    worst by 0.6 and a factor of twenty; with the limits here 2 %, all with 200 points, the worst by 0.3 and 40 %.
-
-    Attributes
-    ----------
-    k_certified
-        Largest Pareto tail index (k-hat) of the weights to certify draws, and, on both rungs, to correct them.
-    share_corrected
-        Share of effective points on the first rung that is needed to correct draws.
-    k_unconfirmed
-        Largest tail index to replace draws that are neither confirmed nor contradicted, lowered to
-        1 - 1 / log10(points) where that is less.
-    min_ess
-        Effective points, at least.
-    near_ceiling
-        Share of the ceiling that the effective points must reach on the first rung, to certify. The second rung has
-        a sharper test of shape: the comparison of the joint distributions.
-    """
-
-    k_certified: float = 0.5
-    share_corrected: float = 0.3
-    k_unconfirmed: float = 0.7
-    min_ess: float = 100.0
-    near_ceiling: float = 0.8
+# What the verdicts demand. A tail index that was estimated where the proposal hardly reaches is too small, so draws
+# that the weights contradict are replaced under stricter conditions than draws that the weights cannot confirm.
+# Measured over 600 normal approximations of ridges, funnels, skewed, cut and bimodal posteriors, with 200 to 1000
+# points: where k-hat is below 0.7, 10 % of the replacements are off by more than 0.2 standard deviations or 25 % in
+# width, the worst by 0.6 and a factor of twenty; with these limits 2 %, all with 200 points, the worst by 0.3 and 40 %.
+K_CERTIFIED = 0.5  # largest Pareto tail index (k-hat) of the weights to certify draws, and, on both rungs, to correct
+SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
+K_UNCONFIRMED = 0.7  # to replace draws neither confirmed nor contradicted; 1 - 1 / log10(points) where that is less
+MIN_ESS = 100.0  # effective points, at least
+NEAR_CEILING = 0.8  # share of the ceiling, to certify on the first rung; the second has a sharper test of shape
 
 
 @dataclass(frozen=True)
@@ -158,7 +136,7 @@ class Certified:
 
 
 def certify(
-    log_density: LogDensity,
+    evaluate: Evaluate,
     draws: npt.ArrayLike,
     *,
     names: Sequence[str],
@@ -167,9 +145,6 @@ def certify(
     modes: Sequence[Mode] = (),
     gaussian: Mode | None = None,
     draws_log_density: npt.ArrayLike | None = None,
-    batch: Batch | None = None,
-    limits: Limits | None = None,
-    progress: Progress | None = None,
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
@@ -178,8 +153,8 @@ def certify(
 
     Parameters
     ----------
-    log_density
-        Exact log posterior of coordinates (d,); minus infinity outside its support. Called point by point.
+    evaluate
+        Exact log posterior (n,) of points (n, d), in float64; minus infinity outside its support.
     draws
         (chain, draw, d), or (n, d) when they are independent.
     names
@@ -195,12 +170,6 @@ def certify(
         (mean, covariance) when the draws were made from this normal distribution.
     draws_log_density
         Exact log posterior at the draws, in the shape of the draws without d, when it is known.
-    batch
-        Evaluates many points (n, d) at once, in place of ``log_density``.
-    limits
-        What the verdicts demand.
-    progress
-        Called with ("certificate", points done, total of the current batch).
 
     Raises
     ------
@@ -208,8 +177,7 @@ def certify(
         When draws, names, densities or number of points do not fit together, or a draw is not finite.
     """
     x, independent = _checked(draws, names, num_points)
-    limits, rng = limits or Limits(), _generator(seed)
-    evaluate = _evaluator(log_density, x.shape[2], batch, progress)
+    rng = _generator(seed)
     main = normal_of(x.reshape(-1, x.shape[2]), gaussian)
     if main is None:
         return _unable(names, "The draws do not vary in all directions, so that no proposal can be fitted to them.")
@@ -222,8 +190,8 @@ def certify(
     first = climb(given, points, values, proposal, main, False, rng)
     if isinstance(first, str):
         return _unable(names, first)
-    verdict, reason = _verdict(first, None, limits)
-    if _sound(first, limits) and (first.comparison.complaint or not first.comparison.doubt):
+    verdict, reason = _verdict(first, None)
+    if _sound(first) and (first.comparison.complaint or not first.comparison.doubt):
         return _certified("gaussian", first, verdict, reason, given.names)
 
     own = main if gaussian is not None else shaped(given.early)
@@ -235,7 +203,7 @@ def certify(
         if isinstance(reached, str):
             return _unable(names, reached)
         rung = reached
-        verdict, reason = _verdict(rung, first, limits)
+        verdict, reason = _verdict(rung, first)
         if verdict == CERTIFIED or rung.comparison.complaint:
             break
     return _certified("shape", rung, verdict, reason, given.names)
@@ -258,20 +226,20 @@ def refused(judged: Certified, reason: str) -> Certified:
     return replace(judged, certificate=replace(judged.certificate, verdict=REFUSED, reason=reason))
 
 
-def _sound(first: Rung, limits: Limits) -> bool:
+def _sound(first: Rung) -> bool:
     """Whether the first rung's weights are as good as they can be, so that the draws are right or wrong."""
-    needed = limits.near_ceiling * (first.ceiling - 2.0 * first.ceiling_error)
-    return first.weights.k_hat < limits.k_certified and first.weights.ess >= max(needed, limits.min_ess)
+    needed = NEAR_CEILING * (first.ceiling - 2.0 * first.ceiling_error)
+    return first.weights.k_hat < K_CERTIFIED and first.weights.ess >= max(needed, MIN_ESS)
 
 
-def _verdict(rung: Rung, first: Rung | None, limits: Limits) -> tuple[str, str]:
+def _verdict(rung: Rung, first: Rung | None) -> tuple[str, str]:
     """The rule: what the weights allow, then what the draws deserve. ``first`` is the rung below, if any."""
     num_points, k_hat, ess = len(rung.points), rung.weights.k_hat, rung.weights.ess
     complaint, doubt = rung.comparison.complaint, rung.comparison.doubt
-    k_limit = min(1.0 - 1.0 / np.log10(num_points), limits.k_unconfirmed)
+    k_limit = min(1.0 - 1.0 / np.log10(num_points), K_UNCONFIRMED)
     share = 1.0
     if complaint:
-        k_limit = limits.k_certified
+        k_limit = K_CERTIFIED
         if first is not None:
             k_hat, share = max(k_hat, first.weights.k_hat), first.weights.ess / len(first.points)
     if not k_hat < k_limit:
@@ -279,7 +247,7 @@ def _verdict(rung: Rung, first: Rung | None, limits: Limits) -> tuple[str, str]:
             f"The importance weights have too heavy a tail (k-hat {k_hat:.2f}, must be below {k_limit:.2f}): the "
             "posterior reaches where the draws hardly do."
         )
-    if not (ess >= limits.min_ess and share >= limits.share_corrected):
+    if not (ess >= MIN_ESS and share >= SHARE_CORRECTED):
         return REFUSED, (
             f"Too few of the weighted points are effective ({ess:.0f} of {num_points}, on the first rung "
             f"{100.0 * share:.0f} %): the posterior is not where the draws are."
@@ -288,7 +256,7 @@ def _verdict(rung: Rung, first: Rung | None, limits: Limits) -> tuple[str, str]:
         return CORRECTED, f"The draws disagree with the exact posterior ({complaint})."
     if doubt:
         return CORRECTED, f"The draws may be right, but draws or points are too few to tell ({doubt})."
-    if not k_hat < limits.k_certified:
+    if not k_hat < K_CERTIFIED:
         return CORRECTED, f"The draws may be right, but the weights are too uneven to tell (k-hat {k_hat:.2f})."
     width = 100.0 * np.abs(rung.comparison.width_ratio - 1.0).max()
     return CERTIFIED, (
@@ -314,9 +282,7 @@ def _certified(name: str, rung: Rung, verdict: str, reason: str, names: tuple[st
     return Certified(certificate, rung.points, rung.weights.log_weights)
 
 
-def _known(
-    x: Array, given: npt.ArrayLike | None, evaluate: Callable[[Array], Array], num_points: int
-) -> tuple[Array, Array]:
+def _known(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate, num_points: int) -> tuple[Array, Array]:
     """Draws with known log densities: all where these are given, otherwise as many as there are points."""
     if given is None:
         kept = x[:, np.unique(np.linspace(0, x.shape[1] - 1, max(num_points // len(x), 16)).astype(int))]
@@ -332,32 +298,6 @@ def _known(
             "both must be the same function"
         )
     return x, values
-
-
-def _evaluator(
-    log_density: LogDensity, dimension: int, batch: Batch | None, progress: Progress | None
-) -> Callable[[Array], Array]:
-    """Build the function from points (n, d) to log densities (n,), which reports progress."""
-    if batch is None:
-        check_log_density(log_density, dimension)
-        single = jax.jit(log_density)
-
-    def evaluate(points: Array) -> Array:
-        values = np.empty(len(points))
-        if batch is not None:
-            result = np.asarray(batch(points))
-            if result.shape != values.shape or result.dtype != np.float64:
-                raise InputError(
-                    f"batch returned {result.dtype} of shape {result.shape}, expected float64 of shape {values.shape}"
-                )
-            return result
-        for i, point in enumerate(points):
-            values[i] = single(point)
-            if progress is not None:
-                progress("certificate", i + 1, len(points))
-        return values
-
-    return evaluate
 
 
 def _checked(draws: npt.ArrayLike, names: Sequence[str], num_points: int) -> tuple[Array, bool]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.errors import ExecutionError, InputError
+from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends.base import CMCBackend
 from homodyne.optimization.cmc.certificate import (
     CERTIFIED,
@@ -350,14 +350,13 @@ class _Run:
         modes = [*self.modes, *((mode.mean, mode.covariance) for mode in found)]
         normal = polished is not None and combined is not None and combined.method in ("weighted", "hierarchical")
         judged = certify(
-            _not_pointwise,
+            lambda points: self._log_density(points, "certificate"),
             z if combined is None else z.reshape(-1, self.dim),
             names=self.model.names,
             num_points=settings.certificate_points,
             seed=settings.seed + 1,
             modes=modes,
             gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
-            batch=lambda points: self._log_density(points, "certificate"),
         )
         if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
@@ -452,10 +451,6 @@ class _Run:
                 f"the draws of all finished shards are kept in {self.store.path}"
             )
         return parts
-
-
-def _not_pointwise(z: Any) -> Any:
-    raise InputError("the exact density of a consensus run is evaluated in batches")
 
 
 def _disagreement(report: Mapping[str, Any]) -> list[str]:

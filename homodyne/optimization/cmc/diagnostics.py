@@ -8,7 +8,6 @@ see different data, and their posteriors differ by right.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments,
 from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, plain, read_shards
 from homodyne.optimization.diagnostics import chain_problems, energy_problems, rhat_limit, unusable
 
-__all__ = ["ConsensusLimits", "_kl_divergence_gaussian", "validate_cmc_results"]
+__all__ = ["_kl_divergence_gaussian", "validate_cmc_results"]
 
 Array = npt.NDArray[np.float64]
 
@@ -29,41 +28,18 @@ _TEST = ("q", "expected", "p", "p_low")
 FAMILIES = 4  # tests between shards that share the rate of false alarms
 
 
-@dataclass(frozen=True)
-class ConsensusLimits:
-    """What a consensus run has to meet.
+MIN_ESS = 100.0
+"""Effective draws of every parameter of every shard, in bulk and tails. The Monte Carlo error of the combined mean is
+its standard deviation divided by the square root of this number. The estimate itself falls to a third of the truth for
+one in some thousand parameters of healthy short chains: leave room for that.
+"""
 
-    Attributes
-    ----------
-    max_rhat
-        Limit of split R-hat of a shard, or the value that one parameter of one shard of a healthy run exceeds in
-        1 % of the runs, whichever is larger.
-    min_ess
-        Effective draws of every parameter of every shard, in bulk and tails. The Monte Carlo error of the combined
-        mean is its standard deviation divided by the square root of this number. The estimate itself falls to a
-        third of the truth for one in some thousand parameters of healthy short chains: leave room for that.
-    min_ebfmi
-        Bayesian fraction of missing information of every chain.
-    max_divergent
-        Fraction of transitions of a shard that may diverge.
-    false_alarm
-        Probability that the tests between shards, all together, fail a healthy run.
-    """
-
-    max_rhat: float = 1.01
-    min_ess: float = 100.0
-    min_ebfmi: float = 0.3
-    max_divergent: float = 0.01
-    false_alarm: float = 0.01
+ALARM = 0.01 / FAMILIES
+"""Probability that one family of tests between shards fails a healthy run."""
 
 
 def validate_cmc_results(
-    shard_results: Sequence[Any],
-    combined: Any = None,
-    *,
-    strict: bool = True,
-    limits: ConsensusLimits = ConsensusLimits(),
-    cavity: bool = False,
+    shard_results: Sequence[Any], combined: Any = None, *, strict: bool = True, cavity: bool = False
 ) -> tuple[bool, dict[str, Any]]:
     """Judge a consensus run.
 
@@ -79,8 +55,6 @@ def validate_cmc_results(
     strict
         True: every problem makes the run invalid. False: only shards without usable draws do (failed, not finite,
         stuck chain) and a combined posterior that is not finite; the other problems are still listed.
-    limits
-        See :class:`ConsensusLimits`.
     cavity
         Whether all shards were sampled times one density, so that it is no news when they agree too well.
 
@@ -105,7 +79,7 @@ def validate_cmc_results(
     entries = {entry["shard_id"]: entry for entry in failures}
     usable: list[ShardDraws] = []
     for shard in shards:
-        broken, problems = _judge_chains(shard, len(shards), limits)
+        broken, problems = _judge_chains(shard, len(shards))
         entries[shard.shard_id] = _entry(shard, broken + problems)
         fatal += [f"shard {shard.shard_id}: {text}" for text in broken]
         soft += [f"shard {shard.shard_id}: {text}" for text in problems]
@@ -115,9 +89,9 @@ def validate_cmc_results(
     fatal += left_out
     between, comparison = None, None
     if len(compared) > 1:
-        comparison = compare_shards(moments, limits.false_alarm / FAMILIES)
-        between = _between(comparison, moments, compared, limits)
-        disagreement, remarks = _judge_agreement(comparison, compared, limits)
+        comparison = compare_shards(moments, ALARM)
+        between = _between(comparison, moments, compared)
+        disagreement, remarks = _judge_agreement(comparison, compared)
         soft, warnings = soft + disagreement, warnings + between.pop("remarks") + ([] if cavity else remarks)
         single = comparison.leave_one_out
         for m, shard in enumerate(compared):
@@ -141,7 +115,7 @@ def validate_cmc_results(
     }
 
 
-def _judge_chains(shard: ShardDraws, num_shards: int, limits: ConsensusLimits) -> tuple[list[str], list[str]]:
+def _judge_chains(shard: ShardDraws, num_shards: int) -> tuple[list[str], list[str]]:
     """Sentences about draws that cannot be used at all, and about chains that are not good enough.
 
     The limit of R-hat counts all parameters of all shards: of many healthy shards one exceeds the limit for one.
@@ -152,11 +126,11 @@ def _judge_chains(shard: ShardDraws, num_shards: int, limits: ConsensusLimits) -
     if broken:
         return broken, []
     chains, draws, dimension = shard.samples.shape
-    ess = np.fmax(np.fmin(shard.ess_bulk, shard.ess_tail), limits.min_ess)
-    limit = rhat_limit((chains, draws, dimension * num_shards), ess, limits.max_rhat)
+    ess = np.fmax(np.fmin(shard.ess_bulk, shard.ess_tail), MIN_ESS)
+    limit = rhat_limit((chains, draws, dimension * num_shards), ess)
     return [], [
-        *chain_problems(shard.names, shard.rhat, limit, shard.ess_bulk, shard.ess_tail, limits.min_ess),
-        *energy_problems(shard.divergences, chains * draws, shard.ebfmi, limits.max_divergent, limits.min_ebfmi),
+        *chain_problems(shard.names, shard.rhat, limit, shard.ess_bulk, shard.ess_tail, MIN_ESS),
+        *energy_problems(shard.divergences, chains * draws, shard.ebfmi),
     ]
 
 
@@ -176,11 +150,9 @@ def _entry(shard: ShardDraws, problems: list[str]) -> dict[str, Any]:
     }
 
 
-def _judge_agreement(
-    comparison: Heterogeneity, shards: list[ShardDraws], limits: ConsensusLimits
-) -> tuple[list[str], list[str]]:
+def _judge_agreement(comparison: Heterogeneity, shards: list[ShardDraws]) -> tuple[list[str], list[str]]:
     """Problems and warnings about shards that disagree, or agree too well."""
-    names, level = shards[0].names, limits.false_alarm / FAMILIES
+    names = shards[0].names
     ids = [shard.shard_id for shard in shards]
     overall, count = comparison.overall, len(shards)
     if len(ids) == 2 and comparison.outliers:
@@ -191,13 +163,13 @@ def _judge_agreement(
             f"(p = {min(count * comparison.leave_one_out.p[m], 1.0):.1g})"
             for m in comparison.outliers
         ]
-    if not problems and overall.p < level:
+    if not problems and overall.p < ALARM:
         problems.append(
             f"the shards disagree as a whole, none of them in particular: Q is {overall.q:.4g} where "
             f"{overall.expected:.4g} is expected (p = {overall.p:.1g}); either their posteriors are about "
             f"{math.sqrt(overall.q / overall.expected):.2f} times too narrow, or the model does not fit all of the data"
         )
-    bad = [k for k in np.argsort(comparison.p_parameters) if comparison.p_parameters[k] < level]
+    bad = [k for k in np.argsort(comparison.p_parameters) if comparison.p_parameters[k] < ALARM]
     if bad and not problems:
         shown = ", ".join(f"{names[k]} (p = {comparison.p_parameters[k]:.1g})" for k in bad[:6])
         problems.append(f"the shards disagree about {shown}" + (f" and {len(bad) - 6} more" if len(bad) > 6 else ""))
@@ -206,7 +178,7 @@ def _judge_agreement(
         for i, j in comparison.identical
     ]
     warnings = []
-    if overall.p_low < level:
+    if overall.p_low < ALARM:
         warnings.append(
             f"the shards agree better than their widths allow: Q is {overall.q:.4g} where {overall.expected:.4g} is "
             f"expected (p = {overall.p_low:.1g}); noise that is assumed too large or correlated between shards, "
@@ -224,12 +196,10 @@ def _farthest(comparison: Heterogeneity, shard: int, names: Sequence[str]) -> st
     )
 
 
-def _between(
-    comparison: Heterogeneity, moments: ShardMoments, shards: list[ShardDraws], limits: ConsensusLimits
-) -> dict[str, Any]:
+def _between(comparison: Heterogeneity, moments: ShardMoments, shards: list[ShardDraws]) -> dict[str, Any]:
     ids, names = [shard.shard_id for shard in shards], shards[0].names
     ess = float(moments.ess_spread.min())
-    limit = kl_threshold(len(names), len(ids), ess, limits.false_alarm / FAMILIES)
+    limit = kl_threshold(len(names), len(ids), ess, ALARM)
     total, count = comparison.divergence, len(ids)
     above = total > limit
     remarks = []

@@ -17,7 +17,6 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.errors import InputError
 from homodyne.optimization.cmc.divergence import inverse, pair_distances, symmetric_kl
 
 Array = npt.NDArray[np.float64]
@@ -168,15 +167,14 @@ def compare_shards(moments: ShardMoments, false_alarm: float = 0.01) -> Heteroge
     Parameters
     ----------
     moments
-        Of two or more shards.
+        Of two or more shards, each with d + 5 effective draws for its covariance or more.
     false_alarm
         Probability of naming a healthy shard as an outlier, and of naming a healthy pair as identical.
 
     Raises
     ------
     InputError
-        Wrong shapes, fewer than two shards, values that are not finite, a covariance that is not positive definite,
-        or fewer effective draws than d + 5.
+        A covariance is not positive definite.
     """
     product = moments.product
     covariance = np.linalg.inv(product.precision)
@@ -319,7 +317,7 @@ def holm(p: Array) -> Array:
 
 
 def _product(moments: ShardMoments) -> _Product:
-    means, covariances, ess, spread = _checked(moments)
+    means, covariances, ess, spread = moments.means, moments.covariances, moments.ess, moments.ess_spread
     dimension = means.shape[1]
     variances = np.diagonal(covariances, axis1=1, axis2=2)
     weights = 1.0 / variances
@@ -333,29 +331,6 @@ def _product(moments: ShardMoments) -> _Product:
     precision = precisions.sum(axis=0)
     mean = np.linalg.solve(precision, np.einsum("mij,mj->i", precisions, x))
     return _Product(origin, scale, x, scaled, precisions, free, ess, precision, mean)
-
-
-def _checked(moments: ShardMoments) -> tuple[Array, Array, Array, Array]:
-    means = np.asarray(moments.means, dtype=np.float64)
-    if means.ndim != 2 or len(means) < 2:
-        raise InputError(f"means of the shards have shape {means.shape}, expected (M, d) with two shards or more")
-    count, dimension = means.shape
-    shapes = {"covariances": (count, dimension, dimension), "ess": (count, dimension), "ess_spread": (count,)}
-    values = {name: np.asarray(getattr(moments, name), dtype=np.float64) for name in shapes}
-    for name, shape in shapes.items():
-        if values[name].shape != shape:
-            raise InputError(f"{name} of the shards has shape {values[name].shape}, expected {shape}")
-    for name, value in {"means": means, **values}.items():
-        if not np.isfinite(value).all():
-            raise InputError(f"{name} of shard {np.argwhere(~np.isfinite(value))[0, 0]} is not finite")
-    if (poorest := float(values["ess_spread"].min())) < dimension + 5:
-        raise InputError(
-            f"shard {values['ess_spread'].argmin()} has {poorest:.0f} effective draws for its covariance; "
-            f"{dimension} parameters need {dimension + 5} or more"
-        )
-    if not (np.diagonal(values["covariances"], axis1=1, axis2=2) > 0.0).all() or not (values["ess"] > 0.0).all():
-        raise InputError("variances and effective draws of the shards must be positive")
-    return means, values["covariances"], values["ess"], values["ess_spread"]
 
 
 def _monte_carlo(covariances: Array, ess: Array) -> Array:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from homodyne.core.blocks import Block, block_from_maps, block_from_points
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.shard_count import require_count
 from homodyne.optimization.cmc.shard_strategies import GRIDS, POINTS, ROWS, Grid, Rng, numbered
 
 Array = npt.NDArray[Any]
@@ -370,8 +369,13 @@ def _require_strategy(strategy: str, known: Sequence[str]) -> None:
         raise InputError(f"unknown strategy {strategy!r}; use one of {', '.join(known)}")
 
 
+def _require_count(name: str, value: int, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f"{name} = {value!r}; expected an integer of {least} or more")
+
+
 def _require_fewer(num_shards: int, num_points: int, what: str = "points") -> None:
-    require_count("num_shards", num_shards)
+    _require_count("num_shards", num_shards)
     if num_points == 0:
         raise InputError(f"there are no {what} to shard; give at least one for every shard")
     if num_points < num_shards:
@@ -379,7 +383,7 @@ def _require_fewer(num_shards: int, num_points: int, what: str = "points") -> No
 
 
 def _generator(seed: int) -> Rng:
-    require_count("seed", seed, 0)
+    _require_count("seed", seed, 0)
     return np.random.default_rng(seed)
 
 
