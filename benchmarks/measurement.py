@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from homodyne.core.correlation import shear_argument_scale, shear_factor
+from homodyne.core.correlation import field_shear_factor, shear_argument_scale
 from homodyne.core.transport import rate_integral
 from homodyne.data.twotime import TwoTimeData, from_cube
 
@@ -38,7 +38,7 @@ def laminar_flow(num_frames: int, num_angles: int, seed: int = 0, truth: Mapping
     fall = np.exp(-np.abs(decay[:, None] - decay))
     for k in range(num_angles):
         h = float(shear_argument_scale(phi[k], truth["phi0"], Q, GAP))
-        g = fall * np.asarray(shear_factor(h * (strain[:, None] - strain)))
+        g = fall * np.asarray(field_shear_factor(h * (strain[:, None] - strain)) ** 2)
         c2[k] = 1.0 + CONTRAST * g + SIGMA * rng.standard_normal((num_frames, num_frames), dtype=np.float32)
         upper = np.triu(c2[k])
         c2[k] = upper + np.triu(c2[k], 1).T

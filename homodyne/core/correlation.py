@@ -3,11 +3,10 @@
     c2 = offset + contrast * g,    g = |g1|²,    g1 = exp(-½ q² ∫ J dt) * sin(x)/x,    x = h ∫ γ̇ dt
 
 for a pair of times t1, t2 and an angle phi (He et al., PNAS 121, e2401162121 (2024); shear factor:
-Burghardt et al., PRE 85, 021402 (2012)). :func:`c2` and :func:`g` take whole arrays of angles and times
-and are the plain, slow reference; everything in them is differentiable by JAX. Fast code needs two
-numbers per frame, q² ∫ J dt and h ∫ γ̇ dt, because every pair is a difference of two frames:
-:func:`homodyne.core.transport.rate_integral` and :func:`shear_argument_scale` give them,
-:func:`shear_factor` turns the difference into the factor.
+Burghardt et al., PRE 85, 021402 (2012)). :func:`g` takes whole arrays of angles and times and is the plain, slow
+reference; everything in it is differentiable by JAX. Fast code needs two numbers per frame, q² ∫ J dt and h ∫ γ̇ dt,
+because every pair is a difference of two frames: :func:`homodyne.core.transport.rate_integral` and
+:func:`shear_argument_scale` give them, the square of :func:`field_shear_factor` turns the difference into the factor.
 
 Parameters are a mapping with the names in :data:`homodyne.core.parameters.LAMINAR_NAMES`; without the four
 shear parameters the sample is static. `q` is in 1/Å, `gap` (between the plates) in Å, angles in degrees,
@@ -51,36 +50,6 @@ def find_convention(name: str) -> ShearConvention:
     if name not in SHEAR_CONVENTIONS:
         raise InputError(f"shear_convention is {name!r}: expected one of {', '.join(SHEAR_CONVENTIONS)}")
     return SHEAR_CONVENTIONS[name]
-
-
-def c2(
-    phi: ArrayLike,
-    t1: ArrayLike,
-    t2: ArrayLike,
-    params: Mapping[str, ArrayLike],
-    *,
-    contrast: ArrayLike,
-    offset: ArrayLike = 1.0,
-    q: ArrayLike,
-    gap: ArrayLike | None = None,
-    shear_convention: str = "he2024",
-) -> jax.Array:
-    """Two-time correlation ``offset + contrast * g``.
-
-    Parameters
-    ----------
-    contrast, offset : array
-        Speckle contrast and baseline, no unit; they broadcast against `phi`.
-    phi, t1, t2, params, q, gap, shear_convention
-        As in :func:`g1`.
-
-    Returns
-    -------
-    jax.Array
-        No unit; shape of all arguments broadcast.
-    """
-    decay = g(phi, t1, t2, params, q=q, gap=gap, shear_convention=shear_convention)
-    return jnp.asarray(offset) + jnp.asarray(contrast) * decay
 
 
 def g(
@@ -182,13 +151,10 @@ def shear_argument_scale(
     return jnp.asarray(q) * jnp.asarray(gap) / find_convention(convention).divisor * jnp.cos(angle)
 
 
-def shear_factor(x: ArrayLike, convention: str = "he2024") -> jax.Array:
-    """Factor of shear in g, the square of :func:`field_shear_factor`: the power 2, or 4 for ``legacy``."""
-    return field_shear_factor(x, convention) ** 2
-
-
 def field_shear_factor(x: ArrayLike, convention: str = "he2024") -> jax.Array:
     """Factor of shear in g1, signed: sin x / x for ``he2024``, (sin x / x)² for ``legacy``; smooth at x = 0.
+
+    Its square is the factor in g.
 
     Parameters
     ----------

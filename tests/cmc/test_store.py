@@ -367,7 +367,7 @@ def test_failures_are_kept_until_the_shard_succeeds(store, caplog):
     [
         (b"{", "is damaged"),
         (b"[" * 100_000, "is damaged"),
-        (b"[]", "expected a mapping"),
+        (b"[]", "holds no mapping"),
         (b'{"format": "homodyne consensus store 99"}', "use the version of homodyne that wrote it"),
         (b'{"format": "homodyne consensus store 1"}', "cannot be used as a manifest"),
     ],

@@ -10,7 +10,7 @@ from hypothesis import given
 from scipy.integrate import quad
 
 from homodyne.core import correlation
-from homodyne.core.correlation import c2, g, g1, shear_argument_scale, shear_factor
+from homodyne.core.correlation import field_shear_factor, g, g1, shear_argument_scale
 from homodyne.errors import InputError
 
 Q, GAP = 0.0054, 2e6
@@ -66,6 +66,10 @@ def test_g_is_the_field_averaged_over_gap_and_time(convention, factor):
     assert not np.allclose(got, wrong, rtol=0.02, atol=0.01)
 
 
+def shear_factor(x, convention="he2024"):
+    return field_shear_factor(x, convention) ** 2
+
+
 def test_shear_factor_by_quadrature_over_the_gap():
     x = np.array([1e-9, 0.1, 0.499, 0.501, 1.0, 3.0, 3.2, 20.0])
     expected = [over_the_gap(2 * one) ** 2 for one in x]
@@ -115,15 +119,12 @@ def test_g_is_symmetric_in_time_and_one_on_the_diagonal():
     np.testing.assert_array_equal(np.diag(square), 1.0)
 
 
-def test_g1_is_the_signed_root_and_c2_the_affine_map():
+def test_g1_is_the_signed_root():
     t = np.linspace(0.1, 3.0, 25)
     for convention in correlation.SHEAR_CONVENTIONS:
         keywords = {"q": Q, "gap": GAP, "shear_convention": convention}
         field = np.asarray(g1(2.0, t[:, None], t, LAMINAR, **keywords))
         np.testing.assert_allclose(field**2, g(2.0, t[:, None], t, LAMINAR, **keywords), rtol=1e-14)
-        np.testing.assert_array_equal(
-            c2(2.0, t[:, None], t, LAMINAR, contrast=0.3, offset=1.1, **keywords), 1.1 + 0.3 * field**2
-        )
         assert np.linalg.eigvalsh(field).min() > 0  # a covariance of the field
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homodyne.core.priors import PRIOR_ARGUMENTS, make_prior
+from homodyne.core.priors import make_prior
 from homodyne.errors import InputError
 
 INF = np.inf
@@ -111,10 +111,6 @@ def test_gradient_equals_differences(case):
         assert gradient(x) == pytest.approx(float(slope), rel=1e-5, abs=1e-9 / step)
 
 
-def test_every_kind_is_covered():
-    assert {kind for kind, *_ in CASES.values()} == set(PRIOR_ARGUMENTS)
-
-
 def test_half_line_is_above_zero_without_end():
     assert make_prior("lognormal", {"median": 1.0, "sigma": 1.0}).half_line
     assert make_prior("normal", {"mean": 0.0, "sd": 1.0}, (0.0, INF)).half_line
@@ -124,20 +120,8 @@ def test_half_line_is_above_zero_without_end():
 
 
 WRONG = {
-    "unknown kind": ("cauchy", {"mean": 0.0}, None, "'cauchy'.*normal"),
-    "missing argument": ("normal", {"mean": 0.0}, None, "mean, sd"),
-    "no argument": ("uniform", {}, None, "low, high: got nothing"),
-    "argument of another kind": ("normal", {"mean": 0.0, "sigma": 1.0}, None, "mean, sd"),
-    "too many arguments": ("half_normal", {"sd": 1.0, "mean": 0.0}, None, "needs sd"),
-    "mean not a number": ("normal", {"mean": np.nan, "sd": 1.0}, None, "mean = nan must be finite"),
-    "infinite end": ("uniform", {"low": 0.0, "high": INF}, None, "high = inf must be finite"),
-    "infinite sd": ("normal", {"mean": 0.0, "sd": INF}, None, "sd = inf"),
-    "sd zero": ("normal", {"mean": 0.0, "sd": 0.0}, None, "sd = 0.0 must be finite and positive"),
-    "negative sigma": ("lognormal", {"median": 1.0, "sigma": -1.0}, None, "sigma = -1.0"),
-    "median zero": ("lognormal", {"median": 0.0, "sigma": 1.0}, None, "median = 0.0"),
     "ends exchanged": ("uniform", {"low": 2.0, "high": 1.0}, None, "low = 2.0 must be below high = 1.0"),
     "ends equal": ("truncated_normal", {"mean": 0.0, "sd": 1.0, "low": 1.0, "high": 1.0}, None, "below high"),
-    "loguniform from zero": ("loguniform", {"low": 0.0, "high": 1.0}, None, "low > 0"),
     "bounds exchanged": ("normal", {"mean": 0.0, "sd": 1.0}, (1.0, -1.0), "no support between 1.0 and -1.0"),
     "bounds equal": ("normal", {"mean": 0.0, "sd": 1.0}, (1.0, 1.0), "no support"),
     "bound not a number": ("normal", {"mean": 0.0, "sd": 1.0}, (np.nan, 1.0), "no support"),

@@ -1,6 +1,5 @@
 """The table says what the draws say, and nobody can overlook a refusal."""
 
-import json
 import math
 from dataclasses import replace
 
@@ -81,7 +80,6 @@ def test_one_sentence_says_what_to_believe(laminar, change, sentence):
     table = replace(laminar.result, **change).summary()
     assert table.belief == f"believe: {sentence}"
     assert table.belief in str(table).splitlines()
-    assert table.to_dict()["belief"] == table.belief
 
 
 def test_refusal_cannot_be_overlooked(refused):
@@ -89,7 +87,6 @@ def test_refusal_cannot_be_overlooked(refused):
     assert lines[0].startswith("REFUSED: ")
     assert "DO NOT USE" in lines[1]
     assert "DO NOT USE" in lines[-1]
-    assert refused.result.summary().to_dict()["verdict"] == "REFUSED"
 
 
 def test_warnings_and_shards_are_named(consensus):
@@ -104,8 +101,7 @@ def test_other_models(generic):
     assert table.verdict == "UNCERTIFIED"
     assert [row.name for row in table.rows][:2] == ["weights/layer[0,0]", "weights/layer[0,1]"]
     assert len(table.rows) == 7
-    text = json.dumps(table.to_dict(), allow_nan=False)
-    assert json.loads(text)["rows"][-1]["rhat"] is None
+    assert np.isnan(table.rows[-1].rhat)
 
 
 @pytest.mark.parametrize(

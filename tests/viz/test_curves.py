@@ -22,8 +22,8 @@ def slow_band(example, angle, pairs):
         params = {name: flat[name] for name in result.free_names} | result.fixed
         scale = {"contrast": flat["contrast"][angle], "offset": flat["offset"][angle]}
         t1, t2 = data.t[[i for i, _ in pairs]], data.t[[j for _, j in pairs]]
-        curve = correlation.c2(data.phi[angle], t1, t2, params, q=data.q, gap=data.gap, **scale)
-        values.append(np.mean(curve))
+        curve = correlation.g(data.phi[angle], t1, t2, params, q=data.q, gap=data.gap)
+        values.append(np.mean(scale["offset"] + scale["contrast"] * curve))
     return np.quantile(values, (0.05, 0.5, 0.95))
 
 

@@ -19,17 +19,8 @@ def slow_panels(example, angle, step):
     best = int(np.argmax(result.sample_stats["lp"].ravel()))
     params = {name: float(flat[name][best]) for name in result.free_names} | result.fixed
     t = data.t
-    fitted = correlation.c2(
-        data.phi[angle],
-        t[:, None],
-        t,
-        params,
-        contrast=flat["contrast"][best, angle],
-        offset=flat["offset"][best, angle],
-        q=data.q,
-        gap=data.gap,
-    )
-    fitted = np.asarray(fitted)
+    g = np.asarray(correlation.g(data.phi[angle], t[:, None], t, params, q=data.q, gap=data.gap))
+    fitted = flat["offset"][best, angle] + flat["contrast"][best, angle] * g
     size = -(-t.size // step)
     panels = np.full((3, size, size), np.nan)
     for a in range(size):

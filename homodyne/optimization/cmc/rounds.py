@@ -36,8 +36,6 @@ SAMPLING = "sampling"
 REBUILT = ("model", "config")
 """Entries of a manifest's set-up of which one must be there for the model to be built again elsewhere."""
 
-_MAX_JSON = 2**22  # bytes
-
 Outcome = ShardResult | npt.NDArray[np.float64]
 
 
@@ -111,7 +109,7 @@ class Round:
         if not name.isalnum():
             raise InputError(f"{name!r} is not the name of a round")
         file = store.path / "rounds" / name / "task.json"
-        shared = read_json(file)
+        shared = store_files.read_json(file)
         if shared.get("fingerprint") != store.manifest.fingerprint:
             raise InputError(f"{os.fspath(file)!r} belongs to another run; start the fit again with --resume")
         points = None if name == SAMPLING else np.array(store_files.memory_map(file.with_name("points.npy")))
@@ -172,7 +170,7 @@ class Round:
         file = self._file(shard_id, "json")
         if not file.exists():
             return None
-        entry = read_json(file)
+        entry = store_files.read_json(file)
         if entry.get("attempt") != attempt:
             return None
         return Failed(str(entry["reason"]), bool(entry["retry"]), bool(entry.get("caution")))
@@ -184,25 +182,6 @@ class Round:
 
     def _file(self, shard_id: int, ending: str) -> Path:
         return self.folder / f"{self.store.shard_path(shard_id).name}.{ending}"
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Mapping in a JSON file of moderate size.
-
-    Raises
-    ------
-    InputError
-        There is none.
-    """
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(_MAX_JSON + 1)
-        value = json.loads(content[:_MAX_JSON]) if len(content) <= _MAX_JSON else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {os.fspath(file)!r}: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{os.fspath(file)!r} was not written by homodyne; remove it")
-    return value
 
 
 def _store_of(task: ShardTask) -> ShardStore:

@@ -41,7 +41,6 @@ SAME = 1e-9
 
 _OURS = re.compile(r"shards|results|failures|lock|\.homodyne-[0-9a-f]+\.part")
 _MAX_MANIFEST = 64 * 2**20  # bytes
-_MAX_FAILURE = 2**20
 _SCALARS = ("num_points", "converged", "problems", "divergences", "num_gradients", "attempts", "seconds")
 _ARRAYS = ("samples", "rhat", "ess_bulk", "ess_tail", "ebfmi")
 
@@ -307,7 +306,7 @@ class ShardStore:
             if not file.exists():
                 continue
             try:
-                entry = _read_json(file, _MAX_FAILURE)
+                entry = store_files.read_json(file)
                 if entry.get("fingerprint") != self.manifest.fingerprint or entry.get("shard_id") != shard_id:
                     raise InputError("it belongs to another run or shard")
                 found.append(ShardFailure(shard_id, str(entry["reason"]), int(entry["attempts"])))
@@ -474,28 +473,9 @@ def _to_json(value: Any, **options: Any) -> str:
         raise InputError(f"only plain values can be stored (text, numbers, lists, mappings): {error}") from error
 
 
-def _read_json(file: Path, limit: int) -> dict[str, Any]:
-    """Content of a JSON file of at most `limit` bytes."""
-    try:
-        with file.open("rb") as stream:
-            content = stream.read(limit + 1)
-        if len(content) > limit:
-            raise InputError(f"{os.fspath(file)!r} has more than {limit} bytes: homodyne did not write it")
-        value = json.loads(content)
-    except OSError as error:
-        raise InputError(f"cannot read {os.fspath(file)!r}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{os.fspath(file)!r} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{os.fspath(file)!r} holds {type(value).__name__}, expected a mapping")
-    return value
-
-
 def _read_manifest(file: Path) -> tuple[Manifest, list[dict[str, Any]]]:
     """Manifest of a store, and type and shape of every array of every shard."""
-    entries = _read_json(file, _MAX_MANIFEST)
+    entries = store_files.read_json(file, _MAX_MANIFEST)
     if entries.get("format") != FORMAT:
         raise InputError(
             f"{os.fspath(file)!r} has format {entries.get('format')!r}, this version reads {FORMAT!r}; "

@@ -7,6 +7,8 @@ with the size of the file before anything is mapped.
 
 import hashlib
 import io
+import json
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,7 @@ NUMBERS = "biufc"
 """Kinds of types that may be stored: truth values, integers, real and complex numbers."""
 
 _DIGEST = 64  # characters of a SHA-256
+_MAX_JSON = 2**22  # bytes
 
 
 def digest(*parts: bytes | memoryview) -> str:
@@ -84,6 +87,27 @@ def unseal(file: Path) -> dict[str, npt.NDArray[Any]] | None:
     return arrays
 
 
+def read_json(file: Path, limit: int = _MAX_JSON) -> dict[str, Any]:
+    """Mapping in a JSON file of at most `limit` bytes.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(limit + 1)
+        value = json.loads(content) if len(content) <= limit else None
+    except OSError as error:
+        raise InputError(f"cannot read {os.fspath(file)!r}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{os.fspath(file)!r} is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{os.fspath(file)!r} holds no mapping of moderate size: homodyne did not write it")
+    return value
+
+
 def array_layout(file: Path) -> dict[str, Any]:
     """Type and shape of the array in a ``.npy`` file, whose size agrees with them.
 
@@ -126,15 +150,7 @@ def _check_header(stream: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...
     shape, _, dtype = readers[version](stream)
     if dtype.kind not in NUMBERS:
         raise InputError(f"it holds {dtype}, expected numbers")
-    expected = stream.tell() + dtype.itemsize * _product(shape)
+    expected = stream.tell() + dtype.itemsize * math.prod(shape)
     if min(shape, default=0) < 0 or expected != size:
         raise InputError(f"it has {size} bytes, {dtype} {shape} needs {expected}")
     return dtype, shape
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    """Product without overflow."""
-    total = 1
-    for length in shape:
-        total *= length
-    return total

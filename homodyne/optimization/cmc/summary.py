@@ -1,12 +1,11 @@
 """The table a person reads after a fit: verdict first, then one line per parameter.
 
-``SummaryTable`` is made by ``MCMCResult.summary()``; ``str(table)`` is the text, ``table.rows`` serves
-programs and ``table.to_dict()`` can be written as JSON.
+``SummaryTable`` is made by ``MCMCResult.summary()``; ``str(table)`` is the text, ``table.rows`` serves programs.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,17 +63,6 @@ class SummaryTable:
         if self.verdict == REFUSED:
             return "\n".join([head[0], _BANNER, *head[1:], *table, *notes, _BANNER])
         return "\n".join([*head, *table, *notes])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers; numbers that JSON cannot write become None."""
-        return {
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "facts": self.facts,
-            "belief": self.belief,
-            "rows": [{key: _json_number(value) for key, value in asdict(row).items()} for row in self.rows],
-            "warnings": list(self.warnings),
-        }
 
 
 def summarise(result: "MCMCResult") -> SummaryTable:
@@ -192,10 +180,6 @@ def _align(line: tuple[str, ...], widths: list[int]) -> str:
     left = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
     right = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
     return "  ".join(left + right).rstrip()
-
-
-def _json_number(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rows(result: "MCMCResult") -> Iterator[SummaryRow]:

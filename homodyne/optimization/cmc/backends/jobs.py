@@ -24,7 +24,8 @@ from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import write_atomically
 from homodyne.optimization.cmc.backends.multiprocessing import THREADS, worker_environment
-from homodyne.optimization.cmc.rounds import Round, read_json
+from homodyne.optimization.cmc.rounds import Round
+from homodyne.optimization.cmc.store_files import read_json
 
 OUT_OF_MEMORY = "out of memory: give the jobs more (memory_gb), or make more shards"
 OUT_OF_TIME = "reached its time limit: give the jobs more (walltime), or make more shards"
