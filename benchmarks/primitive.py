@@ -34,7 +34,7 @@ def reference(posterior: Posterior) -> Callable[[Any], Any]:
         per_point = jnp.stack([g, g * g, g * (y - sums[angle, 2])], axis=1)
         totals = jax.ops.segment_sum(per_point, angle, len(likelihood.phi), indices_are_sorted=True)
         m = Moments(*sums.T, *totals.T)
-        return posterior.log_prior(z) + likelihood.from_moments(m, jnp.asarray(posterior.sigma)).sum()
+        return posterior.log_prior(z) + likelihood.from_moments(m, z, jnp.asarray(posterior.sigma)).sum()
 
     program = jax.jit(jax.value_and_grad(log_density))
     return lambda z: program(z, angle, i, j, y)

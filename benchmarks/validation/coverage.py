@@ -44,9 +44,11 @@ def one(regime: str, seed: int) -> dict[str, Any]:
     except ConvergenceError as error:
         return {"failed": str(error)}
     record: dict[str, Any] = {"independent": _told(programs, pilot, truth, start, seed)}
-    report = noise_report(data, pilot, scenario.config().speckle)
+    known = scenario.config().speckle
+    report = noise_report(data, pilot, known)
     try:
-        record["calibrated"] = _told(programs, calibrated(pilot, report, PilotSettings()), truth, start, seed)
+        wide, _ = calibrated(data, pilot, known, report, PilotSettings())
+        record["calibrated"] = _told(programs, wide, truth, start, seed)
     except ConvergenceError as error:
         record["calibrated"] = {"failed": str(error)}
     return record

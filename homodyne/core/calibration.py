@@ -12,9 +12,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def adjustment_to(
     sandwich: Sandwich,
-    mode: Array,
+    center: Array,
     covariance: Array,
-    prior_slope: Array,
     prior: Array,
     pair_prior: Array,
 ) -> Adjustment:
@@ -23,11 +22,11 @@ def adjustment_to(
     Parameters
     ----------
     sandwich : Sandwich
-        At the mode.
-    mode, covariance : (d,) and (d, d) arrays
+        At a point near the mode.
+    center : (d,) array
+        Maximum of the likelihood, as seen from there.
+    covariance : (d, d) array
         Of the posterior for independent points.
-    prior_slope : (d,) array
-        Gradient of the log prior at the mode.
     prior : (d, d) array
         Precision of the prior there, positive semidefinite.
     pair_prior : (2,) array
@@ -41,7 +40,7 @@ def adjustment_to(
     before = power * np.linalg.inv(sandwich.pair_information + np.diag(pair_prior))
     pair_root = np.linalg.cholesky(sandwich.pair_covariance) @ np.linalg.inv(np.linalg.cholesky(before))
     return Adjustment(
-        center=mode - covariance @ prior_slope,
+        center=center,
         matrix=matrix,
         widening=float(np.sqrt(power)),
         pair_slope=sandwich.pair_slope - sandwich.elimination @ matrix,
@@ -49,8 +48,12 @@ def adjustment_to(
     )
 
 
-def adjusted_covariance(adjustment: Adjustment, covariance: Array, prior: Array) -> Array:
+def adjusted_covariance(
+    adjustment: Adjustment, sandwich: Sandwich, covariance: Array, prior: Array, pair_prior: Array
+) -> Array:
     """Covariance of the calibrated posterior where that for independent points has `covariance`, to first order."""
     information = np.linalg.inv(covariance) - prior
     narrowed = adjustment.matrix.T @ information @ adjustment.matrix / adjustment.widening**2
-    return np.asarray(np.linalg.inv(narrowed + prior))
+    of_pairs = np.linalg.inv(sandwich.pair_covariance + np.diag(1.0 / pair_prior))  # what their prior tells of z
+    told = np.einsum("kia,kij,kjb->ab", sandwich.pair_slope, of_pairs, sandwich.pair_slope)
+    return np.asarray(np.linalg.inv(narrowed + told + prior))

@@ -38,7 +38,10 @@ from homodyne.core.parameters import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_Estimate = tuple[jax.Array, jax.Array]
+
 _AT_ONCE = 32  # points whose curves are made together
+_WEAK = 1e-6  # precision of a prior of offset and contrast that says nothing, as a share of theirs
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ class Likelihood:
         data : DenseBlock, optional
             As in `moments`.
         """
-        total = self.from_moments(self.moments(z, data), sigma, scaling).sum()
+        total = self.from_moments(self.moments(z, data), z, sigma, scaling).sum()
         return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
     @property
@@ -239,10 +242,10 @@ class Likelihood:
         def evaluate(z: jax.Array, sigma: jax.Array, data: DenseBlock | None, lens: Adjustment) -> Evaluation:
             adjusted = self.through(lens)
             m = adjusted.moments(z, data)
-            total = adjusted.from_moments(m, sigma).sum()
+            total = adjusted.from_moments(m, z, sigma).sum()
             total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
             return Evaluation(
-                m, self.space.log_prior(z), total, self.space.physical(z), *adjusted.scaling_posterior(m, sigma)
+                m, self.space.log_prior(z), total, self.space.physical(z), *adjusted.scaling_posterior(m, z, sigma)
             )
 
         return jax.jit(evaluate)
@@ -283,7 +286,7 @@ class Likelihood:
         other.__dict__.update({name: getattr(self, name) for name in _SHARED})
         return other
 
-    def from_moments(self, m: Moments, sigma: jax.Array, scaling: jax.Array | None = None) -> jax.Array:
+    def from_moments(self, m: Moments, z: jax.Array, sigma: jax.Array, scaling: jax.Array | None = None) -> jax.Array:
         """Marginal log likelihood of every angle, (n_phi,); arguments as in `log_likelihood`."""
         scaling = jnp.asarray(self.scaling.table) if scaling is None else scaling
         sigma = self.effective(sigma)
@@ -292,7 +295,17 @@ class Likelihood:
         half = jax.scipy.linalg.solve_triangular(root, right[..., None], lower=True)[..., 0]
         log_det = 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1) - jnp.log(scaling[1]).sum()
         constant = -0.5 * m.points * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
-        return jnp.asarray(constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det)
+        total = constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det
+        if self.adjustment is not None:  # what the prior of offset and contrast says of z, anew
+            before, after = self._estimates(m, z, sigma)
+            total += _log_normal(*after, scaling) - _log_normal(*before, scaling)
+        return jnp.asarray(total)
+
+    def _estimates(self, m: Moments, z: jax.Array, sigma: jax.Array) -> tuple[_Estimate, _Estimate]:
+        """(offset, contrast) without their prior, for points that are independent and as the adjustment has it."""
+        weak = jnp.asarray(self.scaling.table) * jnp.array([[1.0], [_WEAK]])
+        before = self._conditional(m, sigma, weak)
+        return before, self._lens.pair(self.space.apart(z, jnp.asarray(self._lens.center)), *before)
 
     def _normal_equations(
         self, m: Moments, sigma: jax.Array, scaling: jax.Array
@@ -304,21 +317,29 @@ class Likelihood:
         right = jnp.stack([jnp.zeros_like(m.yg), m.yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
         return data + jnp.diag(precision), right, (precision * prior_mean**2).sum(-1)
 
-    def scaling_posterior(
-        self, m: Moments, sigma: jax.Array, scaling: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Conditional mean (n_phi, 2) and covariance (n_phi, 2, 2) of (offset, contrast) given the curves."""
-        scaling = jnp.asarray(self.scaling.table) if scaling is None else scaling
-        normal, right, _ = self._normal_equations(m, self.effective(sigma), scaling)
+    def _conditional(self, m: Moments, sigma: jax.Array, scaling: jax.Array) -> _Estimate:
+        """Mean and covariance of (offset, contrast) for independent points."""
+        normal, right, _ = self._normal_equations(m, sigma, scaling)
         mean = jnp.linalg.solve(normal, right[..., None])[..., 0]
         return mean + jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1), jnp.linalg.inv(normal)
 
-    def calibrated_pair(self, z: Array, mean: Array, covariance: Array) -> tuple[Array, Array]:
-        """`scaling_posterior` at points z (..., d) as it is under correlated noise."""
+    def scaling_posterior(
+        self, m: Moments, z: jax.Array, sigma: jax.Array, scaling: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Conditional mean (n_phi, 2) and covariance (n_phi, 2, 2) of (offset, contrast) given z."""
+        scaling, sigma = jnp.asarray(self.scaling.table) if scaling is None else scaling, self.effective(sigma)
         if self.adjustment is None:
-            return mean, covariance
-        apart = np.asarray(self.space.apart(jnp.asarray(z), self.adjustment.center))
-        return self.adjustment.pair(apart, mean, covariance, self.scaling.table)
+            return self._conditional(m, sigma, scaling)
+        mean, covariance = self._estimates(m, z, sigma)[1]
+        gain = jnp.linalg.solve(covariance + jnp.diag(1.0 / scaling[1]), covariance)  # transposed
+        both = jnp.swapaxes(gain, 1, 2) @ jnp.diag(1.0 / scaling[1])
+        return mean + jnp.einsum("kji,kj->ki", gain, scaling[0] - mean), 0.5 * (both + jnp.swapaxes(both, 1, 2))
+
+
+def _log_normal(mean: jax.Array, covariance: jax.Array, scaling: jax.Array) -> jax.Array:
+    """Log density of estimates (n_phi, 2) when what they estimate has a normal prior, up to a constant."""
+    whole, apart = covariance + jnp.diag(1.0 / scaling[1]), mean - scaling[0]
+    return -0.5 * (jnp.linalg.slogdet(whole)[1] + (apart * jnp.linalg.solve(whole, apart[..., None])[..., 0]).sum(-1))
 
 
 def least_squares(m: Moments) -> tuple[Array, Array]:

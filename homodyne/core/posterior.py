@@ -113,7 +113,7 @@ class Posterior:
             params[k] = [at.params[name] for name in space.names]
             mean[k], cov[k] = at.scaling_mean, at.scaling_cov
             progress("contrast and offset", k + 1, count)
-        pair = scaling_draws(*self.likelihood.calibrated_pair(z[..., : space.dim], mean[which], cov[which]), rng)
+        pair = scaling_draws(mean[which], cov[which], rng)
         draws = {name: params[which, k] for k, name in enumerate(space.names) if name in space.free_names}
         draws["contrast"], draws["offset"] = pair[..., 1], pair[..., 0]
         if self.sigma is None:

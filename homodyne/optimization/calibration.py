@@ -12,12 +12,15 @@ from homodyne.core.calibration import adjusted_covariance, adjustment_to
 from homodyne.core.likelihood import Likelihood
 from homodyne.core.posterior import Posterior
 from homodyne.core.sandwich import Sandwich, sandwich
-from homodyne.core.speckle_noise import CountingFacts
+from homodyne.core.speckle_noise import CountingFacts, SpeckleNoise
 from homodyne.data.twotime import TwoTimeData
 from homodyne.optimization.crosscheck import cross_check
-from homodyne.optimization.nlsq import Pilot, PilotSettings, settled
+from homodyne.optimization.nlsq import Mode, Pilot, PilotSettings, settled
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_ROUNDS = 4  # times that the sandwich is made, at most
+_NEAR = 0.3  # standard deviations between the point where it was made and the mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,66 +53,77 @@ class NoiseReport:
 
 
 def noise_report(data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> NoiseReport:
-    """Estimate the noise at the best mode of a pilot fit, and what it does to the uncertainty.
+    """Estimate the noise at the best mode of a pilot fit, what it does to the uncertainty, and whether the fit is good.
 
     Raises
     ------
     InputError
         When neither the data nor the user say how many counts there are.
     """
-    likelihood = pilot.posterior.likelihood
-    d = likelihood.space.dim
-    mode, covariance = pilot.mode.z[:d], pilot.mode.covariance[:d, :d]
-    at = likelihood.evaluate(mode, pilot.sigma)
-    slope, prior = _prior(likelihood, mode, covariance)
-    found = sandwich(
-        likelihood,
-        mode,
-        np.asarray(at.scaling_mean),
-        pilot.sigma,
-        CountingFacts(data.diagonal, data.pixels, data.mean_counts, known.pixels, known.mean_counts),
-        np.linalg.cholesky(covariance),
-        prior,
-    )
-    adjustment = adjustment_to(found, mode, covariance, slope, prior, likelihood.scaling.table[1])
-    wide = adjusted_covariance(adjustment, covariance, prior)
-    noise = found.noise
-    checks = cross_check(likelihood, mode, np.asarray(at.scaling_mean), noise)
-    facts = {
-        "mean_counts": _plain(noise.mean_counts),
-        "pixels": _plain(noise.pixels),
-        "counts_source": noise.counts_source,
-        "pixels_source": noise.pixels_source,
-        "widening": adjustment.widening,
-    }
-    inflation = _inflation(likelihood, mode, covariance, wide)
-    inflation |= _pair_inflation(found, at.scaling_cov, covariance, wide, likelihood.scaling.table[1])
-    return NoiseReport(adjustment, wide, inflation, facts, noise.notes, checks)
+    report, noise = _report_at(pilot.mode, data, pilot, known)
+    likelihood, z = pilot.posterior.likelihood, pilot.mode.z[: pilot.posterior.likelihood.space.dim]
+    scaling = np.asarray(likelihood.evaluate(z, pilot.sigma).scaling_mean)
+    return replace(report, checks=cross_check(likelihood, z, scaling, noise))
 
 
-def calibrated(pilot: Pilot, report: NoiseReport, settings: PilotSettings) -> Pilot:
-    """Pilot fit of the calibrated posterior, from that for independent points.
+def calibrated(
+    data: TwoTimeData, pilot: Pilot, known: SpeckleConfig, report: NoiseReport, settings: PilotSettings
+) -> tuple[Pilot, NoiseReport]:
+    """Pilot fit of the calibrated posterior, from that for independent points and the report on its noise.
+
+    The sandwich is right near the point where it is made. Where the calibrated mode turns out to be elsewhere, because
+    priors weigh more against correlated noise, it is made anew there: the report that is returned is the last one.
 
     Raises
     ------
     ConvergenceError
         When the calibrated posterior has no mode.
     """
-    posterior = Posterior(pilot.posterior.likelihood.through(report.adjustment), pilot.sigma)
-    widening = report.adjustment.widening**2
-    starts = [replace(pilot.mode, covariance=report.covariance)]
-    starts += [replace(mode, covariance=widening * mode.covariance) for mode in pilot.modes[1:]]
-    return replace(pilot, posterior=posterior, modes=settled(posterior, starts, settings))
+    where = pilot.mode
+    for left in reversed(range(_ROUNDS)):
+        posterior = Posterior(pilot.posterior.likelihood.through(report.adjustment), pilot.sigma)
+        widening = report.adjustment.widening**2
+        starts = [replace(where, covariance=report.covariance)]
+        starts += [replace(mode, covariance=widening * mode.covariance) for mode in pilot.modes[1:]]
+        modes = settled(posterior, starts, settings)
+        moved = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(report.covariance), modes[0].z - where.z))
+        if moved < _NEAR or not left:
+            break
+        where = modes[0]
+        report = replace(_report_at(where, data, pilot, known)[0], checks=report.checks)
+    return replace(pilot, posterior=posterior, modes=modes), report
 
 
-def _prior(likelihood: Likelihood, z: Array, covariance: Array) -> tuple[Array, Array]:
-    """Gradient of the log prior, and its precision without directions in which it is convex."""
-    root = np.linalg.cholesky(covariance)
-    at = likelihood.linearised(z)
-    slope, curvature = np.asarray(at.prior_slope), np.asarray(at.prior_curvature)
+def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> tuple[NoiseReport, SpeckleNoise]:
+    """Noise and sandwich at a point, without tests of the fit."""
+    likelihood = pilot.posterior.likelihood
+    d, pair_prior = likelihood.space.dim, likelihood.scaling.table[1]
+    z, root = mode.z[:d], np.linalg.cholesky(mode.covariance[:d, :d])
+    at, prior = likelihood.evaluate(z, pilot.sigma), _prior(likelihood, z, root)
+    facts = CountingFacts(data.diagonal, data.pixels, data.mean_counts, known.pixels, known.mean_counts)
+    found = sandwich(likelihood, z, np.asarray(at.scaling_mean), pilot.sigma, facts, root, prior)
+    covariance = np.linalg.inv(found.information + prior)
+    (_, slope), _ = likelihood.gradients(z, pilot.sigma, likelihood.scaling.table)
+    adjustment = adjustment_to(found, z + covariance @ slope, covariance, prior, pair_prior)
+    wide = adjusted_covariance(adjustment, found, covariance, prior, pair_prior)
+    inflation = _inflation(likelihood, z, covariance, wide)
+    inflation |= _pair_inflation(found, at.scaling_cov, covariance, wide, pair_prior)
+    noise = found.noise
+    told = {
+        "mean_counts": _plain(noise.mean_counts),
+        "pixels": _plain(noise.pixels),
+        "counts_source": noise.counts_source,
+        "pixels_source": noise.pixels_source,
+        "widening": adjustment.widening,
+    }
+    return NoiseReport(adjustment, wide, inflation, told, noise.notes, {}), noise
+
+
+def _prior(likelihood: Likelihood, z: Array, root: Array) -> Array:
+    """Precision of the prior without directions in which it is convex; `root` is that of a covariance."""
+    curvature, back = np.asarray(likelihood.linearised(z).prior_curvature), np.linalg.inv(root)
     values, vectors = np.linalg.eigh(-root.T @ curvature @ root)
-    back = np.linalg.inv(root)
-    return slope, back.T @ (vectors * np.maximum(values, 0.0)) @ vectors.T @ back
+    return np.asarray(back.T @ (vectors * np.maximum(values, 0.0)) @ vectors.T @ back)
 
 
 def _inflation(likelihood: Likelihood, z: Array, narrow: Array, wide: Array) -> dict[str, Any]:

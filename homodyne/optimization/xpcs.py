@@ -150,18 +150,19 @@ class XpcsModel(Model):
 
     def complete(self, z: Array, shard: Block, power: float, rng: np.random.Generator) -> Array:
         """Draw offset and contrast of every angle for draws of z (n, d), given this shard."""
-        mean, covariance = self._conditional(self._moments(self.statistics(z, shard)), self._tempered(power))
+        moments = self._moments(self.statistics(z, shard))
+        mean, covariance = self._conditional(moments, jnp.asarray(z), self._tempered(power))
         pairs = scaling_draws(np.asarray(mean), np.asarray(covariance), rng)
         return np.concatenate([z, pairs[..., 0], pairs[..., 1]], axis=1)
 
     @cached_property
-    def _conditional(self) -> Callable[[Moments, jax.Array], tuple[jax.Array, jax.Array]]:
-        """Compiled mean and covariance of (offset, contrast) given moments (n, n_phi) and the prior of the pair."""
+    def _conditional(self) -> Callable[[Moments, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+        """Compiled mean and covariance of (offset, contrast) given moments (n, n_phi), points and the pair's prior."""
 
-        def one(m: Moments, scaling: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return self._likelihood.scaling_posterior(m, jnp.asarray(self.sigma), scaling)
+        def one(m: Moments, z: jax.Array, scaling: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self._likelihood.scaling_posterior(m, z, jnp.asarray(self.sigma), scaling)
 
-        return jax.jit(jax.vmap(one, in_axes=(0, None)))
+        return jax.jit(jax.vmap(one, in_axes=(0, 0, None)))
 
     def log_joint(self, x: Array, shard: Block, power: float) -> float:
         """Log density of coordinates, offsets and contrasts x (d + 2 n_phi,)."""
@@ -216,7 +217,7 @@ class XpcsModel(Model):
         """Compiled log density at points (n, d) given their moments."""
 
         def one(point: jax.Array, m: Moments) -> jax.Array:
-            return self.log_prior(point) + self._likelihood.from_moments(m, jnp.asarray(self.sigma)).sum()
+            return self.log_prior(point) + self._likelihood.from_moments(m, point, jnp.asarray(self.sigma)).sum()
 
         return jax.jit(jax.vmap(one))
 
@@ -228,10 +229,9 @@ class XpcsModel(Model):
     def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Draws of free physical parameters, contrast and offset from draws z (chain, draw, d)."""
         flat = self._moments(merged.reshape(-1, merged.shape[-1]))
-        mean, covariance = self._conditional(flat, self._tempered(1.0))
         points = z.reshape(-1, z.shape[-1])
-        pair = self._likelihood.calibrated_pair(points, np.asarray(mean), np.asarray(covariance))
-        pairs = scaling_draws(*pair, rng).reshape(*z.shape[:2], -1, 2)
+        mean, covariance = self._conditional(flat, jnp.asarray(points), self._tempered(1.0))
+        pairs = scaling_draws(np.asarray(mean), np.asarray(covariance), rng).reshape(*z.shape[:2], -1, 2)
         physical = self._physical(jnp.asarray(points))
         draws = {name: np.asarray(physical[name]).reshape(z.shape[:2]) for name in self.space.free_names}
         return {**draws, "contrast": pairs[..., 1], "offset": pairs[..., 0]}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from homodyne.core.adjustment import Adjustment, unadjusted
 from homodyne.core.blocks import block_from_maps
@@ -45,50 +46,82 @@ def made(seed=0, scale=9.0, d=3):
 
 def test_curvature_is_that_of_the_sandwich_and_of_the_prior():
     """H J^-1 H where the data know, the prior where they do not; the widening alone does not do it."""
-    found, prior = made(), np.diag([1e-9, 1e-9, 0.7])
+    found, prior, nothing = made(), np.diag([1e-9, 1e-9, 0.7]), np.full(2, 1e-12)
     covariance = np.linalg.inv(found.information + prior)
-    adjustment = adjustment_to(found, np.zeros(3), covariance, np.zeros(3), prior, np.ones(2))
+    adjustment = adjustment_to(found, np.zeros(3), covariance, prior, nothing)
     own = slice(0, 2)
     h, j = found.information[own, own], found.variability[own, own]
     expected = np.diag([0.0, 0.0, 1 / 0.7])
     expected[own, own] = np.linalg.inv(h) @ j @ np.linalg.inv(h)
-    np.testing.assert_allclose(adjusted_covariance(adjustment, covariance, prior), expected, rtol=1e-6, atol=1e-7)
+    wide = adjusted_covariance(adjustment, found, covariance, prior, nothing)
+    np.testing.assert_allclose(wide, expected, rtol=1e-6, atol=1e-7)
     only = replace(adjustment, matrix=np.eye(3))
-    assert not np.allclose(adjusted_covariance(only, covariance, prior), expected, rtol=0.02)
+    assert not np.allclose(adjusted_covariance(only, found, covariance, prior, nothing), expected, rtol=0.02)
     assert adjustment.widening**2 == pytest.approx(np.trace(np.linalg.solve(h, j)) / 2, rel=1e-6)
 
 
-def test_offset_and_contrast_get_their_slope_and_covariance():
-    found = made()
-    prior, pair_prior = np.diag([1e-9, 1e-9, 0.7]), np.array([0.5, 2.0])
+def test_the_prior_of_offset_and_contrast_informs_the_coordinates():
+    """As in the joint normal distribution of z and the pairs of all angles."""
+    found, prior, pair_prior = made(), np.diag([1e-9, 1e-9, 0.7]), np.array([0.5, 2.0])
     covariance = np.linalg.inv(found.information + prior)
-    adjustment = adjustment_to(found, np.zeros(3), covariance, np.zeros(3), prior, pair_prior)
-    power, known = adjustment.widening**2, np.diag(pair_prior)
-    information = found.pair_information / power
-    before = np.linalg.inv(information + known)
-    apart, expected = np.array([0.1, -0.2, 0.3]), np.array([1.0, 0.3])
-    free = expected + 0.7 + found.elimination @ adjustment.matrix @ apart  # least squares of the adjusted likelihood
-    conditional = before @ (information @ free[..., None] + (known @ expected)[:, None])
-    mean, wide = adjustment.pair(apart, conditional[..., 0], before, np.stack([expected, pair_prior]))
-    root = np.linalg.cholesky(found.pair_covariance) @ np.linalg.cholesky(found.pair_information + known).swapaxes(1, 2)
-    own = np.linalg.inv(root @ np.linalg.inv(found.pair_information) @ root.swapaxes(1, 2))
-    np.testing.assert_allclose(wide, np.linalg.inv(own + known), rtol=1e-10)
-    sandwiched = expected + 0.7 + found.pair_slope @ apart
-    both = wide @ (own @ sandwiched[..., None] + (known @ expected)[:, None])
-    np.testing.assert_allclose(mean, both[..., 0], rtol=1e-10)
-    assert not np.allclose(np.linalg.inv(own), wide, rtol=0.1), "planted bug: the prior is forgotten"
+    adjustment = adjustment_to(found, np.zeros(3), covariance, prior, pair_prior)
+    alone = np.linalg.inv(adjusted_covariance(adjustment, found, covariance, prior, np.full(2, 1e-12)))
+    joint = np.zeros((7, 7))
+    joint[:3, :3] = alone
+    for k in range(2):
+        away = np.zeros((2, 7))  # a pair minus its regression on z
+        away[:, :3], away[:, 3 + 2 * k : 5 + 2 * k] = -found.pair_slope[k], np.eye(2)
+        joint += away.T @ np.linalg.inv(found.pair_covariance[k]) @ away
+    joint[3:, 3:] += np.diag(np.tile(pair_prior, 2))
+    expected = np.linalg.inv(joint)[:3, :3]
+    wide = adjusted_covariance(adjustment, found, covariance, prior, pair_prior)
+    np.testing.assert_allclose(wide, expected, rtol=1e-6)
+    assert not np.allclose(np.linalg.inv(alone), expected, rtol=0.2), "planted bug: it is forgotten"
 
 
-def test_an_angle_without_data_keeps_its_prior():
-    found = replace(
-        made(), pair_information=np.zeros((2, 2, 2)), pair_covariance=np.tile(np.diag([2.0, 0.5]), (2, 1, 1))
-    )
-    pair_prior = np.array([0.5, 2.0])
-    adjustment = adjustment_to(found, np.zeros(3), np.eye(3), np.zeros(3), np.eye(3), pair_prior)
-    before = np.tile(np.diag(1.0 / pair_prior), (2, 1, 1))
-    mean, wide = adjustment.pair(np.zeros(3), np.tile([1.0, 0.3], (2, 1)), before, np.array([[1.0, 0.3], pair_prior]))
-    np.testing.assert_allclose(mean, np.tile([1.0, 0.3], (2, 1)), rtol=1e-6)
-    np.testing.assert_allclose(wide, before, rtol=1e-6)
+def shifted(likelihood, z, seed=3):
+    """Adjustment that turns everything a little, pairs too."""
+    rng = np.random.default_rng(seed)
+    matrix, slope = np.eye(3) + 0.1 * rng.normal(size=(3, 3)), 0.3 * rng.normal(size=(2, 2, 3))
+    root = np.linalg.cholesky(np.array([[[9.0, -2.0], [-2.0, 4.0]], [[5.0, 1.0], [1.0, 6.0]]]))
+    return Adjustment(z + 0.02, matrix, 3.0, slope, root)
+
+
+def test_offset_and_contrast_are_known_as_the_adjustment_says(likelihood):
+    """Marginal and conditional are those of the estimates with their new covariance and the prior after it."""
+    narrow = replace(likelihood, scaling=ScalingPrior(1.0, 0.004, 0.3, 0.01))
+    z = narrow.space.coordinates(PARAMS)
+    lens, (expected, precision) = shifted(narrow, z), narrow.scaling.table
+    flat = replace(narrow, scaling=ScalingPrior(1.0, 1e4, 0.3, 1e4))
+    differences = []
+    for point in (z, z + np.array([0.05, -0.04, 0.1])):
+        apart = point - lens.center
+        plain = flat.evaluate(lens.center + lens.matrix @ apart, 3.0 * SIGMA)
+        mine = narrow.through(lens).evaluate(point, SIGMA)
+        marginal = float(plain.log_likelihood)
+        for k in range(2):
+            mean = plain.scaling_mean[k] + lens.pair_slope[k] @ apart
+            covariance = lens.pair_root[k] @ plain.scaling_cov[k] @ lens.pair_root[k].T
+            marginal += stats.multivariate_normal(expected, covariance + np.diag(1 / precision)).logpdf(mean)
+            both = np.linalg.inv(np.linalg.inv(covariance) + np.diag(precision))
+            np.testing.assert_allclose(mine.scaling_cov[k], both, rtol=1e-4)
+            known = np.linalg.solve(covariance, mean) + precision * expected
+            np.testing.assert_allclose(mine.scaling_mean[k], both @ known, rtol=1e-5)
+        differences.append((float(mine.log_likelihood) - marginal, float(plain.log_likelihood)))
+    (one, before), (other, after) = differences
+    assert one == pytest.approx(other, abs=1e-3)  # the same constant at both points
+    assert abs((one - other) - (before - after)) > 0.1, "planted bug: the prior of the pair says nothing of z"
+
+
+def test_an_angle_without_data_keeps_its_prior(likelihood):
+    z = likelihood.space.coordinates(PARAMS)
+    maps = np.full((2, 30, 30), 1.2, np.float32)
+    maps[1] = np.nan
+    alone = replace(likelihood, slot=BlockSlot(block_from_maps(maps)))
+    found = alone.through(shifted(alone, z)).evaluate(z + 0.05, SIGMA)
+    mean, precision = alone.scaling.table
+    np.testing.assert_allclose(found.scaling_mean[1], mean, atol=1e-4)
+    np.testing.assert_allclose(found.scaling_cov[1], np.diag(1 / precision), rtol=1e-4, atol=1e-4)
 
 
 def test_the_likelihood_is_that_of_the_image_with_more_noise(likelihood):
