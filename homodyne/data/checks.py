@@ -95,6 +95,18 @@ def angles(phi: ArrayLike, length: int) -> FloatArray:
     return vector
 
 
+def merged(values: FloatArray, tolerance: float, *, relative: bool = True) -> FloatArray:
+    """Drop every ascending value that follows the one before it within the tolerance."""
+    width = tolerance * np.abs(values[1:]) if relative else tolerance
+    kept: FloatArray = values[np.append(True, np.diff(values) > width)]
+    return kept
+
+
+def middles(values: FloatArray) -> FloatArray:
+    """Half-way points between neighbours."""
+    return (values[:-1] + values[1:]) / 2
+
+
 def frame_range(frames: Sequence[int] | None, num_frames: int) -> tuple[int, int]:
     """Return (first, last), 1-based and inclusive; None means all frames."""
     if frames is None:

@@ -206,11 +206,9 @@ class FileDescription:
         lines.append(("bad frames", f"{bad} ({len(self.bad_frames)} of {self.num_frames})"))
         for name, values in (("pixels", self.pixels), ("counts", self.mean_counts)):
             if values is not None:
-                unit = "per map" if name == "pixels" else "per pixel and frame"
-                limits = [
-                    f"{value:.0f}" if name == "pixels" else f"{value:.4g}" for value in (values.min(), values.max())
-                ]
-                lines.append((name, f"{' to '.join(dict.fromkeys(limits))} {unit}"))
+                kind, unit = (".0f", "per map") if name == "pixels" else (".4g", "per pixel and frame")
+                limits = dict.fromkeys(format(value, kind) for value in (values.min(), values.max()))
+                lines.append((name, f"{' to '.join(limits)} {unit}"))
         lines += [("missing", one) for one in self.missing]
         if self.suggested_q is not None:
             lines.append(("suggestion", f"q = {self.suggested_q:.6g}, the q with the most angles"))

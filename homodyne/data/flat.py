@@ -61,12 +61,12 @@ def from_arrays(
         everything that :func:`homodyne.from_cube` refuses.
     """
     points = _Points(data, t1, t2, phi)
-    times = _merged(points.distinct("t"), SAME_TIME, relative=True)
-    directions = _merged(points.distinct("phi"), SAME_ANGLE, relative=False)
+    times = checks.merged(points.distinct("t"), SAME_TIME)
+    directions = checks.merged(points.distinct("phi"), SAME_ANGLE, relative=False)
     n, n_phi = times.size, directions.size
     _require_grid(points.size, n, n_phi)
     cube, diagonal = np.full((n_phi, n, n), np.nan, np.float32), np.full((n_phi, n), np.nan)
-    time_edges, angle_edges = _edges(times), _edges(directions)
+    time_edges, angle_edges = checks.middles(times), checks.middles(directions)
     for value, first, second, angle in points.chunks():
         i, j = np.searchsorted(time_edges, first), np.searchsorted(time_edges, second)
         a = np.searchsorted(angle_edges, angle)
@@ -144,17 +144,6 @@ class _Points:
             known = ~np.isnan(value)
             t1, t2, phi = (self._chunk(name, start).astype(np.float64)[known] for name in ("t1", "t2", "phi"))
             yield value[known], t1, t2, phi
-
-
-def _merged(values: FloatArray, tolerance: float, *, relative: bool) -> FloatArray:
-    """Drop every value that follows the one before it within the tolerance."""
-    width = tolerance * np.abs(values[1:]) if relative else tolerance
-    kept: FloatArray = values[np.append(True, np.diff(values) > width)]
-    return kept
-
-
-def _edges(values: FloatArray) -> FloatArray:
-    return (values[:-1] + values[1:]) / 2
 
 
 def _require_grid(num_points: int, n: int, n_phi: int) -> None:

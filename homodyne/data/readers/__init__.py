@@ -1,11 +1,10 @@
 """Which reader takes which file: :func:`open_catalog` finds out the layout and lists the maps of a file.
 
-One module per layout, entered once in ``LAYOUTS``. Detection looks at the content, never at the name.
+One module per layout, entered in ``LAYOUTS``. Detection looks at the content, never at the name.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +15,18 @@ from homodyne.errors import DataError
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One layout of files: how it is recognised and listed.
-
-    Attributes
-    ----------
-    name : str
-        Value of ``format``.
-    container : str
-        "HDF5", "NPZ" or "NPY".
-    absent : callable
-        Returns what marks the layout and is not in an open file; nothing absent means recognised.
-    catalog : callable
-        Lists the maps of an open file.
-    """
-
-    name: str
-    container: str
-    absent: Callable[[Any], list[str]]
-    catalog: Callable[[Any], Catalog]
-
-
-LAYOUTS = (
-    Layout(native.NAME, "HDF5", native.absent_hdf5, native.catalog_hdf5),
-    Layout(native.NAME, "NPZ", native.absent, native.catalog_npz),
-    Layout(aps_u.NAME, "HDF5", aps_u.absent, aps_u.catalog),
-    Layout(aps_8idi.NAME, "HDF5", aps_8idi.absent, aps_8idi.catalog),
-    Layout(nxxpcs.NAME, "HDF5", nxxpcs.absent, nxxpcs.catalog),
-    Layout(npz.NAME, "NPZ", npz.absent, npz.catalog),
-    Layout(npy.NAME, "NPY", lambda source: [], npy.catalog),
+LAYOUTS: tuple[tuple[str, Any], ...] = (
+    ("HDF5", native),
+    ("NPZ", native),
+    ("HDF5", aps_u),
+    ("HDF5", aps_8idi),
+    ("HDF5", nxxpcs),
+    ("NPZ", npz),
+    ("NPY", npy),
 )
+"""Container and reader of every layout. A reader has a ``NAME``, the value of ``format``; ``absent(source)`` returns
+what marks the layout and is not in an open file, and ``catalog(source)`` lists its maps.
+"""
 
 _OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
     "HDF5": hdf5.open_hdf5,
@@ -66,19 +46,19 @@ def open_catalog(path: str | Path, format: str | None = None) -> Iterator[Catalo
         looked for.
     """
     file = Path(path)
-    names = sorted({layout.name for layout in LAYOUTS})
+    names = sorted({reader.NAME for _, reader in LAYOUTS})
     if format is not None and format not in names:
         raise DataError(f"format = {format!r}; expected one of {', '.join(names)}.")
     container = _container(file)
-    candidates = [one for one in LAYOUTS if one.container == container and format in (None, one.name)]
+    candidates = [reader for kind, reader in LAYOUTS if kind == container and format in (None, reader.NAME)]
     if not candidates:
         raise DataError(f"{file} is {container}, which is no container of format = {format!r}.")
     with _OPENERS[container](file) as opened:
         lacking = {}
-        for layout in candidates:
-            lacking[layout.name] = layout.absent(opened)
-            if not lacking[layout.name]:
-                yield layout.catalog(opened)
+        for reader in candidates:
+            lacking[reader.NAME] = reader.absent(opened)
+            if not lacking[reader.NAME]:
+                yield reader.catalog(opened)
                 return
     raise DataError(
         f"{file} is {container} of a layout that is not known. Looked for "

@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from homodyne.data.checks import CONTRADICTION, FloatArray, MapArray, real_scalar
+from homodyne.data.checks import CONTRADICTION, FloatArray, MapArray, merged, middles, real_scalar
 from homodyne.errors import DataError
 
 Q_TOLERANCE = 0.01
@@ -88,15 +88,12 @@ def listed(values: Iterable[float], limit: int = 40) -> str:
 
 def distinct_q(q: FloatArray) -> FloatArray:
     """Return the rings of a file in increasing order: the first q of each group that agrees within SAME_Q."""
-    values = np.unique(q)
-    rings: FloatArray = values[np.append(True, np.diff(values) > SAME_Q * values[1:])]
-    return rings
+    return merged(np.unique(q), SAME_Q)
 
 
 def maps_at_q(q: FloatArray, ring: float) -> NDArray[np.intp]:
     """Indices of the maps of one ring, in file order."""
-    rings = distinct_q(q)
-    edges = (rings[:-1] + rings[1:]) / 2
+    edges = middles(distinct_q(q))
     return np.flatnonzero(np.searchsorted(edges, q) == np.searchsorted(edges, ring))
 
 

@@ -1,7 +1,7 @@
 """The package's own files, NPZ and HDF5 with the same fields: everything of TwoTimeData comes back."""
 
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,26 +24,11 @@ REQUIRED = (MARK, "c2", "t", "phi", "frames", "scalars", "source")
 OPTIONAL = ("diagonal", "pixels", "mean_counts")
 
 
-class Fields(Protocol):
-    """Named arrays of one file."""
-
-    names: list[str]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of an array, without reading it."""
-
-    def array(self, name: str) -> NDArray[Any]:
-        """Read a small array."""
-
-    def block(self, name: str, index: int, frames: slice, out: MapArray) -> None:
-        """Read one map."""
-
-
 class GroupFields:
-    """The fields of an HDF5 file, which lie at its root."""
+    """The fields of an HDF5 file, which lie at its root; as `Members` has those of an NPZ file."""
 
     def __init__(self, file: "h5py.File") -> None:
-        self._file = file
+        self._file, self.path = file, file.filename
         self.names = hdf5.group_names(file, "/")
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -57,31 +42,25 @@ class GroupFields:
     def block(self, name: str, index: int, frames: slice, out: MapArray) -> None:
         """Read one map."""
         found = hdf5.dataset(self._file, name)
-        hdf5.read_block(found, np.s_[index, frames, frames], out, f"{self._file.filename}: {name}")
+        hdf5.read_block(found, np.s_[index, frames, frames], out, f"{self.path}: {name}")
 
 
-def absent(fields: Fields) -> list[str]:
+Source: TypeAlias = "h5py.File | Members"
+
+
+def _fields(source: Source) -> GroupFields | Members:
+    return source if isinstance(source, Members) else GroupFields(source)
+
+
+def absent(source: Source) -> list[str]:
     """Arrays that mark this layout and are not in the file."""
-    return [] if MARK in fields.names else [MARK]
+    return [] if MARK in _fields(source).names else [MARK]
 
 
-def absent_hdf5(file: "h5py.File") -> list[str]:
-    """Same as :func:`absent`, for an HDF5 file."""
-    return absent(GroupFields(file))
-
-
-def catalog_hdf5(file: "h5py.File") -> Catalog:
-    """List the maps of the package's own HDF5 file."""
-    return catalog(GroupFields(file), file.filename)
-
-
-def catalog_npz(members: Members) -> Catalog:
-    """List the maps of the package's own NPZ file."""
-    return catalog(members, str(members.path))
-
-
-def catalog(fields: Fields, path: str) -> Catalog:
+def catalog(source: Source) -> Catalog:
     """List the maps of one of the package's own files."""
+    fields = _fields(source)
+    path = str(fields.path)
     lacking = [name for name in REQUIRED if name not in fields.names]
     if lacking:
         raise DataError(f"{path}: {', '.join(lacking)} missing; expected a file written by homodyne.")

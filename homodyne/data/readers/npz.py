@@ -24,17 +24,7 @@ from homodyne.errors import DataError
 NAME = "npz"
 MEMBERS = ("wavevector_q_list", "phi_angles_list", "t1", "t2", "c2_exp")
 
-_DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
