@@ -26,18 +26,11 @@ __all__ = [
 ]
 
 _HOME = {
-    "MCMCResult": "homodyne.optimization.cmc.result",
-    "fit": "homodyne.optimization.mcmc",
-    "from_arrays": "homodyne.data",
-    "from_cube": "homodyne.data",
-    "load": "homodyne.data",
-    "load_result": "homodyne.optimization.cmc.result",
-    "sample_consensus": "homodyne.optimization.cmc.coordinator",
-    "simulate": "homodyne.data.simulated",
+    "data": ("from_arrays", "from_cube", "load"),
+    "data.simulated": ("simulate",),
+    "optimization.cmc.coordinator": ("sample_consensus",),
+    "optimization.cmc.result": ("MCMCResult", "load_result"),
+    "optimization.mcmc": ("fit",),
 }
 
-__getattr__ = _attributes(__name__, _HOME)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = _attributes(__name__, _HOME)

@@ -1,24 +1,27 @@
 """Public names of a package that are imported when they are first used, so that importing the package stays cheap."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 
-def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a package.
+def attributes(
+    package: str, homes: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Make the ``__getattr__`` and the ``__dir__`` of a package.
 
     Parameters
     ----------
     package
         Its name.
     homes
-        Public names, and the module that each is defined in.
+        Modules of the package, and the public names that each defines.
     """
+    module_of = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
 
     def find(name: str) -> Any:
-        if name not in homes:
+        if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        return getattr(import_module(module_of[name]), name)
 
-    return find
+    return find, lambda: sorted(module_of)

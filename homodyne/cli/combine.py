@@ -1,18 +1,18 @@
 """``homodyne combine`` and ``homodyne certify``: finish again what is in the store of a consensus run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homodyne.cli.interruption import told_when_interrupted
+from homodyne.cli.measurement import given
+from homodyne.cli.output import exit_if_refused, staged, write_result
 
 if TYPE_CHECKING:
     from homodyne.optimization.cmc.certificate import Certificate
     from homodyne.optimization.cmc.result import MCMCResult
     from homodyne.optimization.stored import StoredRun
-
-NOT_TRUSTED = 3
 
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the shards of a fit with method cmc.")]
 Changes = Annotated[
@@ -38,16 +38,15 @@ def combine(
     Ends with 0 when the posterior is certified or corrected, with 3 when it is refused, with 4 when shards are
     missing.
     """
-    from homodyne.cli.output import staged, write_result
     from homodyne.optimization.stored import open_stored
 
     options = {
         "optimization.cmc.combination.method": method,
-        "output.directory": None if output is None else str(output),
+        "output.directory": output,
         "output.figures": False if no_figures else None,
         "output.overwrite": True if overwrite else None,
     }
-    stored = open_stored(store, [*(changes or ()), *_given(options)])
+    stored = open_stored(store, [*(changes or ()), *given(options)])
     wanted = stored.config.output
     with staged(Path(wanted.directory), overwrite=wanted.overwrite) as stage:
         result = _finish(stored, run)
@@ -56,7 +55,7 @@ def combine(
     print(f"wrote {wanted.directory}")
     if wanted.figures:
         print("figures of the measured maps are left out: the store does not hold the data as maps")
-    _end(result)
+    exit_if_refused(result)
 
 
 def certify(
@@ -72,15 +71,11 @@ def certify(
     """
     from homodyne.optimization.stored import open_stored
 
-    stored = open_stored(store, [*(changes or ()), *_given({"certificate.num_points": points})])
+    stored = open_stored(store, [*(changes or ()), *given({"certificate.num_points": points})])
     result = _finish(stored, run)
     if result.certificate is not None:
         print(_facts(result.certificate))
-    _end(result)
-
-
-def _given(options: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(key, value) for key, value in options.items() if value is not None]
+    exit_if_refused(result)
 
 
 def _finish(stored: "StoredRun", run: bool) -> "MCMCResult":
@@ -98,8 +93,3 @@ def _facts(certificate: "Certificate") -> str:
         f"k_hat      {certificate.k_hat:.2f}\n"
         f"ESS        {certificate.ess:.0f} of {certificate.num_points} points"
     )
-
-
-def _end(result: "MCMCResult") -> None:
-    if result.verdict == "REFUSED":
-        raise typer.Exit(NOT_TRUSTED)

@@ -3,20 +3,19 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homodyne.cli import jobs, store
 from homodyne.cli.interruption import told_when_interrupted
-from homodyne.cli.measurement import DT, Frames, Phi, Q, load_measurement, selection
+from homodyne.cli.measurement import DT, Frames, Phi, Q, given, load_measurement, selection
+from homodyne.cli.output import exit_if_refused, staged, write_result
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
     from homodyne.data.twotime import TwoTimeData
     from homodyne.optimization.cmc.result import MCMCResult
-
-NOT_TRUSTED = 3
 
 
 def fit(
@@ -54,10 +53,9 @@ def fit(
         "output.overwrite": True if overwrite else None,
         "seed": seed,
     }
-    given = [(key, _plain(value)) for key, value in options.items() if value is not None]
     is_config = source.suffix.lower() in (".yaml", ".yml")
     base = source if is_config else {"experimental_data": {"file_path": source}}
-    config = load_config(base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt), *given])
+    config = load_config(base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt), *given(options)])
     config = store.place_store(config)
     if resume:
         store.require_store(config)
@@ -67,8 +65,7 @@ def fit(
         return
     with nullcontext() if resume else store.replaced(config):
         result = fit_and_write(data, config)
-    if result.verdict == "REFUSED":
-        raise typer.Exit(NOT_TRUSTED)
+    exit_if_refused(result)
 
 
 def fit_and_write(data: "TwoTimeData", config: "Config", truth: Mapping[str, float] | None = None) -> "MCMCResult":
@@ -76,7 +73,6 @@ def fit_and_write(data: "TwoTimeData", config: "Config", truth: Mapping[str, flo
 
     The folder is complete afterwards, or as it was before. Figures also show the truth where it is known.
     """
-    from homodyne.cli.output import staged, write_result
     from homodyne.cli.terminal import progress_bars
     from homodyne.optimization.mcmc import fit
 
@@ -89,7 +85,3 @@ def fit_and_write(data: "TwoTimeData", config: "Config", truth: Mapping[str, flo
     print(f"wrote {directory}")
     store.say_where(config, result)
     return result
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homodyne.errors import ConfigError
+
 if TYPE_CHECKING:
     from homodyne.config.schema import ExperimentalData
     from homodyne.data.twotime import TwoTimeData
@@ -18,14 +20,18 @@ DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; 
 def selection(*, q: float | None, phi: str | None, frames: str | None, dt: float | None) -> list[tuple[str, Any]]:
     """Translate options to configuration changes; those not given are left out."""
     angles = phi if phi is None or ":" in phi else _numbers(phi)
-    given = {"q": q, "phi": angles, "frames": frames, "dt": dt}
-    return [(f"experimental_data.{key}", value) for key, value in given.items() if value is not None]
+    options = {"q": q, "phi": angles, "frames": frames, "dt": dt}
+    return given({f"experimental_data.{key}": value for key, value in options.items()})
+
+
+def given(options: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Options that were given, as changes of the configuration."""
+    return [(key, value) for key, value in options.items() if value is not None]
 
 
 def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
     """Read the part of a data file that a configuration names."""
     from homodyne.data import load
-    from homodyne.errors import ConfigError
 
     if wanted.file_path is None:
         raise ConfigError("experimental_data.file_path: missing; give the data file")

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from homodyne.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult
 
 RESULT = "result.nc"
+NOT_TRUSTED = 3  # exit code
 
 
 @contextmanager
@@ -78,6 +81,12 @@ def write_result(
 
         (stage / "figures").mkdir()
         save_figures(result, data, stage / "figures", truth=truth)
+
+
+def exit_if_refused(result: "MCMCResult") -> None:
+    """End the program where the result must not be used."""
+    if result.verdict == "REFUSED":
+        raise typer.Exit(NOT_TRUSTED)
 
 
 def _move(source: Path, target: Path) -> None:

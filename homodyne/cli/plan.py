@@ -1,13 +1,14 @@
 """``homodyne plan``: how precise a measurement would be, before it is made."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from homodyne.cli.simulate import GAP, TRUTHS, Q
+from homodyne.errors import InputError
 
 if TYPE_CHECKING:
     from homodyne.optimization.plan import Measurement, Precision
@@ -62,8 +63,6 @@ def plan(
 
 
 def _parameters(mode: str, values: list[str]) -> dict[str, float]:
-    from homodyne.errors import InputError
-
     params = dict(TRUTHS[mode])
     for text in values:
         name, _, value = text.partition("=")
@@ -74,8 +73,6 @@ def _parameters(mode: str, values: list[str]) -> dict[str, float]:
 
 
 def _varied(vary: str | None, planned: "Measurement") -> tuple[str, list[Any]]:
-    from homodyne.errors import InputError
-
     if vary is None:
         return "frames", [planned.frames]
     name, _, values = vary.partition("=")
@@ -85,8 +82,6 @@ def _varied(vary: str | None, planned: "Measurement") -> tuple[str, list[Any]]:
 
 
 def _number(where: str, text: str, kind: type) -> Any:
-    from homodyne.errors import InputError
-
     try:
         return kind(text)
     except ValueError:
@@ -96,8 +91,6 @@ def _number(where: str, text: str, kind: type) -> Any:
 
 def _check_files(output: Path | None, figure: Path | None, lines: int) -> None:
     """Refuse before the work begins."""
-    from homodyne.errors import InputError
-
     if output is not None and output.suffix not in (".json", ".yaml", ".yml"):
         raise InputError(f"--output {output}: expected a name that ends in .json or .yaml")
     if figure is not None and lines < 2:
@@ -152,8 +145,6 @@ def _shown(name: str, width: float, value: float) -> str:
 
 
 def _write_numbers(file: Path, planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]") -> None:
-    from dataclasses import asdict
-
     import yaml
 
     from homodyne.files import write_atomically

@@ -49,7 +49,7 @@ def load_config(
         return source
     data = _raw(source)
     for path, value in changes:
-        _set(data, path.split("."), value)
+        _set(data, path.split("."), _plain(value))
     try:
         return Config.model_validate(data)
     except ValidationError as error:

@@ -33,22 +33,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "CMCCoordinator": "homodyne.optimization.cmc.coordinator",
-    "LogDensityModel": "homodyne.optimization.cmc.adapters",
-    "MCMCResult": "homodyne.optimization.cmc.result",
-    "NumPyroModel": "homodyne.optimization.cmc.numpyro_model",
-    "combine_subposteriors": "homodyne.optimization.cmc.combination",
-    "pool_samples_from_shards": "homodyne.optimization.cmc.svi_init",
-    "run_svi_initialization": "homodyne.optimization.cmc.svi_init",
-    "sample_consensus": "homodyne.optimization.cmc.coordinator",
-    "shard_data_stratified": "homodyne.optimization.cmc.sharding",
-    "shard_data_time_stratified": "homodyne.optimization.cmc.sharding",
-    "validate_cmc_results": "homodyne.optimization.cmc.diagnostics",
-    "validate_shards": "homodyne.optimization.cmc.sharding",
+    "adapters": ("LogDensityModel",),
+    "combination": ("combine_subposteriors",),
+    "coordinator": ("CMCCoordinator", "sample_consensus"),
+    "diagnostics": ("validate_cmc_results",),
+    "numpyro_model": ("NumPyroModel",),
+    "result": ("MCMCResult",),
+    "sharding": ("shard_data_stratified", "shard_data_time_stratified", "validate_shards"),
+    "svi_init": ("pool_samples_from_shards", "run_svi_initialization"),
 }
 
-__getattr__ = _attributes(__name__, _HOME)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = _attributes(__name__, _HOME)

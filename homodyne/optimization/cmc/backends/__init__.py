@@ -31,18 +31,16 @@ __all__ = [
     "select_backend",
 ]
 
+# a worker process imports this package before it may load anything heavy
 _HOME = {
-    "BackendOptions": "homodyne.optimization.cmc.backends.base",
-    "CMCBackend": "homodyne.optimization.cmc.backends.base",
-    "MultiprocessingBackend": "homodyne.optimization.cmc.backends.multiprocessing",
-    "PBSBackend": "homodyne.optimization.cmc.backends.pbs",
-    "SequentialBackend": "homodyne.optimization.cmc.backends.base",
-    "SlurmBackend": "homodyne.optimization.cmc.backends.slurm",
-    "TorqueBackend": "homodyne.optimization.cmc.backends.pbs",
-    "select_backend": "homodyne.optimization.cmc.backends.selection",
+    "base": ("BackendOptions", "CMCBackend", "SequentialBackend"),
+    "multiprocessing": ("MultiprocessingBackend",),
+    "pbs": ("PBSBackend", "TorqueBackend"),
+    "selection": ("select_backend",),
+    "slurm": ("SlurmBackend",),
 }
 
-__getattr__ = _attributes(__name__, _HOME)  # a worker process imports this package before it may load anything heavy
+__getattr__, __dir__ = _attributes(__name__, _HOME)
 
 BackendFactory = Callable[["BackendOptions"], "CMCBackend"]
 
@@ -86,7 +84,3 @@ def register_backend(name: str, factory: BackendFactory) -> None:
 
     BACKENDS[name] = factory
     BACKEND_NAMES.add(name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
