@@ -6,7 +6,6 @@ shards, :func:`agreement_figure` the p-values of the tests. Shards that the test
 number; shards without usable draws are listed below the figure.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.summary import format_number
-from homodyne.viz.labels import NORMAL, SMALL, counted, new_figure, style_axes, symbol, with_unit
+from homodyne.viz.labels import NORMAL, SMALL, counted, new_figure, panels, style_axes, symbol, with_unit, write_below
 from homodyne.viz.posterior import scale_power
 
 Array = NDArray[np.float64]
@@ -154,15 +153,9 @@ def shard_forest_figure(
     """One panel per parameter (the first eight): every shard's mean and sd against the combined posterior."""
     table = shard_table(diagnostics)
     shown = min(len(table.names), max_parameters)
-    columns = min(shown, 4)
-    rows = -(-shown // columns)
-    count = len(table.ids)
-    height = float(np.clip(0.085 * count, 1.5, 5.5))
-    figure = new_figure(2.1 * columns + 1.0, (height + 0.95) * rows + 0.7)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for ax in axes.flat[shown:]:
-        ax.set_visible(False)
-    for k, ax in enumerate(axes.flat[:shown]):
+    height = float(np.clip(0.085 * len(table.ids), 1.5, 5.5))
+    figure, axes, columns = panels(shown, 4, (2.1, height + 0.95), (1.0, 0.7))
+    for k, ax in enumerate(axes):
         draw_forest(ax, table, k)
         power = scale_power(np.maximum(np.abs(table.center[k : k + 1]), table.width[k]))
         unit = (units or {}).get(table.names[k], "")
@@ -336,5 +329,4 @@ def _caption(figure: Figure, diagnostics: Mapping[str, Any], text: str) -> None:
         "" if diagnostics["valid"] else f"NOT VALID: {counted(len(diagnostics['problems']), 'problem')}",
         text,
     ]
-    caption = textwrap.fill("; ".join(part for part in parts if part), int(14.5 * figure.get_figwidth()))
-    figure.supxlabel(caption, fontsize=SMALL, color="0.3" if diagnostics["valid"] else _BAD)
+    write_below(figure, parts, "0.3" if diagnostics["valid"] else _BAD)

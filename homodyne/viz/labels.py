@@ -6,6 +6,7 @@ which uncertainty is drawn.
 
 import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -95,6 +96,28 @@ def add_caption(figure: Figure, result: MCMCResult, text: str = "") -> None:
         verdict = f"REFUSED, do not use{reason}"
         style: dict[str, Any] = {"color": "red", "alpha": 0.16, "rotation": 30, "weight": "bold", "zorder": 10}
         figure.text(0.5, 0.5, "REFUSED", fontsize=12 * width**0.9, ha="center", va="center", **style)
-    parts = [verdict, f"method {result.method}", f"uncertainty: {noise}", text]
-    caption = textwrap.fill("; ".join(part for part in parts if part), int(14.5 * width))
-    figure.supxlabel(caption, fontsize=SMALL, color="red" if refused else "0.3")
+    write_below(
+        figure, [verdict, f"method {result.method}", f"uncertainty: {noise}", text], "red" if refused else "0.3"
+    )
+
+
+def write_below(figure: Figure, parts: Sequence[str], colour: str) -> None:
+    """Write those of the parts that are not empty below the figure."""
+    caption = textwrap.fill("; ".join(part for part in parts if part), int(14.5 * figure.get_figwidth()))
+    figure.supxlabel(caption, fontsize=SMALL, color=colour)
+
+
+def panels(
+    count: int, most: int, each: tuple[float, float], around: tuple[float, float], **shared: Any
+) -> tuple[Figure, list[Axes], int]:
+    """Figure with `count` panels in rows of at most `most`, the panels, and the number of columns.
+
+    ``each`` and ``around`` are width and height (inches) of a panel and of what is beside all of them.
+    """
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure = new_figure(each[0] * columns + around[0], each[1] * rows + around[1])
+    axes = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for ax in axes[count:]:
+        ax.set_axis_off()
+    return figure, axes[:count], columns

@@ -61,8 +61,10 @@ def block_mean(upper: Array, step: int) -> tuple[Array, Array]:
     return mean, count
 
 
-def cell_edges(t: Array, step: int) -> Array:
-    """Limits of cells of ``step`` frames; half a frame is added at both ends."""
+def cell_edges(t: Array, step: int = 1) -> Array:
+    """Limits of cells of ``step`` ascending places; half a distance is added at both ends, one to a single place."""
+    if t.size == 1:
+        return np.array([t[0] - 1.0, t[0] + 1.0])
     middle = (t[1:] + t[:-1]) / 2
     edges = np.concatenate([[2 * t[0] - middle[0]], middle, [2 * t[-1] - middle[-1]]])
     return np.append(edges[:-1:step], edges[-1])

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.viz.labels import NORMAL, add_caption, angle_text, new_figure, style_axes
-from homodyne.viz.maps import MAX_ANGLES
+from homodyne.viz.labels import NORMAL, add_caption, angle_text, panels, style_axes
+from homodyne.viz.maps import MAX_ANGLES, cell_edges
 from homodyne.viz.model import spread_over
 
 Array = NDArray[np.float64]
@@ -23,22 +23,14 @@ RANGE = 4.0
 """Standard deviations at the ends of the colour scale."""
 
 
-def tile_edges(places: Array) -> Array:
-    """Limits half-way between neighbouring places (n,), ascending; a single one has the width 2."""
-    if places.size == 1:
-        return np.array([places[0] - 1.0, places[0] + 1.0])
-    middle = (places[1:] + places[:-1]) / 2
-    return np.concatenate([[2 * places[0] - middle[0]], middle, [2 * places[-1] - middle[-1]]])
-
-
 def draw_tiles(ax: Axes, tiles: Mapping[str, Any], angle: int, t: Array) -> None:
     """Tiles of one angle over age (s, linear) and lag (s, logarithmic); what holds no tile stays gray."""
     family, age, sd = (np.asarray(tiles[name][angle]) for name in ("family", "age", "sd"))
-    lags = np.exp(tile_edges(np.log(np.asarray(tiles["lag"]))))
+    lags = np.exp(cell_edges(np.log(np.asarray(tiles["lag"]))))
     columns = int(np.max([max(row, default=0) for row in tiles["age"]])) + 2
     for k in np.unique(family):
         here = family == k
-        ages = t[0] + (t[-1] - t[0]) * np.clip((tile_edges(age[here].astype(float)) + 1) / columns, 0, 1)
+        ages = t[0] + (t[-1] - t[0]) * np.clip((cell_edges(age[here].astype(float)) + 1) / columns, 0, 1)
         ax.pcolormesh(ages, lags[k : k + 2], sd[None, here], cmap="RdBu_r", vmin=-RANGE, vmax=RANGE)
     ax.set_yscale("log")
     ax.set_xlim(t[0], t[-1])
@@ -58,21 +50,14 @@ def misfit_figure(result: MCMCResult) -> Figure:
     if not checks or result.t is None or result.phi is None:
         raise InputError("this result holds no tests against its data: fit again, or give 16 frames or more")
     angles = spread_over(result.phi, MAX_ANGLES)
-    columns = min(len(angles), 3)
-    rows = -(-len(angles) // columns)
-    figure = new_figure(2.5 * columns + 2.2, 2.3 * rows + 1.5)
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    figure, axes, columns = panels(len(angles), 3, (2.5, 2.3), (2.2, 1.5), sharex=True, sharey=True)
     t = np.delete(result.t, list(result.bad_frames))
-    for k, ax in enumerate(axes.ravel()):
-        if k >= len(angles):
-            ax.set_axis_off()
-            continue
+    for k, ax in enumerate(axes):
         draw_tiles(ax, checks["tiles"], angles[k], t)
         left, bottom = k % columns == 0, k + columns >= len(angles)
         style_axes(ax, "age (s)" if bottom else "", "lag (s)" if left else "", angle_text(result.phi[angles[k]]))
         ax.tick_params(labelbottom=bottom)
-    shown = axes.ravel()[: len(angles)]
-    figure.colorbar(shown[0].collections[0], ax=list(shown), extend="both", aspect=30).set_label(
+    figure.colorbar(axes[0].collections[0], ax=axes, extend="both", aspect=30).set_label(
         "(data $-$ model) / standard deviation", fontsize=NORMAL
     )
     p = checks["misfit"]["p"]

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from homodyne.core.parameters import UNITS
-from homodyne.viz.labels import CHAIN_COLOURS, SMALL, new_figure, style_axes, symbol, with_unit
+from homodyne.viz.labels import CHAIN_COLOURS, SMALL, panels, style_axes, symbol, with_unit
 
 _AXES = {"frames": "frames", "angles": "angles", "pixels": "pixels", "counts": "counts per pixel and frame"}
 
@@ -27,20 +27,13 @@ def plan_figure(name: str, varied: Sequence[float], found: Sequence[Any], params
         True values: standard deviations are drawn in per cent of them, those of exponents and directions as they are.
     """
     free = list(found[0].true)
-    columns = min(len(free), 4)
-    rows = -(-len(free) // columns)
-    figure = new_figure(2.4 * columns + 0.4, 2.3 * rows + (0.7 if columns > 2 else 1.1))
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    styles = {
+    figure, axes, columns = panels(len(free), 4, (2.4, 2.3), (0.4, 0.7 if len(free) > 2 else 1.1), sharex=True)
+    styles: dict[str, dict[str, Any]] = {
         "true": {"color": CHAIN_COLOURS[0], "marker": "o", "label": "true (speckle shares frames)"},
         "independent": {"color": CHAIN_COLOURS[1], "linestyle": "--", "label": "if noise were independent"},
         "simulated": {"color": "black", "linestyle": "", "marker": "x", "label": "simulated measurements"},
     }
-    for k, ax in enumerate(axes.ravel()):
-        if k >= len(free):
-            ax.set_axis_off()
-            continue
-        parameter = free[k]
+    for k, (ax, parameter) in enumerate(zip(axes, free, strict=True)):
         relative = parameter not in ("alpha", "beta", "phi0") and params[parameter] != 0
         scale = 100 / abs(params[parameter]) if relative else 1.0
         for kind, style in styles.items():
@@ -57,7 +50,7 @@ def plan_figure(name: str, varied: Sequence[float], found: Sequence[Any], params
         label = f"sd of {symbol(parameter)} (%)" if relative else f"sd of {with_unit(parameter, UNITS[parameter])}"
         style_axes(ax, _AXES[name] if k + columns >= len(free) else "", label)
         ax.tick_params(labelbottom=k + columns >= len(free), which="both", labelsize=SMALL - 1)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper center", ncols=1 if columns < 3 else 3, fontsize=SMALL, frameon=False
     )

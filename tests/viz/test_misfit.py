@@ -7,7 +7,8 @@ import pytest
 
 from homodyne.errors import InputError
 from homodyne.viz import misfit_figure
-from homodyne.viz.misfit import RANGE, tile_edges
+from homodyne.viz.maps import cell_edges
+from homodyne.viz.misfit import RANGE
 
 CHECKS = {
     "tiles": {
@@ -22,8 +23,8 @@ CHECKS = {
 
 
 def test_edges_are_half_way():
-    assert tile_edges(np.array([1.0, 3.0, 9.0])).tolist() == [0.0, 2.0, 6.0, 12.0]
-    assert tile_edges(np.array([5.0])).tolist() == [4.0, 6.0]
+    assert cell_edges(np.array([1.0, 3.0, 9.0])).tolist() == [0.0, 2.0, 6.0, 12.0]
+    assert cell_edges(np.array([5.0])).tolist() == [4.0, 6.0]
 
 
 def test_every_tile_has_its_place_and_colour(static):
