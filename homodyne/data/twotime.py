@@ -74,19 +74,6 @@ class TwoTimeData:
     frames: tuple[int, int]
     source: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        n_phi, n = self.phi.size, self.t.size
-        shapes = {
-            "c2": (self.c2.shape, (n_phi, n, n)),
-            "good": (self.good.shape, (n,)),
-            "diagonal": ((n_phi, n) if self.diagonal is None else self.diagonal.shape, (n_phi, n)),
-            "pixels": ((n_phi,) if self.pixels is None else self.pixels.shape, (n_phi,)),
-            "mean_counts": ((n_phi,) if self.mean_counts is None else self.mean_counts.shape, (n_phi,)),
-        }
-        for name, (got, wanted) in shapes.items():
-            if got != wanted:
-                raise DataError(f"{name} has shape {got}; expected {wanted} for {n_phi} angles and {n} frames.")
-
     @property
     def num_angles(self) -> int:
         """Number of maps."""

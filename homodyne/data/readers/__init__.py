@@ -5,6 +5,7 @@ One module per layout, entered in ``LAYOUTS``. Detection looks at the content, n
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def open_catalog(path: str | Path, format: str | None = None) -> Iterator[Catalo
         for reader in candidates:
             lacking[reader.NAME] = reader.absent(opened)
             if not lacking[reader.NAME]:
-                yield reader.catalog(opened)
+                yield replace(reader.catalog(opened), path=str(file), format=reader.NAME)
                 return
     raise DataError(
         f"{file} is {container} of a layout that is not known. Looked for "

@@ -47,8 +47,6 @@ def catalog(file: "h5py.File") -> Catalog:
     pixels, _ = roi_statistics(file, "/xpcs/dqmap", "/xpcs/mask", None, q_list.size, missing)
 
     return Catalog(
-        path=path,
-        format=NAME,
         num_maps=len(names),
         num_frames=num_frames,
         read_map=read_map,

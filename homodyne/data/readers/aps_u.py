@@ -30,7 +30,6 @@ def absent(file: "h5py.File") -> list[str]:
 
 def catalog(file: "h5py.File") -> Catalog:
     """List the maps of an APS-U file."""
-    path = file.filename
     names, bins = numbered_bins(file, MAPS, "c2", BINS)
     q, phi, num_bins = _bin_positions(file, bins)
     dt, dt_where, average = _frame_interval(file)
@@ -40,8 +39,6 @@ def catalog(file: "h5py.File") -> Catalog:
     pixels, mean_counts = roi_statistics(file, f"{QMAP}/dynamic_roi_map", f"{QMAP}/mask", SCATTERING, num_bins, missing)
 
     return Catalog(
-        path=path,
-        format=NAME,
         num_maps=len(names),
         num_frames=num_frames,
         read_map=read_map,

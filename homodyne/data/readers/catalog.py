@@ -29,8 +29,6 @@ class Catalog:
 
     Attributes
     ----------
-    path, format : str
-        File and name of its layout.
     num_maps, num_frames : int
         Number of maps; number of frames of each.
     read_map : callable
@@ -57,10 +55,10 @@ class Catalog:
         Name of each map inside the file.
     facts, missing : mapping, tuple
         What was found where; what was looked for in vain.
+    path, format : str
+        File and name of its layout, which `open_catalog` adds.
     """
 
-    path: str
-    format: str
     num_maps: int
     num_frames: int
     read_map: ReadMap
@@ -78,6 +76,8 @@ class Catalog:
     names: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    path: str = ""
+    format: str = ""
 
 
 def listed(values: Iterable[float], limit: int = 40) -> str:

@@ -82,8 +82,6 @@ def catalog(source: Source) -> Catalog:
         if array is not None and array.shape != expected:
             raise DataError(f"{path}: {name} has shape {array.shape}; expected {expected}.")
     return Catalog(
-        path=path,
-        format=NAME,
         num_maps=n_maps,
         num_frames=n,
         read_map=lambda index, chosen, out: fields.block("c2", index, chosen, out),

@@ -45,8 +45,6 @@ def catalog(source: tuple[Path, NDArray[Any]]) -> Catalog:
             out[:] = cube[index, frames, frames]
 
     return Catalog(
-        path=str(path),
-        format=NAME,
         num_maps=cube.shape[0],
         num_frames=cube.shape[1],
         read_map=read_map,

@@ -150,8 +150,6 @@ def catalog(members: Members) -> Catalog:
         raise DataError(f"{path}: wavevector_q_list has {q.size} values; expected 1 or {n_maps}, one per map.")
     dt, origin = _time_axis(path, members, n)
     return Catalog(
-        path=str(path),
-        format=NAME,
         num_maps=n_maps,
         num_frames=n,
         read_map=lambda index, frames, out: members.block("c2_exp", index, frames, out),

@@ -80,8 +80,6 @@ def catalog(file: "h5py.File") -> Catalog:
             out[dead, :] = out[:, dead] = np.nan
 
     return Catalog(
-        path=path,
-        format=NAME,
         num_maps=num_maps,
         num_frames=num_frames,
         read_map=read_map,
