@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.data.checks import merged
 from homodyne.data.flat import SAME_ANGLE, SAME_TIME
 from homodyne.errors import InputError
 
@@ -27,7 +28,6 @@ TIME_BINS = 10
 ANGLE_BINS = 64
 """Most bins over the angles; each angle has its own when there are no more."""
 
-_MOST_BUCKETS = 1 << 22
 _CHUNK = 1 << 16  # points handled at once, so that temporaries stay in the cache
 
 
@@ -154,46 +154,8 @@ def numbered(arrays: list[Array], tolerance: float, *, relative: bool) -> tuple[
     values : array
         The smallest value of each number.
     """
-    values = np.unique(np.concatenate([np.unique(a) for a in arrays]))
-    new = np.append(True, np.diff(values) > tolerance * (np.abs(values[1:]) if relative else 1.0))
-    number = np.cumsum(new, dtype=np.int32) - np.int32(1)
-    find = _finder(values)
-    found = []
-    for a in arrays:
-        found.append(np.empty(a.size, dtype=np.int32))
-        for here in _chunks(a.size):
-            found[-1][here] = number[find(a[here])]
-    return found, values[new]
-
-
-def _finder(values: Array) -> Callable[[Array], Array]:
-    """Search for elements of ascending values by their place on an even or logarithmic scale."""
-    scales: list[Callable[[Array], Array]] = [np.asarray, np.log]
-    for scale in scales[: 1 + int(values[0] > 0)]:
-        place = scale(values)
-        span, step = float(place[-1] - place[0]), float(np.diff(place).min(initial=np.inf))
-        if span * 4 <= _MOST_BUCKETS * step:
-            return _bucket_finder(scale, place, 4 / step)
-    return lambda a: np.searchsorted(values, a)
-
-
-def _bucket_finder(scale: Callable[[Array], Array], place: Array, density: float) -> Callable[[Array], Array]:
-    """Each element owns its bucket and the two beside it: four buckets to the next one leave room for rounding."""
-
-    def bucket(places: Array) -> Array:
-        number: Array = ((places - place[0]) * density).astype(np.int32) + np.int32(1)
-        return number
-
-    owned = bucket(place)
-    table = np.zeros(int(owned[-1]) + 2, dtype=np.int32)
-    for beside in (-1, 0, 1):
-        table[owned + beside] = np.arange(place.size)
-
-    def find(a: Array) -> Array:
-        index: Array = table[bucket(scale(a))]
-        return index
-
-    return find
+    values = merged(np.unique(np.concatenate([np.unique(a) for a in arrays])), tolerance, relative=relative)
+    return [(np.searchsorted(values, a, side="right") - 1).astype(np.int32) for a in arrays], values
 
 
 def _chunks(size: int) -> Iterator[slice]:
