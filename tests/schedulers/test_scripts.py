@@ -89,6 +89,30 @@ def test_answers_of_slurm():
     assert Slurm().parse_id("12\n") == Slurm().parse_id("12;cluster\n") == "12"
 
 
+# Slurm 22.05 with slurmdbd, as `sacct -X -n -P -o JobID,State,ExitCode` has printed it; the last three after its manual.
+ACCOUNTS = """\
+1_0|FAILED|7:0
+1_1|FAILED|0:9
+1_2|COMPLETED|0:0
+1_3|OUT_OF_MEMORY|0:125
+1_4|CANCELLED by 0|0:0
+1_5|RUNNING|0:0
+1_[6-7]|PENDING|0:0
+"""
+
+
+def test_accounts_of_slurm():
+    """An element that they call running has ended without a trace: the controller does not know it any more."""
+    assert Slurm().parse_accounts(ACCOUNTS) == {
+        0: State("ended", "ended with exit code 7"),
+        1: State("ended", "was killed by signal 9"),
+        2: State("ended", "ended with exit code 0"),
+        3: State("ended", "out of memory: give the jobs more (memory_gb), or make more shards"),
+        4: State("ended", "was cancelled"),
+    }
+    assert Slurm().parse_accounts("1|FAILED|1:0\n") == {0: State("ended", "ended with exit code 1")}
+
+
 def test_answers_of_pbs():
     found = PBS().parse_status(PBS_PRO)
     assert {index: state.phase for index, state in found.items()} == {

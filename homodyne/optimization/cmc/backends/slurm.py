@@ -1,15 +1,18 @@
 """Slurm: what its commands are told and what they print."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.optimization.cmc.backends.arrays import ArrayBackend
-from homodyne.optimization.cmc.backends.jobs import OUT_OF_MEMORY, OUT_OF_TIME, Dialect, State
+from homodyne.optimization.cmc.backends.jobs import OUT_OF_MEMORY, OUT_OF_TIME, Dialect, State, ask
 
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 _ALIVE = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "SUSPENDED", "STOPPED", "RESIZING"}
+_OPEN = _WAITING | _ALIVE
+_ACCOUNTS = "JobID,State,ExitCode"
 _ENDS = {
     "OUT_OF_MEMORY": OUT_OF_MEMORY,
     "TIMEOUT": OUT_OF_TIME,
@@ -20,7 +23,11 @@ _ENDS = {
 
 
 class Slurm(Dialect):
-    """Job arrays of Slurm; states are read by ``scontrol``, which needs no accounting."""
+    """Job arrays of Slurm.
+
+    States are read by ``scontrol``, which needs no accounting but forgets a job soon after its end (MinJobAge, five
+    minutes); from then on ``sacct`` knows how it ended, where a site keeps accounts.
+    """
 
     name = "slurm"
     array_index = "SLURM_ARRAY_TASK_ID"
@@ -62,6 +69,20 @@ class Slurm(Dialect):
         """``scontrol show job``."""
         return [["scontrol", "show", "job", "-o", job]]
 
+    def status(self, job: str, timeout: float) -> dict[int, State]:
+        """States by element, from the accounts when the controller has forgotten the job."""
+        found = super().status(job, timeout)
+        if not found:
+            with suppress(ExecutionError, InputError):  # there are no accounts, or no sacct
+                return self.parse_accounts(ask(["sacct", "-X", "-n", "-P", "-o", _ACCOUNTS, "-j", job], timeout))
+        return found
+
+    def parse_accounts(self, text: str) -> dict[int, State]:
+        """Elements that have ended; the accounts lag behind, so what they say of others means nothing."""
+        rows = [line.split("|") for line in text.splitlines()]
+        ended = {name: _end(state.partition(" ")[0], code) for name, state, code in rows if state not in _OPEN}
+        return {int(name.partition("_")[2] or 0): state for name, state in ended.items()}
+
     def parse_status(self, text: str) -> dict[int, State]:
         """One line for each element, and one for all that wait."""
         return {element: _state(line) for line in text.splitlines() for element in _elements(line)}
@@ -91,7 +112,11 @@ def _state(line: str) -> State:
         return State("queued", "" if why in ("None", "Priority", "Resources") else why)
     if state in _ALIVE:
         return State("running")
-    code, _, number = _field(line, "ExitCode").partition(":")
+    return _end(state, _field(line, "ExitCode"))
+
+
+def _end(state: str, exit_code: str) -> State:
+    code, _, number = exit_code.partition(":")
     if state in _ENDS:
         return State("ended", _ENDS[state])
     if number not in ("", "0"):
