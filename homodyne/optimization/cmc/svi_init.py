@@ -6,7 +6,6 @@ the pool. Then `run_svi_initialization` (stochastic variational inference), `mod
 from several starts), or `identity_initialization` (nothing is known).
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import ConvergenceError, InputError
-from homodyne.optimization.cmc.mode import Mode, climb, expansion
+from homodyne.optimization.cmc.mode import climb, expansion
 from homodyne.optimization.cmc.model import Array, Model
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import LogDensity, Progress
-
-logger = logging.getLogger(__name__)
 
 PARTICLES = 4  # draws per gradient of the evidence bound
 CHUNKS = 20  # reports of progress
@@ -99,25 +96,18 @@ def shard_density(model: Model, pooled: Mapping[str, Any], num_shards: int, poin
 
     ``log L(z | pool) * points_per_shard / pool size + log_prior(z) / num_shards``.
     """
+    if num_shards < 1 or not 0.0 < points_per_shard < np.inf:
+        raise InputError(f"num_shards is {num_shards}, points_per_shard {points_per_shard}: both must be positive")
     shard = model.load(dict(pooled))
     argument = model.argument(shard)
-    power, scale = _shares(model, shard, num_shards, points_per_shard)
+    power, scale = 1.0 / num_shards, points_per_shard / model.num_points(shard)
     return lambda z: scale * model.log_likelihood(z, argument, power) + power * model.log_prior(z)
 
 
-def _shares(model: Model, shard: Any, num_shards: int, points_per_shard: float) -> tuple[float, float]:
-    if num_shards < 1 or not 0.0 < points_per_shard < np.inf:
-        raise InputError(f"num_shards is {num_shards}, points_per_shard {points_per_shard}: both must be positive")
-    return 1.0 / num_shards, points_per_shard / model.num_points(shard)
-
-
-def identity_initialization(model: Model, center: npt.ArrayLike | None = None) -> Initialization:
+def identity_initialization(model: Model, center: Array | None = None) -> Initialization:
     """Start around `center` (d,), zero unless given, with widths of one in every unconstrained coordinate."""
     d = len(model.names)
-    origin = np.zeros(d) if center is None else np.array(center, dtype=np.float64)
-    if origin.shape != (d,) or not np.isfinite(origin).all():
-        raise InputError(f"center is {origin}, expected {d} finite numbers, one for each of {model.names}")
-    return Initialization(origin, np.eye(d), "identity")
+    return Initialization(np.zeros(d) if center is None else center, np.eye(d), "identity")
 
 
 def mode_initialization(
@@ -141,46 +131,32 @@ def mode_initialization(
     ConvergenceError
         When no start leads to a mode with positive definite precision.
     """
-    origin = np.asarray(start, dtype=np.float64)
-    mode = _best_mode(log_density, origin, num_starts, seed)
-    if mode is None:
+    origin, rng = np.asarray(start, dtype=np.float64), np.random.default_rng(seed)
+    expand, found, highest = expansion(log_density), None, -np.inf
+    for k in range(num_starts):
+        begin = origin + (k > 0) * rng.standard_normal(len(origin))
+        if not np.isfinite(expand(begin)[0]):
+            continue
+        mode = climb(expand, begin)
+        covariance = _inverse(mode.precision)
+        if mode.converged and covariance is not None and mode.value > highest:
+            found, highest = Initialization(mode.point, covariance, "nlsq"), mode.value
+    if found is None:
         raise ConvergenceError(
             f"no mode of the posterior was found from {num_starts} starts around {origin}: a parameter may not be "
             "identified by the data of one shard; use fewer shards, a tighter prior, or another initialization"
         )
-    logger.debug("mode found with log density %.6g", mode.value)
-    return Initialization(mode.point, _inverse(mode.precision), "nlsq")
+    return found
 
 
-def _best_mode(log_density: LogDensity, origin: Array, num_starts: int, seed: int) -> Mode | None:
-    """Climb from several starts; the highest converged mode with positive definite precision."""
-    if num_starts < 1:
-        raise InputError(f"num_starts is {num_starts}, must be at least 1")
-    rng = np.random.default_rng(seed)
-    expand, best = expansion(log_density), None
-    for k in range(num_starts):
-        start = origin + (k > 0) * rng.standard_normal(len(origin))
-        if not np.isfinite(expand(start)[0]):
-            continue
-        mode = climb(expand, start)
-        if mode.converged and _is_positive(mode.precision) and (best is None or mode.value > best.value):
-            best = mode
-    return best
-
-
-def _is_positive(precision: Array) -> bool:
+def _inverse(precision: Array) -> Array | None:
+    """Invert a matrix in coordinates of unit diagonal, as scales may differ by many orders; None if not positive."""
     diagonal = np.diag(precision)
     if not (np.isfinite(precision).all() and (diagonal > 0.0).all()):
-        return False
+        return None
     size = np.sqrt(diagonal)
-    return bool(np.linalg.eigvalsh(precision / size / size[:, None])[0] > 1e-12)
-
-
-def _inverse(precision: Array) -> Array:
-    """Invert a positive definite matrix in coordinates of unit diagonal: scales may differ by many orders."""
-    size = np.sqrt(np.diag(precision))
-    inverse = np.linalg.inv(precision / size / size[:, None])
-    return np.asarray(0.5 * (inverse + inverse.T) / size / size[:, None])
+    values, vectors = np.linalg.eigh(precision / size / size[:, None])
+    return (vectors / values) @ vectors.T / size / size[:, None] if values[0] > 1e-12 else None
 
 
 def run_svi_initialization(
@@ -237,43 +213,26 @@ def run_svi_initialization(
             f"num_steps is {num_steps}, learning_rate {learning_rate}, rank {rank}: expected more than {CHUNKS} steps, "
             "a positive rate and a positive rank"
         )
-    shard = model.load(dict(pooled_data))
-    power, scale = _shares(model, shard, num_shards, points_per_shard)
-    argument = model.argument(shard)
-    origin, factor = _frame(model, pooled_data, num_shards, points_per_shard, init, seed)
+    density = shard_density(model, pooled_data, num_shards, points_per_shard)
+    if init is None:
+        try:
+            init = mode_initialization(density, np.zeros(len(model.names)), seed=seed)
+        except ConvergenceError:  # no interior mode: optimise in the coordinates of the model
+            init = identity_initialization(model)
+    origin, factor = init.center, np.linalg.cholesky(init.covariance)
 
-    def target(w: jax.Array, argument: Any) -> jax.Array:
-        z = jnp.asarray(origin) + jnp.asarray(factor) @ w
-        return scale * model.log_likelihood(z, argument, power) + power * model.log_prior(z)
+    def target(w: jax.Array) -> jax.Array:
+        return density(jnp.asarray(origin) + jnp.asarray(factor) @ w)
 
-    losses, loc, covariance = _optimise(target, argument, len(origin), num_steps, learning_rate, rank, seed, progress)
+    losses, loc, covariance = _optimise(target, len(origin), num_steps, learning_rate, rank, seed, progress)
     _check_plateau(losses, len(origin))
-    _check_stationary(target, argument, loc, covariance, seed)
+    _check_stationary(target, loc, covariance, seed)
     result = factor @ covariance @ factor.T
     return Initialization(origin + factor @ loc, 0.5 * (result + result.T), "svi")
 
 
-def _frame(
-    model: Model,
-    pooled: Mapping[str, Any],
-    num_shards: int,
-    points_per_shard: float,
-    init: Initialization | None,
-    seed: int,
-) -> tuple[Array, Array]:
-    """Origin (d,) and factor (d, d) of the whitened coordinates."""
-    if init is not None:
-        return init.center, np.asarray(np.linalg.cholesky(init.covariance), dtype=np.float64)
-    d = len(model.names)
-    density = shard_density(model, pooled, num_shards, points_per_shard)
-    mode = _best_mode(density, np.zeros(d), 4, seed)
-    if mode is None:  # no interior mode: optimise in the coordinates of the model
-        return np.zeros(d), np.eye(d)
-    return mode.point, np.asarray(np.linalg.cholesky(_inverse(mode.precision)), dtype=np.float64)
-
-
 def _optimise(
-    target: Any, argument: Any, d: int, num_steps: int, rate: float, rank: int, seed: int, progress: Progress | None
+    target: LogDensity, d: int, num_steps: int, rate: float, rank: int, seed: int, progress: Progress | None
 ) -> tuple[Array, Array, Array]:
     """Return the losses (step,), and mean (d,) and covariance (d, d) of the guide."""
     import numpyro
@@ -282,9 +241,8 @@ def _optimise(
     from numpyro.infer.autoguide import AutoLowRankMultivariateNormal
     from numpyro.infer.initialization import init_to_value
 
-    def posterior(argument: Any) -> None:
-        w = numpyro.sample("w", ImproperUniform(constraints.real_vector, (), (d,)))
-        numpyro.factor("target", target(w, argument))
+    def posterior() -> None:
+        numpyro.factor("target", target(numpyro.sample("w", ImproperUniform(constraints.real_vector, (), (d,)))))
 
     start = init_to_value(values={"w": jnp.zeros(d)})
     guide = AutoLowRankMultivariateNormal(posterior, rank=min(rank, d), init_loc_fn=start, init_scale=1.0)
@@ -293,13 +251,13 @@ def _optimise(
     size = -(-num_steps // CHUNKS)
 
     @jax.jit
-    def advance(state: Any, argument: Any) -> Any:
-        return jax.lax.scan(lambda state, _: svi.update(state, argument), state, None, length=size)
+    def advance(state: Any) -> Any:
+        return jax.lax.scan(lambda state, _: svi.update(state), state, None, length=size)
 
-    state = jax.jit(svi.init)(jax.random.key(seed), argument)
+    state = jax.jit(svi.init)(jax.random.key(seed))
     losses: list[npt.NDArray[np.float64]] = []
     for done in range(size, size * CHUNKS + 1, size):
-        state, chunk = advance(state, argument)
+        state, chunk = advance(state)
         losses.append(np.asarray(chunk))
         if not np.isfinite(losses[-1]).all():
             raise ConvergenceError(
@@ -326,7 +284,7 @@ def _check_plateau(losses: Array, d: int) -> None:
         )
 
 
-def _check_stationary(target: Any, argument: Any, loc: Array, covariance: Array, seed: int) -> None:
+def _check_stationary(target: LogDensity, loc: Array, covariance: Array, seed: int) -> None:
     """Demand zero mean gradient, and minus the mean Hessian to be the precision (Stein's identities).
 
     For draws w of a normal q with precision P, E[grad log p] = 0 and diag(P E[(w - loc) grad^T]) = -diag(P) hold
@@ -336,8 +294,8 @@ def _check_stationary(target: Any, argument: Any, loc: Array, covariance: Array,
     factor = np.linalg.cholesky(covariance)
     noise = np.random.default_rng(seed).standard_normal((PROBES // 2, d))
     noise = np.concatenate([noise, -noise])  # antithetic: linear terms have no error
-    gradient = jax.jit(lambda points, argument: jax.lax.map(lambda w: jax.grad(target)(w, argument), points))
-    slopes = np.asarray(gradient(jnp.asarray(loc + noise @ factor.T), argument))
+    gradient = jax.jit(lambda points: jax.lax.map(jax.grad(target), points))
+    slopes = np.asarray(gradient(jnp.asarray(loc + noise @ factor.T)))
     precision = np.linalg.inv(covariance)
     shift = np.abs(factor.T @ slopes.mean(axis=0))
     curvature = -np.diag(np.linalg.solve(factor.T, noise.T) @ slopes) / len(slopes)
