@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,8 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from homodyne.core.parameters import ALIASES, LAMINAR_NAMES, MODE_ALIASES, MODES
+from homodyne.core.parameters import LAMINAR_NAMES, MODES
 
+MODE_ALIASES = {"static_isotropic": "static", "static_anisotropic": "static"}
 COMBINATION_ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
 
 BACKEND_NAMES = {
@@ -120,28 +122,23 @@ class ScalingConfig(Section):
     prior: NormalPrior
 
 
-def _rename_aliases(given: Any) -> Any:
-    """Accept older spellings of parameter names."""
-    if not isinstance(given, dict):
-        return given
-    renamed: dict[Any, Any] = {}
-    for name, value in given.items():
-        known = ALIASES.get(name, name)
-        if known in renamed or (known != name and known in given):
-            raise ValueError(f"{name} is another spelling of {known}: give only one of them")
-        renamed[known] = value
-    return renamed
-
-
 class ParametersConfig(Section):
     """The physical parameters by name, and the prior of the two scaling parameters."""
 
     D0: ParameterConfig = Field(ParameterConfig(), description="transport amplitude, Å²/s^(1+alpha)")
     alpha: ParameterConfig = Field(ParameterConfig(), description="transport exponent")
     D_offset: ParameterConfig = Field(ParameterConfig(), description="transport offset, Å²/s")
-    gamma_dot_0: ParameterConfig = Field(ParameterConfig(), description="shear rate amplitude, 1/s^(1+beta)")
+    gamma_dot_0: ParameterConfig = Field(
+        ParameterConfig(),
+        validation_alias=AliasChoices("gamma_dot_0", "gamma_dot_t0"),  # what older software calls it
+        description="shear rate amplitude, 1/s^(1+beta)",
+    )
     beta: ParameterConfig = Field(ParameterConfig(), description="shear rate exponent")
-    gamma_dot_offset: ParameterConfig = Field(ParameterConfig(), description="shear rate offset, 1/s")
+    gamma_dot_offset: ParameterConfig = Field(
+        ParameterConfig(),
+        validation_alias=AliasChoices("gamma_dot_offset", "gamma_dot_t_offset"),
+        description="shear rate offset, 1/s",
+    )
     phi0: ParameterConfig = Field(ParameterConfig(), description="flow direction, degrees")
     contrast: ScalingConfig = Field(
         ScalingConfig(prior=NormalPrior(type="normal", mean=0.5, sd=1.0)), description="speckle contrast of every angle"
@@ -149,8 +146,6 @@ class ParametersConfig(Section):
     offset: ScalingConfig = Field(
         ScalingConfig(prior=NormalPrior(type="normal", mean=1.0, sd=1.0)), description="baseline of c2 of every angle"
     )
-
-    _aliases = model_validator(mode="before")(_rename_aliases)
 
     def given(self) -> dict[str, ParameterConfig]:
         """Return the physical parameters about which the user said something."""

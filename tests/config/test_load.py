@@ -128,7 +128,7 @@ def test_older_names_of_parameters():
     assert config.parameters.gamma_dot_offset.fixed == 0.0
     assert set(config.parameters.given()) == {"gamma_dot_0", "gamma_dot_offset"}
     twice = {"parameters": {"gamma_dot_0": {"fixed": 1.0}, "gamma_dot_t0": {"fixed": 2.0}}}
-    assert "give only one of them" in problems(twice)
+    assert "parameters.gamma_dot_t0: unknown key; did you mean parameters.gamma_dot_0?" in problems(twice)
 
 
 EVERYTHING = {

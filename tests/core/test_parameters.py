@@ -13,7 +13,6 @@ from homodyne.core.parameters import (
     MODES,
     STATIC_NAMES,
     UNITS,
-    canonical_mode,
     parameter_space,
 )
 from homodyne.core.priors import make_prior
@@ -305,26 +304,11 @@ def test_coordinate_names():
     assert set(LAMINAR_NAMES) < set(UNITS)
 
 
-def test_older_spellings():
-    assert canonical_mode("static_isotropic") == canonical_mode("static_anisotropic") == "static"
-    prior = make_prior("half_normal", {"sd": 1.0})
-    space = parameter_space("laminar_flow", T, fixed={"gamma_dot_t_offset": 0.0}, priors={"gamma_dot_t0": prior})
-    assert space.fixed == {"gamma_dot_offset": 0.0}
-    assert space.priors["gamma_dot_0"] is prior
-
-
 WRONG = {
-    "unknown mode": (("creep", T, {}), "'creep'.*static, laminar_flow, static_isotropic"),
-    "parameter of the other mode": (("static", T, {"fixed": {"beta": 0.0}}), "unknown parameter beta in static mode"),
-    "unknown prior": (("static", T, {"priors": {"D1": BOUNDED["D0"]}}), "unknown parameter D1.*D0, alpha, D_offset"),
-    "time zero": (("static", T - T[0], {}), "from 0 to 2.9 s.*above zero"),
-    "times backwards": (("static", T[::-1], {}), "increasing times"),
-    "time not a number": (("static", np.array([np.nan, 1.0]), {}), "from nan to 1 s"),
     "nothing to fit": (
         ("static", T, {"fixed": {n: FIXED[n] for n in STATIC_NAMES}}),
         "all parameters of static mode are fixed",
     ),
-    "unknown coordinates": (("static", T, {"coordinates": "polar"}), "'polar': expected 'anchor' or 'physical'"),
     "two constants": (
         ("static", T, {"fixed": {"alpha": 0.0}}),
         "alpha is fixed at 0.*D0 and D_offset are.*fix D_offset",
