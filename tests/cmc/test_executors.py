@@ -133,7 +133,7 @@ for kind in ("dask", "parsl", "ray"):
     ] == [True] * 3
 
 
-@pytest.mark.parametrize("kind", ["executor", "dask"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_shard_that_takes_too_long_is_ended(kind, tmp_path):
     tasks = [task(0, payload=b"x"), task(1, "hang in compiled code", tmp_path), task(2, "refuse")]
     results, failures = outcome(BACKENDS[kind](options(timeout=2.0, max_attempts=1)), tasks)
@@ -180,13 +180,23 @@ class Swallowing(ThreadPoolExecutor):
         return super().submit(work, setup, message)
 
 
-def test_an_answer_that_is_lost_on_its_way_is_worked_out_again():
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_answer_that_is_lost_on_its_way_is_worked_out_again(count):
+    """Also when there is no other shard whose time would tell that it is late."""
+    tasks = [task(1), task(0), task(2)][:count]
     with Swallowing(2) as own:
         backend = ExecutorBackend(lambda: nullcontext(own), options(straggler=0.1))
-        results, failures = outcome(backend, [task(0), task(1), task(2)])
+        results, failures = outcome(backend, tasks)
         assert own.swallowed.cancelled()
     assert failures == []
-    assert {shard_id: result["attempt"] for shard_id, result in results.items()} == {0: 0, 1: 0, 2: 0}
+    assert {shard_id: result["attempt"] for shard_id, result in results.items()} == {each.shard_id: 0 for each in tasks}
+
+
+def test_work_that_fails_after_its_first_answer_was_lost_has_failed():
+    with Swallowing(2) as own:
+        backend = ExecutorBackend(lambda: nullcontext(own), options(straggler=0.1, max_attempts=1))
+        results, failures = outcome(backend, [task(1, "refuse")])
+    assert (results, failures[0].reason) == ({}, "the model has no parameters")
 
 
 def test_who_is_a_straggler():
@@ -213,6 +223,17 @@ def test_who_is_a_straggler():
     assert agenda.stragglers() == []
     now[0] += 2.0
     assert agenda.stragglers() == [again]
+
+
+def test_the_last_shard_is_a_straggler_when_none_has_finished():
+    now = [0.0]
+    agenda = Agenda([task(0), task(1)], lambda *_: None, None, options(straggler=10.0, early_stop=0), lambda: now[0])
+    first, last = agenda.take(), agenda.take()
+    now[0] = 100.0
+    assert agenda.stragglers() == []  # two that take as long as each other
+    agenda.settle(first, Failed("refused", retry=False))
+    assert agenda.stragglers() == [last]
+    assert agenda.stragglers() == []
 
 
 def test_work_that_stays_in_the_process_promises_no_time_limit(caplog):

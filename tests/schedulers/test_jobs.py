@@ -177,6 +177,23 @@ def test_status_and_cancel_of_a_run_that_somebody_else_has_started(scheduler, tm
     assert "4 ended, cancelled" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("scheduler", ["pbs"], indirect=True)
+def test_a_straggler_is_named(scheduler, tmp_path, caplog):
+    store = store_of(tmp_path / "store", 2)
+    (store.path / "fault-1").write_text("wait")
+
+    def go_on():
+        until(lambda: any("shard 1 has been running for" in text for text in caplog.messages))
+        (store.path / "go").touch()
+
+    watcher = threading.Thread(target=go_on)
+    watcher.start()
+    results, failures = outcome(backend_of(scheduler, straggler=0.2), tasks_of(store))
+    watcher.join()
+    assert failures == []
+    assert {result.attempts for result in results.values()} == {1}  # named, not run a second time
+
+
 COORDINATOR = """
 import sys
 sys.path[:0] = {paths!r}

@@ -223,7 +223,7 @@ class Agenda:
         self._reasons: dict[int, list[str]] = {}
         self._failures: dict[int, ShardFailure] = {}
         self._clock = clock
-        self._taken: dict[int, float] = {}
+        self._taken: dict[int, tuple[ShardTask, float]] = {}
         self._begun: dict[int, tuple[ShardTask, float]] = {}
         self._slow: set[int] = set()  # shards whose slowness has been reported
         self._seconds: list[float] = []  # that finished shards have taken
@@ -246,7 +246,7 @@ class Agenda:
     def take(self) -> ShardTask:
         """Take the next task."""
         task = self._waiting.popleft()
-        self._taken[task.shard_id] = self._clock()
+        self._taken[task.shard_id] = task, self._clock()
         return task
 
     def put_back(self, task: ShardTask) -> None:
@@ -262,25 +262,33 @@ class Agenda:
         return news
 
     def stragglers(self) -> list[ShardTask]:
-        """Report, and return, tasks that run for much longer than finished ones did; each once."""
+        """Report, and return, tasks that run for much longer than finished ones did; each once.
+
+        The last task that is open, when none has finished, is reported as soon as it could be a straggler: its
+        answer may be lost.
+        """
+        lone = len(self._open) == 1 and not self._seconds and not self._waiting
+        running = {shard_id: self._taken[shard_id] for shard_id in self._open} if lone else self._begun
         now = self._clock()
-        late = [each for k, each in self._begun.items() if k not in self._slow and self._is_late(now - each[1])]
+        late = [each for k, each in running.items() if k not in self._slow and self._is_late(now - each[1], lone)]
         for task, since in late:
-            logger.warning(
-                "shard %d has been running for %.0f s, the median of the %d finished shards is %.0f s",
-                task.shard_id, now - since, len(self._seconds), statistics.median(self._seconds),
-            )  # fmt: skip
+            logger.warning("shard %d has been running for %.0f s, %s", task.shard_id, now - since, self._usual())
             self._slow.add(task.shard_id)
         return [task for task, _ in late]
 
-    def _is_late(self, seconds: float) -> bool:
-        if seconds < self._options.straggler or not self._seconds:
-            return False
-        return seconds > SLOW * statistics.median(self._seconds)
+    def _is_late(self, seconds: float, lone: bool) -> bool:
+        return seconds >= self._options.straggler and (
+            lone or (bool(self._seconds) and seconds > SLOW * statistics.median(self._seconds))
+        )
+
+    def _usual(self) -> str:
+        if not self._seconds:
+            return "and none has finished to compare it with"
+        return f"the median of the {len(self._seconds)} finished shards is {statistics.median(self._seconds):.0f} s"
 
     def settle(self, task: ShardTask, outcome: Any) -> None:
         """Note what has come of a task: a result, or `Failed`."""
-        _, since = self._begun.pop(task.shard_id, (task, self._taken[task.shard_id]))
+        _, since = self._begun.pop(task.shard_id, self._taken[task.shard_id])
         self._slow.discard(task.shard_id)
         if isinstance(outcome, Failed):
             self._settle_failure(task, outcome)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from homodyne.optimization.cmc.backends import child
@@ -125,12 +124,13 @@ class ExecutorBackend(CMCBackend):
             future.add_done_callback(flight.done.put)
 
     def _hand_over(self, task: ShardTask, setup: bytes) -> "Future[bytes]":
-        message, work = child.encode(task), child.run_elsewhere
-        if self.options.timeout is not None and self._keeps_time:
-            work = partial(run_limited, replace(self.options, run="", jobs=None), task.shard_id, task.threads)
+        message = child.encode(task)
         if self._executor is None:
             self._executor = self._held.enter_context(self._factory())
-        return self._executor.submit(work, setup, message)
+        if self.options.timeout is None or not self._keeps_time:
+            return self._executor.submit(child.run_elsewhere, setup, message)
+        limits = replace(self.options, run="", jobs=None)
+        return self._executor.submit(run_limited, limits, task.shard_id, task.threads, setup, message)
 
     def _land(self, agenda: Agenda, flight: "_Flight", future: "Future[bytes]") -> None:
         """Handle a future that is done."""
@@ -156,8 +156,6 @@ class ExecutorBackend(CMCBackend):
             outcome = pickle.loads(future.result())
         task = flight.tasks.pop(future)
         twins = [other for other, same in flight.tasks.items() if same is task] if flight.doubled else []
-        if twins and isinstance(outcome, Failed):
-            return  # the other one goes on
         for twin in twins:
             del flight.tasks[twin]
             _cancel(twin)
