@@ -57,8 +57,8 @@ def require_store(config: "Config") -> None:
 def store_of(config: "Config") -> Path | None:
     """Where finished shards are kept; None where they are not."""
     backend = config.optimization.cmc.backend
-    kept = may_use_shards(config) and backend.enable_checkpoints and backend.checkpoint_dir is not None
-    return Path(backend.checkpoint_dir) if kept and backend.checkpoint_dir is not None else None
+    kept = backend.checkpoint_dir if may_use_shards(config) and backend.enable_checkpoints else None
+    return None if kept is None else Path(kept)
 
 
 @contextmanager

@@ -231,20 +231,9 @@ def _grid_moments(  # type: ignore[no-untyped-def]
                         z = p * width
                         sine_i, cosine_i = sine[z + n_col + s] / h[p], cosine[z + n_col + s] / h[p]
                         s1, s2, s3 = _moments_far(
-                            values,
-                            weights,
-                            at,
-                            decay,
-                            inverse,
-                            near,
-                            count,
-                            sine,
-                            cosine,
-                            z + a,
-                            sine_i,
-                            cosine_i,
-                            fourth,
-                        )
+                            values, weights, at, decay, inverse, near, count, sine, cosine, z + a,
+                            sine_i, cosine_i, fourth,
+                        )  # fmt: skip
                         t1, t2, t3 = t1 + s1, t2 + s2, t3 + s3
                 out[c, p, 0] += t1
                 out[c, p, 1] += t2

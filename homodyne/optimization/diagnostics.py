@@ -166,12 +166,16 @@ def unusable(x: Array, names: Sequence[str]) -> dict[str, str]:
     return broken
 
 
-def _measure(columns: Array) -> tuple[Array, ...]:
-    """R-hat and effective sizes (bulk, tail, folded) of columns (d, chain, draw)."""
+def array_stats() -> Any:
+    """Functions of ArviZ on arrays, loaded when they are first needed."""
     from arviz_stats.base.array import array_stats
 
-    stats: Any = array_stats
-    half = columns.shape[2] // 2
+    return array_stats
+
+
+def _measure(columns: Array) -> tuple[Array, ...]:
+    """R-hat and effective sizes (bulk, tail, folded) of columns (d, chain, draw)."""
+    stats, half = array_stats(), columns.shape[2] // 2
     pairs = columns if columns.shape[1] > 1 else columns[:, 0, : 2 * half].reshape(len(columns), 2, half)
     return (
         stats.rhat(pairs, method="rank"),  # of one chain: its quarters are compared

@@ -7,10 +7,11 @@ distributions apart best. Every difference is judged against a tolerance plus tw
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from homodyne.optimization.diagnostics import array_stats
 
 Array = npt.NDArray[np.float64]
 
@@ -143,11 +144,8 @@ def _means(values: Array, shape: tuple[int, int], independent: bool) -> Estimate
     """Means over the draws of values (draws, k), with errors from the effective sample sizes."""
     if independent:
         return Estimate(values.mean(axis=0), values.std(axis=0) / np.sqrt(len(values)))
-    from arviz_stats.base.array import array_stats
-
-    stats: Any = array_stats
     columns = np.moveaxis(values.reshape(*shape, -1), 2, 0)
-    return Estimate(values.mean(axis=0), np.asarray(stats.mcse(columns, method="mean"), dtype=np.float64))
+    return Estimate(values.mean(axis=0), np.asarray(array_stats().mcse(columns, method="mean"), dtype=np.float64))
 
 
 def overlap(at_points: Array, weights: Array, at_draws: Array, independent: bool) -> Estimate:

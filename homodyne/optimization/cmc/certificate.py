@@ -15,6 +15,7 @@ errors.) A mode that neither the draws nor ``modes`` know of cannot be seen by a
 that a multistart search finds.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -88,13 +89,8 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, for JSON; what is not finite becomes None."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return [plain(item) for item in value]
-            return None if isinstance(value, float) and not np.isfinite(value) else value
-
-        return {name: plain(value) for name, value in asdict(self).items()}
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda name: None)
+        return record
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Certificate":

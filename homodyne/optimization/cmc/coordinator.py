@@ -1,7 +1,7 @@
 """Entries to Consensus Monte Carlo: `sample_consensus` for any model, `CMCCoordinator` for two-time maps."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from homodyne.optimization.cmc.svi_init import (
     shard_density,
 )
 from homodyne.optimization.cmc.types import Initialization
-from homodyne.optimization.density import Progress
+from homodyne.optimization.density import LogDensity, Progress
 from homodyne.versions import used_versions
 
 INITIALIZATIONS = ("nlsq", "svi", "identity")
@@ -117,7 +117,7 @@ def sample_consensus(
         data=digest_arrays(arrays),
         model=f"{type(engine).__name__}: {', '.join(engine.joint_names)}",
         densities=_densities(engine, arrays),
-        configuration={"strategy": strategy, "initialization": initialization, **_sampling(settings)},
+        configuration={"strategy": strategy, "initialization": initialization, **asdict(settings.nuts)},
         names=engine.joint_names,
         points=tuple(np.bincount(owner, minlength=num_shards).tolist()),
         seed=seed,
@@ -130,11 +130,12 @@ def sample_consensus(
                 held.write_shard(k, {name: array[owner == k] for name, array in arrays.items()})
             held.finish_setup()
         shards = [held.read_shard(k) for k in range(num_shards)]
-        init = _initialize(engine, shards, initialization, size / num_shards, seed)
+        pooled = pool_samples_from_shards(shards, max(200, _POOL // num_shards), seed=seed)
+        init = _initialize(engine, pooled, initialization, num_shards, size / num_shards, seed)
         check_identity(engine, lambda k: engine.load(shards[k]), num_shards, engine.load(arrays), init.center, seed)
         pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
         runner = select_backend(hardware, backend, num_shards=num_shards, pure_jax=pure, options=options)
-        guesses = _further_modes(engine, shards, init, size / num_shards, seed)
+        guesses = _further_modes(engine, shard_density(engine, pooled, num_shards, size / num_shards), init, seed)
         found = run_consensus(engine, held, init, settings, runner, guesses=guesses, progress=progress)
     diagnostics = {**found.diagnostics, "warnings": [*notes, *found.diagnostics["warnings"]]}
     return MCMCResult(
@@ -165,17 +166,10 @@ def _densities(model: Model, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[fl
     return *priors, *model.statistics(points, model.load(arrays)).ravel().tolist()
 
 
-def _sampling(settings: ConsensusSettings) -> dict[str, Any]:
-    """Return what of the settings decides about the draws of the shards."""
-    nuts = settings.nuts
-    names = ("num_warmup", "num_samples", "num_chains", "target_accept_prob", "max_tree_depth", "init_spread")
-    return {name: getattr(nuts, name) for name in (*names, "adapt_mass")}
-
-
-def _initialize(model: Model, shards: list[Any], method: str, points_per_shard: float, seed: int) -> Initialization:
+def _initialize(
+    model: Model, pooled: Mapping[str, Any], method: str, count: int, points_per_shard: float, seed: int
+) -> Initialization:
     """Start by the method asked for, or by the next that works, and say which failed."""
-    count = len(shards)
-    pooled = pool_samples_from_shards(shards, max(200, _POOL // count), seed=seed)
     notes: list[str] = []
     if method == "svi":
         try:
@@ -192,16 +186,12 @@ def _initialize(model: Model, shards: list[Any], method: str, points_per_shard: 
     return replace(identity_initialization(model), notes=tuple(notes))
 
 
-def _further_modes(
-    model: Model, shards: list[Any], init: Initialization, points_per_shard: float, seed: int
-) -> list[npt.NDArray[np.float64]]:
+def _further_modes(model: Model, density: LogDensity, init: Initialization, seed: int) -> list[npt.NDArray[np.float64]]:
     """Ascend a typical shard from wide starts: chains that all start at one mode may never see another.
 
     Half of the starts are as wide as the first mode is away from zero, half follow the prior's normal approximation.
     """
-    count, center = len(shards), init.center
-    pooled = pool_samples_from_shards(shards, max(200, _POOL // count), seed=seed)
-    expand, rng = expansion(shard_density(model, pooled, count, points_per_shard)), np.random.default_rng([seed, 4])
+    center, expand, rng = init.center, expansion(density), np.random.default_rng([seed, 4])
     noise = rng.standard_normal((2, _STARTS, len(center)))
     starts = [-center, *(noise[0] * np.maximum(1.0, np.abs(center)))]
     prior = expansion(model.log_prior)

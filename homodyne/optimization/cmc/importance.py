@@ -1,11 +1,12 @@
 """Importance weights: normalised, Pareto-smoothed, with their tail index and effective size."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
+
+from homodyne.optimization.diagnostics import array_stats
 
 Array = npt.NDArray[np.float64]
 
@@ -42,9 +43,6 @@ def smoothed(log_ratios: Array) -> Weights:
     log_ratios
         (n,) log target minus log proposal, minus infinity allowed; at least 25 of them finite.
     """
-    from arviz_stats.base.array import array_stats
-
-    stats: Any = array_stats
     finite = np.isfinite(log_ratios)
     kept = log_ratios[finite]
     plain = kept - logsumexp(kept)
@@ -53,7 +51,7 @@ def smoothed(log_ratios: Array) -> Weights:
         smooth, k_hat = plain, 0.0  # the fitted index of such weights is noise
     else:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            smooth, k_hat = stats.psislw(-kept)
+            smooth, k_hat = array_stats().psislw(-kept)
     log_weights = np.full(len(log_ratios), -np.inf)
     log_weights[finite] = smooth
     log_evidence = float(np.median(kept - smooth)) - np.log(len(log_ratios))

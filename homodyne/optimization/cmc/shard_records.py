@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.heterogeneity import ShardMoments
-from homodyne.optimization.diagnostics import diagnose
+from homodyne.optimization.diagnostics import array_stats, diagnose
 
 Array = npt.NDArray[np.float64]
 
@@ -126,16 +126,13 @@ def _moments(shard: ShardDraws) -> ShardMoments:
 
 
 def _spread_ess(samples: Array, covariance: Array) -> float:
-    from arviz_stats.base.array import array_stats
-
-    stats: Any = array_stats
     sd = np.sqrt(np.diag(covariance))
     factor = np.linalg.cholesky(covariance / np.outer(sd, sd))
     if np.square(np.diag(factor)).min() < SINGULAR:
         raise np.linalg.LinAlgError("the correlation matrix is singular to rounding")
     white = np.linalg.solve(factor, ((samples - samples.mean(axis=(0, 1))) / sd).reshape(-1, len(sd)).T)
     squares = np.square(white).reshape(len(sd), *samples.shape[:2])
-    ess = np.asarray(stats.ess(squares, method="mean"), dtype=np.float64)
+    ess = np.asarray(array_stats().ess(squares, method="mean"), dtype=np.float64)
     number = samples.shape[0] * samples.shape[1]
     return float(1.0 / np.mean(1.0 / np.minimum(ess, number)))
 
