@@ -56,18 +56,18 @@ class Adjustment:
         arrays: dict[str, Any] = {name: np.asarray(value, dtype=np.float64) for name, value in record.items()}
         return cls(**{**arrays, "widening": float(arrays.get("widening", np.nan))})
 
-    def pair(self, apart: jax.Array, mean: jax.Array, covariance: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Estimate (n_phi, 2) of (offset, contrast) and its covariance (n_phi, 2, 2) under correlated noise.
+    def pair(self, apart: jax.Array, mean: jax.Array, information: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Estimate (n_phi, 2) of (offset, contrast) and its information (n_phi, 2, 2) under correlated noise.
 
         Parameters
         ----------
         apart : (d,) array
             z - z0.
-        mean, covariance
+        mean, information
             Those that the adjusted likelihood has, without a prior.
         """
-        root = jnp.asarray(self.pair_root)
-        return mean + jnp.asarray(self.pair_slope) @ apart, root @ covariance @ jnp.swapaxes(root, 1, 2)
+        back = jnp.linalg.inv(jnp.asarray(self.pair_root))
+        return mean + jnp.asarray(self.pair_slope) @ apart, jnp.swapaxes(back, 1, 2) @ information @ back
 
 
 def unadjusted(dim: int, num_angles: int) -> Adjustment:

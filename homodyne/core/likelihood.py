@@ -41,7 +41,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _Estimate = tuple[jax.Array, jax.Array]
 
 _AT_ONCE = 32  # points whose curves are made together
-_WEAK = 1e-6  # precision of a prior of offset and contrast that says nothing, as a share of theirs
+_WEAK = 1e-10, 1e-30  # precision that says nothing, over that of the data and that of the prior of (offset, contrast)
 
 
 @dataclass(frozen=True)
@@ -298,13 +298,23 @@ class Likelihood:
         total = constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det
         if self.adjustment is not None:  # what the prior of offset and contrast says of z, anew
             before, after = self._estimates(m, z, sigma)
-            total += _log_normal(*after, scaling) - _log_normal(*before, scaling)
+            total += _log_evidence(*after, scaling) - _log_evidence(*before, scaling)
         return jnp.asarray(total)
 
     def _estimates(self, m: Moments, z: jax.Array, sigma: jax.Array) -> tuple[_Estimate, _Estimate]:
-        """(offset, contrast) without their prior, for points that are independent and as the adjustment has it."""
-        weak = jnp.asarray(self.scaling.table) * jnp.array([[1.0], [_WEAK]])
-        before = self._conditional(m, sigma, weak)
+        """(offset, contrast) and their information without the prior, for independent points and as adjusted.
+
+        What the data leave open is settled by a prior too weak to matter elsewhere; a second step takes that out.
+        """
+        expected, precision = jnp.asarray(self.scaling.table)
+        data, right, _ = self._normal_equations(m, sigma, jnp.zeros((2, 2)))
+        base = jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
+        weak = _WEAK[0] * jnp.diagonal(data, axis1=1, axis2=2) + _WEAK[1] * precision
+        found = expected - base
+        for _ in range(2):
+            normal = data + weak[:, :, None] * jnp.eye(2)
+            found = jnp.linalg.solve(normal, (right + weak * found)[..., None])[..., 0]
+        before = found + base, data
         return before, self._lens.pair(self.space.apart(z, jnp.asarray(self._lens.center)), *before)
 
     def _normal_equations(
@@ -317,29 +327,27 @@ class Likelihood:
         right = jnp.stack([jnp.zeros_like(m.yg), m.yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
         return data + jnp.diag(precision), right, (precision * prior_mean**2).sum(-1)
 
-    def _conditional(self, m: Moments, sigma: jax.Array, scaling: jax.Array) -> _Estimate:
-        """Mean and covariance of (offset, contrast) for independent points."""
-        normal, right, _ = self._normal_equations(m, sigma, scaling)
-        mean = jnp.linalg.solve(normal, right[..., None])[..., 0]
-        return mean + jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1), jnp.linalg.inv(normal)
-
     def scaling_posterior(
         self, m: Moments, z: jax.Array, sigma: jax.Array, scaling: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Conditional mean (n_phi, 2) and covariance (n_phi, 2, 2) of (offset, contrast) given z."""
         scaling, sigma = jnp.asarray(self.scaling.table) if scaling is None else scaling, self.effective(sigma)
+        base = jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
         if self.adjustment is None:
-            return self._conditional(m, sigma, scaling)
-        mean, covariance = self._estimates(m, z, sigma)[1]
-        gain = jnp.linalg.solve(covariance + jnp.diag(1.0 / scaling[1]), covariance)  # transposed
-        both = jnp.swapaxes(gain, 1, 2) @ jnp.diag(1.0 / scaling[1])
-        return mean + jnp.einsum("kji,kj->ki", gain, scaling[0] - mean), 0.5 * (both + jnp.swapaxes(both, 1, 2))
+            normal, right, _ = self._normal_equations(m, sigma, scaling)
+        else:
+            mean, information = self._estimates(m, z, sigma)[1]
+            normal = information + jnp.diag(scaling[1])
+            right = (information @ (mean - base)[..., None])[..., 0] + scaling[1] * (scaling[0] - base)
+        return jnp.linalg.solve(normal, right[..., None])[..., 0] + base, jnp.linalg.inv(normal)
 
 
-def _log_normal(mean: jax.Array, covariance: jax.Array, scaling: jax.Array) -> jax.Array:
-    """Log density of estimates (n_phi, 2) when what they estimate has a normal prior, up to a constant."""
-    whole, apart = covariance + jnp.diag(1.0 / scaling[1]), mean - scaling[0]
-    return -0.5 * (jnp.linalg.slogdet(whole)[1] + (apart * jnp.linalg.solve(whole, apart[..., None])[..., 0]).sum(-1))
+def _log_evidence(mean: jax.Array, information: jax.Array, scaling: jax.Array) -> jax.Array:
+    """Log density of estimates (n_phi, 2) of what has a normal prior, less half the log determinant of information."""
+    whole, apart = information + jnp.diag(scaling[1]), mean - scaling[0]
+    weighed = jnp.linalg.solve(whole, (scaling[1] * apart)[..., None])
+    square = (apart[:, None] @ information @ weighed)[:, 0, 0]
+    return jnp.asarray(-0.5 * (jnp.linalg.slogdet(whole)[1] + square))
 
 
 def least_squares(m: Moments) -> tuple[Array, Array]:

@@ -19,6 +19,9 @@ from homodyne.optimization.nlsq import Mode, Pilot, PilotSettings, settled
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+WIDEST = 200.0
+"""Variance under correlated noise over that of independent points, at most: what is dead for these may live for it."""
+
 _ROUNDS = 4  # times that the sandwich is made, at most
 _NEAR = 0.3  # standard deviations between the point where it was made and the mode
 

@@ -23,13 +23,13 @@ from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.assembly import Run, assemble, consensus_result
-from homodyne.optimization.calibration import NoiseReport, calibrated, noise_report
+from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
 from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, Certificate, Certified, certify, without_draws
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose
-from homodyne.optimization.nlsq import Pilot, PilotSettings, pilot_fit
+from homodyne.optimization.nlsq import DEAD, Pilot, PilotSettings, pilot_fit
 from homodyne.optimization.nuts import NutsSettings, sample_posterior
 from homodyne.optimization.target import build_target
 from homodyne.optimization.xpcs import XpcsModel, fit_shards
@@ -95,23 +95,23 @@ def fit(
     target = build_target(data, settings)
     clock.mark("preparation")
     rng = np.random.default_rng([settings.seed, 0])
-    nlsq = settings.optimization.nlsq
+    nlsq, widened = settings.optimization.nlsq, settings.uncertainty == "calibrated"
+    search = PilotSettings(nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations)
     pilot = pilot_fit(
         target.likelihood,
         target.thin,
         rng,
         between=target.between,
-        settings=PilotSettings(nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations),
+        settings=replace(search, depth=DEAD * WIDEST) if widened else search,
         sample_noise=settings.noise == "sampled",
         initial=target.initial,
         progress=tell,
     )
     clock.mark("pilot fit")
     report = noise_report(data, pilot, settings.speckle)
-    if settings.uncertainty == "calibrated":
-        search = PilotSettings(max_iterations=nlsq.max_iterations)
+    if widened:
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
-    pilot = replace(pilot, notes=(*pilot.notes, *report.notes))
+    pilot = pilot.noting(*report.notes)
     clock.mark("noise")
     trail: list[str] = []
     consensus = None

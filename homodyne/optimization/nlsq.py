@@ -8,7 +8,7 @@ curvature at the mode gives the Laplace approximation.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -27,7 +27,8 @@ Progress = Callable[[str, int, int], None]
 logger = logging.getLogger(__name__)
 
 _SAME = 0.5  # modes closer than this many posterior sd are one
-_DEAD = 30.0  # a mode whose log density is this far below the best one carries no mass
+DEAD = 30.0
+"""A mode whose log density is this far below the best one carries no mass."""
 _FAR_STEPS = 30  # iterations of a climb with the stand-in for the prior
 _AGREE = 4  # climbs that must agree before the other starts are left out
 _SIMILAR = 0.8  # ratio of the least to the largest contrast that raises no suspicion
@@ -54,11 +55,14 @@ class PilotSettings:
         Best candidates from which the fit climbs.
     max_iterations : int
         Iterations of one climb.
+    depth : float
+        How far below the best one a mode may lie, in log density.
     """
 
     num_candidates: int = 1000
     num_starts: int = 12
     max_iterations: int = 100
+    depth: float = DEAD
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +115,15 @@ class Pilot:
     def mode(self) -> Mode:
         """The best mode."""
         return self.modes[0]
+
+    def noting(self, *further: str) -> "Pilot":
+        """Return the same with what its modes say of themselves and further notes."""
+        notes = (*self.notes, *further)
+        if len(self.modes) > 1:
+            below = ", ".join(f"{self.mode.log_density - m.log_density:.1f}" for m in self.modes[1:])
+            count = f"the posterior has {len(self.modes)} modes"
+            notes = (f"{count}; the others lie {below} below the best in log density", *notes)
+        return replace(self, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -271,9 +284,10 @@ def pilot_fit(
         arrived = _tied(slope, arrived, candidates, sigma, progress)
         sigma = _noise(likelihood, arrived[0].z)
         refined = [
-            slope.settle(m.z, sigma, _root(m.covariance), settings.max_iterations, 0.1) for m in _distinct(arrived)
+            slope.settle(m.z, sigma, _root(m.covariance), settings.max_iterations, 0.1)
+            for m in _distinct(arrived, settings.depth)
         ]
-        modes = (_distinct([m for m in refined if m is not None]) or arrived[:1])[:_MOST_MODES]
+        modes = (_distinct([m for m in refined if m is not None], settings.depth) or arrived[:1])[:_MOST_MODES]
         points = thin.num_points
         if between is not None:
             likelihood.slot.block = between
@@ -291,9 +305,6 @@ def pilot_fit(
             "the posterior has no interior mode; a bound of a prior "
             "may cut it off, or parameters may not be identified (fix one, or narrow its prior)"
         )
-    if len(modes) > 1:
-        below = ", ".join(f"{modes[0].log_density - m.log_density:.1f}" for m in modes[1:])
-        notes.append(f"the posterior has {len(modes)} modes; the others lie {below} below the best in log density")
     notes += _misfit(likelihood, modes[0].z, sigma)
     posterior = Posterior(likelihood, None if sample_noise else sigma)
     if sample_noise:
@@ -312,7 +323,7 @@ def settled(posterior: Posterior, starts: Sequence[Mode], settings: PilotSetting
     """
     slope, sigma = _Slope(posterior), np.asarray(posterior.sigma)
     found = [slope.settle(mode.z, sigma, _root(mode.covariance), settings.max_iterations, 0.3) for mode in starts]
-    modes = _distinct([mode for mode in found if mode is not None])
+    modes = _distinct([mode for mode in found if mode is not None], settings.depth)
     if not modes:
         raise ConvergenceError(
             "with correlated noise the posterior has no interior mode: the data determine too little; fix a parameter "
@@ -392,7 +403,7 @@ def _climb_all(
         mode = slope.settle(first, sigma, _root(near.covariance), max_iterations, 1e-3)
         if mode is not None:
             arrived.append(mode)
-        if len(arrived) >= _AGREE and len(_distinct(arrived)) == 1:
+        if len(arrived) >= _AGREE and len(_distinct(arrived, DEAD)) == 1:
             break
     progress("pilot fit: starts", len(starts), len(starts))
     return sorted(arrived, key=lambda m: -m.log_density), k + 1
@@ -417,7 +428,7 @@ def _tied(slope: _Slope, arrived: list[Mode], candidates: Array, sigma: Array, p
         slope, flows[np.argsort(value)[: -_TIED_STARTS - 1 : -1]], candidates, sigma, _FAR_STEPS, progress
     )[0]
     slope.scaling = free
-    further = [slope.settle(m.z, sigma, _root(m.covariance), _FAR_STEPS, 1e-2) for m in _distinct(near)]
+    further = [slope.settle(m.z, sigma, _root(m.covariance), _FAR_STEPS, 1e-2) for m in _distinct(near, DEAD)]
     return sorted([*arrived, *(m for m in further if m is not None)], key=lambda m: -m.log_density)
 
 
@@ -458,18 +469,18 @@ def _all_up(
             break
         best, covariance = mode, mode.covariance
     others = [up(m.z, shrink * m.covariance) for m in modes[1:]]
-    return _distinct([m for m in (best, *others) if m is not None and m is not modes[0]]), sigma
+    return _distinct([m for m in (best, *others) if m is not None and m is not modes[0]], settings.depth), sigma
 
 
 def _root(covariance: Array) -> Array:
     return np.linalg.cholesky(covariance)
 
 
-def _distinct(modes: list[Mode]) -> list[Mode]:
-    """Modes that differ and are not dead, best first."""
+def _distinct(modes: list[Mode], depth: float) -> list[Mode]:
+    """Modes that differ and are not more than `depth` below the best, best first."""
     kept: list[Mode] = []
     for mode in sorted(modes, key=lambda m: -m.log_density):
-        if kept and mode.log_density < kept[0].log_density - _DEAD:
+        if kept and mode.log_density < kept[0].log_density - depth:
             break
         distances = [np.linalg.norm(np.linalg.solve(_root(other.covariance), mode.z - other.z)) for other in kept]
         if all(d > _SAME for d in distances):
@@ -521,4 +532,4 @@ def _with_noise(
             extended.append(found)
     if not extended:
         raise ConvergenceError("no mode was found with the noise as a parameter: use noise: fixed")
-    return _distinct(extended), slope.gradients
+    return _distinct(extended, settings.depth), slope.gradients

@@ -198,7 +198,7 @@ def mirror():
 def test_both_modes_are_found(mirror):
     pilot = mirror.fit_set(1, settings=PilotSettings(num_candidates=400, num_starts=12))
     assert len(pilot.modes) == 2
-    assert "2 modes" in pilot.notes[0]
+    assert "2 modes" in pilot.noting().notes[0]
     first, second = (mode.z[-1] for mode in pilot.modes)
     sd = np.sqrt(pilot.mode.covariance[-1, -1])
     assert (first + second - 60.0) / 180.0 == pytest.approx(round((first + second - 60.0) / 180.0), abs=0.1 * sd / 180)
