@@ -22,6 +22,7 @@ _CASES = (
     ("static", "short", 10.0),
     ("static", "long", 0.02),
     ("static", "long", 1.0),
+    ("static", "long", 10.0),
     ("laminar_flow", "short", 0.02),
     ("laminar_flow", "short", 1.0),
     ("laminar_flow", "long", 0.1),
