@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.result import PLAIN_FIELDS, Array, MCMCResult
+from homodyne.optimization.cmc.result import Array, MCMCResult, plain_fields
 from homodyne.optimization.cmc.summary import PER_ANGLE
 
 _FORMAT = "homodyne result 1"
@@ -115,7 +115,7 @@ def _sealed_content(place: Path) -> bytes:
 def _from_datatree(tree: xr.DataTree) -> MCMCResult:
     from homodyne.optimization.cmc.certificate import Certificate
 
-    plain: dict[str, Any] = {name: json.loads(tree.attrs[name]) for name in (*PLAIN_FIELDS, "certificate")}
+    plain: dict[str, Any] = {name: json.loads(tree.attrs[name]) for name in (*plain_fields(), "certificate")}
     certificate = plain.pop("certificate")
     dataset = tree["constant_data"].to_dataset()
     constants: dict[str, Any] = {name: dataset[name].values for name in _CONSTANTS if name in dataset}
@@ -151,7 +151,7 @@ def _check_structure(content: bytes) -> None:
 
 def _plain_fields(result: MCMCResult) -> dict[str, Any]:
     certificate = None if result.certificate is None else result.certificate.to_dict()
-    return {**{name: getattr(result, name) for name in PLAIN_FIELDS}, "certificate": certificate}
+    return {**{name: getattr(result, name) for name in plain_fields()}, "certificate": certificate}
 
 
 def _variable(result: MCMCResult, name: str, draws: Array) -> tuple[tuple[str, ...], Array, dict[str, str]]:

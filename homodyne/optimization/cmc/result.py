@@ -8,11 +8,13 @@ two-time maps and any other model; then ``q``, ``t`` and ``phi`` are None.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.summary import PER_ANGLE, REFUSED, SummaryTable, run_facts, summarise
@@ -25,30 +27,8 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 VERDICTS = ("CERTIFIED", "CORRECTED", REFUSED, "UNCERTIFIED")
-PLAIN_FIELDS: dict[str, type | tuple[type, ...]] = {
-    "parameter_names": list,
-    "units": dict,
-    "fixed": dict,
-    "analysis_mode": str,
-    "method": str,
-    "uncertainty": str,
-    "shear_convention": str,
-    "verdict": str,
-    "diagnostics": dict,
-    "num_points": int,
-    "bad_frames": list,
-    "config": dict,
-    "seed": int,
-    "timings": dict,
-    "versions": dict,
-    "num_shards": (int, type(None)),
-    "combination_method": (str, type(None)),
-    "per_shard_diagnostics": (list, type(None)),
-    "noise_inflation": (dict, type(None)),
-}
-"""Fields that are plain data (what JSON can hold) and the type each must have once arrays and tuples have
-become lists.
-"""
+_ARRAYS = ("samples", "sample_stats", "t", "phi", "sigma")
+_NUMBERS = ("q", "gap")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -140,15 +120,15 @@ class MCMCResult:
         for name in ("t", "phi", "sigma"):
             if getattr(self, name) is not None:
                 _put(self, name, np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64)))
-        for name in ("q", "gap"):
+        for name in _NUMBERS:
             if getattr(self, name) is not None:
                 _put(self, name, float(getattr(self, name)))
-        for name, kind in PLAIN_FIELDS.items():
-            value: Any = _plain(getattr(self, name), name)
-            fits = isinstance(value, kind) and not isinstance(value, bool)
-            if not fits:
-                raise InputError(f"{name} of a result is {value!r}; expected {kind}")
-            _put(self, name, tuple(value) if name in ("parameter_names", "bad_frames") else value)
+        for name, kind in plain_fields().items():
+            value = _plain(getattr(self, name), name)
+            try:
+                _put(self, name, kind.validate_python(value))
+            except ValidationError as error:
+                raise InputError(f"{name} of a result is {value!r}: {error.errors()[0]['msg']}") from None
         _check_consistency(self)
 
     def __repr__(self) -> str:
@@ -278,6 +258,13 @@ def load_result(path: str | os.PathLike[str]) -> MCMCResult:
     from homodyne.optimization.cmc.netcdf import read_result
 
     return read_result(path)
+
+
+@cache
+def plain_fields() -> dict[str, TypeAdapter[Any]]:
+    """Fields of a result that are plain data (what JSON can hold), and what checks them."""
+    others = (*_ARRAYS, *_NUMBERS, "certificate")
+    return {name: TypeAdapter(kind) for name, kind in MCMCResult.__annotations__.items() if name not in others}
 
 
 def _put(result: MCMCResult, name: str, value: Any) -> None:
