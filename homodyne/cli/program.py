@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -31,18 +31,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("inspect")(inspect.inspect)
-app.command("fit")(fit.fit)
-app.command("combine")(combine.combine)
-app.command("certify")(combine.certify)
-app.command("status")(jobs.status)
-app.command("cancel")(jobs.cancel)
-app.command("unlock")(jobs.unlock)
-app.command("worker")(worker.worker)
-app.command("simulate")(simulate.simulate)
-app.command("plan")(plan.plan)
-app.command("demo")(demo.demo)
-app.command("hardware")(hardware.hardware)
+for _command in (
+    inspect.inspect, fit.fit, combine.combine, combine.certify, jobs.status, jobs.cancel, jobs.unlock, worker.worker,
+    simulate.simulate, plan.plan, demo.demo, hardware.hardware,
+):  # fmt: skip
+    app.command()(_command)
 app.add_typer(config.app, name="config")
 
 
@@ -149,18 +142,11 @@ def _plain_warnings() -> Iterator[None]:
     """Show our own warnings as one line of text."""
     usual = warnings.showwarning
 
-    def show(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, HomodyneWarning):
             print(f"warning: {message}", file=sys.stderr)
         else:
-            usual(message, category, filename, lineno, file, line)
+            usual(message, category, *where, **more)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -14,7 +14,7 @@ Arrays in, arrays out; the same seed gives the same maps.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -235,31 +235,25 @@ def independent(model: TrueModel, *, sigma: ArrayLike, seed: Seed = 0) -> Simula
     return SimulatedMaps(maps, model.t, model.phi, None, None, None)
 
 
-class Simulator(NamedTuple):
-    """A way to draw maps and the names of its settings."""
-
-    draw: Callable[..., SimulatedMaps]
-    settings: tuple[str, ...]
-
-
-SIMULATORS: Mapping[str, Simulator] = {
-    "speckle": Simulator(speckle, ("pixels", "mean_counts")),
-    "parametric": Simulator(parametric, ("pixels", "mean_counts")),
-    "independent": Simulator(independent, ("sigma",)),
+SIMULATORS: Mapping[str, tuple[Callable[..., SimulatedMaps], tuple[str, ...]]] = {
+    "speckle": (speckle, ("pixels", "mean_counts")),
+    "parametric": (parametric, ("pixels", "mean_counts")),
+    "independent": (independent, ("sigma",)),
 }
+"""Ways to draw maps, and the names of their settings."""
 
 
 def simulate_maps(model: TrueModel, kind: str, settings: Mapping[str, ArrayLike], *, seed: Seed = 0) -> SimulatedMaps:
     """Draw maps of the named kind; a setting that the kind does not know is refused."""
     if kind not in SIMULATORS:
         raise InputError(f"kind is {kind!r}: expected one of {', '.join(SIMULATORS)}")
-    simulator = SIMULATORS[kind]
-    unused = [name for name in settings if name not in simulator.settings]
+    draw, known = SIMULATORS[kind]
+    unused = [name for name in settings if name not in known]
     if unused:
         raise InputError(f"{', '.join(unused)} has no meaning for kind {kind!r}: leave it out")
-    if "sigma" in simulator.settings and "sigma" not in settings:
+    if "sigma" in known and "sigma" not in settings:
         raise InputError(f"sigma is missing: kind {kind!r} needs the standard deviation of c2")
-    return simulator.draw(model, seed=seed, **settings)
+    return draw(model, seed=seed, **settings)
 
 
 def mode_weights(contrast: float) -> NDArray[np.float64]:

@@ -257,13 +257,13 @@ def _frames_with_data(one: MapArray, upper: BoolArray, diagonal: FloatArray | No
                 f"c2 holds {one[i, j]} at frames {i + 1}, {j + 1}; expected finite values or NaN (missing)."
             )
     finite &= upper
-    counted = diagonal is not None and diagonal > 0
-    if np.any(counted):
-        recorded = (finite.any(axis=1) | finite.any(axis=0)) & counted
-    else:
-        recorded = np.zeros(len(one), dtype=bool)
-    finite &= one != 0
-    return np.asarray(finite.any(axis=1) | finite.any(axis=0) | recorded)
+    alive = _touched(finite & (one != 0))
+    return alive if diagonal is None else alive | (_touched(finite) & (diagonal > 0))
+
+
+def _touched(pairs: BoolArray) -> BoolArray:
+    """Frames that are in one of the pairs."""
+    return np.asarray(pairs.any(axis=1) | pairs.any(axis=0))
 
 
 def _raw_diagonal(c2: MapArray, phi: FloatArray, given: FloatArray | None) -> FloatArray | None:
@@ -289,10 +289,8 @@ def _replaced(diagonal: FloatArray, above: FloatArray) -> bool:
         return False
     tolerance = 4 * float(np.finfo(np.float32).eps)
     values = diagonal[1:-1][inner]
-    for stand_in in ((left + right)[inner] / 2, left[inner], right[inner]):
-        if np.mean(np.abs(values - stand_in) <= tolerance * np.abs(stand_in)) > 0.9:
-            return True
-    return False
+    stand_ins = ((left + right)[inner] / 2, left[inner], right[inner])
+    return any(np.mean(np.abs(values - one) <= tolerance * np.abs(one)) > 0.9 for one in stand_ins)
 
 
 def _require_usable(c2: MapArray, alive: BoolArray, phi: FloatArray) -> None:
