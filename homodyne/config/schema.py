@@ -438,9 +438,6 @@ class Config(Section):
     shear_convention: Literal["he2024", "legacy"] = Field(
         "he2024", description="equation of the shear factor; legacy reproduces fits of earlier software"
     )
-    coordinates: Literal["anchor", "physical"] = Field(
-        "anchor", description="coordinates of the sampler; the posterior is the same"
-    )
     noise: Literal["fixed", "sampled"] = Field(
         "fixed", description="noise level of each angle: from the pilot fit, or a parameter of the posterior"
     )

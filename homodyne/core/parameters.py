@@ -5,15 +5,13 @@ an unconstrained vector ``z`` to physical parameters (`physical`), to the integr
 (`integrals`) and to the log density of the prior in z (`log_prior`, with its Jacobian). Priors are declared
 on the physical parameters; the posterior is the same in any coordinates.
 
-Coordinates "anchor" are logarithms of the rates at two times inside the record, in which the posterior is
-round; "physical" are the parameters themselves (amplitudes by their logarithm when only positive values are
-possible).
+The coordinates are logarithms of the rates at two times inside the record, in which the posterior is round.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +49,6 @@ DEFAULT_PRIORS: Mapping[str, tuple[str, Mapping[str, float]]] = {
 }
 """Wide defaults; they contain the fits published for data of this kind."""
 
-Coordinates = Literal["anchor", "physical"]
 Params = Mapping[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -60,17 +57,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class PowerLawCoordinates:
     """Coordinates of one law ``amplitude * t**exponent + offset`` of which some parameters are fixed.
 
-    In anchor form every free one of (amplitude, offset) is replaced by the logarithm of the rate at an
-    anchor time: both anchors when both are free, the middle one (geometric mean) when one is. The exponent
-    stands for itself.
+    Every free one of (amplitude, offset) is replaced by the logarithm of the rate at an anchor time: both anchors
+    when both are free, the middle one (geometric mean) when one is. The exponent stands for itself.
     """
 
     names: tuple[str, str, str]
     fixed: Mapping[str, float]
     t_a: float
     t_b: float
-    anchored: bool
-    positive_levels: tuple[bool, bool]
 
     @cached_property
     def free(self) -> tuple[str, ...]:
@@ -89,40 +83,27 @@ class PowerLawCoordinates:
     @property
     def coordinate_names(self) -> tuple[str, ...]:
         """Name of every coordinate: levels first, then the exponent."""
-        if self.anchored:
-            rate_name = "J" if self.names[0] == "D0" else "gamma_dot"
-            levels = [f"log_{rate_name}_{k}" for k in ("ab" if len(self._levels) == 2 else "m"[: len(self._levels)])]
-        else:
-            levels = [f"log_{name}" if self._logarithmic(name) else name for name in self._levels]
+        rate_name = "J" if self.names[0] == "D0" else "gamma_dot"
+        levels = [f"log_{rate_name}_{k}" for k in ("ab" if len(self._levels) == 2 else "m"[: len(self._levels)])]
         return (*levels, *(name for name in self.names[1:2] if name in self.free))
-
-    def _logarithmic(self, name: str) -> bool:
-        return self.positive_levels[0 if name == self.names[0] else 1]
 
     def physical(self, z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Amplitude, exponent and offset."""
         levels = len(self._levels)
         exponent = self._exponent(z)
-        if not self.anchored:
-            value = {n: jnp.exp(z[k]) if self._logarithmic(n) else z[k] for k, n in enumerate(self._levels)}
-            amplitude, offset = (value.get(n, self.fixed.get(n)) for n in (self.names[0], self.names[2]))
-        elif levels == 2:
+        amplitude: Any = self.fixed.get(self.names[0])
+        offset: Any = self.fixed.get(self.names[2])
+        if levels == 2:
             amplitude, offset = amplitude_offset(jnp.exp(z[0]), jnp.exp(z[1]), exponent, self.t_a, self.t_b)
         elif self._levels == (self.names[0],):
-            offset = self.fixed[self.names[2]]
             amplitude = (jnp.exp(z[0]) - offset) * self._t_mid ** (-exponent)
         elif levels == 1:
-            amplitude = self.fixed[self.names[0]]
             offset = jnp.exp(z[0]) - amplitude * self._t_mid**exponent
-        else:
-            amplitude, offset = self.fixed[self.names[0]], self.fixed[self.names[2]]
         return jnp.asarray(amplitude), exponent, jnp.asarray(offset)
 
     def log_jacobian(self, z: jax.Array) -> jax.Array:
         """Log of |d(free physical parameters) / dz|."""
         levels = len(self._levels)
-        if not self.anchored:
-            return jnp.zeros(()) + sum(z[k] for k, n in enumerate(self._levels) if self._logarithmic(n))
         if levels == 0:
             return jnp.zeros(())
         _, exponent, _ = self.physical(z)
@@ -133,13 +114,13 @@ class PowerLawCoordinates:
 
     def rate(self, z: jax.Array, t: Any) -> jax.Array:
         """Rate at time t."""
-        if self.anchored and len(self._levels) == 2:
+        if len(self._levels) == 2:
             return anchor_rate(t, jnp.exp(z[0]), jnp.exp(z[1]), self._exponent(z), self.t_a, self.t_b)
         return rate(t, *self.physical(z))
 
     def integral(self, z: jax.Array, t: Any) -> jax.Array:
         """Integral of the rate from the first time to every time."""
-        if self.anchored and len(self._levels) == 2:
+        if len(self._levels) == 2:
             return anchor_integral(t[0], t, jnp.exp(z[0]), jnp.exp(z[1]), self._exponent(z), self.t_a, self.t_b)
         return rate_integral(t[0], t, *self.physical(z))
 
@@ -150,11 +131,8 @@ class PowerLawCoordinates:
         """Inverse of `physical`, each with the shape of the parameters; NaN where a rate is not positive."""
         amplitude, exponent, offset = (np.asarray(params[name], dtype=float) for name in self.names)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            if not self.anchored:
-                z = [np.log(params[n]) if self._logarithmic(n) else np.asarray(params[n]) for n in self._levels]
-            else:
-                times = (self.t_a, self.t_b) if len(self._levels) == 2 else (self._t_mid,) * len(self._levels)
-                z = [np.log(amplitude * np.float64(t) ** exponent + offset) for t in times]
+            times = (self.t_a, self.t_b) if len(self._levels) == 2 else (self._t_mid,) * len(self._levels)
+            z = [np.log(amplitude * np.float64(t) ** exponent + offset) for t in times]
         return z + [exponent] * (self.names[1] in self.free)
 
     def positive(self, params: Params, t_first: float, t_last: float) -> Array:
@@ -328,7 +306,6 @@ def parameter_space(
     *,
     priors: Mapping[str, Prior] | None = None,
     fixed: Mapping[str, float] | None = None,
-    coordinates: Coordinates = "anchor",
 ) -> ParameterSpace:
     """Build the space of an analysis.
 
@@ -341,7 +318,6 @@ def parameter_space(
         Priors by parameter name, replacing `DEFAULT_PRIORS`.
     fixed : mapping, optional
         Values of parameters that are not fitted.
-    coordinates : "anchor" or "physical"
 
     Raises
     ------
@@ -368,10 +344,6 @@ def parameter_space(
             raise InputError(
                 f"{exponent} is fixed at 0, where {amplitude} and {offset} are one constant: fix {offset}, say at 0"
             )
-        half_line = {name: name in complete and complete[name].half_line for name in (amplitude, offset)}
-        positive = half_line[amplitude], half_line[offset]
         own = {name: value for name, value in fixed.items() if name in triple}
-        laws.append(
-            PowerLawCoordinates((amplitude, exponent, offset), own, t_a, t_b, coordinates == "anchor", positive)
-        )
+        laws.append(PowerLawCoordinates((amplitude, exponent, offset), own, t_a, t_b))
     return ParameterSpace(mode, complete, fixed, tuple(laws), t_first, t_last)

@@ -69,11 +69,6 @@ class Prior:
         """Distribution function at both bounds."""
         return float(self._whole.cdf(self.low)), float(self._whole.cdf(self.high))
 
-    @property
-    def half_line(self) -> bool:
-        """Whether the values possible are those above zero."""
-        return self.low == 0 and self.high == np.inf
-
     def on_circle(self, period: float) -> "Prior":
         """Close a uniform prior over whole periods to a circle, which has no ends; others stay as they are.
 

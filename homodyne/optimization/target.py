@@ -82,7 +82,6 @@ def space_of(config: Config, t: Array) -> ParameterSpace:
             name: _prior(name, own) for name, own in given.items() if own.prior is not None or own.bounds is not None
         },
         fixed={name: own.fixed for name, own in given.items() if own.fixed is not None},
-        coordinates=config.coordinates,
     )
 
 

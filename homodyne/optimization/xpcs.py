@@ -243,7 +243,6 @@ _DECISIVE = (
     "analysis_mode",
     "parameters",
     "shear_convention",
-    "coordinates",
     "noise",
     "uncertainty",
     "speckle",

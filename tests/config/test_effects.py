@@ -105,7 +105,6 @@ def test_time_between_frames(folder, monkeypatch):
 MODEL = {
     "analysis_mode": "static",
     "shear_convention": "legacy",
-    "coordinates": "physical",
     "parameters.contrast.prior": "{type: normal, mean: 0.1, sd: 1}",
     "parameters.offset.prior": "{type: normal, mean: 2, sd: 1}",
     **{f"parameters.{name}.prior": "{type: uniform, low: 0, high: 7}" for name in LAMINAR_NAMES},

@@ -159,7 +159,6 @@ EVERYTHING = {
         "offset": {"prior": {"type": "normal", "mean": 1.0, "sd": 0.1}},
     },
     "shear_convention": "legacy",
-    "coordinates": "physical",
     "noise": "sampled",
     "uncertainty": "independent",
     "seed": 9,

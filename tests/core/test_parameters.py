@@ -1,6 +1,6 @@
 """Parameter spaces: maps that are inverse, Jacobians by automatic differentiation, priors restricted to the support."""
 
-from itertools import chain, combinations, product
+from itertools import chain, combinations
 
 import jax
 import numpy as np
@@ -59,9 +59,9 @@ STRETCHED = [("static", ()), ("static", ("alpha",)), ("laminar_flow", ()), ("lam
 def spaces():
     """A space of every kind; those with bounded priors have ``logit`` coordinates."""
     for choices, bounded in ((CHOICES, {}), (STRETCHED, BOUNDED)):
-        for (mode, fixed), coordinates in product(choices, ("anchor", "physical")):
+        for mode, fixed in choices:
             priors = {n: p for n, p in bounded.items() if n in MODES[mode] and n not in fixed}
-            yield parameter_space(mode, T, priors=priors, fixed={n: FIXED[n] for n in fixed}, coordinates=coordinates)
+            yield parameter_space(mode, T, priors=priors, fixed={n: FIXED[n] for n in fixed})
 
 
 SPACES = list(spaces())
@@ -173,9 +173,8 @@ def supported_by_hand(space, params):
     return np.all(np.array(rates) > 0, axis=0)
 
 
-@pytest.mark.parametrize("coordinates", ["anchor", "physical"])
-def test_outside_the_support_the_prior_is_minus_infinity(coordinates):
-    space = parameter_space("laminar_flow", T, coordinates=coordinates)
+def test_outside_the_support_the_prior_is_minus_infinity():
+    space = parameter_space("laminar_flow", T)
     log_prior, supported = jax.jit(space.log_prior), jax.jit(space.supported)
     rng = np.random.default_rng(4)
     inside = 0
@@ -190,12 +189,11 @@ def test_outside_the_support_the_prior_is_minus_infinity(coordinates):
 
 
 @pytest.mark.parametrize("name", ["D0", "alpha", "D_offset"])
-@pytest.mark.parametrize("coordinates", ["anchor", "physical"])
-def test_outside_its_bounds_a_prior_is_minus_infinity(name, coordinates):
+def test_outside_its_bounds_a_prior_is_minus_infinity(name):
     bounds = {"D0": (1e4, 1e5), "alpha": (-1.0, 0.5), "D_offset": (0.0, 1e3)}[name]
     priors = {name: make_prior(*DEFAULT_PRIORS[name], bounds)}
-    space = parameter_space("static", T, priors=priors, coordinates=coordinates)
-    free = parameter_space("static", T, coordinates=coordinates)
+    space = parameter_space("static", T, priors=priors)
+    free = parameter_space("static", T)
     for value in bounds:
         for factor, possible in ((1e-6, True), (-1e-6, False)):
             inward = factor * (bounds[1] - bounds[0]) * (1 if value == bounds[0] else -1)
@@ -294,8 +292,6 @@ def test_coordinate_names():
         "beta",
         "phi0",
     )
-    plain = parameter_space("laminar_flow", T, coordinates="physical")
-    assert plain.coordinate_names[:3] == ("log_D0", "D_offset", "alpha")
     one = parameter_space(
         "laminar_flow", T, fixed={"D_offset": 0.0, "gamma_dot_0": 0.0, "beta": 0.0}, priors=BOUNDED | {}
     )
@@ -324,9 +320,8 @@ def test_wrong_input(wrong):
         parameter_space(mode, t, **settings)
 
 
-@pytest.mark.parametrize("coordinates", ["anchor", "physical"])
-def test_values_without_coordinates(coordinates):
-    space = parameter_space("static", T, priors={"alpha": BOUNDED["alpha"]}, coordinates=coordinates)
+def test_values_without_coordinates():
+    space = parameter_space("static", T, priors={"alpha": BOUNDED["alpha"]})
     with pytest.raises(InputError, match=r"alpha = 3.0.*inside their bounds"):
         space.coordinates({"D0": 1e4, "alpha": 3.0, "D_offset": 0.0})
     with pytest.raises(InputError, match=r"D0 = -10000.0.*must be positive"):

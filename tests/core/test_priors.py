@@ -111,14 +111,6 @@ def test_gradient_equals_differences(case):
         assert gradient(x) == pytest.approx(float(slope), rel=1e-5, abs=1e-9 / step)
 
 
-def test_half_line_is_above_zero_without_end():
-    assert make_prior("lognormal", {"median": 1.0, "sigma": 1.0}).half_line
-    assert make_prior("normal", {"mean": 0.0, "sd": 1.0}, (0.0, INF)).half_line
-    assert not make_prior("normal", {"mean": 0.0, "sd": 1.0}).half_line
-    assert not make_prior("lognormal", {"median": 1.0, "sigma": 1.0}, (0.0, 9.0)).half_line
-    assert not make_prior("lognormal", {"median": 1.0, "sigma": 1.0}, (0.5, INF)).half_line
-
-
 WRONG = {
     "ends exchanged": ("uniform", {"low": 2.0, "high": 1.0}, None, "low = 2.0 must be below high = 1.0"),
     "ends equal": ("truncated_normal", {"mean": 0.0, "sd": 1.0, "low": 1.0, "high": 1.0}, None, "below high"),

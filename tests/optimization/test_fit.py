@@ -249,8 +249,8 @@ def test_fixed_parameters_are_kept_and_not_sampled(mirror):
 
 
 def test_what_is_refused_stays_refused():
-    """The ridge of the physical parameters themselves is no normal distribution; the result says so."""
-    result = fitted(measured(STATIC, (0.0,), sigma=0.1, num_frames=25), coordinates="physical")
+    """The posterior of a few noisy frames is no normal distribution; the result says so."""
+    result = fitted(measured(STATIC, (0.0,), sigma=0.1, num_frames=25))
     assert (result.verdict, result.method) == ("REFUSED", "laplace")
     assert result.diagnostics["methods"] == ["laplace: REFUSED"]
     assert np.unique(result.samples["D0"]).size == 500  # its own draws, not resampled ones
