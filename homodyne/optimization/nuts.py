@@ -7,7 +7,7 @@ Then ask `diagnose` whether the chains can be believed.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -157,7 +157,7 @@ class Sampler:
         self, log_density: Callable[[jax.Array, Any], jax.Array], dimension: int, settings: NutsSettings
     ) -> None:
         self.log_density, self.dimension, self.settings = log_density, dimension, settings
-        self._programs = _programs(log_density, dimension, settings)
+        self._program = _program(log_density, dimension, settings)
 
     def sample(
         self,
@@ -170,39 +170,28 @@ class Sampler:
         """Sample ``log_density(z, argument)``; everything else as in `sample_posterior`."""
         origin = np.asarray(center, dtype=np.float64)
         check_log_density(lambda z: self.log_density(z, argument), self.dimension)
-        factor = _cholesky(origin, covariance)
-        return _sample(self._programs.bind(origin, factor, argument), origin, factor, self.settings, key, progress)
-
-
-def _sample(
-    program: "_Program",
-    origin: Array,
-    factor: Array,
-    settings: NutsSettings,
-    key: jax.Array,
-    progress: Progress | None,
-) -> NutsDraws:
-    """Run all chains of a bound program."""
-    report = _Report(progress, settings.num_chains * (settings.num_warmup + settings.num_samples))
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    timings = {"compile": program.seconds, "warmup": 0.0, "sampling": 0.0}
-    chains, steps, num_gradients = [], [], 1  # that of the compilation
-    for chain in range(settings.num_chains):
-        clock = time.perf_counter()
-        start, tries = _start(program, key, settings.init_spread, chain)
-        state, leapfrogs = _warm_up(program, start, settings, report)
-        timings["warmup"] += time.perf_counter() - clock
-        clock = time.perf_counter()
-        _, kept = _transitions(program, state, settings.num_samples, False, report)
-        timings["sampling"] += time.perf_counter() - clock
-        chains.append(kept)
-        steps.append(float(state.sampler.adapt_state.step_size))
-        num_gradients += tries + leapfrogs + int(kept["num_steps"].sum())
-    stats = {name: np.stack([kept[name] for kept in chains]) for name in chains[0]}
-    draws = origin + stats.pop("w") @ factor.T
-    stats["tree_depth"] = np.log2(np.maximum(stats["num_steps"], 1)).astype(np.int64) + 1
-    return NutsDraws(draws, stats, np.array(steps), num_gradients, timings)
+        factor, settings = _cholesky(origin, covariance), self.settings
+        program = self._program.bind(origin, factor, argument)
+        report = _Report(progress, settings.num_chains * (settings.num_warmup + settings.num_samples))
+        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            key = jax.random.wrap_key_data(key)
+        timings = {"compile": program.seconds, "warmup": 0.0, "sampling": 0.0}
+        chains, steps, num_gradients = [], [], 1  # that of the compilation
+        for chain in range(settings.num_chains):
+            clock = time.perf_counter()
+            start, tries = _start(program, key, settings.init_spread, chain)
+            state, leapfrogs = _warm_up(program, start, settings, report)
+            timings["warmup"] += time.perf_counter() - clock
+            clock = time.perf_counter()
+            _, kept = _transitions(program, state, settings.num_samples, False, report)
+            timings["sampling"] += time.perf_counter() - clock
+            chains.append(kept)
+            steps.append(float(state.sampler.adapt_state.step_size))
+            num_gradients += tries + leapfrogs + int(kept["num_steps"].sum())
+        stats = {name: np.stack([kept[name] for kept in chains]) for name in chains[0]}
+        draws = origin + stats.pop("w") @ factor.T
+        stats["tree_depth"] = np.log2(np.maximum(stats["num_steps"], 1)).astype(np.int64) + 1
+        return NutsDraws(draws, stats, np.array(steps), num_gradients, timings)
 
 
 class _State(NamedTuple):
@@ -214,36 +203,25 @@ class _State(NamedTuple):
 
 @dataclass(frozen=True)
 class _Program:
-    """The compiled parts with their density, shared by all chains."""
+    """The compiled parts, shared by all chains; both functions also take centre, factor and argument until bound."""
 
     value_and_grad: Callable[..., Any]  # potential at whitened coordinates
     advance: Callable[..., Any]  # (state, count, adapting) -> state and CHUNK rows, of which count are filled
     blank: _State
     with_mass: Callable[[_State, Array], _State]
-    seconds: float
+    seconds: float = 0.0  # that binding took
 
-
-@dataclass(frozen=True)
-class _Programs:
-    """The compiled parts for any centre, Cholesky factor and argument."""
-
-    value_and_grad: Callable[..., Any]
-    advance: Callable[..., Any]
-    blank: _State
-    with_mass: Callable[[_State, Array], _State]
-
-    def bind(self, origin: Array, factor: Array, argument: Any) -> _Program:
-        """Fix the density, and compile where arrays of these shapes are new."""
+    def bind(self, origin: Array, factor: Array, argument: Any) -> "_Program":
+        """Fix centre, Cholesky factor and argument, and compile where arrays of these shapes are new."""
         began = time.perf_counter()
         place = jnp.asarray(origin), jnp.asarray(factor), argument
         self.value_and_grad(self.blank.sampler.z, *place)
         np.asarray(self.advance(self.blank, 0, False, *place)[1]["lp"])  # waits until it is done
-        return _Program(
-            lambda w: self.value_and_grad(w, *place),
-            lambda state, count, adapting: self.advance(state, count, adapting, *place),
-            self.blank,
-            self.with_mass,
-            time.perf_counter() - began,
+        return replace(
+            self,
+            value_and_grad=lambda w: self.value_and_grad(w, *place),
+            advance=lambda state, count, adapting: self.advance(state, count, adapting, *place),
+            seconds=time.perf_counter() - began,
         )
 
 
@@ -275,7 +253,7 @@ def _cholesky(origin: Array, covariance: npt.ArrayLike) -> Array:
     return factor
 
 
-def _programs(log_density: Callable[[jax.Array, Any], jax.Array], dimension: int, settings: NutsSettings) -> _Programs:
+def _program(log_density: Callable[[jax.Array, Any], jax.Array], dimension: int, settings: NutsSettings) -> _Program:
     from numpyro.infer import NUTS
     from numpyro.infer.hmc_util import dual_averaging
     from numpyro.infer.util import ParamInfo
@@ -332,7 +310,7 @@ def _programs(log_density: Callable[[jax.Array, Any], jax.Array], dimension: int
         return jax.lax.fori_loop(0, count, transition, (state, rows))  # type: ignore[no-any-return]
 
     blank = kernel(_nowhere, np.eye(dimension))[1]
-    return _Programs(SharedProgram(jax.value_and_grad(potential_at)), SharedProgram(advance), blank, with_mass)
+    return _Program(SharedProgram(jax.value_and_grad(potential_at)), SharedProgram(advance), blank, with_mass)
 
 
 def _nowhere(w: jax.Array) -> jax.Array:
