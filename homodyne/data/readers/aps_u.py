@@ -139,8 +139,7 @@ def _frame_interval(file: "h5py.File") -> tuple[float | None, str, float]:
             f"{file.filename}: frame_time = {frame_time}, avg_frame = {average}, stride_frame = {stride}; "
             "expected positive numbers."
         )
-    unit = hdf5.units_of(hdf5.dataset(file, FRAME_TIME), FRAME_TIME)
-    return frame_time * hdf5.unit_factor(unit, hdf5.SECONDS, FRAME_TIME) * average * stride, looked, average
+    return frame_time * hdf5.scale(file, FRAME_TIME, hdf5.SECONDS) * average * stride, looked, average
 
 
 def roi_statistics(

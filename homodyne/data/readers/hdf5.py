@@ -189,11 +189,12 @@ def unit_factor(units: str | None, known: dict[str, float], where: str) -> float
     return factor
 
 
-def units_of(found: "h5py.Dataset", where: str) -> str | None:
-    """Return the `units` attribute of a dataset, or None."""
-    with reading(f"{where} (attribute units)"):
-        value = found.attrs.get("units")
-    return None if value is None else text(value, f"{where} (attribute units)")
+def scale(file: "h5py.File", path: str, known: dict[str, float]) -> float:
+    """Return the factor to our unit from the `units` attribute of a dataset."""
+    where = f"{path} (attribute units)"
+    with reading(where):
+        value = dataset(file, path).attrs.get("units")
+    return unit_factor(None if value is None else text(value, where), known, path)
 
 
 def shape_and_dtype(file: "h5py.File", path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

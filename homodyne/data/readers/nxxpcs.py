@@ -42,8 +42,7 @@ def catalog(file: "h5py.File") -> Catalog:
     mode, baseline, lower_left = _attributes(file, where)
     num_maps, num_frames, read_raw, names = _STORAGE[mode](file, where)
     q_path, phi_path = (f"{entry}/{MASKS}/dynamic_{name}_list" for name in ("q", "phi"))
-    q_unit = hdf5.units_of(hdf5.dataset(file, q_path), q_path)
-    q = hdf5.vector(file, q_path) * hdf5.unit_factor(q_unit, hdf5.PER_ANGSTROM, q_path)
+    q = hdf5.vector(file, q_path) * hdf5.scale(file, q_path, hdf5.PER_ANGSTROM)
     missing: list[str] = []
     phi = None
     if hdf5.find(file, phi_path) is None:
@@ -170,8 +169,7 @@ def _frame_time(file: "h5py.File", instrument: str) -> tuple[float | None, str]:
         where = f"{instrument}/{name}/frame_time"
         value = hdf5.optional_scalar(file, where)
         if value is not None:
-            factor = hdf5.unit_factor(hdf5.units_of(hdf5.dataset(file, where), where), hdf5.SECONDS, where)
-            found[where] = value * factor
+            found[where] = value * hdf5.scale(file, where, hdf5.SECONDS)
     if len(set(found.values())) > 1:
         raise DataError(f"{file.filename} holds different frame times: {found}; expected one detector.")
     if not found:

@@ -77,18 +77,12 @@ class BackendOptions:
     jobs: JobsConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.num_workers is not None and self.num_workers < 1:
-            raise InputError(f"num_workers is {self.num_workers}, must be at least 1")
-        if self.timeout is not None and not self.timeout > 0.0:
-            raise InputError(f"timeout is {self.timeout} s, must be above 0")
-        if self.max_attempts < 1:
-            raise InputError(f"max_attempts is {self.max_attempts}, must be at least 1")
-        if self.early_stop < 0:
-            raise InputError(f"early_stop is {self.early_stop}, must not be negative")
-        if not self.silence > 0.0:
-            raise InputError(f"silence is {self.silence} s, must be above 0")
-        if not self.straggler > 0.0:
-            raise InputError(f"straggler is {self.straggler} s, must be above 0")
+        for name, least in {"num_workers": 1, "max_attempts": 1, "early_stop": 0}.items():
+            if (number := getattr(self, name)) is not None and number < least:
+                raise InputError(f"{name} is {number}, must be at least {least}")
+        for name in ("timeout", "silence", "straggler"):
+            if (seconds := getattr(self, name)) is not None and not seconds > 0.0:
+                raise InputError(f"{name} is {seconds} s, must be above 0")
 
 
 class CMCBackend(ABC):
