@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# A one-node Slurm on loopback for the tests, as root, without systemd.
+# A Slurm of two nodes, both on loopback of this machine, for the tests; as root, without systemd.
 #
 #   slurm.sh install        the packages of Debian, only those that are missing
 #   slurm.sh start FOLDER   everything it writes lies there; FOLDER/etc/slurm.conf is the SLURM_CONF to use;
-#                           SLURM_TEST_PORT is the first of its two ports
+#                           SLURM_TEST_PORT is the first of its three ports
 #   slurm.sh controller-stop FOLDER | controller-start FOLDER
+#   slurm.sh node-kill FOLDER NODE | node-start FOLDER NODE
 #   slurm.sh stop FOLDER    ends its daemons, by the numbers in their pid files
 set -euo pipefail
 
@@ -26,24 +27,28 @@ fi
 
 root=$(realpath -m "$2")
 host=$(hostname -s)
-port=${SLURM_TEST_PORT:-36817} # and the next one
-node=node$port                 # several of these can run side by side
+port=${SLURM_TEST_PORT:-36817}              # and the next two
+nodes=("node$port-1" "node$port-2") # several of these can run side by side
 export SLURM_CONF=$root/etc/slurm.conf
 
 case $1 in
   controller-start) slurmctld; exit 0 ;;
   controller-stop) stop_one "$root/run/slurmctld.pid"; exit 0 ;;
+  node-kill) kill -KILL "$(cat "$root/run/slurmd-$3.pid")"; exit 0 ;;
+  node-start) slurmd -N "$3"; exit 0 ;;
   stop)
     timeout 20 scancel --full --user "$(id -un)" 2>/dev/null || true
     for _ in $(seq 50); do [ -z "$(timeout 5 squeue -h 2>/dev/null)" ] && break; sleep 0.2; done
-    for daemon in slurmd slurmctld munged; do stop_one "$root/run/$daemon.pid"; done
-    rmdir /sys/fs/cgroup/*/slurm_"$node"/system /sys/fs/cgroup/*/slurm_"$node" 2>/dev/null || true
+    for daemon in "${nodes[@]/#/slurmd-}" slurmctld munged; do stop_one "$root/run/$daemon.pid"; done
+    for node in "${nodes[@]}"; do
+      rmdir /sys/fs/cgroup/*/slurm_"$node"/system /sys/fs/cgroup/*/slurm_"$node" 2>/dev/null || true
+    done
     exit 0 ;;
   start) ;;
   *) echo "unknown: $1" >&2; exit 2 ;;
 esac
 
-mkdir -p "$root"/{etc,run,log,munge,state,spool}
+mkdir -p "$root"/{etc,run,log,munge,state} "${nodes[@]/#/$root/spool/}"
 chmod 755 "$root" "$root/run"
 chmod 700 "$root/munge"
 [ -s "$root/munge/key" ] || (umask 077; head -c 1024 /dev/urandom > "$root/munge/key")
@@ -62,18 +67,17 @@ cat > "$SLURM_CONF" <<CONF
 ClusterName=tests
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
-SlurmdPort=$((port + 1))
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket=$root/run/munge
 StateSaveLocation=$root/state
-SlurmdSpoolDir=$root/spool
+SlurmdSpoolDir=$root/spool/%n
 SlurmctldPidFile=$root/run/slurmctld.pid
-SlurmdPidFile=$root/run/slurmd.pid
+SlurmdPidFile=$root/run/slurmd-%n.pid
 SlurmctldLogFile=$root/log/slurmctld.log
-SlurmdLogFile=$root/log/slurmd.log
+SlurmdLogFile=$root/log/slurmd-%n.log
 MpiDefault=none
 ProctrackType=$track
 TaskPlugin=$plugin
@@ -87,11 +91,12 @@ KillWait=2
 MessageTimeout=5
 ReturnToService=2
 DefMemPerCPU=500
-NodeName=$node NodeHostname=$host NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 State=UNKNOWN
-PartitionName=main Nodes=$node Default=YES MaxTime=60 DefaultTime=10 State=UP
+NodeName=node$port-[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((port + 1))-$((port + 2))] CPUs=1 \
+  RealMemory=2000 State=UNKNOWN
+PartitionName=main Nodes=node$port-[1-2] Default=YES MaxTime=60 DefaultTime=10 State=UP
 CONF
 slurmctld
-slurmd -N "$node"
+for node in "${nodes[@]}"; do slurmd -N "$node"; done
 for _ in $(seq 150); do
   if [ "$(sinfo -h -o %T 2>/dev/null)" = idle ]; then exit 0; fi
   sleep 0.2

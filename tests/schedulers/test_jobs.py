@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from running import outcome, until
 
@@ -251,6 +252,51 @@ def test_a_controller_that_is_away_for_a_while(slurm, tmp_path, caplog):
     assert failures == []
     assert same(tasks_of(store), results)
     assert [len(job.elements) for job in recorded(store.path)] == [3, 1]
+
+
+@pytest.mark.parametrize("requeue", [False, True])
+def test_a_node_that_dies_costs_its_shard_one_attempt(requeue, slurm, tmp_path, caplog):
+    """Its daemons and its job are killed; the controller is told what it would find out itself in five minutes.
+
+    Slurm starts the job again elsewhere by itself where a site allows that, otherwise the coordinator does.
+    """
+    store = store_of(tmp_path / "store", 2)
+    (store.path / "fault-1").write_text("hang")
+    directives = ["--requeue" if requeue else "--no-requeue"]
+    found = []
+    caplog.set_level(logging.INFO, "homodyne")
+    backend = backend_of(slurm, jobs=jobs(directives=directives))
+    runner = threading.Thread(target=lambda: found.append(outcome(backend, tasks_of(store))))
+    runner.start()
+    until((store.path / "hangs-1").exists)
+    name = f"{recorded(store.path)[0].job}_1"
+    node = slurm.call("squeue", "-h", "-j", name, "-o", "%N").strip()
+    worker = worker_on(store, 1)
+    step = worker.parent()
+    subprocess.run([SLURM, "node-kill", slurm.folder, node], check=True)
+    step.kill()
+    worker.kill()
+    slurm.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=dead")
+    if requeue:  # it would wait for two minutes
+        until(lambda: "PENDING" in slurm.call("squeue", "-h", "-j", name, "-o", "%T"))
+        slurm.call("scontrol", "update", f"JobId={name}", "StartTime=now")
+    runner.join()
+    subprocess.run([SLURM, "node-start", slurm.folder, node], check=True)
+    until(lambda: "idle" in slurm.call("sinfo", "-h", "-n", node, "-o", "%T"))
+    (results, failures), *_ = found
+    assert failures == []
+    assert same(tasks_of(store), results)
+    assert [len(job.elements) for job in recorded(store.path)] == ([2] if requeue else [2, 1])
+    assert requeue or any("its node failed" in text for text in caplog.messages)
+
+
+def worker_on(store, shard_id):
+    """The process that works on a shard."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if command[2:6] == ["homodyne", "worker", str(store.path), str(shard_id)]:
+            return process
+    pytest.fail("nobody works on the shard")
 
 
 def test_submissions_that_are_refused_end_the_run_with_the_reason(slurm, tmp_path):

@@ -89,7 +89,7 @@ def test_answers_of_slurm():
     assert Slurm().parse_id("12\n") == Slurm().parse_id("12;cluster\n") == "12"
 
 
-# Slurm 22.05 with slurmdbd, as `sacct -X -n -P -o JobID,State,ExitCode` has printed it; the last three after its manual.
+# Slurm 22.05 with slurmdbd, as `sacct -X -n -P -o JobID,State,ExitCode` has printed it; the last three are made up.
 ACCOUNTS = """\
 1_0|FAILED|7:0
 1_1|FAILED|0:9
