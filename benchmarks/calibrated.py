@@ -51,7 +51,7 @@ def weighted(posterior: Posterior, mode: Mode, rng: np.random.Generator) -> Arra
     step = rng.standard_normal((DRAWS, len(mode.z))) * scale
     z = mode.z + 1.1 * step @ root.T
     log_proposal = -0.5 * (5.0 + len(mode.z)) * np.log1p(np.sum(step**2, axis=1) / 5.0)
-    log_weight = np.array([posterior.evaluate(point)[0] for point in z]) - log_proposal
+    log_weight = posterior.evaluate_many(z)[0] - log_proposal
     weight = np.exp(log_weight - log_weight.max())
     return z[rng.choice(DRAWS, DRAWS, p=weight / weight.sum())]
 

@@ -178,7 +178,7 @@ def consensus(bench: Bench, data: TwoTimeData, pilot: Pilot, seed: int, num_shar
 
 def _density(posterior: Posterior) -> Callable[[Array], Array]:
     """Log densities (n,) at points (n, dim)."""
-    return lambda points: np.array([posterior.evaluate(point)[0] for point in points])
+    return lambda points: posterior.evaluate_many(points)[0]
 
 
 def _judged(bench: Bench, pilot: Pilot, made: Array, z: Array, seed: int) -> Answer:

@@ -32,6 +32,7 @@ from homodyne.core.moments import (
     device_moments,
     host_table,
     moment_function,
+    moments_of,
 )
 from homodyne.core.moments_jax import DenseBlock
 from homodyne.core.parameters import ParameterSpace
@@ -88,7 +89,15 @@ class Linearised(NamedTuple):
     prior_curvature: jax.Array
 
 
-_SHARED = ("_moments", "_inside", "_evaluate", "_gradients", "linearised")  # by likelihoods that differ in adjustment
+_SHARED = (
+    "_moments",
+    "_inside",
+    "_curves_of_many",
+    "_evaluate",
+    "_from_many",
+    "_gradients",
+    "linearised",
+)  # by likelihoods that differ in adjustment
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,16 +178,45 @@ class Likelihood:
         for begin in range(0, len(points), _AT_ONCE):
             some = points[begin : begin + _AT_ONCE]
             filled = np.concatenate([some, np.repeat(some[:1], _AT_ONCE - len(some), axis=0)])
-            usable, (decay, shear) = jax.tree.map(np.asarray, self._curves_of_many(filled))
+            usable, (decay, shear) = jax.tree.map(np.asarray, self._curves_of_many(filled, self._lens))
             for k in range(len(some)):
                 table = host_table(self.slot, decay[k], shear and (shear[0][k], shear[1][k]), self.order)
                 table[:, 5] = table[:, 5] if usable[k] else np.nan
                 out[begin + k] = table.T.ravel()
         return out
 
+    def evaluate_many(
+        self, points: Array, sigma: Array, progress: Callable[[int], None] = lambda done: None
+    ) -> Evaluation:
+        """`Evaluation` at points (S, dim) with noise (n_phi,) or (S, n_phi), as NumPy arrays with a leading axis.
+
+        Several times faster than one after the other; `progress` is told how many are done.
+        """
+        sigma, parts = np.broadcast_to(sigma, (len(points), len(self.phi))), []
+        for begin in range(0, len(points), _AT_ONCE):
+            some, noise = points[begin : begin + _AT_ONCE], sigma[begin : begin + _AT_ONCE]
+            rows = np.minimum(np.arange(_AT_ONCE), len(some) - 1)
+            m = moments_of(self.moment_tables(some)[rows])
+            found = self._from_many(some[rows], noise[rows], m, self._lens)
+            parts.append(found)
+            progress(begin + len(some))
+        return jax.tree.map(lambda *x: np.concatenate(x)[: len(points)], *parts)  # type: ignore[no-any-return]
+
     @cached_property
-    def _curves_of_many(self) -> Callable[[Array], Any]:
-        return jax.jit(jax.vmap(self._supported_curves))
+    def _from_many(self) -> Callable[..., Evaluation]:
+        return jax.jit(jax.vmap(self._evaluation, in_axes=(0, 0, 0, None)))
+
+    def _evaluation(self, z: jax.Array, sigma: jax.Array, m: Moments, lens: Adjustment) -> Evaluation:
+        """Everything that follows from the moments."""
+        adjusted = self.through(lens)
+        total = adjusted.from_moments(m, z, sigma).sum()
+        total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
+        pair = adjusted.scaling_posterior(m, z, sigma)
+        return Evaluation(m, self.space.log_prior(z), total, self.space.physical(z), *pair)
+
+    @cached_property
+    def _curves_of_many(self) -> Callable[[Array, Adjustment], Any]:
+        return jax.jit(jax.vmap(lambda z, lens: self.through(lens)._supported_curves(z), in_axes=(0, None)))
 
     @cached_property
     def _moments_of_data(self) -> Callable[[Array, DenseBlock], Moments]:
@@ -240,13 +278,7 @@ class Likelihood:
     @cached_property
     def _evaluate(self) -> Callable[..., Evaluation]:
         def evaluate(z: jax.Array, sigma: jax.Array, data: DenseBlock | None, lens: Adjustment) -> Evaluation:
-            adjusted = self.through(lens)
-            m = adjusted.moments(z, data)
-            total = adjusted.from_moments(m, z, sigma).sum()
-            total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
-            return Evaluation(
-                m, self.space.log_prior(z), total, self.space.physical(z), *adjusted.scaling_posterior(m, z, sigma)
-            )
+            return self._evaluation(z, sigma, self.through(lens).moments(z, data), lens)
 
         return jax.jit(evaluate)
 

@@ -112,6 +112,12 @@ def host_table(
     return np.concatenate([slot.sums, table], axis=1)
 
 
+def moments_of(tables: Any) -> Moments:
+    """Moments with leading axes from tables (..., 8 n_phi) that have a row of angles for each field."""
+    rows = tables.reshape(*tables.shape[:-1], len(Moments._fields), -1)
+    return Moments(*(jnp.asarray(row) for row in np.moveaxis(rows, -2, 0)))
+
+
 def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
     latest: list[Any] = [None]  # tables of the latest curves: a gradient asks for them twice
 

@@ -75,12 +75,20 @@ class Posterior:
 
     def evaluate(self, z: Array) -> tuple[float, Evaluation]:
         """Log density at z (dim,) with everything else that the same pass over the data tells."""
+        values, at = self.evaluate_many(z[None])
+        return float(values[0]), jax.tree.map(lambda x: x[0], at)
+
+    def evaluate_many(
+        self, points: Array, progress: Callable[[int], None] = lambda done: None
+    ) -> tuple[Array, Evaluation]:
+        """Log densities at points (n, dim), with everything else along a leading axis; one pass over the data each."""
         own = self.likelihood.space.dim
-        at = self.likelihood.evaluate(z[:own], np.exp(z[own:]) if self.sigma is None else self.sigma)
-        total = float(at.log_prior) + float(at.log_likelihood)
+        sigma = np.exp(points[:, own:]) if self.sigma is None else np.asarray(self.sigma)
+        at = self.likelihood.evaluate_many(points[:, :own], sigma, progress)
+        total = np.asarray(at.log_prior + at.log_likelihood)
         if self.sigma is None:
-            total += float(_log_sigma_prior(z[own:]))
-        return total if np.isfinite(total) else -np.inf, at
+            total = total + np.asarray(_log_sigma_prior(points[:, own:]))
+        return np.where(np.isfinite(total), total, -np.inf), at
 
     def physical_draws(
         self, z: Array, rng: np.random.Generator, progress: Progress = lambda stage, done, total: None
@@ -103,18 +111,12 @@ class Posterior:
         log_density : (...,) array
             Exact log posterior density at the draws of z.
         """
-        space, n_phi = self.likelihood.space, len(self.likelihood.phi)
+        space = self.likelihood.space
         distinct, which = np.unique(z.reshape(-1, self.dim), axis=0, return_inverse=True)
         count, which = len(distinct), which.reshape(z.shape[:-1])
-        params, lp = np.empty((count, len(space.names))), np.empty(count)
-        mean, cov = np.empty((count, n_phi, 2)), np.empty((count, n_phi, 2, 2))
-        for k, point in enumerate(distinct):
-            lp[k], at = self.evaluate(point)
-            params[k] = [at.params[name] for name in space.names]
-            mean[k], cov[k] = at.scaling_mean, at.scaling_cov
-            progress("contrast and offset", k + 1, count)
-        pair = scaling_draws(mean[which], cov[which], rng)
-        draws = {name: params[which, k] for k, name in enumerate(space.names) if name in space.free_names}
+        lp, at = self.evaluate_many(distinct, lambda done: progress("contrast and offset", done, count))
+        pair = scaling_draws(np.asarray(at.scaling_mean)[which], np.asarray(at.scaling_cov)[which], rng)
+        draws = {name: np.asarray(at.params[name])[which] for name in space.free_names}
         draws["contrast"], draws["offset"] = pair[..., 1], pair[..., 0]
         if self.sigma is None:
             draws["sigma"] = np.exp(z[..., space.dim :])
@@ -129,4 +131,4 @@ def scaling_draws(mean: Array, covariance: Array, rng: np.random.Generator) -> A
 
 def _log_sigma_prior(log_sigma: Any) -> jax.Array:
     """Log density of the prior of the logarithms of the noise."""
-    return norm.logpdf(log_sigma, *SIGMA_PRIOR).sum()
+    return norm.logpdf(log_sigma, *SIGMA_PRIOR).sum(axis=-1)

@@ -296,14 +296,7 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
 
 
 def _batch(posterior: Posterior, tell: Progress) -> Callable[[Array], Array]:
-    def evaluate(points: Array) -> Array:
-        values = np.empty(len(points))
-        for k, z in enumerate(points):
-            values[k], _ = posterior.evaluate(z)
-            tell("certificate", k + 1, len(points))
-        return values
-
-    return evaluate
+    return lambda points: posterior.evaluate_many(points, lambda done: tell("certificate", done, len(points)))[0]
 
 
 def _content(certificate: Certificate, name: str) -> bool:

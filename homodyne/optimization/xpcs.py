@@ -23,7 +23,7 @@ from homodyne.config.schema import CMCConfig, Config
 from homodyne.core.adjustment import Adjustment
 from homodyne.core.blocks import Block, random_points
 from homodyne.core.likelihood import Likelihood, ScalingPrior
-from homodyne.core.moments import BlockSlot, Implementation, Moments
+from homodyne.core.moments import BlockSlot, Implementation, Moments, moments_of
 from homodyne.core.moments_jax import DenseBlock, dense_block
 from homodyne.core.parameters import ParameterSpace
 from homodyne.core.posterior import scaling_draws
@@ -150,7 +150,7 @@ class XpcsModel(Model):
 
     def complete(self, z: Array, shard: Block, power: float, rng: np.random.Generator) -> Array:
         """Draw offset and contrast of every angle for draws of z (n, d), given this shard."""
-        moments = self._moments(self.statistics(z, shard))
+        moments = moments_of(self.statistics(z, shard))
         mean, covariance = self._conditional(moments, jnp.asarray(z), self._tempered(power))
         pairs = scaling_draws(np.asarray(mean), np.asarray(covariance), rng)
         return np.concatenate([z, pairs[..., 0], pairs[..., 1]], axis=1)
@@ -168,7 +168,7 @@ class XpcsModel(Model):
         """Log density of coordinates, offsets and contrasts x (d + 2 n_phi,)."""
         d, n = len(self.names), len(self.phi)
         offset, contrast = x[d : d + n], x[d + n :]
-        m = self._moments(self.statistics(x[None, :d], shard)[0])
+        m = moments_of(self.statistics(x[None, :d], shard)[0])
         gap = m.mean - offset
         squares = m.scatter + m.weight * gap**2 - 2 * contrast * (m.yg + gap * m.g) + contrast**2 * m.gg
         sigma = self._likelihood.effective(self.sigma)
@@ -202,14 +202,9 @@ class XpcsModel(Model):
         )
         return np.stack(merged, axis=1).reshape(len(first), -1)
 
-    def _moments(self, merged: Array) -> Moments:
-        """Merged statistics (..., 8 n_phi) as moments with leading axes."""
-        table = merged.reshape(*merged.shape[:-1], 8, -1)
-        return Moments(*(jnp.asarray(column) for column in np.moveaxis(table, -2, 0)))
-
     def log_density(self, z: Array, merged: Array) -> Array:
         """Exact full log posterior at points z (S, d), offset and contrast integrated out."""
-        total = np.asarray(self._density(jnp.asarray(z), self._moments(merged)))
+        total = np.asarray(self._density(jnp.asarray(z), moments_of(merged)))
         return np.where(np.isfinite(total), total, -np.inf)
 
     @cached_property
@@ -228,7 +223,7 @@ class XpcsModel(Model):
 
     def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Draws of free physical parameters, contrast and offset from draws z (chain, draw, d)."""
-        flat = self._moments(merged.reshape(-1, merged.shape[-1]))
+        flat = moments_of(merged.reshape(-1, merged.shape[-1]))
         points = z.reshape(-1, z.shape[-1])
         mean, covariance = self._conditional(flat, jnp.asarray(points), self._tempered(1.0))
         pairs = scaling_draws(np.asarray(mean), np.asarray(covariance), rng).reshape(*z.shape[:2], -1, 2)
