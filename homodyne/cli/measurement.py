@@ -19,7 +19,9 @@ DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; 
 
 def selection(*, q: float | None, phi: str | None, frames: str | None, dt: float | None) -> list[tuple[str, Any]]:
     """Translate options to configuration changes; those not given are left out."""
-    angles = phi if phi is None or ":" in phi else _numbers(phi)
+    from homodyne.config import yaml
+
+    angles = phi if phi is None or ":" in phi else yaml.parse(f"[{phi}]", "--phi")
     options = {"q": q, "phi": angles, "frames": frames, "dt": dt}
     return given({f"experimental_data.{key}": value for key, value in options.items()})
 
@@ -45,15 +47,3 @@ def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
         age_origin=wanted.age_origin,
         format=wanted.format,
     )
-
-
-def _numbers(text: str) -> list[Any]:
-    """Split "0,45,90"; what is no number stays a text, which the configuration then refuses by name."""
-    return [_number(word) for word in text.split(",")]
-
-
-def _number(word: str) -> float | str:
-    try:
-        return float(word)
-    except ValueError:
-        return word

@@ -191,16 +191,10 @@ def shard_blocks(
     Raises
     ------
     InputError
-        Unknown strategy, shapes that do not belong together, or so many shards that one has no finite pair.
+        Unknown strategy, or so many shards that one has no finite pair.
     """
     _require_strategy(strategy, STRATEGIES)
-    times, angles, usable = _finite("t", t), _finite("phi", phi), np.asarray(good)
-    if c2.shape != (*angles.shape, *times.shape, times.size) or usable.shape != times.shape or usable.dtype != bool:
-        raise InputError(
-            f"c2 has shape {c2.shape}, phi {angles.shape}, t {times.shape} and good {usable.shape} ({usable.dtype}); "
-            "expected (n_phi, n, n), (n_phi,), (n,) and (n,) booleans"
-        )
-    frames = np.flatnonzero(usable)
+    times, frames = np.asarray(t, dtype=np.float64), np.flatnonzero(good)
     _require_fewer(num_shards, frames.size * (frames.size - 1) // 2, "pairs of good frames")
     generator = _generator(seed)
     if strategy in GRIDS:
@@ -209,7 +203,7 @@ def shard_blocks(
     numbers = POINTS[strategy](times[earlier], times[later], np.zeros(earlier.size), num_shards, generator)
     order, start = _grouped(numbers, num_shards)
     turn = 0 if strategy == "contiguous" else order.size
-    shift = turn * np.argsort(np.argsort(angles, kind="stable"), kind="stable")
+    shift = turn * np.argsort(np.argsort(phi, kind="stable"), kind="stable")
     return _point_blocks(c2, earlier[order], later[order], start, shift, strategy)
 
 
