@@ -1,19 +1,20 @@
 """Validation of the numbers that a user or a file gives, before anything is computed from them."""
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from homodyne.device.config import detect_hardware
 from homodyne.errors import DataError
 
 FloatArray: TypeAlias = NDArray[np.float64]
 MapArray: TypeAlias = NDArray[np.float32]
 BoolArray: TypeAlias = NDArray[np.bool_]
+
+_SMALL = 1 << 24  # bytes that are there
 
 CONTRADICTION = 0.01
 """Relative difference above which a value given by the user contradicts the one in the file."""
@@ -121,20 +122,9 @@ def frame_range(frames: Sequence[int] | None, num_frames: int) -> tuple[int, int
     return first, last
 
 
-def available_memory() -> int:
-    """Bytes of memory that can be used without swapping."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
 def require_memory(num_bytes: int, what: str, advice: str) -> None:
-    """Refuse an allocation that the machine cannot hold, before it is made."""
-    limit = available_memory()
-    if num_bytes > 0.9 * limit:
+    """Refuse an allocation that this process cannot hold, before it is made."""
+    if num_bytes > _SMALL and num_bytes > 0.9 * (limit := detect_hardware().available_memory):
         raise DataError(
             f"{what} would need {num_bytes / 2**30:.3g} GiB of memory, but {limit / 2**30:.3g} GiB are available. "
             f"{advice}"
