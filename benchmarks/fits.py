@@ -19,7 +19,7 @@ def one(method: str, num_frames: int, num_angles: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     result = homodyne.fit(data, method=method, uncertainty="independent")
-    ess = min(min(x) if isinstance(x, list) else x for x in result.effective_sample_size.values())
+    ess = min(min(x) if isinstance(x, list) else x for x in result.diagnostics["ess_bulk"].values())
     facts = {
         "method": method,
         "pairs": result.num_points,

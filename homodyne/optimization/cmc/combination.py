@@ -1,7 +1,7 @@
 """From subposteriors to the posterior: M sets of draws go in, one comes out.
 
-Start with `combine_subposteriors`; `METHODS` lists the ways, `register_combination` adds one. A method is a function
-of `Subposteriors`, whose draws are whitened by the product of all shards' normal approximations, and of a `Request`.
+Start with `combine_subposteriors`; `METHODS` lists the ways, more may be entered there. A method is a function of
+`Subposteriors`, whose draws are whitened by the product of all shards' normal approximations, and of a `Request`.
 
 Scott et al., Int. J. Manag. Sci. Eng. Manag. 11, 78 (2016); Neiswanger, Wang and Xing, UAI (2014); Vyner, Nemeth and
 Sherlock, Stat 12, e523 (2023).
@@ -25,7 +25,6 @@ __all__ = [
     "Request",
     "Subposteriors",
     "combine_subposteriors",
-    "register_combination",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -143,19 +142,6 @@ def combine_subposteriors(
         warnings.warn(notes[0], HomodyneWarning, stacklevel=2)
         merged = _applied(name, shards, request)
     return CombinedPosterior(*merged[:3], name, notes + merged.notes)
-
-
-def register_combination(name: str, function: Method) -> None:
-    """Add a method to `METHODS`: a function of (Subposteriors, Request) that returns `Merged`.
-
-    Raises
-    ------
-    InputError
-        When the name is taken.
-    """
-    if name in METHODS or name in ALIASES:
-        raise InputError(f"there is a combination method {name!r} already; choose another name")
-    METHODS[name] = function
 
 
 def _applied(name: str, shards: list[Shard], request: Request) -> Merged:

@@ -168,46 +168,6 @@ class MCMCResult:
         )
 
     @property
-    def mean_params(self) -> Array:
-        """Posterior means of the free physical parameters (d,)."""
-        return np.asarray(self.samples_params.mean(axis=0))
-
-    @property
-    def std_params(self) -> Array:
-        """Posterior standard deviations of the free physical parameters (d,)."""
-        return np.asarray(self.samples_params.std(axis=0, ddof=1))
-
-    @property
-    def mean_contrast(self) -> Array:
-        """Posterior mean of the contrast per angle (n_phi,)."""
-        return np.asarray(self.mean["contrast"])
-
-    @property
-    def std_contrast(self) -> Array:
-        """Posterior standard deviation of the contrast per angle (n_phi,)."""
-        return np.asarray(self.sd["contrast"])
-
-    @property
-    def mean_offset(self) -> Array:
-        """Posterior mean of the offset per angle (n_phi,)."""
-        return np.asarray(self.mean["offset"])
-
-    @property
-    def std_offset(self) -> Array:
-        """Posterior standard deviation of the offset per angle (n_phi,)."""
-        return np.asarray(self.sd["offset"])
-
-    @property
-    def r_hat(self) -> dict[str, Any]:
-        """R-hat by name; empty where there are no chains to compare."""
-        return dict(self.diagnostics.get("rhat") or {})
-
-    @property
-    def effective_sample_size(self) -> dict[str, Any]:
-        """Bulk effective sample size by name."""
-        return dict(self.diagnostics.get("ess_bulk") or {})
-
-    @property
     def converged(self) -> bool:
         """True when the posterior may be used: the verdict is CERTIFIED or CORRECTED."""
         return self.verdict in ("CERTIFIED", "CORRECTED")
