@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,15 @@ def test_any_executor_will_do_and_one_of_the_callers_stays_open():
     assert failures[0].reason == "shard 1 diverges"
     assert seen == [("shards", 1, 2), ("shards", 2, 2)]
     assert backend.get_backend_name() == "executor"
+
+
+def test_a_worker_that_somebody_else_has_started_keeps_to_one_thread(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    backend = ExecutorBackend(lambda: ProcessPoolExecutor(1, get_context("spawn")), options(run="fake_shards:look"))
+    results, _ = outcome(backend, [task(0)])
+    assert results[0]["environ"]["OMP_NUM_THREADS"] == results[0]["environ"]["NUMBA_NUM_THREADS"] == "1"
+    assert results[0]["environ"]["NPROC"] == str(min(2, len(os.sched_getaffinity(0))))  # as here: the same sums
 
 
 class Frail(Executor):

@@ -50,6 +50,8 @@ class Setup:
         Where the parent finds modules.
     parent : (str, int)
         Host and number of the process that hands out the tasks.
+    environment : mapping
+        Variables for a process that somebody else has started.
     """
 
     run: str | bytes
@@ -57,13 +59,17 @@ class Setup:
     main: Mapping[str, Any]
     path: tuple[str, ...]
     parent: tuple[str, int]
+    environment: Mapping[str, str]
 
 
-def make_setup(run: str | Callable[[Any], Any], beat: float = 1.0) -> bytes:
+def make_setup(
+    run: str | Callable[[Any], Any], beat: float = 1.0, environment: Mapping[str, str] | None = None
+) -> bytes:
     """Pickled `Setup` for workers of this process."""
     main = {name: path for name, path in spawn.get_preparation_data("").items() if name.startswith("init_main")}
     path = tuple(map(os.fspath, sys.path))
-    return pickle.dumps(Setup(run if isinstance(run, str) else encode(run), beat, main, path, _this_process()))
+    work = run if isinstance(run, str) else encode(run)
+    return pickle.dumps(Setup(work, beat, main, path, _this_process(), environment or {}))
 
 
 def encode(value: object) -> bytes:
@@ -193,6 +199,8 @@ def run_elsewhere(setup: bytes, message: bytes) -> bytes:
         _process["knows main"] = True
     else:
         sys.path += [place for place in known.path if place not in sys.path]
+        if "jax" not in sys.modules:  # which reads it once
+            os.environ.update(known.environment)
     return run_task(known, message)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
-from homodyne.optimization.cmc.backends.multiprocessing import run_limited
+from homodyne.optimization.cmc.backends.multiprocessing import run_limited, thread_limits
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
 from homodyne.optimization.density import Progress
 
@@ -86,7 +86,7 @@ class ExecutorBackend(CMCBackend):
     ) -> list[ShardFailure]:
         """Run every task through the executor."""
         agenda = Agenda(tasks, on_result, progress, self.options)
-        flight = _Flight(child.make_setup(self.options.run))
+        flight = _Flight(child.make_setup(self.options.run, environment=thread_limits(1)))
         try:
             while not agenda.finished:
                 self._submit(agenda, flight)

@@ -23,7 +23,7 @@ from typing import Literal
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import write_atomically
-from homodyne.optimization.cmc.backends.multiprocessing import THREADS, worker_environment
+from homodyne.optimization.cmc.backends.multiprocessing import thread_limits
 from homodyne.optimization.cmc.rounds import Round
 from homodyne.optimization.cmc.store_files import read_json
 
@@ -182,8 +182,7 @@ def job_script(dialect: Dialect, jobs: JobsConfig, store: Path, name: str, numbe
     """Text of the script of a job with `count` elements; a single one makes a plain job."""
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
-    threads = worker_environment(jobs.cpus)
-    exports = {variable: threads[variable] for variable in (*THREADS, "NPROC")}
+    exports = thread_limits(jobs.cpus)
     exports |= {} if jobs.gpus else {"JAX_PLATFORMS": "cpu"}
     exports |= jobs.environment
     worker = [jobs.python or sys.executable, "-m", "homodyne", "worker", str(store)]

@@ -314,7 +314,12 @@ def _start(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Environment of a worker: that of this process, with the libraries kept to `threads` threads of the CPU.
+    """Environment of a worker of this machine: that of this process, with `thread_limits`, and the CPU only."""
+    return {**os.environ, **thread_limits(threads), "JAX_PLATFORMS": "cpu"}
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Variables that keep the libraries of a worker to `threads` threads of the CPU.
 
     XLA sizes its pool by NPROC. It adds numbers in another order when the pool has a single thread than when it has
     several, so a worker has two when this process has several: otherwise its draws would differ from those sampled
@@ -322,9 +327,4 @@ def worker_environment(threads: int) -> dict[str, str]:
     """
     own = os.environ.get("NPROC", "")
     pool = int(own) if own.isdigit() else len(os.sched_getaffinity(0)) if sys.platform == "linux" else 2
-    return {
-        **os.environ,
-        **dict.fromkeys(THREADS, str(threads)),
-        "NPROC": str(max(threads, min(pool, 2))),
-        "JAX_PLATFORMS": "cpu",
-    }
+    return {**dict.fromkeys(THREADS, str(threads)), "NPROC": str(max(threads, min(pool, 2)))}

@@ -111,8 +111,9 @@ def parsl_backend(options: BackendOptions, config: Any = None) -> ExecutorBacken
     @contextmanager
     def executor() -> Iterator[Executor]:
         with tempfile.TemporaryDirectory(prefix="homodyne-parsl-") as folder, starting_programs():
-            own = config or _local_parsl(parsl, num_workers_of(options), options.silence, folder)
-            pool = concurrent.ParslPoolExecutor(own)
+            with _own_programs():
+                own = config or _local_parsl(parsl, num_workers_of(options), options.silence, folder)
+                pool = concurrent.ParslPoolExecutor(own)
             try:
                 yield pool
             finally:
@@ -148,15 +149,24 @@ def starting_programs() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _own_programs() -> Iterator[None]:
+    """Let Parsl find its programs, which need not be on the PATH; those of the nodes are found by `worker_init`."""
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
 def _local_parsl(parsl: Any, count: int, silence: float, folder: str) -> Any:
     providers, executors = require("parsl.providers", "parsl"), require("parsl.executors", "parsl")
-    programs = Path(sys.executable).parent  # of Parsl, which need not be on the PATH
-    changes = {"PATH": os.pathsep.join([str(programs), os.environ.get("PATH", os.defpath)]), **environment_changes()}
+    changes = {"PATH": os.environ["PATH"], **environment_changes()}
     exports = "; ".join(f"export {name}={shlex.quote(value)}" for name, value in changes.items())
     workers = executors.HighThroughputExecutor(
         label="homodyne", address="127.0.0.1", encrypted=True, max_workers_per_node=count, cores_per_worker=1e-6,
         heartbeat_period=2, heartbeat_threshold=max(10, round(silence)),  # a lost worker is noticed within a period
-        interchange_launch_cmd=[str(programs / "interchange.py")],
         provider=providers.LocalProvider(worker_init=exports, init_blocks=1, min_blocks=1, max_blocks=1),
     )  # fmt: skip
     return parsl.Config(executors=[workers], run_dir=folder, initialize_logging=False)
