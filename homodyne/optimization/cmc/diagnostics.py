@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_expectation, kl_threshold
@@ -21,7 +20,6 @@ from homodyne.optimization.diagnostics import chain_problems, energy_problems, r
 
 __all__ = ["_kl_divergence_gaussian", "validate_cmc_results"]
 
-Array = npt.NDArray[np.float64]
 
 MAX_MATRIX = 100  # largest number of shards whose divergence matrix is part of the numbers
 _TEST = ("q", "expected", "p", "p_low")
