@@ -6,8 +6,7 @@ modes, and climbs again on all data. There the noise of every angle is taken fro
 curvature at the mode gives the Laplace approximation.
 """
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,11 +19,9 @@ from homodyne.core.likelihood import Likelihood, ScalingPrior, least_squares
 from homodyne.core.noise import residuals, robust_sigma
 from homodyne.core.posterior import Posterior
 from homodyne.errors import ConvergenceError
+from homodyne.optimization.density import Progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Progress = Callable[[str, int, int], None]
-
-logger = logging.getLogger(__name__)
 
 _SAME = 0.5  # modes closer than this many posterior sd are one
 DEAD = 30.0
