@@ -301,11 +301,7 @@ class ParameterSpace:
 
 
 def parameter_space(
-    mode: str,
-    t: Any,
-    *,
-    priors: Mapping[str, Prior] | None = None,
-    fixed: Mapping[str, float] | None = None,
+    mode: str, t: Any, *, priors: Mapping[str, Prior] | None = None, fixed: Mapping[str, float] | None = None
 ) -> ParameterSpace:
     """Build the space of an analysis.
 

@@ -298,9 +298,8 @@ def pilot_fit(
     notes: list[str] = []
     if not modes:
         raise ConvergenceError(
-            "the pilot fit found a maximum on thinned data but none on all data: "
-            "the posterior has no interior mode; a bound of a prior "
-            "may cut it off, or parameters may not be identified (fix one, or narrow its prior)"
+            "the pilot fit found a maximum on thinned data but none on all data: the posterior has no interior mode; a "
+            "bound of a prior may cut it off, or parameters may not be identified (fix one, or narrow its prior)"
         )
     notes += _misfit(likelihood, modes[0].z, sigma)
     posterior = Posterior(likelihood, None if sample_noise else sigma)
@@ -351,11 +350,7 @@ def _visible(likelihood: Likelihood, candidates: Array, rng: np.random.Generator
 
 
 def _screen(
-    likelihood: Likelihood,
-    candidates: Array,
-    settings: PilotSettings,
-    initial: Array | None,
-    progress: Progress,
+    likelihood: Likelihood, candidates: Array, settings: PilotSettings, initial: Array | None, progress: Progress
 ) -> tuple[Array, Array]:
     """Starting points in the order of their fit with free noise, and the noise at the best."""
     if initial is not None:
@@ -501,9 +496,8 @@ def _misfit(likelihood: Likelihood, z: Array, sigma: Array) -> list[str]:
     heavy = np.sqrt(left / np.maximum(likelihood.slot.sums[:, 0], 1)) / sigma
     if heavy.max() > _HEAVY:
         notes.append(
-            f"residuals have heavy tails: their sd is {heavy.max():.2f} times the robust one "
-            f"at phi = {phi[heavy.argmax()]:g} deg; "
-            "look for outliers or misfit in the residual maps"
+            f"residuals have heavy tails: their sd is {heavy.max():.2f} times the robust one at phi = "
+            f"{phi[heavy.argmax()]:g} deg; look for outliers or misfit in the residual maps"
         )
     if np.any(contrast <= 0):
         listed = ", ".join(f"{angle:g}" for angle in phi[contrast <= 0])

@@ -18,14 +18,7 @@ import numpy.typing as npt
 from homodyne.errors import ExecutionError, HomodyneWarning, InputError
 from homodyne.optimization.cmc.subposteriors import Merged, Shard, Subposteriors, collect, equations, triangulated
 
-__all__ = [
-    "METHODS",
-    "CombinedPosterior",
-    "Merged",
-    "Request",
-    "Subposteriors",
-    "combine_subposteriors",
-]
+__all__ = ["METHODS", "CombinedPosterior", "Merged", "Request", "Subposteriors", "combine_subposteriors"]
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]

@@ -441,9 +441,7 @@ class _Run:
         """Statistics of shards at points (S, d) of each."""
         parts: dict[int, Any] = {}
         failures = self.backend.run(
-            [self._task(k, own) for k, own in points.items()],
-            on_result=parts.__setitem__,
-            progress=self._told(step),
+            [self._task(k, own) for k, own in points.items()], on_result=parts.__setitem__, progress=self._told(step)
         )
         if failures:
             raise ExecutionError(
