@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from homodyne.errors import InputError
+
 app = typer.Typer(help="Write and check configuration files.", no_args_is_help=True)
 
 
@@ -15,16 +17,12 @@ def new(
 ) -> None:
     """Write a commented configuration file to start from."""
     from homodyne.config.io import template
-    from homodyne.errors import InputError
+    from homodyne.files import write_atomically
 
     text = template(mode)
-    try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(text)
-    except FileExistsError:
-        raise InputError(f"{file} exists; choose another name or remove it") from None
-    except OSError as error:
-        raise InputError(f"cannot write {file}: {error.strerror}") from None
+    if file.exists():
+        raise InputError(f"{file} exists; choose another name or remove it")
+    write_atomically(file, text.encode())
     print(f"wrote {file}: fill in experimental_data, then run  homodyne fit {file}")
 
 

@@ -1,14 +1,12 @@
 """``homodyne inspect``: what is in a data file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from homodyne.cli.measurement import DT, Frames, Phi, Q, load_measurement, selection
-
-if TYPE_CHECKING:
-    from homodyne.data.twotime import TwoTimeData
+from homodyne.cli.output import write_figure
 
 
 def inspect(
@@ -30,14 +28,6 @@ def inspect(
     data = load_measurement(load_config({"experimental_data": {"file_path": file}}, chosen).experimental_data)
     print(f"selected: {data}")
     if figure is not None:
-        draw(data, figure)
+        from homodyne.viz import inspect_figure
 
-
-def draw(data: "TwoTimeData", file: Path) -> None:
-    """Draw the maps of a measurement into a picture file, which appears only when it is complete."""
-    from homodyne.files import write_atomically
-    from homodyne.viz import inspect_figure
-    from homodyne.viz.figures import figure_bytes
-
-    write_atomically(file, figure_bytes(inspect_figure(data)))
-    print(f"wrote {file}")
+        write_figure(figure, inspect_figure(data))

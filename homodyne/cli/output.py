@@ -12,6 +12,8 @@ import typer
 from homodyne.errors import InputError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from homodyne.config.schema import Config
     from homodyne.data.twotime import TwoTimeData
     from homodyne.optimization.cmc.result import MCMCResult
@@ -81,6 +83,15 @@ def write_result(
 
         (stage / "figures").mkdir()
         save_figures(result, data, stage / "figures", truth=truth)
+
+
+def write_figure(file: Path, figure: "Figure") -> None:
+    """Write a figure into a picture file, which appears only when it is complete."""
+    from homodyne.files import write_atomically
+    from homodyne.viz.figures import figure_bytes
+
+    write_atomically(file, figure_bytes(figure))
+    print(f"wrote {file}")
 
 
 def exit_if_refused(result: "MCMCResult") -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from homodyne.cli.output import write_figure
 from homodyne.cli.simulate import GAP, TRUTHS, Q
 from homodyne.errors import InputError
 
@@ -54,12 +55,9 @@ def plan(
     if output is not None:
         _write_numbers(output, planned, name, varied, found)
     if figure is not None:
-        from homodyne.files import write_atomically
-        from homodyne.viz.figures import figure_bytes
         from homodyne.viz.plan import plan_figure
 
-        write_atomically(figure, figure_bytes(plan_figure(name, varied, found, params)))
-        print(f"wrote {figure}")
+        write_figure(figure, plan_figure(name, varied, found, params))
 
 
 def _parameters(mode: str, values: list[str]) -> dict[str, float]:
