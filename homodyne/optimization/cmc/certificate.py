@@ -10,9 +10,10 @@ REFUSED     neither can be trusted; the reason says why.
 There are two rungs. The first proposes from one multivariate t around mean and covariance of the draws, and around
 the known modes. Where the posterior has another shape, a second proposal is fitted to the shape of the draws; its
 points are used together with those of the first, and are doubled once if they neither confirm nor contradict the
-draws. (Proposals are never fitted to weighted points: reusing those would bias the weights by several standard
-errors.) A mode that neither the draws nor ``modes`` know of cannot be seen by any such test: hand over every mode
-that a multistart search finds.
+draws. (Points are never reused with a proposal that was fitted to them: that would bias the weights by several
+standard errors.) Points that are to replace draws must stay what they are when the next proposal is fitted to them
+(`homodyne.optimization.cmc.confirmation`). A mode that neither the draws nor ``modes`` know of cannot be seen by any
+such test: hand over every mode that a multistart search finds.
 """
 
 import json
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
+from homodyne.optimization.cmc.confirmation import confirm
 from homodyne.optimization.cmc.proposal import Mode, Normal, around, shaped
 from homodyne.optimization.cmc.rung import Draws, Rung, climb
 
@@ -187,8 +189,15 @@ def certify(
     if isinstance(first, str):
         return _unable(names, first)
     verdict, reason = _verdict(first, None)
+
+    def done(name: str, rung: Rung, verdict: str, reason: str) -> Certified:
+        judged = _certified(name, rung, verdict, reason, given.names)
+        if verdict == CORRECTED and rung.comparison.complaint:
+            return _confirmed(judged, rung, evaluate, modes, given.flat, rng)
+        return judged
+
     if _sound(first) and (first.comparison.complaint or not first.comparison.doubt):
-        return _certified("gaussian", first, verdict, reason, given.names)
+        return done("gaussian", first, verdict, reason)
 
     own = main if gaussian is not None else shaped(given.early)
     shape, rung = shaped(given.flat), first
@@ -202,7 +211,7 @@ def certify(
         verdict, reason = _verdict(rung, first)
         if verdict == CERTIFIED or rung.comparison.complaint:
             break
-    return _certified("shape", rung, verdict, reason, given.names)
+    return done("shape", rung, verdict, reason)
 
 
 def without_draws(judged: Certified, said: str) -> Certified:
@@ -276,6 +285,28 @@ def _certified(name: str, rung: Rung, verdict: str, reason: str, names: tuple[st
         names=names,
     )
     return Certified(certificate, rung.points, rung.weights.log_weights)
+
+
+def _confirmed(
+    judged: Certified, rung: Rung, evaluate: Evaluate, modes: Sequence[Mode], flat: Array, rng: np.random.Generator
+) -> Certified:
+    """Replace the points of a correction by those of a wider proposal that confirm it, or refuse."""
+    certificate = judged.certificate
+    found = confirm(evaluate, rung.points, rung.weights, modes, certificate.names, K_CERTIFIED, rng)
+    if found.complaint:
+        said = f"{certificate.reason[:-1]}, and points around their correction with it ({found.complaint})."
+        return refused(judged, f"{said} The posterior reaches where neither draws nor points do.")
+    share, sd = np.exp(found.weights.log_weights), flat.std(axis=0)
+    mean = share @ found.points
+    width = np.sqrt(share @ np.square(found.points - mean)) / sd
+    certificate = replace(
+        certificate,
+        k_hat=found.weights.k_hat,
+        ess=found.weights.ess,
+        shift=tuple(((mean - flat.mean(axis=0)) / sd).tolist()),
+        width_ratio=tuple(width.tolist()),
+    )
+    return Certified(certificate, found.points, found.weights.log_weights)
 
 
 def _known(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate, num_points: int) -> tuple[Array, Array]:

@@ -1,0 +1,78 @@
+"""Whether weighted points that are to replace wrong draws are right themselves.
+
+Points of a proposal that was fitted to wrong draws may miss what the draws miss, and their weights do not show it: the
+tail index is that of the tail that was reached. A correction is therefore repeated with a wider proposal around its own
+result until two results in a row agree (adaptive importance sampling; Cappé, Guillin, Marin and Robert, J. Comput.
+Graph. Stat. 13, 907 (2004)).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.optimization.cmc.agreement import Estimate, Weighted, compare
+from homodyne.optimization.cmc.importance import Weights, smoothed
+from homodyne.optimization.cmc.proposal import Mode, Normal, around
+from homodyne.optimization.cmc.rung import CONTROL, MIN_INSIDE
+
+Array = npt.NDArray[np.float64]
+
+WIDER = 1.3  # width of the next proposal over that of the present result
+ROUNDS = 6  # at most
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """Points (n, d) and weights of the last round; ``complaint`` tells what still changes, None when nothing does."""
+
+    points: Array
+    weights: Weights
+    complaint: str | None
+
+
+def confirm(
+    evaluate: Callable[[Array], Array],
+    points: Array,
+    weights: Weights,
+    modes: Sequence[Mode],
+    names: Sequence[str],
+    k_limit: float,
+    rng: np.random.Generator,
+) -> Confirmation:
+    """Repeat a correction around its own result until it stays what it is.
+
+    Parameters
+    ----------
+    evaluate
+        Exact log posterior (n,) of points (n, d).
+    points, weights
+        The correction, (n, d) and their weights.
+    modes
+        (mode (d,), covariance (d, d)) of every mode that is known.
+    names
+        d parameter names.
+    k_limit
+        Largest tail index of the weights.
+    rng
+        Source of the points.
+    """
+    for _ in range(ROUNDS):
+        share = np.exp(weights.log_weights)
+        mean = share @ points
+        covariance = np.atleast_2d(np.cov(points, rowvar=False, aweights=share))
+        proposal = around(Normal.of(mean, WIDER**2 * covariance), modes, evaluate)
+        further = proposal.draw(len(points), rng)
+        values = evaluate(further)
+        if np.isfinite(values).sum() < MIN_INSIDE or np.isnan(values).any():
+            return Confirmation(points, weights, "a wider proposal leaves the posterior")
+        found = smoothed(values - proposal.log_density(further))
+        before = points[rng.choice(len(points), max(int(weights.ess), 10 * len(names)), p=share)]
+        even = np.full(len(further), 1.0 / len(further))
+        target = Weighted(further, np.exp(found.log_weights), even, proposal.draw(CONTROL, rng))
+        complaint = compare(before[None], True, target, Estimate(np.zeros(1), np.zeros(1)), names).complaint
+        points, weights = further, found
+        if complaint is None and found.k_hat < k_limit:
+            return Confirmation(points, weights, None)
+    return Confirmation(points, weights, complaint or f"their tail index is {found.k_hat:.2f}")

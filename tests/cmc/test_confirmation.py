@@ -1,0 +1,90 @@
+"""Corrections that have to prove themselves: a tail that neither draws nor the first points reach."""
+
+import numpy as np
+import pytest
+
+from homodyne.optimization.cmc.certificate import CORRECTED, K_CERTIFIED, REFUSED, certify
+from homodyne.optimization.cmc.confirmation import confirm
+from homodyne.optimization.cmc.importance import smoothed
+from homodyne.optimization.cmc.proposal import Normal, around
+
+NUM_POINTS = 400
+
+
+def edge(z):
+    """Logit of a rate whose measurement lies near zero: the density falls like exp(z) to the left."""
+    rate = 1.0 / (1.0 + np.exp(-z[:, 0]))
+    return -np.logaddexp(0.0, z[:, 0]) - np.logaddexp(0.0, -z[:, 0]) - 100.0 * ((rate - 0.0326) / 0.509) ** 2
+
+
+def flat(z):
+    """No distribution at all: every proposal is too narrow."""
+    return np.zeros(len(z))
+
+
+def exact():
+    z = np.linspace(-60.0, 20.0, 200_001)
+    mass = np.exp(edge(z[:, None]) - edge(z[:, None]).max())
+    mean = mass @ z / mass.sum()
+    return mean, np.sqrt(mass @ (z - mean) ** 2 / mass.sum())
+
+
+def narrow_points(density, rng):
+    """Points around draws that stay near the mode, with their weights."""
+    proposal = around(Normal.of([-2.85], [[0.4**2]]), [], density)
+    points = proposal.draw(NUM_POINTS, rng)
+    return points, smoothed(density(points) - proposal.log_density(points))
+
+
+def errors(points, weights):
+    """Error of mean and width in exact standard deviations, with three Monte Carlo errors taken off."""
+    mean, sd = exact()
+    share, unit = np.exp(weights.log_weights), (points[:, 0] - mean) / sd
+    square = share @ unit**2
+    luck = 3.0 * np.sqrt([np.sum((share * (unit - share @ unit)) ** 2), np.sum((share * (unit**2 - square)) ** 2)])
+    return np.abs([share @ unit, square - 1.0]) - luck
+
+
+def test_a_long_tail_is_reached_in_the_end():
+    """The first points are wrong by much more than their weights say: what would be used without confirmation."""
+    wrong = 0
+    for seed in range(16):
+        rng = np.random.default_rng(seed)
+        points, weights = narrow_points(edge, rng)
+        wrong += bool(errors(points, weights).max() > 0.2) and weights.k_hat < K_CERTIFIED
+        found = confirm(edge, points, weights, [], ["z"], K_CERTIFIED, rng)
+        assert found.complaint is None
+        assert errors(found.points, found.weights).max() < 0.15
+    assert wrong >= 2, "planted bug: no confirmation"
+
+
+def test_a_tail_without_end_is_refused():
+    rng = np.random.default_rng(1)
+    points, weights = narrow_points(flat, rng)
+    assert confirm(flat, points, weights, [], ["z"], K_CERTIFIED, rng).complaint is not None
+
+
+def test_what_is_normal_is_confirmed_at_once():
+    calls = []
+
+    def normal(z):
+        calls.append(len(z))
+        return -0.5 * np.square(z[:, 0] + 2.85)
+
+    rng = np.random.default_rng(2)
+    points, weights = narrow_points(normal, rng)
+    calls.clear()
+    assert confirm(normal, points, weights, [], ["z"], K_CERTIFIED, rng).complaint is None
+    assert calls == [NUM_POINTS]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_corrected_draws_of_a_certificate_have_the_tail(seed):
+    draws = np.random.default_rng(seed).normal(-2.85, 0.4, (1000, 1))
+    judged = certify(edge, draws, names=["z"], num_points=NUM_POINTS, seed=seed)
+    assert judged.certificate.verdict in (CORRECTED, REFUSED)
+    if judged.certificate.verdict == CORRECTED:
+        mean, sd = exact()
+        used = judged.resample(4000, seed)[:, 0]
+        assert abs(used.mean() - mean) < (0.15 + 3.0 / np.sqrt(judged.certificate.ess)) * sd
+        assert judged.certificate.width_ratio[0] == pytest.approx(used.std() / draws.std(), rel=0.1)
