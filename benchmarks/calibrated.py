@@ -1,7 +1,8 @@
 """Which way of widening a posterior for correlated noise covers best?  Coverage over simulated speckle.
 
 The ways: `independent` points; `curvature`, the likelihood moved by a matrix alone; `moved`, finished draws moved about
-the mode; `widened`, more noise and a matrix for the rest, which the package does. Every posterior is weighted exactly.
+the mode; `widened`, more noise and a matrix for the rest; `at its mode`, that with the sandwich made at the mode of the
+calibrated posterior, which the package does. Every posterior is weighted exactly.
 """
 
 import functools
@@ -72,6 +73,11 @@ def ways(data: TwoTimeData, pilot: Pilot, rng: np.random.Generator) -> dict[str,
             found[name] = weighted(posterior, best, rng)
         except ConvergenceError:
             found[name] = np.empty((0, len(mode.z)))
+    try:
+        there, _ = calibration.calibrated(data, pilot, SpeckleConfig(), report, SEARCH)
+        found["at its mode"] = weighted(there.posterior, there.mode, rng)
+    except ConvergenceError:
+        found["at its mode"] = np.empty((0, len(mode.z)))
     return found
 
 
