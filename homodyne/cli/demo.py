@@ -29,38 +29,25 @@ def demo(
     inspect(file, figure=directory / "measurement.png")
     _title("Fit")
     truth = TRUTHS["laminar_flow"]
-    result = _fit({"file_path": file, "gap": GAP}, "laminar_flow", directory=directory / "flow", seed=seed, truth=truth)
+    flow = {"analysis_mode": "laminar_flow", "experimental_data": {"file_path": file, "gap": GAP}}
+    result = _fit(flow, directory / "flow", seed, truth)
     _compare(result, truth)
     if map_file is not None:
         _title(f"A measured map, which comes without q, angle and frame time: {map_file}")
-        measurement = {"file_path": map_file, "q": 0.01, "phi": [0.0], "dt": 1.0}
         print("It does not determine amplitude, exponent and offset together: D_offset is fixed at 0.\n")
-        fixed = {"D_offset": {"fixed": 0.0}}
-        _fit(measurement, "static", directory=directory / "measured_map", seed=seed, parameters=fixed)
+        rest = {
+            "analysis_mode": "static",
+            "experimental_data": {"file_path": map_file, "q": 0.01, "phi": [0.0], "dt": 1.0},
+            "parameters": {"D_offset": {"fixed": 0.0}},
+        }
+        _fit(rest, directory / "measured_map", seed)
 
 
-def _fit(
-    measurement: dict[str, Any],
-    mode: str,
-    *,
-    directory: Path,
-    seed: int,
-    truth: dict[str, float] | None = None,
-    parameters: dict[str, Any] | None = None,
-) -> "MCMCResult":
+def _fit(settings: dict[str, Any], directory: Path, seed: int, truth: dict[str, float] | None = None) -> "MCMCResult":
     from homodyne.cli.measurement import load_measurement
     from homodyne.config.io import load_config
 
-    output = {"directory": directory, "overwrite": True}
-    config = load_config(
-        {
-            "analysis_mode": mode,
-            "experimental_data": measurement,
-            "parameters": parameters or {},
-            "output": output,
-            "seed": seed,
-        }
-    )
+    config = load_config({**settings, "output": {"directory": directory, "overwrite": True}, "seed": seed})
     return fit_and_write(load_measurement(config.experimental_data), config, truth)
 
 
