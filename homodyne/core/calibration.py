@@ -10,13 +10,7 @@ from homodyne.core.sandwich import Sandwich
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def adjustment_to(
-    sandwich: Sandwich,
-    center: Array,
-    covariance: Array,
-    prior: Array,
-    pair_prior: Array,
-) -> Adjustment:
+def adjustment_to(sandwich: Sandwich, center: Array, covariance: Array, prior: Array, pair_prior: Array) -> Adjustment:
     """Adjustment whose likelihood has the curvature of the sandwich.
 
     Parameters

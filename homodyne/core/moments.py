@@ -6,6 +6,7 @@ own vector-Jacobian product.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -21,24 +22,19 @@ Implementation = Literal["numba", "jax"]
 Shear = tuple[jax.Array, jax.Array]
 
 
+@dataclass(eq=False)
 class BlockSlot:
     """Holds the block that a compiled program reads: one program serves every block of the same layout.
 
     Exchange the `block` between calls; number of frames and of angles must stay the same.
     """
 
-    def __init__(self, block: Block) -> None:
-        self.block = block
+    block: Block
 
     @property
-    def block(self) -> Block:
-        """The data."""
-        return self._block
-
-    @block.setter
-    def block(self, block: Block) -> None:
-        self._block = block
-        self.sums = block.sums
+    def sums(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Sums over the data of every angle, as of the block."""
+        return self.block.sums
 
 
 class Moments(NamedTuple):

@@ -234,15 +234,7 @@ class XpcsModel(Model):
 
 POOLED = 200  # points per shard that svi looks at
 BYTES_PER_POINT = 12.0  # of a shard in memory, with what its sampling needs
-_DECISIVE = (
-    "analysis_mode",
-    "parameters",
-    "shear_convention",
-    "noise",
-    "uncertainty",
-    "speckle",
-    "seed",
-)
+_DECISIVE = ("analysis_mode", "parameters", "shear_convention", "noise", "uncertainty", "speckle", "seed")
 
 
 def fit_shards(
@@ -360,6 +352,7 @@ def consensus_settings(config: Config) -> ConsensusSettings:
         fallback_enabled=cmc.combination.fallback_enabled,
         tree_depth=cmc.combination.tree_depth,
         min_success_rate=cmc.combination.min_success_rate,
+        checkpoint_frequency=cmc.backend.checkpoint_frequency,
         num_draws=cmc.combination.num_draws,
         certificate_points=config.certificate.num_points,
         strict=cmc.validation.strict,
