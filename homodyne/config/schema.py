@@ -327,6 +327,9 @@ class BackendConfig(Section):
     timeout: PositiveFloat | None = Field(None, description="seconds that one attempt at a shard may take")
     max_attempts: PositiveInt = Field(2, description="times that a shard is tried")
     enable_checkpoints: bool = Field(True, description="keep every finished shard in checkpoint_dir")
+    checkpoint_frequency: PositiveInt = Field(
+        1, description="finished shards that are written together; a kill loses those that are not yet written"
+    )
     checkpoint_dir: str | None = Field(
         None,
         description="folder of the finished shards, in a file relative to its folder, else to the working directory; "

@@ -383,6 +383,24 @@ def test_resumed_store_gives_the_same_draws(tmp_path):
         run(problem.model, problem.data, 4, store=tmp_path / "store", seed=4)
 
 
+@pytest.mark.parametrize("frequency", [1, 2, 5])
+def test_finished_shards_are_written_together_and_none_is_lost_by_an_interruption(tmp_path, frequency):
+    problem, seen = conjugate.poisson_gamma(n=1024), []
+
+    def interrupted(task):
+        seen.append(len(list((tmp_path / "store" / "results").glob("*"))))
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return run_shard(task)
+
+    settings = ConsensusSettings(checkpoint_frequency=frequency)
+    options = BackendOptions(run=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(problem.model, problem.data, 4, store=tmp_path / "store", settings=settings, options=options)
+    assert seen == [k - k % frequency for k in range(4)]
+    assert len(list((tmp_path / "store" / "results").glob("*"))) == 3
+
+
 def test_store_of_another_likelihood_of_the_same_names_is_refused(tmp_path):
     problem = conjugate.poisson_gamma(n=64)
     run(problem.model, problem.data, 2, store=tmp_path / "store")

@@ -205,6 +205,7 @@ PLAN = {
     "backend.timeout": (60,),
     "backend.max_attempts": (3,),
     "backend.enable_checkpoints": (False, f"{CMC}backend.checkpoint_dir=kept"),
+    "backend.checkpoint_frequency": (5,),
     "backend.checkpoint_dir": ("kept",),
     "backend.resume_from_checkpoint": (False, f"{CMC}backend.checkpoint_dir=kept"),
     "combination.method": ("swiss",),

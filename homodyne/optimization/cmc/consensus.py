@@ -62,6 +62,8 @@ class ConsensusSettings:
         As in `combine_subposteriors`.
     min_success_rate : float
         Share of the shards that must have been sampled.
+    checkpoint_frequency : int
+        Finished shards that are written to the store together; a kill loses those that were not yet written.
     num_draws, num_chains : int
         Draws returned, and the chains that they are laid out in.
     certificate_points : int
@@ -76,6 +78,7 @@ class ConsensusSettings:
     fallback_enabled: bool = True
     tree_depth: int = 2
     min_success_rate: float = 0.9
+    checkpoint_frequency: int = 1
     num_draws: int = 500
     num_chains: int = 4
     certificate_points: int = 400
@@ -276,16 +279,24 @@ class _Run:
     def _sample(self) -> list[ShardResult | ShardFailure]:
         """Sample the shards without a result; the largest first."""
         pending = sorted(self.store.pending(), key=lambda k: -self.store.manifest.points[k])
+        held: list[ShardResult] = []
+
+        def write() -> None:
+            while held:
+                self.store.write_result(held[-1])
+                held.pop()
 
         def keep(shard_id: int, outcome: Any) -> None:
-            self.store.write_result(outcome)
+            held.append(outcome)
+            if len(held) >= self.settings.checkpoint_frequency:
+                write()
 
-        failures = {
-            failure.shard_id: failure
-            for failure in self.backend.run(
-                [self._task(k) for k in pending], on_result=keep, progress=self._told("sampling shards")
-            )
-        }
+        tasks = [self._task(k) for k in pending]
+        try:
+            failed = self.backend.run(tasks, on_result=keep, progress=self._told("sampling shards"))
+        finally:
+            write()
+        failures = {failure.shard_id: failure for failure in failed}
         for failure in failures.values():
             self.store.write_failure(failure)
         records = [self.store.read_result(k) or failures[k] for k in range(self.num_shards)]
