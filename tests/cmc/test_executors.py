@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -35,7 +35,8 @@ def killer(folder, *names):
                 number = int(path.read_text())
                 if (path, number) not in killed:
                     killed.add((path, number))
-                    os.kill(number, signal.SIGKILL)
+                    with suppress(ProcessLookupError):  # the pool has ended it together with another
+                        os.kill(number, signal.SIGKILL)
 
     thread = threading.Thread(target=watch)
     thread.start()
