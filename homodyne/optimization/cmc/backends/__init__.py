@@ -40,7 +40,7 @@ _HOME = {
     "slurm": ("SlurmBackend",),
 }
 
-__getattr__, __dir__ = _attributes(__name__, _HOME)
+__getattr__, _ = _attributes(__name__, _HOME)
 
 BackendFactory = Callable[["BackendOptions"], "CMCBackend"]
 
@@ -84,3 +84,7 @@ def register_backend(name: str, factory: BackendFactory) -> None:
 
     BACKENDS[name] = factory
     BACKEND_NAMES.add(name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
