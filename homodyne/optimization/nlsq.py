@@ -275,8 +275,9 @@ def pilot_fit(
             one = "one angle does not determine a flow: use mode static; otherwise " if _single_flow(likelihood) else ""
             raise ConvergenceError(
                 f"the pilot fit found no maximum from {used} starts on {thin.num_points} pairs: {one}"
-                "the model may not describe the data, "
-                "or the priors exclude it; look at the maps with 'homodyne inspect' and check q, gap and the priors"
+                "the data may determine too little (fix a parameter, or narrow its prior), the model may not "
+                "describe them, or the priors exclude it; "
+                "look at the maps with 'homodyne inspect' and check q, gap and the priors"
             )
         arrived = _tied(slope, arrived, candidates, sigma, progress)
         sigma = _noise(likelihood, arrived[0].z)
