@@ -126,9 +126,9 @@ def ranks(answer: Answer, truth: Mapping[str, Any], rng: np.random.Generator) ->
 
 def from_weights(bench: Bench, pilot: Pilot, seed: int) -> Answer:
     """Posterior by importance weights of points around its modes; no draws with too few effective points."""
-    rng, known = np.random.default_rng([seed, 1]), [(mode.z, mode.covariance) for mode in pilot.modes]
+    rng, known = np.random.default_rng([seed, 1]), [Normal.of(mode.z, mode.covariance) for mode in pilot.modes]
     density = _density(pilot.posterior)
-    proposal = around(Normal.of(*known[0]), known, density)
+    proposal = around(known[0], known, density)
     points = proposal.draw(POINTS, rng)
     weights = smoothed(density(points) - proposal.log_density(points))
     if weights.ess < LEAST_ESS:

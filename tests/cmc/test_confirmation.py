@@ -9,6 +9,7 @@ from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.proposal import Normal, around
 
 NUM_POINTS = 400
+NARROW = Normal.of([-2.85], [[0.4**2]])
 
 
 def edge(z):
@@ -31,7 +32,7 @@ def exact():
 
 def narrow_points(density, rng):
     """Points around draws that stay near the mode, with their weights."""
-    proposal = around(Normal.of([-2.85], [[0.4**2]]), [], density)
+    proposal = around(NARROW, [], density)
     points = proposal.draw(NUM_POINTS, rng)
     return points, smoothed(density(points) - proposal.log_density(points))
 
@@ -52,7 +53,7 @@ def test_a_long_tail_is_reached_in_the_end():
         rng = np.random.default_rng(seed)
         points, weights = narrow_points(edge, rng)
         wrong += bool(errors(points, weights).max() > 0.2) and weights.k_hat < K_CERTIFIED
-        found = confirm(edge, points, weights, [], ["z"], K_CERTIFIED, rng)
+        found = confirm(edge, points, weights, [NARROW], ["z"], K_CERTIFIED, rng)
         assert found.complaint is None
         assert errors(found.points, found.weights).max() < 0.15
     assert wrong >= 2, "planted bug: no confirmation"
@@ -61,7 +62,7 @@ def test_a_long_tail_is_reached_in_the_end():
 def test_a_tail_without_end_is_refused():
     rng = np.random.default_rng(1)
     points, weights = narrow_points(flat, rng)
-    assert confirm(flat, points, weights, [], ["z"], K_CERTIFIED, rng).complaint is not None
+    assert confirm(flat, points, weights, [NARROW], ["z"], K_CERTIFIED, rng).complaint is not None
 
 
 def test_what_is_normal_is_confirmed_at_once():
@@ -74,7 +75,7 @@ def test_what_is_normal_is_confirmed_at_once():
     rng = np.random.default_rng(2)
     points, weights = narrow_points(normal, rng)
     calls.clear()
-    assert confirm(normal, points, weights, [], ["z"], K_CERTIFIED, rng).complaint is None
+    assert confirm(normal, points, weights, [NARROW], ["z"], K_CERTIFIED, rng).complaint is None
     assert calls == [NUM_POINTS]
 
 
@@ -88,3 +89,27 @@ def test_corrected_draws_of_a_certificate_have_the_tail(seed):
         used = judged.resample(4000, seed)[:, 0]
         assert abs(used.mean() - mean) < (0.15 + 3.0 / np.sqrt(judged.certificate.ess)) * sd
         assert judged.certificate.width_ratio[0] == pytest.approx(used.std() / draws.std(), rel=0.1)
+
+
+def two_peaks(z):
+    """Equal peaks at -1 and 1, fifty widths from each other."""
+    return np.logaddexp(*(-0.5 * np.square((z[:, 0] - centre) / 0.04) for centre in (-1.0, 1.0)))
+
+
+def test_peaks_stay_apart_and_keep_their_shares():
+    """One wide component over both, the planted bug, has hardly a point in either."""
+    peaks = [Normal.of([centre], [[0.04**2]]) for centre in (-1.0, 1.0)]
+    proposal = around(peaks[0], peaks[1:], two_peaks)
+    kept, planted = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        points = proposal.draw(NUM_POINTS, rng)
+        weights = smoothed(two_peaks(points) - proposal.log_density(points))
+        for centres, ess in ((peaks, kept), ([Normal.of([0.0], [[1.0]])], planted)):
+            found = confirm(two_peaks, points, weights, centres, ["z"], K_CERTIFIED, rng)
+            ess.append(found.weights.ess if found.complaint is None else 0.0)
+            share = np.exp(found.weights.log_weights)[found.points[:, 0] > 0.0].sum()
+            if centres is peaks:
+                assert found.complaint is None
+                assert abs(share - 0.5) < 4.0 * 0.5 / np.sqrt(found.weights.ess)
+    assert min(kept) > 0.5 * NUM_POINTS > 4.0 * max(planted)

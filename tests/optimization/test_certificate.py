@@ -307,7 +307,8 @@ class TestParts:
         rng = np.random.default_rng(0)
         cloud = problem.draw(1000, 0)
         main = Normal.of(cloud.mean(axis=0), np.cov(cloud, rowvar=False))
-        for proposal in (around(main, problem.modes, lambda x: np.zeros(len(x))), shaped(cloud)):
+        modes = [Normal.of(*mode) for mode in problem.modes]
+        for proposal in (around(main, modes, lambda x: np.zeros(len(x))), shaped(cloud)):
             assert proposal.weights.sum() == pytest.approx(1.0)
             x = proposal.draw(20_000, rng)
             ratio = np.exp(main.log_density(x) - proposal.log_density(x))
@@ -315,9 +316,9 @@ class TestParts:
 
     def test_points_are_shared_out_by_the_mass_of_the_modes(self):
         problem = two_modes(2, weight=0.2, ratio=0.5)
-        main = Normal.of(*problem.modes[0])
+        main, *modes = (Normal.of(*mode) for mode in problem.modes)
         heights = every(problem.log_density)
-        proposal = around(main, problem.modes[1:], lambda x: np.asarray(heights(x)))
+        proposal = around(main, modes, lambda x: np.asarray(heights(x)))
         np.testing.assert_allclose(proposal.weights, [0.9 * 0.2, 0.9 * 0.8 + 0.05, 0.05], rtol=1e-6)
 
     def test_shape_follows_the_cloud(self):

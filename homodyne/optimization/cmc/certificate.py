@@ -182,7 +182,8 @@ def certify(
     known = (None, None) if gaussian is not None else _known(x, draws_log_density, evaluate, num_points)
     given = Draws(x, independent, tuple(names), *known)
 
-    proposal = around(main, modes, evaluate)
+    centres = [main, *(Normal.of(mode, covariance) for mode, covariance in modes)]
+    proposal = around(main, centres[1:], evaluate)
     points = proposal.draw(num_points, rng)
     values = evaluate(points)
     first = climb(given, points, values, proposal, main, False, rng)
@@ -193,7 +194,7 @@ def certify(
     def done(name: str, rung: Rung, verdict: str, reason: str) -> Certified:
         judged = _certified(name, rung, verdict, reason, given.names)
         if verdict == CORRECTED and rung.comparison.complaint:
-            return _confirmed(judged, rung, evaluate, modes, given.flat, rng)
+            return _confirmed(judged, rung, evaluate, centres, given.flat, rng)
         return judged
 
     if _sound(first) and (first.comparison.complaint or not first.comparison.doubt):
@@ -288,11 +289,11 @@ def _certified(name: str, rung: Rung, verdict: str, reason: str, names: tuple[st
 
 
 def _confirmed(
-    judged: Certified, rung: Rung, evaluate: Evaluate, modes: Sequence[Mode], flat: Array, rng: np.random.Generator
+    judged: Certified, rung: Rung, evaluate: Evaluate, centres: Sequence[Normal], flat: Array, rng: np.random.Generator
 ) -> Certified:
     """Replace the points of a correction by those of a wider proposal that confirm it, or refuse."""
     certificate = judged.certificate
-    found = confirm(evaluate, rung.points, rung.weights, modes, certificate.names, K_CERTIFIED, rng)
+    found = confirm(evaluate, rung.points, rung.weights, centres, certificate.names, K_CERTIFIED, rng)
     if found.complaint:
         said = f"{certificate.reason[:-1]}, and points around their correction with it ({found.complaint})."
         return refused(judged, f"{said} The posterior reaches where neither draws nor points do.")

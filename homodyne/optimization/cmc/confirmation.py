@@ -3,7 +3,8 @@
 Points of a proposal that was fitted to wrong draws may miss what the draws miss, and their weights do not show it: the
 tail index is that of the tail that was reached. A correction is therefore repeated with a wider proposal around its own
 result until two results in a row agree (adaptive importance sampling; Cappé, Guillin, Marin and Robert, J. Comput.
-Graph. Stat. 13, 907 (2004)).
+Graph. Stat. 13, 907 (2004)). Points near different modes make components of their own: one component over all of them
+would be wide and empty between them.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +15,14 @@ import numpy.typing as npt
 
 from homodyne.optimization.cmc.agreement import Estimate, Weighted, compare
 from homodyne.optimization.cmc.importance import Weights, smoothed
-from homodyne.optimization.cmc.proposal import Mode, Normal, around
+from homodyne.optimization.cmc.proposal import Normal, around
 from homodyne.optimization.cmc.rung import CONTROL, MIN_INSIDE
 
 Array = npt.NDArray[np.float64]
 
 WIDER = 1.3  # width of the next proposal over that of the present result
 ROUNDS = 6  # at most
+EFFECTIVE = 10  # points per dimension that fix a component
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def confirm(
     evaluate: Callable[[Array], Array],
     points: Array,
     weights: Weights,
-    modes: Sequence[Mode],
+    centres: Sequence[Normal],
     names: Sequence[str],
     k_limit: float,
     rng: np.random.Generator,
@@ -49,8 +51,8 @@ def confirm(
         Exact log posterior (n,) of points (n, d).
     points, weights
         The correction, (n, d) and their weights.
-    modes
-        (mode (d,), covariance (d, d)) of every mode that is known.
+    centres
+        The one that the draws were taken for, and every other mode that is known.
     names
         d parameter names.
     k_limit
@@ -60,9 +62,9 @@ def confirm(
     """
     for _ in range(ROUNDS):
         share = np.exp(weights.log_weights)
-        mean = share @ points
-        covariance = np.atleast_2d(np.cov(points, rowvar=False, aweights=share))
-        proposal = around(Normal.of(mean, WIDER**2 * covariance), modes, evaluate)
+        centres = _refitted(centres, points, share)
+        wider = [Normal(centre.mean, WIDER * centre.factor) for centre in centres]
+        proposal = around(wider[0], wider[1:], evaluate)
         further = proposal.draw(len(points), rng)
         values = evaluate(further)
         if np.isfinite(values).sum() < MIN_INSIDE or np.isnan(values).any():
@@ -76,3 +78,16 @@ def confirm(
         if complaint is None and found.k_hat < k_limit:
             return Confirmation(points, weights, None)
     return Confirmation(points, weights, complaint or f"their tail index is {found.k_hat:.2f}")
+
+
+def _refitted(centres: Sequence[Normal], points: Array, share: Array) -> list[Normal]:
+    """Mean and covariance of the weighted points that are nearest to each centre; few points leave it as it was."""
+    nearest = np.argmax([centre.log_density(points) for centre in centres], axis=0)
+    found = []
+    for k, centre in enumerate(centres):
+        own, weight = points[nearest == k], share[nearest == k]
+        if weight.sum() > 0.0 and weight.sum() ** 2 / np.square(weight).sum() >= EFFECTIVE * points.shape[1]:
+            mean = weight @ own / weight.sum()
+            centre = Normal.of(mean, np.atleast_2d(np.cov(own, rowvar=False, aweights=weight)))
+        found.append(centre)
+    return found

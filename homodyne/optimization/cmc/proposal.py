@@ -102,7 +102,7 @@ class Mixture:
         )
 
 
-def around(main: Normal, modes: Sequence[Mode], evaluate: Callable[[Array], Array]) -> Mixture:
+def around(main: Normal, modes: Sequence[Normal], evaluate: Callable[[Array], Array]) -> Mixture:
     """Fit components to a mean and covariance and to known modes, and share the points out among them.
 
     Nine tenths go by the Laplace estimate of the mass around each centre, log density + log sqrt det covariance; one
@@ -113,11 +113,11 @@ def around(main: Normal, modes: Sequence[Mode], evaluate: Callable[[Array], Arra
     main
         Mean and covariance of the draws.
     modes
-        Further (mode (d,), covariance (d, d)).
+        Further modes.
     evaluate
         Log densities (n,) of points (n, d), up to a common constant.
     """
-    centres = [main, *(Normal.of(mode, covariance) for mode, covariance in modes)]
+    centres = [main, *modes]
     mass = np.ones(len(centres))
     if len(centres) > 1:
         heights = evaluate(np.array([centre.mean for centre in centres]))
