@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -142,6 +143,16 @@ for kind in ("dask", "parsl", "ray"):
         f"pip install 'homodyne[{kind}]'" in line
         for kind, line in zip(("dask", "parsl", "ray"), done.stdout.splitlines(), strict=True)
     ] == [True] * 3
+
+
+def test_dask_asks_for_no_port_of_its_own():
+    """8787, the usual one, belongs to another cluster of the machine."""
+    with socket.socket() as other:
+        with suppress(OSError):  # taken already: as good
+            other.bind(("127.0.0.1", 8787))
+            other.listen()
+        results, failures = outcome(BACKENDS["dask"](options()), [task(0)])
+        assert (list(results), failures) == ([0], [])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -54,7 +54,8 @@ def dask_backend(options: BackendOptions) -> ExecutorBackend:
         with (
             dask.config.set(own),
             distributed.LocalCluster(
-                n_workers=num_workers_of(options), threads_per_worker=1, host="127.0.0.1", dashboard_address=None,
+                n_workers=num_workers_of(options), threads_per_worker=1, host="127.0.0.1",
+                dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0",
                 env=environment_changes(), memory_limit=0,
             ) as cluster,
             distributed.Client(cluster) as client,
