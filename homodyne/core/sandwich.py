@@ -173,12 +173,29 @@ def _angle(maps: PairMaps, residual: Array, contrast: float, sigma: float, pair_
     scores = (design * (maps.weight / (2.0 * sigma**2))).reshape(size, -1)
     information = design.reshape(size, -1) @ scores.T
     information[-2:, -2:] += pair_prior
-    scores, g = scores.astype(np.float32), maps.g.astype(np.float32)
+    apart = _apart(information)
+    scores, g = (apart @ scores).astype(np.float32), maps.g.astype(np.float32)
     passed = np.array([score.reshape(g.shape) @ g for score in scores])
     turned, passed = passed.transpose(0, 2, 1).reshape(size, -1), passed.reshape(size, -1)
-    powers = np.array([scores @ scores.T, passed @ scores.T, passed @ turned.T], dtype=float)
+    back = np.linalg.inv(apart)
+    powers = np.array([back @ x @ back.T for x in (scores @ scores.T, passed @ scores.T, passed @ turned.T)])
     sums = [0.5 * float(np.vdot(maps.weight, square)) for square in (np.ones_like(g), maps.g**2, residual**2)]
     return _Angle(information, powers, (sums[0], sums[1]), sums[2])
+
+
+def _apart(information: Array) -> Array:
+    """Combinations (rows) of the scores that are uncorrelated for independent points, z once the pair is eliminated.
+
+    A slow decay looks much like a change of offset and contrast; the small difference must not be left to float32.
+    """
+    d = len(information) - 2
+    pair, across = information[d:, d:], information[:d, d:]
+    eliminated = np.eye(d + 2)
+    eliminated[:d, d:] = -np.linalg.solve(pair, across.T).T
+    left = information[:d, :d] + across @ eliminated[:d, d:].T
+    turn = np.zeros_like(information)
+    turn[:d, :d], turn[d:, d:] = np.linalg.eigh(left)[1].T, np.linalg.eigh(pair)[1].T
+    return np.asarray(turn @ eliminated)
 
 
 def _noise(

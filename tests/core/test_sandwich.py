@@ -106,6 +106,28 @@ def test_covariance_is_that_of_all_pairs_of_pairs():
     assert differs(found().covariance, lost[:d, :d], sd[:d]) > 0.02
 
 
+def test_directions_that_offset_and_contrast_nearly_take_up_keep_their_digits():
+    """A decay much longer than the record is nearly a straight line, as a change of the offset and contrast is."""
+    times, scaling = 0.1 * np.arange(1, 201), np.array([[1.0, 0.3]])
+    space = parameter_space("static", times)
+    z = space.coordinates({"D0": 50.0, "alpha": -0.7, "D_offset": 1.0})
+    slot = BlockSlot(block_from_maps(np.ones((1, 200, 200), np.float32)))
+    likelihood = Likelihood(slot, space, times, np.zeros(1), Q, None, WIDE)
+    got = sandwich(likelihood, z, scaling, SIGMA[:1], FACTS, np.eye(3))
+    (maps,) = pair_maps(likelihood, z, np.eye(3))
+    off = maps.weight > 0
+    slopes, pair = scaling[0, 1] * maps.slopes, np.stack([np.ones_like(maps.g), maps.g])
+    known = np.diag(WIDE.table[1]) * 2.0 * SIGMA[0] ** 2  # each pair counts twice
+    taken = np.linalg.solve(pair[:, off] @ pair[:, off].T + known, pair[:, off] @ slopes[:, off].T)
+    scores = off * (slopes - np.tensordot(taken, pair, (0, 0))) / (2.0 * SIGMA[0] ** 2)
+    noise = scaling[0, 1] * maps.g + np.eye(200) / FACTS.given_counts
+    passed = [score @ noise for score in scores]
+    expected = np.array([[2.0 * np.vdot(a.T, b) for b in passed] for a in passed]) / FACTS.given_pixels
+    scale = np.sqrt(np.diag(expected))
+    assert differs(got.variability, expected, scale) < 1e-4
+    assert np.linalg.eigvalsh(got.variability / np.outer(scale, scale)).min() > 0.0
+
+
 def test_weak_light_gives_the_independent_covariance():
     """contrast * counts << 1, and a variance that is the fit's own."""
     likelihood, z = setup()
