@@ -428,8 +428,7 @@ def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int
         not (np.isfinite(shear[0]).all() and np.isfinite(shear[1]).all()) or np.any(np.diff(shear[1]) < 0)
     ):
         return None
-    bins = np.floor(exponent / BIN)
-    inside = exponent - BIN * bins
+    bins, inside = np.divmod(exponent, BIN)  # exact, however large the exponent
     growth, decay = np.exp(inside), np.exp(-inside)
     if block.columns is not None:
         layout: Tables = (block.start, block.row, block.angle, block.columns, block.chunks)

@@ -112,6 +112,10 @@ class PowerLawCoordinates:
             return jnp.asarray(z[0] + z[1] - jnp.log(jnp.abs(jnp.expm1(span))) - exponent * np.log(self.t_a))
         return jnp.asarray(z[0] - (exponent * np.log(self._t_mid) if self._levels == (self.names[0],) else 0.0))
 
+    def log_softening(self, z: jax.Array) -> jax.Array:
+        """Log of the relative difference of both rates; where it is zero, the prior may have a pole."""
+        return jnp.log(jnp.abs(jnp.tanh(0.5 * (z[0] - z[1])))) if len(self._levels) == 2 else jnp.zeros(())
+
     def rate(self, z: jax.Array, t: Any) -> jax.Array:
         """Rate at time t."""
         if len(self._levels) == 2:
@@ -274,6 +278,15 @@ class ParameterSpace:
         for name in self.free_names:
             total += self.priors[name].log_prob(params[name])
         return jnp.where(self.supported(z) & jnp.isfinite(total), total, -jnp.inf)
+
+    def log_softening(self, z: jax.Array) -> jax.Array:
+        """Log of a factor of the prior, about 1 elsewhere, without whose pole at exponents of 0 its maxima are finite.
+
+        Points with a fixed pair of rates at both anchors have amplitudes without bound as the exponent goes to 0; the
+        Jacobian goes with 1/|exponent| there. `z` may be longer than the space.
+        """
+        parts, _ = self._split(z[: self.dim])
+        return sum((law.log_softening(part) for law, part in zip(self.laws, parts, strict=True)), jnp.zeros(()))
 
     def draw(self, rng: np.random.Generator, count: int) -> dict[str, Array]:
         """Draws of the physical parameters from the prior, whatever the sign of the rates, (count,) each."""

@@ -34,6 +34,8 @@ _TIE = 0.005  # relative sd of the contrasts where they are tied together
 _MOST_MODES = 4  # modes that are followed on all data
 _LEVEL = 1e-4  # a climb stops when an accepted step gains less than this in log density
 _HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
+_FLAT = 1e-12  # ratio of curvatures, in whitened coordinates, at which a direction has none
+_SHARP = 1e8  # curvature in whitened coordinates that, in every direction, is but rounding
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at which a climb has arrived
 _STILL = 0.01  # change of the noise, in units of its own uncertainty, that is none
 _OUTSIDE = 1e100  # cost where the density is zero
@@ -146,6 +148,8 @@ class _Slope:
         self.likelihood = posterior.likelihood
         self.space = posterior.likelihood.space
         self.surrogate = surrogate
+        self.softened = False
+        self._soft = jax.jit(jax.value_and_grad(self.space.log_softening))
         self.scaling = posterior.likelihood.scaling.table
         self.gradients = 0
 
@@ -154,10 +158,11 @@ class _Slope:
         (value, gradient), prior = self._program(z, sigma, self.scaling)
         if self.surrogate is not None:
             prior = self.surrogate(z)
-        total = float(value) + float(prior[0])
-        return (
-            (total, np.asarray(gradient) + np.asarray(prior[1])) if np.isfinite(total) else (-np.inf, np.zeros_like(z))
-        )
+        total, slope = float(value) + float(prior[0]), np.asarray(gradient) + np.asarray(prior[1])
+        if self.softened:
+            softening, pull = self._soft(z)
+            total, slope = total + float(softening), slope + np.asarray(pull)
+        return (total, slope) if np.isfinite(total) else (-np.inf, np.zeros_like(z))
 
     def hessian(self, z: Array, sigma: Array, root: Array, step: float) -> Array:
         """Central differences of the gradient along the columns of `root`, in units of those columns."""
@@ -172,6 +177,10 @@ class _Slope:
         """Go up from z in coordinates whitened by `root`; None where no maximum is reached."""
         if self(z, sigma)[0] == -np.inf:
             return None
+        return self.mode(self.ascend(z, sigma, root, max_iterations, step), sigma, root, step)
+
+    def ascend(self, z: Array, sigma: Array, root: Array, max_iterations: int, step: float) -> Array:
+        """Where the way up from z, inside the support, ends: at a maximum or not."""
         last: list[Any] = [z * np.nan, np.inf]
         latest: list[Array] = [z * np.nan, z]
 
@@ -197,11 +206,22 @@ class _Slope:
             options={"maxiter": max_iterations, "gtol": 0.0, "initial_trust_radius": 1.0,
             "max_trust_radius": 100.0},
         )  # fmt: skip
-        return self.mode(self.space.canonical(z + root @ found.x), sigma, root, step)
+        return self.space.canonical(z + root @ found.x)
 
     def settle(self, z: Array, sigma: Array, root: Array, max_iterations: int, step: float) -> Mode | None:
-        """As `climb`, with few gradients where z is near the mode and `root` nearly right."""
+        """As `climb`, with few gradients where z is near the mode and `root` nearly right.
 
+        Where little is determined, the density may rise without end towards an exponent of zero, where it is infinite
+        though its mass is small: then the maximum of the density without that rise stands for the mode.
+        """
+        mode = self._settle(z, sigma, root, max_iterations, step)
+        if mode is None and not self.softened:
+            self.softened = True
+            mode = self._settle(z, sigma, root, max_iterations, step)
+            self.softened = False
+        return mode
+
+    def _settle(self, z: Array, sigma: Array, root: Array, max_iterations: int, step: float) -> Mode | None:
         def cost(w: Array) -> tuple[float, Array]:
             value, gradient = self(z + root @ w, sigma)
             return (-value if np.isfinite(value) else _OUTSIDE), -root.T @ gradient
@@ -218,7 +238,10 @@ class _Slope:
         """Curvature at z, first at the given scales and then at a third of a posterior sd; None off a maximum."""
         for width in dict.fromkeys((step, 0.3)):
             negative = -self.hessian(z, sigma, root, width)
-            if not np.isfinite(negative).all() or np.linalg.eigvalsh(negative)[0] <= 0:
+            if not np.isfinite(negative).all():
+                return None
+            curvature = np.linalg.eigvalsh(negative)
+            if curvature[0] <= _FLAT * curvature[-1] or curvature[0] > _SHARP:
                 return None
             root = root @ np.linalg.cholesky(np.linalg.inv(negative))
         value, gradient = self(z, sigma)
@@ -388,12 +411,11 @@ def _climb_all(
     for k, start in enumerate(starts):
         progress("pilot fit: starts", k, len(starts))
         slope.surrogate = stand_in
-        near = slope.climb(start, sigma, scales, _FAR_STEPS, 1e-4)
+        above = slope.ascend(start, sigma, scales, _FAR_STEPS, 1e-4)
+        near = slope.mode(above, sigma, scales, 1e-4)
         slope.surrogate = None
-        if near is None:
-            continue
-        first = start if slope(near.z, sigma)[0] == -np.inf else near.z
-        mode = slope.settle(first, sigma, _root(near.covariance), max_iterations, 1e-3)
+        first = start if slope(above, sigma)[0] == -np.inf else above
+        mode = slope.settle(first, sigma, _root(near.covariance) if near else scales, max_iterations, 1e-3)
         if mode is not None:
             arrived.append(mode)
         if len(arrived) >= _AGREE and len(_distinct(arrived, DEAD)) == 1:

@@ -122,6 +122,14 @@ def test_gradient_is_right_for_every_size_of_the_phase():
 
 
 @pytest.mark.parametrize("implementation", ["numba", "jax"])
+@pytest.mark.parametrize("exponent", [1e9, 1e19, 1e300])
+def test_rates_without_bound_leave_no_correlation(implementation, exponent):
+    f = exponent * np.arange(1.0, N + 1)
+    moments = moment_function(BlockSlot(BLOCKS["whole"]), implementation)(f, None)
+    assert not np.any(moments.g) and np.isfinite(moments.yg).all()
+
+
+@pytest.mark.parametrize("implementation", ["numba", "jax"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
 def test_a_curve_that_is_not_finite_or_decreases_gives_nan(implementation, bad):
     f = F["slow"].copy()

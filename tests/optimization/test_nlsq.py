@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,7 +11,7 @@ import homodyne
 from homodyne.core.blocks import block_from_maps
 from homodyne.core.likelihood import Likelihood, ScalingPrior
 from homodyne.core.moments import BlockSlot
-from homodyne.core.parameters import parameter_space
+from homodyne.core.parameters import ParameterSpace, parameter_space
 from homodyne.core.posterior import SIGMA_PRIOR
 from homodyne.core.priors import make_prior
 from homodyne.core.thin import thin_block
@@ -218,6 +219,21 @@ def test_the_initial_value_decides_between_equal_modes(mirror, phi0):
     assert pilot.num_starts == 1
     assert len(pilot.modes) == 1
     assert abs(pilot.mode.z[-1] - phi0) < 5 * np.sqrt(pilot.mode.covariance[-1, -1])
+
+
+def test_what_is_hardly_determined_has_a_mode_too(monkeypatch):
+    """Light so weak that the density rises towards an exponent of zero, where the prior has a pole."""
+    params = {"D0": 2e4, "alpha": -0.8, "D_offset": 500.0}
+    settings = {"q": Q, "num_frames": FRAMES, "dt": DT, "contrast": 0.3, "mean_counts": 0.02, "pixels": 2000}
+    c2 = [homodyne.simulate(params, phi=[0.0], seed=seed, **settings).c2 for seed in (0, 6)]
+    problem = Problem.of("static", params, phi=(0.0,))
+    for data in c2:
+        mode = problem.fit(data).mode
+        off = mode.z - problem.truth
+        assert off @ np.linalg.solve(mode.covariance, off) < stats.chi2(3).ppf(1 - 1e-3)
+    monkeypatch.setattr(ParameterSpace, "log_softening", lambda space, z: jnp.zeros(()))
+    with pytest.raises(ConvergenceError):
+        problem.fit(c2[0])
 
 
 def test_a_mode_on_a_wall_is_no_mode():
