@@ -1,5 +1,6 @@
 """Shards on several JAX devices, made of one CPU in a process of their own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,7 +61,8 @@ def alone():
 
 @pytest.mark.parametrize("cache", ["true", "false"])
 def test_every_device_samples_and_the_draws_are_those_of_the_sequential_backend(cache, alone, tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    flags = os.environ.get("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=2")
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", cache)
     text = PROGRAM.format(here=str(HERE), settings=SETTINGS)

@@ -38,7 +38,7 @@ def importable(monkeypatch):
 
 
 def jobs(**changes):
-    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "XLA_FLAGS")
     environment = {
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "cmc")]),
         **{name: os.environ[name] for name in names},
@@ -323,6 +323,7 @@ def test_a_model_given_by_its_name(slurm, tmp_path):
 def test_a_fit_on_slurm_is_the_fit_on_this_machine(slurm, file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     changes = ["sharding.num_shards=2", "escalate=false", "validation.strict=false", "backend.jobs.memory_gb=1"]
+    changes += [f"per_shard_mcmc.{few}" for few in ("num_warmup=50", "num_samples=100", "num_chains=2")]
     common = ["fit", str(file), "--method", "cmc", "--mode", "static", "--no-figures"]
     common += [f"optimization.cmc.{change}" for change in changes]
     for name in ("sequential", "slurm"):
