@@ -171,9 +171,9 @@ class TestOtherPosteriors:
         assert max(worst_error(problem, answer)) < 0.2
 
     @pytest.mark.slow
-    def test_no_false_certificate_in_400_random_problems(self):
+    def test_no_false_certificate_in_150_random_problems(self):
         rng, false, wrong = np.random.default_rng(0), [], []
-        for run in range(400):
+        for run in range(150):
             d, modes = int(rng.choice([2, 3, 5, 7])), ()
             if run % 5 == 0:
                 problem = banana(d, rng.uniform(0.4, 2.0), rng.uniform(0.3, 1.0))
@@ -194,7 +194,7 @@ class TestOtherPosteriors:
             if answer.certificate.verdict == CORRECTED and max(worst_error(problem, answer)) > 0.5:
                 wrong.append((problem.label, d, worst_error(problem, answer)))
         assert not false
-        assert len(wrong) <= 4
+        assert len(wrong) <= 2
 
     @pytest.mark.slow
     def test_false_alarms_on_200_normal_posteriors(self):
