@@ -30,8 +30,16 @@ NORMAL = gaussian(random_covariance(7, 0, scales=(1e4, 1e-8, 1.0)), mean=np.resi
 
 
 def every(log_density):
-    """The density at all points at once; operations are compiled once, programs would be for every problem."""
-    return lambda points: np.asarray(jax.vmap(log_density)(points))
+    """The density at all points at once.
+
+    Operations are compiled once for every shape, programs would be for every problem; so shapes are rounded up.
+    """
+
+    def evaluate(points):
+        padded = np.pad(points, ((0, -len(points) % 1024), (0, 0)), mode="edge")
+        return np.asarray(jax.vmap(log_density)(padded))[: len(points)]
+
+    return evaluate
 
 
 def judge(problem, draws, seed=0, num_points=1000, **options):
