@@ -29,17 +29,21 @@ settings.load_profile("homodyne")
 
 LONGEST = (
     "schedulers/test_jobs.py",
-    "cmc/test_consensus.py",
-    "cli/test_shards.py",
-    "config/test_effects.py",
-    "optimization/test_certificate.py",
-    "optimization/test_fit.py",
-    "cmc/test_hard_cases.py",
-    "cmc/test_conformance.py",
-    "cmc/test_executors.py",
-    "cmc/test_xpcs.py",
-    "core/test_moments.py",
     "test_docs.py",
+    "cli/test_shards.py",
+    "cmc/test_consensus.py",
+    "optimization/test_certificate.py",
+    "optimization/test_nlsq.py",
+    "cmc/test_executors.py",
+    "config/test_effects.py",
+    "optimization/test_fit.py",
+    "cmc/test_conformance.py",
+    "cmc/test_xpcs.py",
+    "test_guide.py",
+    "cli/test_fit_command.py",
+    "cmc/test_hard_cases.py",
+    "validation/test_validation.py",
+    "cmc/test_ray.py",
 )
 """Files of tests that take longest; several processes take files in this order, so that they end together."""
 
