@@ -115,39 +115,45 @@ def moments_of(tables: Any) -> Moments:
 
 
 def _on_host(slot: BlockSlot, order: int) -> MomentFunction:
+    """Callbacks take one array each: every argument costs as much as tens of thousands of pairs."""
     latest: list[Any] = [None]  # tables of the latest curves: a gradient asks for them twice
 
-    def tables(f: Any, shear: Any) -> moments_numba.Tables | None:
-        curves = np.concatenate([f, *(shear or ())])
+    def tables(curves: Any, f: Any, shear: Any) -> moments_numba.Tables | None:
         known = latest[0]  # taken once: other threads may replace it
         if known is None or known[0] is not slot.block or not np.array_equal(known[1], curves):
             known = latest[0] = slot.block, curves, moments_numba.tables_of(slot.block, f, shear, order)
         return known[2]  # type: ignore[no-any-return]
 
-    def host_moments(f: Any, shear: Any) -> Any:
-        f, shear = _arrays(f, shear)
-        return host_table(slot, f, shear, order, tables(f, shear))
+    def host_moments(packed: Any) -> Any:
+        curves = np.array(packed)
+        f, shear = _unpacked(slot, curves)
+        return host_table(slot, f, shear, order, tables(curves, f, shear))
 
-    def host_product(f: Any, shear: Any, cotangent: Any) -> Any:
-        u = np.array(cotangent)[:, 5:]
+    def host_product(packed: Any) -> Any:
+        u, curves = np.split(np.array(packed), [3 * slot.block.num_angles])
+        u, (f, shear) = u.reshape(-1, 3), _unpacked(slot, curves)
         u[:, 0] -= slot.sums[:, 2] * u[:, 2]
-        f, shear = _arrays(f, shear)
-        return moments_numba.product(slot.block, f, shear, u, order, tables(f, shear))
+        slopes = moments_numba.product(slot.block, f, shear, u, order, tables(curves, f, shear))
+        return np.concatenate(jax.tree.leaves(slopes))
 
     @jax.custom_vjp
-    def table(f: jax.Array, shear: Shear | None) -> jax.Array:
+    def table(curves: jax.Array) -> jax.Array:
         shape = jnp.zeros((slot.block.num_angles, 8))
-        return jnp.asarray(jax.pure_callback(host_moments, shape, f, shear, vmap_method="sequential"))
+        return jnp.asarray(jax.pure_callback(host_moments, shape, curves, vmap_method="sequential"))
 
-    def forward(f: jax.Array, shear: Shear | None) -> tuple[jax.Array, Any]:
-        return table(f, shear), (f, shear)
+    def forward(curves: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return table(curves), curves
 
-    def backward(saved: Any, cotangent: jax.Array) -> Any:
-        return jax.pure_callback(host_product, saved, *saved, cotangent, vmap_method="sequential")
+    def backward(curves: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+        packed = jnp.concatenate([cotangent[:, 5:].ravel(), curves])
+        return (jnp.asarray(jax.pure_callback(host_product, curves, packed, vmap_method="sequential")),)
 
     table.defvjp(forward, backward)
-    return lambda f, shear: Moments(*table(f, shear).T)
+    return lambda f, shear: Moments(*table(jnp.concatenate([f, *(shear or ())])).T)
 
 
-def _arrays(f: Any, shear: Any) -> Any:
-    return np.asarray(f), None if shear is None else tuple(np.asarray(x) for x in shear)
+def _unpacked(slot: BlockSlot, curves: Any) -> tuple[Any, Any]:
+    """F and the shear (h, G), or None, of curves that stand one behind the other."""
+    n, n_phi = slot.block.num_frames, slot.block.num_angles
+    f, h, g = np.split(curves, [n, n + n_phi])
+    return f, (h, g) if g.size else None
