@@ -2,12 +2,24 @@
 
 import sys
 
-from benchmarks import backends, calibrated, cluster, combination, command_line, fits, hard_cases, primitive, shards
+from benchmarks import (
+    backends,
+    calibrated,
+    cluster,
+    combination,
+    command_line,
+    engine,
+    fits,
+    hard_cases,
+    primitive,
+    shards,
+)
 
 BENCHMARKS = {
     "primitive": primitive.run,
     "fits": fits.run,
     "command_line": command_line.run,
+    "engine": engine.run,
     "shards": shards.run,
     "combination": combination.run,
     "hard_cases": hard_cases.run,
