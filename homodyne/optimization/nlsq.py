@@ -310,14 +310,14 @@ def pilot_fit(
         ]
         modes = (_distinct([m for m in refined if m is not None], settings.depth) or arrived[:1])[:_MOST_MODES]
         points = thin.num_points
-        if between is not None:
-            likelihood.slot.block = between
-            modes, sigma = _all_up(slope, modes, sigma, points / between.num_points, settings)
-            points = between.num_points
+        for block in filter(None, (between, whole)):
+            likelihood.slot.block = block
+            progress("pilot fit: all data", 0, 1)
+            found, sigma = _all_up(slope, modes, sigma, points / block.num_points, settings)
+            if found or block is whole:
+                modes, points = found, block.num_points
     finally:
         likelihood.slot.block = whole
-    progress("pilot fit: all data", 0, 1)
-    modes, sigma = _all_up(slope, modes, sigma, points / whole.num_points, settings)
     progress("pilot fit: all data", 1, 1)
     notes: list[str] = []
     if not modes:

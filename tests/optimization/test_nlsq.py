@@ -247,6 +247,9 @@ def test_a_mode_on_a_wall_is_no_mode():
         problem.fit(maps(STATIC, 1, phi=(0.0,)), settings=settings)
     inside = problem.fit(maps(STATIC | {"D0": 2e5}, 1, phi=(0.0,)), settings=settings)
     assert inside.num_converged > 0
+    without = block_from_maps(maps(STATIC, 1, phi=(0.0,)))  # a larger part that has none is passed over
+    passed = problem.fit(maps(STATIC | {"D0": 2e5}, 1, phi=(0.0,)), settings=settings, between=without)
+    np.testing.assert_allclose(passed.mode.z, inside.mode.z, atol=0.1 * np.sqrt(inside.mode.covariance[0, 0]))
 
 
 def test_outliers_and_angles_without_decay_are_reported(static):
