@@ -302,6 +302,16 @@ def _point(i, j, p, f, bins, g, h, sine, cosine, fourth):  # type: ignore[no-unt
 
 
 @_kernel
+def _maps(f, bins, g, h, sine, cosine, fourth, value, slope):  # type: ignore[no-untyped-def]
+    """Set the map (n, n) of g of one angle, and the antisymmetric one of its derivative by the phase difference."""
+    for i in range(bins.size):
+        for j in range(i, bins.size):
+            v, s = _point(i, j, 0, f, bins, g, h, sine, cosine, fourth)
+            value[i, j] = value[j, i] = v
+            slope[i, j], slope[j, i] = s, -s
+
+
+@_kernel
 def _point_moments(  # type: ignore[no-untyped-def]
     begin, end, out, values, weights, start, row, angle, columns, chunks, f, bins, g, h, sine, cosine, fourth
 ):
@@ -402,6 +412,14 @@ def product(
     return d_f, None if shear is None else (d_h, sign * d_g)
 
 
+def correlation_maps(decay_exponent: Array, shear: Shear, order: int = 1) -> tuple[Array, Array]:
+    """Maps (n, n) of g of one angle and of its derivative by the phase difference; `shear` as in `moments`."""
+    value, slope = np.empty((2, decay_exponent.size, decay_exponent.size))
+    factors, bins = _decay_tables(decay_exponent - decay_exponent[0])
+    _maps(factors, bins, shear[1], shear[0], *_phases(*shear), order == 2, value, slope)
+    return value, slope
+
+
 def _run(block: Block, kernel: Callable[..., None], *arguments: Any) -> None:
     """Run a kernel over all chunks of the block, on threads when it is large; their number changes nothing."""
     n_chunk, threads = block.chunks.size - 1, int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
@@ -428,12 +446,12 @@ def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int
         not (np.isfinite(shear[0]).all() and np.isfinite(shear[1]).all()) or np.any(np.diff(shear[1]) < 0)
     ):
         return None
-    bins, inside = np.divmod(exponent, BIN)  # exact, however large the exponent
-    growth, decay = np.exp(inside), np.exp(-inside)
+    factors, bins = _decay_tables(exponent)
+    decay, growth = factors
     if block.columns is not None:
         layout: Tables = (block.start, block.row, block.angle, block.columns, block.chunks)
         wave: Tables = (None,) * 4 if shear is None else (shear[1], shear[0], *_phases(*shear))
-        return block.values, block.weights, *layout, np.stack([decay, growth]), bins, *wave, order == 2
+        return block.values, block.weights, *layout, factors, bins, *wave, order == 2
     cols, rows = block.col_frames, _shared_rows(block)
     run_end = np.stack([np.searchsorted(bins[cols], bins[rows] + step, side="right") for step in range(3)], axis=1)
     layout = (block.start[: rows.size + 1], block.first_col[: rows.size], block.chunks)
@@ -443,6 +461,12 @@ def _tables(block: Block, decay_exponent: Array, shear: Shear | None, order: int
         sine, cosine = _phases(h, g[np.concatenate([cols, rows])])
         wave = (g[rows], g[cols], h, sine.ravel(), cosine.ravel())
     return block.values, block.weights, *layout, growth[rows], run_end, decay[cols], *wave, order == 2
+
+
+def _decay_tables(exponent: Array) -> tuple[Array, Array]:
+    """Factors exp(-F) and exp(F) of every frame inside its bin, (2, n), and the bins (n,)."""
+    bins, inside = np.divmod(exponent, BIN)  # exact, however large the exponent
+    return np.exp([-inside, inside]), bins
 
 
 def _phases(h: Array, g: Array) -> tuple[Array, Array]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numba import njit
 
 from homodyne.core.likelihood import Likelihood
+from homodyne.core.moments_numba import correlation_maps
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -23,18 +25,51 @@ class PairMaps:
     ----------
     g : (n, n) array
         Model correlation, 1 on the diagonal.
-    slopes : (d, n, n) array
-        Derivatives of g along the directions that were asked for.
+    turn : (n, n) array
+        Derivative of g by the phase difference; antisymmetric.
     weight : (n, n) array
         Weight of every pair of the block; 0 on the diagonal and where a pair is missing.
     values : (n, n) array
         c2; 0 where the weight is 0.
+    decay : (n,) array
+        Decay exponent of every frame.
+    d_decay, d_phase : (d, n) arrays
+        Derivatives of decay exponent and phase of every frame along the directions that were asked for.
     """
 
     g: Array
-    slopes: Array
+    turn: Array
     weight: Array
     values: Array
+    decay: Array
+    d_decay: Array
+    d_phase: Array
+
+    def design(self, rows: slice = slice(None)) -> Array:
+        """Derivatives of c2 in some rows, (d + 2, rows, n): along the directions at contrast 1, offset, contrast."""
+        first, last, _ = rows.indices(len(self.g))
+        found = np.empty((len(self.d_decay) + 2, last - first, len(self.g)))
+        _slopes(first, self.g, self.turn, self.d_decay, self.d_phase, found[:-2])
+        found[-2], found[-1] = 1.0, self.g[rows]
+        return found
+
+
+@njit(fastmath=True, cache=True, nogil=True)
+def _slopes(first, g, turn, d_decay, d_phase, out):  # type: ignore[no-untyped-def]
+    """Set the derivatives (d, rows, n) of the rows from the first on."""
+    for a in range(out.shape[0]):
+        u, v = d_decay[a], d_phase[a]
+        for i in range(first, first + out.shape[1]):
+            row = out[a, i - first]
+            for j in range(i):
+                row[j] = g[i, j] * (u[j] - u[i]) + turn[i, j] * (v[j] - v[i])
+            for j in range(i, row.size):
+                row[j] = g[i, j] * (u[i] - u[j]) + turn[i, j] * (v[j] - v[i])
+
+
+def strips(count: int, width: int = 32) -> Iterator[slice]:
+    """Cut rows into strips; the maps of 32 rows stay in the cache."""
+    return (slice(begin, min(begin + width, count)) for begin in range(0, count, width))
 
 
 def pair_maps(likelihood: Likelihood, z: Array, directions: Array) -> Iterator[PairMaps]:
@@ -52,28 +87,10 @@ def pair_maps(likelihood: Likelihood, z: Array, directions: Array) -> Iterator[P
     decay, height, strain = (np.asarray(curve) for curve in at.curves)
     d_decay, d_height, d_strain = (np.asarray(slope) @ directions for slope in at.slopes)
     for k in range(len(likelihood.phi)):
-        phase = height[k] * strain
         d_phase = d_height[k] * strain[:, None] + height[k] * d_strain
-        g, slopes = _correlation(decay, d_decay.T, phase, d_phase.T, likelihood.order)
-        yield PairMaps(g, slopes, *_data(likelihood, k))
-
-
-def _correlation(decay: Array, d_decay: Array, phase: Array, d_phase: Array, order: int) -> tuple[Array, Array]:
-    """exp(-F) sinc(x)^(2 order) and its derivatives, from exponent and phase (n,) and theirs (d, n)."""
-    apart = decay[None, :] - decay[:, None]
-    x = phase[None, :] - phase[:, None]
-    sinc = np.sinc(x / np.pi)
-    damped = np.exp(-np.abs(apart)) * sinc ** (2 * order - 1)
-    near = np.abs(x) < 1e-3
-    slope = np.where(near, -x / 3, (np.cos(x) - sinc) / np.where(near, 1.0, x))
-    g, turn = damped * sinc, 2 * order * damped * slope
-    fall = -g * np.sign(np.subtract.outer(np.arange(len(decay)), np.arange(len(decay)))).T
-    slopes = np.empty((len(d_decay), *g.shape))
-    for out, u, v in zip(slopes, d_decay, d_phase, strict=True):
-        np.multiply(fall, u[None, :] - u[:, None], out=out)
-        if v.any():
-            out += turn * (v[None, :] - v[:, None])
-    return g, slopes
+        g, turn = correlation_maps(decay, (height[k : k + 1], strain), likelihood.order)
+        curves = (np.ascontiguousarray(x.T) for x in (d_decay, d_phase))
+        yield PairMaps(g, turn, *_data(likelihood, k), decay, *curves)
 
 
 def _data(likelihood: Likelihood, angle: int) -> tuple[Array, Array]:
@@ -81,8 +98,9 @@ def _data(likelihood: Likelihood, angle: int) -> tuple[Array, Array]:
     block = likelihood.slot.block
     here = block.angle_slice(angle)
     _, i, j = block.point_frames(np.arange(here.start, here.stop))
-    weight = np.zeros((block.num_frames, block.num_frames))
-    values = np.zeros_like(weight)
-    weight[i, j] = weight[j, i] = 1.0 if block.weights is None else block.weights[here]
-    values[i, j] = values[j, i] = block.values[here]
-    return weight, values
+    found = []
+    for points in (np.ones(1, np.float32) if block.weights is None else block.weights[here], block.values[here]):
+        full = np.zeros((block.num_frames, block.num_frames), points.dtype)
+        full[i, j] = full[j, i] = points
+        found.append(full)
+    return found[0], found[1]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from homodyne.core.likelihood import Likelihood
-from homodyne.core.pair_maps import PairMaps, pair_maps
+from homodyne.core.pair_maps import PairMaps, pair_maps, strips
 from homodyne.core.speckle_noise import (
     COUNT_SOURCES,
     PIXEL_SOURCES,
@@ -33,6 +33,9 @@ from homodyne.core.speckle_noise import (
 from homodyne.errors import InputError
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_COLUMNS = 128  # columns of a product that are worked on at once
+_GONE = 25.0  # decay exponent beyond which a correlation of float32 digits is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,19 +171,40 @@ def sandwich(
 
 def _angle(maps: PairMaps, residual: Array, contrast: float, sigma: float, pair_prior: Array) -> _Angle:
     """Sums over the pairs of one angle."""
-    design = np.concatenate([contrast * maps.slopes, np.ones((1, *maps.g.shape)), maps.g[None]])
-    size = len(design)
-    scores = (design * (maps.weight / (2.0 * sigma**2))).reshape(size, -1)
-    information = design.reshape(size, -1) @ scores.T
+    n, size = len(maps.g), len(maps.d_decay) + 2
+    sums = np.zeros((size, size))
+    for rows in strips(n):
+        design = maps.design(rows)
+        sums += (design * maps.weight[rows]).reshape(size, -1) @ design.reshape(size, -1).T
+    units = np.append(np.full(size - 2, contrast), [1.0, 1.0])
+    information = np.outer(units, units) * sums / (2.0 * sigma**2)
     information[-2:, -2:] += pair_prior
     apart = _apart(information)
-    scores, g = (apart @ scores).astype(np.float32), maps.g.astype(np.float32)
-    passed = np.array([score.reshape(g.shape) @ g for score in scores])
-    turned, passed = passed.transpose(0, 2, 1).reshape(size, -1), passed.reshape(size, -1)
+    scores, scaled = np.empty((size, n, n), np.float32), apart * units / (2.0 * sigma**2)
+    for rows in strips(n):
+        combined = (scaled @ maps.design(rows).reshape(size, -1)).reshape(size, -1, n)
+        np.multiply(combined, maps.weight[rows], out=scores[:, rows], casting="same_kind")
     back = np.linalg.inv(apart)
-    powers = np.array([back @ x @ back.T for x in (scores @ scores.T, passed @ scores.T, passed @ turned.T)])
-    sums = [0.5 * float(np.vdot(maps.weight, square)) for square in (np.ones_like(g), maps.g**2, residual**2)]
-    return _Angle(information, powers, (sums[0], sums[1]), sums[2])
+    powers = back @ _powers(scores, maps) @ back.T
+    squares = 0.5 * float(np.vdot(maps.weight * residual, residual))
+    return _Angle(information, powers, (0.5 * float(sums[-2, -2]), 0.5 * float(sums[-1, -1])), squares)
+
+
+def _powers(scores: Array, maps: PairMaps) -> Array:
+    """Traces of (G_a G_b, G_a g G_b, G_a g G_b g), (3, size, size), of symmetric float32 scores (size, n, n)."""
+    size, n, _ = scores.shape
+    passed = np.empty((size * n, n), np.float32)
+    for columns in strips(n, _COLUMNS):
+        ends = maps.decay[columns]
+        seen = slice(*np.searchsorted(maps.decay, [ends[0] - _GONE, ends[-1] + _GONE]))
+        near = np.where(maps.g[seen, columns] > np.exp(-_GONE), maps.g[seen, columns], 0.0).astype(np.float32)
+        passed[:, columns] = scores.reshape(-1, n)[:, seen] @ near
+    passed, powers = passed.reshape(scores.shape), np.zeros((3, size, size))
+    for rows in strips(n):
+        here, there = scores[:, rows].reshape(size, -1), passed[:, rows].reshape(size, -1)
+        turned = passed[:, :, rows].transpose(0, 2, 1).reshape(size, -1)
+        powers += [here @ here.T, there @ here.T, there @ turned.T]
+    return powers
 
 
 def _apart(information: Array) -> Array:

@@ -135,14 +135,17 @@ def residual_share(g: Array, weight: Array, residual: Array) -> float:
     float
         NaN where no two pairs share a frame.
     """
-    off = g - np.eye(len(g))
+    off = g.astype(np.float32)
+    np.fill_diagonal(off, 0.0)
     rows = slice(None, None, max(1, len(g) // _ROWS))
-    found, r = (weight > 0)[rows].astype(float), residual[rows]
-    near = found * g[rows]
-    measured, first, second = (float(np.vdot(x.T @ x, y)) for x, y in ((r, off), (found, off**2), (near, off)))
+    found, r = (weight[rows] > 0).astype(np.float32), residual[rows].astype(np.float32)
+    near = found * g[rows].astype(np.float32)
+    measured, first, second = (
+        float(np.sum((x @ y) * x, dtype=float)) for x, y in ((r, off), (found, off**2), (near, off))
+    )
     if not first > 0:
         return float("nan")
-    pairs, itself = float(found.sum()), float(np.vdot(near, near))
+    pairs, itself = float(found.sum(dtype=float)), float(np.sum(near**2, dtype=float))
     target = measured / float(np.vdot(r, r))
     # target = (share first + share^2 second) / (pairs + share^2 itself)
     a, b, c = float(second) - target * itself, float(first), -target * pairs

@@ -75,7 +75,8 @@ def tile_table(
 ) -> tuple[Tiling, list[AngleTiles]]:
     """Tiles of every angle, at coordinates z (dim,) and offset and contrast `scaling` (n_phi, 2)."""
     frames = likelihood.slot.block.col_frames
-    square, tiling = np.ix_(frames, frames), make_tiling(frames.size)
+    whole = frames.size == likelihood.slot.block.num_frames
+    square, tiling = ... if whole else np.ix_(frames, frames), make_tiling(frames.size)
     table = []
     for k, maps in enumerate(pair_maps(likelihood, z, np.eye(likelihood.space.dim))):
         offset, contrast = (float(x) for x in scaling[k])
@@ -83,7 +84,8 @@ def tile_table(
         residual = weight * (maps.values[square] - offset - contrast * g)
         present = tiling.sums(weight)
         use = np.flatnonzero(present >= tiling.pairs / 2)
-        columns = (residual, weight * g, *(contrast * weight * slope[square] for slope in maps.slopes))
+        scaled = contrast * weight
+        columns = (residual, weight * g, *(scaled * slope[square] for slope in maps.design()[:-2]))
         mean, g_mean, *slopes = (tiling.sums(column)[use] / present[use] for column in columns)
         share, two = float(noise.share[k]), np.ix_(use, use)
         speckle = tiling.speckle_covariance(g, share, max(contrast, 0.0))[two]

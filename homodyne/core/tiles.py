@@ -128,12 +128,12 @@ class Tiling:
             As in `homodyne.core.speckle_noise.SpeckleNoise`, >= 0.
         """
         shot, one, field = 1.0 - share, np.eye(self.num_frames), np.sqrt(np.abs(g))
-        white, fields = self.covariance(one), self.covariance(field)
-        cross = self.covariance(field + one) - white - fields  # pairs that share a frame
+        fields = self.covariance(field)
+        cross = self.covariance(field + one) - self.white - fields  # pairs that share a frame
         near = np.sqrt(np.clip(self.sums(g) / self.pairs, 0.0, None))
         both, lean = np.outer(near, near), 2 * near / (1 + near**2)
         tilt = both**2 - both * (np.outer(near, lean) + np.outer(lean, near))
-        cumulants = both * (2 * share**2 * fields + 2 * share * shot * cross + shot**2 * white)
+        cumulants = both * (2 * share**2 * fields + 2 * share * shot * cross + shot**2 * self.white)
         cumulants += 0.5 * share**2 * fields**2
         frames = share**2 * tilt * self._links(g) - share * shot * both**2 * self._linked
         return np.asarray(self.covariance(share * g + shot * one) + contrast * (cumulants + frames))

@@ -106,26 +106,41 @@ def test_covariance_is_that_of_all_pairs_of_pairs():
     assert differs(found().covariance, lost[:d, :d], sd[:d]) > 0.02
 
 
-def test_directions_that_offset_and_contrast_nearly_take_up_keep_their_digits():
-    """A decay much longer than the record is nearly a straight line, as a change of the offset and contrast is."""
-    times, scaling = 0.1 * np.arange(1, 201), np.array([[1.0, 0.3]])
+def of_static_maps(params, n=200):
+    """Variability of z of a long static map, from the sandwich and from whole products in double precision."""
+    times, scaling = 0.1 * np.arange(1, n + 1), np.array([[1.0, 0.3]])
     space = parameter_space("static", times)
-    z = space.coordinates({"D0": 50.0, "alpha": -0.7, "D_offset": 1.0})
-    slot = BlockSlot(block_from_maps(np.ones((1, 200, 200), np.float32)))
+    z = space.coordinates(params)
+    slot = BlockSlot(block_from_maps(np.ones((1, n, n), np.float32)))
     likelihood = Likelihood(slot, space, times, np.zeros(1), Q, None, WIDE)
     got = sandwich(likelihood, z, scaling, SIGMA[:1], FACTS, np.eye(3))
     (maps,) = pair_maps(likelihood, z, np.eye(3))
-    off = maps.weight > 0
-    slopes, pair = scaling[0, 1] * maps.slopes, np.stack([np.ones_like(maps.g), maps.g])
+    off, design = maps.weight > 0, maps.design()
+    slopes, pair = scaling[0, 1] * design[:-2], design[-2:]
     known = np.diag(WIDE.table[1]) * 2.0 * SIGMA[0] ** 2  # each pair counts twice
     taken = np.linalg.solve(pair[:, off] @ pair[:, off].T + known, pair[:, off] @ slopes[:, off].T)
     scores = off * (slopes - np.tensordot(taken, pair, (0, 0))) / (2.0 * SIGMA[0] ** 2)
-    noise = scaling[0, 1] * maps.g + np.eye(200) / FACTS.given_counts
+    noise = scaling[0, 1] * maps.g + np.eye(n) / FACTS.given_counts
     passed = [score @ noise for score in scores]
     expected = np.array([[2.0 * np.vdot(a.T, b) for b in passed] for a in passed]) / FACTS.given_pixels
-    scale = np.sqrt(np.diag(expected))
-    assert differs(got.variability, expected, scale) < 1e-4
-    assert np.linalg.eigvalsh(got.variability / np.outer(scale, scale)).min() > 0.0
+    return got.variability, expected, np.sqrt(np.diag(expected))
+
+
+def test_directions_that_offset_and_contrast_nearly_take_up_keep_their_digits():
+    """A decay much longer than the record is nearly a straight line, as a change of the offset and contrast is."""
+    got, expected, scale = of_static_maps({"D0": 50.0, "alpha": -0.7, "D_offset": 1.0})
+    assert differs(got, expected, scale) < 1e-4
+    assert np.linalg.eigvalsh(got / np.outer(scale, scale)).min() > 0.0
+
+
+def test_pairs_far_apart_may_be_passed_over(monkeypatch):
+    """Products of a fast decay leave out what is nothing in single precision; leaving out more is seen."""
+    fast = {"D0": 1e4, "alpha": -0.3, "D_offset": 5e3}
+    got, expected, scale = of_static_maps(fast, 300)
+    assert differs(got, expected, scale) < 1e-5
+    monkeypatch.setattr("homodyne.core.sandwich._GONE", 2.0)
+    got, expected, scale = of_static_maps(fast, 300)
+    assert differs(got, expected, scale) > 1e-3
 
 
 def test_weak_light_gives_the_independent_covariance():
