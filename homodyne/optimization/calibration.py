@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from homodyne.config.schema import SpeckleConfig
@@ -14,6 +15,7 @@ from homodyne.core.posterior import Posterior
 from homodyne.core.sandwich import Sandwich, sandwich
 from homodyne.core.speckle_noise import CountingFacts, SpeckleNoise
 from homodyne.data.twotime import TwoTimeData
+from homodyne.errors import ConvergenceError
 from homodyne.optimization.crosscheck import cross_check
 from homodyne.optimization.nlsq import Mode, Pilot, PilotSettings, settled
 
@@ -22,7 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 WIDEST = 200.0
 """Variance under correlated noise over that of independent points, at most: what is dead for these may live for it."""
 
-_ROUNDS = 4  # times that the sandwich is made, at most
+_ROUNDS = 8  # times that the sandwich is made, at most
+_SHRINKS = 0.7  # times the step before that a step is long, at most, if steps go on without being cut in half
 _NEAR = 0.3  # standard deviations between the point where it was made and the mode
 
 
@@ -75,25 +78,50 @@ def calibrated(
     """Pilot fit of the calibrated posterior, from that for independent points and the report on its noise.
 
     The sandwich is right near the point where it is made. Where the calibrated mode turns out to be elsewhere, because
-    priors weigh more against correlated noise, it is made anew there: the report that is returned is the last one.
+    priors weigh more against correlated noise, it is made anew there, or half-way once steps do not become shorter. The
+    report that is returned is that of the shortest step.
 
     Raises
     ------
     ConvergenceError
         When the calibrated posterior has no mode.
     """
-    where = pilot.mode
+    space, where, previous, share = pilot.posterior.likelihood.space, pilot.mode, np.inf, 1.0
+    best: tuple[float, Posterior, tuple[Mode, ...], NoiseReport] | None = None
     for left in reversed(range(_ROUNDS)):
         posterior = Posterior(pilot.posterior.likelihood.through(report.adjustment), pilot.sigma)
         widening = report.adjustment.widening**2
         starts = [replace(where, covariance=report.covariance)]
         starts += [replace(mode, covariance=widening * mode.covariance) for mode in pilot.modes[1:]]
-        modes = settled(posterior, starts, settings)
-        moved = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(report.covariance), modes[0].z - where.z))
-        if moved < _NEAR or not left:
+        try:
+            modes = settled(posterior, starts, settings)
+        except ConvergenceError:
+            if best is None:
+                raise
+            share /= 2
+        else:
+            place, gap = where.z, np.asarray(space.apart(jnp.asarray(modes[0].z), where.z))
+            moved = float(np.linalg.norm(np.linalg.solve(np.linalg.cholesky(report.covariance), gap)))
+            if best is None or moved < best[0]:
+                best = moved, posterior, modes, report
+            if moved < _NEAR:
+                break
+            share = 0.5 if share < 1 or moved > _SHRINKS * previous else 1.0
+            previous = moved
+        if not left:
             break
-        where = modes[0]
+        between = place + share * gap
+        usable = share < 1 and np.isfinite(space.log_prior(jnp.asarray(between[: space.dim])))
+        where = replace(modes[0], z=between if usable else modes[0].z)
         report = replace(_report_at(where, data, pilot, known)[0], checks=report.checks)
+    assert best is not None
+    moved, posterior, modes, report = best
+    if moved >= _NEAR:
+        far = (
+            f"speckle noise: what it does to the uncertainty depends on the parameters, and is known only {moved:.1f} "
+            "standard deviations off the mode: take the widths as rough"
+        )
+        report = replace(report, notes=(*report.notes, far))
     return replace(pilot, posterior=posterior, modes=modes), report
 
 

@@ -1,0 +1,52 @@
+"""The calibrated fit: where the sandwich is made, the mode is."""
+
+import numpy as np
+import pytest
+
+import homodyne
+from homodyne.config.io import load_config
+from homodyne.optimization import calibration
+from homodyne.optimization.calibration import calibrated, noise_report
+from homodyne.optimization.nlsq import PilotSettings, pilot_fit
+from homodyne.optimization.target import build_target
+
+
+def slow_decay(fixed, seed):
+    """Speckle of which an eighth decays during the record: data, settings, pilot fit, report on the noise."""
+    params = {"D0": 1000.0, "alpha": -0.8, "D_offset": 25.0}
+    settings = {"q": 0.0054, "num_frames": 120, "dt": 0.25, "contrast": 0.3, "mean_counts": 10.0, "pixels": 1000}
+    data = homodyne.simulate(params, phi=[0.0], seed=seed, **settings)
+    values = {name: {"fixed": value} for name, value in fixed.items()}
+    config = load_config({"analysis_mode": "static", "parameters": values})
+    target = build_target(data, config)
+    pilot = pilot_fit(target.likelihood, target.thin, np.random.default_rng(seed))
+    return data, pilot, config.speckle, noise_report(data, pilot, config.speckle)
+
+
+def remade_at_mode(data, pilot, known, report):
+    """Widths by a sandwich made at the calibrated mode over those of the fit, and what the fit says of its own."""
+    found, last = calibrated(data, pilot, known, report, PilotSettings())
+    again, _ = calibration._report_at(found.mode, data, pilot, known)
+    ratio = np.sqrt(np.diag(again.covariance) / np.diag(last.covariance))
+    return ratio, [note for note in last.notes if "take the widths as rough" in note]
+
+
+@pytest.mark.parametrize(("fixed", "seed"), [({"D_offset": 0.0}, 1), ({"alpha": -0.8}, 1)])
+def test_steps_that_swing_are_cut_in_half(fixed, seed, monkeypatch):
+    """The wider the sandwich, the nearer the mode is to the prior's, where it is narrower; the swing is damped."""
+    fit = slow_decay(fixed, seed)
+    ratio, notes = remade_at_mode(*fit)
+    assert not notes
+    assert np.all(np.abs(np.log(ratio)) < np.log(1.3))
+    monkeypatch.setattr(calibration, "_SHRINKS", np.inf)
+    ratio, notes = remade_at_mode(*fit)
+    assert notes
+    assert np.any(np.abs(np.log(ratio)) > np.log(1.2))
+
+
+def test_a_place_from_which_no_mode_is_reached_is_left_half_way():
+    """The second sandwich, made at the mode of the first, gives a density that rises up to the end of its support."""
+    fit = slow_decay({"alpha": -0.8}, 4)
+    ratio, notes = remade_at_mode(*fit)
+    assert not notes
+    assert np.all(np.abs(np.log(ratio)) < np.log(1.3))
