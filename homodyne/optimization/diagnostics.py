@@ -151,6 +151,11 @@ def energy_problems(divergences: int, transitions: int, ebfmi: Array) -> list[st
     ]
 
 
+def not_converged(problems: Sequence[str]) -> str:
+    """Why chains with these problems cannot be believed; empty without any."""
+    return f"The chains did not converge ({'; '.join(problems[:3])})" if problems else ""
+
+
 def unusable(x: Array, names: Sequence[str]) -> dict[str, str]:
     """Parameters whose draws allow no diagnosis: not finite, or a chain that never moved."""
     broken = {}

@@ -24,11 +24,11 @@ from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.assembly import Run, assemble, consensus_result
 from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
-from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, Certificate, Certified, certify, without_draws
+from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, Certificate, Certified, certify
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
-from homodyne.optimization.diagnostics import diagnose
+from homodyne.optimization.diagnostics import diagnose, not_converged
 from homodyne.optimization.nlsq import DEAD, Pilot, PilotSettings, pilot_fit
 from homodyne.optimization.nuts import NutsSettings, sample_posterior
 from homodyne.optimization.target import build_target
@@ -280,7 +280,7 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
     """Certificate of the draws; chains that did not converge are never certified."""
     mode, posterior = pilot.mode, pilot.posterior
     laplace = name == "laplace"
-    judged = certify(
+    return certify(
         _batch(posterior, tell),
         drawn.z.reshape(-1, posterior.dim) if laplace else drawn.z,
         names=posterior.names,
@@ -289,10 +289,8 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
         modes=[(m.z, m.covariance) for m in pilot.modes],
         gaussian=(mode.z, mode.covariance) if laplace else None,
         draws_log_density=drawn.stats.get("lp"),
+        unbelievable=not_converged(drawn.problems),
     )
-    if not drawn.problems:
-        return judged
-    return without_draws(judged, f"The chains did not converge ({'; '.join(drawn.problems[:3])})")
 
 
 def _batch(posterior: Posterior, tell: Progress) -> Callable[[Array], Array]:

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import multivariate_normal, multivariate_t
 
 from homodyne.errors import InputError
+from homodyne.optimization.cmc import certificate
 from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, certify
 from homodyne.optimization.cmc.importance import effective, smoothed
 from homodyne.optimization.cmc.proposal import Mixture, Normal, around, shaped
@@ -159,6 +160,19 @@ class TestOtherPosteriors:
             assert answer.certificate.verdict in (CERTIFIED, CORRECTED), answer.certificate.reason
             assert "disagree" not in answer.certificate.reason
             assert max(worst_error(problem, answer)) < 0.3
+
+    @pytest.mark.parametrize("problem", [NORMAL, banana(2, 1.0), skewed(7), bounded(2, 0.0)], ids=lambda p: p.label)
+    def test_draws_that_cannot_be_believed_are_replaced_by_points_that_wider_ones_confirm(self, problem, monkeypatch):
+        """Draws that happen to be exact are certified otherwise; their points are right, and a shape is confirmed."""
+        said, rounds = "The chains did not converge", []
+        confirm = certificate.confirm
+        monkeypatch.setattr(certificate, "confirm", lambda *given: rounds.append(1) or confirm(*given))
+        for seed in range(2):
+            answer = judge(problem, problem.draw(2000, 50 + seed), seed, unbelievable=said)
+            assert answer.certificate.verdict == CORRECTED
+            assert answer.certificate.reason == f"{said}; weighted points replace the draws."
+            assert max(worst_error(problem, answer)) < 0.3
+        assert bool(rounds) == (answer.certificate.rung == "shape")
 
     def test_a_mode_that_the_draws_miss_is_found_if_it_is_known(self):
         problem = two_modes(3, weight=0.4)

@@ -143,6 +143,7 @@ def certify(
     modes: Sequence[Mode] = (),
     gaussian: Mode | None = None,
     draws_log_density: npt.ArrayLike | None = None,
+    unbelievable: str = "",
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
@@ -168,6 +169,9 @@ def certify(
         (mean, covariance) when the draws were made from this normal distribution.
     draws_log_density
         Exact log posterior at the draws, in the shape of the draws without d, when it is known.
+    unbelievable
+        Why the draws cannot be believed, whatever their weights say: weighted points replace them. Points that follow
+        the shape of such draws have to be confirmed by wider ones.
 
     Raises
     ------
@@ -193,7 +197,10 @@ def certify(
 
     def done(name: str, rung: Rung, verdict: str, reason: str) -> Certified:
         judged = _certified(name, rung, verdict, reason, given.names)
-        if verdict == CORRECTED and rung.comparison.complaint:
+        if unbelievable:
+            judged = without_draws(judged, unbelievable)
+        doubtful = rung.comparison.complaint or (unbelievable and name == "shape")
+        if judged.certificate.verdict == CORRECTED and doubtful:
             return _confirmed(judged, rung, evaluate, centres, given.flat, rng)
         return judged
 
@@ -295,8 +302,8 @@ def _confirmed(
     certificate = judged.certificate
     found = confirm(evaluate, rung.points, rung.weights, centres, certificate.names, K_CERTIFIED, rng)
     if found.complaint:
-        said = f"{certificate.reason[:-1]}, and points around their correction with it ({found.complaint})."
-        return refused(judged, f"{said} The posterior reaches where neither draws nor points do.")
+        said = f"{certificate.reason} Points of a wider proposal contradict those ({found.complaint}): "
+        return refused(judged, f"{said}the posterior reaches where neither draws nor points do.")
     share, sd = np.exp(found.weights.log_weights), flat.std(axis=0)
     mean = share @ found.points
     width = np.sqrt(share @ np.square(found.points - mean)) / sd

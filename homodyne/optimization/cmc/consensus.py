@@ -37,6 +37,7 @@ from homodyne.optimization.cmc.proposal import Mode
 from homodyne.optimization.cmc.store import ShardStore
 from homodyne.optimization.cmc.types import Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.density import Progress
+from homodyne.optimization.diagnostics import not_converged
 from homodyne.optimization.nuts import NutsSettings
 
 Array = npt.NDArray[np.float64]
@@ -368,13 +369,10 @@ class _Run:
             seed=settings.seed + 1,
             modes=modes,
             gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
+            unbelievable=not_converged(results[0].problems) if combined is None else "",
         )
         if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
-        if combined is None and results[0].problems:
-            said = f"The chains did not converge ({'; '.join(results[0].problems[:3])})"
-            shaped = judged.certificate.rung == "shape"  # by the very draws: points reach no farther than these
-            judged = refused(judged, f"{said}.") if shaped else without_draws(judged, said)
         return judged
 
     def _usable(self, judged: Certified, z: Array) -> Array:
