@@ -61,7 +61,8 @@ def run(sets: Mapping[str, int], path: Path, workers: int) -> None:
     for name, count in sets.items():
         study = STUDIES[name]
         for case in study.cases:
-            left = [unit for unit in (Unit(name, case, seed) for seed in range(count)) if unit not in done]
+            seeds = range(study.sets_of(case, count))
+            left = [unit for unit in (Unit(name, case, seed) for seed in seeds) if unit not in done]
             portions += [left[k : k + study.portion] for k in range(0, len(left), study.portion)]
     portions.sort(key=lambda units: units[0].seed)  # all cases grow together, should the run be interrupted
     total, finished, began = sum(map(len, portions)), 0, time.monotonic()

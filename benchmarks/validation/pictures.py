@@ -56,10 +56,11 @@ def calibration_figure(cases: Mapping[str, Mapping[str, Array]]) -> bytes:
             low, high = band(len(x))
             ax.fill_between(z, low - z, high - z, color="0.9", linewidth=0)
             break
-        for k, (name, x) in enumerate(ranks.items()):
+        for name, x in ranks.items():
+            color = labelled[name].get_color() if name in labelled else f"C{len(labelled) % 10}"
             for column in x.T:
                 function = np.mean(column[:, None] <= z, axis=0) - z
-                (labelled[name],) = ax.plot(z, function, linewidth=1, color=f"C{k % 10}")
+                (labelled[name],) = ax.plot(z, function, linewidth=1, color=color)
         ax.set_title(f"{case.replace('_', ' ')} ({len(x)} sets)", fontsize=8)
     for ax in panels[len(cases) :]:
         ax.set_axis_off()

@@ -67,6 +67,7 @@ def smallest_p(ranks: Mapping[str, Array]) -> tuple[float, str]:
 def _heading(records: Mapping[Unit, Record], command: str) -> str:
     used = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     full = ", ".join(f"{study.sets} ({name})" for name, study in STUDIES.items())
+    other = ", ".join(f"{s.sets_of(case, s.sets)} for {case}" for s in STUDIES.values() for case in s.share)
     return f"""# Validation
 
 Do the error bars hold? This page was written by
@@ -75,9 +76,9 @@ Do the error bars hold? This page was written by
 make validate
 ```
 
-(an hour or two on two cores; `python -m benchmarks.validation --scale 0.1` makes a tenth). A whole run has {full} data
-sets in each case; where a table shows fewer, or lacks a case, this copy was written before the run was finished. It was
-written by
+(about two hours on two cores; `python -m benchmarks.validation --scale 0.1` makes a tenth). A whole run has {full} data
+sets in each case ({other}); where a table shows fewer, or lacks a case, this copy was written before the run was
+finished. It was written by
 
 ```console
 {command.strip()}
@@ -239,7 +240,8 @@ On data with independent noise, for which the posterior is exact, the truth is o
 among the draws is uniform, for every parameter and for the log likelihood. The p-value is that of the widest departure
 of the distribution of ranks from the diagonal, corrected for the number of quantities; data sets whose draws were
 refused have no ranks. Consensus Monte Carlo runs with 1, 8 and 32 shards; 4950 pairs of frames are few for 32.
-The figure leaves out methods with fewer than 20 ranks."""
+All methods of a mode see the same data sets, so that truths which lie to one side by chance show in all of them; the
+cheapest method has more sets, which tells chance from error. The figure leaves out methods with fewer than 20 ranks."""
 
 _CERTIFICATE = f"""## Certificate
 

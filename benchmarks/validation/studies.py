@@ -10,17 +10,27 @@ from known_answers.hard_cases import CASES
 
 
 class Study(NamedTuple):
-    """Cases by name, data sets of each, how many are handed to a worker at once, and what it does with a seed."""
+    """Cases by name, data sets of each, how many are handed to a worker at once, and what it does with a seed.
+
+    `share` of the data sets is what costly and cheap cases have.
+    """
 
     cases: Mapping[str, Any]
     sets: int
     portion: int
     one: Callable[[str, int], dict[str, Any]]
+    share: Mapping[str, float] = {}
+
+    def sets_of(self, case: str, sets: int) -> int:
+        """Data sets of a case where others have `sets`."""
+        return max(1, round(self.share.get(case, 1.0) * sets))
 
 
 STUDIES = {
     "coverage": Study(coverage.REGIMES, 200, 5, coverage.one),
-    "calibration": Study(calibration.METHODS, 200, 5, calibration.one),
+    "calibration": Study(
+        calibration.METHODS, 200, 5, calibration.one, {"laplace, static": 3.5, "cmc 32, static": 0.25}
+    ),
     "certificate": Study(alarms.PROBLEMS, 200, 20, alarms.certificate),
     "agreement": Study(alarms.SHARDS, 300, 50, alarms.agreement),
     "hard cases": Study(CASES, 20, 2, alarms.hard_case),
