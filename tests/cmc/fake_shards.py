@@ -32,6 +32,7 @@ def run(task):
     if action == task.action or task.attempt == 0:
         ACTIONS[action](task)
     seen = {"shard": task.shard_id, "attempt": task.attempt, "caution": task.caution, "pid": os.getpid()}
+    seen["parent"] = os.getppid()
     return {**seen, "payload": task.payload}
 
 

@@ -56,9 +56,22 @@ def test_a_killed_worker_costs_one_attempt_and_the_next_run_works(kind, tmp_path
         assert {shard_id: result["attempt"] for shard_id, result in results.items()} == {0: 0, 1: 1, 2: 0}
         assert len(results[0]["payload"]) == 500_000
         assert [(failure.shard_id, failure.attempts) for failure in failures] == [(3, 2)]
-        assert failures[0].reason.startswith("the worker was lost (")
+        lost = "the worker process was killed by signal 9" if kind == "parsl" else "the worker was lost ("
+        assert failures[0].reason.startswith(lost)
         results, failures = outcome(backend, [task(4)])
         assert (list(results), failures) == ([4], [])
+
+
+def test_work_beside_a_worker_leaves_it_alone_when_it_is_killed():
+    def pool():
+        return ProcessPoolExecutor(1, get_context("spawn"))
+
+    with ExecutorBackend(pool, options(), beside=True) as backend:
+        results, failures = outcome(backend, [task(0), task(1), task(2, "die"), task(3)])
+    assert [(failure.shard_id, failure.attempts) for failure in failures] == [(2, 2)]
+    assert failures[0].reason.startswith("the worker process was killed by signal 9")
+    assert results[0]["pid"] == results[1]["pid"] != results[3]["pid"]  # kept for the next task while it lives
+    assert len({result["parent"] for result in results.values()} - {os.getpid()}) == 1
 
 
 def test_a_pool_that_died_when_it_was_idle_is_made_again():

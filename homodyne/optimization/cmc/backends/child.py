@@ -195,13 +195,19 @@ def set_environment(changes: Mapping[str, str]) -> None:
 def run_elsewhere(setup: bytes, message: bytes) -> bytes:
     """Do `run_task` in a process that somebody else has started, or in a thread of the parent itself."""
     known: Setup = pickle.loads(setup)
-    if known.parent == _this_process():
+    if is_parent(setup):
         _process["knows main"] = True
     else:
         sys.path += [place for place in known.path if place not in sys.path]
         if "jax" not in sys.modules:  # which reads it once
             os.environ.update(known.environment)
     return run_task(known, message)
+
+
+def is_parent(setup: bytes) -> bool:
+    """Whether this is the process that hands out the tasks."""
+    known: Setup = pickle.loads(setup)
+    return known.parent == _this_process()
 
 
 def _this_process() -> tuple[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
-from homodyne.optimization.cmc.backends.multiprocessing import run_limited, thread_limits
+from homodyne.optimization.cmc.backends.multiprocessing import run_beside, thread_limits
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
 from homodyne.optimization.density import Progress
 
@@ -48,6 +48,8 @@ class ExecutorBackend(CMCBackend):
         at a time, and only one that breaks the pool alone has used an attempt.
     keeps_time
         Whether there is a time limit at all; work that must stay in the worker itself has none.
+    beside
+        Whether every task runs in a process beside the worker, for executors that the death of a worker can damage.
     """
 
     def __init__(
@@ -58,13 +60,14 @@ class ExecutorBackend(CMCBackend):
         name: str = "executor",
         in_flight: int | None = None,
         keeps_time: bool = True,
+        beside: bool = False,
     ) -> None:
         self.options = options or BackendOptions()
         self._factory, self._name, self._in_flight = executor_factory, name, in_flight
         self._executor: Executor | None = None
         self._held = ExitStack()
         self._kept = False
-        self._keeps_time = keeps_time
+        self._beside = beside or (self.options.timeout is not None and keeps_time)
         if self.options.timeout is not None and not keeps_time:
             logger.warning("the backend %r cannot keep a time limit; use 'multiprocessing' for one", name)
 
@@ -127,10 +130,10 @@ class ExecutorBackend(CMCBackend):
         message = child.encode(task)
         if self._executor is None:
             self._executor = self._held.enter_context(self._factory())
-        if self.options.timeout is None or not self._keeps_time:
+        if not self._beside:
             return self._executor.submit(child.run_elsewhere, setup, message)
         limits = replace(self.options, run="", jobs=None)
-        return self._executor.submit(run_limited, limits, task.shard_id, task.threads, setup, message)
+        return self._executor.submit(run_beside, limits, task.shard_id, task.threads, setup, message)
 
     def _land(self, agenda: Agenda, flight: "_Flight", future: "Future[bytes]") -> None:
         """Handle a future that is done."""

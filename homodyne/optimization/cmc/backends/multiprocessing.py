@@ -5,6 +5,7 @@ long costs its shard one attempt and nobody else anything; see `child` for what 
 """
 
 import logging
+import math
 import os
 import pickle
 import queue
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -42,16 +43,23 @@ class MultiprocessingBackend(CMCBackend):
     """Runs tasks in processes of this machine.
 
     In a ``with`` block the processes are kept from one `run` to the next, and with them their compiled programs.
-    They use the CPU only.
+    They use the CPU only, unless another environment is given.
 
     Parameters
     ----------
     options
         Number of workers, limits and attempts; the number of usable cores by default.
+    environment
+        Called with the number of threads of a worker for its environment variables.
     """
 
-    def __init__(self, options: BackendOptions | None = None) -> None:
+    def __init__(
+        self,
+        options: BackendOptions | None = None,
+        environment: Callable[[int], Mapping[str, str]] | None = None,
+    ) -> None:
         self.options = options or BackendOptions()
+        self._environment = environment or worker_environment
         self.num_workers = self.options.num_workers or detect_hardware().cores
         self._workers: list[_Worker] = []
         self._events: _Events = queue.SimpleQueue()
@@ -109,7 +117,7 @@ class MultiprocessingBackend(CMCBackend):
                 fitting = [_Worker(task.threads)]
                 self._workers += fitting  # before it starts: whatever happens then, it is ended
                 setup = child.make_setup(self.options.run, min(BEAT, self.options.silence / 4))
-                fitting[0].start(setup, self._events)
+                fitting[0].start(setup, self._environment(task.threads), self._events)
             fitting[0].give(task, message)
 
     def _handle_events(self, agenda: Agenda) -> None:
@@ -181,12 +189,35 @@ class _Nested:
     caution: int = 0
 
 
-def run_limited(options: BackendOptions, shard_id: int, threads: int, setup: bytes, message: bytes) -> bytes:
-    """Do `child.run_elsewhere` in a process of its own, which is ended when it has used up the time limit."""
+_beside = threading.local()
+"""What `run_beside` keeps for this thread: the options, and the backend whose only process is beside this one."""
+
+
+def run_beside(options: BackendOptions, shard_id: int, threads: int, setup: bytes, message: bytes) -> bytes:
+    """Do `child.run_elsewhere` in a process beside this one, which is ended when it has used up the time limit.
+
+    What kills that process, such as a machine out of memory, leaves this one alone. A worker of somebody else's keeps
+    it for its next task, and with it the compiled programs.
+    """
+    if child.is_parent(setup):
+        with _make_nested(options) as backend:
+            return _run_in(backend, shard_id, threads, setup, message)
+    if getattr(_beside, "options", None) != options:
+        if hasattr(_beside, "backend"):
+            _beside.backend.close()
+        _beside.options, _beside.backend = options, _make_nested(options).__enter__()
+    return _run_in(_beside.backend, shard_id, threads, setup, message)
+
+
+def _make_nested(options: BackendOptions) -> MultiprocessingBackend:
+    nested = replace(options, num_workers=1, max_attempts=1, straggler=math.inf, run=_run_nested)
+    return MultiprocessingBackend(nested, lambda threads: {**os.environ, **thread_limits(threads)})
+
+
+def _run_in(backend: MultiprocessingBackend, shard_id: int, threads: int, setup: bytes, message: bytes) -> bytes:
     outcomes: dict[int, Any] = {}
-    limited = MultiprocessingBackend(replace(options, num_workers=1, max_attempts=1, run=_run_nested))
     task = cast(ShardTask, _Nested(shard_id, threads, setup, message))
-    failures = limited.run([task], on_result=outcomes.__setitem__)
+    failures = backend.run([task], on_result=outcomes.__setitem__)
     outcome: bytes = pickle.dumps(Failed(failures[0].reason)) if failures else outcomes[shard_id]
     return outcome
 
@@ -227,10 +258,10 @@ class _Worker:
         """Whether the process has not ended."""
         return self._process is not None and self._process.poll() is None
 
-    def start(self, setup: bytes, events: "_Events") -> None:
+    def start(self, setup: bytes, environment: Mapping[str, str], events: "_Events") -> None:
         """Start the process; what it sends goes to `events`."""
         with self._theirs:
-            self._process = _start(self._theirs.fileno(), self.threads)
+            self._process = _start(self._theirs.fileno(), environment)
         reader = threading.Thread(target=self._read, args=(events,), daemon=True)
         reader.start()
         self._reader = reader
@@ -292,7 +323,7 @@ def _reap(process: subprocess.Popen[bytes]) -> int:
         return process.wait()
 
 
-def _start(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
+def _start(descriptor: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a fresh interpreter that serves the socket `descriptor`.
 
     Interruptions are held back meanwhile: the process inherits that, until it has learnt to ignore them.
@@ -305,7 +336,7 @@ def _start(descriptor: int, threads: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             [sys.executable, "-c", program],
-            env=worker_environment(threads),
+            env=environment,
             pass_fds=[descriptor],
             stdin=subprocess.DEVNULL,
         )

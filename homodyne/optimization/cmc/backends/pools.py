@@ -95,6 +95,9 @@ class _DaskExecutor(Executor):
 def parsl_backend(options: BackendOptions, config: Any = None) -> ExecutorBackend:
     """Parsl: worker processes of this machine, or what a `parsl.Config` says (pilot blocks on Slurm, PBS, ...).
 
+    The workers of a node share one queue for what they answer. One that is killed while it writes there leaves half
+    an answer and a closed lock, and the node never answers again, so the work is done in a process beside each worker.
+
     Parameters
     ----------
     options
@@ -120,7 +123,7 @@ def parsl_backend(options: BackendOptions, config: Any = None) -> ExecutorBacken
             finally:
                 pool.shutdown(wait=False)  # tasks that are still running would be waited for
 
-    return ExecutorBackend(executor, options, name="parsl")
+    return ExecutorBackend(executor, options, name="parsl", beside=True)
 
 
 def require(module: str, extra: str) -> Any:
