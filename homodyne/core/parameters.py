@@ -49,6 +49,8 @@ DEFAULT_PRIORS: Mapping[str, tuple[str, Mapping[str, float]]] = {
 }
 """Wide defaults; they contain the fits published for data of this kind."""
 
+_EDGE = 0.5  # a rate at an end of the record is close to 0 below this share of that at the next anchor
+
 Params = Mapping[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -112,9 +114,11 @@ class PowerLawCoordinates:
             return jnp.asarray(z[0] + z[1] - jnp.log(jnp.abs(jnp.expm1(span))) - exponent * np.log(self.t_a))
         return jnp.asarray(z[0] - (exponent * np.log(self._t_mid) if self._levels == (self.names[0],) else 0.0))
 
-    def log_softening(self, z: jax.Array) -> jax.Array:
-        """Log of the relative difference of both rates; where it is zero, the prior may have a pole."""
-        return jnp.log(jnp.abs(jnp.tanh(0.5 * (z[0] - z[1])))) if len(self._levels) == 2 else jnp.zeros(())
+    def log_softening(self, z: jax.Array, ends: jax.Array) -> jax.Array:
+        """See `ParameterSpace.log_softening`; ``ends`` are the first and the last time."""
+        pole = jnp.log(jnp.abs(jnp.tanh(0.5 * (z[0] - z[1])))) if len(self._levels) == 2 else 0.0
+        outer, inner = self.rate(z, ends), self.rate(z, jnp.array([self.t_a, self.t_b]))
+        return pole + jnp.log(outer / (outer + _EDGE * inner)).sum()
 
     def rate(self, z: jax.Array, t: Any) -> jax.Array:
         """Rate at time t."""
@@ -280,13 +284,15 @@ class ParameterSpace:
         return jnp.where(self.supported(z) & jnp.isfinite(total), total, -jnp.inf)
 
     def log_softening(self, z: jax.Array) -> jax.Array:
-        """Log of a factor of the prior, about 1 elsewhere, without whose pole at exponents of 0 its maxima are finite.
+        """Log of a factor of the prior that hardly varies but near the edges, where it is 0: so maxima are inside.
 
         Points with a fixed pair of rates at both anchors have amplitudes without bound as the exponent goes to 0; the
-        Jacobian goes with 1/|exponent| there. `z` may be longer than the space.
+        Jacobian goes with 1/|exponent| there. And rates may be 0 at the first or last time, where the density just
+        ends. `z` may be longer than the space.
         """
+        ends = jnp.array([self.t_first, self.t_last])
         parts, _ = self._split(z[: self.dim])
-        return sum((law.log_softening(part) for law, part in zip(self.laws, parts, strict=True)), jnp.zeros(()))
+        return sum((law.log_softening(part, ends) for law, part in zip(self.laws, parts, strict=True)), jnp.zeros(()))
 
     def draw(self, rng: np.random.Generator, count: int) -> dict[str, Array]:
         """Draws of the physical parameters from the prior, whatever the sign of the rates, (count,) each."""

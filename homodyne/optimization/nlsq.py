@@ -38,6 +38,7 @@ _FLAT = 1e-12  # ratio of curvatures, in whitened coordinates, at which a direct
 _SHARP = 1e8  # curvature in whitened coordinates that, in every direction, is but rounding
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at which a climb has arrived
 _STILL = 0.01  # change of the noise, in units of its own uncertainty, that is none
+_CLOSE = 0.1  # steps of differences near an edge, relative to those elsewhere
 _OUTSIDE = 1e100  # cost where the density is zero
 _ROUNDS = 4  # of climbing and taking the noise from the residuals
 
@@ -211,13 +212,14 @@ class _Slope:
     def settle(self, z: Array, sigma: Array, root: Array, max_iterations: int, step: float) -> Mode | None:
         """As `climb`, with few gradients where z is near the mode and `root` nearly right.
 
-        Where little is determined, the density may rise without end towards an exponent of zero, where it is infinite
-        though its mass is small: then the maximum of the density without that rise stands for the mode.
+        Where little is determined, the density may rise up to an edge, be it that of the support or an exponent of
+        zero, where it is infinite though its mass is small: then the maximum of the density without that rise stands
+        for the mode.
         """
         mode = self._settle(z, sigma, root, max_iterations, step)
         if mode is None and not self.softened:
             self.softened = True
-            mode = self._settle(z, sigma, root, max_iterations, step)
+            mode = self._settle(z, sigma, root, max_iterations, _CLOSE * step)
             self.softened = False
         return mode
 
@@ -236,7 +238,7 @@ class _Slope:
 
     def mode(self, z: Array, sigma: Array, root: Array, step: float) -> Mode | None:
         """Curvature at z, first at the given scales and then at a third of a posterior sd; None off a maximum."""
-        for width in dict.fromkeys((step, 0.3)):
+        for width in dict.fromkeys((step, 0.3 * (_CLOSE if self.softened else 1.0))):
             negative = -self.hessian(z, sigma, root, width)
             if not np.isfinite(negative).all():
                 return None

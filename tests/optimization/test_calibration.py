@@ -5,17 +5,22 @@ import pytest
 
 import homodyne
 from homodyne.config.io import load_config
+from homodyne.core import parameters
+from homodyne.errors import ConvergenceError
 from homodyne.optimization import calibration
 from homodyne.optimization.calibration import calibrated, noise_report
+from homodyne.optimization.cmc.importance import smoothed
+from homodyne.optimization.cmc.proposal import Normal, around
 from homodyne.optimization.nlsq import PilotSettings, pilot_fit
 from homodyne.optimization.target import build_target
+
+SLOW = {"D0": 1000.0, "alpha": -0.8, "D_offset": 25.0}
 
 
 def slow_decay(fixed, seed):
     """Speckle of which an eighth decays during the record: data, settings, pilot fit, report on the noise."""
-    params = {"D0": 1000.0, "alpha": -0.8, "D_offset": 25.0}
     settings = {"q": 0.0054, "num_frames": 120, "dt": 0.25, "contrast": 0.3, "mean_counts": 10.0, "pixels": 1000}
-    data = homodyne.simulate(params, phi=[0.0], seed=seed, **settings)
+    data = homodyne.simulate(SLOW, phi=[0.0], seed=seed, **settings)
     values = {name: {"fixed": value} for name, value in fixed.items()}
     config = load_config({"analysis_mode": "static", "parameters": values})
     target = build_target(data, config)
@@ -50,3 +55,21 @@ def test_a_place_from_which_no_mode_is_reached_is_left_half_way():
     ratio, notes = remade_at_mode(*fit)
     assert not notes
     assert np.all(np.abs(np.log(ratio)) < np.log(1.3))
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_density_that_rises_up_to_a_rate_of_zero_has_a_mode_too(seed, monkeypatch):
+    """With three free parameters it rises to J = 0 at the last frame; the point that stands for the mode is inside."""
+    data, pilot, known, report = slow_decay({}, seed)
+    found = calibrated(data, pilot, known, report, PilotSettings())[0]
+    normal = Normal.of(found.mode.z, found.mode.covariance)
+
+    def density(z):
+        return found.posterior.evaluate_many(z)[0]
+
+    proposal = around(normal, [normal], density)
+    points = proposal.draw(1000, np.random.default_rng(0))
+    assert smoothed(density(points) - proposal.log_density(points)).ess > 50  # good enough to weight points around it
+    monkeypatch.setattr(parameters, "_EDGE", 0.0)
+    with pytest.raises(ConvergenceError, match="no interior mode"):
+        calibrated(data, pilot, known, report, PilotSettings())
