@@ -9,27 +9,31 @@ from typing import Any
 import numpy as np
 
 from benchmarks.validation.fits import LIKELIHOOD, Array, Bench, bench, from_weights, ranks
-from benchmarks.validation.scenario import LONG, SHORT, Scenario
+from benchmarks.validation.scenario import LONG, SHORT, SLOW, Scenario
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.calibration import calibrated, noise_report
 from homodyne.optimization.nlsq import Pilot, PilotSettings
 
 PIXELS = {0.02: 4000, 0.1: 2000, 1.0: 1000, 10.0: 1000}
 """Counts per pixel and frame, and the pixels that make up for few of them."""
-TIMES = {"short": SHORT, "long": LONG}
+TIMES = {"short": SHORT, "long": LONG, "slow": SLOW}
 _CASES = (
     ("static", "short", 0.1),
     ("static", "short", 10.0),
     ("static", "long", 0.02),
     ("static", "long", 1.0),
     ("static", "long", 10.0),
+    ("static", "slow", 0.1),
+    ("static", "slow", 10.0),
     ("laminar_flow", "short", 0.02),
     ("laminar_flow", "short", 1.0),
     ("laminar_flow", "long", 0.1),
     ("laminar_flow", "long", 10.0),
 )
 REGIMES = {
-    f"{mode}, {time}, {counts:g}": Scenario(mode, TIMES[time], mean_counts=counts, pixels=PIXELS[counts])
+    f"{mode}, {time}, {counts:g}": Scenario(
+        mode, TIMES[time], mean_counts=counts, pixels=PIXELS[counts], vague=time == "slow"
+    )
     for mode, time, counts in _CASES
 }
 """Scenarios by mode, correlation time and counts per pixel and frame."""

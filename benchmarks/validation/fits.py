@@ -77,13 +77,13 @@ class Bench:
 
 
 @cache
-def _bench(mode: str, tau: float, num_frames: int, known: float) -> Bench:
-    return Bench(Scenario(mode, tau, num_frames, known=known))
+def _bench(mode: str, tau: float, num_frames: int, known: float, vague: bool) -> Bench:
+    return Bench(Scenario(mode, tau, num_frames, known=known, vague=vague))
 
 
 def bench(scenario: Scenario) -> Bench:
     """Programs for a scenario; they do not depend on the noise."""
-    return _bench(scenario.mode, scenario.tau, scenario.num_frames, scenario.known)
+    return _bench(scenario.mode, scenario.tau, scenario.num_frames, scenario.known, scenario.vague)
 
 
 @cache

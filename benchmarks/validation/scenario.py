@@ -18,7 +18,7 @@ from homodyne.optimization.target import scaling_of, space_of
 Array = np.ndarray[Any, np.dtype[Any]]
 
 Q, GAP, DT, AGE = 0.0054, 2e6, 0.1, 1.0  # 1/Å, Å, s, s
-SHORT, LONG = 0.5, 3.0
+SHORT, LONG, SLOW = 0.5, 3.0, 80.0
 """Correlation times in s, of the diffusion at an age of one second at the median of the prior."""
 
 ANGLES = {"static": (0.0,), "laminar_flow": (-80.0, -35.0, 10.0, 55.0)}
@@ -41,6 +41,8 @@ class Scenario:
         Of speckle; no counts stand for independent noise.
     known : float
         Width of the prior of the fit over that of the truth; anything but 1 is an error made on purpose.
+    vague : bool
+        Whether little is known beforehand: wide priors, offsets of the laws of either sign.
     """
 
     mode: str
@@ -50,6 +52,7 @@ class Scenario:
     mean_counts: float | None = None
     pixels: int = 1000
     known: float = 1.0
+    vague: bool = False
 
     @property
     def _simulator(self) -> dict[str, Any]:
@@ -84,19 +87,22 @@ class Scenario:
 
 
 def _priors(scenario: Scenario, width: float) -> dict[str, Any]:
-    """Priors about laws that fall with age, with a third of the rate left in the offset."""
+    """Priors about laws that fall with age, with a third of the rate left in the offset unless they are vague."""
+    rough = scenario.vague
     level = 1.0 / (Q**2 * scenario.tau)
     laws = [("D0", "alpha", "D_offset", level, -0.9)]
     if scenario.mode == "laminar_flow":
         laws.append(("gamma_dot_0", "beta", "gamma_dot_offset", 2.0 * SPEED / (Q * GAP * scenario.tau), -0.7))
     given: dict[str, Any] = {
-        "contrast": {"type": "normal", "mean": 0.3, "sd": 0.01 * width},
-        "offset": {"type": "normal", "mean": 1.0, "sd": 0.02 * width},
+        "contrast": {"type": "normal", "mean": 0.3, "sd": (0.06 if rough else 0.01) * width},
+        "offset": {"type": "normal", "mean": 1.0, "sd": (0.05 if rough else 0.02) * width},
     }
     for amplitude, exponent, offset, rate, power in laws:
-        given[amplitude] = {"type": "lognormal", "median": rate, "sigma": 0.5 * width}
-        given[exponent] = {"type": "normal", "mean": power, "sd": 0.15 * width}
+        given[amplitude] = {"type": "lognormal", "median": rate, "sigma": (1.0 if rough else 0.5) * width}
+        given[exponent] = {"type": "normal", "mean": power, "sd": (0.4 if rough else 0.15) * width}
         given[offset] = {"type": "lognormal", "median": 0.3 * rate, "sigma": 0.5 * width}
+        if rough:
+            given[offset] = {"type": "normal", "mean": 0.0, "sd": 0.5 * rate * width}
     if scenario.mode == "laminar_flow":
         given["phi0"] = {"type": "normal", "mean": 5.0, "sd": 10.0 * width}
     return {name: {"prior": prior} for name, prior in given.items()}

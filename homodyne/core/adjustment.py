@@ -36,15 +36,19 @@ class Adjustment:
         Factor of the noise.
     pair_slope : (n_phi, 2, d) array
         Change of the estimate of (offset, contrast) given z with z - z0, on top of what the adjusted likelihood has.
-    pair_root : (n_phi, 2, 2) array
-        Factor of a root of its covariance.
+    pair_spread : (n_phi, 2, 2) array
+        Its covariance.
+
+    The last two are along the columns of the lower Cholesky root of the information that the adjusted likelihood has of
+    the pair, wherever z is, and in units of what it leaves open: the level of c2 at the mean correlation, and the
+    contrast. What the data hardly tell of one is so kept apart from what they tell well of the other.
     """
 
     center: Array
     matrix: Array
     widening: float
     pair_slope: Array
-    pair_root: Array
+    pair_spread: Array
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, for JSON."""
@@ -66,8 +70,10 @@ class Adjustment:
         mean, information
             Those that the adjusted likelihood has, without a prior.
         """
-        back = jnp.linalg.inv(jnp.asarray(self.pair_root))
-        return mean + jnp.asarray(self.pair_slope) @ apart, jnp.swapaxes(back, 1, 2) @ information @ back
+        root = jnp.linalg.cholesky(information)
+        turn = jnp.swapaxes(root, 1, 2)
+        moved = mean + jnp.linalg.solve(turn, (jnp.asarray(self.pair_slope) @ apart)[..., None])[..., 0]
+        return moved, root @ jnp.linalg.inv(jnp.asarray(self.pair_spread)) @ turn
 
 
 def unadjusted(dim: int, num_angles: int) -> Adjustment:

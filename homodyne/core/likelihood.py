@@ -343,10 +343,10 @@ class Likelihood:
         base = jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
         weak = _WEAK[0] * jnp.diagonal(data, axis1=1, axis2=2) + _WEAK[1] * precision
         found = expected - base
+        normal = data + weak[:, :, None] * jnp.eye(2)
         for _ in range(2):
-            normal = data + weak[:, :, None] * jnp.eye(2)
             found = jnp.linalg.solve(normal, (right + weak * found)[..., None])[..., 0]
-        before = found + base, data
+        before = found + base, normal
         return before, self._lens.pair(self.space.apart(z, jnp.asarray(self._lens.center)), *before)
 
     def _normal_equations(

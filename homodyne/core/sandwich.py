@@ -35,12 +35,16 @@ from homodyne.errors import InputError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _COLUMNS = 128  # columns of a product that are worked on at once
+_OPEN = 1e-10  # information, over that of the pair, that says nothing
 _GONE = 25.0  # decay exponent beyond which a correlation of float32 digits is none
 
 
 @dataclass(frozen=True, eq=False)
 class Sandwich:
-    """Information, variability and the covariance that follows; no prior of z is in these three.
+    """Information, variability and the covariance that follows; no prior is in these three.
+
+    Pairs (offset, contrast) are given along the columns of the lower Cholesky root of their information: as the level
+    of c2 at the mean correlation, and the contrast, each in units of what independent points leave open of it.
 
     Attributes
     ----------
@@ -48,21 +52,24 @@ class Sandwich:
         Fisher matrix H of z for independent points, offset and contrast eliminated.
     variability : (d, d) array
         Covariance J of the score, eliminated likewise.
+    told : (d, d) array
+        What the prior of offset and contrast adds to the information, for independent points.
     pair_information : (n_phi, 2, 2) array
-        Fisher matrix of (offset, contrast) given z, without their prior.
+        Fisher matrix of (offset, contrast) given z.
     elimination, pair_slope : (n_phi, 2, d) array
-        Regression of (offset, contrast) on z for independent points, and with correlated noise.
-    pair_covariance : (n_phi, 2, 2) array
-        Covariance of (offset, contrast) given z.
+        Regression of the pair on z for independent points, and with correlated noise.
+    pair_spread : (n_phi, 2, 2) array
+        Covariance of the pair given z: one for independent points.
     noise : SpeckleNoise
     """
 
     information: Array
     variability: Array
+    told: Array
     pair_information: Array
     elimination: Array
     pair_slope: Array
-    pair_covariance: Array
+    pair_spread: Array
     noise: SpeckleNoise
 
     @property
@@ -106,12 +113,18 @@ class _Angle:
     @property
     def pair(self) -> Array:
         """Information of (offset, contrast), (2, 2)."""
-        return self.information[-2:, -2:]
+        return _definite(self.information[-2:, -2:])
 
     @property
     def elimination(self) -> Array:
         """Change of (offset, contrast) with z that keeps their score at zero, (2, d)."""
         return np.asarray(-np.linalg.solve(self.pair, self.information[-2:, :-2]))
+
+    def told(self, prior: Array) -> Array:
+        """Information of z that a prior of (offset, contrast) adds, (d, d); `prior` (2, 2) is its precision."""
+        left = np.linalg.solve(self.pair, prior) @ np.linalg.inv(self.pair + prior)
+        across = self.information[:-2, -2:]
+        return np.asarray(across @ left @ across.T)
 
     def marginal(self, share: float) -> Array:
         """Variability of the score of z once that of (offset, contrast) is eliminated, (d, d)."""
@@ -158,18 +171,19 @@ def sandwich(
     for k, maps in enumerate(pair_maps(likelihood, z, root)):
         residual = np.where(maps.weight > 0, maps.values - scaling[k, 0] - contrast[k] * maps.g, 0.0)
         measured.append(residual_share(maps.g, maps.weight, residual))
-        parts.append(_angle(maps, residual, contrast[k], sigma[k], pair_prior))
+        parts.append(_angle(maps, residual, contrast[k], sigma[k]))
+    told = np.sum([part.told(pair_prior) for part in parts], axis=0)
     known = shares(contrast, scaling[:, 0], facts, np.array(measured))
     if not known:
         raise InputError(
             "no two pairs of an angle share a frame, so the correlation of their noise cannot be seen: give "
             "speckle.mean_counts, or use uncertainty: independent"
         )
-    noise = _noise(parts, known, contrast, sigma, facts, white_prior)
-    return _assemble(parts, noise, np.linalg.inv(root), white_prior, pair_prior)
+    noise = _noise(parts, known, contrast, sigma, facts, white_prior + told)
+    return _assemble(parts, noise, np.linalg.inv(root), white_prior, told)
 
 
-def _angle(maps: PairMaps, residual: Array, contrast: float, sigma: float, pair_prior: Array) -> _Angle:
+def _angle(maps: PairMaps, residual: Array, contrast: float, sigma: float) -> _Angle:
     """Sums over the pairs of one angle."""
     n, size = len(maps.g), len(maps.d_decay) + 2
     sums = np.zeros((size, size))
@@ -178,7 +192,6 @@ def _angle(maps: PairMaps, residual: Array, contrast: float, sigma: float, pair_
         sums += (design * maps.weight[rows]).reshape(size, -1) @ design.reshape(size, -1).T
     units = np.append(np.full(size - 2, contrast), [1.0, 1.0])
     information = np.outer(units, units) * sums / (2.0 * sigma**2)
-    information[-2:, -2:] += pair_prior
     apart = _apart(information)
     scores, scaled = np.empty((size, n, n), np.float32), apart * units / (2.0 * sigma**2)
     for rows in strips(n):
@@ -213,7 +226,7 @@ def _apart(information: Array) -> Array:
     A slow decay looks much like a change of offset and contrast; the small difference must not be left to float32.
     """
     d = len(information) - 2
-    pair, across = information[d:, d:], information[:d, d:]
+    pair, across = _definite(information[d:, d:]), information[:d, d:]
     eliminated = np.eye(d + 2)
     eliminated[:d, d:] = -np.linalg.solve(pair, across.T).T
     left = information[:d, :d] + across @ eliminated[:d, d:].T
@@ -246,26 +259,33 @@ def _information(parts: list[_Angle]) -> Array:
     return np.asarray(sum(p.information[:d, :d] + p.information[:d, d:] @ p.elimination for p in parts))
 
 
-def _assemble(parts: list[_Angle], noise: SpeckleNoise, to_white: Array, prior: Array, pair_prior: Array) -> Sandwich:
+def _definite(pair: Array) -> Array:
+    """Information (2, 2) of (offset, contrast) with a little where the data say nothing."""
+    return pair + _OPEN * np.diag(np.maximum(np.diag(pair), 1.0))
+
+
+def _assemble(parts: list[_Angle], noise: SpeckleNoise, to_white: Array, prior: Array, told: Array) -> Sandwich:
     """Eliminate offset and contrast, and go back from whitened coordinates to z."""
-    information = _information(parts)
-    inverse = np.linalg.inv(information + prior)
+    information, known = _information(parts), prior + told
+    inverse = np.linalg.inv(information + known)
     angles = list(zip(parts, noise.share, noise.variance, strict=True))
     variability = np.sum([v * part.marginal(s) for part, s, v in angles], axis=0)
-    precision = np.linalg.inv(inverse @ (variability + prior) @ inverse)
-    slopes, covariances, d = [], [], len(information)
+    back_from_score = np.linalg.inv(variability + known) @ np.linalg.inv(inverse)
+    eliminations, slopes, spreads, d = [], [], [], len(information)
     for part, s, v in angles:
-        pair, own = np.linalg.inv(part.pair), v * part.variability(s)[d:]
-        with_z = pair @ (own[:, :d] + own[:, d:] @ part.elimination) @ inverse
-        slope = with_z @ precision
-        slopes.append((part.elimination + slope) @ to_white)
-        covariances.append(pair @ (own[:, d:] + pair_prior) @ pair - slope @ with_z.T)
+        own, turn = v * part.variability(s)[d:], np.linalg.inv(np.linalg.cholesky(part.pair))
+        across = turn @ (own[:, :d] + own[:, d:] @ part.elimination)
+        eliminations.append(-turn @ part.information[d:, :d] @ to_white)
+        slopes.append(eliminations[-1] + across @ back_from_score @ to_white)
+        vague = part.pair - part.information[d:, d:]
+        spreads.append(turn @ (own[:, d:] + vague) @ turn.T - across @ np.linalg.solve(variability + known, across.T))
     return Sandwich(
         information=to_white.T @ information @ to_white,
         variability=to_white.T @ variability @ to_white,
-        pair_information=np.array([part.pair - pair_prior for part in parts]),
-        elimination=np.array([part.elimination @ to_white for part in parts]),
+        told=to_white.T @ told @ to_white,
+        pair_information=np.array([part.pair for part in parts]),
+        elimination=np.array(eliminations),
         pair_slope=np.array(slopes),
-        pair_covariance=np.array(covariances),
+        pair_spread=np.array(spreads),
         noise=noise,
     )

@@ -133,10 +133,10 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
     at, prior = likelihood.evaluate(z, pilot.sigma), _prior(likelihood, z, root)
     facts = CountingFacts(data.diagonal, data.pixels, data.mean_counts, known.pixels, known.mean_counts)
     found = sandwich(likelihood, z, np.asarray(at.scaling_mean), pilot.sigma, facts, root, prior)
-    covariance = np.linalg.inv(found.information + prior)
+    covariance = np.linalg.inv(found.information + found.told + prior)
     (_, slope), _ = likelihood.gradients(z, pilot.sigma, likelihood.scaling.table)
-    adjustment = adjustment_to(found, z + covariance @ slope, covariance, prior, pair_prior)
-    wide = adjusted_covariance(adjustment, found, covariance, prior, pair_prior)
+    adjustment = adjustment_to(found, z + covariance @ slope, covariance)
+    wide = adjusted_covariance(adjustment, found, prior, pair_prior)
     inflation = _inflation(likelihood, z, covariance, wide)
     inflation |= _pair_inflation(found, at.scaling_cov, covariance, wide, pair_prior)
     noise = found.noise
@@ -169,14 +169,17 @@ def _inflation(likelihood: Likelihood, z: Array, narrow: Array, wide: Array) -> 
 
 def _pair_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: Array, prior: Array) -> dict[str, Any]:
     """Ratio of standard deviations of contrast and offset of every angle; `prior` (2,) is their precision."""
+    root = np.linalg.cholesky(found.pair_information)
+    turn = np.swapaxes(root, 1, 2)
 
     def variance(own: Array, slope: Array, covariance: Array) -> Array:
+        slope = own @ root @ slope
         return np.asarray(np.einsum("kii->ki", own) + np.einsum("kia,ab,kib->ki", slope, covariance, slope))
 
-    information = np.linalg.inv(found.pair_covariance)
-    own = np.linalg.inv(information + np.diag(prior))
     before = variance(np.asarray(conditional), found.elimination, narrow)
-    ratio = np.sqrt(variance(own, own @ information @ found.pair_slope, wide) / before)
+    narrowed = np.linalg.inv(found.pair_spread)
+    own = np.linalg.inv(root @ narrowed @ turn + np.diag(prior))
+    ratio = np.sqrt(variance(own, narrowed @ found.pair_slope, wide) / before)
     return {"contrast": ratio[:, 1].tolist(), "offset": ratio[:, 0].tolist()}
 
 

@@ -38,25 +38,31 @@ def made(seed=0, scale=9.0, d=3):
     information = known @ (shape @ shape.T + np.eye(d)) @ known
     noise = rng.normal(size=(d, d))
     variability = scale * known @ (information + 0.3 * noise @ noise.T) @ known
-    pairs = np.tile(4.0 * np.eye(2), (2, 1, 1)), rng.normal(size=(2, 2, d)), rng.normal(size=(2, 2, d))
-    pair_covariance = np.tile(np.diag([3.0, 2.0]), (2, 1, 1))
+    pairs = np.tile([[4.0, 1.0], [1.0, 3.0]], (2, 1, 1)), rng.normal(size=(2, 2, d)), rng.normal(size=(2, 2, d))
+    spread = np.tile([[12.0, 2.0], [2.0, 8.0]], (2, 1, 1))
     noise_model = SpeckleNoise(np.ones(2), np.ones(2), np.ones(2), "given", "given")
-    return Sandwich(information, variability, *pairs, pair_covariance, noise_model)
+    return Sandwich(information, variability, np.zeros((d, d)), *pairs, spread, noise_model)
+
+
+def of_pair(found, k):
+    """Regression of (offset, contrast) on z and their covariance given z."""
+    turn = np.linalg.inv(np.linalg.cholesky(found.pair_information[k])).T
+    return turn @ found.pair_slope[k], turn @ found.pair_spread[k] @ turn.T
 
 
 def test_curvature_is_that_of_the_sandwich_and_of_the_prior():
     """H J^-1 H where the data know, the prior where they do not; the widening alone does not do it."""
     found, prior, nothing = made(), np.diag([1e-9, 1e-9, 0.7]), np.full(2, 1e-12)
     covariance = np.linalg.inv(found.information + prior)
-    adjustment = adjustment_to(found, np.zeros(3), covariance, prior, nothing)
+    adjustment = adjustment_to(found, np.zeros(3), covariance)
     own = slice(0, 2)
     h, j = found.information[own, own], found.variability[own, own]
     expected = np.diag([0.0, 0.0, 1 / 0.7])
     expected[own, own] = np.linalg.inv(h) @ j @ np.linalg.inv(h)
-    wide = adjusted_covariance(adjustment, found, covariance, prior, nothing)
+    wide = adjusted_covariance(adjustment, found, prior, nothing)
     np.testing.assert_allclose(wide, expected, rtol=1e-6, atol=1e-7)
     only = replace(adjustment, matrix=np.eye(3))
-    assert not np.allclose(adjusted_covariance(only, found, covariance, prior, nothing), expected, rtol=0.02)
+    assert not np.allclose(adjusted_covariance(only, found, prior, nothing), expected, rtol=0.02)
     assert adjustment.widening**2 == pytest.approx(np.trace(np.linalg.solve(h, j)) / 2, rel=1e-6)
 
 
@@ -64,17 +70,18 @@ def test_the_prior_of_offset_and_contrast_informs_the_coordinates():
     """As in the joint normal distribution of z and the pairs of all angles."""
     found, prior, pair_prior = made(), np.diag([1e-9, 1e-9, 0.7]), np.array([0.5, 2.0])
     covariance = np.linalg.inv(found.information + prior)
-    adjustment = adjustment_to(found, np.zeros(3), covariance, prior, pair_prior)
-    alone = np.linalg.inv(adjusted_covariance(adjustment, found, covariance, prior, np.full(2, 1e-12)))
+    adjustment = adjustment_to(found, np.zeros(3), covariance)
+    alone = np.linalg.inv(adjusted_covariance(adjustment, found, prior, np.full(2, 1e-12)))
     joint = np.zeros((7, 7))
     joint[:3, :3] = alone
     for k in range(2):
         away = np.zeros((2, 7))  # a pair minus its regression on z
-        away[:, :3], away[:, 3 + 2 * k : 5 + 2 * k] = -found.pair_slope[k], np.eye(2)
-        joint += away.T @ np.linalg.inv(found.pair_covariance[k]) @ away
+        slope, covariance = of_pair(found, k)
+        away[:, :3], away[:, 3 + 2 * k : 5 + 2 * k] = -slope, np.eye(2)
+        joint += away.T @ np.linalg.inv(covariance) @ away
     joint[3:, 3:] += np.diag(np.tile(pair_prior, 2))
     expected = np.linalg.inv(joint)[:3, :3]
-    wide = adjusted_covariance(adjustment, found, covariance, prior, pair_prior)
+    wide = adjusted_covariance(adjustment, found, prior, pair_prior)
     np.testing.assert_allclose(wide, expected, rtol=1e-6)
     assert not np.allclose(np.linalg.inv(alone), expected, rtol=0.2), "planted bug: it is forgotten"
 
@@ -83,8 +90,8 @@ def shifted(likelihood, z, seed=3):
     """Adjustment that turns everything a little, pairs too."""
     rng = np.random.default_rng(seed)
     matrix, slope = np.eye(3) + 0.1 * rng.normal(size=(3, 3)), 0.3 * rng.normal(size=(2, 2, 3))
-    root = np.linalg.cholesky(np.array([[[9.0, -2.0], [-2.0, 4.0]], [[5.0, 1.0], [1.0, 6.0]]]))
-    return Adjustment(z + 0.02, matrix, 3.0, slope, root)
+    spread = np.array([[[9.0, -2.0], [-2.0, 4.0]], [[5.0, 1.0], [1.0, 6.0]]])
+    return Adjustment(z + 0.02, matrix, 3.0, 100.0 * slope, spread)
 
 
 def test_offset_and_contrast_are_known_as_the_adjustment_says(likelihood):
@@ -100,8 +107,9 @@ def test_offset_and_contrast_are_known_as_the_adjustment_says(likelihood):
         mine = narrow.through(lens).evaluate(point, SIGMA)
         marginal = float(plain.log_likelihood)
         for k in range(2):
-            mean = plain.scaling_mean[k] + lens.pair_slope[k] @ apart
-            covariance = lens.pair_root[k] @ plain.scaling_cov[k] @ lens.pair_root[k].T
+            turn = np.linalg.inv(np.linalg.cholesky(np.linalg.inv(plain.scaling_cov[k]))).T
+            mean = plain.scaling_mean[k] + turn @ lens.pair_slope[k] @ apart
+            covariance = turn @ lens.pair_spread[k] @ turn.T
             marginal += stats.multivariate_normal(expected, covariance + np.diag(1 / precision)).logpdf(mean)
             both = np.linalg.inv(np.linalg.inv(covariance) + np.diag(precision))
             np.testing.assert_allclose(mine.scaling_cov[k], both, rtol=1e-4)
@@ -148,7 +156,7 @@ def test_the_likelihood_is_that_of_the_image_with_more_noise(likelihood):
 
 def _pair(likelihood):
     nothing = unadjusted(3, len(likelihood.phi))
-    return nothing.pair_slope, nothing.pair_root
+    return nothing.pair_slope, nothing.pair_spread
 
 
 def test_no_adjustment_changes_nothing_and_records_read_back(likelihood):

@@ -100,8 +100,9 @@ def test_covariance_is_that_of_all_pairs_of_pairs():
     for k in range(len(PHI)):
         mine = slice(2 * k, 2 * k + 2)
         scale = np.sqrt(np.diag(left)[mine])
-        assert differs(found().pair_covariance[k], left[mine, mine], scale) < 5e-3
-        assert np.abs((found().pair_slope[k] - slope[mine]) * sd[:d] / scale[:, None]).max() < 5e-3
+        turn = np.linalg.inv(np.linalg.cholesky(found().pair_information[k])).T
+        assert differs(turn @ found().pair_spread[k] @ turn.T, left[mine, mine], scale) < 5e-3
+        assert np.abs((turn @ found().pair_slope[k] - slope[mine]) * sd[:d] / scale[:, None]).max() < 5e-3
     lost = inverse @ reference(lambda K, a, b: K[a[0], b[0]] * K[a[1], b[1]])[1] @ inverse
     assert differs(found().covariance, lost[:d, :d], sd[:d]) > 0.02
 
