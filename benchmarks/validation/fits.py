@@ -33,7 +33,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 DRAWS = 199  # of every posterior, among which the truth has a rank
 LEAST_ESS = 50.0  # effective points below which weights say nothing
-POINTS = 400  # of a certificate
+POINTS = 400  # of a certificate, and of weights
+MANY = 6000  # points where these leave too few effective ones
 LIKELIHOOD = "log likelihood"
 
 _PILOT = PilotSettings(num_candidates=40, num_starts=1)
@@ -129,9 +130,12 @@ def from_weights(bench: Bench, pilot: Pilot, seed: int) -> Answer:
     rng, known = np.random.default_rng([seed, 1]), [Normal.of(mode.z, mode.covariance) for mode in pilot.modes]
     density = _density(pilot.posterior)
     proposal = around(known[0], known, density)
-    points = proposal.draw(POINTS, rng)
-    weights = smoothed(density(points) - proposal.log_density(points))
-    if weights.ess < LEAST_ESS:
+    for count in (POINTS, MANY):
+        points = proposal.draw(count, rng)
+        weights = smoothed(density(points) - proposal.log_density(points))
+        if weights.ess >= LEAST_ESS:
+            break
+    else:
         return Answer({}, "", weights.ess)
     shares = np.exp(weights.log_weights)
     chosen = rng.choice(points, DRAWS, p=shares / shares.sum())

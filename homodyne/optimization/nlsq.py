@@ -297,6 +297,10 @@ def pilot_fit(
         starts, sigma = _screen(likelihood, np.concatenate([visible, candidates[1::2]]), settings, initial, progress)
         arrived, used = _climb_all(slope, starts, candidates, sigma, settings.max_iterations, progress)
         if not arrived:
+            slope.softened = True
+            arrived, used = _climb_all(slope, starts, candidates, sigma, settings.max_iterations, progress)
+            slope.softened = False
+        if not arrived:
             one = "one angle does not determine a flow: use mode static; otherwise " if _single_flow(likelihood) else ""
             raise ConvergenceError(
                 f"the pilot fit found no maximum from {used} starts on {thin.num_points} pairs: {one}"

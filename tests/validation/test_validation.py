@@ -141,3 +141,8 @@ def test_page_holds_what_was_found(tmp_path):
     assert "| skewed | exact draws | 1 CERTIFIED |" in text
     assert (tmp_path / "images" / "validation-coverage.png").read_bytes().startswith(b"\x89PNG")
     assert "laminar" not in text
+    write_report(dict(_made_up("static, short, 0.1", seed, names) for seed in range(3)), path, "again")
+    again = path.read_text()
+    assert "| short, 0.1 | calibrated | 3 of 3 |" in again
+    assert again.count("| skewed | exact draws | 1 CERTIFIED |") == 1  # what has no records stays
+    assert again.count("Written by") == 2
