@@ -65,7 +65,11 @@ def ways(data: TwoTimeData, pilot: Pilot, rng: np.random.Generator) -> dict[str,
     root, wide = np.linalg.cholesky(narrow), np.linalg.cholesky(report.covariance)
     found["moved"] = report.adjustment.center + (found["independent"] - mode.z) @ (wide @ np.linalg.inv(root)).T
     likelihood = pilot.posterior.likelihood
-    alone = replace(report.adjustment, matrix=report.adjustment.matrix / report.adjustment.widening, widening=1.0)
+    wider, adjustment = report.adjustment.widening, report.adjustment
+    alone = replace(
+        adjustment, matrix=adjustment.matrix / wider, widening=1.0,
+        pair_slope=adjustment.pair_slope * wider, pair_spread=adjustment.pair_spread * wider**2,
+    )  # fmt: skip
     for name, adjustment in (("curvature", alone), ("widened", report.adjustment)):
         posterior = Posterior(likelihood.through(adjustment), pilot.sigma)
         try:
