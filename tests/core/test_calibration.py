@@ -14,9 +14,9 @@ from homodyne.core.likelihood import Likelihood, ScalingPrior
 from homodyne.core.moments import BlockSlot
 from homodyne.core.parameters import parameter_space
 from homodyne.core.posterior import Posterior
-from homodyne.core.sandwich import Sandwich
+from homodyne.core.sandwich import Sandwich, sandwich
 from homodyne.core.simulate import TrueModel, independent
-from homodyne.core.speckle_noise import SpeckleNoise
+from homodyne.core.speckle_noise import CountingFacts, SpeckleNoise
 
 PARAMS = {"D0": 3e4, "alpha": -0.4, "D_offset": 1e3}
 SIGMA = np.array([0.02, 0.02])
@@ -84,6 +84,32 @@ def test_the_prior_of_offset_and_contrast_informs_the_coordinates():
     wide = adjusted_covariance(adjustment, found, prior, pair_prior)
     np.testing.assert_allclose(wide, expected, rtol=1e-6)
     assert not np.allclose(np.linalg.inv(alone), expected, rtol=0.2), "planted bug: it is forgotten"
+
+
+def test_noise_without_correlation_changes_nothing_whatever_the_priors_tell(likelihood):
+    """So little light that only shot noise is left: also where a narrow prior of the contrast settles the rates."""
+    narrow = replace(likelihood, scaling=ScalingPrior(1.0, 0.002, 0.3, 0.002))
+    z, prior, rate = narrow.space.coordinates(PARAMS), np.diag([1e-3, 1e-3, 0.1]), 1e-6
+    facts = CountingFacts(given_counts=rate, given_pixels=1 / (rate * SIGMA[0]) ** 2)
+    found = sandwich(narrow, z, np.array([[1.0, 0.3]] * 2), SIGMA, facts, np.diag([0.1, 0.1, 0.2]), prior)
+    covariance = np.linalg.inv(found.information + found.told + prior)
+    root = np.linalg.cholesky(covariance)
+
+    def change(of):
+        """Largest change of a posterior width, or of a pair in units of its own."""
+        lens = adjustment_to(of, z, covariance)
+        parts = (
+            np.linalg.inv(root) @ lens.matrix @ root - np.eye(3),
+            lens.pair_slope @ root,
+            lens.pair_spread - np.eye(2),
+        )
+        return max(abs(lens.widening - 1), *(np.abs(part).max() for part in parts))
+
+    assert np.trace(found.told @ covariance) > 0.1  # the prior of the pairs matters
+    assert change(found) < 1e-4
+    assert change(replace(found, information=found.information + found.told)) > 0.01, (
+        "planted bug: it is counted as data"
+    )
 
 
 def shifted(likelihood, z, seed=3):
