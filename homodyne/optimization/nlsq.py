@@ -39,6 +39,10 @@ _SHARP = 1e8  # curvature in whitened coordinates that, in every direction, is b
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at which a climb has arrived
 _STILL = 0.01  # change of the noise, in units of its own uncertainty, that is none
 _CLOSE = 0.1  # steps of differences near an edge, relative to those elsewhere
+_AT_EDGE = (
+    "the density is highest at an edge (a rate or an exponent of 0): the data determine little, and priors much; fix a "
+    "parameter or narrow its prior if you know more"
+)
 _OUTSIDE = 1e100  # cost where the density is zero
 _ROUNDS = 4  # of climbing and taking the noise from the residuals
 
@@ -79,12 +83,15 @@ class Mode:
         Inverse of minus the Hessian: the Laplace approximation.
     newton_step : float
         Length of the Newton step that is left, in posterior sd.
+    edge : bool
+        Whether the density rises from here to an edge, see `ParameterSpace.log_softening`.
     """
 
     z: Array
     log_density: float
     covariance: Array
     newton_step: float
+    edge: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +126,8 @@ class Pilot:
     def noting(self, *further: str) -> "Pilot":
         """Return the same with what its modes say of themselves and further notes."""
         notes = (*self.notes, *further)
+        if self.mode.edge:
+            notes = (*notes, _AT_EDGE)
         if len(self.modes) > 1:
             below = ", ".join(f"{self.mode.log_density - m.log_density:.1f}" for m in self.modes[1:])
             count = f"the posterior has {len(self.modes)} modes"
@@ -248,7 +257,7 @@ class _Slope:
             root = root @ np.linalg.cholesky(np.linalg.inv(negative))
         value, gradient = self(z, sigma)
         newton = float(np.linalg.norm(root.T @ gradient))
-        return Mode(z, value, root @ root.T, newton) if newton < _ARRIVED else None
+        return Mode(z, value, root @ root.T, newton, self.softened) if newton < _ARRIVED else None
 
 
 def pilot_fit(

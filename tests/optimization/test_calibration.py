@@ -69,6 +69,9 @@ def test_a_density_that_rises_up_to_a_rate_of_zero_has_a_mode_too(monkeypatch):
     """With three free parameters it rises to J = 0 at the last frame; the point that stands for the mode is inside."""
     data, pilot, known, report = slow_decay({}, 4)
     found = calibrated(data, pilot, known, report, PilotSettings())[0]
+    assert found.mode.edge
+    assert any("highest at an edge" in note for note in found.noting().notes)
+    assert not pilot.mode.edge
     normal = Normal.of(found.mode.z, found.mode.covariance)
 
     def density(z):
