@@ -50,6 +50,7 @@ DEFAULT_PRIORS: Mapping[str, tuple[str, Mapping[str, float]]] = {
 """Wide defaults; they contain the fits published for data of this kind."""
 
 _EDGE = 0.5  # a rate at an end of the record is close to 0 below this share of that at the next anchor
+_LOGARITHM = 0.1  # an exponent is close to 0, where a power law is a logarithm, below this
 
 Params = Mapping[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -116,9 +117,13 @@ class PowerLawCoordinates:
 
     def log_softening(self, z: jax.Array, ends: jax.Array) -> jax.Array:
         """See `ParameterSpace.log_softening`; ``ends`` are the first and the last time."""
-        pole = jnp.log(jnp.abs(jnp.tanh(0.5 * (z[0] - z[1])))) if len(self._levels) == 2 else 0.0
+        poles = jnp.zeros(())
+        if len(self._levels) == 2:
+            poles += jnp.log(jnp.abs(jnp.tanh(0.5 * (z[0] - z[1]))))
+            if self.names[1] in self.free:
+                poles += jnp.log(jnp.abs(z[2]) / (jnp.abs(z[2]) + _LOGARITHM))
         outer, inner = self.rate(z, ends), self.rate(z, jnp.array([self.t_a, self.t_b]))
-        return pole + jnp.log(outer / (outer + _EDGE * inner)).sum()
+        return poles + jnp.log(outer / (outer + _EDGE * inner)).sum()
 
     def rate(self, z: jax.Array, t: Any) -> jax.Array:
         """Rate at time t."""
@@ -286,9 +291,10 @@ class ParameterSpace:
     def log_softening(self, z: jax.Array) -> jax.Array:
         """Log of a factor of the prior that hardly varies but near the edges, where it is 0: so maxima are inside.
 
-        Points with a fixed pair of rates at both anchors have amplitudes without bound as the exponent goes to 0; the
-        Jacobian goes with 1/|exponent| there. And rates may be 0 at the first or last time, where the density just
-        ends. `z` may be longer than the space.
+        As the exponent goes to 0 between two different rates at the anchors, the amplitude goes to infinity, and the
+        Jacobian with 1/|exponent|; as the rates become equal, the amplitude goes to 0: a wide log-normal prior of it
+        leaves poles at both. And rates may be 0 at the first or last time, where the density just ends. `z` may be
+        longer than the space.
         """
         ends = jnp.array([self.t_first, self.t_last])
         parts, _ = self._split(z[: self.dim])

@@ -166,6 +166,23 @@ def test_curves_are_smooth_through_special_exponents():
         np.testing.assert_allclose(around, around[1], rtol=1e-7)
 
 
+def test_softening_leaves_no_pole_at_an_exponent_of_zero():
+    """The prior grows up to it as far as it allows for amplitudes; elsewhere softening changes next to nothing."""
+    space = parameter_space("laminar_flow", T)
+    prior, softening = jax.jit(space.log_prior), jax.jit(space.log_softening)
+
+    def at(beta):
+        return np.array([9.0, 8.0, -0.5, -9.4, -9.6, beta, 3.0])
+
+    betas = -np.geomspace(3e-3, 0.05, 10)
+    plain = np.array([prior(at(beta)) for beta in betas])
+    softened = plain + np.array([softening(at(beta)) for beta in betas])
+    assert np.all(np.diff(plain) < 0)  # towards larger exponents
+    assert np.all(np.diff(softened) > 0)
+    assert abs(softening(at(-0.5)) - softening(at(-1.0))) < 0.15
+    assert softening(at(0.0)) == -np.inf
+
+
 def supported_by_hand(space, params):
     """Whether the rates are positive and finite on a fine grid of the record."""
     laws = (space.names[:3], space.names[3:6])[: len(space.laws)]

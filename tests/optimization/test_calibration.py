@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import homodyne
 from homodyne.config.io import load_config
@@ -83,3 +84,22 @@ def test_a_density_that_rises_up_to_a_rate_of_zero_has_a_mode_too(monkeypatch):
     monkeypatch.setattr(parameters, "_EDGE", 0.0)
     with pytest.raises(ConvergenceError, match="no interior mode"):
         calibrated(data, pilot, known, report, PilotSettings())
+
+
+def test_a_density_that_rises_up_to_an_exponent_of_zero_has_a_mode_too(monkeypatch):
+    """A slow flow whose shear rate hardly changes: a power law of small exponent and large amplitude does as well."""
+    flow = {"gamma_dot_0": 1.3e-4, "beta": -0.2, "gamma_dot_offset": -4e-5, "phi0": 2.0}
+    settings = {"q": 0.0054, "gap": 2e6, "num_frames": 120, "dt": 0.25, "contrast": 0.3, "mean_counts": 1.0}
+    params = {"D0": 2000.0, "alpha": -1.3, "D_offset": 50.0, **flow}
+    data = homodyne.simulate(params, phi=[0.0, 45.0, 90.0], pixels=1000, seed=4, **settings)
+    config = load_config({"analysis_mode": "laminar_flow"})
+    target = build_target(data, config)
+    pilot = pilot_fit(target.likelihood, target.thin, np.random.default_rng(4))
+    report = noise_report(data, pilot, config.speckle)
+    found = calibrated(data, pilot, config.speckle, report, PilotSettings())[0]
+    assert found.mode.edge
+    off = target.likelihood.space.coordinates(params) - found.mode.z
+    assert off @ np.linalg.solve(found.mode.covariance, off) < stats.chi2(7).ppf(1 - 1e-3)
+    monkeypatch.setattr(parameters, "_LOGARITHM", 0.0)
+    with pytest.raises(ConvergenceError, match="no interior mode"):
+        calibrated(data, pilot, config.speckle, report, PilotSettings())
