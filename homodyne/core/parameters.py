@@ -50,7 +50,7 @@ DEFAULT_PRIORS: Mapping[str, tuple[str, Mapping[str, float]]] = {
 """Wide defaults; they contain the fits published for data of this kind."""
 
 _EDGE = 0.5  # a rate at an end of the record is close to 0 below this share of that at the next anchor
-_LOGARITHM = 0.1  # an exponent is close to 0, where a power law is a logarithm, below this
+_LOGARITHM = 0.03  # an exponent is close to 0, where a power law is a logarithm, below this
 
 Params = Mapping[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]
