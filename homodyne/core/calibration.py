@@ -42,7 +42,7 @@ def adjusted_covariance(adjustment: Adjustment, sandwich: Sandwich, prior: Array
     `prior` (d, d) and `pair_prior` (2,) are the precisions of the priors of z and of (offset, contrast).
     """
     narrowed = adjustment.matrix.T @ sandwich.information @ adjustment.matrix / adjustment.widening**2
-    turn = np.linalg.cholesky(sandwich.pair_information)
-    open_ = sandwich.pair_spread + np.swapaxes(turn, 1, 2) @ np.diag(1.0 / pair_prior) @ turn
+    root = np.linalg.cholesky(sandwich.pair_information)
+    open_ = sandwich.pair_spread + np.swapaxes(root, 1, 2) @ np.diag(1.0 / pair_prior) @ root
     told = np.einsum("kia,kij,kjb->ab", sandwich.pair_slope, np.linalg.inv(open_), sandwich.pair_slope)
     return np.asarray(np.linalg.inv(narrowed + told + prior))

@@ -267,18 +267,18 @@ def _definite(pair: Array) -> Array:
 def _assemble(parts: list[_Angle], noise: SpeckleNoise, to_white: Array, prior: Array, told: Array) -> Sandwich:
     """Eliminate offset and contrast, and go back from whitened coordinates to z."""
     information, known = _information(parts), prior + told
-    inverse = np.linalg.inv(information + known)
     angles = list(zip(parts, noise.share, noise.variance, strict=True))
     variability = np.sum([v * part.marginal(s) for part, s, v in angles], axis=0)
-    back_from_score = np.linalg.inv(variability + known) @ np.linalg.inv(inverse)
+    scatter = np.linalg.inv(variability + known)
+    back_from_score = scatter @ (information + known) @ to_white
     eliminations, slopes, spreads, d = [], [], [], len(information)
     for part, s, v in angles:
         own, turn = v * part.variability(s)[d:], np.linalg.inv(np.linalg.cholesky(part.pair))
         across = turn @ (own[:, :d] + own[:, d:] @ part.elimination)
         eliminations.append(-turn @ part.information[d:, :d] @ to_white)
-        slopes.append(eliminations[-1] + across @ back_from_score @ to_white)
+        slopes.append(eliminations[-1] + across @ back_from_score)
         vague = part.pair - part.information[d:, d:]
-        spreads.append(turn @ (own[:, d:] + vague) @ turn.T - across @ np.linalg.solve(variability + known, across.T))
+        spreads.append(turn @ (own[:, d:] + vague) @ turn.T - across @ scatter @ across.T)
     return Sandwich(
         information=to_white.T @ information @ to_white,
         variability=to_white.T @ variability @ to_white,
