@@ -65,12 +65,12 @@ def ways(data: TwoTimeData, pilot: Pilot, rng: np.random.Generator) -> dict[str,
     root, wide = np.linalg.cholesky(narrow), np.linalg.cholesky(report.covariance)
     found["moved"] = report.adjustment.center + (found["independent"] - mode.z) @ (wide @ np.linalg.inv(root)).T
     likelihood = pilot.posterior.likelihood
-    wider, adjustment = report.adjustment.widening, report.adjustment
+    widened, wider = report.adjustment, report.adjustment.widening
     alone = replace(
-        adjustment, matrix=adjustment.matrix / wider, widening=1.0,
-        pair_slope=adjustment.pair_slope * wider, pair_spread=adjustment.pair_spread * wider**2,
+        widened, matrix=widened.matrix / wider, widening=1.0,
+        pair_slope=widened.pair_slope * wider, pair_spread=widened.pair_spread * wider**2,
     )  # fmt: skip
-    for name, adjustment in (("curvature", alone), ("widened", report.adjustment)):
+    for name, adjustment in (("curvature", alone), ("widened", widened)):
         posterior = Posterior(likelihood.through(adjustment), pilot.sigma)
         try:
             (best, *_) = settled(posterior, [replace(mode, covariance=report.covariance)], SEARCH)

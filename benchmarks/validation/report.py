@@ -34,7 +34,7 @@ def write_report(records: Mapping[Unit, Record], path: Path, command: str) -> No
     for study, (text, section) in _SECTIONS.items():
         own, title = by_case(records, study, STUDIES[study].cases), text.partition("\n")[0]
         if own:
-            parts.append(section(own, images) + "\n\n" + _made(sum(map(len, own.values())), command))
+            parts += [text, section(own, images), _made(sum(map(len, own.values())), command)]
         elif title in before:
             parts.append(before[title])
     write_atomically(path, ("\n\n".join(parts) + "\n").encode())
@@ -43,7 +43,7 @@ def write_report(records: Mapping[Unit, Record], path: Path, command: str) -> No
 def _sections(path: Path) -> dict[str, str]:
     """Sections of the page as it is, by their titles."""
     pieces = path.read_text().split("\n## ")[1:] if path.exists() else ()
-    return {f"## {piece.partition(chr(10))[0]}": f"## {piece.strip()}" for piece in pieces}
+    return {"## " + piece.partition("\n")[0]: "## " + piece.strip() for piece in pieces}
 
 
 def ranks_by_name(records: Iterable[Record]) -> dict[str, Array]:
@@ -101,7 +101,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _coverage(cases: Mapping[str, list[Record]], images: Path) -> str:
     write_atomically(images / "validation-coverage.png", coverage_figure(cases))
-    parts = [_COVERAGE]
+    parts = ["![coverage](images/validation-coverage.png)"]
     for mode, own_names in MODES.items():
         names = [*own_names, "contrast", "offset"]
         rows = [row for case, own in cases.items() if case.startswith(mode) for row in _regime(case, own, names)]
@@ -151,17 +151,16 @@ def misses(cases: Mapping[str, list[Record]], posterior: str) -> list[str]:
 
 
 def _calibration(cases: Mapping[str, list[Record]], images: Path) -> str:
-    drawn = _ranks_of(cases)
+    parts, rows, drawn = [], [], _ranks_of(cases)
     if drawn:
         write_atomically(images / "validation-calibration.png", calibration_figure(drawn))
-    rows = []
+        parts.append("![ranks](images/validation-calibration.png)")
     for case, records in cases.items():
         ranks = ranks_by_name(records)
         if ranks:
             p, name = smallest_p(ranks)
             rows.append([case, len(records), _counted(records), len(next(iter(ranks.values()))), f"{p:.2g}", name])
-    text = _CALIBRATION + ("\n\n![ranks](images/validation-calibration.png)" if drawn else "")
-    return text + "\n\n" + _table(["method", "sets", "verdicts", "ranked", "smallest p", "of"], rows)
+    return "\n\n".join([*parts, _table(["method", "sets", "verdicts", "ranked", "smallest p", "of"], rows)])
 
 
 def _ranks_of(cases: Mapping[str, list[Record]]) -> dict[str, dict[str, Array]]:
@@ -180,7 +179,7 @@ def _certificate(cases: Mapping[str, list[Record]], images: Path) -> str:
         for case, records in cases.items()
         for defect in alarms.DEFECTS
     ]
-    return _CERTIFICATE + "\n\n" + _table(["posterior", "draws", "verdicts"], rows)
+    return _table(["posterior", "draws", "verdicts"], rows)
 
 
 def _agreement(cases: Mapping[str, list[Record]], images: Path) -> str:
@@ -198,7 +197,7 @@ def _agreement(cases: Mapping[str, list[Record]], images: Path) -> str:
         )  # fmt: skip
     head = ["shards", "sets", "Q: p < 0.01", "p < 0.05", "any parameter < 0.05", "named", "identical", "Q sees it",
             "named rightly"]  # fmt: skip
-    return _AGREEMENT + "\n\n" + _table(head, rows)
+    return _table(head, rows)
 
 
 def _hard_cases(cases: Mapping[str, list[Record]], images: Path) -> str:
@@ -206,12 +205,12 @@ def _hard_cases(cases: Mapping[str, list[Record]], images: Path) -> str:
         [case, len(own), _counted(own), sum(bool(record["fault"]) for record in own) or "none"]
         for case, own in cases.items()
     ]
-    return _HARD + "\n\n" + _table(["case", "runs", "verdicts", "faults"], rows)
+    return _table(["case", "runs", "verdicts", "faults"], rows)
 
 
 def _healthy_cases(cases: Mapping[str, list[Record]], images: Path) -> str:
     rows = [[case, len(own), _counted(own)] for case, own in cases.items()]
-    return _HEALTHY + "\n\n" + _table(["posterior", "runs", "verdicts"], rows)
+    return _table(["posterior", "runs", "verdicts"], rows)
 
 
 _COVERAGE = """## Coverage on speckle
@@ -227,9 +226,7 @@ out; the search for the mode starts at the truth.
 Percent of truths inside nominal 50 % and 90 % intervals; bold where either is off by more than 2.6 binomial standard
 deviations and three points. All angles count for contrast and offset. `independent` takes the points of a map as
 independent of each other, `calibrated` is what the package reports by default; `wider` is the range of the ratio of
-their standard deviations over the parameters, medians over the sets.
-
-![coverage](images/validation-coverage.png)"""
+their standard deviations over the parameters, medians over the sets."""
 
 _CALIBRATION = """## Simulation-based calibration
 

@@ -24,6 +24,10 @@ SHORT, LONG, SLOW = 0.5, 3.0, 80.0
 ANGLES = {"static": (0.0,), "laminar_flow": (-80.0, -35.0, 10.0, 55.0)}
 SPEED = 1.5  # rate of the decay by shear, at the best angle, over that by diffusion
 
+_KNOWN = {"amplitude": 0.5, "exponent": 0.15, "contrast": 0.01, "offset": 0.02}
+_VAGUE = {"amplitude": 1.0, "exponent": 0.4, "contrast": 0.06, "offset": 0.05}
+"""Standard deviations of priors, that of an amplitude in its logarithm."""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -88,21 +92,22 @@ class Scenario:
 
 def _priors(scenario: Scenario, width: float) -> dict[str, Any]:
     """Priors about laws that fall with age, with a third of the rate left in the offset unless they are vague."""
-    rough = scenario.vague
+    sd = {of: width * value for of, value in (_VAGUE if scenario.vague else _KNOWN).items()}
     level = 1.0 / (Q**2 * scenario.tau)
     laws = [("D0", "alpha", "D_offset", level, -0.9)]
     if scenario.mode == "laminar_flow":
         laws.append(("gamma_dot_0", "beta", "gamma_dot_offset", 2.0 * SPEED / (Q * GAP * scenario.tau), -0.7))
     given: dict[str, Any] = {
-        "contrast": {"type": "normal", "mean": 0.3, "sd": (0.06 if rough else 0.01) * width},
-        "offset": {"type": "normal", "mean": 1.0, "sd": (0.05 if rough else 0.02) * width},
+        "contrast": {"type": "normal", "mean": 0.3, "sd": sd["contrast"]},
+        "offset": {"type": "normal", "mean": 1.0, "sd": sd["offset"]},
     }
     for amplitude, exponent, offset, rate, power in laws:
-        given[amplitude] = {"type": "lognormal", "median": rate, "sigma": (1.0 if rough else 0.5) * width}
-        given[exponent] = {"type": "normal", "mean": power, "sd": (0.4 if rough else 0.15) * width}
-        given[offset] = {"type": "lognormal", "median": 0.3 * rate, "sigma": 0.5 * width}
-        if rough:
+        given[amplitude] = {"type": "lognormal", "median": rate, "sigma": sd["amplitude"]}
+        given[exponent] = {"type": "normal", "mean": power, "sd": sd["exponent"]}
+        if scenario.vague:
             given[offset] = {"type": "normal", "mean": 0.0, "sd": 0.5 * rate * width}
+        else:
+            given[offset] = {"type": "lognormal", "median": 0.3 * rate, "sigma": 0.5 * width}
     if scenario.mode == "laminar_flow":
         given["phi0"] = {"type": "normal", "mean": 5.0, "sd": 10.0 * width}
     return {name: {"prior": prior} for name, prior in given.items()}
