@@ -22,8 +22,12 @@ def slow_decay(fixed, seed):
     """Speckle of which an eighth decays during the record: data, settings, pilot fit, report on the noise."""
     settings = {"q": 0.0054, "num_frames": 120, "dt": 0.25, "contrast": 0.3, "mean_counts": 10.0, "pixels": 1000}
     data = homodyne.simulate(SLOW, phi=[0.0], seed=seed, **settings)
-    values = {name: {"fixed": value} for name, value in fixed.items()}
-    config = load_config({"analysis_mode": "static", "parameters": values})
+    return fitted(data, "static", seed, {name: {"fixed": value} for name, value in fixed.items()})
+
+
+def fitted(data, mode, seed, parameters=()):
+    """The data with settings, pilot fit, and report on the noise."""
+    config = load_config({"analysis_mode": mode, "parameters": dict(parameters)})
     target = build_target(data, config)
     pilot = pilot_fit(target.likelihood, target.thin, np.random.default_rng(seed))
     return data, pilot, config.speckle, noise_report(data, pilot, config.speckle)
@@ -92,14 +96,11 @@ def test_a_density_that_rises_up_to_an_exponent_of_zero_has_a_mode_too(monkeypat
     settings = {"q": 0.0054, "gap": 2e6, "num_frames": 120, "dt": 0.25, "contrast": 0.3, "mean_counts": 1.0}
     params = {"D0": 2000.0, "alpha": -1.3, "D_offset": 50.0, **flow}
     data = homodyne.simulate(params, phi=[0.0, 45.0, 90.0], pixels=1000, seed=4, **settings)
-    config = load_config({"analysis_mode": "laminar_flow"})
-    target = build_target(data, config)
-    pilot = pilot_fit(target.likelihood, target.thin, np.random.default_rng(4))
-    report = noise_report(data, pilot, config.speckle)
-    found = calibrated(data, pilot, config.speckle, report, PilotSettings())[0]
+    fit = fitted(data, "laminar_flow", 4)
+    found = calibrated(*fit, PilotSettings())[0]
     assert found.mode.edge
-    off = target.likelihood.space.coordinates(params) - found.mode.z
+    off = found.posterior.likelihood.space.coordinates(params) - found.mode.z
     assert off @ np.linalg.solve(found.mode.covariance, off) < stats.chi2(7).ppf(1 - 1e-3)
     monkeypatch.setattr(parameters, "_LOGARITHM", 0.0)
     with pytest.raises(ConvergenceError, match="no interior mode"):
-        calibrated(data, pilot, config.speckle, report, PilotSettings())
+        calibrated(*fit, PilotSettings())
