@@ -1,0 +1,122 @@
+"""Direct sums over all pairs of frames: what reduced data are checked against in every fit.
+
+`direct_moments` evaluates the model at every pair; `reduction_errors` compares the log density that follows with that of the
+nodes. A constant difference drops out of a posterior; the spread of the difference over points is what counts.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.likelihood.maps import Maps
+from homodyne.likelihood.nodes import Moments, moments_from
+from homodyne.likelihood.posterior import Posterior, evaluation_from, image, log_densities
+from homodyne.physics.model import CorrelationModel
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+LIMIT = 0.05
+"""Spread (standard deviation) of the error of the log density over the draws, at most."""
+
+_ROWS, _LAGS = 64, 256  # of a rectangle of pairs
+
+
+def direct_moments(
+    model: CorrelationModel,
+    params: dict[str, Array],
+    maps: Maps,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 2,
+) -> Moments:
+    """Moments of all pairs at points of the parameter space, fields of shape (P, n_maps).
+
+    Parameters
+    ----------
+    model : CorrelationModel
+    params : dict of (P,) arrays
+    maps : Maps
+    progress : callable
+        Told (rectangles of pairs done, all).
+    workers : int
+        Threads.
+    """
+    n, count = maps.num_frames, maps.num_maps
+    lag_limit = min(_LAGS, max(n - 1, 1))
+    parts = list(maps.rectangles(_ROWS, lag_limit))
+    gap, q, phi = np.nan if maps.gap is None else maps.gap, np.asarray(maps.q), np.asarray(maps.phi)
+    center = maps.center
+
+    def one(part: tuple[slice, slice]) -> tuple[Array, Array]:
+        rows, lags = part
+        inside = slice(0, rows.stop - rows.start), slice(0, lags.stop - lags.start)
+        y, w = np.zeros((count, _ROWS, lag_limit)), np.zeros((count, _ROWS, lag_limit))
+        sums = np.zeros((count, 5))
+        for k in range(count):
+            values, present = maps.lagged(k, rows, lags)
+            w[k][inside] = present
+            np.subtract(values, center[k], out=y[k][inside], where=present, dtype=np.float64)
+            number = np.count_nonzero(present)
+            sums[k] = number, number, y[k].sum(), np.vdot(y[k], y[k]), 0.0
+        i = np.minimum(rows.start + np.arange(_ROWS), n - 1)
+        j = np.minimum(i[:, None] + lags.start + np.arange(lag_limit), n - 1)
+        return np.asarray(_sums(model, params, maps.t[i][:, None], maps.t[j], w, y, q, phi, gap)), sums
+
+    total, sums = 0.0, np.zeros((count, 5))
+    with ThreadPoolExecutor(workers) as pool:
+        for done, (part, data) in enumerate(pool.map(one, parts), 1):
+            total, sums = total + part, sums + data
+            progress(done, len(parts))
+    table = np.asarray(total)
+    points = len(table)
+    found = jax.vmap(moments_from, in_axes=(None, None, 0, 0, 0))(sums, center, *np.moveaxis(table, 2, 0))
+    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (points, count)), found)  # type: ignore[no-any-return]
+
+
+def reduction_errors(
+    points: Array,
+    posterior: Posterior,
+    maps: Maps,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 2,
+) -> Array:
+    """Log density of nodes minus that of all pairs at points (n, dim), their mean taken out.
+
+    Parameters
+    ----------
+    points : (n, dim) array
+        Inside the support.
+    posterior : Posterior
+        With the nodes of all of `maps`.
+    maps, progress, workers
+        As in `direct_moments`.
+    """
+    images = np.asarray(_images(points, posterior))
+    params = {name: np.asarray(value) for name, value in _physical(images, posterior.space).items()}
+    m = direct_moments(posterior.space.model, params, maps, progress, workers)
+    exact = np.asarray(_from_moments(points, m, posterior).log_density)
+    error = log_densities(points, posterior) - exact
+    return np.asarray(error - error.mean())
+
+
+_images = jax.jit(jax.vmap(image, in_axes=(0, None)))
+_physical = jax.jit(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
+_from_moments = jax.jit(jax.vmap(evaluation_from, in_axes=(0, 0, None)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _sums(
+    model: CorrelationModel, params: Any, t1: Any, t2: Any, w: Any, y: Any, q: Any, phi: Any, gap: Any
+) -> jax.Array:
+    """Sums of w g, w g² and w y g of every map, (P, n_maps, 3), over one rectangle of pairs."""
+
+    def at(one: Any) -> jax.Array:
+        g = jnp.broadcast_to(model.g(one, t1, t2, q[:, None, None], phi[:, None, None], gap), w.shape)
+        weighted = w * g
+        return jnp.stack([x.sum(axis=(1, 2)) for x in (weighted, weighted * g, y * g)], axis=-1)
+
+    return jax.lax.map(at, params)

@@ -1,0 +1,100 @@
+"""The measured maps as the reduction reads them: pairs of frames (i, i + lag), in rectangles of rows and lags."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from homodyne.errors import DataError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SAMPLE = 200  # rows from which the centre of a map is taken
+_UNIFORM = 1e-6  # relative deviation of the steps between frames that is none
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Two-time maps with what belongs to them; nothing of it is copied.
+
+    Attributes
+    ----------
+    values : (n_maps, n, n) float32
+        c2; only pairs of frames i < j are read, NaN is a missing one. May be a memory map.
+    alive : (n_maps, n) bool
+        Frames that carry data.
+    t : (n,) array
+        Ages in s.
+    q, phi : (n_maps,) arrays
+    gap : float or None
+    """
+
+    values: Array
+    alive: Array
+    t: Array
+    q: Array
+    phi: Array
+    gap: float | None
+
+    @property
+    def num_maps(self) -> int:
+        """Number of maps."""
+        return len(self.values)
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames."""
+        return len(self.t)
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether frames follow each other in equal steps."""
+        steps = np.diff(self.t)
+        return bool(np.ptp(steps) <= _UNIFORM * steps.mean())
+
+    @cached_property
+    def center(self) -> Array:
+        """Mean of some rows of every map, (n_maps,)."""
+        found = np.empty(self.num_maps)
+        for k in range(self.num_maps):
+            alive = self.alive[k]
+            frames = np.flatnonzero(alive)[:-1]
+            rows = frames[:: max(1, len(frames) // _SAMPLE)]
+            total = count = 0.0
+            for i in rows:
+                row = np.asarray(self.values[k, i, i + 1 :], dtype=np.float64)
+                row = row[alive[i + 1 :] & np.isfinite(row)]
+                total, count = total + float(row.sum()), count + row.size
+            if not count:
+                raise DataError(f"the map at q = {self.q[k]:g}, phi = {self.phi[k]:g} degrees has no pair of frames")
+            found[k] = total / count
+        return found
+
+    def lagged(self, k: int, rows: slice, lags: slice) -> tuple[Array, Array]:
+        """Values of map k at frames (i, i + lag) and which of them are data, (rows, lags); 0 where they are not."""
+        count, width, n = rows.stop - rows.start, lags.stop - lags.start, self.num_frames
+        one = self.values[k]
+        last_row, last = rows.stop - 1, rows.stop - 1 + lags.stop - 1
+        if last < n or last_row * n + last < n * n:
+            down, across = one.strides
+            view = as_strided(one[rows.start :, rows.start + lags.start :], (count, width), (down + across, across))
+        else:
+            i = np.arange(rows.start, rows.stop)[:, None]
+            view = one[i, np.minimum(i + np.arange(lags.start, lags.stop), n - 1)]
+        here = as_strided(
+            np.concatenate([self.alive[k], np.zeros(max(0, last + 1 - n), bool)])[rows.start + lags.start :],
+            (count, width), (1, 1),
+        )  # fmt: skip
+        present = here & self.alive[k][rows, None]
+        present &= np.isfinite(view)
+        return np.where(present, view, 0.0), present
+
+    def rectangles(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
+        """Rectangles of rows and lags that together hold every pair of frames once."""
+        n = self.num_frames
+        for first in range(0, n - 1, height):
+            for lag in range(1, n - first, width):
+                yield slice(first, min(first + height, n - 1)), slice(lag, min(lag + width, n - first))

@@ -1,0 +1,131 @@
+"""Reduced maps: weighted nodes in place of pairs of frames, and the sums over them that the likelihood asks for.
+
+All that the likelihood needs of a map are sums over its pairs of w, w g, w g² and w y g. With interpolation polynomials ℓ_k
+of g on cells of the triangle of pairs,
+
+    Σ_pairs w y g(t1, t2) = Σ_nodes g(t1_k, t2_k) Y_k + error,    Y_k = Σ_pairs w y ℓ_k(pair),
+
+where Y_k (and W_k for y = 1) do not depend on parameters: anterpolation, the transpose of interpolation, as in fast multipole
+methods (Greengard and Rokhlin, J. Comput. Phys. 73, 325, 1987). Nodes may also simply be pairs; then the sums are exact.
+`Nodes` of the same grid and centre add up: over shards, over machines, over frames that have just arrived.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.physics.model import CorrelationModel, Params
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Nodes(NamedTuple):
+    """Maps reduced to nodes that they share; a JAX tree.
+
+    Attributes
+    ----------
+    t1, t2 : (K,) arrays
+        Ages of the nodes in s, t1 <= t2; weights are 0 at those that fill up to K.
+    weight, weight_y : (n_maps, K) arrays
+        Sums of w and of w (y - center) over pairs, by interpolation polynomials; may be negative.
+    sums : (n_maps, 5) array
+        Number of pairs, sums of w, of w (y - center), of w (y - center)² and of log w.
+    center : (n_maps,) array
+        A value near the mean of every map, which keeps digits.
+    q, phi : (n_maps,) arrays
+        1/Å and degrees.
+    gap : float
+        Å; NaN where it is unknown.
+    """
+
+    t1: Any
+    t2: Any
+    weight: Any
+    weight_y: Any
+    sums: Any
+    center: Any
+    q: Any
+    phi: Any
+    gap: Any
+
+    @property
+    def num_maps(self) -> int:
+        """Number of maps."""
+        return int(np.shape(self.weight)[0])
+
+    @property
+    def num_points(self) -> int:
+        """Number of pairs with weight over all maps."""
+        return int(np.asarray(self.sums)[:, 0].sum())
+
+    def correlation(self, model: CorrelationModel, params: Params) -> jax.Array:
+        """g at the nodes of every map, (n_maps, K)."""
+        q, phi = jnp.asarray(self.q)[:, None], jnp.asarray(self.phi)[:, None]
+        g = model.g(params, jnp.asarray(self.t1), jnp.asarray(self.t2), q, phi, self.gap)
+        return jnp.broadcast_to(g, (*jnp.shape(g)[:-2], *self.weight.shape))
+
+
+class Moments(NamedTuple):
+    """Everything that the likelihood needs of maps and model, each of shape (n_maps,).
+
+    Number of pairs, sum of weights, weighted mean of the data, their weighted scatter about it, sum of log weights; sums of
+    ``w g``, ``w g²`` and ``w (y - mean) g``, which alone depend on the model.
+    """
+
+    points: jax.Array
+    weight: jax.Array
+    mean: jax.Array
+    scatter: jax.Array
+    log_weights: jax.Array
+    g: jax.Array
+    gg: jax.Array
+    yg: jax.Array
+
+
+def moments(model: CorrelationModel, params: Params, nodes: Nodes) -> Moments:
+    """Moments of reduced maps under a model."""
+    g = nodes.correlation(model, params)
+    weighted = nodes.weight * g
+    return moments_from(
+        nodes.sums, nodes.center, weighted.sum(-1), (weighted * g).sum(-1), (nodes.weight_y * g).sum(-1)
+    )
+
+
+def moments_from(sums: Any, center: Any, g: jax.Array, gg: jax.Array, yg: jax.Array) -> Moments:
+    """Moments from sums over the data, (n_maps, 5), and sums of w g, w g², w (y - center) g."""
+    points, weight, first, second, log_weights = jnp.asarray(sums).T
+    off = first / jnp.where(weight > 0, weight, 1.0)
+    return Moments(points, weight, center + off, second - off * first, log_weights, g, gg, yg - off * g)
+
+
+def add(parts: Sequence[Nodes]) -> Nodes:
+    """Nodes of parts of the data, with the same grid and centre, together."""
+
+    def two(a: Nodes, b: Nodes) -> Nodes:
+        if not (np.array_equal(a.t1, b.t1) and np.array_equal(a.t2, b.t2) and np.array_equal(a.center, b.center)):
+            raise ValueError("only nodes of one grid and one centre can be added")
+        return a._replace(weight=a.weight + b.weight, weight_y=a.weight_y + b.weight_y, sums=a.sums + b.sums)
+
+    return reduce(two, parts)
+
+
+def padded_size(count: int) -> int:
+    """Least number of nodes at or above `count` with few leading binary digits: few shapes to compile for."""
+    step = max(64, 1 << max(int(count - 1).bit_length() - 3, 0))
+    return -(-count // step) * step
+
+
+def padded(nodes: Nodes) -> Nodes:
+    """Nodes with further ones of no weight, up to `padded_size`."""
+    more = padded_size(len(nodes.t1)) - len(nodes.t1)
+    wide, long = ((0, 0), (0, more)), (0, more)
+    return nodes._replace(
+        t1=np.pad(nodes.t1, long, mode="edge"),
+        t2=np.pad(nodes.t2, long, mode="edge"),
+        weight=np.pad(nodes.weight, wide),
+        weight_y=np.pad(nodes.weight_y, wide),
+    )

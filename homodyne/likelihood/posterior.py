@@ -1,0 +1,232 @@
+"""The posterior that samplers see: one log density of an unconstrained vector, and everything that follows at a point.
+
+`log_density(z, posterior)` is what is optimised, sampled and certified. A `Posterior` is a JAX tree, so that programs take it
+as an argument: one that was compiled serves all data, shards, priors and noise of the same shapes. `physical_draws` turns
+draws of the vector into draws of everything that has a name, offset and contrast included, drawn from their exact
+conditional distribution.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import norm
+
+from homodyne.core.adjustment import Adjustment
+from homodyne.likelihood.nodes import Moments, Nodes, moments
+from homodyne.likelihood.scaling import marginal_log_likelihood, scaling_draws, scaling_posterior
+from homodyne.physics.space import ParameterSpace
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SIGMA_PRIOR = (np.log(0.1), 3.0)
+"""Mean and standard deviation of the normal prior of log sigma, where sigma is sampled."""
+
+_AT_ONCE = 16  # points that are evaluated together
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Posterior of the coordinates and, where `sigma` is None, of the logarithm of the noise of every map.
+
+    Attributes
+    ----------
+    space : ParameterSpace
+    nodes : Nodes
+        The data.
+    scaling : (2, 2) array
+        Mean and precision of the prior of (offset, contrast).
+    sigma : (n_maps,) array or None
+        Standard deviation of a pair of weight one.
+    adjustment : Adjustment or None
+        Calibration for correlated noise; None for independent pairs.
+    """
+
+    space: ParameterSpace
+    nodes: Nodes
+    scaling: Any
+    sigma: Any
+    adjustment: Adjustment | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the elements of z."""
+        extra = () if self.sigma is not None else tuple(f"log_sigma[{k}]" for k in range(self.nodes.num_maps))
+        return (*self.space.coordinate_names, *extra)
+
+    @property
+    def dim(self) -> int:
+        """Length of z."""
+        return len(self.names)
+
+    def with_sigma(self, sigma: Any) -> "Posterior":
+        """Posterior with other noise."""
+        return replace(self, sigma=sigma)
+
+
+class Evaluation(NamedTuple):
+    """Log density at a point with everything that the same sums tell.
+
+    Log density, moments, physical parameters by name, conditional mean (n_maps, 2) and covariance (n_maps, 2, 2) of
+    (offset, contrast).
+    """
+
+    log_density: Any
+    moments: Moments
+    params: dict[str, Any]
+    scaling_mean: Any
+    scaling_covariance: Any
+
+
+def log_prior(z: jax.Array, posterior: Posterior) -> jax.Array:
+    """Log density of the prior in z (dim,)."""
+    own, sigma = _split(z, posterior)
+    total = posterior.space.log_prior(own)
+    if posterior.sigma is None:
+        total += norm.logpdf(jnp.log(sigma), *SIGMA_PRIOR).sum(axis=-1)
+    return total
+
+
+def log_likelihood(z: jax.Array, posterior: Posterior) -> jax.Array:
+    """Marginal log likelihood of the data at z (dim,); -inf where the model excludes the point."""
+    own, sigma = _split(z, posterior)
+    m, difference = _moments_at(own, posterior)
+    total = marginal_log_likelihood(m, sigma, posterior.scaling, posterior.adjustment, difference).sum()
+    return jnp.where(jnp.isfinite(total), total, -jnp.inf)
+
+
+def log_density(z: jax.Array, posterior: Posterior) -> jax.Array:
+    """Log prior plus log likelihood at z (dim,); -inf outside the support."""
+    total = log_prior(z, posterior) + log_likelihood(z, posterior)
+    return jnp.where(jnp.isfinite(total), total, -jnp.inf)
+
+
+def evaluation(z: jax.Array, posterior: Posterior) -> Evaluation:
+    """`Evaluation` at z (dim,)."""
+    own, sigma = _split(z, posterior)
+    m, difference = _moments_at(own, posterior)
+    return _evaluation_from(z, m, sigma, difference, posterior)
+
+
+def evaluation_from(z: jax.Array, m: Moments, posterior: Posterior) -> Evaluation:
+    """`Evaluation` at z (dim,) from moments that were found elsewhere, at `image` of z."""
+    own, sigma = _split(z, posterior)
+    return _evaluation_from(z, m, sigma, _difference(own, posterior), posterior)
+
+
+def image(z: jax.Array, posterior: Posterior) -> jax.Array:
+    """Coordinates (space.dim,) at which the likelihood for independent pairs is evaluated."""
+    own = z[: posterior.space.dim]
+    adjustment = posterior.adjustment
+    if adjustment is None:
+        return own
+    return jnp.asarray(adjustment.center) + jnp.asarray(adjustment.matrix) @ _difference(own, posterior)
+
+
+def evaluate_many(
+    points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
+) -> Evaluation:
+    """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is told how many are done."""
+    return _in_batches(_evaluations, points, posterior, progress)
+
+
+def log_densities(points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None) -> Array:
+    """Log density at points (n, dim)."""
+    return np.asarray(_in_batches(_log_densities, points, posterior, progress))
+
+
+def log_priors(points: Array, posterior: Posterior) -> Array:
+    """Log density of the prior at points (n, dim)."""
+    return np.asarray(_in_batches(_log_priors, points, posterior, lambda done: None))
+
+
+def value_and_gradient(points: Array, posterior: Posterior) -> tuple[Array, Array]:
+    """Log density (n,) and its gradient (n, dim) at points (n, dim)."""
+    return _in_batches(_gradients, points, posterior, lambda done: None)  # type: ignore[no-any-return]
+
+
+def physical_draws(
+    z: Array,
+    posterior: Posterior,
+    rng: np.random.Generator,
+    progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> tuple[dict[str, Array], Array]:
+    """Draws of the physical parameters, contrast, offset and, where sampled, sigma from draws of z.
+
+    Parameters
+    ----------
+    z : (..., dim) array
+        Draws of the coordinates.
+    posterior : Posterior
+    rng : numpy Generator
+        Source of the conditional draws of (offset, contrast).
+    progress : callable
+        Told ("contrast and offset", points done, total).
+
+    Returns
+    -------
+    draws : dict
+        Free parameters of shape (...,), "contrast" and "offset" (and "sigma") of shape (..., n_maps).
+    log_density : (...,) array
+        At the draws.
+    """
+    distinct, which = np.unique(z.reshape(-1, posterior.dim), axis=0, return_inverse=True)
+    count, which = len(distinct), which.reshape(z.shape[:-1])
+    at = evaluate_many(distinct, posterior, lambda done: progress("contrast and offset", done, count))
+    scaling = scaling_draws(at.scaling_mean[which], at.scaling_covariance[which], rng)
+    draws = {name: at.params[name][which] for name in posterior.space.free_names}
+    draws["contrast"], draws["offset"] = scaling[..., 1], scaling[..., 0]
+    if posterior.sigma is None:
+        draws["sigma"] = np.exp(z[..., posterior.space.dim :])
+    return draws, at.log_density[which]
+
+
+def _split(z: jax.Array, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
+    """Coordinates and noise of every map."""
+    if posterior.sigma is not None:
+        return z, jnp.asarray(posterior.sigma)
+    return z[: posterior.space.dim], jnp.exp(z[posterior.space.dim :])
+
+
+def _difference(own: jax.Array, posterior: Posterior) -> jax.Array | None:
+    if posterior.adjustment is None:
+        return None
+    return posterior.space.difference(own, posterior.adjustment.center)
+
+
+def _moments_at(own: jax.Array, posterior: Posterior) -> tuple[Moments, jax.Array | None]:
+    """Moments under the model; NaN where it excludes the point, at which it is never evaluated."""
+    space, where = posterior.space, image(own, posterior)
+    usable = space.supported(where) & jnp.isfinite(where).all()
+    m = moments(space.model, space.physical(where), posterior.nodes)
+    return m._replace(g=jnp.where(usable, m.g, jnp.nan)), _difference(own, posterior)
+
+
+def _evaluation_from(z: jax.Array, m: Moments, sigma: jax.Array, difference: Any, posterior: Posterior) -> Evaluation:
+    total = marginal_log_likelihood(m, sigma, posterior.scaling, posterior.adjustment, difference).sum()
+    total += log_prior(z, posterior)
+    total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
+    scaling = scaling_posterior(m, sigma, posterior.scaling, posterior.adjustment, difference)
+    return Evaluation(total, m, posterior.space.physical(z[: posterior.space.dim]), *scaling)
+
+
+_evaluations = jax.jit(jax.vmap(evaluation, in_axes=(0, None)))
+_log_densities = jax.jit(jax.vmap(log_density, in_axes=(0, None)))
+_log_priors = jax.jit(jax.vmap(log_prior, in_axes=(0, None)))
+_gradients = jax.jit(jax.vmap(jax.value_and_grad(log_density), in_axes=(0, None)))
+
+
+def _in_batches(
+    program: Callable[[Any, Posterior], Any], points: Array, posterior: Posterior, progress: Callable[[int], None]
+) -> Any:
+    """Results at points (n, dim), in batches of one size: one compiled program."""
+    posterior, parts = jax.device_put(posterior), []
+    for begin in range(0, len(points), _AT_ONCE):
+        rows = np.minimum(np.arange(begin, begin + _AT_ONCE), len(points) - 1)
+        parts.append(jax.tree.map(np.asarray, program(points[rows], posterior)))
+        progress(min(begin + _AT_ONCE, len(points)))
+    return jax.tree.map(lambda *x: np.concatenate(x)[: len(points)], *parts)

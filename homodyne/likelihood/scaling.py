@@ -1,0 +1,138 @@
+"""Contrast and offset of every map, integrated out.
+
+    y ~ Normal(offset + contrast * g, sigma² / w)
+
+Given g this is linear in (offset, contrast), together called the scaling of a map, whose priors are normal. With X = (1, g),
+prior mean m and precision P, the normal equations A = X'WX/sigma² + P and b = X'W(y - Xm)/sigma² hold everything: the
+marginal likelihood, and the conditional distribution from which offset and contrast are drawn exactly.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.core.adjustment import Adjustment
+from homodyne.likelihood.nodes import Moments
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_Estimate = tuple[jax.Array, jax.Array]
+
+_WEAK = 1e-10, 1e-30  # precision that says nothing, over that of the data and that of the prior
+
+
+@dataclass(frozen=True)
+class ScalingPrior:
+    """Normal prior of the offset and of the contrast of every map, independent of each other."""
+
+    offset_mean: float = 1.0
+    offset_sd: float = 1.0
+    contrast_mean: float = 0.5
+    contrast_sd: float = 1.0
+
+    @property
+    def table(self) -> Array:
+        """Mean and precision of (offset, contrast), (2, 2)."""
+        return np.array([[self.offset_mean, self.contrast_mean], [self.offset_sd**-2.0, self.contrast_sd**-2.0]])
+
+
+def marginal_log_likelihood(
+    m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment | None = None, difference: Any = None
+) -> jax.Array:
+    """Log likelihood of every map with offset and contrast integrated out, (n_maps,), normalised.
+
+    Parameters
+    ----------
+    m : Moments
+    sigma : (n_maps,) array
+        Standard deviation of a pair of weight one.
+    scaling : (2, 2) array
+        Mean and precision of the prior of (offset, contrast).
+    adjustment : Adjustment, optional
+        Calibration for correlated noise.
+    difference : (d,) array, optional
+        z minus the centre of the adjustment.
+    """
+    scaling, sigma = jnp.asarray(scaling), effective_noise(sigma, adjustment)
+    normal, right, misfit = _normal_equations(m, sigma, scaling)
+    root = jnp.linalg.cholesky(normal)
+    half = jax.scipy.linalg.solve_triangular(root, right[..., None], lower=True)[..., 0]
+    log_det = 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1) - jnp.log(scaling[1]).sum()
+    constant = -0.5 * m.points * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
+    total = constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det
+    if adjustment is not None:  # what the prior of offset and contrast says of z, anew
+        before, after = _estimates(m, sigma, scaling, adjustment, difference)
+        total += _log_evidence(*after, scaling) - _log_evidence(*before, scaling)
+    return jnp.asarray(total)
+
+
+def scaling_posterior(
+    m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment | None = None, difference: Any = None
+) -> tuple[jax.Array, jax.Array]:
+    """Mean (n_maps, 2) and covariance (n_maps, 2, 2) of (offset, contrast) given z; parameters as above."""
+    scaling, sigma = jnp.asarray(scaling), effective_noise(sigma, adjustment)
+    base = jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
+    if adjustment is None:
+        normal, right, _ = _normal_equations(m, sigma, scaling)
+    else:
+        mean, information = _estimates(m, sigma, scaling, adjustment, difference)[1]
+        normal = information + jnp.diag(scaling[1])
+        right = (information @ (mean - base)[..., None])[..., 0] + scaling[1] * (scaling[0] - base)
+    return jnp.linalg.solve(normal, right[..., None])[..., 0] + base, jnp.linalg.inv(normal)
+
+
+def scaling_draws(mean: Array, covariance: Array, rng: np.random.Generator) -> Array:
+    """Draw (offset, contrast) of every map, (..., n_maps, 2), from their conditional distributions."""
+    noise = rng.standard_normal(mean.shape)
+    return np.asarray(mean + np.einsum("...ij,...j->...i", np.linalg.cholesky(covariance), noise))
+
+
+def effective_noise(sigma: Any, adjustment: Adjustment | None) -> jax.Array:
+    """Noise (n_maps,) that the adjusted likelihood takes instead of sigma."""
+    return jnp.asarray(sigma) * (1.0 if adjustment is None else adjustment.widening)
+
+
+def least_squares(m: Moments) -> tuple[Array, Array]:
+    """Weighted sum of squared residuals (..., n_maps) at the best offset and contrast >= 0, and that contrast."""
+    g, weight, gg, yg, scatter = (np.asarray(x) for x in (m.g, m.weight, m.gg, m.yg, m.scatter))
+    spread = gg - g**2 / np.where(weight > 0, weight, 1.0)
+    contrast = np.maximum(yg / np.where(spread > 1e-12 * gg, spread, np.inf), 0.0)
+    return scatter - 2 * contrast * yg + contrast**2 * spread, contrast
+
+
+def _normal_equations(m: Moments, sigma: jax.Array, scaling: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A and b for (offset - mean of the data, contrast), and the prior's misfit of zero."""
+    precision = scaling[1]
+    prior_mean = scaling[0] - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
+    data = jnp.stack([jnp.stack([m.weight, m.g], -1), jnp.stack([m.g, m.gg], -1)], -2) / sigma[:, None, None] ** 2
+    right = jnp.stack([jnp.zeros_like(m.yg), m.yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
+    return data + jnp.diag(precision), right, (precision * prior_mean**2).sum(-1)
+
+
+def _estimates(
+    m: Moments, sigma: jax.Array, scaling: jax.Array, adjustment: Adjustment, difference: Any
+) -> tuple[_Estimate, _Estimate]:
+    """(offset, contrast) and their information without the prior, for independent pairs and as adjusted.
+
+    What the data leave open is decided by a prior too weak to matter elsewhere; a second step takes that out.
+    """
+    data, right, _ = _normal_equations(m, sigma, jnp.zeros((2, 2)))
+    base = jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
+    weak = _WEAK[0] * jnp.diagonal(data, axis1=1, axis2=2) + _WEAK[1] * scaling[1]
+    found = scaling[0] - base
+    normal = data + weak[:, :, None] * jnp.eye(2)
+    for _ in range(2):
+        found = jnp.linalg.solve(normal, (right + weak * found)[..., None])[..., 0]
+    before = found + base, normal
+    return before, adjustment.pair(difference, *before)
+
+
+def _log_evidence(mean: jax.Array, information: jax.Array, scaling: jax.Array) -> jax.Array:
+    """Log density of estimates (n_maps, 2) of what has a normal prior, less half the log determinant of information."""
+    whole, off = information + jnp.diag(scaling[1]), mean - scaling[0]
+    weighed = jnp.linalg.solve(whole, (scaling[1] * off)[..., None])
+    square = (off[:, None] @ information @ weighed)[:, 0, 0]
+    return jnp.asarray(-0.5 * (jnp.linalg.slogdet(whole)[1] + square))

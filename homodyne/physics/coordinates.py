@@ -1,0 +1,211 @@
+"""Coordinates in which the posterior of a power law is round and has no wall at exponent zero.
+
+A law J(t) = A t^a + b over a record with the middle time t_m (geometric mean of first and last age) is described by
+
+    J_m = A t_m^a + b                     level in the middle           z1 = log J_m
+    rho = A t_m^a / J_m                   share of the power law        z3 = log rho
+    z2 = a sqrt(rho² + rho0²)             slope d log J / d log t where rho >> rho0, the exponent, scaled, where rho << rho0
+
+so that A = rho J_m t_m^-a, b = J_m (1 - rho) and |d(A, a, b)/dz| = rho J_m² t_m^-a / sqrt(rho² + rho0²), which is never
+zero. rho0 is the standard deviation that the data leave of the slope over that of the prior of the exponent: where the
+share of the law is too small for its exponent to be seen, the coordinate is the exponent and its width that of the prior.
+Without rho0 the exponent of a law with a small share would be a funnel (Neal, Ann. Stat. 31, 705, 2003).
+
+A parameter with one finite bound is described by the logarithm of its distance, one with two by the logit, directions by
+their angle, everything else by itself.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.physics.model import PowerLaw
+from homodyne.physics.power_laws import rate
+from homodyne.physics.priors import Prior
+
+SLOPE_SCALE = 0.1
+"""rho0 where nothing is known of the data."""
+
+Values = Mapping[str, Any]
+
+
+class Place(NamedTuple):
+    """What the coordinates of a law refer to: middle time of the record in s, and rho0."""
+
+    t_middle: Any
+    slope_scale: Any
+
+
+@dataclass(frozen=True)
+class LawCoordinates:
+    """Coordinates of the free parameters of a power law.
+
+    Attributes
+    ----------
+    law : PowerLaw
+    free : frozenset of str
+        Names of the parameters that are not fixed.
+    bounded : bool
+        Whether the exponent has two finite bounds, and is described by its logit.
+    """
+
+    law: PowerLaw
+    free: frozenset[str]
+    bounded: bool
+
+    @classmethod
+    def of(cls, law: PowerLaw, priors: Mapping[str, Prior]) -> "LawCoordinates":
+        """Coordinates of a law of which the parameters with priors are free."""
+        names = {name for name in (law.amplitude, law.exponent, law.offset) if name in priors}
+        return cls(law, frozenset(names), law.exponent in priors and priors[law.exponent].bounded == (True, True))
+
+    @property
+    def _level(self) -> bool:
+        return self.law.amplitude in self.free or self.law.offset in self.free
+
+    @property
+    def _share(self) -> bool:
+        return self.law.amplitude in self.free and self.law.offset in self.free
+
+    @property
+    def _sloped(self) -> bool:
+        """Whether the exponent is described by the slope."""
+        return self.law.exponent in self.free and self.law.amplitude in self.free and not self.bounded
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates: level, exponent or slope, share."""
+        exponent = f"slope_{self.law.rate}" if self._sloped else f"{'logit_' * self.bounded}{self.law.exponent}"
+        wanted = {
+            f"log_{self.law.rate}": self._level,
+            exponent: self.law.exponent in self.free,
+            f"log_share_{self.law.rate}": self._share,
+        }
+        return tuple(name for name, present in wanted.items() if present)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the law."""
+        return tuple(name for name in (self.law.amplitude, self.law.exponent, self.law.offset) if name)
+
+    def physical(self, z: Any, fixed: Values, priors: Mapping[str, Prior], place: Place) -> tuple[dict[str, Any], Any]:
+        """Parameters of the law, and log |d(free parameters)/dz|, at its coordinates z."""
+        parts = dict(zip(("level", "exponent", "share"), (None, None, None), strict=True))
+        columns = iter(range(len(self.names)))
+        for part, present in (
+            ("level", self._level),
+            ("exponent", self.law.exponent in self.free),
+            ("share", self._share),
+        ):
+            if present:
+                parts[part] = z[next(columns)]
+        offset = fixed.get(self.law.offset, 0.0) if self.law.offset not in self.free else None
+        amplitude = fixed.get(self.law.amplitude) if self.law.amplitude not in self.free else None
+        level, share, log_det = None, None, jnp.zeros(())
+        if self._level:
+            base = jnp.maximum(offset, 0.0) if offset is not None else 0.0  # no wall where the amplitude vanishes
+            level = base + jnp.exp(parts["level"])
+            log_det += parts["level"]
+        if self._share:
+            share = jnp.exp(parts["share"])
+        elif self.law.amplitude in self.free:
+            share = (level - offset) / level
+        exponent, slope = self._exponent(parts["exponent"], share, fixed, priors, place)
+        log_det += slope
+        log_middle = self.law.sign * exponent * jnp.log(place.t_middle)
+        if self._share:
+            amplitude, offset = share * level * jnp.exp(-log_middle), level * (1.0 - share)
+            log_det += parts["level"] + parts["share"] - log_middle
+        elif self.law.amplitude in self.free:
+            amplitude = (level - offset) * jnp.exp(-log_middle)
+            log_det -= log_middle
+        elif self.law.offset in self.free:
+            offset = level - amplitude * jnp.exp(log_middle)
+        found = {self.law.amplitude: amplitude, self.law.exponent: exponent}
+        if self.law.offset is not None:
+            found[self.law.offset] = offset
+        return {name: jnp.asarray(value) for name, value in found.items()}, log_det
+
+    def _exponent(
+        self, z: Any, share: Any, fixed: Values, priors: Mapping[str, Prior], place: Place
+    ) -> tuple[Any, Any]:
+        """Exponent and log |d exponent / dz|."""
+        if z is None:
+            return jnp.asarray(fixed[self.law.exponent]), jnp.zeros(())
+        if self._sloped:
+            scale = jnp.sqrt(share**2 + place.slope_scale**2)
+            return z / scale, -jnp.log(scale)
+        if self.bounded:
+            return _from_interval(z, priors[self.law.exponent])
+        return z, jnp.zeros(())
+
+    def coordinates(self, params: Values, priors: Mapping[str, Prior], place: Place) -> list[Any]:
+        """Inverse of `physical` in NumPy, each with the shape of the parameters; NaN where the level is not positive."""
+        amplitude, exponent = (np.asarray(params[n], dtype=float) for n in (self.law.amplitude, self.law.exponent))
+        offset = np.asarray(params[self.law.offset] if self.law.offset else 0.0, dtype=float)
+        with np.errstate(all="ignore"):
+            power = amplitude * np.exp(self.law.sign * exponent * np.log(float(place.t_middle)))
+            level, found = power + offset, []
+            if self._level:
+                base = np.maximum(offset, 0.0) if self.law.offset not in self.free else 0.0
+                found.append(np.log(level - base))
+            if self._sloped:
+                found.append(exponent * np.sqrt((power / level) ** 2 + float(place.slope_scale) ** 2))
+            elif self.law.exponent in self.free:
+                prior = priors[self.law.exponent]
+                found.append(_to_interval(exponent, prior) if self.bounded else exponent)
+            if self._share:
+                found.append(np.log(power / level))
+        return found
+
+    def rate(self, params: Values, t: Any) -> jax.Array:
+        """Rate at time t."""
+        offset = params[self.law.offset] if self.law.offset else 0.0
+        return rate(t, params[self.law.amplitude], self.law.sign * params[self.law.exponent], offset)
+
+
+def single_name(name: str, prior: Prior) -> str:
+    """Name of the coordinate of a parameter that stands alone."""
+    if prior.circular:
+        return name
+    return {(True, True): "logit_", (False, False): ""}.get(prior.bounded, "log_") + name
+
+
+def single_value(z: Any, prior: Prior) -> tuple[Any, Any]:
+    """Value of a parameter that stands alone, and log |d value / dz|."""
+    if prior.circular or prior.bounded == (False, False):
+        return z, jnp.zeros(())
+    if prior.bounded == (True, True):
+        return _from_interval(z, prior)
+    return (prior.low + jnp.exp(z) if prior.bounded[0] else prior.high - jnp.exp(z)), z
+
+
+def single_coordinate(value: Any, prior: Prior) -> Any:
+    """Inverse of `single_value` in NumPy; not finite outside the bounds."""
+    value = np.asarray(value, dtype=float)
+    with np.errstate(all="ignore"):
+        if prior.circular or prior.bounded == (False, False):
+            return value
+        if prior.bounded == (True, True):
+            return _to_interval(value, prior)
+        return np.log(value - prior.low) if prior.bounded[0] else np.log(prior.high - value)
+
+
+def _from_interval(z: Any, prior: Prior) -> tuple[Any, Any]:
+    width = prior.high - prior.low
+    log_slope = jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) + jnp.log(width)
+    return prior.low + width * jax.nn.sigmoid(z), log_slope
+
+
+def _to_interval(value: Any, prior: Prior) -> Any:
+    return np.log(value - prior.low) - np.log(prior.high - value)
+
+
+def level_columns(names: Collection[str], law: PowerLaw) -> list[int]:
+    """Positions of the level of a law among names of coordinates."""
+    return [k for k, name in enumerate(names) if name == f"log_{law.rate}"]

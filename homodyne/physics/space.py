@@ -1,0 +1,253 @@
+"""The free parameters of an analysis: their priors, and the unconstrained coordinates z in which samplers see them.
+
+`parameter_space` builds a `ParameterSpace` from a model, priors and fixed values. The space maps z to physical parameters
+(`physical`) and to the log density of the prior in z (`log_prior`, Jacobian included). Priors are declared on the physical
+parameters; the posterior is the same in any coordinates. A space is a JAX tree: its numbers are leaves, so programs that
+take it as an argument are compiled once for all spaces with the same model, free parameters and kinds of priors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.errors import InputError
+from homodyne.physics.coordinates import (
+    SLOPE_SCALE,
+    LawCoordinates,
+    Place,
+    level_columns,
+    single_coordinate,
+    single_name,
+    single_value,
+)
+from homodyne.physics.model import CorrelationModel, Params
+from homodyne.physics.priors import Prior, make_prior
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SLOWEST, _FASTEST = 0.3, 3.0  # decays per record and per frame between which starting points are moved
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class ParameterSpace:
+    """Free and fixed parameters of one analysis; see the module for what it maps.
+
+    Attributes
+    ----------
+    priors : dict
+        Priors of the free parameters.
+    fixed : dict
+        Values of the others.
+    ends : (2,) array
+        First and last age of the record in s.
+    slope_scales : dict
+        rho0 of `homodyne.physics.coordinates` by the name of the law's rate.
+    model : CorrelationModel
+    """
+
+    priors: Mapping[str, Prior]
+    fixed: Mapping[str, float]
+    ends: Any
+    slope_scales: Mapping[str, Any]
+    model: CorrelationModel = field(metadata={"static": True})
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All parameters of the model."""
+        return self.model.parameter_names
+
+    @cached_property
+    def free_names(self) -> tuple[str, ...]:
+        """Parameters that are fitted, in the order of `names`."""
+        return tuple(name for name in self.names if name in self.priors)
+
+    @cached_property
+    def laws(self) -> tuple[LawCoordinates, ...]:
+        """Power laws with their coordinates."""
+        return tuple(LawCoordinates.of(law, self.priors) for law in self.model.coordinates())
+
+    @cached_property
+    def singles(self) -> tuple[str, ...]:
+        """Free parameters that belong to no power law."""
+        taken = {name for law in self.laws for name in law.parameters}
+        return tuple(name for name in self.free_names if name not in taken)
+
+    @cached_property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """Names of the elements of z."""
+        ours = (single_name(name, self.priors[name]) for name in self.singles)
+        return (*(name for law in self.laws for name in law.names), *ours)
+
+    @property
+    def dim(self) -> int:
+        """Length of z."""
+        return len(self.coordinate_names)
+
+    @cached_property
+    def periods(self) -> Array:
+        """Period of every coordinate, (dim,); 0 for none."""
+        known = {p.name: p.period or 0.0 for p in self.model.parameters if p.name in self.priors}
+        circle = {name: known[name] for name in self.singles if self.priors[name].circular}
+        return np.array([circle.get(name, 0.0) for name in self.coordinate_names])
+
+    def _place(self, law: LawCoordinates) -> Place:
+        return Place((self.ends[0] * self.ends[1]) ** 0.5, self.slope_scales[law.law.rate])
+
+    def _mapped(self, z: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Physical parameters, and log |d(free parameters)/dz|."""
+        params: dict[str, jax.Array] = {name: jnp.asarray(value) for name, value in self.fixed.items()}
+        position, total = 0, jnp.zeros(())
+        for law in self.laws:
+            size = len(law.names)
+            found, log_det = law.physical(z[position : position + size], self.fixed, self.priors, self._place(law))
+            params.update(found)
+            position, total = position + size, total + log_det
+        for k, name in enumerate(self.singles, position):
+            params[name], log_det = single_value(z[k], self.priors[name])
+            total += log_det
+        return {name: params[name] for name in self.names}, total
+
+    def physical(self, z: jax.Array) -> dict[str, jax.Array]:
+        """Physical parameters by name, the fixed ones included; a differentiable function of z (dim,)."""
+        return self._mapped(z)[0]
+
+    def supported(self, z: jax.Array) -> jax.Array:
+        """Whether the model allows the parameters for this record."""
+        return self.model.supported(self.physical(z), self.ends[0], self.ends[1])
+
+    def log_prior(self, z: jax.Array) -> jax.Array:
+        """Log density of the prior in z, Jacobian included; -inf where the model or a prior excludes the point."""
+        params, total = self._mapped(z)
+        for name in self.free_names:
+            total += self.priors[name].log_prob(params[name])
+        possible = self.model.supported(params, self.ends[0], self.ends[1]) & jnp.isfinite(total)
+        return jnp.where(possible, total, -jnp.inf)
+
+    def coordinates(self, params: Params) -> Array:
+        """Inverse of `physical`: (dim,) for numbers, (count, dim) for arrays of values.
+
+        Raises
+        ------
+        InputError
+            When a rate is not positive in the middle of the record, or a value lies outside its bounds.
+        """
+        columns = [x for law in self.laws for x in law.coordinates(params, self.priors, self._place(law))]
+        columns += [single_coordinate(params[name], self.priors[name]) for name in self.singles]
+        z = np.stack(np.broadcast_arrays(*columns), axis=-1)
+        if not np.isfinite(z).all():
+            given = ", ".join(f"{name} = {params[name]}" for name in self.names)
+            raise InputError(f"{given}: rates must be positive and values inside their bounds")
+        return z
+
+    def canonical(self, z: Array, around: Array | None = None) -> Array:
+        """Points (..., >= dim) with directions within half a period of those of `around` (dim,), of 0 by default."""
+        z, period = np.array(z), np.where(self.periods > 0, self.periods, 1.0)
+        gap = z[..., : self.dim] - (0.0 if around is None else np.asarray(around)[: self.dim])
+        z[..., : self.dim] -= np.where(self.periods > 0, period * np.round(gap / period), 0.0)
+        return z
+
+    def difference(self, z: Any, center: Any) -> jax.Array:
+        """z - center of points (..., dim), directions by the shorter way."""
+        gap = jnp.asarray(z) - jnp.asarray(center)
+        period = np.where(self.periods > 0, self.periods, 1.0)
+        return gap - jnp.where(self.periods > 0, period * jnp.round(gap / period), 0.0)
+
+    def draw_supported(self, rng: np.random.Generator, count: int) -> Array:
+        """Coordinates of `count` draws from the prior that the model allows for this record, (count, dim).
+
+        Raises
+        ------
+        InputError
+            When fewer than one draw in a hundred is allowed.
+        """
+        size = 100 * count
+        params: dict[str, Any] = {name: np.full(size, float(value)) for name, value in self.fixed.items()}
+        params.update({name: self.priors[name].quantile(rng.uniform(size=size)) for name in self.free_names})
+        with np.errstate(all="ignore"):
+            allowed = np.broadcast_to(np.asarray(self.model.supported(params, *np.asarray(self.ends))), size)
+        which = np.flatnonzero(allowed)[:count]
+        if which.size < count:
+            raise InputError(
+                f"{self.model.name} allows {which.size} of {size} draws from the prior between {self.ends[0]:g} s and "
+                f"{self.ends[1]:g} s: change the priors, bounds or fixed values of {', '.join(self.names)}"
+            )
+        return self.coordinates({name: value[which] for name, value in params.items()})
+
+    def made_visible(self, z: Array, t: Array, q: Array, gap: float | None, rng: np.random.Generator) -> Array:
+        """Points with the levels of power laws moved to where the record can see them.
+
+        A wide prior has few draws whose decay takes between a frame and the whole record. For starting points only.
+        """
+        moved = z.copy()
+        fastest, slowest = _FASTEST / np.diff(t).min(), _SLOWEST / (t[-1] - t[0])
+        for law in self.model.coordinates():
+            columns = level_columns(self.coordinate_names, law)
+            factor = float(np.median(law.visible(np.asarray(q), np.nan if gap is None else gap)))
+            if columns and factor > 0:
+                target = rng.uniform(np.log(slowest / factor), np.log(fastest / factor), len(moved))
+                moved[:, columns] += (target - moved[:, columns].mean(axis=1))[:, None]
+        return moved
+
+    def with_slopes(self, slope_sd: Mapping[str, float]) -> "ParameterSpace":
+        """Space whose coordinates suit data that leave these standard deviations of the slopes d log J / d log t."""
+        scales = dict(self.slope_scales)
+        for law in self.laws:
+            exponent, sd = law.law.exponent, slope_sd.get(law.law.rate)
+            if exponent in self.priors and sd is not None:
+                prior = self.priors[exponent]
+                spread = float(np.diff(prior.quantile(np.array([0.1587, 0.8413])))[0]) / 2.0
+                scales[law.law.rate] = float(np.clip(sd / spread, 1e-4, 1.0))
+        return replace(self, slope_scales=scales)
+
+
+def parameter_space(
+    model: CorrelationModel,
+    t: Any,
+    *,
+    priors: Mapping[str, Prior] | None = None,
+    fixed: Mapping[str, float] | None = None,
+) -> ParameterSpace:
+    """Build the space of an analysis.
+
+    Parameters
+    ----------
+    model : CorrelationModel
+    t : (n,) array
+        Ages of the frames in s, increasing and positive.
+    priors : mapping, optional
+        Priors by parameter name, replacing the defaults of the model.
+    fixed : mapping, optional
+        Values of parameters that are not fitted.
+
+    Raises
+    ------
+    InputError
+        For unknown names, nothing to fit, or amplitude and offset both free at exponent 0, where they mean the same.
+    """
+    given, held = dict(priors or {}), {name: float(value) for name, value in (fixed or {}).items()}
+    if unknown := [name for name in (*given, *held) if name not in model.parameter_names]:
+        raise InputError(
+            f"unknown parameter {', '.join(unknown)} of {model.name}: expected {', '.join(model.parameter_names)}"
+        )
+    complete: dict[str, Prior] = {}
+    for one in model.parameters:
+        if one.name not in held:
+            prior = given.get(one.name) or make_prior(*one.prior, name=one.name, support=one.support)
+            complete[one.name] = prior.on_circle(one.period) if one.period else prior
+    if not complete:
+        names = ", ".join(model.parameter_names)
+        raise InputError(f"all parameters of {model.name} are fixed: leave at least one of {names} free")
+    for law in model.coordinates():
+        if held.get(law.exponent) == 0 and law.amplitude in complete and law.offset in complete:
+            raise InputError(
+                f"{law.exponent} is fixed at 0, where {law.amplitude} and {law.offset} are one constant: fix "
+                f"{law.offset}, say at 0"
+            )
+    scales = {law.rate: SLOPE_SCALE for law in model.coordinates()}
+    return ParameterSpace(complete, held, np.array([float(t[0]), float(t[-1])]), scales, model)

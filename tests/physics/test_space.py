@@ -1,0 +1,112 @@
+"""Coordinates: round trips, Jacobians against autodiff, no wall at exponent zero."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from homodyne.errors import InputError
+from homodyne.physics.model import find_model
+from homodyne.physics.priors import make_prior
+from homodyne.physics.space import parameter_space
+
+T = 0.1 * np.arange(1, 101)
+VALUES = {
+    "D0": 2e4, "alpha": -0.4, "D_offset": 30.0, "gamma_dot_0": 3e-3, "beta": 0.2, "gamma_dot_offset": -1e-4, "phi0": 12.0
+}  # fmt: skip
+
+
+def space_of(free, model="laminar_flow", **more):
+    chosen = find_model(model)
+    fixed = {name: VALUES[name] for name in chosen.parameter_names if name not in free}
+    return parameter_space(chosen, T, fixed=fixed, **more)
+
+
+LAW = ("D0", "alpha", "D_offset")
+SUBSETS = [free for size in (1, 2, 3) for free in itertools.combinations(LAW, size)]
+
+
+@pytest.mark.parametrize("free", [*SUBSETS, tuple(VALUES), ("gamma_dot_0", "beta", "phi0")])
+@pytest.mark.parametrize("offset", [30.0, -30.0])
+def test_coordinates_and_parameters_are_inverse_and_the_jacobian_is_that_of_autodiff(free, offset):
+    fixed = {name: VALUES[name] for name in VALUES if name not in free} | (
+        {"D_offset": offset} if "D_offset" not in free else {}
+    )
+    space = parameter_space(find_model("laminar_flow"), T, fixed=fixed)
+    truth = {**VALUES, "D_offset": offset}
+    z = space.coordinates(truth)
+    assert z.shape == (space.dim,) == (len(free),)
+    back = space.physical(jnp.asarray(z))
+    for name in VALUES:
+        assert float(back[name]) == pytest.approx(truth[name], rel=1e-12)
+    slopes = jax.jacfwd(space.physical)(jnp.asarray(z))
+    matrix = np.array([slopes[name] for name in space.free_names])
+    expected = np.log(abs(np.linalg.det(matrix))) + sum(
+        float(space.priors[name].log_prob(back[name])) for name in space.free_names
+    )
+    assert float(space.log_prior(jnp.asarray(z))) == pytest.approx(expected, rel=1e-10)
+
+
+def test_exponent_zero_is_an_ordinary_point():
+    space = space_of(LAW, "static")
+    z = np.array([9.0, 0.0, -0.5])
+    gradient = jax.grad(space.log_prior)(z)
+    assert np.isfinite(gradient).all()
+    beside = [float(space.log_prior(z + np.array([0.0, e, 0.0]))) for e in (-1e-9, 1e-9)]
+    assert beside[0] == pytest.approx(beside[1], abs=1e-7)
+
+
+def test_bounded_exponent_stays_inside():
+    space = space_of(LAW, "static", priors={"alpha": make_prior("uniform", {"low": -1.0, "high": 0.5})})
+    assert space.coordinate_names[1] == "logit_alpha"
+    z = space.coordinates(VALUES)
+    slopes = jax.jacfwd(space.physical)(jnp.asarray(z))
+    matrix = np.array([slopes[name] for name in space.free_names])
+    expected = np.log(abs(np.linalg.det(matrix))) + sum(
+        float(space.priors[name].log_prob(space.physical(z)[name])) for name in space.free_names
+    )
+    assert float(space.log_prior(z)) == pytest.approx(expected, rel=1e-10)
+    assert -1 < float(space.physical(z + np.array([0, 40.0, 0]))["alpha"]) <= 0.5
+
+
+def test_direction_has_no_edge():
+    space = space_of(("phi0",))
+    z = np.array([170.0])
+    assert space.canonical(z) == pytest.approx(np.array([-10.0]))
+    assert float(space.log_prior(z)) == pytest.approx(float(space.log_prior(z - 180.0)))
+    assert float(space.difference(jnp.array([89.0]), jnp.array([-89.0]))[0]) == pytest.approx(-2.0)
+
+
+def test_draws_of_the_prior_have_positive_rates():
+    space = space_of(tuple(VALUES))
+    z = space.draw_supported(np.random.default_rng(0), 200)
+    assert np.isfinite(np.asarray(jax.vmap(space.log_prior)(z))).all()
+
+
+def test_one_program_serves_all_priors_of_a_kind():
+    count = 0
+
+    @jax.jit
+    def density(z, space):
+        nonlocal count
+        count += 1
+        return space.log_prior(z)
+
+    z = np.array([9.0, -0.3, -0.5])
+    one = space_of(LAW, "static")
+    other = space_of(LAW, "static", priors={"alpha": make_prior("normal", {"mean": -0.2, "sd": 0.3})})
+    assert float(density(z, one)) != float(density(z, other))
+    assert count == 1
+
+
+def test_what_cannot_be_fitted_is_refused():
+    with pytest.raises(InputError, match="one constant"):
+        parameter_space(find_model("static"), T, fixed={"alpha": 0.0})
+    with pytest.raises(InputError, match="leave at least one"):
+        space_of((), "static")
+    with pytest.raises(InputError, match="unknown parameter speed"):
+        parameter_space(find_model("static"), T, fixed={"speed": 0.0})
+    with pytest.raises(InputError, match="unknown model 'statics'"):
+        find_model("statics")
