@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.likelihood import two_by_two
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -70,10 +72,10 @@ class Adjustment:
         mean, information
             Those that the adjusted likelihood has, without a prior.
         """
-        root = jnp.linalg.cholesky(information)
+        root = two_by_two.cholesky(information)
         turn = jnp.swapaxes(root, 1, 2)
-        moved = mean + jnp.linalg.solve(turn, (jnp.asarray(self.pair_slope) @ apart)[..., None])[..., 0]
-        return moved, root @ jnp.linalg.inv(jnp.asarray(self.pair_spread)) @ turn
+        moved = mean + two_by_two.solve_transposed(root, jnp.asarray(self.pair_slope) @ apart)
+        return moved, root @ two_by_two.inverse(jnp.asarray(self.pair_spread)) @ turn
 
 
 def unadjusted(dim: int, num_angles: int) -> Adjustment:

@@ -114,8 +114,9 @@ def add(parts: Sequence[Nodes]) -> Nodes:
 
 
 def padded_size(count: int) -> int:
-    """Least number of nodes at or above `count` with few leading binary digits: few shapes to compile for."""
-    step = max(64, 1 << max(int(count - 1).bit_length() - 3, 0))
+    """Least number of nodes at or above `count` that is a power of two, or from 4096 on an eighth of one: few shapes."""
+    power = 1 << max(count - 1, 255).bit_length()
+    step = power if power <= 4096 else power // 16
     return -(-count // step) * step
 
 

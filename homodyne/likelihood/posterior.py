@@ -16,8 +16,9 @@ import numpy as np
 from jax.scipy.stats import norm
 
 from homodyne.core.adjustment import Adjustment
-from homodyne.likelihood.nodes import Moments, Nodes, moments
-from homodyne.likelihood.scaling import marginal_log_likelihood, scaling_draws, scaling_posterior
+from homodyne.likelihood import two_by_two
+from homodyne.likelihood.nodes import Moments, Nodes, moments, moments_from
+from homodyne.likelihood.scaling import effective_noise, marginal_log_likelihood, scaling_draws, scaling_posterior
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -25,7 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SIGMA_PRIOR = (np.log(0.1), 3.0)
 """Mean and standard deviation of the normal prior of log sigma, where sigma is sampled."""
 
-_AT_ONCE = 16  # points that are evaluated together
+_AT_ONCE = 64  # points that are evaluated in one call
 
 
 @jax.tree_util.register_dataclass
@@ -42,15 +43,15 @@ class Posterior:
         Mean and precision of the prior of (offset, contrast).
     sigma : (n_maps,) array or None
         Standard deviation of a pair of weight one.
-    adjustment : Adjustment or None
-        Calibration for correlated noise; None for independent pairs.
+    adjustment : Adjustment
+        Calibration for correlated noise; `unadjusted` for independent pairs.
     """
 
     space: ParameterSpace
     nodes: Nodes
     scaling: Any
     sigma: Any
-    adjustment: Adjustment | None = None
+    adjustment: Adjustment
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,8 +123,6 @@ def image(z: jax.Array, posterior: Posterior) -> jax.Array:
     """Coordinates (space.dim,) at which the likelihood for independent pairs is evaluated."""
     own = z[: posterior.space.dim]
     adjustment = posterior.adjustment
-    if adjustment is None:
-        return own
     return jnp.asarray(adjustment.center) + jnp.asarray(adjustment.matrix) @ _difference(own, posterior)
 
 
@@ -132,21 +131,6 @@ def evaluate_many(
 ) -> Evaluation:
     """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is told how many are done."""
     return _in_batches(_evaluations, points, posterior, progress)
-
-
-def log_densities(points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None) -> Array:
-    """Log density at points (n, dim)."""
-    return np.asarray(_in_batches(_log_densities, points, posterior, progress))
-
-
-def log_priors(points: Array, posterior: Posterior) -> Array:
-    """Log density of the prior at points (n, dim)."""
-    return np.asarray(_in_batches(_log_priors, points, posterior, lambda done: None))
-
-
-def value_and_gradient(points: Array, posterior: Posterior) -> tuple[Array, Array]:
-    """Log density (n,) and its gradient (n, dim) at points (n, dim)."""
-    return _in_batches(_gradients, points, posterior, lambda done: None)  # type: ignore[no-any-return]
 
 
 def physical_draws(
@@ -192,13 +176,11 @@ def _split(z: jax.Array, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
     return z[: posterior.space.dim], jnp.exp(z[posterior.space.dim :])
 
 
-def _difference(own: jax.Array, posterior: Posterior) -> jax.Array | None:
-    if posterior.adjustment is None:
-        return None
+def _difference(own: jax.Array, posterior: Posterior) -> jax.Array:
     return posterior.space.difference(own, posterior.adjustment.center)
 
 
-def _moments_at(own: jax.Array, posterior: Posterior) -> tuple[Moments, jax.Array | None]:
+def _moments_at(own: jax.Array, posterior: Posterior) -> tuple[Moments, jax.Array]:
     """Moments under the model; NaN where it excludes the point, at which it is never evaluated."""
     space, where = posterior.space, image(own, posterior)
     usable = space.supported(where) & jnp.isfinite(where).all()
@@ -214,19 +196,99 @@ def _evaluation_from(z: jax.Array, m: Moments, sigma: jax.Array, difference: Any
     return Evaluation(total, m, posterior.space.physical(z[: posterior.space.dim]), *scaling)
 
 
-_evaluations = jax.jit(jax.vmap(evaluation, in_axes=(0, None)))
-_log_densities = jax.jit(jax.vmap(log_density, in_axes=(0, None)))
-_log_priors = jax.jit(jax.vmap(log_prior, in_axes=(0, None)))
-_gradients = jax.jit(jax.vmap(jax.value_and_grad(log_density), in_axes=(0, None)))
+class Scoring(NamedTuple):
+    """Log density at a point with its gradient and expected curvature.
+
+    Value, gradient (d,), and information (d, d): Fisher information of the data, offset and contrast eliminated, plus that
+    of the priors; positive semidefinite everywhere.
+    """
+
+    value: Any
+    gradient: Any
+    information: Any
+
+
+def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
+    """`Scoring` at coordinates z (space.dim,), for fixed noise.
+
+    One forward derivative of g per coordinate gives everything: moments change by sums of the data times these.
+    """
+    space, nodes, adjustment = posterior.space, posterior.nodes, posterior.adjustment
+    sigma = jnp.asarray(posterior.sigma)
+    usable = space.supported(image(z, posterior))
+
+    def correlation(z: jax.Array) -> jax.Array:
+        return nodes.correlation(space.model, space.physical(image(z, posterior)))
+
+    g, (slopes) = correlation(z), jax.jacfwd(correlation)(z)
+    weighted = nodes.weight * g
+    g_sum, gg, yg = weighted.sum(-1), (weighted * g).sum(-1), (nodes.weight_y * g).sum(-1)
+
+    def likelihood(sums: tuple[jax.Array, jax.Array, jax.Array], z: jax.Array) -> tuple[jax.Array, Moments]:
+        m = moments_from(nodes.sums, nodes.center, *sums)
+        difference = _difference(z, posterior)
+        return marginal_log_likelihood(m, sigma, posterior.scaling, adjustment, difference).sum(), m
+
+    (value, m), (by_sums, by_z) = jax.value_and_grad(likelihood, argnums=(0, 1), has_aux=True)((g_sum, gg, yg), z)
+    first = jnp.einsum("mk,mkd->md", nodes.weight, slopes)
+    second = jnp.einsum("mk,mkd->md", weighted, slopes)
+    data = jnp.einsum("mk,mkd->md", nodes.weight_y, slopes)
+    gradient = by_sums[0] @ first + 2 * by_sums[1] @ second + by_sums[2] @ data + by_z
+
+    mean, _ = scaling_posterior(m, sigma, posterior.scaling, adjustment, _difference(z, posterior))
+    noise = effective_noise(sigma, adjustment)
+    both = jnp.einsum("mk,mka,mkb->mab", nodes.weight, slopes, slopes)
+    across = jnp.stack([first, second], axis=1)
+    scale = jnp.asarray(posterior.scaling)[1] * noise[:, None] ** 2
+    pair = two_by_two.matrix(m.weight + scale[:, 0], m.g, m.gg + scale[:, 1] + 1e-30)
+    explained = jnp.einsum("mia,mij,mjb->mab", across, two_by_two.inverse(pair), across)
+    information = jnp.einsum("m,mab->ab", (mean[:, 1] / noise) ** 2, both - explained)
+
+    prior, pull = jax.value_and_grad(space.log_prior)(z)
+    total = jnp.where(usable & jnp.isfinite(value + prior), value + prior, -jnp.inf)
+    return Scoring(total, gradient + pull, information + space.prior_information(z))
+
+
+def _one_by_one(function: Callable[[Any, Posterior], Any]) -> Callable[[Any, Any, Posterior], Any]:
+    """Compiled results of the first `count` of some points, one after the other; the rest stays 0."""
+
+    @jax.jit
+    def program(points: jax.Array, count: jax.Array, posterior: Posterior) -> Any:
+        shapes = jax.eval_shape(function, points[0], posterior)
+        blank = jax.tree.map(lambda one: jnp.zeros((len(points), *one.shape), one.dtype), shapes)
+
+        def put(k: jax.Array, table: Any) -> Any:
+            return jax.tree.map(lambda column, one: column.at[k].set(one), table, function(points[k], posterior))
+
+        return jax.lax.fori_loop(0, count, put, blank)
+
+    return program
+
+
+_scorings, _evaluations = _one_by_one(scoring), _one_by_one(evaluation)
+
+
+def score_many(points: Array, posterior: Posterior) -> Scoring:
+    """`Scoring` at points (n, space.dim), as NumPy arrays with a leading axis."""
+    return _in_batches(_scorings, points, posterior, lambda done: None)  # type: ignore[no-any-return]
+
+
+def log_densities(
+    points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
+) -> Array:
+    """Log density at points (n, dim)."""
+    return np.asarray(evaluate_many(points, posterior, progress).log_density)
 
 
 def _in_batches(
-    program: Callable[[Any, Posterior], Any], points: Array, posterior: Posterior, progress: Callable[[int], None]
+    program: Callable[[Any, Any, Posterior], Any], points: Array, posterior: Posterior, progress: Callable[[int], None]
 ) -> Any:
     """Results at points (n, dim), in batches of one size: one compiled program."""
     posterior, parts = jax.device_put(posterior), []
     for begin in range(0, len(points), _AT_ONCE):
-        rows = np.minimum(np.arange(begin, begin + _AT_ONCE), len(points) - 1)
-        parts.append(jax.tree.map(np.asarray, program(points[rows], posterior)))
-        progress(min(begin + _AT_ONCE, len(points)))
-    return jax.tree.map(lambda *x: np.concatenate(x)[: len(points)], *parts)
+        some = points[begin : begin + _AT_ONCE]
+        full = np.concatenate([some, np.zeros((_AT_ONCE - len(some), points.shape[1]))])
+        found = program(full, len(some), posterior)
+        parts.append(jax.tree.map(lambda x, count=len(some): np.asarray(x)[:count], found))
+        progress(begin + len(some))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -285,8 +285,8 @@ def lagrange(nodes: Array, x: Array) -> Array:
     away = (x[..., None] - nodes) / np.ptp(nodes)
     hit = np.abs(away) < 1e-12
     terms = barycentric / np.where(hit, 1.0, away)
-    found = terms / terms.sum(axis=-1, keepdims=True)
     at_node = hit.any(axis=-1, keepdims=True)
+    found = terms / np.where(at_node, 1.0, terms.sum(axis=-1, keepdims=True))
     return np.asarray(np.where(at_node, hit.astype(float), found))
 
 

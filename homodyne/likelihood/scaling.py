@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.core.adjustment import Adjustment
+from homodyne.likelihood import two_by_two
 from homodyne.likelihood.nodes import Moments
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -40,7 +41,7 @@ class ScalingPrior:
 
 
 def marginal_log_likelihood(
-    m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment | None = None, difference: Any = None
+    m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment, difference: Any
 ) -> jax.Array:
     """Log likelihood of every map with offset and contrast integrated out, (n_maps,), normalised.
 
@@ -51,37 +52,30 @@ def marginal_log_likelihood(
         Standard deviation of a pair of weight one.
     scaling : (2, 2) array
         Mean and precision of the prior of (offset, contrast).
-    adjustment : Adjustment, optional
+    adjustment : Adjustment
         Calibration for correlated noise.
-    difference : (d,) array, optional
+    difference : (d,) array
         z minus the centre of the adjustment.
     """
     scaling, sigma = jnp.asarray(scaling), effective_noise(sigma, adjustment)
     normal, right, misfit = _normal_equations(m, sigma, scaling)
-    root = jnp.linalg.cholesky(normal)
-    half = jax.scipy.linalg.solve_triangular(root, right[..., None], lower=True)[..., 0]
-    log_det = 2 * jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1) - jnp.log(scaling[1]).sum()
+    volume = two_by_two.log_det(normal) - jnp.log(scaling[1]).sum()
     constant = -0.5 * m.points * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
-    total = constant - 0.5 * (m.scatter / sigma**2 + misfit - (half**2).sum(-1)) - 0.5 * log_det
-    if adjustment is not None:  # what the prior of offset and contrast says of z, anew
-        before, after = _estimates(m, sigma, scaling, adjustment, difference)
-        total += _log_evidence(*after, scaling) - _log_evidence(*before, scaling)
-    return jnp.asarray(total)
+    total = constant - 0.5 * (m.scatter / sigma**2 + misfit - two_by_two.quadratic(normal, right)) - 0.5 * volume
+    before, after = _estimates(m, sigma, scaling, adjustment, difference)  # what their prior says of z, anew
+    return jnp.asarray(total + _log_evidence(*after, scaling) - _log_evidence(*before, scaling))
 
 
 def scaling_posterior(
-    m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment | None = None, difference: Any = None
+    m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment, difference: Any
 ) -> tuple[jax.Array, jax.Array]:
     """Mean (n_maps, 2) and covariance (n_maps, 2, 2) of (offset, contrast) given z; parameters as above."""
     scaling, sigma = jnp.asarray(scaling), effective_noise(sigma, adjustment)
     base = jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
-    if adjustment is None:
-        normal, right, _ = _normal_equations(m, sigma, scaling)
-    else:
-        mean, information = _estimates(m, sigma, scaling, adjustment, difference)[1]
-        normal = information + jnp.diag(scaling[1])
-        right = (information @ (mean - base)[..., None])[..., 0] + scaling[1] * (scaling[0] - base)
-    return jnp.linalg.solve(normal, right[..., None])[..., 0] + base, jnp.linalg.inv(normal)
+    mean, information = _estimates(m, sigma, scaling, adjustment, difference)[1]
+    normal = information + jnp.diag(scaling[1])
+    right = jnp.einsum("kij,kj->ki", information, mean - base) + scaling[1] * (scaling[0] - base)
+    return two_by_two.solve(normal, right) + base, two_by_two.inverse(normal)
 
 
 def scaling_draws(mean: Array, covariance: Array, rng: np.random.Generator) -> Array:
@@ -90,9 +84,9 @@ def scaling_draws(mean: Array, covariance: Array, rng: np.random.Generator) -> A
     return np.asarray(mean + np.einsum("...ij,...j->...i", np.linalg.cholesky(covariance), noise))
 
 
-def effective_noise(sigma: Any, adjustment: Adjustment | None) -> jax.Array:
+def effective_noise(sigma: Any, adjustment: Adjustment) -> jax.Array:
     """Noise (n_maps,) that the adjusted likelihood takes instead of sigma."""
-    return jnp.asarray(sigma) * (1.0 if adjustment is None else adjustment.widening)
+    return jnp.asarray(sigma) * adjustment.widening
 
 
 def least_squares(m: Moments) -> tuple[Array, Array]:
@@ -107,7 +101,7 @@ def _normal_equations(m: Moments, sigma: jax.Array, scaling: jax.Array) -> tuple
     """A and b for (offset - mean of the data, contrast), and the prior's misfit of zero."""
     precision = scaling[1]
     prior_mean = scaling[0] - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
-    data = jnp.stack([jnp.stack([m.weight, m.g], -1), jnp.stack([m.g, m.gg], -1)], -2) / sigma[:, None, None] ** 2
+    data = two_by_two.matrix(m.weight, m.g, m.gg) / sigma[:, None, None] ** 2
     right = jnp.stack([jnp.zeros_like(m.yg), m.yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
     return data + jnp.diag(precision), right, (precision * prior_mean**2).sum(-1)
 
@@ -125,7 +119,7 @@ def _estimates(
     found = scaling[0] - base
     normal = data + weak[:, :, None] * jnp.eye(2)
     for _ in range(2):
-        found = jnp.linalg.solve(normal, (right + weak * found)[..., None])[..., 0]
+        found = two_by_two.solve(normal, right + weak * found)
     before = found + base, normal
     return before, adjustment.pair(difference, *before)
 
@@ -133,6 +127,5 @@ def _estimates(
 def _log_evidence(mean: jax.Array, information: jax.Array, scaling: jax.Array) -> jax.Array:
     """Log density of estimates (n_maps, 2) of what has a normal prior, less half the log determinant of information."""
     whole, off = information + jnp.diag(scaling[1]), mean - scaling[0]
-    weighed = jnp.linalg.solve(whole, (scaling[1] * off)[..., None])
-    square = (off[:, None] @ information @ weighed)[:, 0, 0]
-    return jnp.asarray(-0.5 * (jnp.linalg.slogdet(whole)[1] + square))
+    square = jnp.einsum("ki,kij,kj->k", off, information, two_by_two.solve(whole, scaling[1] * off))
+    return jnp.asarray(-0.5 * (two_by_two.log_det(whole) + square))

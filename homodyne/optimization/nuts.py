@@ -1,13 +1,14 @@
 """No-U-turn sampling of one posterior.
 
 Start with `sample_posterior`: the pilot fit's mode and covariance whiten the coordinates, so that an identity
-mass matrix and a step near one are right from the first transition, and warm-up has only the step size to learn.
-Then ask `diagnose` whether the chains can be believed.
+mass matrix and a step near one are right from the first transition, and warm-up has only the step size to learn. Chains
+are vectorised: all of them take a step at once, in one compiled program that serves all data of the same shapes. Then ask `diagnose` whether the chains can be believed.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -15,20 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.device.programs import SharedProgram
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.density import LogDensity, Progress, check_log_density
 from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose
 
-__all__ = ["ChainDiagnostics", "NutsDraws", "NutsSettings", "Sampler", "diagnose", "sample_posterior"]
+__all__ = ["ChainDiagnostics", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
 
 Array = npt.NDArray[np.float64]
 
 MAX_STARTS = 100  # starting points tried per chain
 CHUNK = 64  # most transitions between two reports
 CHUNK_SECONDS = 0.3  # time aimed at between two reports
-
-_exp = SharedProgram(jnp.exp)
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class NutsSettings:
     num_warmup, num_samples
         Transitions per chain, discarded and kept.
     num_chains
-        Independent chains, run one after the other.
+        Independent chains, run together.
     target_accept_prob
         Mean acceptance that the step size is adapted to, in (0, 1).
     max_tree_depth
@@ -51,7 +49,7 @@ class NutsSettings:
     init_spread
         Chains start at center + spread * (standard normal in whitened coordinates): over-dispersed above 1.
     adapt_mass
-        Also learn a dense mass matrix in the first half of the warm-up, for posteriors that the pilot
+        Also learn a dense mass matrix in the warm-up, from the draws of all chains, for posteriors that the pilot
         covariance describes badly. Wants a longer warm-up.
     """
 
@@ -100,6 +98,10 @@ class NutsDraws:
     timings: dict[str, float]
 
 
+Density = Callable[[jax.Array, Any], jax.Array]
+"""Log density of coordinates (d,) and a tree of arrays, differentiable in the first; minus infinity outside the support."""
+
+
 def sample_posterior(
     log_density: LogDensity,
     center: npt.ArrayLike,
@@ -108,16 +110,35 @@ def sample_posterior(
     key: jax.Array,
     progress: Progress | None = None,
 ) -> NutsDraws:
+    """Sample a log density of coordinates only; everything else as in `sample`."""
+
+    def with_argument(z: jax.Array, argument: Any) -> jax.Array:
+        return log_density(z)
+
+    return sample(with_argument, (), center, covariance, settings, key, progress)
+
+
+def sample(
+    log_density: Density,
+    argument: Any,
+    center: npt.ArrayLike,
+    covariance: npt.ArrayLike,
+    settings: NutsSettings,
+    key: jax.Array,
+    progress: Progress | None = None,
+) -> NutsDraws:
     """Sample a posterior with the no-U-turn sampler (Hoffman and Gelman 2014, Betancourt 2017) of NumPyro.
 
-    The draws of chain c depend on ``fold_in(key, c)`` only, neither on the other chains nor on how often
-    progress is reported. All chains run the same compiled program.
+    The draws of chain c depend on ``fold_in(key, c)`` only, not on how often progress is reported, and unless the mass is
+    adapted not on the other chains.
 
     Parameters
     ----------
     log_density
-        Differentiable function of coordinates (d,); may be minus infinity outside its support, may call back
-        to the host.
+        ``log_density(z, argument)``, differentiable in z (d,). The same function with arguments of the same shapes is
+        compiled once in a process.
+    argument
+        Tree of arrays.
     center, covariance
         Mode (d,) and covariance (d, d) of a pilot fit, in the coordinates of ``log_density``.
     settings
@@ -134,105 +155,59 @@ def sample_posterior(
     ConvergenceError
         When a chain finds no starting point with finite density and gradient.
     """
-    return Sampler(lambda z, argument: log_density(z), np.size(center), settings).sample(
-        (), center, covariance, key, progress
-    )
-
-
-class Sampler:
-    """Samples many densities of one form with one compiled program.
-
-    Parameters
-    ----------
-    log_density
-        ``log_density(z, argument)``, differentiable in z (d,); the argument is a tree of arrays. Trees of arrays of
-        the same shapes share the compiled program.
-    dimension
-        Number of coordinates d.
-    settings
-        As in `sample_posterior`.
-    """
-
-    def __init__(
-        self, log_density: Callable[[jax.Array, Any], jax.Array], dimension: int, settings: NutsSettings
-    ) -> None:
-        self.log_density, self.dimension, self.settings = log_density, dimension, settings
-        self._program = _program(log_density, dimension, settings)
-
-    def sample(
-        self,
-        argument: Any,
-        center: npt.ArrayLike,
-        covariance: npt.ArrayLike,
-        key: jax.Array,
-        progress: Progress | None = None,
-    ) -> NutsDraws:
-        """Sample ``log_density(z, argument)``; everything else as in `sample_posterior`."""
-        origin = np.asarray(center, dtype=np.float64)
-        check_log_density(lambda z: self.log_density(z, argument), self.dimension)
-        factor, settings = _cholesky(origin, covariance), self.settings
-        program = self._program.bind(origin, factor, argument)
-        report = _Report(progress, settings.num_chains * (settings.num_warmup + settings.num_samples))
-        if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            key = jax.random.wrap_key_data(key)
-        timings = {"compile": program.seconds, "warmup": 0.0, "sampling": 0.0}
-        chains, steps, num_gradients = [], [], 1  # that of the compilation
-        for chain in range(settings.num_chains):
-            clock = time.perf_counter()
-            start, tries = _start(program, key, settings.init_spread, chain)
-            state, leapfrogs = _warm_up(program, start, settings, report)
-            timings["warmup"] += time.perf_counter() - clock
-            clock = time.perf_counter()
-            _, kept = _transitions(program, state, settings.num_samples, False, report)
-            timings["sampling"] += time.perf_counter() - clock
-            chains.append(kept)
-            steps.append(float(state.sampler.adapt_state.step_size))
-            num_gradients += tries + leapfrogs + int(kept["num_steps"].sum())
-        stats = {name: np.stack([kept[name] for kept in chains]) for name in chains[0]}
-        draws = origin + stats.pop("w") @ factor.T
-        stats["tree_depth"] = np.log2(np.maximum(stats["num_steps"], 1)).astype(np.int64) + 1
-        return NutsDraws(draws, stats, np.array(steps), num_gradients, timings)
+    origin = np.asarray(center, dtype=np.float64)
+    check_log_density(lambda z: log_density(z, argument), origin.size)
+    factor = _cholesky(origin, covariance)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    programs = _programs(log_density, origin.size, settings.max_tree_depth)
+    place = jax.device_put((origin, factor, argument))
+    report, clock = _Report(progress, settings), time.perf_counter()
+    state, tries = _start(programs, place, key, settings, origin.size)
+    np.asarray(programs.advance(state, 0, False, settings.target_accept_prob, place)[1]["lp"])  # waits for the compiler
+    timings = {"compile": time.perf_counter() - clock}
+    clock = time.perf_counter()
+    state, num_gradients = _warm_up(programs, place, state, settings, report)
+    timings["warmup"] = time.perf_counter() - clock
+    clock = time.perf_counter()
+    _, stats = _transitions(programs, place, state, settings.num_samples, False, settings, report)
+    timings["sampling"] = time.perf_counter() - clock
+    num_gradients += tries + int(stats["num_steps"].sum())
+    draws = origin + stats.pop("w") @ factor.T
+    stats["tree_depth"] = np.log2(np.maximum(stats["num_steps"], 1)).astype(np.int64) + 1
+    steps = np.asarray(state.sampler.adapt_state.step_size)
+    return NutsDraws(draws, stats, steps, num_gradients, timings)
 
 
 class _State(NamedTuple):
-    """What a chain carries: NumPyro's HMCState in whitened coordinates, and the averaging of its step."""
+    """What chains carry: NumPyro's HMCState in whitened coordinates, and the averaging of the step, chains first."""
 
     sampler: Any
     averaging: Any
 
 
-@dataclass(frozen=True)
-class _Program:
-    """The compiled parts, shared by all chains; both functions also take centre, factor and argument until bound."""
+class _Programs(NamedTuple):
+    """Compiled parts of the sampler.
 
-    value_and_grad: Callable[..., Any]  # potential at whitened coordinates
-    advance: Callable[..., Any]  # (state, count, adapting) -> state and CHUNK rows, of which count are filled
-    blank: _State
-    with_mass: Callable[[_State, Array], _State]
-    seconds: float = 0.0  # that binding took
+    ``value_and_grad(w, place)`` of the potential at whitened coordinates (chains, d); ``advance(state, count, adapting,
+    acceptance, place)`` returns the state and rows of which `count` are filled; ``begin(w, value, gradient, keys, inverse
+    mass)`` makes a state.
+    """
 
-    def bind(self, origin: Array, factor: Array, argument: Any) -> "_Program":
-        """Fix centre, Cholesky factor and argument, and compile where arrays of these shapes are new."""
-        began = time.perf_counter()
-        place = jnp.asarray(origin), jnp.asarray(factor), argument
-        self.value_and_grad(self.blank.sampler.z, *place)
-        np.asarray(self.advance(self.blank, 0, False, *place)[1]["lp"])  # waits until it is done
-        return replace(
-            self,
-            value_and_grad=lambda w: self.value_and_grad(w, *place),
-            advance=lambda state, count, adapting: self.advance(state, count, adapting, *place),
-            seconds=time.perf_counter() - began,
-        )
+    value_and_grad: Callable[..., Any]
+    advance: Callable[..., Any]
+    begin: Callable[..., _State]
 
 
 class _Report:
     """Counts transitions over all chains and passes them on."""
 
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+    def __init__(self, progress: Progress | None, settings: NutsSettings) -> None:
+        self.progress, self.chains, self.done = progress, settings.num_chains, 0
+        self.total = settings.num_chains * (settings.num_warmup + settings.num_samples)
 
     def __call__(self, count: int) -> None:
-        self.done += count
+        self.done += count * self.chains
         if self.progress is not None:
             self.progress("sampling", self.done, self.total)
 
@@ -253,7 +228,8 @@ def _cholesky(origin: Array, covariance: npt.ArrayLike) -> Array:
     return factor
 
 
-def _program(log_density: Callable[[jax.Array, Any], jax.Array], dimension: int, settings: NutsSettings) -> _Program:
+@lru_cache(maxsize=16)
+def _programs(log_density: Density, dimension: int, max_tree_depth: int) -> _Programs:
     from numpyro.infer import NUTS
     from numpyro.infer.hmc_util import dual_averaging
     from numpyro.infer.util import ParamInfo
@@ -262,22 +238,25 @@ def _program(log_density: Callable[[jax.Array, Any], jax.Array], dimension: int,
     # customary gamma of 0.05: fifty transitions then find the step to 5 %, without shortening it first.
     averaging_init, averaging_update = dual_averaging(gamma=0.2)
 
-    def kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: Array) -> tuple[Any, _State]:
-        nuts = NUTS(
+    def potential_at(w: jax.Array, place: Any) -> jax.Array:
+        center, chol, argument = place
+        return -log_density(center + chol @ w, argument)
+
+    def kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: jax.Array) -> Any:
+        return NUTS(
             potential_fn=potential,
             adapt_step_size=False,
             adapt_mass_matrix=False,
             dense_mass=True,
-            inverse_mass_matrix=jnp.asarray(inverse_mass),
-            max_tree_depth=settings.max_tree_depth,
+            inverse_mass_matrix=inverse_mass,
+            max_tree_depth=max_tree_depth,
         )
-        zeros = jnp.zeros(dimension)
-        state = nuts.init(jax.random.key(0), 0, ParamInfo(zeros, jnp.zeros(()), zeros))
-        return nuts, _State(state, averaging_init(jnp.zeros(())))
 
-    def with_mass(state: _State, inverse_mass: Array) -> _State:
-        fresh = kernel(_nowhere, inverse_mass)[1]
-        return _State(state.sampler._replace(adapt_state=fresh.sampler.adapt_state), fresh.averaging)
+    def begin(w: jax.Array, value: jax.Array, gradient: jax.Array, key: jax.Array, inverse_mass: jax.Array) -> _State:
+        nuts = kernel(lambda w: jnp.zeros(()), inverse_mass)
+        state = nuts.init(key, 0, ParamInfo(w, value, gradient))
+        found = state._replace(z=w, potential_energy=value, z_grad=gradient, rng_key=key)
+        return _State(found, averaging_init(jnp.zeros(())))
 
     def row(sampler: Any) -> dict[str, jax.Array]:
         return {
@@ -289,86 +268,100 @@ def _program(log_density: Callable[[jax.Array, Any], jax.Array], dimension: int,
             "acceptance_rate": sampler.accept_prob,
         }
 
-    def potential_at(w: jax.Array, center: jax.Array, chol: jax.Array, argument: Any) -> jax.Array:
-        return -log_density(center + chol @ w, argument)
+    def transition(state: _State, adapting: jax.Array, acceptance: jax.Array, place: Any) -> _State:
+        nuts = kernel(lambda w: potential_at(w, place), jnp.eye(dimension))
+        nuts.init(jax.random.key(0), 0, ParamInfo(jnp.zeros(dimension), jnp.zeros(()), jnp.zeros(dimension)))
+        sampler = nuts.sample(state.sampler, (), {})
+        averaging = averaging_update(acceptance - sampler.accept_prob, state.averaging)
+        step = jnp.where(adapting, jnp.exp(averaging[0]), sampler.adapt_state.step_size)
+        return _State(sampler._replace(adapt_state=sampler.adapt_state._replace(step_size=step)), averaging)
 
-    def advance(
-        state: _State, count: jax.Array, adapting: jax.Array, center: jax.Array, chol: jax.Array, argument: Any
-    ) -> tuple[_State, dict[str, jax.Array]]:
-        nuts, _ = kernel(lambda w: potential_at(w, center, chol, argument), np.eye(dimension))
+    together = jax.vmap(transition, in_axes=(0, None, None, None))
 
-        def transition(i: jax.Array, carry: Any) -> Any:
-            (sampler, averaging), rows = carry
-            sampler = nuts.sample(sampler, (), {})
-            averaging = averaging_update(settings.target_accept_prob - sampler.accept_prob, averaging)
-            step = jnp.where(adapting, jnp.exp(averaging[0]), sampler.adapt_state.step_size)
-            sampler = sampler._replace(adapt_state=sampler.adapt_state._replace(step_size=step))
-            rows = jax.tree.map(lambda column, value: column.at[i].set(value), rows, row(sampler))
-            return _State(sampler, averaging), rows
+    @jax.jit
+    def advance(state: _State, count: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: Any) -> Any:
+        def one(i: jax.Array, carry: Any) -> Any:
+            state, rows = carry
+            state = together(state, adapting, acceptance, place)
+            rows = jax.tree.map(lambda column, value: column.at[i].set(value), rows, row(state.sampler))
+            return state, rows
 
         rows = jax.tree.map(lambda value: jnp.zeros((CHUNK, *value.shape), value.dtype), row(state.sampler))
-        return jax.lax.fori_loop(0, count, transition, (state, rows))  # type: ignore[no-any-return]
+        return jax.lax.fori_loop(0, count, one, (state, rows))
 
-    blank = kernel(_nowhere, np.eye(dimension))[1]
-    return _Program(SharedProgram(jax.value_and_grad(potential_at)), SharedProgram(advance), blank, with_mass)
-
-
-def _nowhere(w: jax.Array) -> jax.Array:
-    """Potential of a sampler that is asked for its state only."""
-    return jnp.zeros(())
+    value_and_grad = jax.jit(jax.vmap(jax.value_and_grad(potential_at), in_axes=(0, None)))
+    return _Programs(value_and_grad, advance, jax.jit(jax.vmap(begin, in_axes=(0, 0, 0, 0, None))))
 
 
-@SharedProgram
-def _draw(key: jax.Array, chain: int, attempt: int, spread: float, blank: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A starting point, and the key of the transitions."""
-    start_key, run_key = jax.random.split(jax.random.fold_in(key, chain))
-    return spread * jax.random.normal(jax.random.fold_in(start_key, attempt), blank.shape, blank.dtype), run_key
-
-
-def _start(program: _Program, key: jax.Array, spread: float, chain: int) -> tuple[_State, int]:
-    """Draw a starting point with finite density and gradient; return it and the number of points tried."""
+def _start(
+    programs: _Programs, place: Any, key: jax.Array, settings: NutsSettings, dimension: int
+) -> tuple[_State, int]:
+    """Starting points with finite density and gradient; also the number of points tried."""
+    chains = np.arange(settings.num_chains)
+    keys = jax.vmap(lambda chain: jax.random.split(jax.random.fold_in(key, chain)))(chains)
+    w, value, gradient = (
+        np.zeros((len(chains), dimension)),
+        np.full(len(chains), np.nan),
+        np.zeros((len(chains), dimension)),
+    )
+    missing = np.ones(len(chains), dtype=bool)
     for attempt in range(MAX_STARTS):
-        w, run_key = _draw(key, chain, attempt, spread, program.blank.sampler.z)
-        value, grad = program.value_and_grad(w)
-        if np.isfinite(value) and np.isfinite(grad).all():
-            found = {"z": w, "potential_energy": value, "z_grad": grad, "rng_key": run_key}
-            return _State(program.blank.sampler._replace(**found), program.blank.averaging), attempt + 1
+        drawn = jax.vmap(lambda one, k=attempt: jax.random.normal(jax.random.fold_in(one, k), (dimension,)))(keys[:, 0])
+        w[missing] = settings.init_spread * np.asarray(drawn)[missing]
+        there = [np.asarray(x) for x in programs.value_and_grad(w, place)]
+        value[missing], gradient[missing] = there[0][missing], there[1][missing]
+        missing = ~(np.isfinite(value) & np.isfinite(gradient).all(axis=1))
+        if not missing.any():
+            state = programs.begin(w, value, gradient, keys[:, 1], jnp.eye(dimension))
+            return state, (attempt + 1) * len(chains)
     raise ConvergenceError(
-        f"chain {chain} found no start: the log density or its gradient is not finite at any of {MAX_STARTS} "
-        f"points drawn with {spread:g} times the spread of the pilot fit; check the fit, or lower init_spread"
+        f"chain {int(np.argmax(missing))} found no start: the log density or its gradient is not finite at any of "
+        f"{MAX_STARTS} points drawn with {settings.init_spread:g} times the spread of the pilot fit; check the fit, or "
+        "lower init_spread"
     )
 
 
-def _warm_up(program: _Program, state: _State, settings: NutsSettings, report: _Report) -> tuple[_State, int]:
-    """Adapt the step size, and half-way the mass matrix; return the state and the gradients spent."""
-    num_gradients = 0
-    count = settings.num_warmup
-    if settings.adapt_mass:
-        state, rows = _transitions(program, state, settings.num_warmup // 2, True, report)
-        num_gradients += int(rows["num_steps"].sum())
-        count -= settings.num_warmup // 2
-        later = rows["w"][len(rows["w"]) // 3 :]
+def _warm_up(
+    programs: _Programs, place: Any, state: _State, settings: NutsSettings, report: _Report
+) -> tuple[_State, int]:
+    """Adapt the step sizes, and on the way the mass matrix; return the state and the gradients spent."""
+    num_gradients, count = 0, settings.num_warmup
+    for part in (4, 2) if settings.adapt_mass else ():
+        length = settings.num_warmup // part
+        state, rows = _transitions(programs, place, state, length, True, settings, report)
+        num_gradients, count = num_gradients + int(rows["num_steps"].sum()), count - length
+        later = rows["w"][:, length // 3 :].reshape(-1, rows["w"].shape[-1])
         weight = len(later) / (len(later) + 5.0)  # shrink towards the pilot covariance, here the identity
-        covariance = weight * np.cov(later, rowvar=False) + (1.0 - weight) * np.eye(later.shape[1])
-        state = program.with_mass(state, covariance)
-    state, rows = _transitions(program, state, count, True, report)
-    step = _exp(state.averaging[1])
-    adapted = state.sampler._replace(adapt_state=state.sampler.adapt_state._replace(step_size=step))
-    return _State(adapted, state.averaging), num_gradients + int(rows["num_steps"].sum())
+        covariance = weight * np.cov(later, rowvar=False).reshape(2 * (later.shape[1],))
+        covariance += (1.0 - weight) * np.eye(later.shape[1])
+        old = state.sampler
+        fresh = programs.begin(old.z, old.potential_energy, old.z_grad, old.rng_key, jnp.asarray(covariance))
+        state = _State(fresh.sampler, fresh.averaging)
+    state, rows = _transitions(programs, place, state, count, True, settings, report)
+    adapted = state.sampler.adapt_state._replace(step_size=jnp.exp(state.averaging[1]))
+    return _State(state.sampler._replace(adapt_state=adapted), state.averaging), num_gradients + int(
+        rows["num_steps"].sum()
+    )
 
 
 def _transitions(
-    program: _Program, state: _State, count: int, adapting: bool, report: _Report
+    programs: _Programs,
+    place: Any,
+    state: _State,
+    count: int,
+    adapting: bool,
+    settings: NutsSettings,
+    report: _Report,
 ) -> tuple[_State, dict[str, npt.NDArray[Any]]]:
-    """Run transitions in chunks, so that progress is seen and interrupts are obeyed; the draws ignore them."""
+    """Run transitions in chunks, so that progress is seen and interrupts are obeyed; rows are (chain, draw, ...)."""
     chunks: list[dict[str, npt.NDArray[Any]]] = []
     done, size = 0, 1
     while done < count:
         size = min(size, CHUNK, count - done)
         clock = time.perf_counter()
-        state, rows = program.advance(state, size, adapting)
+        state, rows = programs.advance(state, size, adapting, settings.target_accept_prob, place)
         chunks.append({name: np.asarray(column)[:size] for name, column in rows.items()})
         done += size
         report(size)
         size = max(1, min(2 * size, int(size * CHUNK_SECONDS / (time.perf_counter() - clock + 1e-9))))
-    return state, {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return state, {name: np.concatenate([chunk[name] for chunk in chunks]).swapaxes(0, 1) for name in chunks[0]}

@@ -1,93 +1,75 @@
 """Prior distributions of physical parameters, restricted to bounds.
 
-`make_prior` builds one from its name and arguments. A `Prior` is a JAX tree whose numbers are leaves, so that a program
-compiled for one serves every other prior of the same kind. Distribution functions are SciPy's; log densities are JAX
-functions, cut at the bounds and normalised again.
+`make_prior` builds one from its name and arguments. Every kind is normal or flat in x or in log x, cut at bounds, so that a
+`Prior` is a row of numbers: programs compiled for one serve every other.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from homodyne.errors import InputError
 
+Array = np.ndarray[Any, np.dtype[Any]]
 Arguments = Mapping[str, float]
 
-
-@dataclass(frozen=True)
-class _Kind:
-    """SciPy distribution (distribution function and its inverse) and JAX log density of one kind of prior."""
-
-    distribution: Callable[[Arguments], Any]
-    log_density: Callable[[jax.Array, Any], jax.Array]
-    support: tuple[float, float] = (-np.inf, np.inf)
-
-
-_NORMAL = _Kind(lambda a: stats.norm(a["mean"], a["sd"]), lambda x, a: norm.logpdf(x, a["mean"], a["sd"]))
-_KINDS = {
-    "normal": _NORMAL,
-    "truncated_normal": _NORMAL,
-    "lognormal": _Kind(
-        lambda a: stats.lognorm(a["sigma"], scale=a["median"]),
-        lambda x, a: norm.logpdf(jnp.log(x), jnp.log(a["median"]), a["sigma"]) - jnp.log(x),
-        (0.0, np.inf),
-    ),
-    "uniform": _Kind(
-        lambda a: stats.uniform(a["low"], a["high"] - a["low"]),
-        lambda x, a: jnp.zeros_like(x) - jnp.log(a["high"] - a["low"]),
-    ),
-    "loguniform": _Kind(
-        lambda a: stats.loguniform(a["low"], a["high"]),
-        lambda x, a: -jnp.log(x) - jnp.log(jnp.log(a["high"] / a["low"])),
-        (0.0, np.inf),
-    ),
-    "half_normal": _Kind(
-        lambda a: stats.halfnorm(scale=a["sd"]),
-        lambda x, a: norm.logpdf(x, 0.0, a["sd"]) + np.log(2.0),
-        (0.0, np.inf),
-    ),
+_KINDS: Mapping[str, tuple[str, ...]] = {
+    "normal": ("mean", "sd"),
+    "truncated_normal": ("mean", "sd", "low", "high"),
+    "lognormal": ("median", "sigma"),
+    "uniform": ("low", "high"),
+    "loguniform": ("low", "high"),
+    "half_normal": ("sd",),
 }
 PRIOR_KINDS = tuple(_KINDS)
 """Names of the distributions."""
 
+_LOGARITHMIC = ("lognormal", "loguniform")
+
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
     """A distribution restricted to ``low <= x <= high``; build it with `make_prior`.
 
+    With u = x, or log x where it is logarithmic, the log density of x is ``-0.5 precision (u - mean)² + constant`` (less u
+    where it is logarithmic).
+
     Attributes
     ----------
-    arguments : mapping of str to float
-        Those of the kind, as in `homodyne.config.schema`.
-    low, high : float
-        Bounds.
-    log_mass : float
-        Logarithm of the probability that the distribution without bounds has between them.
-    median : float
-        Between the bounds.
-    kind : str
-        Name of the distribution.
+    numbers : (6,) array
+        mean, precision (0 for a flat density), constant, low, high, median.
+    logarithmic : bool
     bounded : (bool, bool)
         Whether the lower and the upper bound are finite.
     circular : bool
         Whether the interval is closed to a circle.
     """
 
-    arguments: Mapping[str, float]
-    low: float
-    high: float
-    log_mass: float
-    median: float
-    kind: str = field(metadata={"static": True})
+    numbers: Any
+    logarithmic: bool = field(metadata={"static": True})
     bounded: tuple[bool, bool] = field(metadata={"static": True})
     circular: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def low(self) -> Any:
+        """Lower bound."""
+        return self.numbers[3]
+
+    @property
+    def high(self) -> Any:
+        """Upper bound."""
+        return self.numbers[4]
+
+    @property
+    def median(self) -> Any:
+        """Median between the bounds."""
+        return self.numbers[5]
 
     def on_circle(self, period: float) -> "Prior":
         """Close a uniform prior over whole periods to a circle, which has no ends; others stay as they are.
@@ -95,24 +77,37 @@ class Prior:
         The density of the open line is that of the circle, so a draw may leave the interval and means the same.
         """
         turns = (self.high - self.low) / period
-        return replace(self, circular=True) if self.kind == "uniform" and turns >= 1 and turns == round(turns) else self
+        flat = self.numbers[1] == 0 and not self.logarithmic
+        return replace(self, circular=True) if flat and turns >= 1 and turns == round(turns) else self
 
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Log density at x; -inf outside the bounds, with a gradient that is zero there."""
-        if self.circular:
-            return jnp.zeros_like(x) - jnp.log(self.high - self.low)
-        inside = (x > self.low) & (x < self.high)
-        safe = jnp.where(inside, x, self.median)
-        return jnp.where(inside, _KINDS[self.kind].log_density(safe, self.arguments) - self.log_mass, -jnp.inf)
+        return log_prob((self,), jnp.asarray(x)[..., None])[..., 0]
 
     def quantile(self, p: Any) -> Any:
         """Inverse of the distribution function, for p in (0, 1)."""
-        return _quantile(self.kind, self.arguments, self.low, self.high, p)
+        mean, precision, _, low, high, _ = np.asarray(self.numbers, dtype=float)
+        if self.logarithmic:
+            with np.errstate(divide="ignore"):
+                low, high = np.log(low), np.log(high)
+        u = _normal_quantile(mean, precision**-0.5, low, high, p) if precision else low + np.asarray(p) * (high - low)
+        return np.clip(np.exp(u) if self.logarithmic else u, self.low, self.high)
+
+
+def log_prob(priors: tuple[Prior, ...], x: jax.Array) -> jax.Array:
+    """Log densities of several priors at x (..., len(priors)), one for each."""
+    mean, precision, constant, low, high, median = jnp.stack([jnp.asarray(p.numbers) for p in priors], axis=-1)
+    logarithmic, circular = (np.array([getattr(p, name) for p in priors]) for name in ("logarithmic", "circular"))
+    inside = ((x > low) & (x < high)) | circular
+    safe = jnp.where(inside, x, median)
+    u = jnp.where(logarithmic, jnp.log(jnp.where(logarithmic, safe, 1.0)), safe)
+    density = -0.5 * precision * (u - mean) ** 2 + constant - jnp.where(logarithmic, u, 0.0)
+    return jnp.where(inside, density, -jnp.inf)
 
 
 def make_prior(
     kind: str,
-    arguments: Mapping[str, float],
+    arguments: Arguments,
     bounds: tuple[float, float] | None = None,
     *,
     name: str = "parameter",
@@ -141,28 +136,38 @@ def make_prior(
     """
     if kind not in _KINDS:
         raise InputError(f"prior of {name} is {kind!r}: expected one of {', '.join(_KINDS)}")
-    low, high = support if bounds is None else (max(support[0], bounds[0]), min(support[1], bounds[1]))
-    if "low" in arguments:
-        if not arguments["low"] < arguments["high"]:
-            raise InputError(f"prior of {name}: low = {arguments['low']} must be below high = {arguments['high']}")
-        low, high = max(low, arguments["low"]), min(high, arguments["high"])
-    low, high = max(low, _KINDS[kind].support[0]), min(high, _KINDS[kind].support[1])
-    numbers = {key: float(value) for key, value in arguments.items()}
-    try:
-        distribution = _KINDS[kind].distribution(numbers)
-    except KeyError as missing:
-        raise InputError(f"prior {kind} of {name} needs {missing.args[0]!r}, got {', '.join(numbers)}") from None
-    mass = float(distribution.cdf(high) - distribution.cdf(low)) if low < high else 0.0
-    if not mass > 1e-12:
-        raise InputError(
-            f"prior {kind} of {name} has no support between {low} and {high}: widen the bounds or move the prior"
-        )
-    median = float(_quantile(kind, numbers, low, high, 0.5))
-    ends = bool(np.isfinite(low)), bool(np.isfinite(high))
-    return Prior(numbers, float(low), float(high), float(np.log(mass)), median, kind, ends)
+    if set(arguments) != set(_KINDS[kind]):
+        raise InputError(f"prior {kind} of {name} needs {', '.join(_KINDS[kind])}, got {', '.join(arguments)}")
+    given = {key: float(value) for key, value in arguments.items()}
+    low, high = support if bounds is None else (np.maximum(support[0], bounds[0]), np.minimum(support[1], bounds[1]))
+    if "low" in given:
+        if not given["low"] < given["high"]:
+            raise InputError(f"prior of {name}: low = {given['low']} must be below high = {given['high']}")
+        low, high = max(low, given["low"]), min(high, given["high"])
+    logarithmic = kind in _LOGARITHMIC
+    if logarithmic or kind == "half_normal":
+        low = max(low, 0.0)
+    failure = InputError(
+        f"prior {kind} of {name} has no support between {low} and {high}: widen the bounds or move the prior"
+    )
+    if not low < high:
+        raise failure
+    with np.errstate(divide="ignore"):
+        ends = (np.log(low), np.log(high)) if logarithmic else (low, high)
+    if kind in ("uniform", "loguniform"):
+        mean, precision, constant = 0.0, 0.0, -np.log(ends[1] - ends[0])
+    else:
+        mean = np.log(given["median"]) if kind == "lognormal" else given.get("mean", 0.0)
+        sd = given["sigma"] if kind == "lognormal" else given["sd"]
+        below, above = (float(ndtr((end - mean) / sd)) for end in ends)
+        if not above - below > 1e-12:
+            raise failure
+        precision, constant = sd**-2.0, -np.log(sd) - 0.5 * np.log(2 * np.pi) - np.log(above - below)
+    bounded = bool(np.isfinite(low)), bool(np.isfinite(high))
+    prior = Prior(np.array([mean, precision, constant, low, high, np.nan]), logarithmic, bounded)
+    return replace(prior, numbers=np.append(prior.numbers[:5], prior.quantile(0.5)))
 
 
-def _quantile(kind: str, arguments: Arguments, low: float, high: float, p: Any) -> Any:
-    whole = _KINDS[kind].distribution(arguments)
-    below, above = whole.cdf(low), whole.cdf(high)
-    return np.clip(whole.ppf(below + np.asarray(p) * (above - below)), low, high)
+def _normal_quantile(mean: float, sd: float, low: float, high: float, p: Any) -> Any:
+    below, above = ndtr((low - mean) / sd), ndtr((high - mean) / sd)
+    return mean + sd * ndtri(below + np.asarray(p) * (above - below))

@@ -26,7 +26,7 @@ from homodyne.physics.coordinates import (
     single_value,
 )
 from homodyne.physics.model import CorrelationModel, Params
-from homodyne.physics.priors import Prior, make_prior
+from homodyne.physics.priors import Prior, log_prob, make_prior
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -124,10 +124,22 @@ class ParameterSpace:
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the prior in z, Jacobian included; -inf where the model or a prior excludes the point."""
         params, total = self._mapped(z)
-        for name in self.free_names:
-            total += self.priors[name].log_prob(params[name])
+        free = jnp.stack([params[name] for name in self.free_names])
+        total += log_prob(tuple(self.priors[name] for name in self.free_names), free).sum()
         possible = self.model.supported(params, self.ends[0], self.ends[1]) & jnp.isfinite(total)
         return jnp.where(possible, total, -jnp.inf)
+
+    def prior_information(self, z: jax.Array) -> jax.Array:
+        """Curvature (dim, dim) of normal priors along z, without that of the Jacobian: positive semidefinite."""
+
+        def scales(z: jax.Array) -> jax.Array:
+            params = self.physical(z)
+            values = [jnp.log(params[n]) if self.priors[n].logarithmic else params[n] for n in self.free_names]
+            return jnp.stack(values)
+
+        slopes = jax.jacfwd(scales)(z)
+        precision = jnp.stack([jnp.asarray(self.priors[name].numbers)[1] for name in self.free_names])
+        return jnp.asarray(slopes.T @ (precision[:, None] * slopes))
 
     def coordinates(self, params: Params) -> Array:
         """Inverse of `physical`: (dim,) for numbers, (count, dim) for arrays of values.

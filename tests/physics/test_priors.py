@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homodyne.core.priors import make_prior
+from homodyne.physics.priors import make_prior
 from homodyne.errors import InputError
 
 INF = np.inf

@@ -1,0 +1,406 @@
+"""Pilot fit: the modes of the posterior, their curvature, and the noise.
+
+`pilot_fit` screens draws from the prior on thinned data by weighted least squares and climbs from the best of them by Fisher
+scoring with a trust region, all starts in one compiled program. At the modes it reduces all data to nodes and climbs again.
+There the noise of every map is taken from the residuals, and the curvature gives the Gaussian approximation. An optimum at
+an edge of the support, or where the data determine nothing, is no failure: samplers go on from there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from homodyne.errors import ConvergenceError
+from homodyne.likelihood.nodes import Nodes
+from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
+from homodyne.likelihood.reduction import Accuracy, Grid
+from homodyne.likelihood.scaling import least_squares
+from homodyne.optimization.density import Progress
+from homodyne.optimization.problem import Problem, sampled_pairs
+from homodyne.physics.space import ParameterSpace
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SAME = 0.5  # modes closer than this many posterior sd are one
+DEAD = 30.0
+"""A mode whose log density is this far below the best one carries no mass."""
+_MOST_MODES = 4  # modes that are followed on all data
+_HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
+_ARRIVED = 0.02  # length of the Newton step, in posterior sd, at a mode
+_NEAR = 0.01  # gain in log density that a step of a climb on thinned data has to promise
+_FOLLOWED = 8  # ends of climbs that are followed when the noise is known
+_STEP = 0.3  # of differences for the curvature, in posterior sd
+_STILL = 0.01  # change of the noise, in its own standard errors, that is none
+_ROUNDS = 4  # of climbing and taking the noise from the residuals
+_RESIDUALS = 1_000_000  # pairs over all maps that the noise is taken from
+_MAD_TO_SD = 1.4826022185056018  # 1 / quantile(normal, 3/4)
+_FAR_DRAWS = 4  # points about the mode of thinned data at which cells are tried
+_AT_EDGE = (
+    "the density is highest at an edge of the possible parameters, or hardly curved: the data determine little, and priors "
+    "much; fix a parameter or narrow its prior if you know more"
+)
+
+
+@dataclass(frozen=True)
+class PilotSettings:
+    """Settings of the pilot fit.
+
+    Attributes
+    ----------
+    num_candidates : int
+        Draws from the prior that are screened.
+    num_starts : int
+        Best candidates from which the fit climbs.
+    max_iterations : int
+        Iterations of one climb.
+    thin_points : int
+        Pairs of frames used until the modes are found.
+    depth : float
+        How far below the best one a mode may lie, in log density.
+    accuracy : Accuracy
+        Of the reduction.
+    """
+
+    num_candidates: int = 1000
+    num_starts: int = 12
+    max_iterations: int = 100
+    thin_points: int = 20_000
+    depth: float = DEAD
+    accuracy: Accuracy = Accuracy(8, 1e-4)
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A local maximum of the posterior.
+
+    Attributes
+    ----------
+    z : (dim,) array
+        Coordinates.
+    log_density : float
+    covariance : (dim, dim) array
+        Inverse of minus the Hessian; from the expected curvature at an edge.
+    newton_step : float
+        Length of the Newton step that is left, in posterior sd.
+    at_edge : bool
+        Whether the density rises from here to an edge of the support, or is not curved downwards everywhere.
+    """
+
+    z: Array
+    log_density: float
+    covariance: Array
+    newton_step: float
+    at_edge: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pilot:
+    """What the pilot fit found.
+
+    Attributes
+    ----------
+    problem : Problem
+    posterior : Posterior
+        Of all data, with its noise.
+    grid : Grid
+        Cells of the reduction.
+    modes : tuple of Mode
+        Best first.
+    sigma : (n_maps,) array
+        Noise of a pair of weight one, from the residuals at the best mode.
+    num_starts, num_converged : int
+        Starts from which the fit climbed, and those that reached a maximum of the thinned posterior.
+    notes : tuple of str
+        What a user should know.
+    """
+
+    problem: Problem
+    posterior: Posterior
+    grid: Grid
+    modes: tuple[Mode, ...]
+    sigma: Array
+    num_starts: int
+    num_converged: int
+    notes: tuple[str, ...]
+
+    @property
+    def mode(self) -> Mode:
+        """The best mode."""
+        return self.modes[0]
+
+    @property
+    def space(self) -> ParameterSpace:
+        """The parameters."""
+        return self.posterior.space
+
+    def noting(self, *further: str) -> "Pilot":
+        """Return the same with what its modes say of themselves and further notes."""
+        notes = (*self.notes, *further)
+        if self.mode.at_edge:
+            notes = (*notes, _AT_EDGE)
+        if len(self.modes) > 1:
+            below = ", ".join(f"{self.mode.log_density - m.log_density:.1f}" for m in self.modes[1:])
+            count = f"the posterior has {len(self.modes)} modes"
+            notes = (f"{count}; the others lie {below} below the best in log density", *notes)
+        return replace(self, notes=notes)
+
+
+def pilot_fit(
+    problem: Problem,
+    rng: np.random.Generator,
+    settings: PilotSettings = PilotSettings(),
+    *,
+    sample_noise: bool = False,
+    progress: Progress = lambda stage, done, total: None,
+) -> Pilot:
+    """Find the modes of the posterior, the noise and the curvature, and reduce the data.
+
+    Parameters
+    ----------
+    problem : Problem
+    rng : numpy Generator
+        Source of the starting points.
+    settings : PilotSettings
+    sample_noise : bool
+        Whether the noise of every map is a parameter of the posterior; otherwise it is fixed at the residuals' value.
+    progress : callable
+        Told (stage, done, total).
+
+    Raises
+    ------
+    ConvergenceError
+        When the density is zero at all starting points.
+    """
+    count = problem.maps.num_maps
+    thin = problem.posterior(problem.thinned(settings.thin_points), np.ones(count))
+    starts, sigma = _screen(thin, problem, rng, settings, progress)
+    progress("pilot fit: starts", 0, 1)
+    ends = climb(thin.with_sigma(sigma), starts, settings, _NEAR)
+    if not len(ends.z):
+        raise ConvergenceError(
+            f"the posterior is zero at all {len(starts)} starting points: the priors exclude these data; look at the maps "
+            "with 'homodyne inspect' and check q, gap and the priors"
+        )
+    sigma = noise_at(problem, thin, ends.z[0])
+    thin = thin.with_sigma(sigma)
+    modes = modes_from(thin, ends.apart(problem.space, np.inf).z[:_FOLLOWED], settings)[:_MOST_MODES]
+    progress("pilot fit: starts", 1, 1)
+
+    progress("reduction", 0, 1)
+    grid = problem.grid(_trials(problem.space, modes, rng), settings.accuracy)
+    nodes = problem.reduced(grid)
+    progress("reduction", 1, 1)
+    progress("pilot fit: all data", 0, 1)
+    modes, sigma, posterior = _on_all_data(problem, nodes, modes, sigma, settings)
+    progress("pilot fit: all data", 1, 1)
+    notes = _misfit(problem, evaluate_many(modes[0].z[None], posterior), sigma)
+    if sample_noise:
+        posterior, modes = posterior.with_sigma(None), [_with_noise(mode, sigma, nodes) for mode in modes]
+    return Pilot(problem, posterior, grid, tuple(modes), sigma, len(starts), len(ends.z), tuple(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """Where climbs ended, best first: coordinates (n, dim), log densities (n,), expected curvatures (n, dim, dim)."""
+
+    z: Array
+    value: Array
+    information: Array
+
+    def apart(self, space: ParameterSpace, depth: float) -> "Ends":
+        """Those that differ by more than half a standard deviation and are not more than `depth` below the best."""
+        kept: list[int] = []
+        for k in np.flatnonzero(self.value > self.value[0] - depth) if len(self.z) else ():
+            gaps = [(j, np.asarray(space.difference(self.z[k], self.z[j]))) for j in kept]
+            if all(gap @ self.information[j] @ gap > _SAME**2 for j, gap in gaps):
+                kept.append(int(k))
+        return Ends(self.z[kept], self.value[kept], self.information[kept])
+
+
+def climb(posterior: Posterior, starts: Array, settings: PilotSettings, near: float = 1e-6) -> Ends:
+    """Go up from every start (n, dim) by Fisher scoring with a trust region.
+
+    A climb ends where a step is expected to gain less than `near` in log density. Starts without density are left out.
+    """
+    z, at = np.array(starts, dtype=float), score_many(starts, posterior)
+    usable = np.isfinite(at.value) & np.isfinite(at.gradient).all(axis=1)
+    z = z[usable]
+    value, gradient, information = (np.array(x[usable]) for x in at)
+    damping, active = np.full(len(z), 1e-2), np.ones(len(z), dtype=bool)
+    for _ in range(settings.max_iterations):
+        which = np.flatnonzero(active)
+        if not which.size:
+            break
+        step = np.array([_damped(information[k], gradient[k], damping[k]) for k in which])
+        there = score_many(z[which] + step, posterior)
+        for row, k in enumerate(which):
+            gain, expected = there.value[row] - value[k], abs(gradient[k] @ step[row])
+            better = bool(np.isfinite(gain) and gain > 0 and np.isfinite(there.gradient[row]).all())
+            if better:
+                z[k], value[k] = z[k] + step[row], there.value[row]
+                gradient[k], information[k] = there.gradient[row], there.information[row]
+            damping[k] *= 0.2 if better and gain > 0.25 * expected else 1.0 if better else 8.0
+            active[k] = expected > near and damping[k] < 1e9
+    order = np.argsort(-value)
+    return Ends(posterior.space.canonical(z[order]), value[order], information[order])
+
+
+def modes_from(posterior: Posterior, starts: Array, settings: PilotSettings) -> list[Mode]:
+    """Distinct modes reached from starts (n, dim), best first.
+
+    Where a climb does not end at a maximum, the point where it ends stands for one, and says that it is at an edge.
+    """
+    ends = climb(posterior, starts, settings).apart(posterior.space, settings.depth)
+    modes = [_mode(z, posterior, information) for z, information in zip(ends.z, ends.information, strict=True)]
+    return sorted(modes, key=lambda mode: -mode.log_density)
+
+
+def physical_values(space: ParameterSpace, points: Array) -> dict[str, Array]:
+    """Physical parameters at points (n, >= dim) by name, (n,) each."""
+    return {name: np.asarray(x) for name, x in _physical(points[:, : space.dim], space).items()}
+
+
+_physical = jax.jit(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
+
+
+def _damped(information: Array, gradient: Array, damping: float) -> Array:
+    """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
+    scale = np.diag(information) + 1e-12 * np.trace(information) + 1e-300
+    matrix = information + np.diag(damping * scale)
+    return np.asarray(np.linalg.lstsq(matrix / np.sqrt(np.outer(scale, scale)), gradient / np.sqrt(scale), rcond=None)[0]) / np.sqrt(scale)
+
+
+def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
+    """Curvature at z by differences of the exact gradient along the axes of the expected one."""
+    root = _root_of_inverse(information)
+    for width in (0.1, _STEP):
+        steps = np.concatenate([width * root.T, -width * root.T, np.zeros((1, len(z)))])
+        at = score_many(z + steps, posterior)
+        d = len(z)
+        table = (at.gradient[:d] - at.gradient[d : 2 * d]) @ root / (2 * width)
+        curvature = -0.5 * (table + table.T)
+        value, gradient = float(at.value[-1]), at.gradient[-1]
+        if not np.isfinite(curvature).all() or np.linalg.eigvalsh(curvature)[0] < 1e-3:
+            return Mode(z, value, root @ root.T, float(np.linalg.norm(root.T @ gradient)), True)
+        root = root @ np.linalg.cholesky(np.linalg.inv(curvature))
+    newton = float(np.linalg.norm(root.T @ gradient))
+    return Mode(z, value, root @ root.T, newton, newton > _ARRIVED)
+
+
+def _root_of_inverse(information: Array) -> Array:
+    """Root of the inverse of a positive semidefinite matrix; directions without information get a unit width."""
+    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
+    values = np.maximum(values, 1e-10)
+    root = vectors / np.sqrt(values) / scale[:, None]
+    return np.asarray(np.linalg.qr(root.T)[1].T)
+
+
+def _screen(
+    thin: Posterior, problem: Problem, rng: np.random.Generator, settings: PilotSettings, progress: Progress
+) -> tuple[Array, Array]:
+    """Starting points in the order of their fit with free noise, and the noise at the best."""
+    maps, space = problem.maps, problem.space
+    drawn = space.draw_supported(rng, settings.num_candidates)
+    visible = space.made_visible(drawn[::2], maps.t, maps.q, maps.gap, rng)
+    candidates = np.concatenate([visible, drawn[1::2]])
+    if problem.initial is not None:
+        candidates = np.concatenate([problem.initial[None], candidates])
+    at = evaluate_many(candidates, thin, lambda done: progress("pilot fit: screening", done, len(candidates)))
+    count = np.maximum(np.asarray(thin.nodes.sums)[:, 0], 1)
+    left = least_squares(at.moments)[0] / count
+    usable = (left > 0).all(axis=1) & np.isfinite(at.log_density)
+    cost = np.where(usable, 0.5 * (count * np.log(np.where(left > 0, left, 1.0))).sum(axis=1), np.inf)
+    order = np.argsort(cost)[: settings.num_starts]
+    if problem.initial is not None and 0 not in order:
+        order = np.concatenate([[0], order[:-1]])
+    best = left[np.argmin(cost)]
+    return candidates[order], np.sqrt(np.where(best > 0, best, 1.0))
+
+
+def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generator) -> dict[str, Array]:
+    """Points of the parameter space at which cells are tried: every mode, and draws about the best."""
+    root = np.linalg.cholesky(modes[0].covariance)
+    around = modes[0].z + rng.standard_normal((8 * _FAR_DRAWS, len(root))) @ root.T
+    supported = np.asarray(_supported(around, space))
+    points = np.concatenate([[m.z for m in modes], around[supported][:_FAR_DRAWS]])
+    return physical_values(space, np.resize(points, (_MOST_MODES + _FAR_DRAWS, space.dim)))
+
+
+_supported = jax.jit(jax.vmap(lambda z, space: space.supported(z), in_axes=(0, None)))
+
+
+def _on_all_data(
+    problem: Problem, nodes: Nodes, modes: list[Mode], sigma: Array, settings: PilotSettings
+) -> tuple[list[Mode], Array, Posterior]:
+    """Follow the modes of thinned data to those of all, and take the noise at the best."""
+    still = _STILL / np.sqrt(np.maximum(np.asarray(nodes.sums)[:, 0], 1))
+    posterior, starts = problem.posterior(nodes, sigma), np.array([mode.z for mode in modes])
+    for _ in range(_ROUNDS):
+        starts = climb(posterior, starts, settings).apart(problem.space, settings.depth).z
+        before, sigma = sigma, noise_at(problem, posterior, starts[0])
+        if np.all(np.abs(sigma / before - 1) < still):
+            sigma = before
+            break
+        posterior = posterior.with_sigma(sigma)
+    return modes_from(posterior, starts, settings), sigma, posterior
+
+
+def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
+    """Robust standard deviation of the residuals of every map at z (dim,), (n_maps,).
+
+    From the median absolute deviation, which outliers hardly move, of at most a million pairs over all maps.
+    """
+    maps, space = problem.maps, problem.space
+    i, j = sampled_pairs(maps, max(_RESIDUALS // maps.num_maps, 1000))
+    tight = posterior.with_sigma(np.full(maps.num_maps, 1e-3))
+    scaling = evaluate_many(z[None, : space.dim], tight).scaling_mean[0]
+    params = {name: float(value[0]) for name, value in physical_values(space, z[None]).items()}
+    gap, found = np.nan if maps.gap is None else maps.gap, np.empty(maps.num_maps)
+    for k in range(maps.num_maps):
+        g = np.asarray(_g(space.model, params, maps.t[i], maps.t[j], maps.q[k], maps.phi[k], gap))
+        left = np.asarray(maps.values[k][i, j], dtype=float) - scaling[k, 0] - scaling[k, 1] * g
+        left = left[np.isfinite(left) & maps.alive[k][i] & maps.alive[k][j]]
+        found[k] = _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
+    return found
+
+
+_g = jax.jit(lambda model, *arguments: model.g(*arguments), static_argnums=0)
+
+
+def _misfit(problem: Problem, at: Evaluation, sigma: Array) -> list[str]:
+    """Say so where the residuals have heavier tails than normal noise, or a contrast comes out at zero."""
+    maps = problem.maps
+    left, contrast = (x[0] for x in least_squares(at.moments))
+    heavy = np.sqrt(np.maximum(left, 0) / np.maximum(np.asarray(at.moments.points)[0], 1)) / sigma
+    notes = []
+    if heavy.max() > _HEAVY:
+        k = int(heavy.argmax())
+        notes.append(
+            f"residuals have heavy tails: their sd is {heavy[k]:.2f} times the robust one at {_place(problem, k)}; "
+            "look for outliers or misfit in the residual maps"
+        )
+    if np.any(contrast <= 0):
+        listed = ", ".join(_place(problem, k) for k in np.flatnonzero(contrast <= 0))
+        notes.append(f"no positive contrast at {listed}: these maps show no decay that the model describes")
+    return notes
+
+
+def _place(problem: Problem, k: int) -> str:
+    maps = problem.maps
+    several = np.unique(maps.q).size > 1
+    return (f"q = {maps.q[k]:.4g} 1/Å, " if several else "") + f"phi = {maps.phi[k]:g} deg"
+
+
+def _with_noise(mode: Mode, sigma: Array, nodes: Nodes) -> Mode:
+    """Mode extended by the logarithm of the noise, which is independent of the rest to first order."""
+    count = np.maximum(np.asarray(nodes.sums)[:, 0], 2)
+    d = len(mode.z)
+    covariance = np.diag(np.concatenate([np.zeros(d), 1 / (2 * count)]))
+    covariance[:d, :d] = mode.covariance
+    return replace(mode, z=np.concatenate([mode.z, np.log(sigma)]), covariance=covariance)
+
+

@@ -1,0 +1,114 @@
+"""What is fitted: the maps of a measurement, a model with priors, and reduced data at every stage of a fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
+from homodyne.config.schema import Config
+from homodyne.core.adjustment import unadjusted
+from homodyne.data.twotime import TwoTimeData
+from homodyne.errors import InputError
+from homodyne.likelihood.maps import Maps
+from homodyne.likelihood.nodes import Nodes, padded
+from homodyne.likelihood.posterior import Posterior
+from homodyne.likelihood.reduction import Accuracy, Grid, find_cells, reduce_maps, reduce_pairs
+from homodyne.physics.space import ParameterSpace
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOST_THINNED = 2000
+"""Pairs of frames of a map in thinned data, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Maps and parameters of a fit.
+
+    Attributes
+    ----------
+    maps : Maps
+    space : ParameterSpace
+    scaling : (2, 2) array
+        Mean and precision of the prior of (offset, contrast).
+    initial : (dim,) array or None
+        Where the user wants the search to start.
+    """
+
+    maps: Maps
+    space: ParameterSpace
+    scaling: Array
+    initial: Array | None
+
+    def posterior(self, nodes: Nodes, sigma: Any) -> Posterior:
+        """Posterior of reduced data, for independent pairs."""
+        dim, count = self.space.dim, self.maps.num_maps
+        return Posterior(self.space, padded(nodes), self.scaling, sigma, unadjusted(dim, count))
+
+    def thinned(self, points: int) -> Nodes:
+        """About `points` pairs over all maps as nodes: every age, every scale of lag."""
+        return reduce_pairs(self.maps, *thinned_pairs(self.maps, min(points, MOST_THINNED * self.maps.num_maps)))
+
+    def grid(self, params: Mapping[str, Array], accuracy: Accuracy) -> Grid:
+        """Cells in which g is smooth at points (P,) of the parameter space."""
+        return find_cells(self.space.model, dict(params), self.maps, accuracy)
+
+    def reduced(self, grid: Grid) -> Nodes:
+        """All pairs as nodes of a grid."""
+        return reduce_maps(self.maps, grid)
+
+
+def build_problem(data: TwoTimeData, config: Config) -> Problem:
+    """Bring data and configuration together.
+
+    Raises
+    ------
+    InputError
+        When the model needs a gap that nobody gives, or a prior, bound or starting value does not fit.
+    """
+    gap = data.gap if config.experimental_data.gap is None else config.experimental_data.gap
+    model = model_of(config)
+    if model.needs_gap and gap is None:
+        raise InputError(
+            f"{model.name} needs the distance between the plates: give gap in Å (2e6 Å = 200 µm), or use mode static"
+        )
+    space = space_of(config, data.t)
+    maps = Maps(data.c2, data.alive, data.t, data.q, data.phi, gap if model.needs_gap else None)
+    return Problem(maps, space, scaling_of(config).table, initial_of(config, space))
+
+
+def thinned_pairs(maps: Maps, points: int) -> tuple[Array, Array]:
+    """Pairs (i, j) of frames, the same of all maps, about `points` over all: rows over all ages, columns at all lags.
+
+    Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow by half, so that
+    a fast decay is seen as well as a slow one. All pairs are taken where there are fewer.
+    """
+    frames, share = np.flatnonzero(maps.alive.any(axis=0)), points / maps.num_maps
+    n = frames.size
+    if n * (n - 1) // 2 <= share:
+        i, j = np.triu_indices(n, 1)
+        return frames[i], frames[j]
+    lags = np.unique(np.round(1.5 ** np.arange(np.log(n) / np.log(1.5))).astype(np.int64))
+    num_rows = max(12, int(share / (2 * lags.size)))
+    rows = np.unique(np.linspace(0, n - 2, min(num_rows, n - 1)).astype(np.int64))
+    i = np.repeat(rows, lags.size)
+    j = i + np.tile(lags, rows.size)
+    coarse = rows[:: max(1, int(np.ceil(rows.size / np.sqrt(max(share, 4)))))]  # pairs at long lags, evenly
+    more_i, more_j = (x.ravel() for x in np.meshgrid(coarse, coarse, indexing="ij"))
+    i, j = np.concatenate([i, more_i]), np.concatenate([j, more_j])
+    keep = (i < j) & (j < n)
+    both = np.unique(i[keep] * n + j[keep])
+    return frames[both // n], frames[both % n]
+
+
+def sampled_pairs(maps: Maps, points: int) -> tuple[Array, Array]:
+    """Pairs of frames, the same of all maps, evenly spread over all: at most `points`."""
+    frames = np.flatnonzero(maps.alive.any(axis=0))
+    n = frames.size
+    total = n * (n - 1) // 2
+    which = np.unique(np.linspace(0, total - 1, min(points, total)).astype(np.int64))
+    starts = np.concatenate([[0], np.cumsum(np.arange(n - 1, 0, -1))])
+    i = np.searchsorted(starts, which, side="right") - 1
+    return frames[i], frames[which - starts[i] + i + 1]
