@@ -14,7 +14,7 @@ def test_written_file_is_a_measurement(homodyne, tmp_path, mode, kind):
     for name, value in TRUTHS[mode].items():
         assert f"{name}={value:g}" in outcome.out
     data = package.load(tmp_path / "run.h5")
-    assert (data.num_frames, data.num_angles, data.q, data.dt) == (20, 3, 0.0054, 0.2)
+    assert (data.num_frames, data.num_maps, data.wavevectors, data.dt) == (20, 3, 0.0054, 0.2)
     assert data.phi == pytest.approx([0.0, 60.0, 120.0])
 
 
@@ -57,6 +57,6 @@ def test_inspect_shows_and_draws(homodyne, tmp_path):
     outcome = homodyne("inspect", "run.h5", "--phi", "0:90", "--frames", "2:11", "--figure", "run.png")
     assert outcome.code == 0, outcome.err
     assert "aps-u" in outcome.out
-    assert "2 angles x 10 frames" in outcome.out
+    assert "2 maps x 10 frames" in outcome.out
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.h5", "run.png"]
