@@ -311,14 +311,14 @@ def _frames_with_data(one: MapArray, diagonal: FloatArray | None) -> BoolArray:
     """
     nonzero, finite = np.zeros(len(one), dtype=bool), np.zeros(len(one), dtype=bool)
     for rows, strip, later in upper_strips(one):
-        known = np.isfinite(strip) & later
-        infinite = np.isinf(strip) & later
-        if infinite.any():
+        known = np.isfinite(strip)
+        if not known.all() and (infinite := np.isinf(strip) & later).any():
             i, j = np.argwhere(infinite)[0]
             raise DataError(
                 f"c2 holds {strip[i, j]} at frames {rows.start + i + 1}, {rows.start + j + 1}; expected finite values "
                 "or NaN (missing)."
             )
+        known &= later
         for frames, pairs in ((finite, known), (nonzero, known & (strip != 0))):
             frames[rows] |= pairs.any(axis=1)
             frames[rows.start :] |= pairs.any(axis=0)
@@ -373,14 +373,16 @@ def _require_usable(c2: MapArrays, alive: BoolArray, q: FloatArray, phi: FloatAr
 
 def require_symmetric(one: NDArray[np.floating], label: str) -> None:
     """Refuse a map whose two triangles disagree; zeros and NaN in either triangle are ignored."""
-    for rows in _strips(len(one)):
-        above, below = one[rows, rows.start :], one[rows.start :, rows].T
-        with np.errstate(invalid="ignore", over="ignore"):
-            apart = np.abs(above - below) > DUPLICATE_TOLERANCE * np.maximum(np.abs(above), np.abs(below))
-        apart &= (above != 0) & (below != 0)
+    strips = _strips(len(one))
+    for rows, columns in ((strips[r], strips[c]) for r in range(len(strips)) for c in range(r, len(strips))):
+        above, below = one[rows, columns], one[columns, rows].T
+        apart = (above != below) & (below != 0) & (above != 0)
+        if apart.any():
+            with np.errstate(invalid="ignore", over="ignore"):
+                apart &= np.abs(above - below) > DUPLICATE_TOLERANCE * np.maximum(np.abs(above), np.abs(below))
         if apart.any():
             row, column = np.argwhere(apart)[0]
-            i, j = rows.start + row, rows.start + column
+            i, j = rows.start + row, columns.start + column
             raise DataError(
                 f"The map at {label} is not symmetric: c2[{i}, {j}] = {one[i, j]} but c2[{j}, {i}] = {one[j, i]}; "
                 "expected equal values, or zeros or NaN below the diagonal."

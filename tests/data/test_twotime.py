@@ -68,6 +68,23 @@ def test_bad_frames_are_found_and_missing(two, value):
     assert fewer.num_pairs == (N - 2) * (N - 3) // 2 + (N - 3) * (N - 4) // 2
 
 
+def test_a_diagonal_alone_makes_no_frame(two):
+    two[:, 4, :4] = two[:, 4, 5:] = two[:, :4, 4] = two[:, 5:, 4] = np.nan
+    assert from_cube(two, T, [0, 90], 0.01).bad_frames.tolist() == [4]
+
+
+def test_same_angle_at_several_q(two):
+    maps = np.concatenate([two, two + 1])
+    data = from_cube(maps, T, [0, 90, 0, 360 + 90], [0.01, 0.01, 0.02, 0.02])
+    assert data.q.dtype == data.phi.dtype == np.float64
+    assert data.wavevectors.tolist() == [0.01, 0.02]
+    assert [data.label(k) for k in (1, 2)] == ["q = 0.01 1/Å, phi = 90°", "q = 0.02 1/Å, phi = 0°"]
+    assert "q=0.01, 0.02 1/Å, 4 maps x 12 frames" in repr(data)
+    assert from_cube(maps[::2], T, 7.5, [0.01, 0.02]).phi.tolist() == [7.5, 7.5]
+    with pytest.raises(DataError, match="same direction twice .0.0 and 360.0 degrees. at q = 0.02 1/Å"):
+        from_cube(maps, T, [0, 90, 0, 360], [0.01, 0.01, 0.02, 0.02])
+
+
 def test_single_missing_pixels_and_true_zeros_stay(two):
     two[0, 2, 5] = two[0, 5, 2] = np.nan
     two[1, 3, :] = two[1, :, 3] = 0.0

@@ -86,7 +86,7 @@ def test_data_agree_with_the_band_only_when_the_model_is_right(static):
 def test_cut_without_pairs_is_empty(static):
     good = np.zeros(60, bool)
     good[[5, 25, 50]] = True
-    data = replace(static.data, good=good)
+    data = replace(static.data, alive=static.data.alive & good)
     assert cuts.cut_at_lag(static.result, data, 0, 3).x.size == 0
     assert cuts.cut_at_lag(static.result, data, 0, 20).x.size == 1
     assert cuts.cut_figure(static.result, data).axes
