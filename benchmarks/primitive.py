@@ -57,7 +57,7 @@ def run() -> None:
     """Print nanoseconds per pair of both and their ratio, at 10 million pairs, and what a sandwich covariance costs."""
     data = laminar_flow(1000, 20)
     likelihood = build_target(data, Config()).likelihood
-    posterior = Posterior(likelihood, np.full(data.num_angles, SIGMA))
+    posterior = Posterior(likelihood, np.full(data.num_maps, SIGMA))
     z = likelihood.space.coordinates(TRUTH)
     ours, plain = jax.jit(jax.value_and_grad(posterior.log_density)), reference(posterior)
     a, b = ours(z), plain(z)
@@ -80,5 +80,5 @@ def run() -> None:
     def covariance() -> None:
         sandwich(likelihood, z, scaling, posterior.sigma, facts, np.eye(z.size))
 
-    each = seconds(covariance, 3) / data.num_angles
+    each = seconds(covariance, 3) / data.num_maps
     print(f"  sandwich covariance: {each:.2f} s per angle, as much as {each / rows[1][1]:.1f} values and gradients")

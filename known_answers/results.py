@@ -166,16 +166,16 @@ def _posterior_draws(
         for kind in kinds
         for time in anchors
     ]
-    linear = np.repeat([CONTRAST, OFFSET], data.num_angles)
+    linear = np.repeat([CONTRAST, OFFSET], data.num_maps)
     center = np.concatenate([np.array(rates), [truth[name] for name in free_exponents], linear])
     i, j = np.triu_indices(data.num_frames, 1)
     every = max(i.size // 1500, 1)
     t1, t2 = data.t[i[::every]], data.t[j[::every]]
 
     def curves(z: jax.Array) -> jax.Array:
-        split = z.size - 2 * data.num_angles
-        contrast, offset = z[split:].reshape(2, data.num_angles, 1)
-        g = correlation.g(data.phi[:, None], t1, t2, physical(z[:split]), q=data.q, gap=data.gap)
+        split = z.size - 2 * data.num_maps
+        contrast, offset = z[split:].reshape(2, data.num_maps, 1)
+        g = correlation.g(data.phi[:, None], t1, t2, physical(z[:split]), q=data.q[:, None], gap=data.gap)
         c2: jax.Array = (offset + contrast * g).ravel()
         return c2
 
@@ -185,11 +185,11 @@ def _posterior_draws(
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((shape[0] * shape[1] + 1, center.size))
     draws = center + (noise[:-1] + noise[-1]) @ root.T
-    split = center.size - 2 * data.num_angles
+    split = center.size - 2 * data.num_maps
     values = jax.vmap(physical)(jnp.asarray(draws[:, :split]))
     samples = {name: np.array(values[name]).reshape(shape) for name in names if name not in fixed}
     for k, name in enumerate(("contrast", "offset")):
-        block = draws[:, split + k * data.num_angles :][:, : data.num_angles]
-        samples[name] = block.reshape(*shape, data.num_angles)
+        block = draws[:, split + k * data.num_maps :][:, : data.num_maps]
+        samples[name] = block.reshape(*shape, data.num_maps)
     log_density: Array = -0.5 * np.sum(noise[:-1] ** 2, axis=1).reshape(shape)
     return samples, log_density

@@ -11,18 +11,20 @@ if TYPE_CHECKING:
     from homodyne.config.schema import ExperimentalData
     from homodyne.data.twotime import TwoTimeData
 
-Q = Annotated[float | None, typer.Option("--q", help="Wavevector in 1/Å; the nearest one in the file is taken.")]
+Q = Annotated[
+    str | None,
+    typer.Option(
+        "--q", help="Wavevectors in 1/Å: one, a list such as 0.004,0.006 (nearest in the file), low:high, or all."
+    ),
+]
 Phi = Annotated[str | None, typer.Option(help="Angles in degrees: low:high, or a list such as 0,45,90.")]
 Frames = Annotated[str | None, typer.Option(help="First and last frame, counted from 1, as first:last.")]
 DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; for files that do not say.")]
 
 
-def selection(*, q: float | None, phi: str | None, frames: str | None, dt: float | None) -> list[tuple[str, Any]]:
+def selection(*, q: str | None, phi: str | None, frames: str | None, dt: float | None) -> list[tuple[str, Any]]:
     """Translate options to configuration changes; those not given are left out."""
-    from homodyne.config import yaml
-
-    angles = phi if phi is None or ":" in phi else yaml.parse(f"[{phi}]", "--phi")
-    options = {"q": q, "phi": angles, "frames": frames, "dt": dt}
+    options = {"q": q, "phi": phi, "frames": frames, "dt": dt}
     return given({f"experimental_data.{key}": value for key, value in options.items()})
 
 
@@ -39,7 +41,7 @@ def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
         raise ConfigError("experimental_data.file_path: missing; give the data file")
     return load(
         Path(wanted.file_path),
-        q=wanted.q,
+        q=wanted.q_selection,
         phi=wanted.phi_selection,
         frames=wanted.frames,
         gap=wanted.gap,

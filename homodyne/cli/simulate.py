@@ -41,6 +41,9 @@ def simulate(
         Literal["speckle", "parametric", "independent"],
         typer.Option(help="Noise: fields and photons, their second moments only, or white."),
     ] = "speckle",
+    q: Annotated[
+        str, typer.Option("--q", help="Wavevectors in 1/Å with commas between them; each has all angles.")
+    ] = f"{Q}",
     frames: Annotated[int, typer.Option(min=3, help="Frames.")] = 300,
     dt: Annotated[float, typer.Option(help="Seconds between frames.")] = 0.1,
     angles: Annotated[int, typer.Option(min=1, help="Angles, spread evenly over 180 degrees.")] = 8,
@@ -62,12 +65,16 @@ def simulate(
 
     if file.exists() and not overwrite:
         raise InputError(f"{file} exists; choose another name or replace it (--overwrite)")
+    try:
+        waves = [float(number) for number in q.split(",")]
+    except ValueError:
+        raise InputError(f"--q {q}: expected numbers with commas between them, such as 0.004,0.006") from None
     gap = GAP if mode == "laminar_flow" else None
     given = {"pixels": pixels, "mean_counts": counts, "sigma": sigma}
     noise: dict[str, Any] = NOISE[kind] | {name: value for name, value in given.items() if value is not None}
     data = simulate_data(
         TRUTHS[mode],
-        q=Q,
+        q=waves,
         gap=gap,
         num_frames=frames,
         dt=dt,
@@ -80,4 +87,8 @@ def simulate(
     write_aps_u(file, data)
     print(f"wrote {file}: {data}")
     print("truth: " + ", ".join(f"{name}={value:g}" for name, value in TRUTHS[mode].items()))
-    print(f"next:  homodyne fit {file} --mode {mode}" + (f" --gap {gap:g}" if gap else ""))
+    print(
+        f"next:  homodyne fit {file} --mode {mode}"
+        + (f" --gap {gap:g}" if gap else "")
+        + (" --q all" if len(waves) > 1 else "")
+    )

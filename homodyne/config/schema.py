@@ -153,11 +153,12 @@ class ParametersConfig(Section):
         return {name: value for name, value in named.items() if value != ParameterConfig()}
 
 
-_ANGLES = "expected a range low:high, such as -30:30"
+_Q = "expected a positive number in 1/Å, a list of them, a range low:high, or all"
+_ANGLES = "expected a range low:high, such as -30:30, or a list of angles in degrees"
 _FRAMES = "expected [first, last] or first:last, counted from 1, first < last"
 
 
-def _range_ends(text: str, expected: str = _ANGLES) -> tuple[float, float]:
+def _range_ends(text: str, expected: str) -> tuple[float, float]:
     """Read "low:high", two finite numbers."""
     try:
         low, high = (float(end) for end in text.split(":"))
@@ -168,18 +169,40 @@ def _range_ends(text: str, expected: str = _ANGLES) -> tuple[float, float]:
     return low, high
 
 
-def _angles(given: Any) -> str | tuple[float, ...] | None:
-    """Normalise an angle selection: None, a range as the text "low:high", or a tuple of angles.
+def _numbers(given: Any, expected: str) -> str | tuple[float, ...]:
+    """Normalise a choice of numbers: a range as the text "low:high", or a tuple of numbers.
 
-    From Python, a tuple of two numbers is a range and a list is a list of angles, as in `homodyne.load`.
+    A text is a range, or numbers with commas between them. From Python, a tuple of two numbers is a range and a list is
+    a list, as in `homodyne.load`.
     """
+    if isinstance(given, str) and ":" not in given:
+        try:
+            given = [float(number) for number in given.split(",")]
+        except ValueError:
+            raise ValueError(expected) from None
     if isinstance(given, str) or (isinstance(given, tuple) and len(given) == 2):
-        low, high = _range_ends(given) if isinstance(given, str) else given
+        low, high = _range_ends(given, expected) if isinstance(given, str) else given
         return f"{float(low)!r}:{float(high)!r}"
-    angles = given if isinstance(given, (list, tuple)) else [given]
-    if given is None or (angles and all(type(angle) in (int, float) and isfinite(angle) for angle in angles)):
-        return None if given is None else tuple(float(angle) for angle in angles)
-    raise ValueError("expected a range low:high or a list of angles in degrees")
+    numbers = given if isinstance(given, (list, tuple)) else [given]
+    if numbers and all(type(number) in (int, float) and isfinite(number) for number in numbers):
+        return tuple(float(number) for number in numbers)
+    raise ValueError(expected)
+
+
+def _angles(given: Any) -> str | tuple[float, ...] | None:
+    """Normalise an angle selection; None stays."""
+    return None if given is None else _numbers(given, _ANGLES)
+
+
+def _wavevectors(given: Any) -> str | float | tuple[float, ...] | None:
+    """Normalise a selection of q; None and "all" stay, a single number is one."""
+    if given is None or given == "all":
+        return given and str(given)
+    found = _numbers(given, _Q)
+    ends = _range_ends(found, _Q) if isinstance(found, str) else found
+    if min(ends) < 0 or (0 in ends and not isinstance(found, str)):
+        raise ValueError(_Q)
+    return found if isinstance(found, str) or len(found) > 1 else found[0]
 
 
 def _frames(given: Any) -> tuple[int, int] | None:
@@ -198,8 +221,10 @@ class ExperimentalData(Section):
     """Which measurement, and which part of it."""
 
     file_path: str | None = Field(None, description="data file; relative to the folder of the configuration file")
-    q: PositiveFloat | None = Field(
-        None, description="wavevector in 1/Å, the nearest in the file is taken; not needed when it has only one"
+    q: Annotated[str | float | tuple[float, ...] | None, BeforeValidator(_wavevectors)] = Field(
+        None,
+        description="wavevectors in 1/Å: a number or a list (the nearest in the file), a range low:high, or all; "
+        "not needed when the file has only one",
     )
     phi: Annotated[str | tuple[float, ...] | None, BeforeValidator(_angles)] = Field(
         None, description="angles in degrees: a range low:high or a list; all by default"
@@ -217,10 +242,15 @@ class ExperimentalData(Section):
     age_origin: float = Field(0.0, description="age of the sample in seconds one frame before the first selected one")
 
     @property
+    def q_selection(self) -> str | float | list[float] | None:
+        """The wave vectors as `homodyne.load` takes them."""
+        return list(self.q) if isinstance(self.q, tuple) else self.q
+
+    @property
     def phi_selection(self) -> tuple[float, float] | list[float] | None:
         """The angles as `homodyne.load` takes them: a tuple for a range, a list for single angles."""
         if isinstance(self.phi, str):
-            return _range_ends(self.phi)
+            return _range_ends(self.phi, _ANGLES)
         return None if self.phi is None else list(self.phi)
 
 

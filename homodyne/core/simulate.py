@@ -40,9 +40,9 @@ class TrueModel:
     t : ndarray, (n,)
         Ages of the frames in s, > 0 and increasing.
     phi : ndarray, (n_phi,)
-        Angles in degrees.
-    q : float
-        1/Å.
+        Angle of each map in degrees.
+    q : ndarray, (n_phi,)
+        1/Å; a number is taken for all maps.
     gap : float or None
         Å; needed with shear parameters.
     contrast, offset : ndarray, (n_phi,)
@@ -54,7 +54,7 @@ class TrueModel:
     params: Mapping[str, float]
     t: NDArray[np.float64]
     phi: NDArray[np.float64]
-    q: float
+    q: ArrayLike
     gap: float | None = None
     contrast: ArrayLike = 0.3
     offset: ArrayLike = 1.0
@@ -67,8 +67,6 @@ class TrueModel:
             raise InputError("t: expected a row of increasing times > 0 in s; check dt and age_origin")
         if phi.ndim != 1 or phi.size == 0 or not np.all(np.isfinite(phi)):
             raise InputError(f"phi is {self.phi}: expected one or more angles in degrees")
-        if not (math.isfinite(self.q) and self.q > 0):
-            raise InputError(f"q is {self.q}: expected a positive number in 1/Å")
         if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
             raise InputError(f"gap is {self.gap}: expected a positive length in Å")
         values = {name: float(value) for name, value in self.params.items()}
@@ -80,6 +78,7 @@ class TrueModel:
             "params": values,
             "t": t,
             "phi": phi,
+            "q": _per_angle("q", self.q, phi, positive=True),
             "contrast": _per_angle("contrast", self.contrast, phi, positive=True),
             "offset": _per_angle("offset", self.offset, phi),
         }
@@ -91,14 +90,18 @@ class TrueModel:
         p, t = self.params, self.t
         integral = jax.jit(rate_integral)
         transport = np.asarray(integral(t[0], t, p["D0"], p["alpha"], p["D_offset"]))
-        decay = np.exp(-0.5 * self.q**2 * np.abs(transport[:, None] - transport))
-        if "phi0" not in p:
-            yield from (decay for _ in self.phi)
-            return
-        strain = np.asarray(integral(t[0], t, p["gamma_dot_0"], p["beta"], p["gamma_dot_offset"]))
+        distance = np.abs(transport[:, None] - transport)
+        sheared, waves = "phi0" in p, np.asarray(self.q)
+        if sheared:
+            strain = np.asarray(integral(t[0], t, p["gamma_dot_0"], p["beta"], p["gamma_dot_offset"]))
         factor = jax.jit(field_shear_factor, static_argnums=1)
-        for angle in self.phi:
-            scale = float(shear_argument_scale(angle, p["phi0"], self.q, self.gap or 0.0, self.shear_convention))
+        for k, (q, angle) in enumerate(zip(waves, self.phi, strict=True)):
+            if k == 0 or q != waves[k - 1]:
+                decay = np.exp(-0.5 * q**2 * distance)
+            if not sheared:
+                yield decay
+                continue
+            scale = float(shear_argument_scale(angle, p["phi0"], q, self.gap or 0.0, self.shear_convention))
             phase = scale * strain
             yield decay * np.asarray(factor(phase[:, None] - phase, self.shear_convention))
 

@@ -1,7 +1,7 @@
 """Validation of the numbers that a user or a file gives, before anything is computed from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,9 +12,15 @@ from homodyne.errors import DataError
 
 FloatArray: TypeAlias = NDArray[np.float64]
 MapArray: TypeAlias = NDArray[np.float32]
+MapArrays: TypeAlias = MapArray | tuple[MapArray, ...]
+"""Maps (n_maps, n, n), or one (n, n) array for each where they lie apart from one another in a file."""
+
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 _SMALL = 1 << 24  # bytes that are there
+
+SAME_Q = 1e-4
+"""Relative difference below which two values of q are one wave vector; different ones are never pooled."""
 
 CONTRADICTION = 0.01
 """Relative difference above which a value given by the user contradicts the one in the file."""
@@ -52,15 +58,35 @@ def real_scalar(name: str, value: Any, unit: str, *, positive: bool = True) -> f
     return number
 
 
-def per_angle(name: str, values: ArrayLike | None, num_angles: int) -> FloatArray | None:
-    """Return one positive number per angle (a single number is repeated), or None."""
-    if values is None:
-        return None
+def listed(values: Iterable[float], limit: int = 40) -> str:
+    """Numbers for a message, shortened when there are many."""
+    texts = [f"{v:.6g}" for v in values]
+    return ", ".join(texts[:limit]) + (f", ... ({len(texts)} values)" if len(texts) > limit else "")
+
+
+def per_map(name: str, values: ArrayLike, num_maps: int) -> FloatArray:
+    """Return one positive number per map; a single number is repeated."""
     array = np.asarray(values)
-    vector = real_vector(name, np.full(num_angles, array) if array.ndim == 0 else array, num_angles)
+    vector = real_vector(name, np.full(num_maps, array) if array.ndim == 0 else array, num_maps)
     if np.any(vector <= 0):
-        raise DataError(f"{name} holds {vector.min()}; expected positive numbers, one per angle.")
+        raise DataError(f"{name} holds {vector.min()}; expected positive numbers, one per map.")
     return vector
+
+
+def wavevectors(q: ArrayLike, num_maps: int) -> FloatArray:
+    """Return q of every map in 1/Å; a single number is repeated."""
+    return per_map("q", q if np.ndim(q) else real_scalar("q", q, "1/Å"), num_maps)
+
+
+def distinct_q(q: FloatArray) -> FloatArray:
+    """Return the wave vectors in increasing order: the first q of each group that agrees within SAME_Q."""
+    return merged(np.unique(q), SAME_Q)
+
+
+def maps_at_q(q: FloatArray, wanted: float) -> NDArray[np.intp]:
+    """Indices of the maps of one wave vector, in the order of `q`."""
+    edges = middles(distinct_q(q))
+    return np.flatnonzero(np.searchsorted(edges, q) == np.searchsorted(edges, wanted))
 
 
 def ages(t: ArrayLike, length: int) -> FloatArray:
@@ -81,18 +107,27 @@ def ages(t: ArrayLike, length: int) -> FloatArray:
     return vector
 
 
-def angles(phi: ArrayLike, length: int) -> FloatArray:
-    """Return distinct angles in degrees (two angles 360 degrees apart are the same)."""
-    vector = real_vector("phi", np.atleast_1d(np.asarray(phi)), length)
-    order = np.argsort(vector % 360.0, kind="stable")
-    turned = vector[order] % 360.0
-    same = np.flatnonzero(np.diff(turned, append=turned[:1] + 360.0) < 1e-9)
-    if same.size:
-        first, second = vector[order[same[0]]], vector[order[(same[0] + 1) % length]]
-        raise DataError(
-            f"phi holds the same direction twice ({first} and {second} degrees); expected one map per angle. "
-            "Average repeated maps, or select one of them."
-        )
+def angles(phi: ArrayLike, q: FloatArray) -> FloatArray:
+    """Return the angles in degrees of maps at wave vectors `q`; a single number is repeated.
+
+    Raises
+    ------
+    DataError
+        A q has the same direction twice (two angles 360 degrees apart are the same).
+    """
+    array = np.asarray(phi)
+    vector = real_vector("phi", np.full(q.size, array) if array.ndim == 0 else array, q.size)
+    for one in distinct_q(q):
+        at = vector[maps_at_q(q, one)]
+        order = np.argsort(at % 360.0, kind="stable")
+        turned = at[order] % 360.0
+        same = np.flatnonzero(np.diff(turned, append=turned[:1] + 360.0) < 1e-9)
+        if same.size:
+            first, second = at[order[same[0]]], at[order[(same[0] + 1) % at.size]]
+            raise DataError(
+                f"phi holds the same direction twice ({first} and {second} degrees) at q = {one:.6g} 1/Å; expected one "
+                "map per q and angle. Average repeated maps, or select one of them."
+            )
     return vector
 
 

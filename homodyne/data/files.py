@@ -1,6 +1,6 @@
 """Reading two-time data from files: :func:`load` returns maps, :func:`describe` what a file holds."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,35 +9,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.data import checks
-from homodyne.data.checks import FloatArray
+from homodyne.data.checks import FloatArray, MapArrays, distinct_q, listed, maps_at_q
 from homodyne.data.readers import open_catalog
-from homodyne.data.readers.catalog import Catalog, distinct_q, listed, maps_at_q, resolve_dt, select_phi, select_q
-from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble, require_symmetric, zero_frames
+from homodyne.data.readers.catalog import Angles, Catalog, Wavevectors, is_open, resolve_dt, select_phi, select_q
+from homodyne.data.twotime import (
+    MIN_FRAMES,
+    TwoTimeData,
+    assemble,
+    each_map,
+    map_label,
+    require_symmetric,
+    zero_frames,
+)
 from homodyne.errors import DataError
+
+MAPPED_BYTES = 1 << 26
+"""Size from which maps stay in the file where its layout allows it; smaller ones are read and need no file any more."""
 
 
 def load(
     path: str | Path,
-    q: float | None = None,
-    phi: float | tuple[float, float] | Iterable[float] | None = None,
+    q: Wavevectors = None,
+    phi: Angles = None,
     frames: Sequence[int] | None = None,
     gap: float | None = None,
     dt: float | None = None,
     age_origin: float = 0.0,
     format: str | None = None,  # noqa: A002
 ) -> TwoTimeData:
-    """Load the maps of one q from a file; only the selected maps are read, one at a time.
+    """Load maps from a file; only the selected maps are read, one at a time.
+
+    Large maps (64 MiB and more) that lie in the file as plain float32 numbers (NPY; HDF5 without chunks and
+    compression) are mapped into memory instead: the file may be larger than it, and must stay as it is.
 
     Parameters
     ----------
     path : str or Path
         APS-U NeXus, APS 8-ID-I, NXxpcs, NPZ or NPY file, or one of the package's own.
-    q : float, optional
-        Scattering vector, 1/Å. The nearest one in the file is taken if it differs by no more than 1 %. May be
-        left out when the file holds one q only.
+    q : float, list, tuple (low, high), "low:high" or "all", optional
+        Scattering vectors, 1/Å: of a number or a list the nearest in the file are taken if they differ by no more than
+        1 %; a tuple of two is a range. May be left out when the file holds one q only. For files without q: that of
+        all maps, or a list with that of each.
     phi : tuple (low, high), list, or float, optional
         A tuple is a range of angles in degrees, counter-clockwise from low to high; a list picks the nearest
-        angles (within 0.5 degrees). All angles by default. For files without angles: the angle of each map.
+        angles (within 0.5 degrees), which every q has to have. All angles by default. A q that comes from a range or
+        from "all" is left out where it has no angle in the range. For files without angles: the angle of each map.
     frames : (first, last), optional
         Frames, 1-based and inclusive. All by default.
     gap : float, optional
@@ -62,35 +78,31 @@ def load(
         The file cannot be read, does not hold what is asked for, contradicts `dt`, or has no usable frames.
     """
     with _naming(path), open_catalog(path, format) as catalog:
-        ring, at_q = select_q(catalog, q)
-        index, directions = _choose_angles(catalog, at_q, phi)
+        index, waves, directions = _choose_maps(catalog, q, phi)
         first, last = checks.frame_range(frames, catalog.num_frames)
         n = last - first + 1
         if n < MIN_FRAMES:
             raise DataError(f"frames = ({first}, {last}) selects {n} frames; expected at least {MIN_FRAMES}.")
         interval = resolve_dt(catalog, dt)
         times, origin = _times(catalog, first, last, interval, age_origin)
-        checks.require_memory(
-            4 * (index.size + 1) * n * n, f"{index.size} maps of {n} frames", "Select fewer angles or frames."
-        )
-        cube = np.empty((index.size, n, n), np.float32)
-        for k, number in enumerate(index):
-            catalog.read_map(int(number), slice(first - 1, last), cube[k])
-            require_symmetric(cube[k], directions[k])
+        chosen = slice(first - 1, last)
+        maps = _maps(catalog, index, chosen)
+        for k, one in enumerate(each_map(maps)):
+            require_symmetric(one, map_label(waves[k], directions[k]))
         facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
         if catalog.names:
             facts["map names"] = ", ".join(catalog.names[k] for k in index)
         extras = {name: _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")}
         return assemble(
-            cube,
-            owned=True,
+            maps,
             t=times,
             phi=directions,
-            q=ring,
+            q=waves,
             gap=gap if gap is not None else catalog.gap,
             dt=interval,
             age_origin=origin,
-            diagonal=None if catalog.diagonal is None else catalog.diagonal[index, first - 1 : last],
+            alive=None if catalog.alive is None else catalog.alive[index, chosen],
+            diagonal=None if catalog.diagonal is None else catalog.diagonal[index, chosen],
             frames=(catalog.first_frame + first - 1, catalog.first_frame + last - 1),
             source=facts,
             **extras,
@@ -108,17 +120,41 @@ def _naming(path: str | Path) -> Iterator[None]:
         raise DataError(f"{path}: {error}") from error
 
 
-def _choose_angles(
-    catalog: Catalog, at_q: NDArray[np.intp], phi: float | tuple[float, float] | Iterable[float] | None
-) -> tuple[NDArray[np.intp], FloatArray]:
-    """Return the numbers of the selected maps and their angles."""
-    if catalog.phi is not None:
-        index = at_q[select_phi(catalog.phi[at_q], phi)]
-        return index, catalog.phi[index]
-    if phi is None:
-        raise DataError(f"{catalog.path} does not state angles; give phi (--phi) with {at_q.size} values, one per map.")
-    given = np.atleast_1d(np.asarray(phi if isinstance(phi, float | int) else list(phi)))
-    return at_q, checks.angles(given, at_q.size)
+def _choose_maps(catalog: Catalog, q: Wavevectors, phi: Angles) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
+    """Return number, q and phi of every selected map."""
+    index, waves = select_q(catalog, q)
+    if catalog.phi is None:
+        if phi is None:
+            raise DataError(
+                f"{catalog.path} does not state angles; give phi (--phi) with {index.size} values, one per map."
+            )
+        return index, waves, checks.angles(np.asarray(phi), waves)
+    at = {one: np.flatnonzero(waves == one) for one in dict.fromkeys(waves.tolist())}
+    kept = {one: maps[select_phi(catalog.phi[index[maps]], phi, one)] for one, maps in at.items()}
+    lacking = [one for one, maps in kept.items() if maps.size == 0]
+    if lacking and (len(lacking) == len(kept) or not is_open(q)):
+        present = np.unique(catalog.phi[index[np.concatenate([at[one] for one in lacking])]])
+        raise DataError(
+            f"No angle in the range {phi} at q = {listed(lacking)} 1/Å; the file holds {listed(present)} there."
+        )
+    chosen = np.concatenate(list(kept.values()))
+    return index[chosen], waves[chosen], catalog.phi[index[chosen]]
+
+
+def _maps(catalog: Catalog, index: NDArray[np.intp], frames: slice) -> MapArrays:
+    """Selected maps: read into memory, or as they lie in the file where they are large and its layout allows it."""
+    n = frames.stop - frames.start
+    size = 4 * index.size * n * n
+    in_file = catalog.map_file(index) if catalog.map_file is not None and size >= MAPPED_BYTES else None
+    if in_file is not None:
+        if isinstance(in_file, tuple):
+            return tuple(one[frames, frames] for one in in_file)
+        return in_file[:, frames, frames]
+    checks.require_memory(size, f"{index.size} maps of {n} frames", "Select fewer maps or frames.")
+    cube = np.empty((index.size, n, n), np.float32)
+    for k, number in enumerate(index):
+        catalog.read_map(int(number), frames, cube[k])
+    return cube
 
 
 def _times(catalog: Catalog, first: int, last: int, dt: float, age_origin: float) -> tuple[FloatArray, float]:
@@ -159,18 +195,18 @@ class FileDescription:
         Number of maps and of frames of each.
     q : ndarray or None
         Distinct q in 1/Å.
-    angles_per_q : tuple of int
-        Number of angles at each q.
+    maps_per_q : tuple of int
+        Number of maps at each q.
     suggested_q : float or None
-        The q with the most angles, then the most pixels.
+        The q with the most maps, then the most pixels.
     phi : ndarray or None
         Angles at the suggested q, degrees.
     dt : float or None
         Time between frames, s.
     bad_frames : tuple of int
-        Numbers (1-based) of the frames without data at any angle of the suggested q.
+        Numbers (1-based) of the frames without data in any map of the suggested q.
     pixels, mean_counts : ndarray or None
-        Per angle at the suggested q.
+        Per map at the suggested q.
     missing : tuple of str
         What the file does not state.
     """
@@ -180,7 +216,7 @@ class FileDescription:
     num_maps: int
     num_frames: int
     q: FloatArray | None
-    angles_per_q: tuple[int, ...]
+    maps_per_q: tuple[int, ...]
     suggested_q: float | None
     phi: FloatArray | None
     dt: float | None
@@ -195,23 +231,30 @@ class FileDescription:
             ("format", self.format),
             ("maps", f"{self.num_maps} of {self.num_frames} x {self.num_frames} frames"),
         ]
+        several = self.q is not None and self.q.size > 1
+        there = f" at q = {self.suggested_q:.6g}" if several else ""
         if self.q is not None:
-            rings = ", ".join(f"{q:.6g} ({k})" for q, k in zip(self.q[:40], self.angles_per_q, strict=False))
+            counted = ", ".join(f"{q:.6g} ({k})" for q, k in zip(self.q[:40], self.maps_per_q, strict=False))
             more = f", ... ({self.q.size} values)" if self.q.size > 40 else ""
-            lines.append(("q (angles)", f"{rings}{more} 1/Å"))
+            lines.append(("q (maps)", f"{counted}{more} 1/Å"))
         if self.phi is not None:
-            lines.append(("phi", f"{listed(self.phi)} degrees"))
+            lines.append(("phi", f"{listed(self.phi)} degrees{there}"))
         lines.append(("dt", "not stated" if self.dt is None else f"{self.dt:.6g} s"))
         bad = listed(self.bad_frames) if self.bad_frames else "none"
-        lines.append(("bad frames", f"{bad} ({len(self.bad_frames)} of {self.num_frames})"))
+        lines.append(("bad frames", f"{bad} ({len(self.bad_frames)} of {self.num_frames}){there}"))
         for name, values in (("pixels", self.pixels), ("counts", self.mean_counts)):
             if values is not None:
                 kind, unit = (".0f", "per map") if name == "pixels" else (".4g", "per pixel and frame")
                 limits = dict.fromkeys(format(value, kind) for value in (values.min(), values.max()))
                 lines.append((name, f"{' to '.join(limits)} {unit}"))
         lines += [("missing", one) for one in self.missing]
-        if self.suggested_q is not None:
-            lines.append(("suggestion", f"q = {self.suggested_q:.6g}, the q with the most angles"))
+        if self.q is not None and several:
+            first, second, last = (f"{self.q[k]:.6g}" for k in (0, 1, -1))
+            lines += [
+                ("suggestion", f"--q all: one fit of all {self.num_maps} maps, with common parameters"),
+                ("", f"--q {self.suggested_q:.6g}: the q with the most maps"),
+                ("", f"--q {first},{second}: several; --q {first}:{last}: a range"),
+            ]
         return "\n".join(f"{name:<11} {value}" for name, value in lines)
 
 
@@ -225,24 +268,24 @@ def describe(path: str | Path, format: str | None = None) -> FileDescription:  #
     """
     with _naming(path), open_catalog(path, format) as catalog:
         index: NDArray[np.intp] = np.arange(catalog.num_maps)
-        rings: FloatArray | None = None
+        present: FloatArray | None = None
         counts: tuple[int, ...] = ()
         suggested: float | None = None
         if catalog.q is not None:
-            rings = distinct_q(catalog.q)
-            at = [maps_at_q(catalog.q, ring) for ring in rings]
+            present = distinct_q(catalog.q)
+            at = [maps_at_q(catalog.q, one) for one in present]
             counts = tuple(int(one.size) for one in at)
             pixels = np.ones(catalog.num_maps) if catalog.pixels is None else catalog.pixels
-            best = max(range(rings.size), key=lambda k: (counts[k], float(np.sum(pixels[at[k]])), -k))
-            index, suggested = at[best], float(rings[best])
+            best = max(range(present.size), key=lambda k: (counts[k], float(np.sum(pixels[at[k]])), -k))
+            index, suggested = at[best], float(present[best])
         bad = _bad_frames(catalog, index)
     return FileDescription(
         path=str(path),
         format=catalog.format,
         num_maps=catalog.num_maps,
         num_frames=catalog.num_frames,
-        q=rings,
-        angles_per_q=counts,
+        q=present,
+        maps_per_q=counts,
         suggested_q=suggested,
         phi=None if catalog.phi is None else catalog.phi[index],
         dt=catalog.dt,
@@ -260,7 +303,7 @@ def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[int, ...]:
     one, bad = np.empty((n, n), np.float32), np.ones(n, dtype=bool)
     for number in index:
         catalog.read_map(int(number), slice(0, n), one)
-        bad &= zero_frames(one)
+        bad &= zero_frames(one) if catalog.alive is None else zero_frames(one) | ~catalog.alive[number]
         if not bad.any():
             break
     return tuple(int(k) + catalog.first_frame for k in np.flatnonzero(bad))

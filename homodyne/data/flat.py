@@ -8,18 +8,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
-from homodyne.data.twotime import DUPLICATE_TOLERANCE, MIN_FRAMES, TwoTimeData, assemble
+from homodyne.data.twotime import DUPLICATE_TOLERANCE, MIN_FRAMES, TwoTimeData, assemble, map_label
 from homodyne.errors import DataError
 
 SAME_TIME = 5e-7
 """Relative difference below which two times are one frame: above float32 rounding, below real dt / t."""
 
 SAME_ANGLE = 1e-4
-"""Difference in degrees below which two angles are one map."""
+"""Difference in degrees below which two angles are one."""
 
 _CHUNK = 1 << 19  # points handled at once
-_SPARSE = 256  # grid elements per point above which points do not look like a map
-_MOST_VALUES = 200_000  # distinct times or angles above which points do not look like a map
+_SPARSE = 256  # grid elements per point above which points do not look like maps
+_MOST_VALUES = 200_000  # distinct times or angles above which points do not look like maps
 
 
 def from_arrays(
@@ -27,13 +27,13 @@ def from_arrays(
     t1: ArrayLike,
     t2: ArrayLike,
     phi: ArrayLike,
-    q: float,
+    q: ArrayLike,
     gap: float | None = None,
     *,
     pixels: ArrayLike | None = None,
     mean_counts: ArrayLike | None = None,
 ) -> TwoTimeData:
-    """Make a data set from points (data, t1, t2, phi).
+    """Make a data set from points (data, t1, t2, phi, q), with a map for every q and phi that occur together.
 
     Points may come in any order. (t1, t2) and (t2, t1) are the same point: it is counted once, and the two
     values must agree. Points with t1 = t2 are the raw diagonal. Grid points that do not occur are missing.
@@ -41,18 +41,18 @@ def from_arrays(
     Parameters
     ----------
     data : array
-        c2 at each point: flat, or (n_phi, n, n). NaN is a missing value.
+        c2 at each point: flat, or (n_maps, n, n). NaN is a missing value.
     t1, t2 : array
-        Ages in s, positive: one per point, or broadcastable to `data` (scalars, meshes). With (n_phi, n, n)
+        Ages in s, positive: one per point, or broadcastable to `data` (scalars, meshes). With (n_maps, n, n)
         data a vector of n times belongs to the axis of that time.
     phi : array
-        Angles in degrees: one per point, or broadcastable; with (n_phi, n, n) data one per map.
-    q : float
-        Scattering vector, 1/Å.
+        Angles in degrees: one per point, or broadcastable; with (n_maps, n, n) data one per map.
+    q : float or array
+        Scattering vectors in 1/Å, as `phi`.
     gap : float, optional
         Gap between the plates, Å.
     pixels, mean_counts : array or float, optional
-        Pixels per map and mean counts per pixel and frame, in the order of increasing phi.
+        Pixels per map and mean counts per pixel and frame, in the order of increasing q, then phi.
 
     Raises
     ------
@@ -60,27 +60,33 @@ def from_arrays(
         Unequal lengths, times that are not positive, contradicting duplicates, points that form no grid, and
         everything that :func:`homodyne.from_cube` refuses.
     """
-    points = _Points(data, t1, t2, phi)
+    points = _Points(data, t1, t2, phi, q)
     times = checks.merged(points.distinct("t"), SAME_TIME)
+    waves = checks.distinct_q(points.distinct("q"))
     directions = checks.merged(points.distinct("phi"), SAME_ANGLE, relative=False)
-    n, n_phi = times.size, directions.size
-    _require_grid(points.size, n, n_phi)
-    cube, diagonal = np.full((n_phi, n, n), np.nan, np.float32), np.full((n_phi, n), np.nan)
-    time_edges, angle_edges = checks.middles(times), checks.middles(directions)
-    for value, first, second, angle in points.chunks():
+    time_edges, q_edges, angle_edges = (checks.middles(values) for values in (times, waves, directions))
+    occurs = np.zeros((waves.size, directions.size), dtype=bool)
+    for wave, angle in points.chunks("q", "phi"):
+        occurs[np.searchsorted(q_edges, wave), np.searchsorted(angle_edges, angle)] = True
+    number = np.cumsum(occurs).reshape(occurs.shape) - 1
+    at_q, at_phi = np.nonzero(occurs)
+    labels = [map_label(waves[r], directions[a]) for r, a in zip(at_q, at_phi, strict=True)]
+    n, n_maps = times.size, len(labels)
+    _require_grid(points.size, n, n_maps)
+    cube, diagonal = np.full((n_maps, n, n), np.nan, np.float32), np.full((n_maps, n), np.nan)
+    for value, first, second, wave, angle in points.chunks("data", "t1", "t2", "q", "phi"):
+        known = ~np.isnan(value)
         i, j = np.searchsorted(time_edges, first), np.searchsorted(time_edges, second)
-        a = np.searchsorted(angle_edges, angle)
-        on = i == j
-        _put(diagonal, (a[on], i[on]), value[on], times, directions)
-        off = ~on
-        _put(cube, (a[off], np.minimum(i, j)[off], np.maximum(i, j)[off]), value[off], times, directions)
+        k = number[np.searchsorted(q_edges, wave), np.searchsorted(angle_edges, angle)]
+        on, off = known & (i == j), known & (i != j)
+        _put(diagonal, (k[on], i[on]), value[on], times, labels)
+        _put(cube, (k[off], np.minimum(i, j)[off], np.maximum(i, j)[off]), value[off], times, labels)
     dt = float(np.median(np.diff(times)))
     return assemble(
         cube,
-        owned=True,
         t=times,
-        phi=directions,
-        q=q,
+        phi=directions[at_phi],
+        q=waves[at_q],
         gap=gap,
         dt=dt,
         diagonal=diagonal,
@@ -92,71 +98,76 @@ def from_arrays(
 
 
 class _Points:
-    """The four arrays broadcast against each other without being expanded, handed out in chunks."""
+    """The arrays broadcast against `data` without being expanded, handed out in chunks."""
 
-    def __init__(self, data: ArrayLike, t1: ArrayLike, t2: ArrayLike, phi: ArrayLike) -> None:
-        arrays = {"data": np.asarray(data), "t1": np.asarray(t1), "t2": np.asarray(t2), "phi": np.asarray(phi)}
+    def __init__(self, data: ArrayLike, t1: ArrayLike, t2: ArrayLike, phi: ArrayLike, q: ArrayLike) -> None:
+        given = {"data": data, "t1": t1, "t2": t2, "phi": phi, "q": q}
+        arrays = {name: np.asarray(values) for name, values in given.items()}
         for name, array in arrays.items():
             if array.dtype.kind not in ("f" if name == "data" else "fiu"):
                 raise DataError(f"{name} has dtype {array.dtype}; expected real numbers.")
         shape = arrays["data"].shape
-        given = {name: array.shape for name, array in arrays.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
         if len(shape) == 3:
-            for name, axis in (("phi", 0), ("t1", 1), ("t2", 2)):
+            for name, axis in (("phi", 0), ("q", 0), ("t1", 1), ("t2", 2)):
                 if arrays[name].shape == (shape[axis],):
                     arrays[name] = arrays[name].reshape([-1 if k == axis else 1 for k in range(3)])
         try:
             full = {name: np.broadcast_to(array, shape) for name, array in arrays.items()}
         except ValueError:
             raise DataError(
-                "data, t1, t2 and phi do not belong together: "
-                + ", ".join(f"{name} has shape {size}" for name, size in given.items())
-                + "; expected equal lengths, or t1, t2 and phi that broadcast to data."
+                "data, t1, t2, phi and q do not belong together: "
+                + ", ".join(f"{name} has shape {size}" for name, size in shapes.items())
+                + "; expected equal lengths, or t1, t2, phi and q that broadcast to data."
             ) from None
-        self._flat = {name: a.reshape(-1) if a.flags.c_contiguous else a.flat for name, a in full.items()}
         self.size = int(arrays["data"].size)
         if self.size == 0:
             raise DataError("data is empty; expected at least one point.")
-
-    def _chunk(self, name: str, start: int) -> NDArray[Any]:
-        return np.asarray(self._flat[name][start : start + _CHUNK])
+        self._given = arrays
+        self._flat = {
+            name: np.broadcast_to(a.flat[0], (self.size,)) if arrays[name].size == 1 else _flat(a)
+            for name, a in full.items()
+        }
 
     def distinct(self, name: str) -> FloatArray:
-        """Sorted distinct values of "phi", or of "t1" and "t2" together ("t")."""
+        """Sorted distinct values of "phi" or "q", or of "t1" and "t2" together ("t")."""
         found = np.empty(0)
-        for start in range(0, self.size, _CHUNK):
-            for part in ("t1", "t2") if name == "t" else (name,):
-                values = np.unique(self._chunk(part, start).astype(np.float64))
-                if not np.isfinite(values).all():
+        for part in ("t1", "t2") if name == "t" else (name,):
+            values = _flat(self._given[part])
+            for start in range(0, self._given[part].size, _CHUNK):
+                some = np.unique(np.asarray(values[start : start + _CHUNK], dtype=np.float64))
+                if not np.isfinite(some).all():
                     raise DataError(f"{part} holds NaN or infinite values; expected finite numbers at every point.")
-                found = np.union1d(found, values)
-            if found.size > _MOST_VALUES:
-                raise DataError(
-                    f"{name} has more than {_MOST_VALUES} distinct values; expected times from one series of frames "
-                    "and a few angles. Round t1, t2 and phi to the frames and angles of the measurement."
-                )
+                found = np.union1d(found, some)
+                if found.size > _MOST_VALUES:
+                    raise DataError(
+                        f"{name} has more than {_MOST_VALUES} distinct values; expected times from one series of "
+                        "frames, a few angles and a few q. Round them to those of the measurement."
+                    )
         return found
 
-    def chunks(self) -> Iterator[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]:
-        """Yield (data, t1, t2, phi) in float64, a chunk at a time, missing values left out."""
+    def chunks(self, *names: str) -> Iterator[list[FloatArray]]:
+        """Yield arrays of points in float64, a chunk at a time."""
         for start in range(0, self.size, _CHUNK):
-            value = self._chunk("data", start).astype(np.float64)
-            known = ~np.isnan(value)
-            t1, t2, phi = (self._chunk(name, start).astype(np.float64)[known] for name in ("t1", "t2", "phi"))
-            yield value[known], t1, t2, phi
+            yield [np.asarray(self._flat[name][start : start + _CHUNK], dtype=np.float64) for name in names]
 
 
-def _require_grid(num_points: int, n: int, n_phi: int) -> None:
+def _flat(values: NDArray[Any]) -> Any:
+    """Values one after the other, without a copy."""
+    return values.reshape(-1) if values.flags.c_contiguous else values.flat
+
+
+def _require_grid(num_points: int, n: int, n_maps: int) -> None:
     if n < MIN_FRAMES:
         raise DataError(f"t1 and t2 hold {n} distinct times; expected at least {MIN_FRAMES} frames.")
-    elements = n_phi * n * n
+    elements = n_maps * n * n
     if elements > _SPARSE * num_points and elements > 1 << 24:
         raise DataError(
-            f"{num_points} points have {n} distinct times and {n_phi} distinct angles, a grid of {elements:.3g} "
-            "elements that is almost empty; expected times from one series of frames and a few angles. Round t1, t2 "
-            "and phi to the frames and angles of the measurement."
+            f"{num_points} points have {n} distinct times and {n_maps} distinct pairs of q and phi, a grid of "
+            f"{elements:.3g} elements that is almost empty; expected times from one series of frames, a few angles and "
+            "a few q. Round them to those of the measurement."
         )
-    checks.require_memory(4 * elements, f"A grid of {n_phi} angles x {n} x {n} times", "Give fewer frames or angles.")
+    checks.require_memory(4 * elements, f"A grid of {n_maps} maps x {n} x {n} times", "Give fewer maps or frames.")
 
 
 def _put(
@@ -164,18 +175,18 @@ def _put(
     index: tuple[NDArray[np.intp], ...],
     value: FloatArray,
     times: FloatArray,
-    phi: FloatArray,
+    labels: list[str],
 ) -> None:
     """Write values into an array of NaN; a place that is taken must hold the same value."""
     before = target[index]
-    _require_agreement(np.where(np.isnan(before), value, before), value, index, times, phi)
+    _require_agreement(np.where(np.isnan(before), value, before), value, index, times, labels)
     with np.errstate(over="ignore"):
         target[index] = value
-    _require_agreement(target[index], value, index, times, phi)
+    _require_agreement(target[index], value, index, times, labels)
 
 
 def _require_agreement(
-    held: NDArray[Any], value: FloatArray, index: tuple[NDArray[np.intp], ...], times: FloatArray, phi: FloatArray
+    held: NDArray[Any], value: FloatArray, index: tuple[NDArray[np.intp], ...], times: FloatArray, labels: list[str]
 ) -> None:
     with np.errstate(invalid="ignore"):
         scale = np.maximum(np.abs(held), np.abs(value))
@@ -184,7 +195,7 @@ def _require_agreement(
         k = int(np.argmax(apart))
         a, i, j = int(index[0][k]), int(index[1][k]), int(index[-1][k])
         raise DataError(
-            f"The point t1 = {times[i]} s, t2 = {times[j]} s, phi = {phi[a]} degrees occurs with the values "
+            f"The point t1 = {times[i]} s, t2 = {times[j]} s, {labels[a]} occurs with the values "
             f"{float(held[k]):.6g} and {value[k]:.6g}; expected equal values (c2 is symmetric in t1 and t2). "
             "Give every point once, or load repeated measurements separately."
         )

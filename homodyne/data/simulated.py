@@ -15,7 +15,7 @@ from homodyne.errors import InputError
 def simulate(
     params: Mapping[str, float],
     *,
-    q: float,
+    q: ArrayLike,
     gap: float | None = None,
     num_frames: int,
     dt: float,
@@ -36,8 +36,8 @@ def simulate(
     ----------
     params : mapping
         D0, alpha, D_offset and, for laminar flow, gamma_dot_0, beta, gamma_dot_offset, phi0.
-    q : float
-        1/Å.
+    q : float or array, (n_q,)
+        1/Å; every q has a map at every angle, one q after the other: n_maps = n_q n_phi.
     gap : float, optional
         Distance between the plates in Å; needed with shear parameters.
     num_frames : int
@@ -46,16 +46,16 @@ def simulate(
         Time between frames in s; frame k has the age age_origin + k dt, k = 1, 2, ...
     phi : array, (n_phi,)
         Angles in degrees.
-    contrast, offset : float or (n_phi,)
+    contrast, offset : float or (n_maps,)
         c2 = offset + contrast * g.
     kind : {"speckle", "parametric", "independent"}
         Noise: simulated detector frames, their second moments only, or white noise; see
         :mod:`homodyne.core.simulate`.
-    pixels : int or (n_phi,), optional
+    pixels : int or (n_maps,), optional
         Pixels per map (not for "independent"); 2000 by default.
-    mean_counts : float or (n_phi,), optional
+    mean_counts : float or (n_maps,), optional
         Counts per pixel and frame (not for "independent"); 1 by default, ``inf`` for no counting noise.
-    sigma : float or (n_phi,), optional
+    sigma : float or (n_maps,), optional
         Standard deviation of c2; needed for "independent" and only there.
     seed : int, SeedSequence or Generator
         The same seed gives the same data.
@@ -79,22 +79,22 @@ def simulate(
     if not (math.isfinite(dt) and dt > 0):
         raise InputError(f"dt is {dt}: expected a positive time in s")
     t = age_origin + dt * np.arange(1, num_frames + 1, dtype=np.float64)
-    angles = np.asarray(phi, dtype=np.float64)
-    model = TrueModel(params, t, angles, q, gap, contrast, offset, shear_convention)
+    angles, waves = (np.atleast_1d(np.asarray(values, dtype=np.float64)) for values in (phi, q))
+    each_phi, each_q = np.tile(angles, waves.size), np.repeat(waves, angles.size)
+    model = TrueModel(params, t, each_phi, each_q, gap, contrast, offset, shear_convention)
     given = {"pixels": pixels, "mean_counts": mean_counts, "sigma": sigma}
     settings = {name: value for name, value in given.items() if value is not None}
     maps = simulate_maps(model, kind, settings, seed=seed)
-    return from_maps(maps, q=q, gap=gap, dt=dt, age_origin=age_origin, kind=kind)
+    return from_maps(maps, q=each_q, gap=gap, dt=dt, age_origin=age_origin, kind=kind)
 
 
 def from_maps(
-    maps: SimulatedMaps, *, q: float, gap: float | None, dt: float, age_origin: float, kind: str
+    maps: SimulatedMaps, *, q: ArrayLike, gap: float | None, dt: float, age_origin: float, kind: str
 ) -> TwoTimeData:
     """Make the record from simulated maps, also from spoilt ones; arguments as in :func:`simulate`."""
     counts = maps.mean_counts
     return assemble(
         maps.c2,
-        owned=False,
         t=maps.t,
         phi=maps.phi,
         q=q,

@@ -1,10 +1,12 @@
-"""The two-time correlation maps of one scattering vector: the one record that readers make and fits take.
+"""The two-time correlation maps of a measurement: the one record that readers make and fits take.
 
-Start with :func:`from_cube` (maps in memory) or ``homodyne.load`` (maps in a file); both end in
-:class:`TwoTimeData`.
+Start with :func:`from_cube` (maps in memory, or a file mapped into it) or ``homodyne.load`` (maps in a file); both end
+in :class:`TwoTimeData`. Maps may be larger than memory: everything here goes over them in strips of rows.
 """
 
-from collections.abc import Mapping
+import hashlib
+import mmap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
-from homodyne.data.checks import BoolArray, FloatArray, MapArray
+from homodyne.data.checks import BoolArray, FloatArray, MapArray, MapArrays
 from homodyne.errors import DataError
 
 MIN_FRAMES = 3
@@ -26,31 +28,32 @@ _ROWS = 256  # rows handled at once, so that temporaries stay small next to a ma
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TwoTimeData:
-    """Two-time correlation maps of one q at one or more angles.
+    """Two-time correlation maps, each at one wave vector q and one angle phi.
 
     Attributes
     ----------
-    c2 : ndarray, (n_phi, n, n) float32
-        Correlation maps. Only the elements i < j are data; NaN marks a missing one, and every element of a
-        frame without counts is NaN. The rest of a map has no meaning.
+    c2 : ndarray, (n_maps, n, n) float32, or tuple of n_maps arrays (n, n)
+        Correlation maps, ``c2[k]`` is map k; a file may be mapped into memory, one array for each map then. Only
+        elements i < j that are finite, between frames that are `alive` in this map, are data (see `usable`); the rest
+        has no meaning.
     t : ndarray, (n,)
         Age of the sample at each frame, s, positive and strictly increasing.
-    phi : ndarray, (n_phi,)
-        Angles, degrees.
-    q : float
-        Scattering vector, 1/Å.
+    phi : ndarray, (n_maps,)
+        Angle of each map, degrees.
+    q : ndarray, (n_maps,)
+        Scattering vector of each map, 1/Å; pairs (q, phi) are distinct.
     gap : float or None
         Gap between the plates, Å.
     dt : float
         Time between frames, s.
-    good : ndarray, (n,) bool
-        Frames that carry data at one angle at least.
-    diagonal : ndarray (n_phi, n) or None
+    alive : ndarray, (n_maps, n) bool
+        Frames that carry data, map by map.
+    diagonal : ndarray (n_maps, n) or None
         Raw c2(t, t), NaN where missing; None when the file does not hold it or has it replaced by its
         neighbours.
-    pixels : ndarray (n_phi,) or None
+    pixels : ndarray (n_maps,) or None
         Detector pixels averaged in each map.
-    mean_counts : ndarray (n_phi,) or None
+    mean_counts : ndarray (n_maps,) or None
         Mean counts per pixel and frame of each map.
     age_origin : float
         Age of the sample just before the first frame, s.
@@ -60,13 +63,13 @@ class TwoTimeData:
         Where the numbers come from: format, path, dataset names.
     """
 
-    c2: MapArray
+    c2: MapArrays
     t: FloatArray
     phi: FloatArray
-    q: float
+    q: FloatArray
     gap: float | None
     dt: float
-    good: BoolArray
+    alive: BoolArray
     diagonal: FloatArray | None
     pixels: FloatArray | None
     mean_counts: FloatArray | None
@@ -75,7 +78,7 @@ class TwoTimeData:
     source: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def num_angles(self) -> int:
+    def num_maps(self) -> int:
         """Number of maps."""
         return int(self.phi.size)
 
@@ -85,29 +88,74 @@ class TwoTimeData:
         return int(self.t.size)
 
     @property
+    def wavevectors(self) -> FloatArray:
+        """Distinct q, 1/Å, increasing."""
+        return np.unique(self.q)
+
+    @property
+    def good(self) -> BoolArray:
+        """Frames that carry data in one map at least, (n,)."""
+        return np.asarray(self.alive.any(axis=0))
+
+    @property
     def bad_frames(self) -> NDArray[np.int64]:
-        """Indices (0-based, within the selection) of the frames that carry no data at any angle."""
+        """Indices (0-based, within the selection) of the frames that carry no data in any map."""
         return np.flatnonzero(~self.good)
 
     @cached_property
     def num_pairs(self) -> int:
-        """Number of finite elements i < j between good frames, over all angles."""
-        pairs = _upper(self.num_frames) & self.good[:, None] & self.good[None, :]
-        return sum(int(np.count_nonzero(np.isfinite(one) & pairs)) for one in self.c2)
+        """Number of elements of all maps that are data."""
+        return sum(
+            int(np.count_nonzero(self.usable(k, rows)))
+            for k, _ in enumerate(each_map(self.c2))
+            for rows in _strips(self.num_frames)
+        )
+
+    def usable(self, k: int, rows: slice = slice(None)) -> BoolArray:
+        """Elements in some rows of map k that are data, (rows, n): i < j, finite, both frames alive in this map."""
+        frame = np.arange(self.num_frames)
+        found = frame[rows, None] < frame
+        found &= self.alive[k][rows, None] & self.alive[k]
+        found &= np.isfinite(self.c2[k][rows])
+        return found
+
+    def label(self, k: int) -> str:
+        """Name of map k, such as "q = 0.0054 1/Å, phi = 30°"."""
+        return map_label(self.q[k], self.phi[k])
+
+    def digest(self) -> str:
+        """SHA-256 of what a fit reads of the maps: elements i < j of every map, t, q, phi and alive."""
+        found = hashlib.sha256()
+        for values in (self.t, self.q, self.phi, self.alive):
+            found.update(f"{values.dtype} {values.shape} ".encode())
+            found.update(np.ravel(values).data)
+        for one in map(np.asarray, each_map(self.c2)):
+            for i in range(self.num_frames - 1):
+                found.update(np.ravel(one[i, i + 1 :]).data)
+        return found.hexdigest()
 
     def __repr__(self) -> str:
         gap = "none" if self.gap is None else f"{self.gap:.4g} Å"
         return (
-            f"TwoTimeData(q={self.q:.4g} 1/Å, {self.num_angles} angles x {self.num_frames} frames, dt={self.dt:.4g} s, "
-            f"t={self.t[0]:.4g}..{self.t[-1]:.4g} s, gap={gap}, {self.bad_frames.size} bad frames)"
+            f"TwoTimeData(q={checks.listed(self.wavevectors, 8)} 1/Å, {self.num_maps} maps x {self.num_frames} frames, "
+            f"dt={self.dt:.4g} s, t={self.t[0]:.4g}..{self.t[-1]:.4g} s, gap={gap}, {self.bad_frames.size} bad frames)"
         )
+
+
+def each_map(c2: MapArrays) -> Iterator[MapArray]:
+    """Yield the maps in turn; what was read of one that is mapped from a file leaves memory before the next."""
+    for one in c2:
+        yield one
+        if isinstance(one, np.memmap) and one.mode != "c":  # private changes would be lost
+            mapping: mmap.mmap = one._mmap  # type: ignore[attr-defined]  # no other name for it
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def from_cube(
     c2: ArrayLike,
     t: ArrayLike,
     phi: ArrayLike,
-    q: float,
+    q: ArrayLike,
     gap: float | None = None,
     pixels: ArrayLike | None = None,
     *,
@@ -115,23 +163,23 @@ def from_cube(
     frames: tuple[int, int] | None = None,
     source: Mapping[str, str] | None = None,
 ) -> TwoTimeData:
-    """Make a data set from maps in memory.
+    """Make a data set from maps in memory, or from a ``numpy.memmap`` that is larger than memory.
 
     Parameters
     ----------
-    c2 : array, (n_phi, n, n) or (n, n)
+    c2 : array, (n_maps, n, n) or (n, n)
         Correlation maps; the triangle i < j is read, and the other one must be its mirror image, zero or NaN.
         The diagonal is taken as the raw c2(t, t). NaN is a missing element; a row and column of zeros or NaN
-        is a frame without counts. A float32 cube is not copied unless frames have to be marked as missing.
+        is a frame without counts. A float32 cube whose rows are contiguous is not copied.
     t : array, (n,)
         Age of the sample at each frame, s; positive and strictly increasing.
-    phi : array, (n_phi,)
-        Angles, degrees.
-    q : float
-        Scattering vector, 1/Å.
+    phi : array, (n_maps,)
+        Angle of each map, degrees; the same one may come again at another q.
+    q : float or array (n_maps,)
+        Scattering vector of all maps or of each, 1/Å.
     gap : float, optional
         Gap between the plates, Å.
-    pixels, mean_counts : array (n_phi,) or float, optional
+    pixels, mean_counts : array (n_maps,) or float, optional
         Pixels per map; mean counts per pixel and frame.
     frames : (first, last), optional
         Frame numbers in the experiment, 1-based and inclusive; 1..n by default.
@@ -150,21 +198,20 @@ def from_cube(
     if cube.dtype.kind != "f":
         raise DataError(f"c2 has dtype {cube.dtype}; expected floating-point correlation values.")
     if cube.ndim != 3 or cube.shape[1] != cube.shape[2] or cube.shape[0] == 0:
-        raise DataError(f"c2 has shape {np.shape(c2)}; expected (n_phi, n, n) with one square map per angle.")
-    n_phi, n = cube.shape[:2]
+        raise DataError(f"c2 has shape {np.shape(c2)}; expected (n_maps, n, n) with one square map per q and angle.")
+    n_maps, n = cube.shape[:2]
     if n < MIN_FRAMES:
         raise DataError(f"c2 has {n} frames; expected at least {MIN_FRAMES}.")
-    times, directions = checks.ages(t, n), checks.angles(phi, n_phi)
-    for a in range(n_phi):
-        require_symmetric(cube[a], directions[a])
-    maps, owned = as_float32(cube)
+    times, waves = checks.ages(t, n), checks.wavevectors(q, n_maps)
+    directions = checks.angles(phi, waves)
+    for k, one in enumerate(each_map(cube)):
+        require_symmetric(one, map_label(waves[k], directions[k]))
     dt = float(np.median(np.diff(times)))
     return assemble(
-        maps,
-        owned=owned,
+        as_float32(cube),
         t=times,
         phi=directions,
-        q=q,
+        q=waves,
         gap=gap,
         dt=dt,
         pixels=pixels,
@@ -175,28 +222,28 @@ def from_cube(
     )
 
 
-def as_float32(cube: NDArray[np.floating]) -> tuple[MapArray, bool]:
-    """Return a C-ordered float32 cube and whether it is a copy; conversion goes map by map."""
-    if cube.dtype == np.float32 and cube.flags.c_contiguous:
-        return np.asarray(cube), False
-    checks.require_memory(4 * cube.size, "A float32 copy of the maps", "Select fewer angles or frames.")
+def as_float32(cube: NDArray[np.floating]) -> MapArray:
+    """Return a cube of float32 with contiguous rows, copied map by map if it is not one."""
+    if cube.dtype == np.float32 and cube.strides[2] == cube.itemsize:
+        return np.asanyarray(cube)
+    checks.require_memory(4 * cube.size, "A float32 copy of the maps", "Select fewer maps or frames.")
     maps = np.empty(cube.shape, np.float32)
     with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported as such
-        for a in range(len(cube)):
-            maps[a] = cube[a]
-    return maps, True
+        for k, one in enumerate(each_map(cube)):
+            maps[k] = one
+    return maps
 
 
 def assemble(
-    c2: MapArray,
+    c2: MapArrays,
     *,
-    owned: bool,
     t: ArrayLike,
     phi: ArrayLike,
-    q: float,
+    q: ArrayLike,
     gap: float | None,
     dt: float,
     age_origin: float,
+    alive: BoolArray | None = None,
     diagonal: FloatArray | None = None,
     pixels: ArrayLike | None = None,
     mean_counts: ArrayLike | None = None,
@@ -205,74 +252,84 @@ def assemble(
 ) -> TwoTimeData:
     """Find bad frames, judge the diagonal, and make the record; the last step of every reader.
 
-    `owned` says that `c2` may be changed in place. `diagonal` overrides the diagonal of the maps.
+    `alive` are frames that are known to be used; `diagonal` overrides the diagonal of the maps.
     """
-    n_phi, n = c2.shape[:2]
-    times, directions = checks.ages(t, n), checks.angles(phi, n_phi)
-    raw = _raw_diagonal(c2, directions, diagonal)
-    upper = _upper(n)
-    alive = np.array([_frames_with_data(c2[a], upper, None if raw is None else raw[a]) for a in range(n_phi)])
-    _require_usable(c2, alive, directions)
-    c2 = mark_missing(c2, alive, owned)
+    n_maps, n = len(c2), len(c2[0])
+    times, waves = checks.ages(t, n), checks.wavevectors(q, n_maps)
+    directions = checks.angles(phi, waves)
+    raw = _raw_diagonal(c2, diagonal)
+    found = np.array([_frames_with_data(one, None if raw is None else raw[k]) for k, one in enumerate(each_map(c2))])
+    if alive is not None:
+        found &= alive
+    _require_usable(c2, found, waves, directions)
     if raw is not None:
-        raw[~alive] = np.nan
+        raw[~found] = np.nan
     return TwoTimeData(
         c2=c2,
         t=times,
         phi=directions,
-        q=checks.real_scalar("q", q, "1/Å"),
+        q=waves,
         gap=None if gap is None else checks.real_scalar("gap", gap, "Å"),
         dt=checks.real_scalar("dt", dt, "s"),
-        good=np.asarray(alive.any(axis=0)),
+        alive=found,
         diagonal=raw,
-        pixels=checks.per_angle("pixels", pixels, n_phi),
-        mean_counts=checks.per_angle("mean_counts", mean_counts, n_phi),
+        pixels=None if pixels is None else checks.per_map("pixels", pixels, n_maps),
+        mean_counts=None if mean_counts is None else checks.per_map("mean_counts", mean_counts, n_maps),
         age_origin=checks.real_scalar("age_origin", age_origin, "s", positive=False),
         frames=(1, n) if frames is None else (int(frames[0]), int(frames[1])),
         source=dict(source or {}),
     )
 
 
+def map_label(q: float, phi: float) -> str:
+    """Name of a map by its q (1/Å) and phi (degrees)."""
+    return f"q = {q:.6g} 1/Å, phi = {phi:.6g}°"
+
+
+def _strips(n: int) -> list[slice]:
+    """Rows that are handled at once, so that temporaries stay small next to a map."""
+    return [slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS)]
+
+
+def upper_strips(one: MapArray) -> Iterator[tuple[slice, MapArray, BoolArray]]:
+    """Yield (rows, their elements from the first diagonal one on, which of these are i < j)."""
+    frame = np.arange(len(one))
+    for rows in _strips(len(one)):
+        yield rows, one[rows, rows.start :], frame[rows, None] < frame[rows.start :]
+
+
 def zero_frames(one: MapArray) -> BoolArray:
     """Frames of one (n, n) map that have only zeros and NaN in common with the other frames."""
-    return ~_frames_with_data(one, _upper(len(one)), None)
+    return ~_frames_with_data(one, None)
 
 
-def _upper(n: int) -> BoolArray:
-    return np.triu(np.ones((n, n), dtype=bool), 1)
-
-
-def _frames_with_data(one: MapArray, upper: BoolArray, diagonal: FloatArray | None) -> BoolArray:
+def _frames_with_data(one: MapArray, diagonal: FloatArray | None) -> BoolArray:
     """Frames that have an element other than zero and NaN with another frame.
 
     A frame whose raw diagonal is positive had counts: its zeros are coincidences that did not happen, hence
     data.
     """
-    finite = np.isfinite(one)
-    if not finite.all():
-        infinite = np.isinf(one) & upper
-        if infinite.any():
+    nonzero, finite = np.zeros(len(one), dtype=bool), np.zeros(len(one), dtype=bool)
+    for rows, strip, later in upper_strips(one):
+        known = np.isfinite(strip)
+        if not known.all() and (infinite := np.isinf(strip) & later).any():
             i, j = np.argwhere(infinite)[0]
             raise DataError(
-                f"c2 holds {one[i, j]} at frames {i + 1}, {j + 1}; expected finite values or NaN (missing)."
+                f"c2 holds {strip[i, j]} at frames {rows.start + i + 1}, {rows.start + j + 1}; expected finite values "
+                "or NaN (missing)."
             )
-    finite &= upper
-    alive = _touched(finite & (one != 0))
-    return alive if diagonal is None else alive | (_touched(finite) & (diagonal > 0))
+        known &= later
+        for frames, pairs in ((finite, known), (nonzero, known & (strip != 0))):
+            frames[rows] |= pairs.any(axis=1)
+            frames[rows.start :] |= pairs.any(axis=0)
+    return nonzero if diagonal is None else nonzero | (finite & (diagonal > 0))
 
 
-def _touched(pairs: BoolArray) -> BoolArray:
-    """Frames that are in one of the pairs."""
-    return np.asarray(pairs.any(axis=1) | pairs.any(axis=0))
-
-
-def _raw_diagonal(c2: MapArray, phi: FloatArray, given: FloatArray | None) -> FloatArray | None:
-    """Return the diagonal as float64, or None if it is missing or replaced at any angle."""
-    raw = np.einsum("aii->ai", c2).astype(np.float64) if given is None else np.array(given, dtype=np.float64)
-    above = np.array([np.diagonal(one, 1) for one in c2], dtype=np.float64)
-    if any(_replaced(raw[a], above[a]) for a in range(phi.size)):
-        return None
-    return raw
+def _raw_diagonal(c2: MapArrays, given: FloatArray | None) -> FloatArray | None:
+    """Return the diagonals as float64, or None if one is missing or replaced."""
+    lines = [(np.diagonal(one).astype(np.float64), np.diagonal(one, 1).astype(np.float64)) for one in each_map(c2)]
+    raw = np.array([line for line, _ in lines] if given is None else given, dtype=np.float64)
+    return None if any(_replaced(line, above) for line, (_, above) in zip(raw, lines, strict=True)) else raw
 
 
 def _replaced(diagonal: FloatArray, above: FloatArray) -> bool:
@@ -293,55 +350,40 @@ def _replaced(diagonal: FloatArray, above: FloatArray) -> bool:
     return any(np.mean(np.abs(values - one) <= tolerance * np.abs(one)) > 0.9 for one in stand_ins)
 
 
-def _require_usable(c2: MapArray, alive: BoolArray, phi: FloatArray) -> None:
+def _require_usable(c2: MapArrays, alive: BoolArray, q: FloatArray, phi: FloatArray) -> None:
     usable = int(np.count_nonzero(alive.any(axis=0)))
     if usable == 0:
-        upper = _upper(c2.shape[1])
-        if not any(np.any(np.isfinite(one) & upper) for one in c2):
-            found = "every element i < j is NaN"
-        else:
+        if any(np.any(np.isfinite(strip) & later) for one in each_map(c2) for _, strip, later in upper_strips(one)):
             found = "all frames are bad (rows of zeros or NaN)"
-        mirrored = any(np.any(np.isfinite(one) & (one != 0) & upper.T) for one in c2)
+        else:
+            found = "every element i < j is NaN"
+        mirrored = not all(zero_frames(one.T).all() for one in each_map(c2))
         hint = " The data lie below the diagonal: swap the last two axes." if mirrored else ""
         raise DataError(f"No usable frame: {found}; expected c2 above the diagonal.{hint}")
     if usable < MIN_FRAMES:
         raise DataError(f"Only {usable} of {alive.shape[1]} frames are usable; expected at least {MIN_FRAMES}.")
     counts = np.count_nonzero(alive, axis=1)
     if np.any(counts < MIN_FRAMES):
-        a = int(np.argmin(counts))
+        k = int(np.argmin(counts))
         raise DataError(
-            f"The map at phi = {phi[a]} degrees has {counts[a]} usable frames; expected at least {MIN_FRAMES}. Leave "
-            "this angle out."
+            f"The map at {map_label(q[k], phi[k])} has {counts[k]} usable frames; expected at least {MIN_FRAMES}. "
+            "Leave it out."
         )
 
 
-def mark_missing(c2: MapArray, alive: BoolArray, owned: bool) -> MapArray:
-    """Set the elements of frames without data to NaN, on a copy unless the cube is ours."""
-    for a in range(len(c2)):
-        for k in np.flatnonzero(~alive[a]):
-            if np.isnan(c2[a, k, k + 1 :]).all() and np.isnan(c2[a, :k, k]).all():
-                continue
-            if not owned:
-                checks.require_memory(c2.nbytes, "A copy of the maps", "Mark bad frames with NaN before.")
-                c2, owned = c2.copy(), True
-            c2[a, k, :] = np.nan
-            c2[a, :, k] = np.nan
-    return c2
-
-
-def require_symmetric(one: NDArray[np.floating], phi: float) -> None:
+def require_symmetric(one: NDArray[np.floating], label: str) -> None:
     """Refuse a map whose two triangles disagree; zeros and NaN in either triangle are ignored."""
-    n = len(one)
-    for start in range(0, n, _ROWS):
-        stop = min(start + _ROWS, n)
-        above, below = one[start:stop, start:], one[start:, start:stop].T
-        with np.errstate(invalid="ignore", over="ignore"):
-            apart = np.abs(above - below) > DUPLICATE_TOLERANCE * np.maximum(np.abs(above), np.abs(below))
-        apart &= (above != 0) & (below != 0)
+    strips = _strips(len(one))
+    for rows, columns in ((strips[r], strips[c]) for r in range(len(strips)) for c in range(r, len(strips))):
+        above, below = one[rows, columns], one[columns, rows].T
+        apart = (above != below) & (below != 0) & (above != 0)
+        if apart.any():
+            with np.errstate(invalid="ignore", over="ignore"):
+                apart &= np.abs(above - below) > DUPLICATE_TOLERANCE * np.maximum(np.abs(above), np.abs(below))
         if apart.any():
             row, column = np.argwhere(apart)[0]
-            i, j = start + row, start + column
+            i, j = rows.start + row, columns.start + column
             raise DataError(
-                f"The map at phi = {phi} degrees is not symmetric: c2[{i}, {j}] = {one[i, j]} but "
-                f"c2[{j}, {i}] = {one[j, i]}; expected equal values, or zeros or NaN below the diagonal."
+                f"The map at {label} is not symmetric: c2[{i}, {j}] = {one[i, j]} but c2[{j}, {i}] = {one[j, i]}; "
+                "expected equal values, or zeros or NaN below the diagonal."
             )

@@ -56,20 +56,30 @@ def build_target(data: TwoTimeData, config: Config) -> Target:
             "laminar_flow needs the distance between the plates: give gap in Å (2e6 Å = 200 µm), or use mode static"
         )
     space = space_of(config, data.t)
-    frames = np.flatnonzero(data.good)
+    if data.wavevectors.size > 1:
+        raise InputError(f"data hold {data.wavevectors.size} values of q; expected one wave vector in a fit")
+    frames, c2 = np.flatnonzero(data.good), marked_maps(data)
     likelihood = Likelihood(
-        BlockSlot(block_from_maps(data.c2, rows=frames, columns=frames)),
+        BlockSlot(block_from_maps(c2, rows=frames, columns=frames)),
         space,
         data.t,
         data.phi,
-        data.q,
+        float(data.q[0]),
         gap if config.analysis_mode == "laminar_flow" else None,
         scaling_of(config),
         config.shear_convention,
     )
     points = config.optimization.nlsq.thin_points
-    thin, between = thin_block(data.c2, data.good, points), row_sample(data.c2, data.good, _BETWEEN * points)
+    thin, between = thin_block(c2, data.good, points), row_sample(c2, data.good, _BETWEEN * points)
     return Target(likelihood, thin, between, _initial(space, config.parameters.given()))
+
+
+def marked_maps(data: TwoTimeData) -> Array:
+    """Maps with NaN in place of what a map has at frames that carry data in others only."""
+    maps = np.asarray(data.c2)
+    if data.alive[:, data.good].all():
+        return maps
+    return np.where(data.alive[:, :, None] & data.alive[:, None, :], maps, np.float32(np.nan))
 
 
 def space_of(config: Config, t: Array) -> ParameterSpace:

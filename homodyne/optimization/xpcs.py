@@ -42,7 +42,7 @@ from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
 from homodyne.optimization.nuts import NutsSettings
-from homodyne.optimization.target import scaling_of, space_of
+from homodyne.optimization.target import marked_maps, scaling_of, space_of
 from homodyne.versions import used_versions
 
 Array = npt.NDArray[np.float64]
@@ -277,7 +277,8 @@ def fit_shards(
     init = replace(init, cavity=cavity_of(cmc, count))
     setup = {
         "config": to_mapping(resolve(config)),
-        "t": data.t.tolist(), "phi": data.phi.tolist(), "q": data.q, "gap": likelihood.gap, "sigma": sigma.tolist(),
+        "t": data.t.tolist(), "phi": data.phi.tolist(), "q": float(data.q[0]), "gap": likelihood.gap,
+        "sigma": sigma.tolist(),
         "bad_frames": [int(k) for k in data.bad_frames],
         "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
         "notes": list(notes),
@@ -286,13 +287,15 @@ def fit_shards(
         "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
     }  # fmt: skip
 
+    maps = marked_maps(data)
+
     def blocks() -> Iterator[Block]:
-        return shard_blocks(data.c2, data.good, count, cmc.sharding.strategy, phi=data.phi, t=data.t, seed=config.seed)
+        return shard_blocks(maps, data.good, count, cmc.sharding.strategy, phi=data.phi, t=data.t, seed=config.seed)
 
     manifest = Manifest(
-        data=digest_arrays({"c2": data.c2, "good": data.good, "t": data.t, "phi": data.phi}),
+        data=digest_arrays({"c2": maps, "good": data.good, "t": data.t, "phi": data.phi}),
         model="homodyne two-time maps 2",
-        configuration=_decisive(config, count, data.q, likelihood.gap),
+        configuration=_decisive(config, count, float(data.q[0]), likelihood.gap),
         names=model.joint_names,
         points=tuple(part.num_points for part in blocks()),
         seed=config.seed,

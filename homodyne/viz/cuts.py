@@ -84,7 +84,7 @@ def _cut(
     draws = correlation_draws(result, angle, data.t[i[some]], data.t[j[some]], thinned(result))
     model = np.add.reduceat(draws, np.cumsum(size) - size, axis=1) / size
     low, median, high = np.quantile(model, (0.05, 0.5, 0.95), axis=0)
-    position, mean = (np.add.reduceat(values, first) / count for values in (x, data.c2[angle, i, j].astype(float)))
+    position, mean = (np.add.reduceat(values, first) / count for values in (x, data.c2[angle][i, j].astype(float)))
     return Cut(position, mean, noise_sd(result)[angle] / np.sqrt(count), low, median, high, label)
 
 
@@ -97,7 +97,7 @@ def longest_lag(result: MCMCResult, data: TwoTimeData, angles: list[int]) -> int
     longest = 1
     for angle in angles:
         c2 = correlation_draws(result, angle, start, later, best)[0]
-        contrast, offset = (result.samples[name].reshape(-1, data.num_angles)[best, angle] for name in _LINEAR)
+        contrast, offset = (result.samples[name].reshape(-1, data.num_maps)[best, angle] for name in _LINEAR)
         longest = max(longest, *lags[np.abs(c2 - offset) > 0.1 * np.abs(contrast)].tolist(), 1)
     return longest
 
@@ -131,7 +131,7 @@ def cut_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGL
         style_axes(lower, r"age $t_1$ (s)", c2)
     for ax in axes[:, -1]:
         ax.legend(fontsize=SMALL, frameon=False, handletextpad=0.2, loc="center left", bbox_to_anchor=(1, 0.5))
-    shown = f"{len(angles)} of {data.num_angles} angles; " if len(angles) < data.num_angles else ""
+    shown = f"{len(angles)} of {data.num_maps} angles; " if len(angles) < data.num_maps else ""
     text = "line and band: median and 90 % of the posterior; bars: standard error, independent noise"
     add_caption(figure, result, shown + text)
     return figure

@@ -18,7 +18,7 @@ from homodyne.viz.model import spread_over
 
 Array = NDArray[np.float64]
 
-MAX_ANGLES, MAX_BINS = 4, 200
+MAX_MAPS, MAX_BINS = 4, 200
 
 
 def frame_mean(upper: Array) -> Array:
@@ -43,23 +43,24 @@ def draw_frames(ax: Axes, t: Array, values: Array, colour: ColorType, **style: A
 
 
 def inspect_figure(data: TwoTimeData) -> Figure:
-    """Maps of at most four angles, the diagonal above its neighbours, the mean over each frame's pairs.
+    """At most four maps spread over q and angle, the diagonal above its neighbours, the mean over each frame's pairs.
 
     The distance between the diagonal and its neighbours is the shot noise; bad frames are gray.
     """
-    angles = spread_over(data.phi, MAX_ANGLES)
-    uppers = [maps.measured_pairs(data, angle) for angle in angles]
-    figure, top, above, left, right = _panels(len(angles), data.diagonal is not None)
-    step = _draw_maps(figure, top, data, angles, uppers)
-    colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, len(angles)))
+    shown = spread_over(np.argsort(np.lexsort((data.phi, data.q))).astype(float), MAX_MAPS)
+    names = [_name(data, k) for k in shown]
+    uppers = [maps.measured_pairs(data, k) for k in shown]
+    figure, top, above, left, right = _panels(len(shown), data.diagonal is not None)
+    step = _draw_maps(figure, top, data, names, uppers)
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, len(shown)))
     for ax in (left, right) if above is None else (above, left, right):
         for time in data.t[~data.good]:
             ax.axvspan(time - data.dt / 2, time + data.dt / 2, color="0.8", linewidth=0.6)
-    for angle, values, colour in zip(angles, uppers, colours, strict=True):
+    for k, name, values, colour in zip(shown, names, uppers, colours, strict=True):
         if above is not None and data.diagonal is not None:
-            draw_frames(above, data.t, data.diagonal[angle], colour)
+            draw_frames(above, data.t, data.diagonal[k], colour)
         draw_frames(left, data.t[:-1], np.diagonal(values, offset=1), colour)
-        draw_frames(right, data.t, frame_mean(values), colour, label=angle_text(data.phi[angle]))
+        draw_frames(right, data.t, frame_mean(values), colour, label=name)
     per_bin = -(-data.num_frames // MAX_BINS)
     binned = f", mean of {per_bin} frames" if per_bin > 1 else ""
     if above is not None:
@@ -69,10 +70,18 @@ def inspect_figure(data: TwoTimeData) -> Figure:
         left, "age $t$ (s)", r"$c_2(t,t+\Delta t)$", "" if above is not None else f"neighbours of the diagonal{binned}"
     )
     style_axes(right, "age $t$ (s)", "$c_2$", f"mean over all pairs of a frame{binned}")
-    if len(angles) > 1:
-        figure.legend(loc="outside lower center", ncols=len(angles), fontsize=SMALL, frameon=False)
-    figure.suptitle(f"q = {data.q:.4g} 1/Å, {maps.map_title(data, len(angles), step)}", fontsize=NORMAL)
+    if len(shown) > 1:
+        figure.legend(loc="outside lower center", ncols=len(shown), fontsize=SMALL, frameon=False)
+    low, high = data.q.min(), data.q.max()
+    waves = f"q = {low:.4g} 1/Å" if low == high else f"{data.wavevectors.size} q, {low:.4g} to {high:.4g} 1/Å"
+    figure.suptitle(f"{waves}, {maps.map_title(data, len(shown), step)}", fontsize=NORMAL)
     return figure
+
+
+def _name(data: TwoTimeData, k: int) -> str:
+    """Angle of a map, below its q where there are several."""
+    angle = angle_text(data.phi[k])
+    return angle if data.wavevectors.size == 1 else f"q = {data.q[k]:.4g} 1/Å\n{angle}"
 
 
 def _panels(count: int, diagonal: bool) -> tuple[Figure, list[Axes], Axes | None, Axes, Axes]:
@@ -97,15 +106,15 @@ def _panels(count: int, diagonal: bool) -> tuple[Figure, list[Axes], Axes | None
     return figure, top, above, left, figure.add_subplot(wide[1])
 
 
-def _draw_maps(figure: Figure, axes: list[Axes], data: TwoTimeData, angles: list[int], uppers: list[Array]) -> int:
+def _draw_maps(figure: Figure, axes: list[Axes], data: TwoTimeData, names: list[str], uppers: list[Array]) -> int:
     """Maps with one colour bar; returns the number of frames per cell."""
     step = -(-data.num_frames // maps.MAX_CELLS)
     cells = [maps.block_mean(values, step)[0] for values in uppers]
     limits = maps.colour_limits(cells)
-    for k, (ax, angle, values) in enumerate(zip(axes, angles, cells, strict=True)):
+    for k, (ax, name, values) in enumerate(zip(axes, names, cells, strict=True)):
         maps.draw_map(ax, maps.cell_edges(data.t, step), values, "viridis", limits)
         maps.mark_bad_frames(ax, data, step)
-        style_axes(ax, "$t_1$ (s)", "" if k else "$t_2$ (s)", angle_text(data.phi[angle]))
+        style_axes(ax, "$t_1$ (s)", "" if k else "$t_2$ (s)", name)
         ax.tick_params(labelleft=k == 0)
     maps.add_colour_bar(figure, axes, "$c_2$", "right")
     return step

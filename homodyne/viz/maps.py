@@ -40,8 +40,7 @@ class MapPanels:
 
 def measured_pairs(data: TwoTimeData, angle: int) -> Array:
     """Map of one angle with NaN wherever there is no usable pair i < j."""
-    usable = np.triu(np.outer(data.good, data.good), 1)
-    return np.where(usable, data.c2[angle], np.nan).astype(np.float64)
+    return np.where(data.usable(angle), data.c2[angle], np.nan).astype(np.float64)
 
 
 def block_mean(upper: Array, step: int) -> tuple[Array, Array]:
@@ -118,10 +117,11 @@ def block_text(step: int) -> str:
 
 
 def map_title(data: TwoTimeData, shown: int, step: int) -> str:
-    """What of the data the maps show: angles, frames, bad frames, averaging."""
+    """What of the data is shown: maps, frames, bad frames, averaging."""
     bad = data.bad_frames.size
+    word = "angle" if data.wavevectors.size == 1 else "map"
     parts = [
-        f"{shown} of {counted(data.num_angles, 'angle')}" if shown < data.num_angles else counted(shown, "angle"),
+        f"{shown} of {counted(data.num_maps, word)}" if shown < data.num_maps else counted(shown, word),
         f"{data.num_frames} frames",
         f"{counted(bad, 'bad frame')} (gray)" if bad else "",
         block_text(step),

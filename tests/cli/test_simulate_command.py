@@ -14,7 +14,7 @@ def test_written_file_is_a_measurement(homodyne, tmp_path, mode, kind):
     for name, value in TRUTHS[mode].items():
         assert f"{name}={value:g}" in outcome.out
     data = package.load(tmp_path / "run.h5")
-    assert (data.num_frames, data.num_angles, data.q, data.dt) == (20, 3, 0.0054, 0.2)
+    assert (data.num_frames, data.num_maps, data.wavevectors, data.dt) == (20, 3, 0.0054, 0.2)
     assert data.phi == pytest.approx([0.0, 60.0, 120.0])
 
 
@@ -30,6 +30,8 @@ def test_the_seed_decides(homodyne, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (["--q", "0.004,x"], "--q 0.004,x"),
+        (["--q", "0.004,-1"], "q is"),
         (["--kind", "foo"], "foo"),
         (["--kind", "independent", "--counts", 1], "mean_counts"),
         (["--counts", -1], "-1"),
@@ -57,6 +59,31 @@ def test_inspect_shows_and_draws(homodyne, tmp_path):
     outcome = homodyne("inspect", "run.h5", "--phi", "0:90", "--frames", "2:11", "--figure", "run.png")
     assert outcome.code == 0, outcome.err
     assert "aps-u" in outcome.out
-    assert "2 angles x 10 frames" in outcome.out
+    assert "2 maps x 10 frames" in outcome.out
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.h5", "run.png"]
+
+
+def test_many_wavevectors_from_the_command_line(homodyne, tmp_path):
+    options = ["--mode", "static", "--kind", "independent", "--frames", 20, "--angles", 3]
+    outcome = homodyne("simulate", "run.h5", *options, "--q", "0.004,0.006,0.008")
+    assert outcome.code == 0, outcome.err
+    assert "next:  homodyne fit run.h5 --mode static --q all" in outcome.out
+    outcome = homodyne("inspect", "run.h5")
+    for line in ("0.004 (3), 0.006 (3), 0.008 (3) 1/Å", "9 of 20 x 20 frames", "--q all: one fit of all 9 maps"):
+        assert line in outcome.out
+    for q, selected in {
+        "0.004,0.008": "q=0.004, 0.008 1/Å, 6 maps",
+        "0.005:0.009": "q=0.006, 0.008 1/Å, 6 maps",
+        "0.006": "q=0.006 1/Å, 3 maps",
+        "all": "q=0.004, 0.006, 0.008 1/Å, 9 maps",
+    }.items():
+        outcome = homodyne("inspect", "run.h5", "--q", q)
+        assert outcome.code == 0, outcome.err
+        assert f"selected: TwoTimeData({selected} x 20 frames" in outcome.out
+    outcome = homodyne("inspect", "run.h5", "--q", "all", "--phi", "0", "--figure", "run.png")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    outcome = homodyne("inspect", "run.h5", "--phi", "0")
+    assert outcome.code == 2
+    assert "(0.004:0.008), or all" in outcome.err

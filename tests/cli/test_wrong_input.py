@@ -107,7 +107,10 @@ def test_file_that_is_no_measurement(homodyne, tmp_path, command, kind):
 
 SELECTIONS = {
     ("--q", "0.02"): "0.01",
-    ("--q", "-1"): "experimental_data.q: -1.0 given",
+    ("--q", "-1"): "experimental_data.q: '-1' given",
+    ("--q", "0.01,0.02"): "0.01",
+    ("--q", "0.02:0.03"): "0.01",
+    ("--q", "most"): "experimental_data.q: 'most' given",
     ("--phi", "100:120"): "90",
     ("--phi", "0,x"): "experimental_data.phi",
     ("--frames", "1:2"): "frames",

@@ -41,7 +41,7 @@ SMALL = {
 }
 
 
-def measurement(q: float = 0.01, seed: int = 1) -> homodyne.data.TwoTimeData:
+def measurement(q: float | list[float] = 0.01, seed: int = 1) -> homodyne.data.TwoTimeData:
     return homodyne.simulate(
         STATIC, q=q, num_frames=16, dt=0.1, phi=[0.0, 90.0], contrast=0.3, kind="independent", sigma=0.01, seed=seed
     )
@@ -50,8 +50,8 @@ def measurement(q: float = 0.01, seed: int = 1) -> homodyne.data.TwoTimeData:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("files")
-    write_aps_u(path / "run.h5", [measurement(), measurement(0.02)])
-    write_aps_u(path / "other.h5", [measurement(seed=2), measurement(0.02, seed=3)])
+    write_aps_u(path / "run.h5", measurement([0.01, 0.02]))
+    write_aps_u(path / "other.h5", measurement([0.01, 0.02], seed=2))
     np.save(path / "map.npy", measurement().c2[0].astype(np.float64))
     return path
 
@@ -61,7 +61,7 @@ def seen_in_data(config: Config) -> Any:
         data = load_measurement(config.experimental_data)
     except DataError as error:
         return str(error)
-    return data.q, data.gap, data.frames, data.phi.tolist(), data.t.tolist(), data.c2.tobytes()
+    return data.q.tolist(), data.gap, data.frames, data.phi.tolist(), data.t.tolist(), data.c2.tobytes()
 
 
 def seen_in_target(config: Config) -> Any:

@@ -103,6 +103,7 @@ def test_numpy_numbers_are_numbers():
         ("-30:30", "-30.0:30.0", (-30.0, 30.0)),
         ((0.1, 0.3), "0.1:0.3", (0.1, 0.3)),
         ([0, 45], (0.0, 45.0), [0.0, 45.0]),
+        ("0, 45", (0.0, 45.0), [0.0, 45.0]),
         (45, (45.0,), [45.0]),
         (None, None, None),
     ],
@@ -110,6 +111,36 @@ def test_numpy_numbers_are_numbers():
 def test_angles(given, stored, selection):
     data = load_config({"experimental_data": {"phi": given}}).experimental_data
     assert (data.phi, data.phi_selection) == (stored, selection)
+
+
+@pytest.mark.parametrize(
+    ("given", "stored", "selection"),
+    [
+        (0.004, 0.004, 0.004),
+        ("0.004", 0.004, 0.004),
+        ([0.004], 0.004, 0.004),
+        ([0.004, 0.006], (0.004, 0.006), [0.004, 0.006]),
+        ("0.004,0.006, 0.008", (0.004, 0.006, 0.008), [0.004, 0.006, 0.008]),
+        ((0.004, 0.008), "0.004:0.008", "0.004:0.008"),
+        ("0:0.008", "0.0:0.008", "0.0:0.008"),
+        ("all", "all", "all"),
+        (None, None, None),
+    ],
+)
+def test_wavevectors(given, stored, selection, written):
+    config = load_config({"experimental_data": {"q": given}})
+    assert (config.experimental_data.q, config.experimental_data.q_selection) == (stored, selection)
+    assert load_config(written(to_yaml(config))).experimental_data.q == stored
+    assert load_config(to_mapping(config)) == config
+    if isinstance(given, str):
+        assert load_config(None, [f"experimental_data.q={given}"]).experimental_data.q == stored
+
+
+@pytest.mark.parametrize(
+    "given", [0, "0.004,", "0.004,-1", [], ["a"], "a:b", "0.1:inf", "-1:2", [0.0, 1.0], True, "every"]
+)
+def test_wrong_wavevectors(given):
+    assert "experimental_data.q: " in problems({"experimental_data": {"q": given}})
 
 
 @pytest.mark.parametrize("given", ["1:1000", [1, 1000], (1, 1000)])

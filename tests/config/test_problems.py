@@ -6,7 +6,10 @@ from homodyne.errors import ConfigError
 
 WRONG = {
     "analysis_mode": ("laminar", "'laminar' given, expected 'static' or 'laminar_flow'"),
-    "experimental_data.q": (-1, "-1 given, expected greater than 0"),
+    "experimental_data.q": (
+        -1,
+        "-1 given, expected a positive number in 1/Å, a list of them, a range low:high, or all",
+    ),
     "experimental_data.phi": ("a:b", "'a:b' given, expected a range low:high"),
     "experimental_data.frames": ([5, 5], "[5, 5] given, expected [first, last]"),
     "experimental_data.gap": (True, "True given, expected a valid number"),

@@ -268,13 +268,31 @@ MEASUREMENT = {"q": Q, "gap": GAP, "num_frames": 30, "dt": 0.1, "phi": [0.0, 45.
 def test_simulated_measurement_carries_what_a_file_would():
     data = homodyne.simulate(LAMINAR, **MEASUREMENT, pixels=100, mean_counts=2.0, age_origin=3.3, seed=1)
     np.testing.assert_allclose(data.t, 3.3 + 0.1 * np.arange(1, 31), rtol=1e-14)
-    assert (data.q, data.gap, data.dt, data.age_origin) == (Q, GAP, 0.1, 3.3)
+    assert (data.q.tolist(), data.gap, data.dt, data.age_origin) == ([Q, Q], GAP, 0.1, 3.3)
     assert data.num_pairs == 2 * 30 * 29 // 2
     assert data.diagonal.shape == (2, 30)
     np.testing.assert_array_equal(data.pixels, 100)
     np.testing.assert_allclose(data.mean_counts, 2.0, rtol=4 * np.sqrt(0.3 / 100))  # speckle of 100 pixels
     again = homodyne.simulate(LAMINAR, **MEASUREMENT, pixels=100, mean_counts=2.0, age_origin=3.3, seed=1)
     np.testing.assert_array_equal(data.c2, again.c2)
+
+
+def test_every_q_is_simulated_at_every_angle():
+    noiseless = {**MEASUREMENT, "kind": "independent", "sigma": 0.0, "contrast": [0.1, 0.2, 0.3, 0.4]}
+    data = homodyne.simulate(STATIC, **{**noiseless, "q": [Q, 2 * Q], "gap": None})
+    assert (data.q.tolist(), data.phi.tolist()) == ([Q, Q, 2 * Q, 2 * Q], [0.0, 45.0] * 2)
+    i, j = np.triu_indices(30, 1)
+    g = (data.c2[:, i, j] - 1.0) / np.array([[0.1], [0.2], [0.3], [0.4]])
+    np.testing.assert_allclose(g[1], g[0], atol=1e-5)
+    np.testing.assert_allclose(g[2:], [g[0] ** 4] * 2, atol=1e-5)  # log g goes with the square of q
+    sheared = homodyne.simulate(LAMINAR, **{**noiseless, "q": [Q, 2 * Q]})
+    for k, q in enumerate((Q, 2 * Q)):
+        alone = homodyne.simulate(LAMINAR, **{**noiseless, "q": q, "contrast": [0.1, 0.2]})
+        found, wanted = sheared.c2[2 * k : 2 * k + 2, i, j] - 1.0, alone.c2[:, i, j] - 1.0
+        np.testing.assert_allclose(found / [[0.1 + 0.2 * k], [0.2 + 0.2 * k]], wanted / [[0.1], [0.2]], atol=1e-5)
+    noisy = {**MEASUREMENT, "pixels": 100, "seed": 5}
+    both = homodyne.simulate(LAMINAR, **{**noisy, "q": [Q, 2 * Q]})
+    np.testing.assert_array_equal(both.c2[:2], homodyne.simulate(LAMINAR, **noisy).c2)
 
 
 def test_simulated_white_noise_has_no_raw_diagonal():
@@ -291,7 +309,8 @@ def test_simulated_white_noise_has_no_raw_diagonal():
         ({"dt": 0.0}, "dt is 0"),
         ({"dt": float("nan")}, "dt is nan"),
         ({"age_origin": -0.1}, "times > 0"),
-        ({"q": -1.0}, "q is -1"),
+        ({"q": -1.0}, r"q is .*-1.*: expected positive"),
+        ({"q": [Q, 0.0]}, r"q is .* 0\. .*: expected positive"),
         ({"gap": None}, "gap is missing"),
         ({"gap": 0.0}, "gap is 0"),
         ({"phi": []}, "phi"),

@@ -23,26 +23,29 @@ def pairs(one: np.ndarray) -> np.ndarray:
 @settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(4, 9),
-    num_angles=st.integers(1, 3),
+    num_maps=st.integers(1, 6),
     seed=st.integers(0, 2**31),
     copies=st.integers(0, 60),
     dt=st.sampled_from([0.1, 1e-5, 7.3, 1000.0]),
 )
-def test_order_repetition_and_mirroring_do_not_matter(n, num_angles, seed, copies, dt):
+def test_order_repetition_and_mirroring_do_not_matter(n, num_maps, seed, copies, dt):
     rng = np.random.default_rng(seed)
-    phi = np.sort(rng.choice(np.arange(-180.0, 180.0), num_angles, replace=False))
+    number = np.sort(rng.choice(9, num_maps, replace=False))  # maps of a grid of 3 q and 3 angles
+    q, phi = np.array([0.004, 0.005, 0.01])[number // 3], np.array([-30.0, 0.0, 170.0])[number % 3]
     maps, t, *flat = points(n, phi, seed, dt)
+    flat.append(points(n, q, seed)[-1])
     again = rng.integers(0, flat[0].size, copies)
     order = rng.permutation(flat[0].size + copies)
-    value, t1, t2, angle = (np.append(one, one[again])[order] for one in flat)
+    value, t1, t2, angle, wave = (np.append(one, one[again])[order] for one in flat)
     swap = rng.random(order.size) < 0.5
     t1, t2 = np.where(swap, t2, t1), np.where(swap, t1, t2)
-    data = from_arrays(value, t1, t2, angle, 0.01, 2e6)
+    data = from_arrays(value, t1, t2, angle, wave, 2e6)
     np.testing.assert_array_equal(pairs(data.c2), pairs(maps))
     np.testing.assert_array_equal(data.diagonal, np.einsum("aii->ai", maps))
     np.testing.assert_array_equal(data.phi, phi)
+    np.testing.assert_array_equal(data.q, q)
     np.testing.assert_allclose(data.t, t, rtol=1e-15)
-    assert data.num_pairs == num_angles * n * (n - 1) // 2
+    assert data.num_pairs == num_maps * n * (n - 1) // 2
 
 
 @settings(max_examples=20, deadline=None)
@@ -76,6 +79,7 @@ def test_meshes_and_scalars_broadcast():
     for data in (
         from_arrays(full, mesh1, mesh2, [0.0, 20.0], 0.01),
         from_arrays(full, t, t, [0.0, 20.0], 0.01),
+        from_arrays(full, t, t, [0.0, 20.0], [0.01, 0.01]),
         from_arrays(
             full.astype(np.float64),
             mesh1.astype(np.float32),
@@ -143,6 +147,8 @@ GOOD = {
         ),
         ({"t1": [1.0, 2.0]}, r"t1 has shape \(2,\)"),
         ({"phi": np.zeros(5)}, r"phi has shape \(5,\).*expected equal lengths"),
+        ({"q": np.ones(5)}, r"q has shape \(5,\).*expected equal lengths"),
+        ({"q": np.full(6, np.inf)}, "q holds NaN or infinite"),
         ({"data": np.ones(6, dtype=int)}, "data has dtype int64"),
         ({"t1": ["a"] * 6}, "t1 has dtype"),
         ({"data": np.ones(0), "t1": [], "t2": [], "phi": []}, "dtype|empty"),
@@ -151,7 +157,7 @@ GOOD = {
         ({"t1": np.ones(6), "t2": np.ones(6) + 1}, "2 distinct times; expected at least 3"),
         ({"data": np.full(6, np.nan)}, "every element i < j is NaN"),
         ({"data": np.full(6, 1e300)}, "inf at frames"),
-        ({"q": 0.0}, "q = 0.0"),
+        ({"q": 0.0}, "q holds 0.0; expected positive numbers"),
     ],
 )
 def test_wrong_input(change, message):

@@ -21,9 +21,9 @@ def expected_cells(made, bins) -> dict[tuple[float, float], np.ndarray]:
 def has_right_maps(path, made, bins) -> bool:
     """Whether every map of an APS-U file is loaded at its q and phi."""
     loaded = {}
-    for q in sorted({q for q, _ in expected_cells(made, bins)}):
+    for q in ("all", *sorted({q for q, _ in expected_cells(made, bins)})):
         data = load(path, q=q)
-        loaded |= {(data.q, float(phi)): data.c2[a] for a, phi in enumerate(data.phi)}
+        loaded |= {(float(q), float(phi)): one for q, phi, one in zip(data.q, data.phi, data.c2, strict=True)}
     wanted = expected_cells(made, bins)
     return loaded.keys() == wanted.keys() and all(
         np.array_equal(np.triu(loaded[key], 1), np.triu(wanted[key], 1)) for key in wanted
@@ -92,7 +92,7 @@ def test_nxxpcs_dead_frame_below_a_zero_baseline(nxxpcs, made):
 def test_npz(npz, made):
     data = load(npz(), gap=1e6)
     made.same(data.c2, made.cube(2))
-    assert (data.q, data.phi.tolist()) == (0.0054, [0.0, 90.0])
+    assert (data.q.tolist(), data.phi.tolist()) == ([0.0054] * 2, [0.0, 90.0])
     np.testing.assert_allclose(data.t, 0.2 * np.arange(1, made.N + 1))
     later = load(npz(t1=5.0 + 0.2 * np.arange(made.N), t2=5.0 + 0.2 * np.arange(made.N)))
     np.testing.assert_allclose(later.t, 5.0 + 0.2 * np.arange(made.N))
@@ -121,12 +121,78 @@ def test_npy_needs_what_it_does_not_hold(tmp_path, made, real):
 
 
 def test_q_is_the_nearest_within_one_percent(aps_u):
-    assert load(aps_u(), q=0.00544).q == 0.0054
+    assert load(aps_u(), q=0.00544).wavevectors.tolist() == [0.0054]
     with pytest.raises(DataError, match=r"q = 0.006 1/Å is not in .*nearest is 0.0054.*0.004, 0.0054, 0.0071 1/Å"):
         load(aps_u(), q=0.006)
-    with pytest.raises(DataError, match=r"holds 3 values of q; choose one with q=: 0.004, 0.0054, 0.0071"):
+    with pytest.raises(
+        DataError, match=r"3 values of q: 0.004, 0.0054, 0.0071 1/Å. .*\(0.004,0.0054\), .*\(0.004:0.0071\), or all"
+    ):
         load(aps_u())
-    assert load(aps_u(bins=[3, 4])).q == 0.0054  # only one q
+    assert load(aps_u(bins=[3, 4])).wavevectors.tolist() == [0.0054]  # only one q
+
+
+@pytest.mark.parametrize(
+    ("q", "found"),
+    [
+        ("all", [0.004] * 2 + [0.0054] * 3 + [0.0071] * 4),
+        ([0.00543, 0.004], [0.0054] * 3 + [0.004] * 2),  # in the order asked for, the nearest each
+        ((0.004, 0.0054), [0.004] * 2 + [0.0054] * 3),
+        ("0.005:0.008", [0.0054] * 3 + [0.0071] * 4),
+        ((0, 0.005), [0.004] * 2),
+        (np.array([0.0071]), [0.0071] * 4),
+        ((0.004, 0.0054, 0.0071), [0.004] * 2 + [0.0054] * 3 + [0.0071] * 4),
+    ],
+    ids=str,
+)
+def test_several_q(aps_u, made, q, found):
+    data = load(aps_u(), q=q)
+    assert data.q.tolist() == found
+    assert data.label(0) == f"q = {found[0]:g} 1/Å, phi = {data.phi[0]:g}°"
+    for k in range(data.num_maps):
+        cell = 4 * int(np.flatnonzero(data.q[k] == made.Q)[0]) + int(np.flatnonzero(data.phi[k] == made.PHI)[0])
+        made.same(data.c2[k], made.upper_map(cell))
+        assert data.pixels[k] == 10 + np.searchsorted(made.CELLS, cell) + 1 - 5 * (cell == 2)
+
+
+def test_angles_are_chosen_at_every_q(aps_u):
+    data = load(aps_u(), q="all", phi=(80, 100))
+    assert (data.q.tolist(), data.phi.tolist()) == ([0.0054, 0.0071], [90.0] * 2)  # the first q has none
+    with pytest.raises(
+        DataError, match=r"No angle in the range \(80, 100\) at q = 0.004 1/Å; the file holds 0, 45 there"
+    ):
+        load(aps_u(), q=[0.004, 0.0054], phi=(80, 100))
+    assert load(aps_u(), q=[0.0071, 0.0054], phi=[90.1, 0.0]).phi.tolist() == [90.0, 0.0] * 2
+    with pytest.raises(DataError, match=r"phi = 90 degrees is not in the file at q = 0.004 .* holds 0, 45 there"):
+        load(aps_u(), q="all", phi=[90.0])
+
+
+def test_several_q_of_the_other_layouts(aps_8idi, nxxpcs, npz, made, tmp_path):
+    data = load(aps_8idi(), q="all")
+    assert (data.q.tolist(), data.phi.tolist()) == ([0.005, 0.005, 0.01, 0.01], [20.0, 10.0, 20.0, 10.0])
+    made.same(data.c2, made.cube(4)[[1, 3, 0, 2]])
+    for mode in ("one_array_q_first", "one_array_q_last", "data_exchange_keys"):
+        data = load(nxxpcs(mode), q=[0.01, 0.005])
+        assert (data.q.tolist(), data.phi.tolist()) == ([0.01, 0.005, 0.005], [0.0, 0.0, 30.0])
+        made.same(data.c2, made.cube(3)[[2, 0, 1]])
+    data = load(npz(wavevector_q_list=np.array([0.01, 0.005])), q=(0.004, 0.02))
+    assert (data.q.tolist(), data.phi.tolist()) == ([0.005, 0.01], [90.0, 0.0])
+    made.same(data.c2, made.cube(2)[::-1])
+    np.save(tmp_path / "cube.npy", made.cube(2))
+    data = load(tmp_path / "cube.npy", q=[0.01, 0.02], phi=30.0, dt=1.0)
+    assert (data.q.tolist(), data.phi.tolist()) == ([0.01, 0.02], [30.0, 30.0])
+
+
+def test_maps_of_one_file_have_the_same_frames(aps_u):
+    def shorten(file):
+        path = "/xpcs/twotime/correlation_map/c2_00003"
+        shorter = file[path][:11, :11]
+        del file[path]
+        file[path] = shorter
+
+    path = aps_u(change=shorten)
+    assert load(path, q=0.004).num_maps == 2
+    with pytest.raises(DataError, match="c2_00003 has 11 frames, but .*c2_00001 has 12"):
+        load(path, q=[0.004, 0.0054])
 
 
 @pytest.mark.parametrize(
@@ -151,7 +217,11 @@ def test_angles(aps_u, phi, found):
     ("given", "message"),
     [
         ({"phi": [45.0]}, r"phi = 45 degrees is not in the file .*holds -30, 0, 90"),
-        ({"phi": (100, 120)}, "No angle between 100 and 120"),
+        ({"phi": (100, 120)}, r"No angle in the range \(100, 120\) at q = 0.0054 1/Å; the file holds -30, 0, 90"),
+        ({"q": [0.0054, 0.00541]}, r"asks for one wave vector twice: .* 0.0054, 0.0054"),
+        ({"q": (0.005, 0.0051)}, r"No q from 0.005 to 0.0051 1/Å in .* holds 0.004, 0.0054, 0.0071"),
+        ({"q": "many"}, "q = 'many'; expected a number or a list in 1/Å, a range low:high, or all"),
+        ({"q": ["a", "b"]}, "expected one number in 1/Å"),
         ({"phi": [0.0, 0.1]}, "same direction twice"),
         ({"phi": [np.nan]}, "phi = nan degrees"),
         ({"q": -1.0}, "q = -1.0 1/Å"),
@@ -223,7 +293,7 @@ def test_bad_frames_of_a_file(aps_u, made):
 
 def test_describe(aps_u, aps_8idi, nxxpcs, npz, tmp_path, made):
     found = describe(aps_u())
-    assert (found.format, found.num_maps, found.num_frames, found.angles_per_q) == ("aps-u", 9, 12, (2, 3, 4))
+    assert (found.format, found.num_maps, found.num_frames, found.maps_per_q) == ("aps-u", 9, 12, (2, 3, 4))
     assert (found.suggested_q, found.dt, found.bad_frames) == (0.0071, pytest.approx(0.06), ())
     text = str(found)
     for piece in (
@@ -231,13 +301,17 @@ def test_describe(aps_u, aps_8idi, nxxpcs, npz, tmp_path, made):
         "9 of 12 x 12 frames",
         "0.004 (2), 0.0054 (3), 0.0071 (4) 1/Å",
         "0.06 s",
-        "q = 0.0071",
+        "-30, 0, 45, 90 degrees at q = 0.0071",
+        "--q all: one fit of all 9 maps",
+        "--q 0.0071: the q with the most maps",
+        "--q 0.004,0.0054: several; --q 0.004:0.0071: a range",
         "none",
     ):
         assert piece in text
     assert describe(aps_8idi()).suggested_q == 0.005
-    assert describe(nxxpcs()).angles_per_q == (2, 1)
+    assert describe(nxxpcs()).maps_per_q == (2, 1)
     assert describe(npz()).format == "npz"
+    assert "--q" not in str(describe(npz()))
     np.save(tmp_path / "cube.npy", made.cube(2))
     assert "missing     q: give q (--q) in 1/Å" in str(describe(tmp_path / "cube.npy"))
 
@@ -249,7 +323,7 @@ def test_units_are_converted(aps_u):
         file["/xpcs/qmap/dynamic_v_list_dim1"][...] *= np.pi / 180
 
     data = load(aps_u(change=nanometres), q=0.0054)
-    assert data.q == pytest.approx(0.0054)
+    assert data.wavevectors == pytest.approx([0.0054])
     np.testing.assert_allclose(data.phi, [-30.0, 0.0, 90.0])
 
 
@@ -261,6 +335,6 @@ def test_only_the_selected_maps_are_read(aps_u):
             file[path] = h5py.ExternalLink("elsewhere.hdf", path)
 
     path = aps_u(change=spoil)
-    assert load(path, q=0.0054).num_angles == 3
+    assert load(path, q=0.0054).num_maps == 3
     with pytest.raises(DataError, match="link to another file"):
         load(path, q=0.0071)

@@ -26,14 +26,15 @@ def pairs(one: np.ndarray) -> np.ndarray:
 def test_what_comes_in_is_there(two):
     data = from_cube(two, T, [0.0, 90.0], 0.0054, 2e6, pixels=[100, 200], mean_counts=0.5, frames=(11, 22))
     assert data.c2 is two  # 400 MB are not copied
-    assert (data.num_angles, data.num_frames, data.num_pairs) == (2, N, N * (N - 1))
+    assert (data.num_maps, data.num_frames, data.num_pairs) == (2, N, N * (N - 1))
     np.testing.assert_array_equal(data.diagonal, np.einsum("aii->ai", two))
     np.testing.assert_array_equal(data.pixels, [100, 200])
     np.testing.assert_array_equal(data.mean_counts, [0.5, 0.5])
-    assert (data.q, data.gap, data.frames, data.bad_frames.size) == (0.0054, 2e6, (11, 22), 0)
+    assert (data.q.tolist(), data.wavevectors.tolist()) == ([0.0054, 0.0054], [0.0054])
+    assert (data.gap, data.frames, data.bad_frames.size) == (2e6, (11, 22), 0)
     assert data.dt == pytest.approx(0.1)
     assert data.age_origin == pytest.approx(0.0, abs=1e-12)
-    assert "2 angles x 12 frames" in repr(data)
+    assert "q=0.0054 1/Å, 2 maps x 12 frames" in repr(data)
 
 
 def test_float64_cube_and_single_map(two):
@@ -53,13 +54,35 @@ def test_bad_frames_are_found_and_missing(two, value):
     np.testing.assert_array_equal(two, given)  # the caller's array is not touched
     assert data.bad_frames.tolist() == [4]
     assert not data.good[4]
-    assert np.isnan(data.c2[:, 4, 5:]).all()
-    assert np.isnan(data.c2[0, 7, 8:]).all()
-    np.testing.assert_array_equal(data.c2[1, 7, 8:], before[1, 7, 8:])
+    assert np.flatnonzero(~data.alive[0]).tolist() == [4, 7]
+    assert np.flatnonzero(~data.alive[1]).tolist() == [4]
+    expected = np.triu(np.ones((2, N, N), bool), 1)
+    for k, frame in ((0, 4), (0, 7), (1, 4)):
+        expected[k, frame] = expected[k, :, frame] = False
+    np.testing.assert_array_equal([data.usable(0), data.usable(1)], expected)
+    np.testing.assert_array_equal(data.usable(1, slice(5, 9)), expected[1, 5:9])
+    np.testing.assert_array_equal(data.c2[1][expected[1]], before[1][expected[1]])
     assert np.isnan(data.diagonal[:, 4]).all()
     assert data.num_pairs == (N - 1) * (N - 2) // 2 + (N - 2) * (N - 3) // 2
-    fewer = dataclasses.replace(data, good=data.good & (np.arange(N) != 0))
+    fewer = dataclasses.replace(data, alive=data.alive & (np.arange(N) != 0))
     assert fewer.num_pairs == (N - 2) * (N - 3) // 2 + (N - 3) * (N - 4) // 2
+
+
+def test_a_diagonal_alone_makes_no_frame(two):
+    two[:, 4, :4] = two[:, 4, 5:] = two[:, :4, 4] = two[:, 5:, 4] = np.nan
+    assert from_cube(two, T, [0, 90], 0.01).bad_frames.tolist() == [4]
+
+
+def test_same_angle_at_several_q(two):
+    maps = np.concatenate([two, two + 1])
+    data = from_cube(maps, T, [0, 90, 0, 360 + 90], [0.01, 0.01, 0.02, 0.02])
+    assert data.q.dtype == data.phi.dtype == np.float64
+    assert data.wavevectors.tolist() == [0.01, 0.02]
+    assert [data.label(k) for k in (1, 2)] == ["q = 0.01 1/Å, phi = 90°", "q = 0.02 1/Å, phi = 0°"]
+    assert "q=0.01, 0.02 1/Å, 4 maps x 12 frames" in repr(data)
+    assert from_cube(maps[::2], T, 7.5, [0.01, 0.02]).phi.tolist() == [7.5, 7.5]
+    with pytest.raises(DataError, match="same direction twice .0.0 and 360.0 degrees. at q = 0.02 1/Å"):
+        from_cube(maps, T, [0, 90, 0, 360], [0.01, 0.01, 0.02, 0.02])
 
 
 def test_single_missing_pixels_and_true_zeros_stay(two):
@@ -137,12 +160,12 @@ def infinite(maps):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (asymmetric, r"phi = 90.0 degrees is not symmetric: c2\[3, 9\] = .* but c2\[9, 3\]"),
+        (asymmetric, r"q = 0.01 1/Å, phi = 90° is not symmetric: c2\[3, 9\] = .* but c2\[9, 3\]"),
         (all_dead, "all frames are bad"),
         (lambda maps: maps.fill(np.nan), "every element i < j is NaN"),
         (below_only, "below the diagonal: swap the last two axes"),
         (two_frames_left, "Only 2 of 12 frames are usable; expected at least 3"),
-        (one_angle_empty, "map at phi = 90.0 degrees has 0 usable frames"),
+        (one_angle_empty, "map at q = 0.01 1/Å, phi = 90° has 0 usable frames"),
         (infinite, "inf at frames 3, 4"),
     ],
 )
@@ -155,7 +178,7 @@ def test_unusable_maps(two, spoil, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"c2": np.ones((2, N, N - 1))}, r"shape \(2, 12, 11\); expected \(n_phi, n, n\)"),
+        ({"c2": np.ones((2, N, N - 1))}, r"shape \(2, 12, 11\); expected \(n_maps, n, n\)"),
         ({"c2": np.ones((2, N, N), dtype=int)}, "dtype int64; expected floating-point"),
         ({"c2": np.ones((2, N, N), dtype=complex)}, "dtype complex128"),
         ({"c2": np.ones((2, 2, 2))}, "2 frames; expected at least 3"),
@@ -169,6 +192,11 @@ def test_unusable_maps(two, spoil, message):
         ({"phi": [30.0, 30.0]}, "same direction twice"),
         ({"phi": [-180.0, 180.0]}, "same direction twice"),
         ({"phi": [0.0]}, "expected a vector of 2 values"),
+        ({"phi": 30.0}, "same direction twice .* at q = 0.01 1/Å; expected one map per q and angle"),
+        ({"phi": 30.0, "q": [0.01, 0.01 + 1e-7]}, "same direction twice"),
+        ({"q": [0.01]}, "q has shape .* expected a vector of 2 values"),
+        ({"q": [0.01, 0.0]}, "q holds 0.0; expected positive numbers, one per map"),
+        ({"q": [0.01, np.nan]}, r"q\[1\] is nan"),
         ({"q": np.nan}, "q = nan 1/Å"),
         ({"q": -0.01}, "q = -0.01 1/Å; expected a finite positive number"),
         ({"q": "0.01"}, "expected one number in 1/Å"),

@@ -106,7 +106,16 @@ def nuts(data):
     t1, t2 = np.where(swap, data.t[j], data.t[i]), np.where(swap, data.t[i], data.t[j])
     settings = {"uncertainty": "independent", "optimization": {"nlsq": QUICK["nlsq"]}, "mcmc": {"num_warmup": 70}}
     return fit_mcmc_jax(
-        data.c2[angle, i, j], t1, t2, data.phi[angle], data.q, None, "static", "auto", cmc_config=settings, seed=1
+        data.c2[angle, i, j],
+        t1,
+        t2,
+        data.phi[angle],
+        data.q[angle],
+        None,
+        "static",
+        "auto",
+        cmc_config=settings,
+        seed=1,
     )
 
 

@@ -22,7 +22,7 @@ def slow_band(example, angle, pairs):
         params = {name: flat[name] for name in result.free_names} | result.fixed
         scale = {"contrast": flat["contrast"][angle], "offset": flat["offset"][angle]}
         t1, t2 = data.t[[i for i, _ in pairs]], data.t[[j for _, j in pairs]]
-        curve = correlation.g(data.phi[angle], t1, t2, params, q=data.q, gap=data.gap)
+        curve = correlation.g(data.phi[angle], t1, t2, params, q=data.q[angle], gap=data.gap)
         values.append(np.mean(scale["offset"] + scale["contrast"] * curve))
     return np.quantile(values, (0.05, 0.5, 0.95))
 
@@ -86,7 +86,7 @@ def test_data_agree_with_the_band_only_when_the_model_is_right(static):
 def test_cut_without_pairs_is_empty(static):
     good = np.zeros(60, bool)
     good[[5, 25, 50]] = True
-    data = replace(static.data, good=good)
+    data = replace(static.data, alive=static.data.alive & good)
     assert cuts.cut_at_lag(static.result, data, 0, 3).x.size == 0
     assert cuts.cut_at_lag(static.result, data, 0, 20).x.size == 1
     assert cuts.cut_figure(static.result, data).axes
@@ -98,7 +98,7 @@ def test_longest_lag_is_where_a_tenth_is_left(static):
 
     def left(frames):
         times = t[[first]], t[[first + frames]]
-        return correlation.g(7.5, *times, static.truth, q=static.data.q)[0]
+        return correlation.g(7.5, *times, static.truth, q=static.data.q[0])[0]
 
     assert left(lag) > 0.08  # the truth differs a little from the best draw
     assert lag == 39 or left(lag + 4) < 0.1

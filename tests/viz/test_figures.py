@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+import homodyne
 from homodyne.errors import InputError
 from homodyne.viz import inspect_figure, save_figures
 from homodyne.viz.figures import standard_figures
@@ -124,6 +125,17 @@ def test_wrong_input_leaves_nothing(static, laminar, tmp_path):
     with pytest.raises(InputError, match="cannot make directory"):
         save_figures(static.result, static.data, tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_inspect_figure_of_several_q():
+    chosen = {"q": [0.004, 0.006, 0.008], "phi": [0.0, 90.0], "num_frames": 20, "dt": 0.1, "contrast": 0.3}
+    data = homodyne.simulate({"D0": 1e4, "alpha": 0.0, "D_offset": 0.0}, **chosen, kind="independent", sigma=0.1)
+    figure = inspect_figure(data)
+    titles = [ax.get_title() for ax in figure.axes[:4]]
+    assert titles == [
+        f"q = {q} 1/Å\n$\\varphi$ = {phi}°" for q, phi in ((0.004, 0), (0.006, 0), (0.006, 90), (0.008, 90))
+    ]
+    assert figure.get_suptitle() == "3 q, 0.004 to 0.008 1/Å, 4 of 6 maps, 20 frames"
 
 
 def test_inspect_figure_shows_diagonal_and_bad_frames(static):

@@ -19,7 +19,7 @@ def slow_panels(example, angle, step):
     best = int(np.argmax(result.sample_stats["lp"].ravel()))
     params = {name: float(flat[name][best]) for name in result.free_names} | result.fixed
     t = data.t
-    g = np.asarray(correlation.g(data.phi[angle], t[:, None], t, params, q=data.q, gap=data.gap))
+    g = np.asarray(correlation.g(data.phi[angle], t[:, None], t, params, q=data.q[angle], gap=data.gap))
     fitted = flat["offset"][best, angle] + flat["contrast"][best, angle] * g
     size = -(-t.size // step)
     panels = np.full((3, size, size), np.nan)

@@ -43,13 +43,14 @@ def catalog(file: "h5py.File") -> Catalog:
     dt = None if any(one is None for one in parts) else float(np.prod(np.array(parts, dtype=np.float64)))
     missing = [f"dt: {' * '.join(where)}"] if dt is None or dt <= 0 else []
     paths = [f"{MAPS}/{name}" for name in names]
-    num_frames, read_map = hdf5.square_maps(file, paths)
+    num_frames, read_map, map_file = hdf5.square_maps(file, paths)
     pixels, _ = roi_statistics(file, "/xpcs/dqmap", "/xpcs/mask", None, q_list.size, missing)
 
     return Catalog(
         num_maps=len(names),
         num_frames=num_frames,
         read_map=read_map,
+        map_file=map_file,
         q=q,
         phi=phi,
         dt=dt if dt is not None and dt > 0 else None,

@@ -34,7 +34,7 @@ def catalog(file: "h5py.File") -> Catalog:
     q, phi, num_bins = _bin_positions(file, bins)
     dt, dt_where, average = _frame_interval(file)
     paths = [f"{MAPS}/{name}" for name in names]
-    num_frames, read_map = hdf5.square_maps(file, paths)
+    num_frames, read_map, map_file = hdf5.square_maps(file, paths)
     missing = [] if dt is not None else [f"dt: {dt_where}"]
     pixels, mean_counts = roi_statistics(file, f"{QMAP}/dynamic_roi_map", f"{QMAP}/mask", SCATTERING, num_bins, missing)
 
@@ -42,6 +42,7 @@ def catalog(file: "h5py.File") -> Catalog:
         num_maps=len(names),
         num_frames=num_frames,
         read_map=read_map,
+        map_file=map_file,
         q=q,
         phi=phi,
         dt=dt,

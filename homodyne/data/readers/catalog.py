@@ -1,13 +1,25 @@
 """What every reader returns before any map is read: a catalog of the maps in a file."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from homodyne.data.checks import CONTRADICTION, FloatArray, MapArray, merged, middles, real_scalar
+from homodyne.data.checks import (
+    CONTRADICTION,
+    SAME_Q,
+    BoolArray,
+    FloatArray,
+    MapArray,
+    MapArrays,
+    distinct_q,
+    listed,
+    maps_at_q,
+    real_scalar,
+    wavevectors,
+)
 from homodyne.errors import DataError
 
 Q_TOLERANCE = 0.01
@@ -16,11 +28,17 @@ Q_TOLERANCE = 0.01
 PHI_TOLERANCE = 0.5
 """Largest difference in degrees between an angle asked for and the nearest angle in the file."""
 
-SAME_Q = 1e-4
-"""Relative difference below which two q values in a file are one ring; different rings are never pooled."""
+Wavevectors: TypeAlias = float | str | tuple[float, float] | Sequence[float] | NDArray[Any] | None
+"""q as it is asked for: a number or a list, a range (a tuple of two, or "low:high"), "all", or nothing."""
+
+Angles: TypeAlias = float | tuple[float, float] | Sequence[float] | NDArray[Any] | None
+"""phi as it is asked for: a number or a list, a range (a tuple of two), or nothing for all."""
 
 ReadMap: TypeAlias = Callable[[int, slice, MapArray], None]
 """read_map(index, frames, out): fill out[i, j], i <= j, with map number `index`."""
+
+MapFile: TypeAlias = Callable[[NDArray[np.intp]], MapArrays | None]
+"""map_file(index): maps as they lie in the file, mapped into memory; None where they are not stored so."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,8 @@ class Catalog:
         Number of maps; number of frames of each.
     read_map : callable
         Reads one map; see ReadMap.
+    map_file : callable or None
+        Maps without reading them; see MapFile.
     q, phi : ndarray (num_maps,) or None
         1/Å and degrees of each map; None when the file does not say.
     dt : float or None
@@ -51,6 +71,8 @@ class Catalog:
         Pixels per map; counts per pixel and frame.
     diagonal : ndarray (num_maps, num_frames) or None
         Raw diagonal, when it is stored apart from the maps.
+    alive : ndarray (num_maps, num_frames) of bool, or None
+        Frames that are used, when the file says so.
     names : tuple of str
         Name of each map inside the file.
     facts, missing : mapping, tuple
@@ -62,6 +84,7 @@ class Catalog:
     num_maps: int
     num_frames: int
     read_map: ReadMap
+    map_file: MapFile | None = None
     q: FloatArray | None = None
     phi: FloatArray | None = None
     dt: float | None = None
@@ -73,6 +96,7 @@ class Catalog:
     pixels: FloatArray | None = None
     mean_counts: FloatArray | None = None
     diagonal: FloatArray | None = None
+    alive: BoolArray | None = None
     names: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
@@ -80,56 +104,85 @@ class Catalog:
     format: str = ""
 
 
-def listed(values: Iterable[float], limit: int = 40) -> str:
-    """Numbers for an error message, shortened when there are many."""
-    texts = [f"{v:.6g}" for v in values]
-    return ", ".join(texts[:limit]) + (f", ... ({len(texts)} values)" if len(texts) > limit else "")
+def maps_of(cube: MapArray, index: NDArray[np.intp]) -> MapArrays:
+    """Some maps of a cube without a copy: one array where they lie at equal distances."""
+    steps = np.unique(np.diff(index))
+    if steps.size <= 1 and np.all(steps > 0):
+        return cube[index[0] : index[-1] + 1 : int(steps[0]) if steps.size else 1]
+    return tuple(cube[k] for k in index)
 
 
-def distinct_q(q: FloatArray) -> FloatArray:
-    """Return the rings of a file in increasing order: the first q of each group that agrees within SAME_Q."""
-    return merged(np.unique(q), SAME_Q)
-
-
-def maps_at_q(q: FloatArray, ring: float) -> NDArray[np.intp]:
-    """Indices of the maps of one ring, in file order."""
-    edges = middles(distinct_q(q))
-    return np.flatnonzero(np.searchsorted(edges, q) == np.searchsorted(edges, ring))
-
-
-def select_q(catalog: Catalog, q: float | None) -> tuple[float, NDArray[np.intp]]:
-    """Return the q of the ring nearest to `q` and the indices of its maps."""
+def select_q(catalog: Catalog, q: Wavevectors) -> tuple[NDArray[np.intp], FloatArray]:
+    """Return index and q, as the file gives it, of every map at the wave vectors asked for, in their order."""
+    if isinstance(q, str) and q != "all":
+        q = _range(q)
     if catalog.q is None:
-        if q is None:
-            raise DataError(f"{catalog.path} does not state q; give q (--q) in 1/Å.")
-        return real_scalar("q", q, "1/Å"), np.arange(catalog.num_maps)
-    rings = distinct_q(catalog.q)
-    if q is None:
-        if rings.size > 1:
-            raise DataError(f"{catalog.path} holds {rings.size} values of q; choose one with q=: {listed(rings)} 1/Å.")
-        ring = float(rings[0])
-    else:
-        wanted = real_scalar("q", q, "1/Å")
-        ring = float(rings[np.argmin(np.abs(rings - wanted))])
-        if abs(ring - wanted) > Q_TOLERANCE * wanted:
+        if is_open(q):
             raise DataError(
-                f"q = {wanted:.6g} 1/Å is not in {catalog.path}: the nearest is {ring:.6g}, and {Q_TOLERANCE:.0%} "
-                f"difference is allowed. The file holds {listed(rings)} 1/Å."
+                f"{catalog.path} does not state q; give q (--q) in 1/Å: one number, or a list, one per map."
             )
-    return ring, maps_at_q(catalog.q, ring)
+        return np.arange(catalog.num_maps), wavevectors(np.asarray(q), catalog.num_maps)
+    present = distinct_q(catalog.q)
+    if q is None and present.size > 1:
+        raise DataError(
+            f"{catalog.path} holds {present.size} values of q: {listed(present)} 1/Å. Choose with q= (--q): one, "
+            f"several ({present[0]:.6g},{present[1]:.6g}), a range ({present[0]:.6g}:{present[-1]:.6g}), or all."
+        )
+    if q is None or isinstance(q, str):
+        chosen = present
+    elif _is_range(q):
+        low, high = (real_scalar("q", end, "1/Å", positive=False) for end in q)
+        chosen = present[(present >= low * (1 - SAME_Q)) & (present <= high * (1 + SAME_Q))]
+        if chosen.size == 0:
+            raise DataError(f"No q from {low:.6g} to {high:.6g} 1/Å in {catalog.path}; it holds {listed(present)} 1/Å.")
+    else:
+        chosen = np.array([_nearest(catalog.path, present, one) for one in np.atleast_1d(np.asarray(q))])
+        if np.unique(chosen).size != chosen.size:
+            raise DataError(
+                f"q = {q} asks for one wave vector twice: nearest in {catalog.path} are {listed(chosen)} 1/Å."
+            )
+    index = [maps_at_q(catalog.q, one) for one in chosen]
+    return np.concatenate(index), np.repeat(chosen, [one.size for one in index])
 
 
-def select_phi(phi: FloatArray, wanted: float | tuple[float, float] | Iterable[float] | None) -> NDArray[np.intp]:
-    """Return the indices of the angles in a range (a tuple) or nearest to the values of a list."""
+def _range(text: str) -> tuple[float, float]:
+    """Read "low:high"."""
+    try:
+        low, high = (float(end) for end in text.split(":"))
+    except ValueError:
+        raise DataError(f"q = {text!r}; expected a number or a list in 1/Å, a range low:high, or all.") from None
+    return low, high
+
+
+def _is_range(wanted: Any) -> TypeGuard[tuple[float, float]]:
+    return isinstance(wanted, tuple) and len(wanted) == 2
+
+
+def is_open(q: Wavevectors) -> bool:
+    """Whether wave vectors are asked for without naming each."""
+    return q is None or isinstance(q, str) or _is_range(q)
+
+
+def _nearest(path: str, present: FloatArray, q: Any) -> float:
+    """Return the q of a file that is meant by a given one."""
+    wanted = real_scalar("q", q, "1/Å")
+    nearest = float(present[np.argmin(np.abs(present - wanted))])
+    if abs(nearest - wanted) > Q_TOLERANCE * wanted:
+        raise DataError(
+            f"q = {wanted:.6g} 1/Å is not in {path}: the nearest is {nearest:.6g}, and {Q_TOLERANCE:.0%} difference is "
+            f"allowed. The file holds {listed(present)} 1/Å."
+        )
+    return nearest
+
+
+def select_phi(phi: FloatArray, wanted: Angles, q: float) -> NDArray[np.intp]:
+    """Return the indices of the angles at one q in a range (a tuple), or nearest to each value of a list."""
     if wanted is None:
         return np.arange(phi.size)
-    if isinstance(wanted, tuple) and len(wanted) == 2:
+    if _is_range(wanted):
         low, high = (real_scalar("phi", w, "degrees", positive=False) for w in wanted)
         width = high - low if high - low >= 360 else (high - low) % 360.0
-        inside = np.flatnonzero((phi - low + 1e-9) % 360.0 <= width + 2e-9)
-        if inside.size == 0:
-            raise DataError(f"No angle between {low:g} and {high:g} degrees; the file holds {listed(phi)}.")
-        return inside
+        return np.flatnonzero((phi - low + 1e-9) % 360.0 <= width + 2e-9)
     chosen = []
     for value in np.atleast_1d(np.asarray(wanted)):
         angle = real_scalar("phi", value, "degrees", positive=False)
@@ -137,8 +190,8 @@ def select_phi(phi: FloatArray, wanted: float | tuple[float, float] | Iterable[f
         nearest = int(np.argmin(away))
         if away[nearest] > PHI_TOLERANCE:
             raise DataError(
-                f"phi = {angle:g} degrees is not in the file ({PHI_TOLERANCE:g} degrees difference is allowed); it "
-                f"holds {listed(phi)}."
+                f"phi = {angle:g} degrees is not in the file at q = {q:.6g} 1/Å ({PHI_TOLERANCE:g} degrees difference "
+                f"is allowed); it holds {listed(phi)} there."
             )
         chosen.append(nearest)
     return np.array(chosen, dtype=np.intp)

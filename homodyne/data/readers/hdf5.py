@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
-from homodyne.data.readers.catalog import ReadMap
+from homodyne.data.readers.catalog import MapFile, ReadMap
 from homodyne.errors import DataError
 
 if TYPE_CHECKING:
@@ -215,18 +215,35 @@ def map_frames(file: "h5py.File", path: str) -> int:
     return shape[0]
 
 
-def square_maps(file: "h5py.File", paths: Sequence[str]) -> tuple[int, ReadMap]:
-    """Return the number of frames, and the function that reads a map after checking that it has as many."""
+def square_maps(file: "h5py.File", paths: Sequence[str]) -> tuple[int, ReadMap, MapFile]:
+    """Return the number of frames, and the functions that read and map maps after checking that they have as many."""
     num_frames = map_frames(file, paths[0])
 
-    def read_map(index: int, frames: slice, out: MapArray) -> None:
-        path = paths[index]
-        n = map_frames(file, path)
+    def one(index: int) -> "h5py.Dataset":
+        n = map_frames(file, paths[index])
         if n != num_frames:
-            raise DataError(f"{file.filename}: {path} has {n} frames, but {paths[0]} has {num_frames}.")
-        read_block(dataset(file, path), np.s_[frames, frames], out, f"{file.filename}: {path}")
+            raise DataError(f"{file.filename}: {paths[index]} has {n} frames, but {paths[0]} has {num_frames}.")
+        return dataset(file, paths[index])
 
-    return num_frames, read_map
+    def read_map(index: int, frames: slice, out: MapArray) -> None:
+        read_block(one(index), np.s_[frames, frames], out, f"{file.filename}: {paths[index]}")
+
+    def map_file(index: NDArray[np.intp]) -> tuple[MapArray, ...] | None:
+        found = [mapped(one(int(k)), f"{file.filename}: {paths[k]}") for k in index]
+        return tuple(one for one in found if one is not None) if all(one is not None for one in found) else None
+
+    return num_frames, read_map, map_file
+
+
+def mapped(found: "h5py.Dataset", where: str) -> MapArray | None:
+    """Return a dataset as it lies in the file, mapped into memory; None unless it is float32 in one piece."""
+    import h5py
+
+    with reading(where):
+        layout = found.id.get_create_plist().get_layout()
+        if found.dtype != np.float32 or layout != h5py.h5d.CONTIGUOUS or found.id.get_storage_size() != found.nbytes:
+            return None
+        return np.memmap(found.file.filename, np.float32, "r", found.id.get_offset(), found.shape)
 
 
 def read_block(found: "h5py.Dataset", selection: Any, out: MapArray, where: str) -> None:

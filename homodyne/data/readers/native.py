@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.data import checks
-from homodyne.data.checks import MapArray
+from homodyne.data.checks import MapArray, MapArrays
 from homodyne.data.readers import hdf5
-from homodyne.data.readers.catalog import Catalog
+from homodyne.data.readers.catalog import Catalog, maps_of
 from homodyne.data.readers.npz import Members
 from homodyne.errors import DataError
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 NAME = "homodyne"
 MARK = "homodyne_two_time"
-VERSION = 1
-SCALARS = ("q", "gap", "dt", "age_origin")
-REQUIRED = (MARK, "c2", "t", "phi", "frames", "scalars", "source")
+VERSION = 2
+SCALARS = ("gap", "dt", "age_origin")
+REQUIRED = (MARK, "c2", "t", "phi", "q", "alive", "frames", "scalars", "source")
 OPTIONAL = ("diagonal", "pixels", "mean_counts")
 
 
@@ -44,6 +44,11 @@ class GroupFields:
         found = hdf5.dataset(self._file, name)
         hdf5.read_block(found, np.s_[index, frames, frames], out, f"{self.path}: {name}")
 
+    def map_file(self, name: str, index: NDArray[np.intp]) -> MapArrays | None:
+        """Maps as they lie in the file, if they do."""
+        cube = hdf5.mapped(hdf5.dataset(self._file, name), f"{self.path}: {name}")
+        return None if cube is None else maps_of(cube, index)
+
 
 Source: TypeAlias = "h5py.File | Members"
 
@@ -61,31 +66,36 @@ def catalog(source: Source) -> Catalog:
     """List the maps of one of the package's own files."""
     fields = _fields(source)
     path = str(fields.path)
+    version = fields.array(MARK)
+    if version.size != 1 or int(version.reshape(-1)[0]) != VERSION:
+        raise DataError(
+            f"{path}: {MARK} is {version}; this version of homodyne reads {VERSION}. Update homodyne, or write the "
+            "data again."
+        )
     lacking = [name for name in REQUIRED if name not in fields.names]
     if lacking:
         raise DataError(f"{path}: {', '.join(lacking)} missing; expected a file written by homodyne.")
-    version = fields.array(MARK)
-    if version.size != 1 or int(version.reshape(-1)[0]) != VERSION:
-        raise DataError(f"{path}: {MARK} is {version}; this version of homodyne reads {VERSION}. Update homodyne.")
     shape = fields.shape("c2")
     if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
-        raise DataError(f"{path}: c2 has shape {shape}; expected (n_phi, n, n).")
+        raise DataError(f"{path}: c2 has shape {shape}; expected (n_maps, n, n).")
     n_maps, n = shape[:2]
     numbers = fields.array("scalars").astype(np.float64).reshape(-1)
     frames = fields.array("frames").reshape(-1)
     if numbers.size != len(SCALARS) or frames.size != 2:
-        raise DataError(f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 4 and 2.")
-    q, gap, dt, age_origin = (float(x) for x in numbers)
+        raise DataError(f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 3 and 2.")
+    gap, dt, age_origin = (float(x) for x in numbers)
     extra = {name: fields.array(name).astype(np.float64) if name in fields.names else None for name in OPTIONAL}
-    for name, array in extra.items():
-        expected = (n_maps, n) if name == "diagonal" else (n_maps,)
+    alive = fields.array("alive") != 0
+    for name, array in {**extra, "alive": alive}.items():
+        expected = (n_maps, n) if name in ("diagonal", "alive") else (n_maps,)
         if array is not None and array.shape != expected:
             raise DataError(f"{path}: {name} has shape {array.shape}; expected {expected}.")
     return Catalog(
         num_maps=n_maps,
         num_frames=n,
         read_map=lambda index, chosen, out: fields.block("c2", index, chosen, out),
-        q=np.full(n_maps, checks.real_scalar("q", q, "1/Å")),
+        map_file=None if isinstance(fields, Members) else lambda index: fields.map_file("c2", index),
+        q=checks.per_map("q", fields.array("q"), n_maps),
         phi=checks.real_vector("phi", fields.array("phi"), n_maps),
         dt=checks.real_scalar("dt", dt, "s"),
         dt_where="scalars",
@@ -95,6 +105,7 @@ def catalog(source: Source) -> Catalog:
         gap=None if np.isnan(gap) else gap,
         facts=_source(path, fields.array("source")),
         missing=tuple(name for name in OPTIONAL if extra[name] is None),
+        alive=alive,
         # without one, an absent diagonal keeps the values on the diagonal of the maps from being taken for it
         diagonal=np.full((n_maps, n), np.nan) if extra["diagonal"] is None else extra["diagonal"],
         pixels=extra["pixels"],

@@ -1,4 +1,4 @@
-"""A single .npy array: maps (n_phi, n, n) or one map (n, n), with q, phi and dt given by the caller."""
+"""A single .npy array: maps (n_maps, n, n) or one map (n, n), with q, phi and dt given by the caller."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.data.checks import MapArray
-from homodyne.data.readers.catalog import Catalog
+from homodyne.data.readers.catalog import Catalog, maps_of
 from homodyne.errors import DataError
 
 NAME = "npy"
@@ -37,7 +37,7 @@ def catalog(source: tuple[Path, NDArray[Any]]) -> Catalog:
     if cube.dtype.kind != "f" or cube.ndim != 3 or cube.shape[1] != cube.shape[2] or cube.shape[0] == 0:
         raise DataError(
             f"{path} has shape {array.shape} and dtype {array.dtype}; "
-            "expected floating-point maps (n_phi, n, n), or one map (n, n)."
+            "expected floating-point maps (n_maps, n, n), or one map (n, n)."
         )
 
     def read_map(index: int, frames: slice, out: MapArray) -> None:
@@ -48,8 +48,9 @@ def catalog(source: tuple[Path, NDArray[Any]]) -> Catalog:
         num_maps=cube.shape[0],
         num_frames=cube.shape[1],
         read_map=read_map,
+        map_file=(lambda index: maps_of(cube, index)) if cube.dtype == np.float32 else None,
         missing=(
-            "q: give q (--q) in 1/Å",
+            "q: give q (--q) in 1/Å, of all maps or of each",
             "phi: give phi (--phi) with one angle per map",
             "dt: give dt (--dt) in s",
             "pixels per bin",

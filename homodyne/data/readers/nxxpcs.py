@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from homodyne.data.checks import MapArray
 from homodyne.data.readers import hdf5
 from homodyne.data.readers.aps_u import roi_statistics
 from homodyne.data.readers.catalog import Catalog
-from homodyne.data.twotime import zero_frames
+from homodyne.data.twotime import upper_strips, zero_frames
 from homodyne.errors import DataError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def catalog(file: "h5py.File") -> Catalog:
     path, entry = file.filename, _entry(file)
     where = f"{entry}/{MAPS}"
     mode, baseline, lower_left = _attributes(file, where)
-    num_maps, num_frames, read_raw, names = _STORAGE[mode](file, where)
+    num_maps, num_frames, read_raw, map_raw, names = _STORAGE[mode](file, where)
     q_path, phi_path = (f"{entry}/{MASKS}/dynamic_{name}_list" for name in ("q", "phi"))
     q = hdf5.vector(file, q_path) * hdf5.scale(file, q_path, hdf5.PER_ANGSTROM)
     missing: list[str] = []
@@ -66,22 +67,23 @@ def catalog(file: "h5py.File") -> Catalog:
         # a range of frames lies at the end of the rows when row 0 is the last frame
         rows = slice(num_frames - frames.stop, num_frames - frames.start) if lower_left else frames
         read_raw(index, rows, frames, out)
-        if lower_left:
-            out[:] = out[::-1].copy()
-        above, below = (bool(np.any(np.nan_to_num(half(out, k)))) for half, k in ((np.triu, 1), (np.tril, -1)))
-        if below and not above:
-            out[:] = out.T.copy()
+        out[:] = _oriented(out, lower_left).copy()
         if baseline == 0:
-            dead = zero_frames(out)
+            dead, mirrored = zero_frames(out), _has_data(out.T)
             out += 1.0
-            if not (above and below):
+            if not mirrored:
                 out[:] = np.triu(out)
             out[dead, :] = out[:, dead] = np.nan
+
+    def map_file(index: NDArray[np.intp]) -> tuple[MapArray, ...] | None:
+        found = [] if baseline == 0 else [one for one in (map_raw(int(k)) for k in index) if one is not None]
+        return tuple(_oriented(one, lower_left) for one in found) if len(found) == index.size else None
 
     return Catalog(
         num_maps=num_maps,
         num_frames=num_frames,
         read_map=read_map,
+        map_file=map_file,
         q=q,
         phi=phi,
         dt=dt,
@@ -91,6 +93,17 @@ def catalog(file: "h5py.File") -> Catalog:
         facts={"maps": where, "storage_mode": mode, "baseline_reference": str(baseline), "q": q_path, "phi": phi_path},
         missing=tuple(missing),
     )
+
+
+def _oriented(one: MapArray, lower_left: bool) -> MapArray:
+    """View of a map with time from the upper left on and its data above the diagonal."""
+    turned = one[::-1] if lower_left else one
+    return turned.T if not _has_data(turned) and _has_data(turned.T) else turned
+
+
+def _has_data(one: MapArray) -> bool:
+    """Whether an element above the diagonal is neither zero nor NaN."""
+    return any(np.any(later & (strip != 0) & ~np.isnan(strip)) for _, strip, later in upper_strips(one))
 
 
 def _attributes(file: "h5py.File", where: str) -> tuple[str, int, bool]:
@@ -119,7 +132,8 @@ def _attributes(file: "h5py.File", where: str) -> tuple[str, int, bool]:
 
 
 ReadRaw = Callable[[int, slice, slice, MapArray], None]
-Storage = tuple[int, int, ReadRaw, tuple[str, ...]]
+MapRaw = Callable[[int], MapArray | None]
+Storage = tuple[int, int, ReadRaw, MapRaw, tuple[str, ...]]
 
 
 def _one_array(file: "h5py.File", where: str, q_axis: int) -> Storage:
@@ -135,8 +149,12 @@ def _one_array(file: "h5py.File", where: str, q_axis: int) -> Storage:
         selection: Any = (index, rows, columns) if q_axis == 0 else (rows, columns, index)
         hdf5.read_block(hdf5.dataset(file, where), selection, out, f"{file.filename}: {where}")
 
+    def in_file(index: int) -> MapArray | None:
+        cube = hdf5.mapped(hdf5.dataset(file, where), f"{file.filename}: {where}") if q_axis == 0 else None
+        return None if cube is None else cube[index]
+
     num_maps = int(shape[q_axis])
-    return num_maps, int(square[0]), read, tuple(str(k + 1) for k in range(num_maps))
+    return num_maps, int(square[0]), read, in_file, tuple(str(k + 1) for k in range(num_maps))
 
 
 def _keys(file: "h5py.File", where: str) -> Storage:
@@ -152,7 +170,10 @@ def _keys(file: "h5py.File", where: str) -> Storage:
         found = hdf5.dataset(file, paths[index])
         hdf5.read_block(found, np.s_[rows, columns], out, f"{file.filename}: {paths[index]}")
 
-    return len(paths), sizes.pop(), read, tuple(names)
+    def in_file(index: int) -> MapArray | None:
+        return hdf5.mapped(hdf5.dataset(file, paths[index]), f"{file.filename}: {paths[index]}")
+
+    return len(paths), sizes.pop(), read, in_file, tuple(names)
 
 
 _STORAGE: dict[str, Callable[["h5py.File", str], Storage]] = {
