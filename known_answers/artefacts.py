@@ -1,6 +1,6 @@
 """What goes wrong in real files, applied to simulated maps.
 
-Every function takes :class:`homodyne.core.simulate.SimulatedMaps` and returns changed ones; the raw diagonal follows
+Every function takes :class:`homodyne.physics.simulate.SimulatedMaps` and returns changed ones; the raw diagonal follows
 the maps.
 """
 
@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from homodyne.core.simulate import SimulatedMaps, raw_diagonal
 from homodyne.errors import InputError
+from homodyne.physics.simulate import SimulatedMaps, raw_diagonal
 
 
 def blank_frames(maps: SimulatedMaps, frames: Sequence[int], value: float = 0.0) -> SimulatedMaps:

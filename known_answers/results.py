@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from homodyne.core import correlation, simulate, transport
-from homodyne.core.parameters import LAMINAR_NAMES, STATIC_NAMES, UNITS
+from homodyne.core.parameters import UNITS
 from homodyne.data.twotime import TwoTimeData, from_cube
 from homodyne.optimization.cmc.certificate import Certificate
 from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.physics import simulate
+from homodyne.physics.model import find_model
+from homodyne.physics.space import ParameterSpace, parameter_space
 
 Array = NDArray[np.float64]
 
@@ -77,15 +79,18 @@ def example_result(
     seed : int
         Of noise and draws.
     """
-    names = STATIC_NAMES if mode == "static" else LAMINAR_NAMES
+    law = find_model(mode)
+    names = law.parameter_names
     truth = {name: TRUTH[name] for name in names}
     t = np.asarray(dt * np.arange(1, num_frames + 1), dtype=np.float64)
-    model = simulate.TrueModel(truth, t, np.asarray(phi, float), Q, GAP, CONTRAST, OFFSET)
-    c2 = simulate.independent(model, sigma=sigma, seed=seed).c2
+    c2 = simulate.independent(
+        simulate.TrueModel(law, truth, t, np.asarray(phi, float), Q, GAP, CONTRAST, OFFSET), sigma=sigma, seed=seed
+    ).c2
     c2[:, list(bad_frames), :] = np.nan
     c2[:, :, list(bad_frames)] = np.nan
     data = from_cube(c2, t, np.asarray(phi, float), Q, GAP)
-    samples, lp = _posterior_draws(data, truth, fixed, sigma, shape, seed)
+    space = parameter_space(law, data.t, fixed={name: truth[name] for name in fixed})
+    samples, lp = _posterior_draws(data, space, truth, sigma, shape, seed)
     rng = np.random.default_rng(seed)
     certificate = None
     if verdict in _REASONS:
@@ -135,39 +140,20 @@ def example_result(
 
 
 def _posterior_draws(
-    data: TwoTimeData, truth: Mapping[str, float], fixed: Sequence[str], sigma: float, shape: tuple[int, int], seed: int
+    data: TwoTimeData,
+    space: ParameterSpace,
+    truth: Mapping[str, float],
+    sigma: float,
+    shape: tuple[int, int],
+    seed: int,
 ) -> tuple[dict[str, Array], Array]:
     """Draws by name in physical parameters, and their log density up to a constant.
 
-    Gaussian in logarithms of rates at anchor times, where laminar flow is nearly Gaussian; the centre is one
-    draw away from the truth, as in a real measurement. The Fisher matrix is that of every
-    few pairs, scaled up.
+    Gaussian in the coordinates of the space, where laminar flow is nearly Gaussian; the centre is one draw away from
+    the truth, as in a real measurement. The Fisher matrix is that of every few pairs, scaled up.
     """
-    anchors = transport.anchor_times(data.t[0], data.t[-1])
-    kinds = ["D0", "gamma_dot_0"][: 2 if "phi0" in truth else 1]
-    names = list(truth)
-
-    def physical(z: jax.Array) -> dict[str, jax.Array]:
-        values = {name: jnp.asarray(truth[name]) for name in names}
-        exponents = z[2 * len(kinds) :]
-        for k, name in enumerate(free_exponents):
-            values[name] = exponents[k]
-        for k, kind in enumerate(kinds):
-            at = names.index(kind)
-            amplitude, offset = transport.amplitude_offset(
-                jnp.exp(z[2 * k]), jnp.exp(z[2 * k + 1]), values[names[at + 1]], *anchors
-            )
-            values |= {kind: amplitude, names[at + 2]: offset}
-        return values
-
-    free_exponents = [name for name in ("alpha", "beta", "phi0") if name in truth and name not in fixed]
-    rates = [
-        jnp.log(transport.rate(time, *(truth[name] for name in names[names.index(kind) :][:3])))
-        for kind in kinds
-        for time in anchors
-    ]
     linear = np.repeat([CONTRAST, OFFSET], data.num_maps)
-    center = np.concatenate([np.array(rates), [truth[name] for name in free_exponents], linear])
+    center = np.concatenate([space.coordinates(truth), linear])
     i, j = np.triu_indices(data.num_frames, 1)
     every = max(i.size // 1500, 1)
     t1, t2 = data.t[i[::every]], data.t[j[::every]]
@@ -175,7 +161,7 @@ def _posterior_draws(
     def curves(z: jax.Array) -> jax.Array:
         split = z.size - 2 * data.num_maps
         contrast, offset = z[split:].reshape(2, data.num_maps, 1)
-        g = correlation.g(data.phi[:, None], t1, t2, physical(z[:split]), q=data.q[:, None], gap=data.gap)
+        g = space.model.g(space.physical(z[:split]), t1, t2, Q, data.phi[:, None], GAP)
         c2: jax.Array = (offset + contrast * g).ravel()
         return c2
 
@@ -186,8 +172,8 @@ def _posterior_draws(
     noise = rng.standard_normal((shape[0] * shape[1] + 1, center.size))
     draws = center + (noise[:-1] + noise[-1]) @ root.T
     split = center.size - 2 * data.num_maps
-    values = jax.vmap(physical)(jnp.asarray(draws[:, :split]))
-    samples = {name: np.array(values[name]).reshape(shape) for name in names if name not in fixed}
+    values = jax.vmap(space.physical)(jnp.asarray(draws[:, :split]))
+    samples = {name: np.array(values[name]).reshape(shape) for name in space.free_names}
     for k, name in enumerate(("contrast", "offset")):
         block = draws[:, split + k * data.num_maps :][:, : data.num_maps]
         samples[name] = block.reshape(*shape, data.num_maps)

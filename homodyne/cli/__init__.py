@@ -9,13 +9,15 @@ import sys
 
 
 def main() -> None:
-    """Run the program ``homodyne``.
+    """Run the program ``homodyne``, which finds modules in the working directory, as ``python -m homodyne`` does.
 
     After an interruption the process ends at once: everything of ours is unwound by then, and compiled code that
     was left in the middle of a callback crashes when the interpreter is taken down around it.
     """
     from homodyne.cli.program import INTERRUPTED, run
 
+    if os.getcwd() not in sys.path:  # last, so that no file there takes the place of a package
+        sys.path.append(os.getcwd())
     code = run(sys.argv[1:])
     if code == INTERRUPTED:
         sys.stdout.flush()

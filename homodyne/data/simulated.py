@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from homodyne.core.simulate import Seed, SimulatedMaps, TrueModel, simulate_maps
 from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble
 from homodyne.errors import InputError
+from homodyne.physics.model import CorrelationModel, find_model, model_for
+from homodyne.physics.simulate import Seed, SimulatedMaps, TrueModel, simulate_maps
 
 
 def simulate(
@@ -27,7 +28,9 @@ def simulate(
     mean_counts: ArrayLike | None = None,
     sigma: ArrayLike | None = None,
     seed: Seed = 0,
-    shear_convention: str = "he2024",
+    model: str | CorrelationModel | None = None,
+    options: Mapping[str, Any] | None = None,
+    shear_convention: str | None = None,
     age_origin: float = 0.0,
 ) -> TwoTimeData:
     """Simulate a measurement of known truth.
@@ -35,11 +38,12 @@ def simulate(
     Parameters
     ----------
     params : mapping
-        D0, alpha, D_offset and, for laminar flow, gamma_dot_0, beta, gamma_dot_offset, phi0.
-    q : float or array, (n_q,)
-        1/Å; every q has a map at every angle, one q after the other: n_maps = n_q n_phi.
+        Parameters of the model by name, such as D0, alpha, D_offset and, for laminar flow, gamma_dot_0, beta,
+        gamma_dot_offset, phi0; those that the model fixes by default may be left out.
+    q : float or array (n_q,)
+        1/Å. Maps are made for every q at every angle, those of the first q first.
     gap : float, optional
-        Distance between the plates in Å; needed with shear parameters.
+        Distance between the plates in Å; for models that need it, such as laminar flow.
     num_frames : int
         Number of frames, at least 3.
     dt : float
@@ -50,7 +54,7 @@ def simulate(
         c2 = offset + contrast * g.
     kind : {"speckle", "parametric", "independent"}
         Noise: simulated detector frames, their second moments only, or white noise; see
-        :mod:`homodyne.core.simulate`.
+        :mod:`homodyne.physics.simulate`.
     pixels : int or (n_maps,), optional
         Pixels per map (not for "independent"); 2000 by default.
     mean_counts : float or (n_maps,), optional
@@ -59,8 +63,12 @@ def simulate(
         Standard deviation of c2; needed for "independent" and only there.
     seed : int, SeedSequence or Generator
         The same seed gives the same data.
-    shear_convention : {"he2024", "legacy"}
-        Meaning of the shear rate.
+    model : str or CorrelationModel, optional
+        Name of a model, ``module:Class`` of your own, or a model; by default the one that has these parameters.
+    options : mapping, optional
+        Options of the model that is named.
+    shear_convention : {"he2024", "legacy"}, optional
+        The same option of laminar flow.
     age_origin : float
         Age of the sample just before the first frame in s, > -dt.
 
@@ -79,25 +87,46 @@ def simulate(
     if not (math.isfinite(dt) and dt > 0):
         raise InputError(f"dt is {dt}: expected a positive time in s")
     t = age_origin + dt * np.arange(1, num_frames + 1, dtype=np.float64)
-    angles, waves = (np.atleast_1d(np.asarray(values, dtype=np.float64)) for values in (phi, q))
-    each_phi, each_q = np.tile(angles, waves.size), np.repeat(waves, angles.size)
-    model = TrueModel(params, t, each_phi, each_q, gap, contrast, offset, shear_convention)
+    waves, angles = (np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (q, phi))
+    truth = TrueModel(
+        _chosen(params, model, dict(options or {}), shear_convention),
+        params,
+        t,
+        np.tile(angles, waves.size),
+        np.repeat(waves, angles.size),
+        gap,
+        contrast,
+        offset,
+    )
     given = {"pixels": pixels, "mean_counts": mean_counts, "sigma": sigma}
     settings = {name: value for name, value in given.items() if value is not None}
-    maps = simulate_maps(model, kind, settings, seed=seed)
-    return from_maps(maps, q=each_q, gap=gap, dt=dt, age_origin=age_origin, kind=kind)
+    maps = simulate_maps(truth, kind, settings, seed=seed)
+    return from_maps(maps, gap=gap, dt=dt, age_origin=age_origin, kind=kind)
 
 
-def from_maps(
-    maps: SimulatedMaps, *, q: ArrayLike, gap: float | None, dt: float, age_origin: float, kind: str
-) -> TwoTimeData:
+def _chosen(
+    params: Mapping[str, float],
+    model: str | CorrelationModel | None,
+    options: dict[str, Any],
+    shear_convention: str | None,
+) -> CorrelationModel:
+    if shear_convention is not None:
+        options["shear_convention"] = shear_convention
+    if isinstance(model, CorrelationModel):
+        if options:
+            raise InputError(f"{model} has its options already: leave out {', '.join(options)}, or give its name")
+        return model
+    return find_model(model_for(params).name if model is None else model, options)
+
+
+def from_maps(maps: SimulatedMaps, *, gap: float | None, dt: float, age_origin: float, kind: str) -> TwoTimeData:
     """Make the record from simulated maps, also from spoilt ones; arguments as in :func:`simulate`."""
     counts = maps.mean_counts
     return assemble(
         maps.c2,
         t=maps.t,
         phi=maps.phi,
-        q=q,
+        q=maps.q,
         gap=gap,
         dt=dt,
         age_origin=age_origin,

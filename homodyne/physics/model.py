@@ -8,20 +8,25 @@ written in JAX. Everything else, from the likelihood with contrast and offset in
 likes, a model also says in which coordinates its posterior is round (`coordinates`), which rates can be drawn against
 time (`rates`), where parameters are possible (`supported`) and the covariance of its field (`field`).
 
-`find_model` looks a model up by its name, or imports one as ``module:Class``.
+`find_model` looks a model up by its name, among those of this package and of installed packages that name theirs as entry
+points ``homodyne.models``, or imports one as ``module:Class``.
 """
 
-import importlib
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import partial
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from homodyne.errors import InputError
+from homodyne.references import import_reference
 
 Params = Mapping[str, Any]
 """Values of parameters by name: numbers or arrays that broadcast."""
@@ -49,6 +54,8 @@ class Parameter:
         A value and the value plus `period` are the same, as for directions; None where that is not so.
     aliases : tuple of str
         Further names that are accepted when settings are read.
+    fixed : float or None
+        Value that the parameter has unless a prior or another value is given; None for a parameter that is fitted.
     """
 
     name: str
@@ -59,6 +66,7 @@ class Parameter:
     support: tuple[float, float] = (-np.inf, np.inf)
     period: float | None = None
     aliases: tuple[str, ...] = ()
+    fixed: float | None = None
 
 
 class Rate(NamedTuple):
@@ -100,13 +108,17 @@ class PowerLaw:
 
 
 class CorrelationModel(ABC):
-    """A law for g; subclass it, give `name`, `parameters` and `g`, and decorate options as fields of a frozen dataclass."""
+    """A law for g: a frozen dataclass that gives `name`, `parameters` and `g`, and whose fields are its options."""
 
     name: ClassVar[str]
-    parameters: ClassVar[Sequence[Parameter]]
     aliases: ClassVar[Sequence[str]] = ()
     needs_gap: ClassVar[bool] = False
     """Whether the gap between plates has to be known."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Sequence[Parameter]:
+        """The parameters: an attribute of the class, or a property where they depend on options."""
 
     @abstractmethod
     def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
@@ -164,11 +176,16 @@ class CorrelationModel(ABC):
     @property
     def options(self) -> dict[str, Any]:
         """Options of the model by name."""
-        return {one.name: getattr(self, one.name) for one in fields(self)} if is_dataclass(self) else {}
+        return {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # see the class
 
 
 MODELS: dict[str, type[CorrelationModel]] = {}
 """Models by name; `register_model` adds to them."""
+
+ENTRY_POINTS = "homodyne.models"
+"""Group of entry points under which installed packages name models."""
+
+_OTHER_NAMES = ("contrast", "offset", "sigma")  # of what is fitted beside the parameters of a model
 
 
 def register_model(model: type[CorrelationModel]) -> type[CorrelationModel]:
@@ -190,18 +207,38 @@ def check_model_class(model: type[CorrelationModel]) -> None:
     """Refuse a class that is no complete model."""
     if not (isinstance(model, type) and issubclass(model, CorrelationModel)):
         raise InputError(f"{model!r} is not a subclass of homodyne.physics.model.CorrelationModel")
-    for name in ("name", "parameters"):
-        if not getattr(model, name, None):
-            raise InputError(f"the model {model.__qualname__} has no {name}: give it as an attribute of the class")
-    names = [parameter.name for parameter in model.parameters]
-    bad = [name for name in names if not name.isidentifier() or name in ("contrast", "offset", "sigma")]
-    if bad or len(set(names)) != len(names):
+    missing = sorted(model.__abstractmethods__) + ["name"] * (not isinstance(getattr(model, "name", None), str))
+    if missing:
+        raise InputError(f"the model {model.__qualname__} lacks {', '.join(missing)}")
+    decoration = getattr(model, "__dataclass_params__", None)
+    if decoration is None or not decoration.frozen:
         raise InputError(
-            f"parameters of {model.__qualname__} are {', '.join(names)}: expected different identifiers other than "
-            "contrast, offset and sigma"
+            f"the model {model.__qualname__} is no frozen dataclass: write @dataclass(frozen=True) above it"
         )
-    if getattr(model, "__abstractmethods__", None):
-        raise InputError(f"the model {model.__qualname__} lacks {', '.join(sorted(model.__abstractmethods__))}")
+    try:
+        example = model()
+    except TypeError as error:
+        raise InputError(f"every option of {model.__qualname__} needs a default: {error}") from error
+    check_parameters(example)
+
+
+def check_parameters(model: CorrelationModel) -> None:
+    """Refuse parameters, and power laws among them, that nothing can be done with."""
+    who, names = type(model).__qualname__, model.parameter_names
+    if not names or [name for name in names if not name.isidentifier() or name in _OTHER_NAMES] or _repeated(names):
+        raise InputError(
+            f"parameters of {who} are {', '.join(names) or 'none'}: expected different identifiers other than "
+            f"{', '.join(_OTHER_NAMES)}"
+        )
+    laws = model.coordinates()
+    taken = [name for law in laws for name in (law.amplitude, law.exponent, law.offset) if name is not None]
+    if unknown := [name for name in taken if name not in names]:
+        raise InputError(f"power laws of {who} name {', '.join(unknown)}: expected parameters, {', '.join(names)}")
+    if repeated := _repeated(taken) + _repeated([law.rate for law in laws]):
+        raise InputError(f"{', '.join(repeated)} stands twice in the power laws of {who}: expected each name once")
+    signed = [law.amplitude for law in laws if not model.parameters[names.index(law.amplitude)].support[0] >= 0]
+    if signed:
+        raise InputError(f"amplitudes {', '.join(signed)} of {who} may be negative: give them support=(0.0, math.inf)")
 
 
 def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing: bool = True) -> CorrelationModel:
@@ -214,50 +251,117 @@ def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing
     options : mapping, optional
         Options of the model.
     importing : bool
-        Whether a module may be imported; results and stores that name one do not get that right.
+        Whether a module may be imported; results and stores that name one do not get that right. Packages that were
+        installed with an entry point are always found.
 
     Raises
     ------
     InputError
-        There is no such model, or it has no such option.
+        There is no such model, it has no such option, or the option no such value.
     """
     chosen = _class_of(name, importing)
-    given = dict(options or {})
-    known = [one.name for one in fields(chosen)] if is_dataclass(chosen) else []
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        raise InputError(
-            f"the model {name} has no option {', '.join(unknown)}; "
-            + (f"its options are {', '.join(known)}" if known else "it has none")
-        )
-    return chosen(**given)
+    types, given = get_type_hints(chosen), dict(options or {})
+    known = [one.name for one in fields(chosen)]  # type: ignore[arg-type]  # frozen dataclasses, by their check
+    for key in given:
+        if key not in known:
+            raise InputError(
+                f"the model {name} has no option {key}; " + (suggestion(key, known) if known else "it has none")
+            )
+        given[key] = _option(f"{key} of {name}", given[key], types[key])
+    model = chosen(**given)
+    check_parameters(model)
+    return model
+
+
+def model_for(names: Iterable[str]) -> CorrelationModel:
+    """Return the registered model with the fewest parameters that has all of `names`."""
+    from homodyne.physics import models  # noqa: F401  # registers those of the package
+
+    wanted = set(names)
+    fitting = [model for model in (find_model(name) for name in MODELS) if wanted <= set(model.parameter_names)]
+    if not fitting:
+        raise InputError(f"no model has the parameters {', '.join(names)}: name the model, one of {', '.join(MODELS)}")
+    return min(fitting, key=lambda model: len(model.parameter_names))
+
+
+def complete_params(model: CorrelationModel, given: Mapping[str, float]) -> dict[str, float]:
+    """Values of all parameters of a model, in its order: those given, and those that are fixed by default.
+
+    Raises
+    ------
+    InputError
+        A value is missing, not finite or impossible, or belongs to no parameter.
+    """
+    names = model.parameter_names
+    if unknown := [name for name in given if name not in names]:
+        raise InputError(f"unknown parameter {unknown[0]} of {model.name}; {suggestion(unknown[0], names)}")
+    values = {one.name: given.get(one.name, one.fixed) for one in model.parameters}
+    if missing := [name for name, value in values.items() if value is None]:
+        raise InputError(f"missing parameter {', '.join(missing)} of {model.name}: add a value for each")
+    found = {name: float(value) for name, value in values.items() if value is not None}
+    for one in model.parameters:
+        if not (np.isfinite(found[one.name]) and one.support[0] <= found[one.name] <= one.support[1]):
+            low, high = one.support
+            raise InputError(f"{one.name} is {found[one.name]}: expected a number from {low:g} to {high:g}")
+    return found
+
+
+@partial(jax.jit, static_argnums=0)
+def supported(model: CorrelationModel, params: Params, t_first: Any, t_last: Any) -> jax.Array:
+    """Compiled `CorrelationModel.supported`, for numbers or for arrays of one shape."""
+    return model.supported(params, t_first, t_last)
 
 
 def reference_of(model: CorrelationModel) -> str:
-    """Name by which `find_model` finds the class of a model: its name, or ``module:Class`` where it is not registered."""
+    """Name by which `find_model` finds the class of a model in any process.
+
+    It is the name of the model where this package or an entry point brings it, and ``module:Class`` otherwise.
+    """
     kind = type(model)
-    return model.name if MODELS.get(model.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
+    brought = kind.__module__.startswith("homodyne.") or bool(entry_points(group=ENTRY_POINTS, name=model.name))
+    return model.name if brought and MODELS.get(model.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Sentence that names what was probably meant, or everything that is known."""
+    spelt = {name.lower(): name for name in known}
+    near = get_close_matches(word.lower(), spelt, 1)
+    return f"did you mean {spelt[near[0]]}?" if near else f"expected one of {', '.join(spelt.values())}"
 
 
 def _class_of(name: str, importing: bool) -> type[CorrelationModel]:
     from homodyne.physics import models  # noqa: F401  # registers those of the package
 
-    if name in MODELS:
-        return MODELS[name]
-    for model in MODELS.values():
-        if name in model.aliases:
-            return model
+    known = {key: model for model in MODELS.values() for key in (model.name, *model.aliases)}
+    if name in known:
+        return known[name]
     module, separator, attribute = name.partition(":")
     if not separator:
-        raise InputError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}, or 'module:Class' of your own")
-    if not importing:
-        raise InputError(f"the model {name!r} is not one of this package: import {module} and register its class")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        installed = entry_points(group=ENTRY_POINTS)
+        for one in installed.select(name=name):
+            return register_model(one.load())
         raise InputError(
-            f"cannot import the model {name!r}: {error}; expected 'module:Class' in a module that Python finds "
-            "(PYTHONPATH, or the working directory with python -m homodyne)"
-        ) from error
+            f"unknown model {name!r}; {suggestion(name, [*known, *installed.names])}, or 'module:Class' of your own"
+        )
+    if not importing and module not in sys.modules:
+        raise InputError(f"the model {name!r} is not one of this package: import {module} before")
+    found: Any = import_reference(name, "model") if importing else getattr(sys.modules[module], attribute, None)
     check_model_class(found)
     return found  # type: ignore[no-any-return]
+
+
+def _option(where: str, value: Any, kind: Any) -> Any:
+    """Value of an option, checked where its type is one of the simple ones."""
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise InputError(f"{where} is {value!r}: expected one of {', '.join(map(str, get_args(kind)))}")
+    if kind is bool and not isinstance(value, bool):
+        raise InputError(f"{where} is {value!r}: expected true or false")
+    if kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise InputError(f"{where} is {value!r}: expected a number")
+        return float(value)
+    return value
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})

@@ -25,7 +25,7 @@ from homodyne.physics.coordinates import (
     single_name,
     single_value,
 )
-from homodyne.physics.model import CorrelationModel, Params
+from homodyne.physics.model import CorrelationModel, Params, supported
 from homodyne.physics.priors import Prior, log_prob, make_prior
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -153,7 +153,8 @@ class ParameterSpace:
         columns += [single_coordinate(params[name], self.priors[name]) for name in self.singles]
         z = np.stack(np.broadcast_arrays(*columns), axis=-1)
         if not np.isfinite(z).all():
-            given = ", ".join(f"{name} = {params[name]}" for name in self.names)
+            first = int(np.argmin(np.isfinite(z).all(axis=-1)))
+            given = ", ".join(f"{name} = {np.resize(params[name], first + 1)[-1]:g}" for name in self.names)
             raise InputError(f"{given}: rates must be positive and values inside their bounds")
         return z
 
@@ -182,7 +183,7 @@ class ParameterSpace:
         params: dict[str, Any] = {name: np.full(size, float(value)) for name, value in self.fixed.items()}
         params.update({name: self.priors[name].quantile(rng.uniform(size=size)) for name in self.free_names})
         with np.errstate(all="ignore"):
-            allowed = np.broadcast_to(np.asarray(self.model.supported(params, *np.asarray(self.ends))), size)
+            allowed = np.broadcast_to(np.asarray(supported(self.model, params, *np.asarray(self.ends))), size)
         which = np.flatnonzero(allowed)[:count]
         if which.size < count:
             raise InputError(
@@ -233,7 +234,7 @@ def parameter_space(
     t : (n,) array
         Ages of the frames in s, increasing and positive.
     priors : mapping, optional
-        Priors by parameter name, replacing the defaults of the model.
+        Priors by parameter name, replacing the defaults of the model; they also free what the model fixes by default.
     fixed : mapping, optional
         Values of parameters that are not fitted.
 
@@ -247,6 +248,7 @@ def parameter_space(
         raise InputError(
             f"unknown parameter {', '.join(unknown)} of {model.name}: expected {', '.join(model.parameter_names)}"
         )
+    held = {one.name: one.fixed for one in model.parameters if one.fixed is not None and one.name not in given} | held
     complete: dict[str, Prior] = {}
     for one in model.parameters:
         if one.name not in held:

@@ -15,8 +15,9 @@ from homodyne.core.moments import BlockSlot
 from homodyne.core.parameters import parameter_space
 from homodyne.core.posterior import Posterior
 from homodyne.core.sandwich import Sandwich, sandwich
-from homodyne.core.simulate import TrueModel, independent
 from homodyne.core.speckle_noise import CountingFacts, SpeckleNoise
+from homodyne.physics.models.static import Static
+from homodyne.physics.simulate import TrueModel, independent
 
 PARAMS = {"D0": 3e4, "alpha": -0.4, "D_offset": 1e3}
 SIGMA = np.array([0.02, 0.02])
@@ -25,7 +26,9 @@ SIGMA = np.array([0.02, 0.02])
 @pytest.fixture(scope="module")
 def likelihood():
     t = 0.1 * np.arange(1, 31)
-    maps = independent(TrueModel(PARAMS, t, np.array([0.0, 50.0]), 0.0054, None, 0.3, 1.0), sigma=0.02, seed=1)
+    maps = independent(
+        TrueModel(Static(), PARAMS, t, np.array([0.0, 50.0]), 0.0054, None, 0.3, 1.0), sigma=0.02, seed=1
+    )
     slot = BlockSlot(block_from_maps(maps.c2))
     return Likelihood(slot, parameter_space("static", t), t, maps.phi, 0.0054, None, ScalingPrior())
 

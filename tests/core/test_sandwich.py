@@ -13,9 +13,10 @@ from homodyne.core.moments import BlockSlot
 from homodyne.core.pair_maps import pair_maps
 from homodyne.core.parameters import parameter_space
 from homodyne.core.sandwich import sandwich
-from homodyne.core.simulate import TrueModel, independent, parametric
 from homodyne.core.speckle_noise import CountingFacts, residual_share
 from homodyne.errors import InputError
+from homodyne.physics.models.static import Static
+from homodyne.physics.simulate import TrueModel, independent, parametric
 
 N, PHI, Q, GAP = 9, np.array([-20.0, 65.0]), 0.0054, 2e6
 T = 0.1 * np.arange(1, N + 1)
@@ -160,7 +161,7 @@ def simulated(draw, **settings):
     """Likelihood of simulated maps under the truth, and what is known of them."""
     t = 0.1 * np.arange(1, 151)
     params = {"D0": 3e4, "alpha": -0.3, "D_offset": 2e3}
-    maps = draw(TrueModel(params, t, np.array([0.0, 40.0, 80.0]), Q, None, 0.3, 1.0), **settings)
+    maps = draw(TrueModel(Static(), params, t, np.array([0.0, 40.0, 80.0]), Q, None, 0.3, 1.0), **settings)
     space = parameter_space("static", t)
     likelihood = Likelihood(BlockSlot(block_from_maps(maps.c2)), space, t, maps.phi, Q, None, WIDE)
     return likelihood, space.coordinates(params), maps

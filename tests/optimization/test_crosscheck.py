@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from homodyne.config.io import load_config
-from homodyne.core.simulate import TrueModel, simulate_maps
 from homodyne.core.speckle_noise import SpeckleNoise
 from homodyne.data.simulated import from_maps
 from homodyne.optimization.crosscheck import cross_check
 from homodyne.optimization.target import build_target
+from homodyne.physics.models.static import Static
+from homodyne.physics.simulate import TrueModel, simulate_maps
 from known_answers.artefacts import beam_jumps, blank_frames, static_speckle
 
 N, PIXELS, CONTRAST, Q, DT = 64, 1000, 0.3, 0.0054, 0.1
@@ -21,13 +22,13 @@ CONFIG = load_config({"analysis_mode": "static"})
 
 
 def speckle(counts, seed):
-    model = TrueModel(PARAMS, T, PHI, Q, None, CONTRAST, 1.0)
+    model = TrueModel(Static(), PARAMS, T, PHI, Q, None, CONTRAST, 1.0)
     return simulate_maps(model, "speckle", {"pixels": PIXELS, "mean_counts": counts}, seed=seed)
 
 
 def check(maps, counts, share=None):
     """All tests at the truth; the step that the parameters take makes that as good as the mode."""
-    data = from_maps(maps, q=Q, gap=None, dt=DT, age_origin=0.0, kind="speckle")
+    data = from_maps(maps, gap=None, dt=DT, age_origin=0.0, kind="speckle")
     likelihood = build_target(data, CONFIG).likelihood
     each, shot = np.ones(len(PHI)), 1 / counts
     share = CONTRAST / (CONTRAST + shot) if share is None else share

@@ -3,7 +3,6 @@
 Start with `as_model`. Data are a mapping of arrays whose leading axis counts observations.
 """
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.numpyro_model import NumPyroModel
 from homodyne.optimization.cmc.splitting import ArrayModel, Arrays, check_arrays, check_names, float64_scalar, some_rows
 from homodyne.optimization.density import check_log_density
+from homodyne.references import import_reference
 
 __all__ = ["LogDensityModel", "NumPyroModel", "as_model"]
 
@@ -36,7 +36,7 @@ def as_model(model: object, data: Arrays) -> Model:
         When `model` is neither, or cannot be split over shards of such data.
     """
     if isinstance(model, str):
-        model = _imported(model)
+        model = import_reference(model, "model")
     if isinstance(model, LogDensityModel):
         model.check(data)
         return model
@@ -48,17 +48,6 @@ def as_model(model: object, data: Arrays) -> Model:
         f"model is {model!r}, expected a NumPyro model function model(data), a LogDensityModel, "
         "or another subclass of homodyne.optimization.cmc.model.Model"
     )
-
-
-def _imported(reference: str) -> object:
-    module, _, name = reference.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"cannot import the model {reference!r}: {error}; expected 'module:name', in a module that this process "
-            "finds (PYTHONPATH)"
-        ) from error
 
 
 class LogDensityModel(ArrayModel):

@@ -1,5 +1,5 @@
 """The correlation models that come with the package, one file each; importing them registers them."""
 
-from homodyne.physics.models import laminar_flow, static
+from homodyne.physics.models import heterodyne, laminar_flow, static, stretched
 
-__all__ = ["laminar_flow", "static"]
+__all__ = ["heterodyne", "laminar_flow", "static", "stretched"]

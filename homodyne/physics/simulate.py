@@ -2,7 +2,7 @@
 
 Describe the sample with :class:`TrueModel`, then draw maps with one of three noises:
 
-- :func:`speckle`: fields of independent pixels and modes with covariance g1, Poisson counts, division by the frame
+- :func:`speckle`: fields of independent pixels and modes with covariance c1, Poisson counts, division by the frame
   mean: what an experiment does;
 - :func:`parametric`: the same second moments without the pixels: the covariance of the noise is exact;
 - :func:`independent`: white Gaussian noise, equal on both sides of the diagonal.
@@ -14,15 +14,16 @@ Arrays in, arrays out; the same seed gives the same maps.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from homodyne.core.correlation import field_shear_factor, find_convention, shear_argument_scale, transport_positive
-from homodyne.core.transport import rate_integral
 from homodyne.errors import InputError
+from homodyne.physics.model import CorrelationModel, Params, complete_params, supported
 
 Seed: TypeAlias = int | np.random.SeedSequence | np.random.Generator
 _BATCH_ELEMENTS = 2_000_000
@@ -35,22 +36,23 @@ class TrueModel:
 
     Attributes
     ----------
+    model : CorrelationModel
+        The law.
     params : mapping
-        D0, alpha, D_offset and, for laminar flow, gamma_dot_0, beta, gamma_dot_offset, phi0.
+        Its parameters by name; those that it fixes by default may be left out.
     t : ndarray, (n,)
         Ages of the frames in s, > 0 and increasing.
-    phi : ndarray, (n_phi,)
+    phi : ndarray, (n_maps,)
         Angle of each map in degrees.
-    q : ndarray, (n_phi,)
-        1/Å; a number is taken for all maps.
+    q : ndarray, (n_maps,)
+        Wave vector of each map in 1/Å; a number is taken for all.
     gap : float or None
-        Å; needed with shear parameters.
-    contrast, offset : ndarray, (n_phi,)
-        c2 = offset + contrast * g; numbers are taken for all angles.
-    shear_convention : str
-        ``he2024`` or ``legacy``.
+        Å; for models that need it.
+    contrast, offset : ndarray, (n_maps,)
+        c2 = offset + contrast * g; numbers are taken for all maps.
     """
 
+    model: CorrelationModel
     params: Mapping[str, float]
     t: NDArray[np.float64]
     phi: NDArray[np.float64]
@@ -58,10 +60,8 @@ class TrueModel:
     gap: float | None = None
     contrast: ArrayLike = 0.3
     offset: ArrayLike = 1.0
-    shear_convention: str = "he2024"
 
     def __post_init__(self) -> None:
-        find_convention(self.shear_convention)
         t, phi = np.asarray(self.t, dtype=float), np.atleast_1d(np.asarray(self.phi, dtype=float))
         if t.ndim != 1 or len(t) < 2 or not (t[0] > 0 and np.all(np.diff(t) > 0) and np.isfinite(t[-1])):
             raise InputError("t: expected a row of increasing times > 0 in s; check dt and age_origin")
@@ -69,41 +69,55 @@ class TrueModel:
             raise InputError(f"phi is {self.phi}: expected one or more angles in degrees")
         if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
             raise InputError(f"gap is {self.gap}: expected a positive length in Å")
-        values = {name: float(value) for name, value in self.params.items()}
-        if not bool(transport_positive(values, t[0], t[-1])):
-            raise InputError(f"J(t) is not positive from {t[0]:g} to {t[-1]:g} s: change D0, alpha, D_offset")
-        if "phi0" in values and self.gap is None:
-            raise InputError("gap is missing: shear needs the distance between the plates in Å")
+        if self.model.needs_gap and self.gap is None:
+            raise InputError(f"gap is missing: {self.model.name} needs the distance between the plates in Å")
         derived = {
-            "params": values,
+            "params": complete_params(self.model, self.params),
             "t": t,
             "phi": phi,
-            "q": _per_angle("q", self.q, phi, positive=True),
-            "contrast": _per_angle("contrast", self.contrast, phi, positive=True),
-            "offset": _per_angle("offset", self.offset, phi),
+            "q": _per_map("q", self.q, phi, positive=True),
+            "contrast": _per_map("contrast", self.contrast, phi, positive=True),
+            "offset": _per_map("offset", self.offset, phi),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
+        self._require_support()
 
-    def field_correlations(self) -> Iterator[NDArray[np.float64]]:
-        """Matrices g1(t_i, t_j), (n, n), angle by angle; each is a covariance matrix."""
-        p, t = self.params, self.t
-        integral = jax.jit(rate_integral)
-        transport = np.asarray(integral(t[0], t, p["D0"], p["alpha"], p["D_offset"]))
-        distance = np.abs(transport[:, None] - transport)
-        sheared, waves = "phi0" in p, np.asarray(self.q)
-        if sheared:
-            strain = np.asarray(integral(t[0], t, p["gamma_dot_0"], p["beta"], p["gamma_dot_offset"]))
-        factor = jax.jit(field_shear_factor, static_argnums=1)
-        for k, (q, angle) in enumerate(zip(waves, self.phi, strict=True)):
-            if k == 0 or q != waves[k - 1]:
-                decay = np.exp(-0.5 * q**2 * distance)
-            if not sheared:
-                yield decay
-                continue
-            scale = float(shear_argument_scale(angle, p["phi0"], q, self.gap or 0.0, self.shear_convention))
-            phase = scale * strain
-            yield decay * np.asarray(factor(phase[:, None] - phase, self.shear_convention))
+    def _require_support(self) -> None:
+        t, params = self.t, self.params
+        if bool(supported(self.model, params, t[0], t[-1])):
+            return
+        rates = {one.symbol: np.asarray(one.value(params, t)) for one in self.model.rates()}
+        negative = [f"{name} is not positive" for name, values in rates.items() if np.any(values <= 0)]
+        raise InputError(
+            f"{self.model.name} does not allow these parameters from {t[0]:g} to {t[-1]:g} s"
+            + "".join(f"; {one}" for one in negative)
+            + f": change {', '.join(params)}"
+        )
+
+    def correlations(self) -> Iterator[NDArray[np.float64]]:
+        """Matrices g(t_i, t_j), (n, n), map by map."""
+        return self._matrices("g")
+
+    def fields(self) -> Iterator[NDArray[Any]]:
+        """Hermitian matrices c1(t_i, t_j), (n, n), real or complex, map by map: covariances of the scattered field."""
+        return self._matrices("field")
+
+    def _matrices(self, method: str) -> Iterator[NDArray[Any]]:
+        gap = np.nan if self.gap is None else self.gap
+        for q, phi in zip(np.asarray(self.q), self.phi, strict=True):
+            yield np.asarray(_matrix(self.model, method, self.params, self.t, q, phi, gap))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _matrix(
+    model: CorrelationModel, method: str, params: Params, t: jax.Array, q: jax.Array, phi: jax.Array, gap: jax.Array
+) -> jax.Array:
+    """Values of a method at all pairs of times, (n, n), Hermitian."""
+    rows, columns = t[:, None], t[None, :]
+    values = getattr(model, method)(params, jnp.minimum(rows, columns), jnp.maximum(rows, columns), q, phi, gap)
+    values = jnp.broadcast_to(values, (t.size, t.size))
+    return jnp.where(rows <= columns, values, values.conj())
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,23 +126,24 @@ class SimulatedMaps:
 
     Attributes
     ----------
-    c2 : ndarray, (n_phi, n, n) float32
+    c2 : ndarray, (n_maps, n, n) float32
         Symmetric maps, with the raw diagonal where there is one.
     t : ndarray, (n,)
         Times of the frames in s as the file states them.
-    phi : ndarray, (n_phi,)
-        Angles in degrees.
-    diagonal : ndarray (n_phi, n) or None
+    phi, q : ndarray, (n_maps,)
+        Angle in degrees and wave vector in 1/Å of each map.
+    diagonal : ndarray (n_maps, n) or None
         Raw diagonal; None when it holds no counting statistics.
-    pixels : ndarray (n_phi,) or None
+    pixels : ndarray (n_maps,) or None
         Pixels per map.
-    mean_counts : ndarray (n_phi,) or None
+    mean_counts : ndarray (n_maps,) or None
         Counts per pixel and frame; infinite without counting noise.
     """
 
     c2: NDArray[np.float32]
     t: NDArray[np.float64]
     phi: NDArray[np.float64]
+    q: NDArray[np.float64]
     diagonal: NDArray[np.float64] | None
     pixels: NDArray[np.int64] | None
     mean_counts: NDArray[np.float64] | None
@@ -140,16 +155,16 @@ def speckle(
     """Correlate simulated detector frames.
 
     Every pixel sees the incoherent sum of a few speckle modes (:func:`mode_weights`), each a complex
-    Gaussian field with covariance g1; counts are Poisson, frames are divided by their mean over the pixels,
+    Gaussian field with covariance c1; counts are Poisson, frames are divided by their mean over the pixels,
     c2 = I I'/N. Its baseline is 1; another `offset` is added as a constant. The work grows with 1/contrast.
 
     Parameters
     ----------
     model : TrueModel
         Contrast up to 1.
-    pixels : int or (n_phi,)
+    pixels : int or (n_maps,)
         Pixels N in each map.
-    mean_counts : float or (n_phi,)
+    mean_counts : float or (n_maps,)
         Mean counts n̄ per pixel and frame; ``inf`` leaves out counting noise.
     seed : int, SeedSequence or Generator
         Source of randomness.
@@ -161,12 +176,14 @@ def speckle(
     """
     rates, numbers = _counting(model, pixels, mean_counts)
     maps, recorded = _empty_maps(model), rates.copy()
-    for a, (rng, g1) in enumerate(zip(_streams(seed, model), model.field_correlations(), strict=True)):
+    for a, (rng, c1) in enumerate(zip(_streams(seed, model), model.fields(), strict=True)):
         weights = mode_weights(float(np.asarray(model.contrast)[a]))
-        factor = covariance_factor(g1).astype(np.float32)
-        factor[np.abs(factor) < 1e-30] = 0.0  # products with denormal numbers would take ten times longer
-        products, totals = np.zeros(g1.shape), np.zeros(len(g1))
-        for count in _batches(int(numbers[a]), len(g1)):
+        factor = covariance_factor(c1)
+        factor = factor.astype(np.complex64 if np.iscomplexobj(factor) else np.float32)
+        parts = factor.view(np.float32)
+        parts[np.abs(parts) < 1e-30] = 0.0  # products with denormal numbers would take ten times longer
+        products, totals = np.zeros(c1.shape), np.zeros(len(c1))
+        for count in _batches(int(numbers[a]), len(c1)):
             intensity = _intensities(rng, factor, weights, count)
             counts = rng.poisson(rates[a] * intensity) if np.isfinite(rates[a]) else intensity
             counts = counts.astype(float)
@@ -179,7 +196,7 @@ def speckle(
         maps[a] = products / numbers[a] / np.outer(mean, mean) + (np.asarray(model.offset)[a] - 1.0)
         if np.isfinite(rates[a]):
             recorded[a] = mean.mean()
-    return SimulatedMaps(maps, model.t, model.phi, raw_diagonal(maps), numbers, recorded)
+    return SimulatedMaps(maps, model.t, model.phi, np.asarray(model.q), raw_diagonal(maps), numbers, recorded)
 
 
 def parametric(
@@ -195,20 +212,20 @@ def parametric(
     """
     rates, numbers = _counting(model, pixels, mean_counts)
     maps = _empty_maps(model)
-    for a, (rng, g1) in enumerate(zip(_streams(seed, model), model.field_correlations(), strict=True)):
-        covariance = np.asarray(model.contrast)[a] * g1**2
+    for a, (rng, g) in enumerate(zip(_streams(seed, model), model.correlations(), strict=True)):
+        covariance = np.asarray(model.contrast)[a] * g
         covariance[np.diag_indices_from(covariance)] += 1.0 / rates[a]
         factor = covariance_factor(covariance)
-        products = np.zeros(g1.shape)
-        for count in _batches(int(numbers[a]), len(g1)):
-            draws = factor @ rng.standard_normal((len(g1), count))
+        products = np.zeros(g.shape)
+        for count in _batches(int(numbers[a]), len(g)):
+            draws = factor @ rng.standard_normal((len(g), count))
             products += draws @ draws.T
         maps[a] = np.asarray(model.offset)[a] + products / numbers[a]
-    return SimulatedMaps(maps, model.t, model.phi, raw_diagonal(maps), numbers, rates)
+    return SimulatedMaps(maps, model.t, model.phi, np.asarray(model.q), raw_diagonal(maps), numbers, rates)
 
 
 def independent(model: TrueModel, *, sigma: ArrayLike, seed: Seed = 0) -> SimulatedMaps:
-    """Draw maps with independent Gaussian noise of one standard deviation per angle.
+    """Draw maps with independent Gaussian noise of one standard deviation per map.
 
     Each pair i < j has its own error, mirrored below the diagonal. There are no pixels and no counts; the
     diagonal is the mean of its neighbours.
@@ -217,25 +234,22 @@ def independent(model: TrueModel, *, sigma: ArrayLike, seed: Seed = 0) -> Simula
     ----------
     model : TrueModel
         The truth.
-    sigma : float or (n_phi,)
+    sigma : float or (n_maps,)
         Standard deviation of c2, >= 0.
     seed : int, SeedSequence or Generator
         Source of randomness.
     """
-    width = _per_angle("sigma", sigma, model.phi)
+    width = _per_map("sigma", sigma, model.phi)
     if np.any(width < 0):
         raise InputError(f"sigma is {width.min():g}: expected a standard deviation >= 0")
     maps = _empty_maps(model)
-    for a, (rng, g1) in enumerate(zip(_streams(seed, model), model.field_correlations(), strict=True)):
-        noise = np.triu(rng.standard_normal(g1.shape, dtype=np.float32), 1)
+    for a, (rng, g) in enumerate(zip(_streams(seed, model), model.correlations(), strict=True)):
+        noise = np.triu(rng.standard_normal(g.shape, dtype=np.float32), 1)
         noise *= np.float32(width[a])
         np.add(noise, noise.T, out=maps[a])
-        signal = np.square(g1)
-        signal *= np.asarray(model.contrast)[a]
-        signal += np.asarray(model.offset)[a]
-        maps[a] += signal
+        maps[a] += np.asarray(model.offset)[a] + np.asarray(model.contrast)[a] * g
         _overwrite_diagonal(maps[a])
-    return SimulatedMaps(maps, model.t, model.phi, None, None, None)
+    return SimulatedMaps(maps, model.t, model.phi, np.asarray(model.q), None, None, None)
 
 
 SIMULATORS: Mapping[str, tuple[Callable[..., SimulatedMaps], tuple[str, ...]]] = {
@@ -279,13 +293,13 @@ def mode_weights(contrast: float) -> NDArray[np.float64]:
     return weights
 
 
-def covariance_factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A with A A' = covariance, without adding anything to the diagonal.
+def covariance_factor(covariance: NDArray[Any]) -> NDArray[Any]:
+    """A with A A^H = covariance, real or complex as that is, without adding anything to the diagonal.
 
-    Cholesky does it for every moving sample: exp(-|F_i - F_j|/2) is rough, its smallest eigenvalue is about
+    Cholesky does it for every diffusing sample: exp(-|F_i - F_j|/2) is rough, its smallest eigenvalue is about
     a quarter of the smallest step in F, and neither shear nor counting noise can lower it. When frames are
-    equal to rounding (a frozen sample), the symmetric eigenvalue factor is used, with eigenvalues that are
-    negative by rounding set to zero: a change of the covariance by at most that rounding.
+    equal to rounding (a frozen sample, or a smooth decay), the symmetric eigenvalue factor is used, with eigenvalues
+    that are negative by rounding set to zero: a change of the covariance by at most that rounding.
 
     Raises
     ------
@@ -298,23 +312,32 @@ def covariance_factor(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
         values, vectors = np.linalg.eigh(covariance)
     rounding = 10.0 * len(values) * np.finfo(float).eps * values[-1]
     if values[0] < -rounding:
-        raise InputError(f"not a covariance matrix: smallest eigenvalue {values[0]:g}, largest {values[-1]:g}")
+        raise InputError(
+            f"not a covariance matrix: smallest eigenvalue {values[0]:g}, largest {values[-1]:g}; no field has this "
+            "correlation"
+        )
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
 def raw_diagonal(c2: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Diagonals of maps, (n_phi, n)."""
+    """Diagonals of maps, (n_maps, n)."""
     return np.diagonal(c2, axis1=1, axis2=2).astype(float)
 
 
 def _intensities(
-    rng: np.random.Generator, factor: NDArray[np.float32], weights: NDArray[np.float64], count: int
+    rng: np.random.Generator, factor: NDArray[Any], weights: NDArray[np.float64], count: int
 ) -> NDArray[np.float32]:
-    """Intensities (n, count) of mean 1, from the real and imaginary parts of all modes in turn."""
+    """Intensities (n, count) of mean 1: squares of circular Gaussian fields, mode by mode."""
     total = np.zeros((len(factor), count), dtype=np.float32)
-    for weight in np.repeat(weights, 2) / 2.0:
-        field = factor @ rng.standard_normal(total.shape, dtype=np.float32)
-        total += np.float32(weight) * np.square(field, out=field)
+    for weight in (weights / 2.0).astype(np.float32):
+        parts = (rng.standard_normal(total.shape, dtype=np.float32) for _ in range(2))
+        if np.iscomplexobj(factor):
+            real, imaginary = parts
+            total += weight * np.square(np.abs(factor @ (real + 1j * imaginary)))
+        else:  # real and imaginary part in turn
+            for part in parts:
+                field = factor @ part
+                total += weight * np.square(field, out=field)
     return total
 
 
@@ -342,19 +365,19 @@ def _batches(total: int, elements_each: int) -> Iterator[int]:
 def _counting(
     model: TrueModel, pixels: ArrayLike, mean_counts: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    rates = _per_angle("mean_counts", mean_counts, model.phi, positive=True, finite=False)
-    numbers = _per_angle("pixels", pixels, model.phi, positive=True)
+    rates = _per_map("mean_counts", mean_counts, model.phi, positive=True, finite=False)
+    numbers = _per_map("pixels", pixels, model.phi, positive=True)
     if np.any(numbers != np.round(numbers)):
         raise InputError(f"pixels is {numbers}: expected whole numbers")
     return rates, numbers.astype(np.int64)
 
 
-def _per_angle(
+def _per_map(
     name: str, value: ArrayLike, phi: NDArray[np.float64], *, positive: bool = False, finite: bool = True
 ) -> NDArray[np.float64]:
     values = np.asarray(value, dtype=float)
     if values.ndim > 1 or values.size not in (1, len(phi)):
-        raise InputError(f"{name} has shape {values.shape}: expected a number or one per angle ({len(phi)})")
+        raise InputError(f"{name} has shape {values.shape}: expected a number or one per map ({len(phi)})")
     if np.any(np.isnan(values)) or (finite and np.any(np.isinf(values))) or (positive and np.any(values <= 0)):
         raise InputError(f"{name} is {values}: expected {'positive ' * positive}{'finite ' * finite}numbers")
     return np.broadcast_to(values, (len(phi),)).copy()

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 
 import homodyne
-from homodyne.core import simulate
-from homodyne.core.correlation import g
-from homodyne.core.simulate import (
+from homodyne.errors import DataError, InputError
+from homodyne.physics import simulate
+from homodyne.physics.model import complete_params, find_model, model_for
+from homodyne.physics.simulate import (
     TrueModel,
     covariance_factor,
     independent,
@@ -17,24 +18,31 @@ from homodyne.core.simulate import (
     simulate_maps,
     speckle,
 )
-from homodyne.errors import DataError, InputError
 from known_answers import artefacts
 
 Q, GAP = 0.0054, 2e6
 STATIC = {"D0": 4000.0, "alpha": -0.3, "D_offset": 100.0}
 FAST = {"D0": 5e6, "alpha": 0.0, "D_offset": 0.0}
+STILL, FLOW, TWO = find_model("static"), find_model("laminar_flow"), find_model("heterodyne")
 LAMINAR = {**STATIC, "gamma_dot_0": 2e-4, "beta": -0.2, "gamma_dot_offset": 1e-5, "phi0": 10.0}
+
+
+MOVING = {
+    "D0_ref": 3e3, "alpha_ref": 0.0, "D_offset_ref": 0.0, "D0_sample": 1e3, "alpha_sample": 0.0, "D_offset_sample": 0.0,
+    "v0": 150.0, "beta": 0.0, "v_offset": 0.0, "f0": 0.4, "f1": -0.1, "f3": 0.2, "phi0": 0.0,
+}  # fmt: skip
 
 
 def replicates(params, count, num_frames, contrast, **more):
     """A model with the same angle many times: every map is an independent draw of one truth."""
     t = np.arange(1, num_frames + 1, dtype=float)
-    return TrueModel(params, t, np.zeros(count), Q, GAP, contrast=contrast, **more)
+    return TrueModel(model_for(params), params, t, np.zeros(count), Q, GAP, contrast=contrast, **more)
 
 
 def truth(model):
     t = model.t
-    return np.asarray(g(model.phi[0], t[:, None], t, model.params, q=Q, gap=GAP))
+    early, late = np.minimum(t[:, None], t), np.maximum(t[:, None], t)
+    return np.asarray(model.model.g(model.params, early, late, Q, model.phi[0], GAP))
 
 
 def pairs_of(maps):
@@ -81,9 +89,10 @@ def test_parametric_maps_have_the_exact_mean_and_covariance():
             assert_mean_matches(values, planted)
 
 
-def test_speckle_maps_have_the_mean_of_the_model():
+@pytest.mark.parametrize("params", [LAMINAR, MOVING], ids=["real field", "complex field"])
+def test_speckle_maps_have_the_mean_of_the_model(params):
     contrast, offset, pixels, counts = 0.4, 1.05, 1000, 1.0
-    model = replicates(LAMINAR, 400, 6, contrast, offset=offset)
+    model = replicates(params, 400, 6, contrast, offset=offset)
     maps = speckle(model, pixels=pixels, mean_counts=counts, seed=2)
     values, i, j = pairs_of(maps.c2)
     K = contrast * truth(model) + np.eye(6) / counts
@@ -112,7 +121,7 @@ def test_noise_of_speckle_far_from_the_diagonal(counts):
 def test_speckle_and_parametric_noise_have_the_same_covariance_in_rows():
     """c2(1,2) and c2(1,3), 1 far away: correlation contrast*g(2,3)/(contrast + 1/n̄)."""
     contrast, counts, pixels = 0.5, 4.0, 400
-    slow_pair = TrueModel(FAST, np.array([1.0, 2.0, 2.0002]), np.zeros(3000), Q, contrast=contrast)
+    slow_pair = TrueModel(STILL, FAST, np.array([1.0, 2.0, 2.0002]), np.zeros(3000), Q, contrast=contrast)
     near = truth(slow_pair)[1, 2]
     assert 0.9 < near < 0.99
     expected = contrast * near / (contrast + 1 / counts)
@@ -150,15 +159,34 @@ def test_whole_modes_are_equal_and_impossible_contrasts_refused():
             mode_weights(contrast)
 
 
-@pytest.mark.parametrize("convention", ["he2024", "legacy"])
-def test_field_correlations_are_the_roots_of_g(convention):
-    t, phi = np.linspace(0.1, 30, 40), np.array([0.0, 10.0, 95.0])
-    model = TrueModel(LAMINAR, t, phi, Q, GAP, shear_convention=convention)
-    for angle, field in zip(phi, model.field_correlations(), strict=True):
-        expected = g(angle, t[:, None], t, LAMINAR, q=Q, gap=GAP, shear_convention=convention)
-        np.testing.assert_allclose(field**2, expected, atol=1e-12)
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [(FLOW, LAMINAR), (find_model("laminar_flow", {"shear_convention": "legacy"}), LAMINAR), (TWO, MOVING)],
+)
+def test_matrices_are_those_of_every_map(model, params):
+    t, phi, q = np.linspace(0.1, 30, 40), np.array([0.0, 10.0, 95.0]), np.array([0.004, 0.004, 0.006])
+    true = TrueModel(model, params, t, phi, q, GAP)
+    i, j = np.triu_indices(40)
+    for k, (g, field) in enumerate(zip(true.correlations(), true.fields(), strict=True)):
+        expected = model.g(true.params, t[i], t[j], q[k], phi[k], GAP)
+        np.testing.assert_allclose(g[i, j], expected, rtol=1e-10, atol=1e-14)
+        np.testing.assert_array_equal(g, g.T)
+        np.testing.assert_allclose(np.abs(field) ** 2, g, rtol=1e-10, atol=1e-13)
+        np.testing.assert_array_equal(field, field.conj().T)
         factor = covariance_factor(field)
-        np.testing.assert_allclose(factor @ factor.T, field, atol=1e-13)
+        np.testing.assert_allclose(factor @ factor.conj().T, field, atol=1e-13)
+
+
+def test_complex_fields_are_circular():
+    """A pseudo-covariance <E1 E2> would add its square to the mean of c2."""
+    model = TrueModel(TWO, {**MOVING, "v0": 400.0}, np.array([1.0, 1.9, 2.4]), np.zeros(4000), Q, contrast=1.0)
+    field = next(model.fields())
+    factor = covariance_factor(field)
+    values, i, j = pairs_of(speckle(model, pixels=200, mean_counts=np.inf, seed=11).c2)
+    expected = np.abs(field)[i, j] ** 2
+    assert_mean_matches(values, 1.0 + expected, 6 * expected / 200)
+    with pytest.raises(AssertionError):
+        assert_mean_matches(values, 1.0 + expected + np.abs(factor @ factor.T)[i, j] ** 2, 6 * expected / 200)
 
 
 def test_covariance_factor_of_slow_and_frozen_samples():
@@ -179,11 +207,11 @@ def test_frozen_sample_keeps_its_contrast_at_all_lags():
 
 
 def test_independent_noise_is_white_and_of_the_stated_width():
-    model = TrueModel(LAMINAR, np.arange(1.0, 201.0), np.array([0.0, 40.0]), Q, GAP, 0.3, 1.02)
+    model = TrueModel(FLOW, LAMINAR, np.arange(1.0, 201.0), np.array([0.0, 40.0]), Q, GAP, 0.3, 1.02)
     maps = independent(model, sigma=[0.1, 0.02], seed=7)
     i, j = np.triu_indices(200, 1)
     for angle, sigma, one in zip(model.phi, (0.1, 0.02), maps.c2, strict=True):
-        expected = 1.02 + 0.3 * np.asarray(g(angle, model.t[i], model.t[j], LAMINAR, q=Q, gap=GAP))
+        expected = 1.02 + 0.3 * np.asarray(FLOW.g(LAMINAR, model.t[i], model.t[j], Q, angle, GAP))
         z = (one[i, j] - expected) / sigma
         assert abs(z.mean()) < 5 / np.sqrt(z.size)
         assert abs(np.mean(z**2) - 1) < 5 * np.sqrt(2 / z.size)
@@ -200,7 +228,7 @@ DRAWS = {"speckle": {"pixels": 50}, "parametric": {"pixels": 50}, "independent":
 
 @pytest.mark.parametrize("kind", DRAWS)
 def test_seeds_symmetry_and_type(kind):
-    model = TrueModel(LAMINAR, np.arange(1.0, 13.0), np.array([0.0, 40.0]), Q, GAP)
+    model = TrueModel(FLOW, LAMINAR, np.arange(1.0, 13.0), np.array([0.0, 40.0]), Q, GAP)
     first, again, other = (simulate_maps(model, kind, DRAWS[kind], seed=s).c2 for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.any(first[:, 0, 3] == other[:, 0, 3])
@@ -209,7 +237,7 @@ def test_seeds_symmetry_and_type(kind):
     assert first.dtype == np.float32
     by_generator = simulate_maps(model, kind, DRAWS[kind], seed=np.random.default_rng(1)).c2
     np.testing.assert_array_equal(first, by_generator)
-    fewer = TrueModel(LAMINAR, model.t, model.phi[:1], Q, GAP)
+    fewer = TrueModel(FLOW, LAMINAR, model.t, model.phi[:1], Q, GAP)
     np.testing.assert_array_equal(simulate_maps(fewer, kind, DRAWS[kind], seed=1).c2[0], first[0])
 
 
@@ -224,7 +252,7 @@ def test_batches_of_pixels_add_up(monkeypatch, draw):
 
 
 def test_each_angle_has_its_own_settings():
-    model = TrueModel(FAST, np.arange(1.0, 31.0), np.zeros(2), Q, None, [0.2, 0.8], [1.0, 1.2])
+    model = TrueModel(STILL, FAST, np.arange(1.0, 31.0), np.zeros(2), Q, None, [0.2, 0.8], [1.0, 1.2])
     maps = parametric(model, pixels=[5000, 50000], mean_counts=[1.0, 4.0], seed=9)
     np.testing.assert_allclose(maps.diagonal.mean(axis=1), [2.2, 2.25], rtol=0.02)
     i, j = np.triu_indices(30, 1)
@@ -233,7 +261,7 @@ def test_each_angle_has_its_own_settings():
 
 
 def test_artefacts():
-    model = TrueModel(STATIC, np.arange(1.0, 9.0), np.array([0.0, 40.0]), Q, contrast=0.5)
+    model = TrueModel(STILL, STATIC, np.arange(1.0, 9.0), np.array([0.0, 40.0]), Q, contrast=0.5)
     maps = parametric(model, pixels=100, seed=10)
     untouched = maps.c2.copy()
 
@@ -268,31 +296,14 @@ MEASUREMENT = {"q": Q, "gap": GAP, "num_frames": 30, "dt": 0.1, "phi": [0.0, 45.
 def test_simulated_measurement_carries_what_a_file_would():
     data = homodyne.simulate(LAMINAR, **MEASUREMENT, pixels=100, mean_counts=2.0, age_origin=3.3, seed=1)
     np.testing.assert_allclose(data.t, 3.3 + 0.1 * np.arange(1, 31), rtol=1e-14)
-    assert (data.q.tolist(), data.gap, data.dt, data.age_origin) == ([Q, Q], GAP, 0.1, 3.3)
+    np.testing.assert_array_equal(data.q, Q)
+    assert (data.gap, data.dt, data.age_origin) == (GAP, 0.1, 3.3)
     assert data.num_pairs == 2 * 30 * 29 // 2
     assert data.diagonal.shape == (2, 30)
     np.testing.assert_array_equal(data.pixels, 100)
     np.testing.assert_allclose(data.mean_counts, 2.0, rtol=4 * np.sqrt(0.3 / 100))  # speckle of 100 pixels
     again = homodyne.simulate(LAMINAR, **MEASUREMENT, pixels=100, mean_counts=2.0, age_origin=3.3, seed=1)
     np.testing.assert_array_equal(data.c2, again.c2)
-
-
-def test_every_q_is_simulated_at_every_angle():
-    noiseless = {**MEASUREMENT, "kind": "independent", "sigma": 0.0, "contrast": [0.1, 0.2, 0.3, 0.4]}
-    data = homodyne.simulate(STATIC, **{**noiseless, "q": [Q, 2 * Q], "gap": None})
-    assert (data.q.tolist(), data.phi.tolist()) == ([Q, Q, 2 * Q, 2 * Q], [0.0, 45.0] * 2)
-    i, j = np.triu_indices(30, 1)
-    g = (data.c2[:, i, j] - 1.0) / np.array([[0.1], [0.2], [0.3], [0.4]])
-    np.testing.assert_allclose(g[1], g[0], atol=1e-5)
-    np.testing.assert_allclose(g[2:], [g[0] ** 4] * 2, atol=1e-5)  # log g goes with the square of q
-    sheared = homodyne.simulate(LAMINAR, **{**noiseless, "q": [Q, 2 * Q]})
-    for k, q in enumerate((Q, 2 * Q)):
-        alone = homodyne.simulate(LAMINAR, **{**noiseless, "q": q, "contrast": [0.1, 0.2]})
-        found, wanted = sheared.c2[2 * k : 2 * k + 2, i, j] - 1.0, alone.c2[:, i, j] - 1.0
-        np.testing.assert_allclose(found / [[0.1 + 0.2 * k], [0.2 + 0.2 * k]], wanted / [[0.1], [0.2]], atol=1e-5)
-    noisy = {**MEASUREMENT, "pixels": 100, "seed": 5}
-    both = homodyne.simulate(LAMINAR, **{**noisy, "q": [Q, 2 * Q]})
-    np.testing.assert_array_equal(both.c2[:2], homodyne.simulate(LAMINAR, **noisy).c2)
 
 
 def test_simulated_white_noise_has_no_raw_diagonal():
@@ -309,8 +320,8 @@ def test_simulated_white_noise_has_no_raw_diagonal():
         ({"dt": 0.0}, "dt is 0"),
         ({"dt": float("nan")}, "dt is nan"),
         ({"age_origin": -0.1}, "times > 0"),
-        ({"q": -1.0}, r"q is .*-1.*: expected positive"),
-        ({"q": [Q, 0.0]}, r"q is .* 0\. .*: expected positive"),
+        ({"q": -1.0}, "q is .*positive"),
+        ({"q": [0.004, float("nan")]}, "q is .*positive"),
         ({"gap": None}, "gap is missing"),
         ({"gap": 0.0}, "gap is 0"),
         ({"phi": []}, "phi"),
@@ -328,7 +339,11 @@ def test_simulated_white_noise_has_no_raw_diagonal():
         ({"kind": "independent", "sigma": -0.1}, "sigma is -0.1"),
         ({"kind": "independent", "sigma": 0.1, "pixels": 10}, "pixels has no meaning"),
         ({"kind": "poisson"}, "'poisson'.*speckle, parametric, independent"),
-        ({"shear_convention": "old"}, "shear_convention"),
+        ({"shear_convention": "old"}, "shear_convention.*he2024, legacy"),
+        ({"model": "statics"}, "did you mean static"),
+        ({"model": "static"}, "unknown parameter gamma_dot_0 of static"),
+        ({"model": FLOW, "options": {"shear_convention": "legacy"}}, "has its options already"),
+        ({"options": {"convention": "legacy"}}, "did you mean shear_convention"),
     ],
 )
 def test_wrong_settings_are_named(change, message):
@@ -341,12 +356,48 @@ def test_negative_transport_is_refused():
         homodyne.simulate({**LAMINAR, "D_offset": -5000.0}, **MEASUREMENT)
 
 
+def test_parameters_name_the_model():
+    assert model_for(STATIC) == STILL
+    assert model_for(["D0", "beta"]) == FLOW
+    with pytest.raises(InputError, match="no model has the parameters D0, k"):
+        model_for(["D0", "k"])
+    assert complete_params(TWO, MOVING)["f2"] == 0.0
+    for params, message in (
+        ({"D0": 1.0}, "missing parameter alpha, D_offset of static"),
+        ({**STATIC, "d0": 1.0}, "unknown parameter d0 of static; did you mean D0"),
+        ({**STATIC, "alpha": float("nan")}, "alpha is nan"),
+        ({**STATIC, "D0": -1.0}, "D0 is -1.0: expected a number from 0 to inf"),
+    ):
+        with pytest.raises(InputError, match=message):
+            complete_params(STILL, params)
+
+
+def test_a_law_that_no_field_has_is_refused():
+    model = TrueModel(
+        find_model("stretched"), {"Gamma_ref": 1.0, "mu": 0.0, "k": 3.0}, np.arange(1.0, 30.0), [0.0], 0.005
+    )
+    assert independent(model, sigma=0.1).c2.shape == (1, 29, 29)
+    with pytest.raises(InputError, match="no field has this correlation"):
+        speckle(model, pixels=10)
+
+
+def test_every_map_has_its_own_wave_vector():
+    t, phi = np.arange(1.0, 13.0), np.array([0.0, 40.0])
+    one = parametric(TrueModel(STILL, STATIC, t, phi, Q), pixels=100, seed=3)
+    two = TrueModel(STILL, STATIC, t, np.tile(phi, 2), np.repeat([Q, 2 * Q], 2))
+    several = parametric(two, pixels=100, seed=3)
+    np.testing.assert_array_equal(several.q, [Q, Q, 2 * Q, 2 * Q])
+    np.testing.assert_array_equal(several.c2[:2], one.c2)
+    i, j = np.triu_indices(12, 1)
+    assert several.c2[2:, i, j].mean() < one.c2[:, i, j].mean() - 0.01
+
+
 def test_spoilt_maps_reach_the_record():
     from homodyne.data.simulated import from_maps
 
-    model = TrueModel(STATIC, np.arange(1.0, 13.0), np.array([0.0, 40.0]), Q)
+    model = TrueModel(STILL, STATIC, np.arange(1.0, 13.0), np.array([0.0, 40.0]), Q)
     spoilt = artefacts.blank_frames(speckle(model, pixels=100), [3, 7])
-    keywords = {"q": Q, "gap": None, "dt": 1.0, "age_origin": 0.0, "kind": "speckle"}
+    keywords = {"gap": None, "dt": 1.0, "age_origin": 0.0, "kind": "speckle"}
     np.testing.assert_array_equal(from_maps(spoilt, **keywords).bad_frames, [3, 7])
     with pytest.raises(DataError):
         from_maps(artefacts.empty_bins(spoilt, [0, 1]), **keywords)
