@@ -98,7 +98,8 @@ def simulate(
     write_aps_u(file, data)
     print(f"wrote {file}: {data}")
     print("truth: " + ", ".join(f"{name}={value:g}" for name, value in complete_params(law, params).items()))
-    print(f"next:  homodyne fit {file} --mode {model}" + (f" --gap {used:g}" if used else ""))
+    several = " --q all" if "," in q else ""
+    print(f"next:  homodyne fit {file} --mode {model}" + (f" --gap {used:g}" if used else "") + several)
 
 
 def chosen_law(name: str, values: list[str]) -> "tuple[CorrelationModel, dict[str, float]]":

@@ -22,7 +22,7 @@ class Maps:
 
     Attributes
     ----------
-    values : (n_maps, n, n) float32
+    values : n_maps arrays (n, n) float32
         c2; only pairs of frames i < j are read, NaN is a missing one. May be a memory map.
     alive : (n_maps, n) bool
         Frames that carry data.
@@ -65,7 +65,7 @@ class Maps:
             rows = frames[:: max(1, len(frames) // _SAMPLE)]
             total = count = 0.0
             for i in rows:
-                row = np.asarray(self.values[k, i, i + 1 :], dtype=np.float64)
+                row = np.asarray(self.values[k][i, i + 1 :], dtype=np.float64)
                 row = row[alive[i + 1 :] & np.isfinite(row)]
                 total, count = total + float(row.sum()), count + row.size
             if not count:

@@ -133,6 +133,11 @@ def evaluate_many(
     return _in_batches(_evaluations, points, posterior, progress)
 
 
+def inside(points: Array, posterior: Posterior) -> Array:
+    """Whether the density is not zero at points (n, dim)."""
+    return np.isfinite(log_densities(points, posterior))
+
+
 def physical_draws(
     z: Array,
     posterior: Posterior,

@@ -196,7 +196,8 @@ def reduce_shards(
                 shards = None
                 if shard_of is not None:
                     i = np.arange(rows.start, rows.stop)[:, None]
-                    shards = shard_of(k, i, i + np.arange(cell.first_lag, cell.end_lag))
+                    j = np.minimum(i + np.arange(cell.first_lag, cell.end_lag), maps.num_frames - 1)
+                    shards = shard_of(k, i, j)
                 for m, w, y, total in _by_shard(present, centred, shards, num_shards, above):
                     weight[m, k, place] += _contracted(below, w)
                     weight_y[m, k, place] += _contracted(below, y)

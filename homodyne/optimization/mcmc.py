@@ -1,14 +1,14 @@
 """Fitting: from a measurement to a posterior with a verdict.
 
-`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays. Both run the pilot fit,
-get draws by a method ("laplace": normal approximation at the mode, "nuts": No-U-turn sampling), and have
-them certified against the exact posterior. With "auto", the cheapest method whose result can be used is
-taken: laplace first, then nuts.
+`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays. Both run the pilot fit, which reduces the
+data, get draws by a method ("laplace": normal approximation at the mode, "nuts": No-U-turn sampling, "cmc": shards), and have
+them certified against the exact posterior. With "auto", methods are tried from the cheapest on until one gives a result that
+can be used; the best answer that was seen is returned. The reduction is checked by direct sums over all pairs.
 """
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +17,38 @@ import numpy as np
 
 from homodyne.config.io import load_config
 from homodyne.config.schema import Config
-from homodyne.core.posterior import Posterior
 from homodyne.data.flat import from_arrays
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
+from homodyne.likelihood.direct import reduction_errors
+from homodyne.likelihood.posterior import (
+    Posterior,
+    inside,
+    log_density,
+    log_densities,
+    physical_draws,
+)
+from homodyne.likelihood.reduction import Accuracy
 from homodyne.optimization.assembly import Run, assemble, consensus_result
 from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
-from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, Certificate, Certified, certify
+from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose, not_converged
-from homodyne.optimization.nlsq import DEAD, Pilot, PilotSettings, pilot_fit
-from homodyne.optimization.nuts import NutsSettings, sample_posterior
-from homodyne.optimization.target import build_target
+from homodyne.optimization.nuts import NutsSettings, sample
+from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
+from homodyne.optimization.problem import Problem, build_problem
 from homodyne.optimization.xpcs import XpcsModel, fit_shards
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _MOST_ROUNDS = 100  # attempts to draw inside the support
+_REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
+_FINER = 0.1  # factor of the tolerance from one to the next
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
+_RANK = {CERTIFIED: 3, CORRECTED: 2, REFUSED: 0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +59,50 @@ class Draws:
     stats: Mapping[str, Array]
     problems: tuple[str, ...] = ()
     facts: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """What one method made of a problem.
+
+    Attributes
+    ----------
+    method : str
+    certificate : Certificate
+    z : (chain, draw, dim) array
+        Draws to return: those of the method, or resampled weighted points where the verdict is CORRECTED.
+    drawn : Draws or None
+        Those of the method, None of shards.
+    consensus : Consensus or None
+        Of shards.
+    """
+
+    method: str
+    certificate: Certificate
+    z: Array | None
+    drawn: Draws | None = None
+    consensus: Consensus | None = None
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Better answers have a higher one."""
+        enough = self.certificate.ess >= ENOUGH or self.method == "cmc"
+        return _RANK[self.certificate.verdict] - (self.certificate.verdict == CORRECTED and not enough), float(
+            np.nan_to_num(self.certificate.ess)
+        )
+
+
+@dataclass(eq=False)
+class _Clock:
+    """Seconds by stage."""
+
+    last: float = field(default_factory=time.perf_counter)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        self.last = now
 
 
 def fit(
@@ -66,7 +121,8 @@ def fit(
     ----------
     data : TwoTimeData
         From `homodyne.load`, `homodyne.from_cube` or `homodyne.from_arrays`.
-    mode : "static" or "laminar_flow", optional
+    mode : str, optional
+        Correlation model: "static", "laminar_flow", any other registered one, or "module:Class".
     method : "auto", "laplace", "nuts" or "cmc", optional
     uncertainty : "calibrated" or "independent", optional
         Whether points of the map that share frames share noise, or every point has its own.
@@ -86,25 +142,24 @@ def fit(
     InputError
         Data and configuration do not fit together.
     ConvergenceError
-        The pilot fit found no mode, or the sampler no starting point.
+        The pilot fit found no point of finite density, or the sampler no starting point.
     """
     given = {"analysis_mode": mode, "optimization.method": method, "uncertainty": uncertainty, "seed": seed}
     settings = load_config(config, [(key, value) for key, value in given.items() if value is not None])
-    tell = progress or _silent
-    clock = _Clock()
-    target = build_target(data, settings)
+    tell, clock = progress or _silent, _Clock()
+    problem = build_problem(data, settings)
     clock.mark("preparation")
-    rng = np.random.default_rng([settings.seed, 0])
+    reduction = settings.reduction
+    accuracy = Accuracy(reduction.order, reduction.tolerance)
     nlsq, widened = settings.optimization.nlsq, settings.uncertainty == "calibrated"
-    search = PilotSettings(nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations)
+    search = PilotSettings(
+        nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations, nlsq.thin_points, DEAD, accuracy
+    )
     pilot = pilot_fit(
-        target.likelihood,
-        target.thin,
-        rng,
-        between=target.between,
-        settings=replace(search, depth=DEAD * WIDEST) if widened else search,
+        problem,
+        np.random.default_rng([settings.seed, 0]),
+        replace(search, depth=DEAD * WIDEST) if widened else search,
         sample_noise=settings.noise == "sampled",
-        initial=target.initial,
         progress=tell,
     )
     clock.mark("pilot fit")
@@ -113,37 +168,116 @@ def fit(
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
     pilot = pilot.noting(*report.notes)
     clock.mark("noise")
+    for round_number in range(1, _REDUCTIONS + 1):
+        best, trail, tried = _best_attempt(data, pilot, report, settings, tell, clock)
+        error, checks = _reduction_error(best, pilot, settings, tell)
+        clock.mark("direct sums")
+        if error <= reduction.max_error or round_number == _REDUCTIONS:
+            break
+        accuracy = Accuracy(min(accuracy.order + 2, 24), _FINER * accuracy.tolerance)
+        pilot = refined(pilot, checks, replace(search, accuracy=accuracy), tell)
+        clock.mark("reduction")
+    if error > reduction.max_error:
+        reason = (
+            f"The reduced data do not stand for all pairs: their log density is off by {error:.2g} at the draws, after "
+            f"{round_number} reductions (limit {reduction.max_error:g}, reduction.max_error)."
+        )
+        best = replace(best, certificate=replace(best.certificate, verdict=REFUSED, reason=reason))
+    facts = {
+        "reduction": {
+            "nodes": int(np.asarray(pilot.posterior.nodes.weight).any(axis=0).sum()),
+            "pairs": pilot.posterior.nodes.num_points,
+            "checks": len(checks),
+            "error": error,
+            "limit": reduction.max_error,
+            "attempts": round_number,
+        }
+    }
+    return _result(best, tried, data, settings, pilot, report, trail, clock, facts, tell)
+
+
+def _best_attempt(
+    data: TwoTimeData, pilot: Pilot, report: NoiseReport, settings: Config, tell: Progress, clock: _Clock
+) -> tuple[Attempt, list[str], list[Attempt]]:
+    """Try methods in turn until one is good enough; the best attempt, what happened, and all attempts."""
     trail: list[str] = []
-    consensus = None
-    names, reason = _names(target.likelihood.slot.block.num_points, settings)
+    tried: list[Attempt] = []
+    names, reason = _names(pilot.posterior.nodes.num_points, settings)
     for place, name in enumerate(names):
         if reason and place == 1:
             trail.append(reason)
         try:
             if name == "cmc":
                 consensus = _shards(data, pilot, report, settings, tell, trail)
-                certificate = consensus.certificate
+                attempt = Attempt(name, consensus.certificate, consensus.z, None, consensus)
             else:
-                consensus, drawn = None, METHODS[name](pilot, settings, tell)
+                drawn = METHODS[name](pilot, settings, tell)
                 clock.mark(name)
                 judged = _judge(name, drawn, pilot, settings, tell)
-                certificate = judged.certificate
-        except ConvergenceError:
-            if name == names[-1]:
+                attempt = Attempt(name, judged.certificate, _usable(drawn, judged, pilot, settings), drawn)
+        except ConvergenceError as error:
+            if place + 1 == len(names) and not tried:
                 raise
-            trail.append(f"{name}: failed")
+            trail.append(f"{name}: failed ({error})")
             continue
-        clock.mark("certificate" if consensus is None else name)
-        trail.append(f"{name}: {certificate.verdict}")
-        if _content(certificate, name):
+        clock.mark("certificate" if name != "cmc" else name)
+        trail.append(f"{name}: {attempt.certificate.verdict}")
+        tried.append(attempt)
+        if attempt.rank[0] >= _RANK[CORRECTED]:
             break
-    if consensus is not None:
-        return consensus_result(_run(data, settings, pilot, report, trail, clock.seconds, None), consensus)
-    z, drawn = _usable(drawn, judged, pilot, settings)
-    samples, lp = pilot.posterior.physical_draws(z, np.random.default_rng([settings.seed, 1]), tell)
+    return max(tried, key=lambda one: one.rank), trail, tried
+
+
+def _reduction_error(best: Attempt, pilot: Pilot, settings: Config, tell: Progress) -> tuple[float, Array]:
+    """Spread of the error of the log density of the reduced data over draws, and the draws at which it was taken."""
+    count = settings.reduction.num_checks
+    flat = np.unique(best.z.reshape(-1, best.z.shape[-1]), axis=0) if best.z is not None else pilot.mode.z[None]
+    distances = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(pilot.mode.covariance), (flat - pilot.mode.z).T), axis=0)
+    order = np.argsort(distances)
+    points = flat[order[np.unique(np.linspace(0, len(flat) - 1, count).round().astype(int))]]
+    points = points[inside(points, pilot.posterior)]
+    if len(points) < 2:
+        return 0.0 if len(points) else np.inf, points
+    maps = pilot.problem.maps
+    errors = reduction_errors(
+        points, pilot.posterior, maps, lambda done, total: tell("direct sums", done, total), detect_hardware().cores
+    )
+    return float(errors.std(ddof=1)), points
+
+
+def _result(
+    best: Attempt,
+    tried: list[Attempt],
+    data: TwoTimeData,
+    settings: Config,
+    pilot: Pilot,
+    report: NoiseReport,
+    trail: list[str],
+    clock: _Clock,
+    facts: Mapping[str, Any],
+    tell: Progress,
+) -> MCMCResult:
+    """Result of the best attempt; shards that were sampled on the way are kept in it."""
+    shards = next((one.consensus for one in tried if one.consensus is not None), None)
+    run = _run(data, settings, pilot, report, trail, clock.seconds, best.drawn, facts)
+    if best.consensus is not None:
+        return consensus_result(run, replace(best.consensus, certificate=best.certificate))
+    assert best.z is not None
+    samples, lp = physical_draws(best.z, pilot.posterior, np.random.default_rng([settings.seed, 1]), tell)
     clock.mark("contrast and offset")
-    run = _run(data, settings, pilot, report, trail, clock.seconds, drawn)
-    return assemble(run, name, judged.certificate, samples, {**drawn.stats, "lp": lp})
+    stats = best.drawn.stats if best.drawn is not None and best.certificate.verdict != CORRECTED else {}
+    result = assemble(
+        replace(run, timings=clock.seconds), best.method, best.certificate, samples, {**stats, "lp": lp}
+    )
+    if shards is None:
+        return result
+    return replace(
+        result,
+        diagnostics={**result.diagnostics, "cmc": shards.diagnostics["cmc"]},
+        num_shards=len(shards.per_shard),
+        combination_method=shards.combination_method,
+        per_shard_diagnostics=shards.per_shard,
+    )
 
 
 def _names(num_points: int, settings: Config) -> tuple[tuple[str, ...], str]:
@@ -171,12 +305,8 @@ def _shards(
     """Consensus Monte Carlo from the modes of the pilot fit."""
     if settings.noise == "sampled":
         raise InputError("noise: sampled is not possible with method cmc: use noise: fixed, or method nuts")
-    modes = [(mode.z, mode.covariance) for mode in pilot.modes]
-    likelihood = pilot.posterior.likelihood
     noise = {"inflation": report.inflation, "facts": report.facts, "checks": report.checks}
-    found, how = fit_shards(
-        data, likelihood, pilot.sigma, modes, settings, detect_hardware(gpus=True), tell, pilot.notes, noise
-    )
+    found, how = fit_shards(data, pilot, settings, detect_hardware(gpus=True), tell, noise)
     trail.append(how)
     return found
 
@@ -186,7 +316,7 @@ def fit_mcmc_jax(
     t1: Any,
     t2: Any,
     phi: Any,
-    q: float,
+    q: Any,
     L: float | None = None,
     analysis_mode: str = "laminar_flow",
     method: str = "auto",
@@ -202,11 +332,12 @@ def fit_mcmc_jax(
     data, t1, t2, phi : arrays
         Values of c2 at times t1, t2 (s) and angles phi (degrees), in any order; (t1, t2) and (t2, t1) are
         counted once.
-    q : float
-        Wave vector, 1/Å.
+    q : float or array
+        Wave vector, 1/Å, of all points or of each.
     L : float, optional
         Distance of the plates in Å, for laminar flow.
-    analysis_mode : "laminar_flow" or "static"
+    analysis_mode : str
+        Correlation model, as `mode` of `fit`.
     method : "auto", "nuts", "cmc" or "laplace"
         "auto" takes nuts or cmc, as `should_use_cmc` decides.
     cmc_config : mapping, optional
@@ -238,12 +369,11 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     """Independent draws of the normal distribution at the best mode; those outside the support are drawn again."""
     chains = settings.optimization.mcmc.num_chains
     per_chain = -(-settings.optimization.laplace.num_draws // chains)
-    rng = np.random.default_rng([settings.seed, 2])
-    mode, log_prior = pilot.mode, jax.jit(jax.vmap(pilot.posterior.log_prior))
+    rng, mode = np.random.default_rng([settings.seed, 2]), pilot.mode
     root = np.linalg.cholesky(mode.covariance).T
     z = mode.z + rng.standard_normal((chains * per_chain, len(mode.z))) @ root
     for _ in range(_MOST_ROUNDS):
-        outside = ~np.isfinite(log_prior(z))
+        outside = ~inside(z, pilot.posterior)
         if not outside.any():
             return Draws(z.reshape(chains, per_chain, -1), {})
         z[outside] = mode.z + rng.standard_normal((np.count_nonzero(outside), len(mode.z))) @ root
@@ -256,12 +386,11 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
 def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     """No-U-turn sampling around the best mode."""
     mcmc, mode, posterior = settings.optimization.mcmc, pilot.mode, pilot.posterior
-    nuts = NutsSettings(mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob)
-    sampled = sample_posterior(
-        posterior.log_density, mode.z, mode.covariance, nuts, jax.random.key(settings.seed), tell
+    nuts = NutsSettings(
+        mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob, adapt_mass=mcmc.adapt_mass
     )
-    space = posterior.likelihood.space
-    z = space.canonical(sampled.draws, around=float(mode.z[space.dim - 1]))
+    sampled = sample(log_density, posterior, mode.z, mode.covariance, nuts, jax.random.key(settings.seed), tell)
+    z = posterior.space.canonical(sampled.draws, around=mode.z)
     chains = diagnose(z, sampled.stats, posterior.names)
     facts = {
         "divergences": chains.divergences,
@@ -294,24 +423,17 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
 
 
 def _batch(posterior: Posterior, tell: Progress) -> Callable[[Array], Array]:
-    return lambda points: posterior.evaluate_many(points, lambda done: tell("certificate", done, len(points)))[0]
+    return lambda points: log_densities(points, posterior, lambda done: tell("certificate", done, len(points)))
 
 
-def _content(certificate: Certificate, name: str) -> bool:
-    """Whether "auto" stops at this verdict."""
-    enough = certificate.ess >= ENOUGH or name == "cmc"
-    return certificate.verdict == CERTIFIED or (certificate.verdict == CORRECTED and enough)
-
-
-def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> tuple[Array, Draws]:
+def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> Array:
     """Return the method's own draws, or resampled weighted points where the verdict is CORRECTED."""
     if judged.certificate.verdict != CORRECTED:
-        return drawn.z, drawn
+        return drawn.z
     chains = len(drawn.z)
     per_chain = -(-settings.optimization.laplace.num_draws // chains)
-    space = pilot.posterior.likelihood.space
     z = judged.resample(chains * per_chain, settings.seed + 2).reshape(chains, per_chain, -1)
-    return space.canonical(z, around=float(pilot.mode.z[space.dim - 1])), Draws(z, {}, drawn.problems, drawn.facts)
+    return pilot.space.canonical(z, around=pilot.mode.z)
 
 
 def _run(
@@ -322,46 +444,34 @@ def _run(
     trail: list[str],
     timings: dict[str, float],
     drawn: Draws | None,
+    facts: Mapping[str, Any],
 ) -> Run:
     """What is known of the run beside its draws."""
-    likelihood = pilot.posterior.likelihood
-    facts = {
+    found = {
         **((drawn.facts if drawn else None) or {}),
+        **facts,
         "methods": trail,
         "noise": dict(report.facts),
         "checks": dict(report.checks),
         "pilot": {
             "num_starts": pilot.num_starts,
             "num_converged": pilot.num_converged,
-            "num_gradients": pilot.num_gradients,
             "num_modes": len(pilot.modes),
             "newton_step": pilot.mode.newton_step,
         },
     }
     return Run(
-        model=XpcsModel.of(likelihood, pilot.sigma),
+        model=XpcsModel.of(pilot),
         config=settings,
-        num_points=likelihood.slot.block.num_points,
+        num_points=pilot.posterior.nodes.num_points,
         bad_frames=tuple(int(k) for k in data.bad_frames),
-        facts=facts,
+        facts=found,
         warnings=(*pilot.notes, *(drawn.problems if drawn else ())),
         timings=timings,
         noise_inflation=report.inflation,
     )
 
 
-class _Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    def mark(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-
-
 def _silent(stage: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
+

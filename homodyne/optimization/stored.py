@@ -74,9 +74,9 @@ class StoredRun:
             if missing and not sample_missing:
                 raise ExecutionError(_incomplete(self.store, missing))
             cmc, count = self.config.optimization.cmc, self.store.manifest.num_shards
-            model, backend = placed(self.model, cmc, count, detect_hardware(gpus=True))
+            backend = placed(cmc, count, detect_hardware(gpus=True))
             found = run_consensus(
-                model, self.store, self.init, consensus_settings(self.config), backend,
+                self.model, self.store, self.init, consensus_settings(self.config), backend,
                 modes=self.modes, progress=progress,
             )  # fmt: skip
         return consensus_result(self._run(), found)

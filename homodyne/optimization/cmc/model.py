@@ -46,12 +46,16 @@ class Model(ABC):
         `power` is the exponent of the prior of whatever the likelihood integrates out; others ignore it.
         """
 
+    def log_subposterior(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
+        """Log density of a shard, given by its `argument`, times the prior to a power, at z (d,)."""
+        return self.log_likelihood(z, shard, power) + power * self.log_prior(z)
+
     def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
         """Turn the arrays of a shard into the `shard` that the other methods take: a tree of JAX arrays."""
         return {name: jnp.asarray(value) for name, value in arrays.items()}
 
     def argument(self, shard: Any) -> Any:
-        """Return what of the shard is an argument of compiled programs; models that call back to the host return ()."""
+        """Return what is an argument of compiled programs: the shard, and what else a model wants to be one."""
         return shard
 
     def num_points(self, shard: Any) -> int:

@@ -6,7 +6,6 @@ shards. Two keep the grid: ``interleaved`` takes rows ``i = r mod a`` and column
 consecutive rows with all later columns.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +19,8 @@ from homodyne.errors import InputError
 
 Array = npt.NDArray[Any]
 Rng = np.random.Generator
-Grid = list[tuple[Array, Array]]
+Grid = tuple[Array, Array]
+"""Numbers by row and by column frame, whose sum is the shard of a pair."""
 
 TIME_BINS = 10
 """Bins along each time axis."""
@@ -104,20 +104,20 @@ def _frame_blocks(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -
     return shard_of_row[row]
 
 
-def _interleaved_grid(frames: Array, num_shards: int) -> Grid:
+def _interleaved_grid(num_frames: int, num_shards: int) -> Grid:
     a, b = _steps(num_shards)
-    if a + b > frames.size:
+    if a + b > num_frames:
         raise InputError(
             f"interleaved: {num_shards} shards, rows in steps of {a} and columns of {b}, leave some empty with "
-            f"{frames.size} good frames; {frames.size - 1} shards at most always work"
+            f"{num_frames} good frames; {num_frames - 1} shards at most always work"
         )
-    return [(frames[r::a], frames[s::b]) for r in range(a) for s in range(b)]
+    frames = np.arange(num_frames)
+    return frames % a * b, frames % b
 
 
-def _frame_grid(frames: Array, num_shards: int) -> Grid:
-    runs = _even_runs(np.arange(frames.size - 1, 0, -1), num_shards)
-    limits = np.concatenate([[0], np.cumsum(runs)])
-    return [(frames[p:q], frames[p + 1 :]) for p, q in itertools.pairwise(limits)]
+def _frame_grid(num_frames: int, num_shards: int) -> Grid:
+    runs = _even_runs(np.arange(num_frames - 1, 0, -1), num_shards)
+    return np.append(np.repeat(np.arange(num_shards), runs), 0), np.zeros(num_frames, dtype=int)
 
 
 def _steps(num_shards: int) -> tuple[int, int]:
@@ -179,5 +179,5 @@ ROWS: dict[str, Callable[[int, int, Rng], Array]] = {
 }
 """Ways to shard rows of any data: (number of rows, number of shards, generator) -> shard numbers."""
 
-GRIDS: dict[str, Callable[[Array, int], Grid]] = {"interleaved": _interleaved_grid, "frame_blocks": _frame_grid}
-"""Ways to shard maps that keep the grid: (usable frames, number of shards) -> rows and columns of every shard."""
+GRIDS: dict[str, Callable[[int, int], Grid]] = {"interleaved": _interleaved_grid, "frame_blocks": _frame_grid}
+"""Ways to shard maps that keep the grid: (number of usable frames, number of shards) -> numbers by row and by column."""

@@ -1,20 +1,20 @@
 """Shards: parts of the data, each point in exactly one of them, every part like the whole.
 
-`shard_blocks` cuts two-time maps, `shard_data_stratified` cuts flat arrays of
+`shard_numbers` deals out the pairs of two-time maps, `shard_data_stratified` cuts flat arrays of
 points, `shard_rows` numbers the rows of any other data, and `validate_shards` looks for lost and doubled points.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.core.blocks import Block, block_from_maps, block_from_points
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.shard_strategies import GRIDS, POINTS, ROWS, Grid, Rng, numbered
+from homodyne.likelihood.maps import Maps
+from homodyne.optimization.cmc.shard_strategies import GRIDS, POINTS, ROWS, Rng, numbered
 
 Array = npt.NDArray[Any]
 
@@ -157,95 +157,51 @@ shard_data_time_stratified = partial(shard_data_stratified, strategy="time_strat
 # --- maps
 
 
-def shard_blocks(
-    c2: Array, good: Array, num_shards: int, strategy: str, *, phi: npt.ArrayLike, t: npt.ArrayLike, seed: int = 0
-) -> Iterator[Block]:
-    """Cut two-time maps into blocks, one at a time; together they hold every finite pair of good frames once.
+def shard_numbers(
+    maps: Maps, num_shards: int, strategy: str, *, seed: int = 0
+) -> Callable[[int, Array, Array], npt.NDArray[np.int32]]:
+    """How the pairs of frames of maps are dealt out: a function ``(k, i, j)`` that numbers the shards of pairs of map k.
 
-    Grid strategies count pairs, missing pixels included, which then have no weight; the others leave missing pixels
-    out and shard each angle alike, each angle starting where the one before it stopped. ``contiguous`` keeps all
-    angles of a pair together.
+    Grid strategies keep the grid of the maps; the others shard each map alike, each map starting where the one before it
+    stopped. ``contiguous`` keeps all maps of a pair together.
 
     Parameters
     ----------
-    c2 : (n_phi, n, n) float
-        Maps; only ``i < j`` is read, NaN marks a missing pixel.
-    good : (n,) bool
-        Frames to use.
+    maps : Maps
     num_shards : int
         At least 1.
     strategy : str
         One of `STRATEGIES`.
-    phi : (n_phi,) array
-        Angles, degrees.
-    t : (n,) array
-        Times of the frames, s, increasing.
     seed : int
         As in :func:`assign_points`.
-
-    Returns
-    -------
-    iterator of Block
-        Shards 0 to ``num_shards - 1`` in this order.
 
     Raises
     ------
     InputError
-        Unknown strategy, or so many shards that one has no finite pair.
+        Unknown strategy, or more shards than pairs of frames or parts of the grid.
     """
     _require_strategy(strategy, STRATEGIES)
-    times, frames = np.asarray(t, dtype=np.float64), np.flatnonzero(good)
-    _require_fewer(num_shards, frames.size * (frames.size - 1) // 2, "pairs of good frames")
-    generator = _generator(seed)
+    alive = maps.alive.any(axis=0)
+    frames = np.flatnonzero(alive)
+    n = frames.size
+    _require_fewer(num_shards, n * (n - 1) // 2, "pairs of good frames")
+    place = np.cumsum(alive) - 1  # number of a frame among the good ones
     if strategy in GRIDS:
-        return _grid_blocks(c2, GRIDS[strategy](frames, num_shards), strategy)
-    earlier, later = _pairs(frames)
-    numbers = POINTS[strategy](times[earlier], times[later], np.zeros(earlier.size), num_shards, generator)
-    order, start = _grouped(numbers, num_shards)
-    turn = 0 if strategy == "contiguous" else order.size
-    shift = turn * np.argsort(np.argsort(phi, kind="stable"), kind="stable")
-    return _point_blocks(c2, earlier[order], later[order], start, shift, strategy)
+        by_row, by_column = GRIDS[strategy](n, num_shards)
+        return lambda k, i, j: np.asarray(by_row[place[i]] + by_column[place[j]], dtype=np.int32)
+    earlier, later = (frames[x].astype(np.min_scalar_type(int(frames[-1]))) for x in np.triu_indices(n, 1))
+    number = POINTS[strategy](
+        maps.t[earlier], maps.t[later], np.zeros(earlier.size), num_shards, _generator(seed)
+    ).astype(np.int32)
+    shift = (strategy != "contiguous") * earlier.size * np.lexsort((maps.phi, maps.q)).argsort()
+    starts = np.concatenate([[0], np.cumsum(np.arange(n - 1, 0, -1))])
 
+    def of(k: int, i: Array, j: Array) -> npt.NDArray[np.int32]:
+        first, second = place[i], place[np.minimum(j, len(place) - 1)]
+        position = np.clip(starts[first] + second - first - 1, 0, number.size - 1)
+        return np.asarray((number[position] + shift[k]) % num_shards, dtype=np.int32)
 
-def _pairs(frames: Array) -> tuple[Array, Array]:
-    """Row and column frame of every pair, row by row, in the smallest integers that hold them."""
-    small = frames.astype(np.min_scalar_type(int(frames[-1])))
-    later = np.concatenate([small[k + 1 :] for k in range(small.size)])
-    return np.repeat(small, np.arange(small.size)[::-1]), later
-
-
-def _grid_blocks(c2: Array, grid: Grid, strategy: str) -> Iterator[Block]:
-    for m, (rows, columns) in enumerate(grid):
-        block = block_from_maps(c2, rows=rows, columns=columns)
-        if block.weights is not None and not block.weights.any():
-            raise _all_missing(strategy, m)
-        yield block
-
-
-def _point_blocks(
-    c2: Array, earlier: Array, later: Array, start: Array, shift: Array, strategy: str
-) -> Iterator[Block]:
-    """Yield blocks of the pairs ``start[m]:start[m + 1]``, where angle k takes part ``m - shift[k]``."""
-    num_angles, n, _ = c2.shape
-    num_shards = start.size - 1
-    for m in range(num_shards):
-        points = []
-        for k, part in enumerate((m - shift) % num_shards):
-            i, j = (frames[start[part] : start[part + 1]].astype(np.int64) for frames in (earlier, later))
-            values = c2[k][i, j]
-            here = np.isfinite(values)
-            points.append((np.full(np.count_nonzero(here), k), i[here], j[here], values[here]))
-        angle, i, j, values = (np.concatenate(column) for column in zip(*points, strict=True))
-        if values.size == 0:
-            raise _all_missing(strategy, m)
-        yield block_from_points(n, num_angles, angle, i, j, values)
-
-
-def _all_missing(strategy: str, shard_id: int) -> InputError:
-    return InputError(
-        f"{strategy}: every pixel of shard {shard_id} is missing; use fewer shards, or a strategy that leaves missing "
-        "pixels out"
-    )
+    return of
 
 
 # --- check

@@ -16,18 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-import homodyne.core  # noqa: F401  makes JAX compute in float64
-from homodyne.device.programs import SharedProgram
+import homodyne.physics  # noqa: F401  makes JAX compute in float64
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.store import read_arrays
 from homodyne.optimization.cmc.types import ShardResult, ShardTask
 from homodyne.optimization.diagnostics import diagnose
-from homodyne.optimization.nuts import NutsSettings, Sampler
+from homodyne.optimization.nuts import NutsSettings, sample
 
 Array = npt.NDArray[np.float64]
-
-_fold_in = SharedProgram(jax.random.fold_in)
 
 MIN_ESS = 100.0  # effective draws of a shard, at least: its estimate errs by a factor of three once in a thousand
 
@@ -58,18 +55,19 @@ class _Programs:
         def log_density(z: jax.Array, argument: Any) -> jax.Array:
             data, center, root = argument
             away = root @ (z - center)
-            return jnp.asarray(model.log_likelihood(z, data, power) + power * model.log_prior(z) - 0.5 * away @ away)
+            return jnp.asarray(model.log_subposterior(z, data, power) - 0.5 * away @ away)
 
-        self.model, self.power = model, power
-        self.sampler = Sampler(log_density, len(model.names), _cautious(settings, caution))
+        self.model, self.power, self.log_density = model, power, log_density
+        self.settings = _cautious(settings, caution)
 
     def sample(self, task: ShardTask, shard: Any) -> ShardResult:
         began, model = time.perf_counter(), self.model
-        key = _fold_in(jax.random.key(task.seed), task.shard_id)
+        key = jax.random.fold_in(jax.random.key(task.seed), task.shard_id)
         init = task.init
         root = np.sqrt(init.cavity) * np.linalg.inv(np.linalg.cholesky(init.covariance))
         argument = model.argument(shard), init.center, root
-        drawn = self.sampler.sample(argument, init.center, init.covariance / (1.0 + init.cavity), key)
+        covariance = init.covariance / (1.0 + init.cavity)
+        drawn = sample(self.log_density, argument, init.center, covariance, self.settings, key)
         flat = drawn.draws.reshape(-1, len(model.names))
         rng = np.random.default_rng([task.seed, task.shard_id])
         x = model.complete(flat, shard, self.power, rng).reshape(*drawn.draws.shape[:2], -1)
