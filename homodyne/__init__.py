@@ -7,6 +7,7 @@ from homodyne.lazy import attributes as _attributes
 if TYPE_CHECKING:
     from homodyne.data import from_arrays, from_cube, load
     from homodyne.data.simulated import simulate
+    from homodyne.optimization.cmc.comparison import compare
     from homodyne.optimization.cmc.coordinator import sample_consensus
     from homodyne.optimization.cmc.result import MCMCResult, load_result
     from homodyne.optimization.mcmc import fit
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MCMCResult",
     "__version__",
+    "compare",
     "fit",
     "from_arrays",
     "from_cube",
@@ -28,6 +30,7 @@ __all__ = [
 _HOME = {
     "data": ("from_arrays", "from_cube", "load"),
     "data.simulated": ("simulate",),
+    "optimization.cmc.comparison": ("compare",),
     "optimization.cmc.coordinator": ("sample_consensus",),
     "optimization.cmc.result": ("MCMCResult", "load_result"),
     "optimization.mcmc": ("fit",),

@@ -4,19 +4,19 @@ For tests and documentation of whatever reads results: tables, files, figures, r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from homodyne.core.parameters import UNITS
 from homodyne.data.twotime import TwoTimeData, from_cube
 from homodyne.optimization.cmc.certificate import Certificate
+from homodyne.optimization.cmc.curves import g_of
 from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.physics import simulate
-from homodyne.physics.model import find_model
+from homodyne.physics.model import CorrelationModel, find_model, reference_of
 from homodyne.physics.space import ParameterSpace, parameter_space
 
 Array = NDArray[np.float64]
@@ -36,6 +36,7 @@ _REASONS = {
     "CORRECTED": "the draws were reweighted by the exact posterior (k-hat 0.61)",
     "REFUSED": "the draws miss a second mode at phi0 = 92 (k-hat 1.7)",
 }
+_SPARE = 3  # draws made for each that is kept: the Gaussian reaches beyond the support
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,16 @@ class Example:
 
 
 def example_result(
-    mode: str = "laminar_flow",
+    model: str | CorrelationModel = "laminar_flow",
     *,
+    q: float | Sequence[float] = Q,
     phi: Sequence[float] = (0.0, 45.0, 90.0),
     num_frames: int = 120,
     dt: float = 0.1,
     sigma: float = 0.03,
     bad_frames: Sequence[int] = (),
     fixed: Sequence[str] = (),
+    truth: Mapping[str, float] = TRUTH,
     shape: tuple[int, int] = (4, 500),
     method: str = "nuts",
     uncertainty: str = "calibrated",
@@ -66,12 +69,16 @@ def example_result(
 
     Parameters
     ----------
-    mode : {"static", "laminar_flow"}
-        Three or seven parameters, true values from TRUTH.
-    phi, num_frames, dt, sigma, bad_frames
-        Angles (degrees), frames, time between frames (s), noise of c2, frames without data (0-based).
-    fixed : sequence of {"alpha", "beta", "phi0"}
+    model : str or CorrelationModel
+        What the sample does.
+    q, phi : sequence of float
+        Wave vector (1/Å) and angle (degrees) of each map; a single q is that of all maps.
+    num_frames, dt, sigma, bad_frames
+        Frames, time between frames (s), noise of c2, frames without data (0-based).
+    fixed : sequence of str
         Parameters held at their true value.
+    truth : mapping
+        Values of the model's parameters, and perhaps of others.
     shape : tuple of int
         Chains and draws per chain; the draws are independent.
     method, uncertainty, verdict
@@ -79,64 +86,87 @@ def example_result(
     seed : int
         Of noise and draws.
     """
-    law = find_model(mode)
-    names = law.parameter_names
-    truth = {name: TRUTH[name] for name in names}
+    chosen = find_model(model) if isinstance(model, str) else model
+    values = {name: truth[name] for name in chosen.parameter_names}
     t = np.asarray(dt * np.arange(1, num_frames + 1), dtype=np.float64)
-    c2 = simulate.independent(
-        simulate.TrueModel(law, truth, t, np.asarray(phi, float), Q, GAP, CONTRAST, OFFSET), sigma=sigma, seed=seed
-    ).c2
-    c2[:, list(bad_frames), :] = np.nan
-    c2[:, :, list(bad_frames)] = np.nan
-    data = from_cube(c2, t, np.asarray(phi, float), Q, GAP)
-    space = parameter_space(law, data.t, fixed={name: truth[name] for name in fixed})
-    samples, lp = _posterior_draws(data, space, truth, sigma, shape, seed)
-    rng = np.random.default_rng(seed)
-    certificate = None
-    if verdict in _REASONS:
-        d = len(names) - len(fixed)
-        certificate = Certificate(
-            verdict=verdict,
-            reason=_REASONS[verdict],
-            rung="gaussian",
-            k_hat=0.12,
-            ess=980.0,
-            ess_ceiling=990.0,
-            ess_ceiling_error=2.0,
-            num_points=1000,
-            shift=(0.01,) * d,
-            width_ratio=(1.0,) * d,
-            names=tuple(name for name in names if name not in fixed),
-        )
-    healthy = {name: 1.0 + 0.002 * rng.random() for name in names if name not in fixed}
+    data = _measured(chosen, values, t, q, np.asarray(phi, float), sigma, bad_frames, np.random.default_rng([seed, 1]))
+    space = parameter_space(chosen, t, fixed={name: values[name] for name in fixed})
+    samples, lp = _posterior_draws(data, space, values, sigma, shape, np.random.default_rng([seed, 2]))
+    rng = np.random.default_rng([seed, 3])
+    healthy = {name: 1.0 + 0.002 * rng.random() for name in space.free_names}
     result = MCMCResult(
         samples=samples,
         sample_stats={"lp": lp, "diverging": np.zeros(shape, bool)},
-        parameter_names=names,
-        analysis_mode=mode,
+        parameter_names=chosen.parameter_names,
+        analysis_mode=reference_of(chosen),
+        model_class=type(chosen),
+        model_options=chosen.options,
         method=method,
         uncertainty=uncertainty,
         verdict=verdict,
-        certificate=certificate,
+        certificate=_certificate(verdict, space.free_names),
         num_points=data.num_pairs,
         seed=seed,
-        units=UNITS,
-        fixed={name: truth[name] for name in fixed},
+        units=chosen.units,
+        fixed=dict(space.fixed),
         diagnostics={
             "rhat": healthy | {"contrast": [1.001] * len(phi), "offset": [1.002] * len(phi)},
             "ess_bulk": {name: 0.9 * np.prod(shape) for name in healthy},
             "divergences": 0,
             "warnings": [],
         },
-        q=Q,
-        gap=GAP,
         t=data.t,
+        q=np.broadcast_to(data.q, data.phi.shape),
         phi=data.phi,
         sigma=np.full(len(phi), sigma),
+        gap=GAP,
         bad_frames=tuple(data.bad_frames),
         noise_inflation=dict.fromkeys(healthy, 1.5) if uncertainty == "calibrated" else None,
     )
-    return Example(result, data, truth)
+    return Example(result, data, values)
+
+
+def _certificate(verdict: str, names: Sequence[str]) -> Certificate | None:
+    if verdict not in _REASONS:
+        return None
+    return Certificate(
+        verdict=verdict,
+        reason=_REASONS[verdict],
+        rung="gaussian",
+        k_hat=0.12,
+        ess=980.0,
+        ess_ceiling=990.0,
+        ess_ceiling_error=2.0,
+        num_points=1000,
+        shift=(0.01,) * len(names),
+        width_ratio=(1.0,) * len(names),
+        names=tuple(names),
+    )
+
+
+def _measured(
+    model: CorrelationModel,
+    truth: Mapping[str, float],
+    t: Array,
+    q: float | Sequence[float],
+    phi: Array,
+    sigma: float,
+    bad_frames: Sequence[int],
+    rng: np.random.Generator,
+) -> TwoTimeData:
+    """Symmetric maps; their diagonal is the mean of its neighbours, as software writes it."""
+    waves = np.broadcast_to(np.asarray(q, float), phi.shape)
+    g = np.asarray(g_of(model, dict(truth), t[:, None], t, waves[:, None, None], phi[:, None, None], GAP))
+    c2 = np.triu(OFFSET + CONTRAST * g + sigma * rng.standard_normal(g.shape), 1)
+    c2 += c2.transpose(0, 2, 1)
+    for one in c2:
+        above = np.diagonal(one, 1)
+        np.fill_diagonal(one, (np.append(above, above[-1]) + np.insert(above, 0, above[0])) / 2)
+    c2[:, list(bad_frames), :] = np.nan
+    c2[:, :, list(bad_frames)] = np.nan
+    if np.ndim(q) == 0:
+        return from_cube(c2, t, phi, float(waves[0]), GAP)
+    return replace(from_cube(c2, t, np.arange(phi.size), float(waves[0]), GAP), phi=phi, q=waves)  # type: ignore[arg-type]
 
 
 def _posterior_draws(
@@ -145,37 +175,41 @@ def _posterior_draws(
     truth: Mapping[str, float],
     sigma: float,
     shape: tuple[int, int],
-    seed: int,
+    rng: np.random.Generator,
 ) -> tuple[dict[str, Array], Array]:
     """Draws by name in physical parameters, and their log density up to a constant.
 
-    Gaussian in the coordinates of the space, where laminar flow is nearly Gaussian; the centre is one draw away from
-    the truth, as in a real measurement. The Fisher matrix is that of every few pairs, scaled up.
+    Gaussian in the coordinates of the model, in which a posterior is nearly Gaussian, as far as the model allows; the
+    centre is one draw away from the truth, as in a real measurement. The Fisher matrix is that of every few pairs,
+    scaled up, and of the prior.
     """
-    linear = np.repeat([CONTRAST, OFFSET], data.num_maps)
-    center = np.concatenate([space.coordinates(truth), linear])
+    maps, dim = data.phi.size, space.dim
+    center = np.concatenate([space.coordinates(truth), np.repeat([CONTRAST, OFFSET], maps)])
     i, j = np.triu_indices(data.num_frames, 1)
     every = max(i.size // 1500, 1)
     t1, t2 = data.t[i[::every]], data.t[j[::every]]
+    waves = np.broadcast_to(data.q, data.phi.shape)[:, None]
 
     def curves(z: jax.Array) -> jax.Array:
-        split = z.size - 2 * data.num_maps
-        contrast, offset = z[split:].reshape(2, data.num_maps, 1)
-        g = space.model.g(space.physical(z[:split]), t1, t2, Q, data.phi[:, None], GAP)
-        c2: jax.Array = (offset + contrast * g).ravel()
-        return c2
+        contrast, offset = z[dim:].reshape(2, maps, 1)
+        c2 = offset + contrast * space.model.g(space.physical(z[:dim]), t1, t2, waves, data.phi[:, None], GAP)
+        return c2.ravel()
 
-    jacobian = np.asarray(jax.jit(jax.jacfwd(curves))(jnp.asarray(center))) / sigma
-    fisher = jacobian.T @ jacobian * (i.size / t1.size)
+    jacobian, curvature = jax.jit(lambda z: (jax.jacfwd(curves)(z), jax.hessian(space.log_prior)(z[:dim])))(
+        jnp.asarray(center)
+    )
+    scaled = np.asarray(jacobian) / sigma
+    fisher = scaled.T @ scaled * (i.size / t1.size)
+    fisher[:dim, :dim] -= np.asarray(curvature)
     root = np.linalg.inv(np.linalg.cholesky(fisher)).T
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((shape[0] * shape[1] + 1, center.size))
+    count = shape[0] * shape[1]
+    noise = rng.standard_normal((_SPARE * count + 1, center.size))
     draws = center + (noise[:-1] + noise[-1]) @ root.T
-    split = center.size - 2 * data.num_maps
-    values = jax.vmap(space.physical)(jnp.asarray(draws[:, :split]))
-    samples = {name: np.array(values[name]).reshape(shape) for name in space.free_names}
-    for k, name in enumerate(("contrast", "offset")):
-        block = draws[:, split + k * data.num_maps :][:, : data.num_maps]
-        samples[name] = block.reshape(*shape, data.num_maps)
-    log_density: Array = -0.5 * np.sum(noise[:-1] ** 2, axis=1).reshape(shape)
-    return samples, log_density
+    values, allowed = jax.jit(jax.vmap(lambda z: (space.physical(z), space.supported(z))))(jnp.asarray(draws[:, :dim]))
+    kept = np.flatnonzero(allowed)[:count]
+    if kept.size < count:
+        raise ValueError(f"{kept.size} of {count} draws are possible: give data that say more of the parameters")
+    samples: dict[str, Any] = {name: np.asarray(values[name])[kept].reshape(shape) for name in space.free_names}
+    contrast, offset = np.split(draws[kept, dim:], 2, axis=1)
+    samples |= {"contrast": contrast.reshape(*shape, maps), "offset": offset.reshape(*shape, maps)}
+    return samples, -0.5 * np.sum(noise[kept] ** 2, axis=1).reshape(shape)

@@ -88,9 +88,9 @@ def write_result(
 def write_figure(file: Path, figure: "Figure") -> None:
     """Write a figure into a picture file, which appears only when it is complete."""
     from homodyne.files import write_atomically
-    from homodyne.viz.figures import figure_bytes
+    from homodyne.viz.figures import figure_bytes, figure_format
 
-    write_atomically(file, figure_bytes(figure))
+    write_atomically(file, figure_bytes(figure, figure_format(file)))
     print(f"wrote {file}")
 
 

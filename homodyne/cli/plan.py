@@ -55,9 +55,10 @@ def plan(
     if output is not None:
         _write_numbers(output, planned, name, varied, found)
     if figure is not None:
+        from homodyne.physics.model import find_model
         from homodyne.viz.plan import plan_figure
 
-        write_figure(figure, plan_figure(name, varied, found, params))
+        write_figure(figure, plan_figure(name, varied, found, params, find_model(mode)))
 
 
 def _parameters(mode: str, values: list[str]) -> dict[str, float]:

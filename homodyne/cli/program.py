@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from homodyne import __version__
-from homodyne.cli import combine, config, demo, fit, hardware, inspect, jobs, plan, simulate, worker
+from homodyne.cli import combine, compare, config, demo, fit, hardware, inspect, jobs, plan, simulate, worker
 from homodyne.cli.interruption import Interrupted, remains_of
 from homodyne.errors import HomodyneError, HomodyneWarning
 
@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (
-    inspect.inspect, fit.fit, combine.combine, combine.certify, jobs.status, jobs.cancel, jobs.unlock, worker.worker,
+    inspect.inspect, fit.fit, combine.combine, combine.certify, compare.compare, jobs.status, jobs.cancel, jobs.unlock, worker.worker,
     simulate.simulate, plan.plan, demo.demo, hardware.hardware,
 ):  # fmt: skip
     app.command()(_command)

@@ -63,7 +63,7 @@ def assemble(
     certificate
         The verdict.
     samples : dict of arrays
-        Draws by name, (chain, draw) or (chain, draw, angle).
+        Draws by name, (chain, draw) or (chain, draw, map).
     stats : mapping of arrays
         "lp" and more; those of shape (chain, draw) are kept.
     """
@@ -86,12 +86,12 @@ def assemble(
         verdict=certificate.verdict,
         certificate=certificate,
         diagnostics={**_convergence(samples, certificate), **run.facts, "warnings": warnings},
-        q=model.q,
-        gap=model.gap,
         t=model.t,
+        q=np.broadcast_to(model.q, model.phi.shape),
         phi=model.phi,
         sigma=model.sigma,
-        shear_convention=model.shear_convention,
+        gap=model.gap,
+        model_options={} if run.config.analysis_mode == "static" else {"shear_convention": model.shear_convention},
         num_points=run.num_points,
         bad_frames=run.bad_frames,
         config=to_mapping(resolve(run.config)),

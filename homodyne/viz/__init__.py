@@ -4,6 +4,7 @@
 before any fit. Figures stand apart from pyplot: no global state, no choice of a backend.
 """
 
+from homodyne.viz.comparison import comparison_figure
 from homodyne.viz.cuts import cut_figure
 from homodyne.viz.figures import save_figures
 from homodyne.viz.inspection import inspect_figure
@@ -13,6 +14,7 @@ from homodyne.viz.posterior import corner_figure, trace_figure
 from homodyne.viz.rates import rate_figure
 
 __all__ = [
+    "comparison_figure",
     "corner_figure",
     "cut_figure",
     "inspect_figure",

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.summary import format_number
-from homodyne.viz.labels import NORMAL, SMALL, counted, new_figure, panels, style_axes, symbol, with_unit, write_below
+from homodyne.viz.labels import NORMAL, SMALL, Notation, counted, new_figure, panels, style_axes, write_below
 from homodyne.viz.posterior import scale_power
 
 Array = NDArray[np.float64]
@@ -31,6 +31,8 @@ MAX_PARAMETERS = 8
 REACH = 10.0  # the colours of divergences end at the limit times and divided by this
 _GOOD, _BAD, _BAND, _LINE = "#0072B2", "#D55E00", "0.85", "0.35"
 _FAINT = 1e-12
+PLAIN = Notation()
+"""Names as they are, without units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +150,7 @@ def _mark_hidden(ax: Axes, table: ShardTable, k: int, span: tuple[float, float],
 
 
 def shard_forest_figure(
-    diagnostics: Mapping[str, Any], units: Mapping[str, str] | None = None, max_parameters: int = MAX_PARAMETERS
+    diagnostics: Mapping[str, Any], notation: Notation = PLAIN, max_parameters: int = MAX_PARAMETERS
 ) -> Figure:
     """One panel per parameter (the first eight): every shard's mean and sd against the combined posterior."""
     table = shard_table(diagnostics)
@@ -158,12 +160,10 @@ def shard_forest_figure(
     for k, ax in enumerate(axes):
         draw_forest(ax, table, k)
         power = scale_power(np.maximum(np.abs(table.center[k : k + 1]), table.width[k]))
-        unit = (units or {}).get(table.names[k], "")
         center, width = float(table.center[k]), float(table.width[k])
         text = " ± ".join(format_number(value, width, max(abs(center), width)) for value in (center, width))
-        style_axes(
-            ax, with_unit(table.names[k], unit, power), "", f"{symbol(table.names[k])} = {text}".replace("-", "−")
-        )
+        title = f"{notation.symbol(table.names[k])} = {text}".replace("-", "−")
+        style_axes(ax, notation.label(table.names[k], power), "", title)
         _shard_ticks(ax.yaxis, table.ids, table.bad)
         ax.tick_params(axis="y", labelleft=k % columns == 0)
         if k % columns == 0:
@@ -278,7 +278,7 @@ def draw_p_values(ax: Axes, p: Array, bad: NDArray[np.bool_], limit: float) -> l
     return stems
 
 
-def agreement_figure(diagnostics: Mapping[str, Any], false_alarm: float = 0.0025) -> Figure:
+def agreement_figure(diagnostics: Mapping[str, Any], notation: Notation = PLAIN, false_alarm: float = 0.0025) -> Figure:
     """Tests of agreement: Cochran's Q per parameter, and each shard against the others.
 
     ``false_alarm`` is the level of each family of tests, a quarter of that of the whole validation.
@@ -293,7 +293,7 @@ def agreement_figure(diagnostics: Mapping[str, Any], false_alarm: float = 0.0025
     figure = new_figure(width + max(0.32 * len(p_name), 1.4) + 1.2, 3.1)
     left, right = figure.subplots(1, 2, width_ratios=(max(0.32 * len(p_name), 1.4), width))
     draw_p_values(left, p_name, p_name < false_alarm, false_alarm)
-    left.set_xticks(range(len(p_name)), [symbol(row["name"]) for row in between["parameters"]], rotation=90)
+    left.set_xticks(range(len(p_name)), [notation.symbol(row["name"]) for row in between["parameters"]], rotation=90)
     style_axes(left, "", r"$-\log_{10} p$", "per parameter (Holm)")
     draw_p_values(right, p_shard, bad, false_alarm / len(ids))
     _shard_ticks(right.xaxis, ids, bad, 20)

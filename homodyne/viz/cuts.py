@@ -16,14 +16,15 @@ from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from homodyne.data.twotime import TwoTimeData
+from homodyne.optimization.cmc.curves import correlation_draws
 from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.viz.labels import SMALL, add_caption, angle_text, new_figure, style_axes
+from homodyne.viz.labels import SMALL, add_caption, map_texts, new_figure, shared_text, style_axes
 from homodyne.viz.maps import measured_pairs
-from homodyne.viz.model import Indices, best_draw, correlation_draws, noise_sd, spread_over, thinned
+from homodyne.viz.model import Indices, best_draw, chosen_maps, noise_sd, thinned
 
 Array = NDArray[np.float64]
 
-MAX_ANGLES, NUM_CURVES, NUM_BINS, PAIRS_PER_BIN = 4, 3, 24, 24
+MAX_MAPS, NUM_CURVES, NUM_BINS, PAIRS_PER_BIN = 4, 3, 24, 24
 _AGES = (0.02, 0.3, 0.7)
 _LINEAR = ("contrast", "offset")
 
@@ -41,30 +42,30 @@ class Cut:
     label: str
 
 
-def cut_at_age(result: MCMCResult, data: TwoTimeData, angle: int, frame: int) -> Cut:
+def cut_at_age(result: MCMCResult, data: TwoTimeData, k: int, frame: int) -> Cut:
     """c2 against lag for pairs whose first frame is near ``frame`` (0-based), in bins even in log lag."""
     half = min(data.num_frames // 200, 4)
     near = np.abs(np.arange(data.num_frames) - frame) <= half
-    measured = np.where(near[:, None], measured_pairs(data, angle), np.nan)
+    measured = np.where(near[:, None], measured_pairs(data, k), np.nan)
     i, j = np.nonzero(np.isfinite(measured))
     limits = np.unique(np.geomspace(1, data.num_frames, NUM_BINS + 1).round())
     of_pair = np.searchsorted(limits, j - i, side="right")
-    return _cut(result, data, angle, (i, j), of_pair, data.t[j] - data.t[i], f"$t_1$ = {data.t[frame]:.3g} s")
+    return _cut(result, data, k, (i, j), of_pair, data.t[j] - data.t[i], f"$t_1$ = {data.t[frame]:.3g} s")
 
 
-def cut_at_lag(result: MCMCResult, data: TwoTimeData, angle: int, lag: int) -> Cut:
+def cut_at_lag(result: MCMCResult, data: TwoTimeData, k: int, lag: int) -> Cut:
     """c2 against the age t1 for pairs about ``lag`` frames apart (5 % either way), in even bins."""
-    i, j = np.nonzero(np.isfinite(measured_pairs(data, angle)))
+    i, j = np.nonzero(np.isfinite(measured_pairs(data, k)))
     keep = np.abs(j - i - lag) <= 0.05 * lag
     i, j = i[keep], j[keep]
     delay = data.t[min(lag, data.num_frames - 1)] - data.t[0]
-    return _cut(result, data, angle, (i, j), i * NUM_BINS // data.num_frames, data.t[i], f"lag {delay:.3g} s")
+    return _cut(result, data, k, (i, j), i * NUM_BINS // data.num_frames, data.t[i], f"lag {delay:.3g} s")
 
 
 def _cut(
     result: MCMCResult,
     data: TwoTimeData,
-    angle: int,
+    k: int,
     pairs: tuple[Indices, Indices],
     of_pair: Indices,
     x: Array,
@@ -81,23 +82,23 @@ def _cut(
     some = np.concatenate(
         [start + (np.arange(m) * 2 + 1) * n // (2 * m) for start, n, m in zip(first, count, size, strict=True)]
     )
-    draws = correlation_draws(result, angle, data.t[i[some]], data.t[j[some]], thinned(result))
+    draws = correlation_draws(result, k, data.t[i[some]], data.t[j[some]], thinned(result))
     model = np.add.reduceat(draws, np.cumsum(size) - size, axis=1) / size
     low, median, high = np.quantile(model, (0.05, 0.5, 0.95), axis=0)
-    position, mean = (np.add.reduceat(values, first) / count for values in (x, data.c2[angle][i, j].astype(float)))
-    return Cut(position, mean, noise_sd(result)[angle] / np.sqrt(count), low, median, high, label)
+    position, mean = (np.add.reduceat(values, first) / count for values in (x, data.c2[k][i, j].astype(float)))
+    return Cut(position, mean, noise_sd(result)[k] / np.sqrt(count), low, median, high, label)
 
 
-def longest_lag(result: MCMCResult, data: TwoTimeData, angles: list[int]) -> int:
-    """Frames after which a tenth of the contrast is left at the slowest angle, a third into the record."""
+def longest_lag(result: MCMCResult, data: TwoTimeData, maps: list[int]) -> int:
+    """Frames after which a tenth of the contrast is left in the slowest of some maps, a third into the record."""
     frame = data.num_frames // 3
     lags = np.unique(np.geomspace(1, data.num_frames - 1 - frame, 60).round().astype(int))
     start, later = np.full(lags.size, data.t[frame]), data.t[frame + lags]
     best = np.array([best_draw(result)])
     longest = 1
-    for angle in angles:
-        c2 = correlation_draws(result, angle, start, later, best)[0]
-        contrast, offset = (result.samples[name].reshape(-1, data.num_maps)[best, angle] for name in _LINEAR)
+    for k in maps:
+        c2 = correlation_draws(result, k, start, later, best)[0]
+        contrast, offset = (result.samples[name].reshape(-1, data.phi.size)[best, k] for name in _LINEAR)
         longest = max(longest, *lags[np.abs(c2 - offset) > 0.1 * np.abs(contrast)].tolist(), 1)
     return longest
 
@@ -111,27 +112,28 @@ def draw_cut(ax: Axes, cut: Cut, colour: ColorType) -> list[Artist]:
     return [band, line, points.lines[0]]
 
 
-def cut_figure(result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGLES) -> Figure:
-    """Cuts at three ages (upper row) and three lags (lower row) for at most ``max_angles`` angles."""
-    angles = spread_over(data.phi, max_angles)
-    figure = new_figure(2.4 * len(angles) + 2.2, 5.6)
-    axes = figure.subplots(2, len(angles), squeeze=False, sharex="row", sharey="row")
+def cut_figure(result: MCMCResult, data: TwoTimeData, max_maps: int = MAX_MAPS) -> Figure:
+    """Cuts at three ages (upper row) and three lags (lower row) of at most ``max_maps`` maps."""
+    q = np.broadcast_to(np.atleast_1d(data.q), data.phi.shape)
+    shown, names = chosen_maps(q, data.phi, max_maps), map_texts(q, data.phi)
+    figure = new_figure(2.4 * len(shown) + 2.2, 5.6)
+    axes = figure.subplots(2, len(shown), squeeze=False, sharex="row", sharey="row")
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, NUM_CURVES))
     good = np.flatnonzero(data.good)
     frames = np.unique([good[int(part * (good.size - 1))] for part in _AGES])
-    lags = np.unique(np.geomspace(1, longest_lag(result, data, angles), NUM_CURVES).round().astype(int))
-    for (upper, lower), angle in zip(axes.T, angles, strict=True):
+    lags = np.unique(np.geomspace(1, longest_lag(result, data, shown), NUM_CURVES).round().astype(int))
+    for (upper, lower), k in zip(axes.T, shown, strict=True):
         for colour, frame in zip(colours, frames, strict=False):
-            draw_cut(upper, cut_at_age(result, data, angle, int(frame)), colour)
+            draw_cut(upper, cut_at_age(result, data, k, int(frame)), colour)
         for colour, lag in zip(colours, lags, strict=False):
-            draw_cut(lower, cut_at_lag(result, data, angle, int(lag)), colour)
+            draw_cut(lower, cut_at_lag(result, data, k, int(lag)), colour)
         upper.set_xscale("log")
         c2 = "$c_2$" if upper is axes[0, 0] else ""
-        style_axes(upper, r"lag $t_2-t_1$ (s)", c2, angle_text(data.phi[angle]))
+        style_axes(upper, r"lag $t_2-t_1$ (s)", c2, names[k])
         style_axes(lower, r"age $t_1$ (s)", c2)
     for ax in axes[:, -1]:
         ax.legend(fontsize=SMALL, frameon=False, handletextpad=0.2, loc="center left", bbox_to_anchor=(1, 0.5))
-    shown = f"{len(angles)} of {data.num_maps} angles; " if len(angles) < data.num_maps else ""
+    some = f"{len(shown)} of {data.phi.size} maps" if len(shown) < data.phi.size else ""
     text = "line and band: median and 90 % of the posterior; bars: standard error, independent noise"
-    add_caption(figure, result, shown + text)
+    add_caption(figure, result, "; ".join(filter(None, [shared_text(q, data.phi), some, text])))
     return figure

@@ -4,16 +4,18 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from warnings import warn
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from homodyne.data.twotime import TwoTimeData
-from homodyne.errors import InputError
+from homodyne.errors import HomodyneWarning, InputError
 from homodyne.files import write_atomically
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.viz.consensus import agreement_figure, divergence_figure, shard_forest_figure
 from homodyne.viz.cuts import cut_figure
+from homodyne.viz.labels import notation_of
 from homodyne.viz.maps import map_figure
 from homodyne.viz.misfit import misfit_figure
 from homodyne.viz.posterior import corner_figure, trace_figure
@@ -31,6 +33,8 @@ def save_figures(
     truth: Mapping[str, float] | None = None,
 ) -> list[Path]:
     """Write maps, cuts, rates, corner and traces of a fit into ``directory``, and how well its shards agree.
+
+    A result whose model is not known here has no maps, cuts and rates; a warning says so, and how to name the model.
 
     Parameters
     ----------
@@ -76,12 +80,15 @@ def standard_figures(
     result: MCMCResult, data: TwoTimeData | None, truth: Mapping[str, float] | None = None
 ) -> Iterator[tuple[str, Figure]]:
     """Name and figure, one after the other; arguments as in :func:`save_figures`."""
-    if data is not None:
+    model = result.model
+    if result.t is not None and model is None:
+        warn(HomodyneWarning(f"figures of curves are left out: {result.missing_model}"), stacklevel=2)
+    if model is not None and data is not None:
         yield "maps", map_figure(result, data)
         yield "cuts", cut_figure(result, data)
     if result.diagnostics.get("checks"):
         yield "misfit", misfit_figure(result)
-    if result.t is not None:
+    if model is not None and model.rates():
         yield "rates", rate_figure(result, truth)
     if result.free_names:
         yield "corner", corner_figure(result, truth)
@@ -94,11 +101,25 @@ def _consensus_figures(result: MCMCResult) -> Iterator[tuple[str, Figure]]:
     found = result.cmc_diagnostics
     if not found or found["between"] is None:
         return
-    validation = {**found, "per_shard": result.per_shard_diagnostics}
-    yield "shards", shard_forest_figure(validation, result.units)
+    validation, notation = {**found, "per_shard": result.per_shard_diagnostics}, notation_of(result.model, result.units)
+    yield "shards", shard_forest_figure(validation, notation)
     if found["between"]["kl"]["matrix"] is not None:
         yield "shard_divergence", divergence_figure(validation)
-    yield "shard_agreement", agreement_figure(validation)
+    yield "shard_agreement", agreement_figure(validation, notation)
+
+
+def figure_format(file: str | os.PathLike[str]) -> str:
+    """Kind of a picture file, by the end of its name; one of FORMATS.
+
+    Raises
+    ------
+    InputError
+        It ends otherwise.
+    """
+    kind = Path(file).suffix.removeprefix(".").lower()
+    if kind not in FORMATS:
+        raise InputError(f"{os.fspath(file)}: expected a name that ends in .{', .'.join(FORMATS)}")
+    return kind
 
 
 def figure_bytes(figure: Figure, kind: str = "png") -> memoryview:
@@ -109,7 +130,8 @@ def figure_bytes(figure: Figure, kind: str = "png") -> memoryview:
 
 
 def _check_belongs(result: MCMCResult, data: TwoTimeData) -> None:
-    for name in ("t", "phi"):
-        fitted, given = getattr(result, name), getattr(data, name)
+    own = {"t": data.t, "phi": data.phi, "q": np.broadcast_to(np.atleast_1d(data.q), data.phi.shape)}
+    for name, given in own.items():
+        fitted = getattr(result, name)
         if fitted is None or fitted.shape != given.shape or not np.allclose(fitted, given, rtol=1e-9, atol=0):
             raise InputError(f"{name} of the data differs from the fit's; give the selection that was fitted")

@@ -6,15 +6,20 @@ which uncertainty is drawn.
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
 
 from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.optimization.cmc.summary import map_labels, shared_label
+from homodyne.physics.model import CorrelationModel
 
 SMALL, NORMAL = 7.5, 9.0
 """Font sizes in points: ticks, captions and legends; labels and titles."""
@@ -22,15 +27,6 @@ SMALL, NORMAL = 7.5, 9.0
 CHAIN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito's colours, told apart by colour-blind readers."""
 
-_SYMBOLS = {
-    "D0": r"$D_0$",
-    "alpha": r"$\alpha$",
-    "D_offset": r"$D_\mathrm{offset}$",
-    "gamma_dot_0": r"$\dot\gamma_0$",
-    "beta": r"$\beta$",
-    "gamma_dot_offset": r"$\dot\gamma_\mathrm{offset}$",
-    "phi0": r"$\varphi_0$",
-}
 _NOISE = {"independent": "independent noise", "calibrated": "calibrated (correlated noise)"}
 
 
@@ -45,26 +41,46 @@ def new_figure(width: float, height: float, *, gap: float = 0.02, square: bool =
     return figure
 
 
-def symbol(name: str) -> str:
-    """Name of a parameter in mathematical type; unknown names as they are."""
-    return _SYMBOLS.get(name, name)
+@dataclass(frozen=True)
+class Notation:
+    """How parameters are written: ``symbols`` (mathtext without dollar signs) and ``units`` by name, where known."""
+
+    symbols: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def symbol(self, name: str) -> str:
+        """Name of a parameter in mathematical type; names without a symbol as they are."""
+        return f"${self.symbols[name]}$" if self.symbols.get(name) else name
+
+    def unit(self, name: str) -> str:
+        """Unit of a parameter with superscripts."""
+        return unit_text(self.units.get(name, ""), self.symbols)
+
+    def label(self, name: str, power: int = 0) -> str:
+        """Axis label: symbol and, in brackets, ``10**power`` times the unit."""
+        scale = f"$10^{{{power}}}$" if power else ""
+        inside = " ".join(part for part in (scale, self.unit(name)) if part)
+        return f"{self.symbol(name)} ({inside})" if inside else self.symbol(name)
 
 
-def unit_text(unit: str) -> str:
-    r"""Unit with superscripts: ``"Å^2/s^(1+alpha)"`` becomes ``Å$^{2}$/s$^{1+\alpha}$``."""
+def notation_of(model: CorrelationModel | None, units: Mapping[str, str] | None = None) -> Notation:
+    """Symbols of a model, where it is known, and units: by default those of the model."""
+    if model is None:
+        return Notation(units=units or {})
+    return Notation({one.name: one.symbol for one in model.parameters}, model.units if units is None else units)
+
+
+def unit_text(unit: str, symbols: Mapping[str, str] | None = None) -> str:
+    r"""Unit with superscripts, names of parameters in them by their symbols.
+
+    ``"Å^2/s^(1+alpha)"`` becomes ``Å$^{2}$/s$^{1+\alpha}$``.
+    """
 
     def superscript(match: re.Match[str]) -> str:
-        power = re.sub("alpha|beta", lambda word: rf"\{word[0]}", match[1] or match[2])
-        return f"$^{{{power}}}$"
+        power = match[1] or match[2]
+        return "$^{" + re.sub(r"[^\W\d]\w*", lambda word: (symbols or {}).get(word[0], word[0]), power) + "}$"
 
     return re.sub(r"(?:\^|\*\*)(?:\(([^)]*)\)|(-?\d+))", superscript, unit)
-
-
-def with_unit(name: str, unit: str, power: int = 0) -> str:
-    """Axis label: symbol and, in brackets, ``10**power`` times the unit."""
-    scale = f"$10^{{{power}}}$" if power else ""
-    inside = " ".join(part for part in (scale, unit_text(unit)) if part)
-    return f"{symbol(name)} ({inside})" if inside else symbol(name)
 
 
 def counted(number: int, word: str) -> str:
@@ -75,6 +91,20 @@ def counted(number: int, word: str) -> str:
 def angle_text(phi: float) -> str:
     """Name of one angle (degrees)."""
     return rf"$\varphi$ = {phi:.4g}°".replace("-", "−")
+
+
+def map_texts(q: NDArray[np.float64], phi: NDArray[np.float64]) -> list[str]:
+    """Names of maps in lines of their own: wave vector and angle, as far as maps differ in them."""
+    return [_typeset(label).replace(", ", "\n") for label in map_labels(q, phi)]
+
+
+def shared_text(q: NDArray[np.float64], phi: NDArray[np.float64]) -> str:
+    """What several maps have in common of wave vector and angle."""
+    return _typeset(shared_label(q, phi))
+
+
+def _typeset(label: str) -> str:
+    return label.replace("φ", r"$\varphi$").replace("-", "−")
 
 
 def style_axes(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "") -> None:

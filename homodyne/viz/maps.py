@@ -1,4 +1,4 @@
-"""Measured map, fitted map and residual in units of the noise, side by side for each angle.
+"""Measured map, fitted map and residual in units of the noise, for some wave vectors and angles.
 
 :func:`map_figure` is the whole figure, :func:`map_panels` its numbers, :func:`draw_map` draws one panel.
 """
@@ -13,19 +13,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from homodyne.data.twotime import TwoTimeData
+from homodyne.optimization.cmc.curves import correlation_draws
 from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.viz.labels import NORMAL, SMALL, add_caption, angle_text, counted, new_figure, style_axes
-from homodyne.viz.model import best_draw, correlation_draws, noise_sd, spread_over
+from homodyne.viz.labels import NORMAL, SMALL, add_caption, counted, map_texts, new_figure, shared_text, style_axes
+from homodyne.viz.model import best_draw, chosen_maps, noise_sd
 
 Array = NDArray[np.float64]
 
-MAX_CELLS, MAX_ANGLES, RESIDUAL_RANGE = 500, 6, 4.0
+MAX_CELLS, MAX_MAPS, RESIDUAL_RANGE = 500, 6, 4.0
 _MISSING = "0.72"
 
 
 @dataclass(frozen=True)
 class MapPanels:
-    """Symmetric maps of one angle, NaN where nothing was measured.
+    """Data, model and residual of one map, symmetric, NaN where nothing was measured.
 
     ``residual`` has standard deviation 1 where the model holds and the noise is independent; ``step`` frames
     are averaged in each direction; ``edges`` (s) are the limits of the cells.
@@ -69,19 +70,19 @@ def cell_edges(t: Array, step: int = 1) -> Array:
     return np.append(edges[:-1:step], edges[-1])
 
 
-def map_panels(result: MCMCResult, data: TwoTimeData, angle: int, max_cells: int = MAX_CELLS) -> MapPanels:
-    """Numbers of one row of panels; the model is the draw of highest posterior density.
+def map_panels(result: MCMCResult, data: TwoTimeData, k: int, max_cells: int = MAX_CELLS) -> MapPanels:
+    """Numbers of the panels of map k; the model is the draw of highest posterior density.
 
     The residual of a cell is divided by sigma/sqrt(number of pairs), its sd for independent noise.
     """
     step = -(-data.num_frames // max_cells)
-    measured = measured_pairs(data, angle)
+    measured = measured_pairs(data, k)
     i, j = np.nonzero(np.isfinite(measured))
     fitted = np.full_like(measured, np.nan)
-    fitted[i, j] = correlation_draws(result, angle, data.t[i], data.t[j], np.array([best_draw(result)]))[0]
+    fitted[i, j] = correlation_draws(result, k, data.t[i], data.t[j], np.array([best_draw(result)]))[0]
     mean, count = block_mean(measured, step)
     model, _ = block_mean(fitted, step)
-    residual = (mean - model) * np.sqrt(count) / noise_sd(result)[angle]
+    residual = (mean - model) * np.sqrt(count) / noise_sd(result)[k]
     return MapPanels(cell_edges(data.t, step), mean, model, residual, step)
 
 
@@ -129,34 +130,35 @@ def map_title(data: TwoTimeData, shown: int, step: int) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def map_figure(
-    result: MCMCResult, data: TwoTimeData, max_angles: int = MAX_ANGLES, max_cells: int = MAX_CELLS
-) -> Figure:
-    """Data, model and residual for at most ``max_angles`` angles spread over phi.
+def map_figure(result: MCMCResult, data: TwoTimeData, max_maps: int = MAX_MAPS, max_cells: int = MAX_CELLS) -> Figure:
+    """Data, model and residual of at most ``max_maps`` maps spread over q and phi.
 
     More than ``max_cells`` frames are averaged in blocks.
     """
-    angles = spread_over(data.phi, max_angles)
-    count = len(angles)
-    flat = count <= 2  # few angles: one row each; more: one column each
+    q = np.broadcast_to(np.atleast_1d(data.q), data.phi.shape)
+    shown = chosen_maps(q, data.phi, max_maps)
+    names = np.array(map_texts(q, data.phi))[shown].tolist()
+    count = len(shown)
+    flat = count <= 2  # few maps: one row each; more: one column each
     width, height = (8.2, 2.75 * count + 1.5) if flat else (1.8 * count + 1.4, 6.3)
     figure = new_figure(width, height, square=True)
     grid = figure.subplots(*((count, 3) if flat else (3, count)), sharex=True, sharey=True, squeeze=False)
     axes = grid.T if flat else grid
-    panels = [map_panels(result, data, angle, max_cells) for angle in angles]
+    panels = [map_panels(result, data, k, max_cells) for k in shown]
     limits = colour_limits([panel.data for panel in panels])
     scales = (("viridis", limits), ("viridis", limits), ("RdBu_r", (-RESIDUAL_RANGE, RESIDUAL_RANGE)))
     for column, panel in enumerate(panels):
         for ax, values, scale in zip(axes[:, column], (panel.data, panel.model, panel.residual), scales, strict=True):
             draw_map(ax, panel.edges, values, *scale)
             mark_bad_frames(ax, data, panel.step)
-    _label_panels(axes, [angle_text(data.phi[angle]) for angle in angles], flat)
+    _label_panels(axes, names, flat)
     blocks = block_text(panels[0].step)
     of_blocks = " of block means" if blocks else ""
     location = "bottom" if flat else "right"
     add_colour_bar(figure, list(axes[:2].ravel()), "$c_2$" + (f", {blocks}" if blocks else ""), location)
     add_colour_bar(figure, list(axes[2]), rf"(data $-$ model)/$\sigma${of_blocks}", location)
-    figure.suptitle(map_title(data, count, panels[0].step), fontsize=NORMAL)
+    title = [shared_text(q, data.phi), map_title(data, count, panels[0].step)]
+    figure.suptitle(", ".join(filter(None, title)), fontsize=NORMAL)
     diagonal = "" if panels[0].step > 1 else "; diagonal (gray) not fitted"
     text = "model: draw of highest posterior density; residuals: σ of independent noise"
     add_caption(figure, result, text + diagonal)
@@ -171,10 +173,10 @@ def add_colour_bar(figure: Figure, axes: list[Axes], label: str, location: str) 
     bar.ax.tick_params(labelsize=SMALL)
 
 
-def _label_panels(axes: NDArray[np.object_], phis: list[str], flat: bool) -> None:
-    """Kind of map and angle where rows and columns begin; times outside. ``axes`` is (kind, angle)."""
+def _label_panels(axes: NDArray[np.object_], names: list[str], flat: bool) -> None:
+    """What is shown and of which map, where rows and columns begin; times outside. ``axes`` is (kind, map)."""
     kinds = ["data", "model", "residual"]
-    tops, lefts, grid = (kinds, phis, axes.T) if flat else (phis, kinds, axes)
+    tops, lefts, grid = (kinds, names, axes.T) if flat else (names, kinds, axes)
     for (row, column), ax in np.ndenumerate(grid):
         xlabel = "$t_1$ (s)" if row == len(lefts) - 1 else ""
         ylabel = f"{lefts[row]}\n$t_2$ (s)" if column == 0 else ""

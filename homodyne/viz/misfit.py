@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.viz.labels import NORMAL, add_caption, angle_text, panels, style_axes
-from homodyne.viz.maps import MAX_ANGLES, cell_edges
-from homodyne.viz.model import spread_over
+from homodyne.viz.labels import NORMAL, add_caption, map_texts, panels, style_axes
+from homodyne.viz.maps import MAX_MAPS, cell_edges
+from homodyne.viz.model import chosen_maps
 
 Array = NDArray[np.float64]
 
@@ -23,15 +23,15 @@ RANGE = 4.0
 """Standard deviations at the ends of the colour scale."""
 
 
-def draw_tiles(ax: Axes, tiles: Mapping[str, Any], angle: int, t: Array) -> None:
-    """Tiles of one angle over age (s, linear) and lag (s, logarithmic); what holds no tile stays gray."""
-    family, age, sd = (np.asarray(tiles[name][angle]) for name in ("family", "age", "sd"))
+def draw_tiles(ax: Axes, tiles: Mapping[str, Any], k: int, t: Array) -> None:
+    """Tiles of map k over age (s, linear) and lag (s, logarithmic); what holds no tile stays gray."""
+    family, age, sd = (np.asarray(tiles[name][k]) for name in ("family", "age", "sd"))
     lags = np.exp(cell_edges(np.log(np.asarray(tiles["lag"]))))
-    columns = int(np.max([max(row, default=0) for row in tiles["age"]])) + 2
-    for k in np.unique(family):
-        here = family == k
+    columns = int(np.max([max(ages, default=0) for ages in tiles["age"]])) + 2
+    for row in np.unique(family):
+        here = family == row
         ages = t[0] + (t[-1] - t[0]) * np.clip((cell_edges(age[here].astype(float)) + 1) / columns, 0, 1)
-        ax.pcolormesh(ages, lags[k : k + 2], sd[None, here], cmap="RdBu_r", vmin=-RANGE, vmax=RANGE)
+        ax.pcolormesh(ages, lags[row : row + 2], sd[None, here], cmap="RdBu_r", vmin=-RANGE, vmax=RANGE)
     ax.set_yscale("log")
     ax.set_xlim(t[0], t[-1])
     ax.set_ylim(lags[0], lags[-1])
@@ -39,7 +39,7 @@ def draw_tiles(ax: Axes, tiles: Mapping[str, Any], angle: int, t: Array) -> None
 
 
 def misfit_figure(result: MCMCResult) -> Figure:
-    """Tiles of at most six angles spread over phi, and what the tests of the fit against its data say.
+    """Tiles of at most six maps spread over q and phi, and what the tests of the fit against its data say.
 
     Raises
     ------
@@ -47,15 +47,15 @@ def misfit_figure(result: MCMCResult) -> Figure:
         The result holds no such tests.
     """
     checks = result.diagnostics.get("checks")
-    if not checks or result.t is None or result.phi is None:
+    if not checks or result.t is None or result.q is None or result.phi is None:
         raise InputError("this result holds no tests against its data: fit again, or give 16 frames or more")
-    angles = spread_over(result.phi, MAX_ANGLES)
-    figure, axes, columns = panels(len(angles), 3, (2.5, 2.3), (2.2, 1.5), sharex=True, sharey=True)
+    shown, names = chosen_maps(result.q, result.phi, MAX_MAPS), map_texts(result.q, result.phi)
+    figure, axes, columns = panels(len(shown), 3, (2.5, 2.3), (2.2, 1.5), sharex=True, sharey=True)
     t = np.delete(result.t, list(result.bad_frames))
     for k, ax in enumerate(axes):
-        draw_tiles(ax, checks["tiles"], angles[k], t)
-        left, bottom = k % columns == 0, k + columns >= len(angles)
-        style_axes(ax, "age (s)" if bottom else "", "lag (s)" if left else "", angle_text(result.phi[angles[k]]))
+        draw_tiles(ax, checks["tiles"], shown[k], t)
+        left, bottom = k % columns == 0, k + columns >= len(shown)
+        style_axes(ax, "age (s)" if bottom else "", "lag (s)" if left else "", names[shown[k]])
         ax.tick_params(labelbottom=bottom)
     figure.colorbar(axes[0].collections[0], ax=axes, extend="both", aspect=30).set_label(
         "(data $-$ model) / standard deviation", fontsize=NORMAL

@@ -1,18 +1,10 @@
-"""The fitted curve on draws of the posterior: what figures compare with the data.
+"""Which draws and which maps of a result figures show, and in units of which noise."""
 
-The physics is that of :mod:`homodyne.core.correlation` and :mod:`homodyne.core.transport`; here only draws
-are chosen and handed to it.
-"""
-
-import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from homodyne.core import correlation, transport
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.result import MCMCResult
-
-_g = jax.jit(correlation.g, static_argnames="shear_convention")
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -37,37 +29,8 @@ def best_draw(result: MCMCResult) -> int:
     return int(np.argmin(np.sum(scaled**2, axis=1)))
 
 
-def parameter_draws(result: MCMCResult, positions: Indices) -> dict[str, Array]:
-    """Physical parameters at draws ``positions``, each (S,); fixed parameters repeat their value."""
-    free = {name: result.samples[name].reshape(-1)[positions] for name in result.free_names}
-    return free | {name: np.full(positions.size, value) for name, value in result.fixed.items()}
-
-
-def correlation_draws(result: MCMCResult, angle: int, t1: Array, t2: Array, positions: Indices) -> Array:
-    """c2 of one angle at pairs of times (P,) in s for every draw in ``positions``: (S, P)."""
-    if result.phi is None or result.q is None:
-        raise InputError("this result does not come from two-time maps; it has no angles and no q to draw")
-    parameters = {name: values[:, None] for name, values in parameter_draws(result, positions).items()}
-    bits = max((t1.size - 1).bit_length(), 10)
-    padding = (0, (1 << bits + bits % 2) - t1.size)  # few different sizes to compile for
-    t1, t2 = (np.pad(time, padding, constant_values=1.0) for time in (t1, t2))
-    convention = result.shear_convention
-    decay = _g(result.phi[angle], t1, t2, parameters, q=result.q, gap=result.gap, shear_convention=convention)
-    contrast, offset = (
-        result.samples[name].reshape(-1, result.phi.size)[positions, angle, None] for name in ("contrast", "offset")
-    )
-    return np.asarray(offset + contrast * np.asarray(decay)[:, : t1.size - padding[1]])
-
-
-def rate_draws(result: MCMCResult, t: Array, names: tuple[str, ...], positions: Indices) -> Array:
-    """Transport coefficient or shear rate (amplitude, exponent, offset) at ``t`` (s) per draw: (S, n)."""
-    draws = parameter_draws(result, positions)
-    amplitude, exponent, offset = (draws[name][:, None] for name in names)
-    return np.asarray(transport.rate(t, amplitude, exponent, offset))
-
-
 def noise_sd(result: MCMCResult) -> Array:
-    """Noise sd of c2 per angle (n_phi,): the one used, or the posterior median where it was sampled."""
+    """Noise sd of c2 per map (n_maps,): the one used, or the posterior median where it was sampled."""
     if result.sigma is not None:
         return np.asarray(result.sigma, dtype=np.float64)
     if "sigma" in result.samples:
@@ -80,3 +43,18 @@ def spread_over(values: Array, limit: int) -> list[int]:
     order = np.argsort(values, kind="stable")
     chosen = np.linspace(0, order.size - 1, min(limit, order.size)).round().astype(int)
     return [int(order[k]) for k in chosen]
+
+
+def chosen_maps(q: Array, phi: Array, limit: int) -> list[int]:
+    """Positions of at most `limit` maps that stand for all, in the order of q and then of phi.
+
+    Where both vary, half as many wave vectors as maps, each with angles spread over those it has.
+    """
+    waves = np.unique(q)
+    most = limit if waves.size == q.size else max(limit // 2, 1)
+    shown = waves[spread_over(waves, min(waves.size, most))]
+    chosen = []
+    for wave in shown:
+        own = np.flatnonzero(q == wave)
+        chosen += [int(own[k]) for k in spread_over(phi[own], limit // shown.size)]
+    return chosen

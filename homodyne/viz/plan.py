@@ -6,13 +6,15 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from homodyne.core.parameters import UNITS
-from homodyne.viz.labels import CHAIN_COLOURS, SMALL, panels, style_axes, symbol, with_unit
+from homodyne.physics.model import CorrelationModel
+from homodyne.viz.labels import CHAIN_COLOURS, SMALL, notation_of, panels, style_axes
 
 _AXES = {"frames": "frames", "angles": "angles", "pixels": "pixels", "counts": "counts per pixel and frame"}
 
 
-def plan_figure(name: str, varied: Sequence[float], found: Sequence[Any], params: Mapping[str, float]) -> Figure:
+def plan_figure(
+    name: str, varied: Sequence[float], found: Sequence[Any], params: Mapping[str, float], model: CorrelationModel
+) -> Figure:
     """One panel for each free parameter.
 
     Parameters
@@ -25,7 +27,10 @@ def plan_figure(name: str, varied: Sequence[float], found: Sequence[Any], params
         As `homodyne.optimization.plan.expected_precision` gives them.
     params : mapping
         True values: standard deviations are drawn in per cent of them, those of exponents and directions as they are.
+    model : CorrelationModel
+        What `params` belong to.
     """
+    notation, relatives = notation_of(model), relative_names(model, params)
     free = list(found[0].true)
     figure, axes, columns = panels(len(free), 4, (2.4, 2.3), (0.4, 0.7 if len(free) > 2 else 1.1), sharex=True)
     styles: dict[str, dict[str, Any]] = {
@@ -34,7 +39,7 @@ def plan_figure(name: str, varied: Sequence[float], found: Sequence[Any], params
         "simulated": {"color": "black", "linestyle": "", "marker": "x", "label": "simulated measurements"},
     }
     for k, (ax, parameter) in enumerate(zip(axes, free, strict=True)):
-        relative = parameter not in ("alpha", "beta", "phi0") and params[parameter] != 0
+        relative = parameter in relatives
         scale = 100 / abs(params[parameter]) if relative else 1.0
         for kind, style in styles.items():
             if getattr(found[0], kind):
@@ -47,7 +52,7 @@ def plan_figure(name: str, varied: Sequence[float], found: Sequence[Any], params
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.grid(True, linewidth=0.3, alpha=0.5)
-        label = f"sd of {symbol(parameter)} (%)" if relative else f"sd of {with_unit(parameter, UNITS[parameter])}"
+        label = f"sd of {notation.symbol(parameter)} (%)" if relative else f"sd of {notation.label(parameter)}"
         style_axes(ax, _AXES[name] if k + columns >= len(free) else "", label)
         ax.tick_params(labelbottom=k + columns >= len(free), which="both", labelsize=SMALL - 1)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -55,3 +60,8 @@ def plan_figure(name: str, varied: Sequence[float], found: Sequence[Any], params
         handles, labels, loc="outside upper center", ncols=1 if columns < 3 else 3, fontsize=SMALL, frameon=False
     )
     return figure
+
+
+def relative_names(model: CorrelationModel, params: Mapping[str, float]) -> set[str]:
+    """Parameters whose standard deviation is told in per cent: not exponents, directions, and what is zero."""
+    return {one.name for one in model.parameters if one.unit and one.period is None and params[one.name] != 0}

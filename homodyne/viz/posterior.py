@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.summary import SummaryRow, format_number
-from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, counted, new_figure, style_axes, with_unit
+from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, counted, new_figure, notation_of, style_axes
 
 Array = NDArray[np.float64]
 Span = tuple[float, float]
@@ -38,7 +38,7 @@ class Column:
 
 def parameter_columns(result: MCMCResult) -> list[Column]:
     """One column per free physical parameter that is a single number, in order."""
-    columns = []
+    columns, notation = [], notation_of(result.model, result.units)
     for name in result.free_names:
         draws = result.samples[name]
         if draws.ndim == 2:
@@ -46,7 +46,7 @@ def parameter_columns(result: MCMCResult) -> list[Column]:
             scaled = draws / 10.0**power
             low, middle, high = np.quantile(scaled, (0.05, 0.5, 0.95))
             shown = (format_number(value, (high - low) / 3.29) for value in (middle, low, high))
-            label = with_unit(name, result.units.get(name, ""), power)
+            label = notation.label(name, power)
             title = "\n".join([label, "{} [{}, {}]".format(*shown).replace("-", "−")])
             columns.append(Column(name, scaled, power, label, title))
     return columns

@@ -1,30 +1,28 @@
-"""Transport coefficient J(t) and shear rate over the time of the measurement, with the posterior band."""
+"""Rates of the model, such as a transport coefficient J(t), against age, with the band of the posterior."""
 
 from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from homodyne.core.parameters import LAMINAR_NAMES, STATIC_NAMES
-from homodyne.core.transport import rate
 from homodyne.errors import InputError
+from homodyne.optimization.cmc.curves import RateDraws, rate_draws
 from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, new_figure, style_axes
-from homodyne.viz.model import rate_draws, thinned
+from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, panels, style_axes, unit_text
+from homodyne.viz.model import thinned
 
 Array = NDArray[np.float64]
 
-TRANSPORT, SHEAR = STATIC_NAMES, LAMINAR_NAMES[3:6]
-_LABELS = {TRANSPORT: r"$J(t)$ (Å$^2$/s)", SHEAR: r"$\dot\gamma(t)$ (1/s)"}
-_COLOURS = {TRANSPORT: CHAIN_COLOURS[0], SHEAR: CHAIN_COLOURS[1]}
+COLUMNS = 3
 
 
-def rate_band(result: MCMCResult, t: Array, names: tuple[str, ...]) -> Array:
-    """5, 50 and 95 % points (3, n) of the rate at times ``t`` (s); ``names`` is TRANSPORT or SHEAR."""
-    return np.asarray(np.quantile(rate_draws(result, t, names, thinned(result)), (0.05, 0.5, 0.95), axis=0))
+def rate_band(draws: RateDraws) -> Array:
+    """5, 50 and 95 % points over draws, (3, n)."""
+    return np.asarray(np.quantile(draws.value, (0.05, 0.5, 0.95), axis=0))
 
 
 def draw_rate(ax: Axes, t: Array, band: Array, colour: str, truth: Array | None = None) -> list[Artist]:
@@ -41,22 +39,26 @@ def draw_rate(ax: Axes, t: Array, band: Array, colour: str, truth: Array | None 
 
 
 def rate_figure(result: MCMCResult, truth: Mapping[str, float] | None = None) -> Figure:
-    """J(t) and, for laminar flow, the shear rate, from the first frame to the last.
+    """Every rate of the model from the first frame to the last, and the true curve where all parameters are known.
 
-    ``truth`` holds known physical parameters, whose curves are drawn too.
+    Raises
+    ------
+    InputError
+        The model of the result is not known, or has no rates.
     """
-    if result.t is None:
-        raise InputError("this result does not come from two-time maps; it has no times to draw rates over")
-    known = {*result.samples, *result.fixed}
-    kinds = [names for names in (TRANSPORT, SHEAR) if known.issuperset(names)]
+    model = result.require_model()
+    if result.t is None or not model.rates():
+        raise InputError(f"the model {model.name} has no rates to draw: give it a method rates()")
     t = np.geomspace(result.t[0], result.t[-1], 200)
-    figure = new_figure(max(4.2 * len(kinds), 4.8), 3.6)
-    for ax, names in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        true_curve = None
-        if truth is not None and set(names) <= set(truth):
-            true_curve = np.asarray(rate(t, *(truth[name] for name in names)))
-        draw_rate(ax, t, rate_band(result, t, names), _COLOURS[names], true_curve)
-        style_axes(ax, "age $t$ (s)", _LABELS[names])
+    curves = rate_draws(result, t, thinned(result))
+    known = truth is not None and set(model.parameter_names) <= set(truth)
+    figure, axes, columns = panels(len(curves), COLUMNS, (3.9, 3.1), (0.9, 0.5))
+    for k, (ax, curve) in enumerate(zip(axes, curves, strict=True)):
+        true_curve = np.broadcast_to(curve.rate.value(truth, jnp.asarray(t)), t.shape) if known and truth else None
+        draw_rate(ax, t, rate_band(curve), CHAIN_COLOURS[k % len(CHAIN_COLOURS)], true_curve)
+        unit = unit_text(curve.rate.unit)
+        label = f"${curve.rate.symbol}$ ({unit})" if unit else f"${curve.rate.symbol}$"
+        style_axes(ax, "age $t$ (s)" if k + columns >= len(axes) else "", label)
         ax.grid(True, which="major", linewidth=0.3, alpha=0.5)
         ax.legend(fontsize=SMALL, frameon=False)
     add_caption(figure, result, "line and band: median and 90 % of the posterior")

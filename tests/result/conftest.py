@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from homodyne.optimization.cmc.result import MCMCResult
+from known_answers.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
 from known_answers.results import Example, example_result
 
 
@@ -21,6 +22,21 @@ def static() -> Example:
 @pytest.fixture(scope="session")
 def refused() -> Example:
     return example_result("static", phi=(0.0,), num_frames=30, shape=(2, 20), verdict="REFUSED")
+
+
+@pytest.fixture(scope="session")
+def waves() -> Example:
+    """Three wave vectors, two angles each."""
+    q, phi = (0.004, 0.004, 0.006, 0.006, 0.00812345, 0.00812345), (0.0, 90.0) * 3
+    return example_result("static", q=q, phi=phi, num_frames=30, shape=(2, 40))
+
+
+@pytest.fixture(scope="session")
+def own() -> Example:
+    """A model that is not registered, with an option."""
+    return example_result(
+        Kohlrausch(q_ref=0.004), q=(0.004, 0.006), phi=(0.0, 0.0), num_frames=30, truth=KOHLRAUSCH_TRUTH, shape=(2, 50)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -17,6 +17,9 @@ import xarray as xr
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.netcdf import seal
 from homodyne.optimization.cmc.result import MCMCResult, load_result
+from homodyne.physics.models.laminar_flow import LaminarFlow
+from homodyne.physics.models.static import Static
+from known_answers.kohlrausch import Kohlrausch
 
 
 def assert_same(one, other):
@@ -30,14 +33,14 @@ def assert_same(one, other):
         elif isinstance(a, np.ndarray):
             assert a.dtype == b.dtype
             np.testing.assert_array_equal(a, b)
-        elif field.name == "certificate":
+        elif field.name in ("certificate", "model_class"):
             assert a == b
         else:
             assert json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True), field.name
             assert type(a) is type(b)
 
 
-@pytest.fixture(params=["laminar", "static", "refused", "consensus", "generic"])
+@pytest.fixture(params=["laminar", "static", "refused", "waves", "own", "consensus", "generic"])
 def any_result(request):
     example = request.getfixturevalue(request.param)
     return getattr(example, "result", example)
@@ -50,7 +53,7 @@ def saved(laminar, tmp_path) -> Path:
 
 def test_round_trip_is_exact(any_result, tmp_path):
     path = any_result.save(tmp_path / "fit.nc")
-    loaded = load_result(str(path))
+    loaded = load_result(str(path), model=any_result.model_class)
     assert_same(any_result, loaded)
     assert str(loaded.summary()) == str(any_result.summary())
     assert [entry.name for entry in tmp_path.iterdir()] == ["fit.nc"]
@@ -58,7 +61,7 @@ def test_round_trip_is_exact(any_result, tmp_path):
 
 def test_saving_again_replaces_the_file(laminar, static, saved):
     static.result.save(saved)
-    assert_same(load_result(saved), static.result)
+    assert_same(load_result(saved, model=Static), static.result)
 
 
 def test_file_opens_in_xarray_and_arviz(laminar, saved):
@@ -67,17 +70,21 @@ def test_file_opens_in_xarray_and_arviz(laminar, saved):
         assert {"posterior", "sample_stats", "constant_data"} <= set(tree.children)
         posterior = tree["posterior"]
         assert posterior["D0"].dims == ("chain", "draw")
-        assert posterior["contrast"].dims == ("chain", "draw", "angle")
-        np.testing.assert_array_equal(posterior["angle"], result.phi)
+        assert posterior["contrast"].dims == ("chain", "draw", "map")
+        assert posterior["map"].values.tolist() == ["φ = 0°", "φ = 45°", "φ = 90°"]
+        places = tree["constant_data"].coords
+        np.testing.assert_array_equal(places["phi"], result.phi)
+        np.testing.assert_array_equal(places["q"], np.full(3, 0.0054))
+        assert places["q"].dims == places["phi"].dims == ("map",)
         assert posterior["D0"].attrs["units"] == "Å²/s^(1+alpha)"
-        assert posterior["angle"].attrs["units"] == "degree"
+        assert (places["phi"].attrs["units"], places["q"].attrs["units"]) == ("degree", "1/angstrom")
         np.testing.assert_array_equal(tree["constant_data"]["t"], result.t)
         np.testing.assert_array_equal(tree["constant_data"]["sigma"], result.sigma)
         assert json.loads(tree.attrs["verdict"]) == "CERTIFIED"
         assert json.loads(tree.attrs["certificate"])["k_hat"] == result.certificate.k_hat
         table = arviz_stats.summary(tree, var_names=["alpha", "contrast"], round_to="none")
     assert table.loc["alpha", "mean"] == pytest.approx(result.mean["alpha"])
-    assert len(table) == 1 + len(result.phi)
+    assert table.index.tolist() == ["alpha", *(f"contrast[φ = {phi:g}°]" for phi in result.phi)]
 
 
 def edit(path: Path, change, *, sealed: bool) -> None:
@@ -127,7 +134,7 @@ def test_any_flipped_bit_is_seen(saved):
 
 
 def test_file_of_another_version(saved):
-    saved.write_bytes(saved.read_bytes().replace(b"homodyne result 1 sha256", b"homodyne result 2 sha256"))
+    saved.write_bytes(saved.read_bytes().replace(b"homodyne result 2 sha256", b"homodyne result 1 sha256"))
     with pytest.raises(InputError, match="this version"):
         load_result(saved)
 
@@ -152,6 +159,7 @@ def set_attribute(name: str, text: str):
         (set_attribute("verdict", '"REFUSED"'), "certificate says"),
         (set_attribute("config", '{"a": '), "JSON"),
         (set_attribute("units", "[]"), "units"),
+        (set_attribute("model_options", "[]"), "model_options"),
         (set_attribute("certificate", '{"verdict": "CERTIFIED"}'), "missing"),
         (lambda file: file["posterior"].__delitem__("alpha"), "alpha must have either"),
         (lambda file: file.__delitem__("posterior"), "posterior"),
@@ -164,18 +172,54 @@ def test_contradictory_content_is_refused(saved, change, message):
         load_result(saved)
 
 
+_READ = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from homodyne import compare, load_result
+result = load_result(sys.argv[1])
+print(result.missing_model)
+print(result.summary())
+compare([result, result])
+assert not {"trap", "known_answers.kohlrausch"} & set(sys.modules)
+"""
+
+
+@pytest.mark.parametrize("where", ["trap:Kohlrausch", "known_answers.kohlrausch:Kohlrausch"])
+def test_what_a_file_names_is_never_imported(own, tmp_path, where):
+    (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
+    path = replace(own.result, analysis_mode=where).save(tmp_path / "fit.nc")
+    output = run_python(_READ, path, tmp_path)
+    assert output.startswith(f"no curves of the model: the model '{where}' is not")
+    assert "load_result(path, model=MyModel)" in output
+    assert "\ntau " in output
+
+
+def test_model_that_is_named_on_reading(own, tmp_path):
+    path = replace(own.result, analysis_mode="elsewhere:Kohlrausch").save(tmp_path / "fit.nc")
+    assert load_result(path).model is None
+    result = load_result(path, model=Kohlrausch)
+    assert result.model == Kohlrausch(q_ref=0.004)
+    assert result.missing_model == ""
+    again = load_result(result.save(tmp_path / "again.nc"))
+    assert again.model is None  # the class does not travel
+    with pytest.raises(InputError, match=r"Static has the parameters D0, alpha, D_offset, the result tau, gamma"):
+        load_result(replace(own.result, model_options={}).save(path), model=Static)
+    with pytest.raises(InputError, match="not a subclass"):
+        load_result(path, model=dict)
+
+
 def test_file_may_not_reach_outside_itself(saved, tmp_path):
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["D0"] = np.ones((4, 50))
     plain = saved.read_bytes()
     for link in (h5py.ExternalLink("secret.h5", "D0"), h5py.SoftLink("/posterior/alpha")):
 
-        def replace(file, link=link):
+        def relink(file, link=link):
             del file["posterior/D0"]
             file["posterior/D0"] = link
 
         saved.write_bytes(plain)
-        edit(saved, replace, sealed=True)
+        edit(saved, relink, sealed=True)
         with pytest.raises(InputError, match="link"):
             load_result(saved)
 
@@ -263,4 +307,4 @@ def test_link_is_followed(laminar, tmp_path):
     (tmp_path / "link.nc").symlink_to(tmp_path / "real" / "fit.nc")
     laminar.result.save(tmp_path / "link.nc")
     assert (tmp_path / "link.nc").is_symlink()
-    assert_same(load_result(tmp_path / "real" / "fit.nc"), laminar.result)
+    assert_same(load_result(tmp_path / "real" / "fit.nc", model=LaminarFlow), laminar.result)

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from homodyne.errors import InputError
+from homodyne.physics.models.laminar_flow import LaminarFlow
+from homodyne.physics.models.static import Static
+from known_answers.kohlrausch import Kohlrausch
 
 
 def test_attributes_of_the_guide(laminar, consensus):
@@ -42,6 +45,8 @@ def faults(result):
     yield "not finite", {"samples": {**samples, "D0": broken}}
     yield "has shape", {"samples": {**samples, "D0": samples["D0"][:, :-1]}}
     yield "one per angle|expected", {"samples": {**samples, "contrast": samples["contrast"][..., :2]}}
+    yield "one of each for every map", {"q": None}
+    yield "one of each for every map", {"q": 0.0054}
     yield "dtype", {"samples": {**samples, "D0": samples["D0"].astype(object)}}
     yield "has shape", {"sample_stats": {"lp": np.zeros(3)}}
     yield "empty", {"samples": {}, "parameter_names": ()}
@@ -58,6 +63,37 @@ def test_contradictions_are_refused(laminar):
     for message, change in faults(laminar.result):
         with pytest.raises(InputError, match=message):
             replace(laminar.result, **change)
+
+
+def test_models_are_found_by_name(laminar, static, own):
+    legacy = {"shear_convention": "legacy"}
+    assert replace(laminar.result, model_class=None).model == LaminarFlow()
+    assert replace(laminar.result, model_class=None, model_options=legacy).model == LaminarFlow("legacy")
+    assert replace(static.result, model_class=None, analysis_mode="static_isotropic").model == Static()
+    assert replace(own.result, analysis_mode="no_such_model", model_class=Kohlrausch).model == Kohlrausch(0.004)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"analysis_mode": "turbulent"}, "unknown model 'turbulent'"),
+        ({"model_options": {"plates": 2}}, "has no option plates"),
+        ({"analysis_mode": "static", "model_options": {}}, "Static has the parameters D0, alpha, D_offset, the result"),
+        ({"model_class": Kohlrausch}, "unexpected keyword"),
+    ],
+)
+def test_unknown_models_say_why_and_how_to_name_them(laminar, change, reason):
+    result = replace(laminar.result, **{"model_class": None} | change)
+    assert result.model is None
+    assert reason in result.missing_model
+    assert "load_result(path, model=MyModel)" in result.missing_model
+    with pytest.raises(InputError, match="no curves of the model"):
+        result.require_model()
+
+
+def test_results_of_other_kinds_have_no_model(generic):
+    assert generic.model is None
+    assert "does not come from two-time maps" in generic.missing_model
 
 
 def test_numbers_are_kept_as_given(laminar):

@@ -18,16 +18,16 @@ import xarray as xr
 
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.result import Array, MCMCResult, plain_fields
-from homodyne.optimization.cmc.summary import PER_ANGLE
+from homodyne.optimization.cmc.summary import PER_MAP, map_labels
 
-_FORMAT = "homodyne result 1"
+_FORMAT = "homodyne result 2"
 _SEAL = f"{_FORMAT} sha256 ".encode()
 _MAX_COMPRESSION = 1100  # deflate reaches 1032 to 1: more data than that cannot be in an honest file
 _CONSTANTS = {
     "t": ("frame", "s"),
-    "phi": ("angle", "degree"),
-    "sigma": ("angle", "1"),
-    "q": ((), "1/angstrom"),
+    "q": ("map", "1/angstrom"),
+    "phi": ("map", "degree"),
+    "sigma": ("map", "1"),
     "gap": ((), "angstrom"),
 }
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError)
@@ -36,18 +36,18 @@ _DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeErro
 def result_to_datatree(result: MCMCResult) -> xr.DataTree:
     """The result as groups posterior, sample_stats and constant_data with JSON attributes at the root."""
     index = {"chain": np.arange(result.num_chains), "draw": np.arange(result.num_draws)}
-    angle = {} if result.phi is None else {"angle": ("angle", result.phi, {"units": "degree", "long_name": "phi"})}
-    groups = [
-        xr.Dataset(
-            {_escape(name): _variable(result, name, draws) for name, draws in group.items()}, coords={**index, **angle}
-        )
-        for group in (result.samples, result.sample_stats)
-    ]
     constants = {
         name: (dims, getattr(result, name), {"units": unit})
         for name, (dims, unit) in _CONSTANTS.items()
         if getattr(result, name) is not None
     }
+    places = {name: constants.pop(name) for name in ("q", "phi") if name in constants}
+    if result.q is not None and result.phi is not None:  # names, because ArviZ stumbles over coordinates of a dimension
+        index["map"] = np.array(map_labels(result.q, result.phi))
+    groups = [
+        xr.Dataset({_escape(name): _variable(result, name, draws) for name, draws in group.items()}, coords=index)
+        for group in (result.samples, result.sample_stats)
+    ]
     plain = {name: json.dumps(value, sort_keys=True) for name, value in _plain_fields(result).items()}
     attributes = {"homodyne_format": _FORMAT, **plain}
     return xr.DataTree.from_dict(
@@ -55,7 +55,7 @@ def result_to_datatree(result: MCMCResult) -> xr.DataTree:
             "/": xr.Dataset(attrs=attributes),
             "posterior": groups[0],
             "sample_stats": groups[1],
-            "constant_data": xr.Dataset(constants, coords=angle),
+            "constant_data": xr.Dataset(constants, coords=places),
         }
     )
 
@@ -155,8 +155,8 @@ def _plain_fields(result: MCMCResult) -> dict[str, Any]:
 
 
 def _variable(result: MCMCResult, name: str, draws: Array) -> tuple[tuple[str, ...], Array, dict[str, str]]:
-    if name in PER_ANGLE and result.phi is not None:
-        extra: tuple[str, ...] = ("angle",)
+    if name in PER_MAP and result.phi is not None:
+        extra: tuple[str, ...] = ("map",)
     else:
         extra = tuple(f"{_escape(name)}_dim_{k}" for k in range(draws.ndim - 2))
     return ("chain", "draw", *extra), draws, ({"units": result.units[name]} if result.units.get(name) else {})

@@ -2,12 +2,12 @@
 
 ``MCMCResult`` is a record; ``result.summary()`` is the table to print; ``result.save(path)`` and
 ``load_result(path)`` write and read a NetCDF file that ArviZ and xarray open too. The same record serves
-two-time maps and any other model; then ``q``, ``t`` and ``phi`` are None.
+two-time maps and posteriors of anything else; then ``q``, ``t`` and ``phi`` are None.
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +17,22 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.summary import PER_ANGLE, REFUSED, SummaryTable, run_facts, summarise
+from homodyne.optimization.cmc.summary import PER_MAP, REFUSED, SummaryTable, run_facts, summarise
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from homodyne.optimization.cmc.certificate import Certificate
+    from homodyne.physics.model import CorrelationModel
 
 Array = NDArray[Any]
 
 VERDICTS = ("CERTIFIED", "CORRECTED", REFUSED, "UNCERTIFIED")
-_ARRAYS = ("samples", "sample_stats", "t", "phi", "sigma")
-_NUMBERS = ("q", "gap")
+_VECTORS = ("t", "q", "phi", "sigma")
+_NOT_PLAIN = ("samples", "sample_stats", *_VECTORS, "gap", "certificate", "model_class")
+_NAME_IT = (
+    "name the model, load_result(path, model=MyModel), or register its class with homodyne.physics.model.register_model"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -39,18 +43,19 @@ class MCMCResult:
     ----------
     samples : mapping of str to array
         Draws by name: physical parameters ``(chain, draw)``, ``contrast``, ``offset`` (and ``sigma`` when
-        it was sampled) ``(chain, draw, angle)``, parameters of other models ``(chain, draw, ...)``. Only
+        it was sampled) ``(chain, draw, map)``, parameters of anything else ``(chain, draw, ...)``. Only
         parameters that were free.
     parameter_names : tuple of str
         Physical parameters in their order, free or fixed.
-    analysis_mode, method, uncertainty : str
-        ``"static"``, ``"laminar_flow"`` ...; ``"laplace"``, ``"nuts"``, ``"cmc"``; ``"independent"`` or
-        ``"calibrated"``.
+    analysis_mode : str
+        Name of the correlation model, ``"static"``, ``"laminar_flow"`` ..., or ``"module:Class"``.
+    method, uncertainty : str
+        ``"laplace"``, ``"nuts"``, ``"cmc"``; ``"independent"`` or ``"calibrated"``.
     verdict : str
         ``"CERTIFIED"``, ``"CORRECTED"``, ``"REFUSED"``, or ``"UNCERTIFIED"`` where no certificate was asked
         for.
     num_points : int
-        Measured pairs i < j that entered the fit, all angles together.
+        Measured pairs i < j that entered the fit, all maps together.
     seed : int
         Seed of all randomness.
     sample_stats : mapping of str to array
@@ -60,15 +65,18 @@ class MCMCResult:
     certificate : Certificate or None
         Evidence for the verdict.
     diagnostics : mapping
-        ``rhat``, ``ess_bulk``, ``ess_tail`` by name (a list for a parameter with one value per angle),
-        ``divergences``, ``ebfmi``, ``pilot``, ``warnings`` (list of str), ``cmc`` (validation of shards).
-    q, gap : float or None
-        Wave vector (1/Å) and distance of the plates (Å).
-    t, phi, sigma : array or None
-        Frame times (n,) in s; angles (n_phi,) in degrees; noise standard deviation of c2 per angle (n_phi,)
-        used in the fit.
-    shear_convention : str
-        ``"he2024"`` or ``"legacy"``.
+        ``rhat``, ``ess_bulk``, ``ess_tail`` by name (a list for a parameter with one value per map),
+        ``divergences``, ``ebfmi``, ``pilot``, ``warnings`` (list of str), ``cmc`` (validation of shards),
+        ``reduction`` (of the maps to nodes, and how exact it is), ``checks`` (tests of the fit).
+    t, q, phi, sigma : array or None
+        Frame times (n,) in s; wave vector in 1/Å and angle in degrees of each map (n_maps,); noise standard
+        deviation of c2 in each map (n_maps,) used in the fit.
+    gap : float or None
+        Distance of the plates (Å).
+    model_options : mapping
+        Options of the model, such as ``{"shear_convention": "he2024"}``.
+    model_class : subclass of CorrelationModel, optional
+        Class of the model where it is not registered; not saved.
     bad_frames : tuple of int
         Frames (0-based, within the selected range) that were left out.
     config, timings, versions : mapping
@@ -77,7 +85,7 @@ class MCMCResult:
         Only from Consensus Monte Carlo: number of shards, the method actually used, one mapping per shard.
     noise_inflation : mapping or None
         By name: factor between the standard deviation with the correlated noise and that with independent
-        noise; of contrast and offset a list with one for every angle.
+        noise; of contrast and offset a list with one for every map.
 
     Raises
     ------
@@ -99,12 +107,12 @@ class MCMCResult:
     fixed: Mapping[str, float] = field(default_factory=dict)
     certificate: "Certificate | None" = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    q: float | None = None
-    gap: float | None = None
     t: Array | None = None
+    q: Array | None = None
     phi: Array | None = None
     sigma: Array | None = None
-    shear_convention: str = "he2024"
+    gap: float | None = None
+    model_options: Mapping[str, Any] = field(default_factory=dict)
     bad_frames: tuple[int, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -113,16 +121,16 @@ class MCMCResult:
     combination_method: str | None = None
     per_shard_diagnostics: list[dict[str, Any]] | None = None
     noise_inflation: Mapping[str, Any] | None = None
+    model_class: "type[CorrelationModel] | None" = None
 
     def __post_init__(self) -> None:
         for name in ("samples", "sample_stats"):
             _put(self, name, {key: np.asarray(draws) for key, draws in getattr(self, name).items()})
-        for name in ("t", "phi", "sigma"):
+        for name in _VECTORS:
             if getattr(self, name) is not None:
                 _put(self, name, np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64)))
-        for name in _NUMBERS:
-            if getattr(self, name) is not None:
-                _put(self, name, float(getattr(self, name)))
+        if self.gap is not None:
+            _put(self, "gap", float(self.gap))
         for name, kind in plain_fields().items():
             value = _plain(getattr(self, name), name)
             try:
@@ -151,12 +159,12 @@ class MCMCResult:
 
     @property
     def mean(self) -> dict[str, Any]:
-        """Posterior mean by name: float, or one number per angle."""
+        """Posterior mean by name: float, or one number per map."""
         return {name: _flat(draws).mean(axis=0)[()] for name, draws in self.samples.items()}
 
     @property
     def sd(self) -> dict[str, Any]:
-        """Posterior standard deviation (n - 1) by name: float, or one number per angle."""
+        """Posterior standard deviation (n - 1) by name: float, or one number per map."""
         return {name: _flat(draws).std(axis=0, ddof=1)[()] for name, draws in self.samples.items()}
 
     @property
@@ -177,6 +185,46 @@ class MCMCResult:
         """Validation of the shards and of their combination, or None for other methods."""
         return self.diagnostics.get("cmc") if self.is_cmc_result() else None
 
+    @property
+    def model(self) -> "CorrelationModel | None":
+        """Correlation model with its options, or None; then `missing_model` says why."""
+        return None if self.missing_model else self.require_model()
+
+    @property
+    def missing_model(self) -> str:
+        """Why curves of the model cannot be shown and how to name it; empty where they can."""
+        try:
+            self.require_model()
+        except InputError as error:
+            return str(error)
+        return ""
+
+    def require_model(self) -> "CorrelationModel":
+        """Correlation model with its options; nothing is imported to find it.
+
+        Raises
+        ------
+        InputError
+            The result is not one of maps; its model is not known in this process, or is another one today.
+        """
+        from homodyne.physics.model import find_model
+
+        if self.t is None:
+            raise InputError("this result does not come from two-time maps: it has no model of their correlation")
+        try:
+            if self.model_class is None:
+                model = find_model(self.analysis_mode, self.model_options, importing=False)
+            else:
+                model = self.model_class(**self.model_options)
+        except (InputError, TypeError) as error:
+            raise InputError(f"no curves of the model: {error}; {_NAME_IT}") from None
+        if model.parameter_names != self.parameter_names:
+            raise InputError(
+                f"no curves of the model: {type(model).__qualname__} has the parameters "
+                f"{', '.join(model.parameter_names)}, the result {', '.join(self.parameter_names)}; {_NAME_IT}"
+            )
+        return model
+
     def is_cmc_result(self) -> bool:
         """True when the draws come from Consensus Monte Carlo."""
         return self.num_shards is not None
@@ -186,7 +234,7 @@ class MCMCResult:
         return summarise(self)
 
     def to_datatree(self) -> "xr.DataTree":
-        """Groups ``posterior``, ``sample_stats``, ``constant_data``; coordinates chain, draw, angle."""
+        """Groups ``posterior``, ``sample_stats``, ``constant_data`` over chain, draw, map and frame."""
         from homodyne.optimization.cmc.netcdf import result_to_datatree
 
         return result_to_datatree(self)
@@ -207,24 +255,39 @@ class MCMCResult:
         return write_atomically(path, result_to_bytes(self))
 
 
-def load_result(path: str | os.PathLike[str]) -> MCMCResult:
-    """Read a file written by ``MCMCResult.save``; nothing in the file is trusted or executed.
+def load_result(path: str | os.PathLike[str], *, model: "type[CorrelationModel] | None" = None) -> MCMCResult:
+    """Read a file written by ``MCMCResult.save``; nothing in the file is trusted, imported or executed.
+
+    Parameters
+    ----------
+    path : path
+    model : subclass of CorrelationModel, optional
+        Model behind the result, where it is neither of this package nor registered. Without it such a result has its
+        draws and tables, but no curves.
 
     Raises
     ------
     InputError
-        There is no such file, or it is truncated, damaged, changed, or not a homodyne result.
+        There is no such file, or it is truncated, damaged, changed, or not a homodyne result; or it does not come from
+        `model`.
     """
     from homodyne.optimization.cmc.netcdf import read_result
 
-    return read_result(path)
+    result = read_result(path)
+    if model is None:
+        return result
+    from homodyne.physics.model import check_model_class
+
+    check_model_class(model)
+    result = replace(result, model_class=model)
+    result.require_model()
+    return result
 
 
 @cache
 def plain_fields() -> dict[str, TypeAdapter[Any]]:
     """Fields of a result that are plain data (what JSON can hold), and what checks them."""
-    others = (*_ARRAYS, *_NUMBERS, "certificate")
-    return {name: TypeAdapter(kind) for name, kind in MCMCResult.__annotations__.items() if name not in others}
+    return {name: TypeAdapter(kind) for name, kind in MCMCResult.__annotations__.items() if name not in _NOT_PLAIN}
 
 
 def _put(result: MCMCResult, name: str, value: Any) -> None:
@@ -256,8 +319,11 @@ def _check_consistency(result: MCMCResult) -> None:
     for name, draws in result.samples.items():
         if bad := np.count_nonzero(~np.isfinite(draws)):
             raise InputError(f"{bad} draws of {name} are not finite; a sampler must not return them")
-        if result.phi is not None and name in PER_ANGLE and draws.shape[2:] != result.phi.shape:
+        if result.phi is not None and name in PER_MAP and draws.shape[2:] != result.phi.shape:
             raise InputError(f"draws of {name} have shape {draws.shape}; expected {(*shape, result.phi.size)}")
+    sizes = {name: np.shape(getattr(result, name)) for name in ("q", "phi")}
+    if (result.q is None) != (result.phi is None) or sizes["q"] != sizes["phi"]:
+        raise InputError(f"q has shape {sizes['q']}, phi {sizes['phi']}; expected one of each for every map")
     for name in result.parameter_names:
         if (name in result.samples) == (name in result.fixed):
             raise InputError(f"parameter {name} must have either draws or a fixed value")

@@ -1,10 +1,10 @@
-"""The table a person reads after a fit: verdict first, then one line per parameter.
+"""The table a person reads after a fit: verdict first, then what the data determine, then one line per parameter.
 
 ``SummaryTable`` is made by ``MCMCResult.summary()``; ``str(table)`` is the text, ``table.rows`` serves programs.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult
 
 REFUSED = "REFUSED"
-PER_ANGLE = ("contrast", "offset", "sigma")
+PER_MAP = ("contrast", "offset", "sigma")
 _HEADER = ("parameter", "unit", "mean", "sd", "5 %", "50 %", "95 %", "ESS", "R-hat")
 _BANNER = "!" * 24 + "  REFUSED: DO NOT USE THESE NUMBERS  " + "!" * 24
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One parameter (of one angle, when it has one value per angle).
+    """One parameter (of one map, when it has one value per map).
 
     ``unit`` is text, ``mean``, ``sd`` and the quantiles ``q05``, ``q50``, ``q95`` are in that unit; ``ess``
-    (bulk) and ``rhat`` are None where they were not computed; ``angle`` is phi in degrees or None; a
-    ``fixed`` parameter has sd 0.
+    (bulk) and ``rhat`` are None where they were not computed; ``q`` (1/Å) and ``phi`` (degrees) are those of the map
+    or None, ``label`` is how the map is called; a ``fixed`` parameter has sd 0.
     """
 
     name: str
@@ -38,13 +38,39 @@ class SummaryRow:
     q95: float
     ess: float | None = None
     rhat: float | None = None
-    angle: float | None = None
+    q: float | None = None
+    phi: float | None = None
+    label: str = ""
     fixed: bool = False
 
 
 @dataclass(frozen=True)
+class RateRow:
+    """A rate of the model in the middle of the record, and how it changes there.
+
+    ``value`` is the median over draws and ``error`` half the width of their central 68 %, in ``unit``, at age ``t``
+    (s); ``slope`` and ``slope_error`` are those of d log(rate) / d log(t), NaN where the sign of the rate is open.
+    """
+
+    name: str
+    unit: str
+    t: float
+    value: float
+    error: float
+    slope: float
+    slope_error: float
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Name, value and slope as text."""
+        slope = "sign not determined" if math.isnan(self.slope) else with_error(self.slope, self.slope_error)
+        value = f"{with_error(self.value, self.error)} {self.unit}".rstrip()
+        return self.name, f"= {value},", f"logarithmic slope {slope}"
+
+
+@dataclass(frozen=True)
 class SummaryTable:
-    """Verdict, one sentence on its reason, facts of the run, rows, warnings, and what to believe."""
+    """Verdict, one sentence on its reason, facts of the run, rows, warnings, what to believe, rates of the model."""
 
     verdict: str
     reason: str
@@ -52,24 +78,68 @@ class SummaryTable:
     rows: tuple[SummaryRow, ...]
     warnings: tuple[str, ...] = ()
     belief: str = ""
+    rates: tuple[RateRow, ...] = ()
 
     def __str__(self) -> str:
-        cells = [_HEADER, *_body(self.rows)]
-        widths = [max(len(line[k]) for line in cells if len(line) > 1) for k in range(len(_HEADER))]
-        table = [_align(line, widths) for line in cells]
-        table.insert(1, "-" * len(table[0]))
-        head = [f"{self.verdict}: {self.reason}", self.facts, *filter(None, [self.belief]), ""]
+        table = align_table([_HEADER, *_body(self.rows)])
+        head = [f"{self.verdict}: {self.reason}", self.facts, *filter(None, [self.belief]), "", *self._rate_lines()]
         notes = ["", *(f"warning: {text}" for text in self.warnings)] if self.warnings else []
         if self.verdict == REFUSED:
             return "\n".join([head[0], _BANNER, *head[1:], *table, *notes, _BANNER])
         return "\n".join([*head, *table, *notes])
 
+    def _rate_lines(self) -> list[str]:
+        if not self.rates:
+            return []
+        middle = f"in the middle of the record, t = {self.rates[0].t:.3g} s (median and half of the central 68 %):"
+        return [middle, *(f"  {line}" for line in align_cells([row.cells for row in self.rates], 3)), ""]
+
 
 def summarise(result: "MCMCResult") -> SummaryTable:
     """Table of all parameters of ``result``, fixed ones included, under its verdict."""
     reason = "no certificate was computed" if result.certificate is None else result.certificate.reason
-    warnings = tuple(str(text) for text in result.diagnostics.get("warnings") or ())
-    return SummaryTable(result.verdict, reason, run_facts(result), tuple(_rows(result)), warnings, belief(result))
+    warnings = [str(text) for text in result.diagnostics.get("warnings") or ()]
+    unknown = result.missing_model if result.t is not None else ""
+    rates = () if result.t is None or unknown else middle_rates(result)
+    notes = (*warnings, unknown) if unknown else tuple(warnings)
+    facts = "\n".join(filter(None, [run_facts(result), _reduction(result)]))
+    return SummaryTable(result.verdict, reason, facts, tuple(_rows(result)), notes, belief(result), rates)
+
+
+def middle_rates(result: "MCMCResult", t: float | None = None) -> tuple[RateRow, ...]:
+    """Every rate of the model at age t (s), by default the geometric mean of the first and the last age."""
+    from homodyne.optimization.cmc.curves import rate_draws  # JAX is loaded only where there are rates
+
+    if t is None:
+        if result.t is None:
+            return ()
+        t = math.sqrt(float(result.t[0]) * float(result.t[-1]))
+    positions = np.arange(result.num_chains * result.num_draws)
+    rows = []
+    for rate, value, slope in rate_draws(result, np.array([t]), positions):
+        of_one_sign = bool(np.all(value > 0) or np.all(value < 0))
+        slopes = _median_and_error(slope) if of_one_sign else (math.nan, math.nan)
+        rows.append(RateRow(rate.name, rate.unit, t, *_median_and_error(value), *slopes))
+    return tuple(rows)
+
+
+def _median_and_error(draws: NDArray[np.float64]) -> tuple[float, float]:
+    low, middle, high = (float(x) for x in np.quantile(draws, (0.16, 0.5, 0.84)))
+    return middle, (high - low) / 2
+
+
+def _reduction(result: "MCMCResult") -> str:
+    """How exact the sums over nodes are that stand for those over all pairs."""
+    found = result.diagnostics.get("reduction")
+    if not found:
+        return ""
+    if found["nodes"] >= found["pairs"]:
+        return f"all {found['pairs']:,} pairs entered one by one"
+    again = f", made {found['attempts']} times" if found["attempts"] > 1 else ""
+    return (
+        f"maps reduced to {found['nodes']:,} nodes{again}; against direct sums over all pairs the log density is off "
+        f"by {found['error']:.1g} (limit {found['limit']:g}) at {found['checks']} points"
+    )
 
 
 def belief(result: "MCMCResult") -> str:
@@ -97,11 +167,52 @@ def belief(result: "MCMCResult") -> str:
 def run_facts(result: "MCMCResult") -> str:
     """Two lines: what was fitted and how; which uncertainty the numbers carry."""
     cmc = f" over {result.num_shards} shards ({result.combination_method})" if result.is_cmc_result() else ""
+    options = ", ".join(f"{name} {value}" for name, value in result.model_options.items())
+    maps = f" in {_maps(result.q, result.phi)}" if result.q is not None and result.phi is not None else ""
     return (
-        f"{result.analysis_mode} by {result.method}{cmc}, {result.num_chains} x {result.num_draws} draws, "
-        f"{result.num_points:,} points, seed {result.seed}\n"
+        f"{result.analysis_mode}{f' ({options})' if options else ''} by {result.method}{cmc}, "
+        f"{result.num_chains} x {result.num_draws} draws, {result.num_points:,} points{maps}, seed {result.seed}\n"
         f"uncertainty: {_uncertainty(result)}"
     )
+
+
+def _maps(q: NDArray[np.float64], phi: NDArray[np.float64]) -> str:
+    """``6 maps, q = 0.0054 1/Å, φ = 0° to 90°``."""
+    return f"{q.size} map{'' if q.size == 1 else 's'}, q = {span_text(q)} 1/Å, φ = {span_text(phi, '°')}"
+
+
+def span_text(values: NDArray[np.float64], unit: str = "") -> str:
+    """The one value of several that are the same, or the lowest and the highest."""
+    shown = distinct_texts(np.array([values.min(), values.max()]))
+    return " to ".join(dict.fromkeys(f"{text}{unit}" for text in shown))
+
+
+def distinct_texts(values: NDArray[np.float64]) -> list[str]:
+    """Numbers with four digits, or as many as tell those apart that differ."""
+    number = np.unique(values).size
+    for digits in range(4, 18):
+        texts = [f"{value + 0.0:.{digits}g}" for value in values]
+        if len(set(texts)) == number:
+            break
+    return texts
+
+
+def map_labels(q: NDArray[np.float64], phi: NDArray[np.float64]) -> list[str]:
+    """What maps are called: wave vector and angle, as far as maps differ in them; both for a single map."""
+    named = _varying(q, phi, True) if q.size > 1 else _varying(q, phi, False)
+    return [", ".join(parts) for parts in zip(*named, strict=True)]
+
+
+def shared_label(q: NDArray[np.float64], phi: NDArray[np.float64]) -> str:
+    """Wave vector or angle that several maps have in common, as `map_labels` leaves it out; perhaps nothing."""
+    return ", ".join(names[0] for names in _varying(q, phi, False)) if q.size > 1 else ""
+
+
+def _varying(q: NDArray[np.float64], phi: NDArray[np.float64], wanted: bool) -> list[list[str]]:
+    """Names of wave vectors and of angles, those of the two that do or do not differ between maps."""
+    waves = [f"q = {text} 1/Å" for text in distinct_texts(q)]
+    angles = [f"φ = {text}°" for text in distinct_texts(phi)]
+    return [names for names in (waves, angles) if (len(set(names)) > 1) is wanted]
 
 
 def _uncertainty(result: "MCMCResult") -> str:
@@ -146,20 +257,26 @@ def format_number(value: float, sd: float, size: float | None = None) -> str:
     return f"{rounded:.{max(0, exponent - place)}e}"
 
 
-def _body(rows: tuple[SummaryRow, ...]) -> list[tuple[str, ...]]:
-    """Cells of all lines; a name with one row per angle gets a line of its own before its angles."""
+def with_error(value: float, error: float) -> str:
+    """``7120 ± 120``."""
+    size = max(abs(value), error)
+    return f"{format_number(value, error, size)} ± {format_number(error, error, size)}"
+
+
+def _body(rows: Sequence[SummaryRow]) -> list[tuple[str, ...]]:
+    """Cells of all lines; a name with one row per map gets a line of its own before its maps."""
     lines: list[tuple[str, ...]] = []
     group = None
     for row in rows:
-        if row.angle is not None and row.name != group:
-            lines.append((f"{row.name} per angle",))
-        group = row.name if row.angle is not None else None
+        if row.label and row.name != group:
+            lines.append((f"{row.name} per map",))
+        group = row.name if row.label else None
         lines.append(_cells(row))
     return lines
 
 
 def _cells(row: SummaryRow) -> tuple[str, ...]:
-    name = row.name if row.angle is None else f"  phi = {row.angle:.4g}"
+    name = f"  {row.label}" if row.label else row.name
     unit = row.unit or "-"
     if row.fixed:
         return (name, unit, f"{row.mean:.6g}", "fixed", "", "", "", "", "")
@@ -174,17 +291,38 @@ def _cells(row: SummaryRow) -> tuple[str, ...]:
     return (name, unit, *moments, *quantiles, ess, rhat)
 
 
-def _align(line: tuple[str, ...], widths: list[int]) -> str:
-    if len(line) == 1:
-        return line[0]
-    left = [cell.ljust(width) for cell, width in zip(line[:2], widths[:2], strict=True)]
-    right = [cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True)]
-    return "  ".join(left + right).rstrip()
+def align_table(cells: Sequence[tuple[str, ...]], num_left: int = 2) -> list[str]:
+    """Lines of a table, a rule below the first; the first columns start, the others end in line."""
+    lines = align_cells(cells, num_left)
+    lines.insert(1, "-" * max(map(len, lines)))
+    return lines
+
+
+def align_cells(cells: Sequence[tuple[str, ...]], num_left: int) -> list[str]:
+    """Lines whose cells stand below each other; a line of one cell is left as it is."""
+    full = [line for line in cells if len(line) > 1]
+    widths = [max(len(line[k]) for line in full) for k in range(len(full[0]))]
+    return [
+        line[0]
+        if len(line) == 1
+        else "  ".join(
+            cell.ljust(width) if k < num_left else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
 
 
 def _rows(result: "MCMCResult") -> Iterator[SummaryRow]:
-    """Physical parameters in order, then what has one value per angle, then anything else."""
-    others = sorted(set(result.samples) - set(result.parameter_names), key=lambda name: (name not in PER_ANGLE, name))
+    """Physical parameters in order, then what has one value per map, then anything else."""
+    others = sorted(set(result.samples) - set(result.parameter_names), key=lambda name: (name not in PER_MAP, name))
+    places: list[dict[str, Any]] = []
+    if result.q is not None and result.phi is not None:
+        labels = map_labels(result.q, result.phi)
+        places = [
+            {"q": q, "phi": phi, "label": label}
+            for q, phi, label in zip(result.q.tolist(), result.phi.tolist(), labels, strict=True)
+        ]
     for name in (*result.parameter_names, *others):
         unit = result.units.get(name, "")
         if name in result.fixed:
@@ -192,16 +330,16 @@ def _rows(result: "MCMCResult") -> Iterator[SummaryRow]:
             yield SummaryRow(name, unit, value, 0.0, value, value, value, fixed=True)
             continue
         draws = result.samples[name]
-        per_angle = name in PER_ANGLE and result.phi is not None
+        per_map = name in PER_MAP and bool(places)
         for k, index in enumerate(np.ndindex(draws.shape[2:])):
-            label = name if per_angle or not index else f"{name}[{','.join(map(str, index))}]"
-            angle = float(result.phi[k]) if per_angle and result.phi is not None else None
+            full = name if per_map or not index else f"{name}[{','.join(map(str, index))}]"
             ess, rhat = (_pick(result.diagnostics.get(key), name, k) for key in ("ess_bulk", "rhat"))
-            yield SummaryRow(label, unit, *summarise_draws(draws[:, :, *index]), ess=ess, rhat=rhat, angle=angle)
+            place = places[k] if per_map else {}
+            yield SummaryRow(full, unit, *summarise_draws(draws[:, :, *index]), ess=ess, rhat=rhat, **place)
 
 
 def _pick(table: Any, name: str, k: int) -> float | None:
-    """Entry ``k`` of what a diagnostic table holds for ``name``: a number, or a list with one per angle."""
+    """Entry ``k`` of what a diagnostic table holds for ``name``: a number, or a list with one per map."""
     value = table.get(name) if isinstance(table, dict) else None
     if isinstance(value, list):
         value = np.ravel(value)[k] if k < np.size(value) else None

@@ -1,0 +1,70 @@
+"""``homodyne compare``: results of several fits side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from homodyne.cli.output import RESULT, write_figure
+
+if TYPE_CHECKING:
+    from homodyne.optimization.cmc.comparison import Cells, Comparison
+
+
+def compare(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Results of fits (.nc), or their folders.")],
+    csv: Annotated[Path | None, typer.Option(help="Write the numbers into this file.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the parameters against q, or against the file, into this picture.")
+    ] = None,
+) -> None:
+    """Show parameters of several fits side by side, with intervals of 68 and 95 % and verdicts.
+
+    Results of different models are compared in the parameters that they have in common. Ends with 0, whatever the
+    verdicts are.
+    """
+    from homodyne.files import write_atomically
+    from homodyne.optimization.cmc.comparison import compare as put_side_by_side
+
+    if figure is not None:
+        from homodyne.viz.figures import figure_format
+
+        figure_format(figure)  # refused before the work begins
+    found = put_side_by_side([file / RESULT if file.is_dir() else file for file in files])
+    _show(found)
+    if csv is not None:
+        write_atomically(csv, found.to_csv().encode())
+        print(f"wrote {csv}")
+    if figure is not None:
+        from homodyne.viz.comparison import comparison_figure
+
+        write_figure(figure, comparison_figure(found))
+
+
+def _show(found: "Comparison") -> None:
+    from rich.console import Console
+
+    tables = [_table(found.fit_cells(), 5), _table(found.value_cells(), 4)]
+    console = Console(width=1000, highlight=False)
+    console.width = max(console.measure(table).maximum for table in tables)
+    console.print(tables[0])
+    print()
+    console.print(tables[1])
+    for note in found.notes:
+        print(f"note: {note}")
+
+
+def _table(cells: "list[Cells]", num_left: int):  # type: ignore[no-untyped-def]  # rich is imported when it is used
+    """Table of rich: a rule before each line whose first cell is not empty, refused results in red."""
+    from rich.table import Table
+    from rich.text import Text
+
+    header, *lines = cells
+    table = Table(show_edge=False)
+    for k, name in enumerate(header):
+        table.add_column(name, justify="left" if k < num_left else "right", no_wrap=True)
+    for k, line in enumerate(lines):
+        style = "red" if "REFUSED" in line else ""
+        last = k + 1 == len(lines) or bool(lines[k + 1][0])
+        table.add_row(*(Text(cell, style=style) for cell in line), end_section=last and len(header) == 8)
+    return table
