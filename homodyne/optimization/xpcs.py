@@ -42,7 +42,7 @@ from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
 from homodyne.optimization.nuts import NutsSettings
-from homodyne.optimization.target import scaling_of, space_of
+from homodyne.optimization.target import scaling_of, shear_convention_of, space_of
 from homodyne.versions import used_versions
 
 Array = npt.NDArray[np.float64]
@@ -234,7 +234,7 @@ class XpcsModel(Model):
 
 POOLED = 200  # points per shard that svi looks at
 BYTES_PER_POINT = 12.0  # of a shard in memory, with what its sampling needs
-_DECISIVE = ("analysis_mode", "parameters", "shear_convention", "noise", "uncertainty", "speckle", "seed")
+_DECISIVE = ("analysis_mode", "parameters", "model", "noise", "uncertainty", "speckle", "seed")
 
 
 def fit_shards(
@@ -322,7 +322,7 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
     """
     setup = store.manifest.setup
     try:
-        config = load_config(setup["config"])
+        config = load_config(setup["config"], importing=False)
         t, phi, sigma = (np.array(setup[name], dtype=np.float64) for name in ("t", "phi", "sigma"))
         gap, q = setup["gap"], float(setup["q"])
         center, covariance, method, notes, cavity = setup["init"]
@@ -333,7 +333,15 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
             f"the store {store.path} was not made by fitting two-time maps, or its manifest is damaged ({error})"
         ) from error
     model = XpcsModel(
-        space_of(config, t), t, phi, q, gap, scaling_of(config), config.shear_convention, sigma, adjustment=adjustment
+        space_of(config, t),
+        t,
+        phi,
+        q,
+        gap,
+        scaling_of(config),
+        shear_convention_of(config),
+        sigma,
+        adjustment=adjustment,
     )
     init = Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity)
     return model, config, init, list(modes)

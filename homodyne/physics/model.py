@@ -12,9 +12,11 @@ time (`rates`), where parameters are possible (`supported`) and the covariance o
 """
 
 import importlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -221,7 +223,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing
     InputError
         There is no such model, or it has no such option.
     """
-    chosen = _class_of(name, importing)
+    chosen = find_model_class(name, importing=importing)
     given = dict(options or {})
     known = [one.name for one in fields(chosen)] if is_dataclass(chosen) else []
     unknown = [key for key in given if key not in known]
@@ -239,25 +241,38 @@ def reference_of(model: CorrelationModel) -> str:
     return model.name if MODELS.get(model.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _class_of(name: str, importing: bool) -> type[CorrelationModel]:
+def find_model_class(name: str, *, importing: bool = True) -> type[CorrelationModel]:
+    """Return the class of a model; parameters as of `find_model`.
+
+    Without the right to import, ``module:Class`` is found when that module is imported already.
+    """
     from homodyne.physics import models  # noqa: F401  # registers those of the package
 
-    if name in MODELS:
-        return MODELS[name]
-    for model in MODELS.values():
-        if name in model.aliases:
-            return model
+    known = {alias: model for model in MODELS.values() for alias in model.aliases} | MODELS
+    if name in known:
+        return known[name]
     module, separator, attribute = name.partition(":")
     if not separator:
-        raise InputError(f"unknown model {name!r}: expected one of {', '.join(MODELS)}, or 'module:Class' of your own")
-    if not importing:
-        raise InputError(f"the model {name!r} is not one of this package: import {module} and register its class")
+        near = get_close_matches(name, known, 1, 0.5)
+        raise InputError(
+            f"unknown model {name!r}: {f'did you mean {near[0]}? ' if near else ''}expected one of "
+            f"{', '.join(MODELS)}, or 'module:Class' of your own"
+        )
+    found = _imported(name, module, attribute) if importing else vars(sys.modules.get(module, object)).get(attribute)
+    if found is None:
+        raise InputError(
+            f"the model {name!r} is not imported, and what names it has no right to import it: import {module} first, "
+            f"or name the model yourself"
+        )
+    check_model_class(found)
+    return found  # type: ignore[no-any-return]
+
+
+def _imported(name: str, module: str, attribute: str) -> Any:
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"cannot import the model {name!r}: {error}; expected 'module:Class' in a module that Python finds "
             "(PYTHONPATH, or the working directory with python -m homodyne)"
         ) from error
-    check_model_class(found)
-    return found  # type: ignore[no-any-return]
