@@ -13,10 +13,10 @@ app = typer.Typer(help="Write and check configuration files.", no_args_is_help=T
 @app.command("new")
 def new(
     file: Annotated[Path, typer.Argument(help="File to write.")],
-    mode: Annotated[str, typer.Option(help="static or laminar_flow.")] = "laminar_flow",
+    mode: Annotated[str, typer.Option(help="Name of a correlation model, or module:Class.")] = "laminar_flow",
 ) -> None:
     """Write a commented configuration file to start from."""
-    from homodyne.config.io import template
+    from homodyne.config.template import template
     from homodyne.files import write_atomically
 
     text = template(mode)

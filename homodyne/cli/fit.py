@@ -24,7 +24,7 @@ def fit(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the configuration.")
     ] = None,
     method: Annotated[str | None, typer.Option(help="auto, laplace, nuts or cmc.")] = None,
-    mode: Annotated[str | None, typer.Option(help="static or laminar_flow.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")] = None,
     q: Q = None,
     phi: Phi = None,
     frames: Frames = None,

@@ -1,7 +1,11 @@
-"""Reading, overriding and writing configurations."""
+"""Reading, overriding and writing configurations.
+
+A model of one's own is imported by one function, `load_config`, and only where a person has named it: in a file of his,
+on the command line or in a call. What is read from a result or a store is loaded with ``importing=False``: the name of
+a model that is not imported stays a word there, and `homodyne.config.physics.model_of` says what is missing.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -10,11 +14,13 @@ from pydantic import ValidationError
 
 from homodyne.config import yaml
 from homodyne.config.problems import describe_problems
-from homodyne.config.schema import Config, ParametersConfig
-from homodyne.core.parameters import DEFAULT_PRIORS, MODES
+from homodyne.config.schema import Config, ModelConfig, ParameterConfig, ParametersConfig, known_model
 from homodyne.errors import ConfigError
+from homodyne.physics.model import find_model
 
-TEMPLATES = ("static", "laminar_flow")
+MOVED = {"shear_convention": "model.shear_convention"}
+"""Keys that are read at the top of a configuration, and where they stand in one that is written."""
+
 PATHS = (
     ("experimental_data", "file_path"),
     ("output", "directory"),
@@ -25,7 +31,10 @@ PATHS = (
 
 
 def load_config(
-    source: Config | Mapping[str, Any] | str | Path | None = None, overrides: Iterable[str | tuple[str, Any]] = ()
+    source: Config | Mapping[str, Any] | str | Path | None = None,
+    overrides: Iterable[str | tuple[str, Any]] = (),
+    *,
+    importing: bool = True,
 ) -> Config:
     """Read and check a configuration.
 
@@ -37,6 +46,10 @@ def load_config(
     overrides
         Changes, applied in order: texts such as ``"optimization.mcmc.num_samples=500"``, whose value is
         read as YAML, or pairs of dotted key and value.
+    importing
+        Whether the model ``module:Class`` of `analysis_mode` is imported. False for what comes from a result or a
+        store, whoever made that: a model that is not registered or imported already is kept as a word, and its options
+        and the names of its parameters are not checked.
 
     Raises
     ------
@@ -47,30 +60,46 @@ def load_config(
     changes = [_parse_override(change) if isinstance(change, str) else change for change in overrides]
     if isinstance(source, Config) and not changes:
         return source
-    data = _raw(source)
+    data = _moved(_raw(source), name)
     for path, value in changes:
-        _set(data, path.split("."), _plain(value))
+        _set(data, MOVED.get(path, path).split("."), _plain(value))
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(data, context={"importing": importing})
     except ValidationError as error:
-        raise ConfigError(describe_problems(error, name)) from None
+        model = known_model(data.get("analysis_mode", Config().analysis_mode))  # of its default options
+        raise ConfigError(describe_problems(error, name, model)) from None
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
     """Write a configuration as nested dictionaries of plain values; keys left at "not given" are left out."""
     data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
-    data["parameters"] = {name: value for name, value in data["parameters"].items() if value}
+    scaling = {name: data["parameters"].pop(name) for name in ParametersConfig.model_fields}
+    data["parameters"] = {name: value for name, value in data["parameters"].items() if value} | scaling
     return data
 
 
 def resolve(config: Config) -> Config:
-    """Fill in the default priors of every parameter of the analysis mode that is fitted."""
-    parameters: dict[str, Any] = to_mapping(config)["parameters"]
-    for name in MODES[config.analysis_mode]:
-        kind, arguments = DEFAULT_PRIORS[name]
-        if "fixed" not in parameters.get(name, {}):
-            parameters[name] = {"prior": {"type": kind, **arguments}, **parameters.get(name, {})}
-    return config.model_copy(update={"parameters": ParametersConfig.model_validate(parameters)})
+    """Fill in every option of the model, and the default prior of each of its parameters that is fitted.
+
+    Imports nothing: the configuration of a model that is not imported, which comes from a result or a store and was
+    resolved when it was written, stays as it is.
+    """
+    model = known_model(config.analysis_mode, config.model.given())
+    if model is None:
+        return config
+    given = config.parameters.given()
+    complete: dict[str, Any] = {}
+    for one in model.parameters:
+        own = given.get(one.name, ParameterConfig()).model_dump(exclude_none=True)
+        default: dict[str, Any] = {"prior": {"type": one.prior[0], **one.prior[1]}}
+        if "fixed" in own:
+            default = {}
+        elif one.fixed is not None and not own:
+            default = {"fixed": one.fixed}
+        complete[one.name] = ParameterConfig.model_validate(default | own)
+    scaling: dict[str, Any] = {name: getattr(config.parameters, name) for name in ParametersConfig.model_fields}
+    parameters = ParametersConfig(**scaling, **complete)
+    return config.model_copy(update={"parameters": parameters, "model": ModelConfig(**model.options)})
 
 
 def to_yaml(config: Config) -> str:
@@ -83,14 +112,7 @@ def with_absolute_paths(config: Config) -> Config:
     data = to_mapping(config)
     for keys in PATHS:
         _anchor(data, keys, Path.cwd())
-    return Config.model_validate(data)
-
-
-def template(mode: str) -> str:
-    """Commented configuration file to start from, for the analysis mode "static" or "laminar_flow"."""
-    if mode not in TEMPLATES:
-        raise ConfigError(f"no template for analysis mode {mode!r}; there are {', '.join(TEMPLATES)}")
-    return files("homodyne.config").joinpath(f"templates/{mode}.yaml").read_text(encoding="utf-8")
+    return load_config(data, importing=False)
 
 
 def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
@@ -109,6 +131,25 @@ def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, An
         raise ConfigError(f"{path}: expected keys and values (YAML), found {type(data).__name__}")
     for keys in PATHS:
         _anchor(data, keys, path.parent)
+    return data
+
+
+def _moved(data: dict[str, Any], name: str) -> dict[str, Any]:
+    """Put values of keys that have moved where these stand now.
+
+    Raises
+    ------
+    ConfigError
+        Both places have a value, and these differ.
+    """
+    for old, new in MOVED.items():
+        section, _, key = new.partition(".")
+        options = data.get(section, {})
+        if old in data and isinstance(options, dict):
+            value = data.pop(old)
+            if options.get(key, value) != value:
+                raise ConfigError(f"{name}: {old} is {value!r} and {new} is {options[key]!r}: keep the second alone")
+            data[section] = {**options, key: value}
     return data
 
 

@@ -4,14 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from homodyne.config.schema import AnyPrior, Config, Section
+from homodyne.config.schema import AnyPrior, Config, ModelConfig, ParametersConfig, Section, keys_of
+from homodyne.errors import InputError
+from homodyne.physics.model import MODELS, CorrelationModel, find_model
 
 MOST_ELSEWHERE = 2  # sections that may know a key of one name for it to be suggested
 
 
-def describe_problems(error: ValidationError, source: str) -> str:
+def describe_problems(error: ValidationError, source: str, model: CorrelationModel | None = None) -> str:
     """Tell every problem of a configuration, one per line: dotted path, value, what was expected.
 
     Parameters
@@ -20,26 +22,28 @@ def describe_problems(error: ValidationError, source: str) -> str:
         What validation of `Config` raised.
     source
         What to call the configuration.
+    model
+        its model, None when that is not known.
     """
-    lines = [_describe(problem) for problem in error.errors(include_url=False)]
+    lines = [_describe(problem, model) for problem in error.errors(include_url=False)]
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
     return "\n  ".join([f"{count} in {source}:", *lines])
 
 
-def known_keys(section: type[BaseModel] = Config, path: str = "") -> Iterator[str]:
-    """Dotted paths of every key of the configuration, without the fields of priors."""
-    for name, field in section.model_fields.items():
-        yield f"{path}{name}"
-        if name != "prior" and isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from known_keys(field.annotation, f"{path}{name}.")
+def known_keys(model: CorrelationModel | None = None, section: type[Section] = Config, path: str = "") -> Iterator[str]:
+    """Dotted paths of every key of the configuration, for a model; without the fields of priors."""
+    for key in keys_of(section, model):
+        yield f"{path}{key.name}"
+        if key.name != "prior" and key.section is not None:
+            yield from known_keys(model, key.section, f"{path}{key.name}.")
 
 
-def _describe(problem: Mapping[str, Any]) -> str:
-    path, siblings = _place(problem["loc"])
+def _describe(problem: Mapping[str, Any], model: CorrelationModel | None) -> str:
+    path, siblings = _place(problem["loc"], model)
     value = f"{path}: {_short(problem['input'])} given" if path else "the configuration"
     match problem["type"]:
         case "extra_forbidden":
-            return f"{path}: unknown key; {_suggestion(path, siblings)}"
+            return _unknown(path, siblings, model)
         case "missing":
             return f"{path}: missing"
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -49,36 +53,50 @@ def _describe(problem: Mapping[str, Any]) -> str:
         case "union_tag_not_found":
             return f"{value}, expected a key 'type' that names the distribution"
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    if isinstance(problem.get("ctx", {}).get("error"), InputError):  # it names the value
+        return f"{path}: {message}"
     return f"{value}, {message}" if path else message
 
 
-def _suggestion(path: str, siblings: Sequence[str]) -> str:
-    """Name the known key that an unknown one most likely means, or else every key known in its section."""
+def _unknown(path: str, siblings: Sequence[str], model: CorrelationModel | None) -> str:
+    """Say that a key is unknown, and which one was probably meant, or else which are known."""
+    parent, _, name = path.rpartition(".")
+    if model is None or parent not in _OF_MODEL:
+        return f"{path}: unknown key; {_nearest(path, siblings, model) or 'known here: ' + ', '.join(siblings)}"
+    has = f"{model.name} has {', '.join(siblings) or 'none'}"
+    noun, section = _OF_MODEL[parent]
+    others = [other for other in MODELS if name in (key.name for key in keys_of(section, find_model(other)))]
+    if others:
+        modes = " or ".join(others)
+        return f"{path}: no such {noun} in {model.name} mode; remove it or set analysis_mode: {modes} ({has})"
+    return f"{path}: unknown key; {' '.join(filter(None, [_nearest(path, siblings, model), f'({has})']))}"
+
+
+def _nearest(path: str, siblings: Sequence[str], model: CorrelationModel | None) -> str:
+    """Ask for the known key that an unknown one most likely means; empty when there is none."""
     parent, _, leaf = path.rpartition(".")
     near = [f"{parent}.{name}".lstrip(".") for name in get_close_matches(leaf, siblings, 1, 0.5)]
-    leaves = [(key, key.rpartition(".")[2]) for key in known_keys()]
+    leaves = [(key, key.rpartition(".")[2]) for key in known_keys(model)]
     alike = get_close_matches(leaf, [name for _, name in leaves], 1, 0.75)
     elsewhere = [key for key, name in leaves if name in alike]
-    if near or 1 <= len(elsewhere) <= MOST_ELSEWHERE:
-        return f"did you mean {' or '.join(near or elsewhere)}?"
-    return f"known here: {', '.join(siblings)}"
+    found = near or (elsewhere if len(elsewhere) <= MOST_ELSEWHERE else [])
+    return f"did you mean {' or '.join(found)}?" if found else ""
 
 
-def _place(location: Sequence[str | int]) -> tuple[str, list[str]]:
+def _place(location: Sequence[str | int], model: CorrelationModel | None) -> tuple[str, list[str]]:
     """Dotted path of a problem, and the names known in its section.
 
     Inside a prior, pydantic puts the kind of the prior into the location; it is no key and is left out.
     """
-    section: type[BaseModel] | None = Config
+    section: type[Section] | None = Config
     names: list[str] = []
     siblings: list[str] = []
     for part in location:
         if part in _PRIORS and names[-1] == "prior":
             section = _PRIORS[str(part)]
             continue
-        siblings = list(section.model_fields) if section else []
-        field = section.model_fields.get(str(part)) if section else None
-        section = field.annotation if field and isinstance(field.annotation, type) else None
+        keys = {key.name: key.section for key in keys_of(section, model)} if section else {}
+        siblings, section = list(keys), keys.get(str(part))
         names.append(str(part))
     return ".".join(names), siblings
 
@@ -89,3 +107,8 @@ def _short(value: Any) -> str:
 
 
 _PRIORS = {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(AnyPrior)}
+_OF_MODEL: dict[str, tuple[str, type[Section]]] = {
+    "parameters": ("parameter", ParametersConfig),
+    "model": ("option", ModelConfig),
+}
+"""Sections with the keys of the model: what such a key is, and the section."""

@@ -1,11 +1,14 @@
 """The configuration: one tree of frozen records; every key, its default, range and unit stand here once.
 
-`Config` is the root. `homodyne.config.io` reads and writes it as YAML; unknown keys are refused there with
-the nearest known key named.
+`Config` is the root. Two of its sections have the keys of the correlation model that `analysis_mode` names: `model`, its
+options, and `parameters`; `keys_of` lists the keys of every section. `homodyne.config.io` reads and writes it as YAML;
+unknown keys are refused there with the nearest known key named.
 """
 
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from math import isfinite
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Required, Self, get_args, get_origin, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -17,12 +20,17 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    TypeAdapter,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
+from typing_extensions import TypedDict
 
-from homodyne.core.parameters import LAMINAR_NAMES, MODES
+from homodyne.errors import InputError
+from homodyne.physics.model import CorrelationModel, Parameter, find_model, find_model_class
 
-MODE_ALIASES = {"static_isotropic": "static", "static_anisotropic": "static"}
 COMBINATION_ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
 
 BACKEND_NAMES = {
@@ -122,24 +130,22 @@ class ScalingConfig(Section):
     prior: NormalPrior
 
 
-class ParametersConfig(Section):
-    """The physical parameters by name, and the prior of the two scaling parameters."""
+class ModelConfig(Section):
+    """Options of the model, by name."""
 
-    D0: ParameterConfig = Field(ParameterConfig(), description="transport amplitude, Å²/s^(1+alpha)")
-    alpha: ParameterConfig = Field(ParameterConfig(), description="transport exponent")
-    D_offset: ParameterConfig = Field(ParameterConfig(), description="transport offset, Å²/s")
-    gamma_dot_0: ParameterConfig = Field(
-        ParameterConfig(),
-        validation_alias=AliasChoices("gamma_dot_0", "gamma_dot_t0"),  # what older software calls it
-        description="shear rate amplitude, 1/s^(1+beta)",
-    )
-    beta: ParameterConfig = Field(ParameterConfig(), description="shear rate exponent")
-    gamma_dot_offset: ParameterConfig = Field(
-        ParameterConfig(),
-        validation_alias=AliasChoices("gamma_dot_offset", "gamma_dot_t_offset"),
-        description="shear rate offset, 1/s",
-    )
-    phi0: ParameterConfig = Field(ParameterConfig(), description="flow direction, degrees")
+    model_config = ConfigDict(extra="allow")
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that the user chose."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class ParametersConfig(Section):
+    """Parameters of the model by name, and the prior of the two scaling parameters."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, ParameterConfig]
+
     contrast: ScalingConfig = Field(
         ScalingConfig(prior=NormalPrior(type="normal", mean=0.5, sd=1.0)), description="speckle contrast of every angle"
     )
@@ -148,9 +154,8 @@ class ParametersConfig(Section):
     )
 
     def given(self) -> dict[str, ParameterConfig]:
-        """Return the physical parameters about which the user said something."""
-        named = {name: getattr(self, name) for name in LAMINAR_NAMES}
-        return {name: value for name, value in named.items() if value != ParameterConfig()}
+        """Return the parameters of the model about which the user said something."""
+        return {name: value for name, value in self.__pydantic_extra__.items() if value != ParameterConfig()}
 
 
 _Q = "expected a positive number in 1/Å, a list of them, a range low:high, or all"
@@ -459,17 +464,100 @@ class SpeckleConfig(Section):
     )
 
 
+class ReductionConfig(Section):
+    """How the pairs of frames of a map become few weighted nodes, and how that is checked."""
+
+    order: Annotated[int, Field(ge=2, le=24)] = Field(8, description="nodes along each side of a cell")
+    tolerance: PositiveFloat = Field(1e-4, description="error of g that is allowed between the nodes")
+    max_error: PositiveFloat = Field(
+        0.05, description="scatter of the error of the log density over the draws that is allowed"
+    )
+    num_checks: Annotated[int, Field(ge=2)] = Field(
+        8, description="draws at which the log density is compared with the sum over all pairs"
+    )
+
+
+def known_model(name: Any, options: Mapping[str, Any] | None = None) -> CorrelationModel | None:
+    """Return a model that is registered or imported already; None for any other, or for options that it has not."""
+    try:
+        return find_model(str(name), options, importing=False)
+    except InputError:
+        return None
+
+
+def _mode(name: str, info: ValidationInfo) -> str:
+    """Name of a model, aliases replaced; a name that is not known stays when that is a stored configuration's."""
+    importing = (info.context or {}).get("importing")
+    try:
+        found = find_model_class(name, importing=bool(importing))
+    except InputError:
+        if importing is False:
+            return name
+        raise
+    return name if ":" in name else found.name
+
+
+def _options(given: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Check the options of a model that is known, by making it."""
+    try:
+        kind = find_model_class(str(info.data.get("analysis_mode")), importing=False)
+    except InputError:
+        return handler(given)
+    hints, shapes = get_type_hints(kind), {}
+    for one in _option_fields(kind):
+        shape = hints[one.name]
+        if get_origin(shape) is tuple:  # a list in YAML
+            shape = Annotated[shape, Field(strict=False)]
+        required = one.default is MISSING and one.default_factory is MISSING
+        shapes[one.name] = Required[shape] if required else shape
+    options = _checked(shapes, given)
+    find_model(info.data["analysis_mode"], options, importing=False)
+    return handler(options)
+
+
+def _parameters(given: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Check the names of the parameters of a model that is known; other names of them are replaced."""
+    chosen = info.data.get("model")
+    model = known_model(info.data.get("analysis_mode"), chosen.given() if isinstance(chosen, ModelConfig) else None)
+    if model is None:
+        return handler(given)
+    shapes = {
+        one.name: Annotated[ParameterConfig, Field(validation_alias=AliasChoices(one.name, *one.aliases))]
+        for one in model.parameters
+    }
+    scaling = {name: field.annotation for name, field in ParametersConfig.model_fields.items()}
+    checked = _checked(shapes | scaling, given)
+    return handler({name: value for name, value in checked.items() if value != ParameterConfig()})
+
+
+def _option_fields(model: Any) -> tuple[Any, ...]:
+    """Fields of a model that are its options."""
+    return fields(model) if is_dataclass(model) else ()
+
+
+def _checked(shapes: Mapping[str, Any], given: Any) -> dict[str, Any]:
+    """Values by name, each of its type; no other names."""
+    shape = TypedDict("shape", shapes, total=False)  # type: ignore[misc]  # the names are known when this runs
+    settings = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    shape.__pydantic_config__ = settings  # type: ignore[attr-defined]
+    values = dict(given) if isinstance(given, Section) else given
+    checked: Any = TypeAdapter(shape).validate_python(values)
+    return dict(checked)
+
+
 class Config(Section):
     """The whole configuration."""
 
-    analysis_mode: Annotated[
-        Literal["static", "laminar_flow"],
-        BeforeValidator(lambda mode: MODE_ALIASES.get(mode, mode) if isinstance(mode, str) else mode),
-    ] = Field("laminar_flow", description="sample at rest (3 parameters) or under shear (7 parameters)")
+    analysis_mode: Annotated[str, AfterValidator(_mode)] = Field(
+        "laminar_flow", description="correlation model: its name, or module:Class for one of your own"
+    )
+    model: Annotated[ModelConfig, WrapValidator(_options)] = Field(
+        ModelConfig(), description="options of the model", validate_default=True
+    )
     experimental_data: ExperimentalData = ExperimentalData()
-    parameters: ParametersConfig = ParametersConfig()
-    shear_convention: Literal["he2024", "legacy"] = Field(
-        "he2024", description="equation of the shear factor; legacy reproduces fits of earlier software"
+    parameters: Annotated[ParametersConfig, WrapValidator(_parameters)] = Field(
+        ParametersConfig(),
+        description="by name: prior of the value, bounds: [low, high] and initial: value, or fixed: value alone",
     )
     noise: Literal["fixed", "sampled"] = Field(
         "fixed", description="noise level of each angle: from the pilot fit, or a parameter of the posterior"
@@ -479,6 +567,7 @@ class Config(Section):
         description="calibrated: points that share frames share noise; independent: every point has its own",
     )
     speckle: SpeckleConfig = SpeckleConfig()
+    reduction: ReductionConfig = ReductionConfig()
     optimization: OptimizationConfig = OptimizationConfig()
     certificate: CertificateConfig = CertificateConfig()
     output: OutputConfig = OutputConfig()
@@ -490,12 +579,40 @@ class Config(Section):
             raise ValueError("noise: sampled learns the noise from independent points: add uncertainty: independent")
         return self
 
-    @model_validator(mode="after")
-    def _parameters_of_mode(self) -> Self:
-        idle = [name for name in self.parameters.given() if name not in MODES[self.analysis_mode]]
-        if idle:
-            paths = ", ".join(f"parameters.{name}" for name in idle)
-            raise ValueError(
-                f"{paths}: no such parameter in {self.analysis_mode} mode; remove it or set analysis_mode: laminar_flow"
-            )
-        return self
+
+class Key(NamedTuple):
+    """One key of a section: name, meaning, the values it may have where these are few, and the section that it is."""
+
+    name: str
+    description: str
+    choices: tuple[Any, ...] = ()
+    section: type[Section] | None = None
+
+
+def keys_of(section: type[Section], model: CorrelationModel | None = None) -> list[Key]:
+    """List the keys of a section; where they are those of the model, of the given one."""
+    keys = []
+    if section is ModelConfig and model is not None:
+        hints = get_type_hints(type(model))
+        for one in _option_fields(model):
+            keys.append(Key(one.name, one.metadata.get("description", ""), _choices(hints[one.name])))
+    if section is ParametersConfig and model is not None:
+        keys += [Key(one.name, _meaning(one), section=ParameterConfig) for one in model.parameters]
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            title = (kind.__doc__ or "").rstrip(".")
+            keys.append(Key(name, field.description or title[:1].lower() + title[1:], section=kind))
+        else:
+            keys.append(Key(name, field.description or "", _choices(kind)))
+    return keys
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _meaning(parameter: Parameter) -> str:
+    """Description of a parameter, with its unit."""
+    unit = "" if parameter.unit in parameter.description else parameter.unit
+    return ", ".join(filter(None, [parameter.description, unit]))

@@ -125,7 +125,7 @@ def open_stored(path: str | Path, changes: Iterable[str | tuple[str, Any]] = ())
     store = ShardStore.open(path)
     model, before, init, modes = reopen(store)
     place = ("optimization.cmc.backend.checkpoint_dir", str(store.path))
-    config = load_config(before, [*changes, place])
+    config = load_config(before, [*changes, place], importing=False)
     if late := decisive_changes(to_mapping(resolve(before)), to_mapping(resolve(config))):
         raise ConfigError(
             f"{', '.join(late)}: decides about the draws of the shards, which are sampled already; change only keys "

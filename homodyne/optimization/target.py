@@ -67,7 +67,7 @@ def build_target(data: TwoTimeData, config: Config) -> Target:
         float(data.q[0]),
         gap if config.analysis_mode == "laminar_flow" else None,
         scaling_of(config),
-        config.shear_convention,
+        shear_convention_of(config),
     )
     points = config.optimization.nlsq.thin_points
     thin, between = thin_block(c2, data.good, points), row_sample(c2, data.good, _BETWEEN * points)
@@ -93,6 +93,11 @@ def space_of(config: Config, t: Array) -> ParameterSpace:
         },
         fixed={name: own.fixed for name, own in given.items() if own.fixed is not None},
     )
+
+
+def shear_convention_of(config: Config) -> str:
+    """Equation of the shear factor."""
+    return str(config.model.given().get("shear_convention", "he2024"))
 
 
 def scaling_of(config: Config) -> ScalingPrior:

@@ -308,7 +308,7 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
     """
     setup = store.manifest.setup
     try:
-        config = load_config(setup["config"])
+        config = load_config(setup["config"], importing=False)
         t, phi, q, sigma = (np.array(setup[name], dtype=np.float64) for name in ("t", "phi", "q", "sigma"))
         gap, scales = setup["gap"], {str(name): float(scale) for name, scale in setup["slope_scales"].items()}
         center, covariance, method, notes, cavity = setup["init"]

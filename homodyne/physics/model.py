@@ -259,7 +259,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing
     InputError
         There is no such model, it has no such option, or the option no such value.
     """
-    chosen = _class_of(name, importing)
+    chosen = find_model_class(name, importing=importing)
     types, given = get_type_hints(chosen), dict(options or {})
     known = [one.name for one in fields(chosen)]  # type: ignore[arg-type]  # frozen dataclasses, by their check
     for key in given:
@@ -329,7 +329,11 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"did you mean {spelt[near[0]]}?" if near else f"expected one of {', '.join(spelt.values())}"
 
 
-def _class_of(name: str, importing: bool) -> type[CorrelationModel]:
+def find_model_class(name: str, *, importing: bool = True) -> type[CorrelationModel]:
+    """Return the class of a model; parameters as of `find_model`.
+
+    Without the right to import, ``module:Class`` is found when that module is imported already.
+    """
     from homodyne.physics import models  # noqa: F401  # registers those of the package
 
     known = {key: model for model in MODELS.values() for key in (model.name, *model.aliases)}

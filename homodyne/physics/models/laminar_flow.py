@@ -8,7 +8,7 @@ the age with a constant.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
@@ -40,7 +40,10 @@ class LaminarFlow(CorrelationModel):
         Meaning of the shear rate, see `SHEAR_CONVENTIONS`.
     """
 
-    shear_convention: Literal["he2024", "legacy"] = "he2024"
+    shear_convention: Literal["he2024", "legacy"] = field(
+        default="he2024",
+        metadata={"description": "equation of the shear factor; legacy reproduces fits of earlier software"},
+    )
 
     name = "laminar_flow"
     needs_gap = True

@@ -1,0 +1,62 @@
+"""Commented configuration files to start from, made of the keys of the schema and of a model."""
+
+from textwrap import wrap
+from typing import Any
+
+from homodyne.config import yaml
+from homodyne.config.io import load_config, resolve
+from homodyne.config.physics import model_of
+from homodyne.config.schema import Config, Key, ParameterConfig, ScalingConfig, Section, keys_of
+from homodyne.physics.model import CorrelationModel
+
+_COLUMN, _WIDTH = 38, 80  # of the comments
+_HEAD = """\
+# {title}
+# Every line may be left out; what stands here is the default, except where a line is a comment.
+# Check with   homodyne config check FILE     run with   homodyne fit FILE
+"""
+
+
+def template(mode: str) -> str:
+    """Commented configuration file with the defaults of a model, given by its name or as ``module:Class``."""
+    config = resolve(load_config({"analysis_mode": mode}))
+    model = model_of(config)
+    title = (model.__doc__ or model.name).strip().splitlines()[0]
+    values = dict(config)
+    parts = [_lines(key, values[key.name], model) for key in keys_of(Config)]
+    blocks = ["\n".join(lines) + "\n" * (len(lines) > 1) for lines in parts]
+    return "\n".join([_HEAD.format(title=title), *blocks, ""])
+
+
+def _lines(key: Key, value: Any, model: CorrelationModel, indent: str = "") -> list[str]:
+    """Lines of a key with what it means; what is not given is a comment."""
+    if key.section is None:
+        return _commented(f"{indent}{'# ' * (value is None)}{key.name}: {'' if value is None else _inline(value)}", key)
+    values = dict(value)
+    if isinstance(value, ParameterConfig | ScalingConfig):
+        below = [f"{indent}  {name}: {_inline(given)}" for name, given in values.items() if given is not None]
+    else:
+        parts = [_lines(one, values[one.name], model, f"{indent}  ") for one in keys_of(key.section, model)]
+        below = [line for part in parts for line in part]
+    idle = all(line.strip().startswith("#") for line in below)
+    return [*_commented(f"{indent}{'# ' * idle}{key.name}:", key), *below]
+
+
+def _commented(text: str, key: Key) -> list[str]:
+    """A line with its comment, which may take more lines."""
+    meaning, choices = key.description, [_inline(choice) for choice in key.choices]
+    if not all(choice in meaning for choice in choices):
+        meaning = f"{meaning}; one of {', '.join(choices)}"
+    first, *more = wrap(meaning, _WIDTH) or [""]
+    return [f"{text.rstrip():{_COLUMN}}# {first}" if first else text, *(f"{'':{_COLUMN}}# {line}" for line in more)]
+
+
+def _inline(value: Any) -> str:
+    """A value as YAML on one line."""
+    if isinstance(value, (Section, dict)):
+        return "{" + ", ".join(f"{name}: {_inline(item)}" for name, item in dict(value).items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_inline, value))}]"
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return yaml.dump({"": value}).partition(": ")[2].strip()
