@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from homodyne.core.adjustment import Adjustment, unadjusted
+from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.core.correlation import SHEAR_CONVENTIONS, shear_argument_scale
 from homodyne.core.moments import (
     BlockSlot,

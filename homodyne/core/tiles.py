@@ -125,7 +125,7 @@ class Tiling:
         g : (n, n) array
             Correlation of the intensities, 1 on the diagonal.
         share, contrast : float
-            As in `homodyne.core.speckle_noise.SpeckleNoise`, >= 0.
+            As in `homodyne.noise.speckle_noise.SpeckleNoise`, >= 0.
         """
         shot, one, field = 1.0 - share, np.eye(self.num_frames), np.sqrt(np.abs(g))
         fields = self.covariance(field)

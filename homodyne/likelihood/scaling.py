@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.core.adjustment import Adjustment
+from homodyne.noise.adjustment import Adjustment
 from homodyne.likelihood import two_by_two
 from homodyne.likelihood.nodes import Moments
 
@@ -121,7 +121,7 @@ def _estimates(
     for _ in range(2):
         found = two_by_two.solve(normal, right + weak * found)
     before = found + base, normal
-    return before, adjustment.pair(difference, *before)
+    return before, adjustment.scaling(difference, *before)
 
 
 def _log_evidence(mean: jax.Array, information: jax.Array, scaling: jax.Array) -> jax.Array:

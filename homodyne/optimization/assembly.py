@@ -8,7 +8,6 @@ import numpy as np
 
 from homodyne.config.io import resolve, to_mapping
 from homodyne.config.schema import Config
-from homodyne.core.parameters import UNITS
 from homodyne.optimization.cmc.certificate import CORRECTED, Certificate
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
@@ -72,13 +71,13 @@ def assemble(
     if negative.max() > 0.01:
         warnings.append(
             f"contrast is negative in {100 * negative.max():.0f} % of the draws "
-            f"at phi = {model.phi[negative.argmax()]:g} deg"
+            f"at q = {model.q[negative.argmax()]:.4g} 1/Å, phi = {model.phi[negative.argmax()]:g} deg"
         )
     return MCMCResult(
         samples=samples,
         sample_stats={name: values for name, values in stats.items() if np.ndim(values) == 2},
         parameter_names=model.space.names,
-        units=UNITS,
+        units={**model.space.model.units, "contrast": "", "offset": "", "sigma": ""},
         fixed=dict(model.space.fixed),
         analysis_mode=run.config.analysis_mode,
         method=method,
@@ -87,11 +86,11 @@ def assemble(
         certificate=certificate,
         diagnostics={**_convergence(samples, certificate), **run.facts, "warnings": warnings},
         t=model.t,
-        q=np.broadcast_to(model.q, model.phi.shape),
+        q=model.q,
         phi=model.phi,
         sigma=model.sigma,
         gap=model.gap,
-        model_options={} if run.config.analysis_mode == "static" else {"shear_convention": model.shear_convention},
+        model_options=model.space.model.options,
         num_points=run.num_points,
         bad_frames=run.bad_frames,
         config=to_mapping(resolve(run.config)),

@@ -1,28 +1,31 @@
-"""From the posterior for independent points to the calibrated one, whose width is that under correlated noise."""
+"""From the posterior for independent pairs to the calibrated one, whose width is that under correlated noise."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from homodyne.config.schema import SpeckleConfig
-from homodyne.core.adjustment import Adjustment
-from homodyne.core.calibration import adjusted_covariance, adjustment_to
-from homodyne.core.likelihood import Likelihood
-from homodyne.core.posterior import Posterior
-from homodyne.core.sandwich import Sandwich, sandwich
-from homodyne.core.speckle_noise import CountingFacts, SpeckleNoise
 from homodyne.data.twotime import TwoTimeData
+from homodyne.device.config import detect_hardware
 from homodyne.errors import ConvergenceError
-from homodyne.optimization.crosscheck import cross_check
-from homodyne.optimization.nlsq import Mode, Pilot, PilotSettings, settled
+from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
+from homodyne.noise.adjustment import Adjustment, adjusted_covariance, adjustment_to, unadjusted
+from homodyne.noise.crosscheck import cross_check
+from homodyne.noise.map_view import MapView
+from homodyne.noise.sandwich import Sandwich, sandwich
+from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
+from homodyne.optimization.pilot import Mode, Pilot, PilotSettings, modes_from
+from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WIDEST = 200.0
-"""Variance under correlated noise over that of independent points, at most: what is dead for these may live for it."""
+"""Variance under correlated noise over that of independent pairs, at most: what is dead for these may live for it."""
 
 _ROUNDS = 8  # times that the sandwich is made, at most
 _SHRINKS = 0.7  # times the step before that a step is long, at most, if steps go on without being cut in half
@@ -41,13 +44,13 @@ class NoiseReport:
         Of the calibrated posterior, to first order.
     inflation : dict
         Factor between the standard deviations with correlated and with independent noise, by physical parameter;
-        of contrast and offset one for every angle.
+        of contrast and offset one for every map.
     facts : dict
         Counts, pixels, and where they come from.
     notes : tuple of str
         What a user should know.
     checks : dict
-        Tests of the fit against its data, see `homodyne.optimization.crosscheck`.
+        Tests of the fit against its data, see `homodyne.noise.crosscheck`.
     """
 
     adjustment: Adjustment
@@ -67,40 +70,36 @@ def noise_report(data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> Noise
         When neither the data nor the user say how many counts there are.
     """
     report, noise = _report_at(pilot.mode, data, pilot, known)
-    likelihood, z = pilot.posterior.likelihood, pilot.mode.z[: pilot.posterior.likelihood.space.dim]
-    scaling = np.asarray(likelihood.evaluate(z, pilot.sigma).scaling_mean)
-    return replace(report, checks=cross_check(likelihood, z, scaling, noise))
+    space = pilot.space
+    views = map_views(pilot, pilot.mode.z[: space.dim], np.eye(space.dim))
+    maps = pilot.problem.maps
+    return replace(report, checks=cross_check(views, noise, maps.q, maps.phi))
 
 
 def calibrated(
     data: TwoTimeData, pilot: Pilot, known: SpeckleConfig, report: NoiseReport, settings: PilotSettings
 ) -> tuple[Pilot, NoiseReport]:
-    """Pilot fit of the calibrated posterior, from that for independent points and the report on its noise.
+    """Pilot fit of the calibrated posterior, from that for independent pairs and the report on its noise.
 
     The sandwich is right near the point where it is made. Where the calibrated mode turns out to be elsewhere, because
     priors weigh more against correlated noise, it is made anew there, or half-way once steps do not become shorter. The
     report that is returned is that of the shortest step.
-
-    Raises
-    ------
-    ConvergenceError
-        When the calibrated posterior has no mode.
     """
-    space, where, previous, share = pilot.posterior.likelihood.space, pilot.mode, np.inf, 1.0
+    space, where, previous, share = pilot.space, pilot.mode, np.inf, 1.0
     best: tuple[float, Posterior, tuple[Mode, ...], NoiseReport] | None = None
     for left in reversed(range(_ROUNDS)):
-        posterior = Posterior(pilot.posterior.likelihood.through(report.adjustment), pilot.sigma)
-        widening = report.adjustment.widening**2
-        starts = [replace(where, covariance=report.covariance)]
-        starts += [replace(mode, covariance=widening * mode.covariance) for mode in pilot.modes[1:]]
-        try:
-            modes = settled(posterior, starts, settings)
-        except ConvergenceError:
+        posterior = replace(pilot.posterior, adjustment=report.adjustment)
+        starts = np.array([where.z, *(mode.z for mode in pilot.modes[1:])])
+        modes = tuple(modes_from(posterior, starts, settings))
+        if not modes:
             if best is None:
-                raise
+                raise ConvergenceError(
+                    "with correlated noise the posterior is zero at the modes for independent pairs: a prior or a bound cuts "
+                    "them off; widen it"
+                )
             share /= 2
         else:
-            place, gap = where.z, np.asarray(space.apart(jnp.asarray(modes[0].z), where.z))
+            place, gap = where.z, np.asarray(space.difference(modes[0].z, where.z))
             moved = float(np.linalg.norm(np.linalg.solve(np.linalg.cholesky(report.covariance), gap)))
             if best is None or moved < best[0]:
                 best = moved, posterior, modes, report
@@ -111,7 +110,7 @@ def calibrated(
         if not left:
             break
         between = place + share * gap
-        usable = share < 1 and np.isfinite(space.log_prior(jnp.asarray(between[: space.dim])))
+        usable = share < 1 and bool(np.isfinite(space.log_prior(jnp.asarray(between[: space.dim]))))
         where = replace(modes[0], z=between if usable else modes[0].z)
         report = replace(_report_at(where, data, pilot, known)[0], checks=report.checks)
     assert best is not None
@@ -125,61 +124,125 @@ def calibrated(
     return replace(pilot, posterior=posterior, modes=modes), report
 
 
+def map_views(pilot: Pilot, z: Array, directions: Array) -> list[MapView]:
+    """All maps with the model at z (d,) and its derivatives along the columns of `directions` (d, k)."""
+    maps, space = pilot.problem.maps, pilot.space
+    at = _independent(pilot, z)
+    gap, views = np.nan if maps.gap is None else maps.gap, []
+    for k in range(maps.num_maps):
+        frames = np.flatnonzero(maps.alive[k])
+        values = maps.values[k] if frames.size == maps.num_frames else maps.values[k][np.ix_(frames, frames)]
+        finite = np.isfinite(values)
+        finite |= ~np.triu(np.ones_like(finite), 1)
+        place = z, directions, space, maps.q[k], maps.phi[k], gap
+        offset, contrast = at.scaling_mean[0, k]
+        views.append(
+            MapView(
+                maps.t[frames],
+                values,
+                None if finite.all() else finite & finite.T,
+                partial(_design, place),
+                float(offset),
+                float(contrast),
+            )
+        )
+    return views
+
+
+@jax.jit
+def _design(place: Any, t1: Any, t2: Any) -> jax.Array:
+    """Derivatives of g along directions at z, then 1, then g; see `MapView`."""
+    z, directions, space, q, phi, gap = place
+
+    def g(w: jax.Array) -> jax.Array:
+        params = space.physical(z + directions @ w)
+        return jnp.broadcast_to(space.model.g(params, t1, t2, q, phi, gap), jnp.shape(t1))
+
+    none = jnp.zeros(directions.shape[1])
+    correlation = g(none)
+    slopes = jnp.moveaxis(jax.jacfwd(g)(none), -1, 0)
+    return jnp.concatenate([slopes, jnp.ones_like(correlation)[None], correlation[None]])
+
+
+class _Local:
+    """What follows from a point without data: slopes of the parameters, gradient and information of the prior."""
+
+    def __init__(self, z: Array, space: ParameterSpace) -> None:
+        slopes, gradient, information = _local(z, space)
+        self.slopes = {name: np.asarray(slope) for name, slope in slopes.items()}
+        self.gradient, self.information = np.asarray(gradient), np.asarray(information)
+
+
+@jax.jit
+def _local(z: jax.Array, space: ParameterSpace) -> Any:
+    return jax.jacfwd(space.physical)(z), jax.grad(space.log_prior)(z), space.prior_information(z)
+
+
+def _independent(pilot: Pilot, z: Array) -> Evaluation:
+    """Evaluation at z (d,) for independent pairs with the noise of the pilot fit."""
+    return evaluate_many(z[None], _without_adjustment(pilot))
+
+
+def _without_adjustment(pilot: Pilot) -> Posterior:
+    none = unadjusted(pilot.space.dim, pilot.problem.maps.num_maps)
+    return replace(pilot.posterior, sigma=pilot.sigma, adjustment=none)
+
+
+def _squares(at: Evaluation) -> Array:
+    """Sums over pairs of squared residuals at the conditional means of offset and contrast, (n_maps,)."""
+    m, (offset, contrast) = at.moments, at.scaling_mean[0].T
+    gap = m.mean[0] - offset
+    cross = m.yg[0] + gap * m.g[0]
+    return np.asarray(m.scatter[0] + m.weight[0] * gap**2 - 2 * contrast * cross + contrast**2 * m.gg[0])
+
+
 def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> tuple[NoiseReport, SpeckleNoise]:
     """Noise and sandwich at a point, without tests of the fit."""
-    likelihood = pilot.posterior.likelihood
-    d, pair_prior = likelihood.space.dim, likelihood.scaling.table[1]
+    space, scaling_prior = pilot.space, np.asarray(pilot.posterior.scaling)[1]
+    d = space.dim
     z, root = mode.z[:d], np.linalg.cholesky(mode.covariance[:d, :d])
-    at, prior = likelihood.evaluate(z, pilot.sigma), _prior(likelihood, z, root)
+    at, here = _independent(pilot, z), _Local(z, space)
     facts = CountingFacts(data.diagonal, data.pixels, data.mean_counts, known.pixels, known.mean_counts)
-    found = sandwich(likelihood, z, np.asarray(at.scaling_mean), pilot.sigma, facts, root, prior)
-    covariance = np.linalg.inv(found.information + found.told + prior)
-    (_, slope), _ = likelihood.gradients(z, pilot.sigma, likelihood.scaling.table)
+    views = map_views(pilot, z, root)
+    found = sandwich(
+        views, pilot.sigma, facts, root, scaling_prior, _squares(at), here.information, detect_hardware().cores
+    )
+    covariance = np.linalg.inv(found.information + found.prior_information + here.information)
+    slope = score_many(z[None], _without_adjustment(pilot)).gradient[0] - here.gradient
     adjustment = adjustment_to(found, z + covariance @ slope, covariance)
-    wide = adjusted_covariance(adjustment, found, prior, pair_prior)
-    inflation = _inflation(likelihood, z, covariance, wide)
-    inflation |= _pair_inflation(found, at.scaling_cov, covariance, wide, pair_prior)
+    wide = adjusted_covariance(adjustment, found, here.information, scaling_prior)
+    inflation = _inflation(space, here, covariance, wide)
+    inflation |= _scaling_inflation(found, at.scaling_covariance[0], covariance, wide, scaling_prior)
     noise = found.noise
-    told = {
+    numbers = {
         "mean_counts": _plain(noise.mean_counts),
         "pixels": _plain(noise.pixels),
         "counts_source": noise.counts_source,
         "pixels_source": noise.pixels_source,
         "widening": adjustment.widening,
     }
-    return NoiseReport(adjustment, wide, inflation, told, noise.notes, {}), noise
+    return NoiseReport(adjustment, wide, inflation, numbers, noise.notes, {}), noise
 
 
-def _prior(likelihood: Likelihood, z: Array, root: Array) -> Array:
-    """Precision of the prior without directions in which it is convex; `root` is that of a covariance."""
-    curvature, back = np.asarray(likelihood.linearised(z).prior_curvature), np.linalg.inv(root)
-    values, vectors = np.linalg.eigh(-root.T @ curvature @ root)
-    return np.asarray(back.T @ (vectors * np.maximum(values, 0.0)) @ vectors.T @ back)
-
-
-def _inflation(likelihood: Likelihood, z: Array, narrow: Array, wide: Array) -> dict[str, Any]:
+def _inflation(space: ParameterSpace, here: _Local, narrow: Array, wide: Array) -> dict[str, Any]:
     """Ratio of standard deviations of the physical parameters, to first order."""
-    slopes = likelihood.linearised(z).physical
-    found = {}
-    for name in likelihood.space.free_names:
-        slope = np.asarray(slopes[name])
-        found[name] = float(np.sqrt(slope @ wide @ slope / (slope @ narrow @ slope)))
-    return found
+    rows = {name: here.slopes[name] for name in space.free_names}
+    return {name: float(np.sqrt(row @ wide @ row / (row @ narrow @ row))) for name, row in rows.items()}
 
 
-def _pair_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: Array, prior: Array) -> dict[str, Any]:
-    """Ratio of standard deviations of contrast and offset of every angle; `prior` (2,) is their precision."""
-    root = np.linalg.cholesky(found.pair_information)
-    turn = np.swapaxes(root, 1, 2)
+def _scaling_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: Array, prior: Array) -> dict[str, Any]:
+    """Ratio of standard deviations of contrast and offset of every map; `prior` (2,) is their precision."""
+    root = np.linalg.cholesky(found.scaling_information)
+    upper = np.swapaxes(root, 1, 2)
 
     def variance(own: Array, slope: Array, covariance: Array) -> Array:
         slope = own @ root @ slope
         return np.asarray(np.einsum("kii->ki", own) + np.einsum("kia,ab,kib->ki", slope, covariance, slope))
 
     before = variance(np.asarray(conditional), found.elimination, narrow)
-    narrowed = np.linalg.inv(found.pair_spread)
-    own = np.linalg.inv(root @ narrowed @ turn + np.diag(prior))
-    ratio = np.sqrt(variance(own, narrowed @ found.pair_slope, wide) / before)
+    narrowed = np.linalg.inv(found.scaling_spread)
+    own = np.linalg.inv(root @ narrowed @ upper + np.diag(prior))
+    ratio = np.sqrt(variance(own, narrowed @ found.scaling_slope, wide) / before)
     return {"contrast": ratio[:, 1].tolist(), "offset": ratio[:, 0].tolist()}
 
 

@@ -39,7 +39,7 @@ from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose, not_converged
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
-from homodyne.optimization.problem import Problem, build_problem
+from homodyne.optimization.problem import build_problem
 from homodyne.optimization.xpcs import XpcsModel, fit_shards
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -47,6 +47,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _MOST_ROUNDS = 100  # attempts to draw inside the support
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
 _FINER = 0.1  # factor of the tolerance from one to the next
+_LONG_WARMUP, _LONGER, _CAREFUL = 400, 2, 0.4  # of a second run: warm-up, factor of draws and of rejections
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 _RANK = {CERTIFIED: 3, CORRECTED: 2, REFUSED: 0}
 
@@ -384,18 +385,32 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
 
 
 def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
-    """No-U-turn sampling around the best mode."""
+    """No-U-turn sampling around the best mode; once more, longer and with a mass matrix of its own, where that fails."""
     mcmc, mode, posterior = settings.optimization.mcmc, pilot.mode, pilot.posterior
-    nuts = NutsSettings(
-        mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob, adapt_mass=mcmc.adapt_mass
-    )
-    sampled = sample(log_density, posterior, mode.z, mode.covariance, nuts, jax.random.key(settings.seed), tell)
-    z = posterior.space.canonical(sampled.draws, around=mode.z)
-    chains = diagnose(z, sampled.stats, posterior.names)
+    nuts = NutsSettings(mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob)
+    spent = 0
+    for attempt in range(2):
+        sampled = sample(
+            log_density, posterior, mode.z, mode.covariance, nuts, jax.random.key(settings.seed + attempt), tell
+        )
+        spent += sampled.num_gradients
+        z = posterior.space.canonical(sampled.draws, around=mode.z)
+        chains = diagnose(z, sampled.stats, posterior.names)
+        if chains.converged:
+            break
+        careful = 1.0 - _CAREFUL * (1.0 - nuts.target_accept_prob)
+        nuts = replace(
+            nuts,
+            num_warmup=max(_LONG_WARMUP, nuts.num_warmup),
+            num_samples=_LONGER * nuts.num_samples,
+            target_accept_prob=careful,
+            init_spread=1.0,
+            adapt_mass=True,
+        )
     facts = {
         "divergences": chains.divergences,
         "ebfmi": chains.ebfmi.tolist(),
-        "num_gradients": sampled.num_gradients,
+        "num_gradients": spent,
         "step_size": sampled.step_size.tolist(),
     }
     return Draws(z, sampled.stats, chains.problems, facts)

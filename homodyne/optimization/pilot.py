@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from homodyne.errors import ConvergenceError
-from homodyne.likelihood.nodes import Nodes
+from homodyne.likelihood.nodes import Nodes, padded
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
 from homodyne.likelihood.reduction import Accuracy, Grid
 from homodyne.likelihood.scaling import least_squares
@@ -220,6 +220,20 @@ class Ends:
         return Ends(self.z[kept], self.value[kept], self.information[kept])
 
 
+def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Progress) -> Pilot:
+    """Reduce the data again, more finely and about draws (n, dim) of the posterior, and climb to its modes again."""
+    problem, d = pilot.problem, pilot.space.dim
+    some = np.resize(np.concatenate([[m.z[:d] for m in pilot.modes], points[:, :d]]), (_MOST_MODES + _FAR_DRAWS, d))
+    progress("reduction", 0, 1)
+    grid = problem.grid(physical_values(pilot.space, some), settings.accuracy)
+    posterior = replace(pilot.posterior, nodes=padded(problem.reduced(grid)))
+    progress("reduction", 1, 1)
+    if posterior.sigma is None:
+        return replace(pilot, posterior=posterior, grid=grid)
+    modes = modes_from(posterior, np.array([mode.z for mode in pilot.modes]), settings)
+    return replace(pilot, posterior=posterior, grid=grid, modes=tuple(modes))
+
+
 def climb(posterior: Posterior, starts: Array, settings: PilotSettings, near: float = 1e-6) -> Ends:
     """Go up from every start (n, dim) by Fisher scoring with a trust region.
 
@@ -373,7 +387,6 @@ _g = jax.jit(lambda model, *arguments: model.g(*arguments), static_argnums=0)
 
 def _misfit(problem: Problem, at: Evaluation, sigma: Array) -> list[str]:
     """Say so where the residuals have heavier tails than normal noise, or a contrast comes out at zero."""
-    maps = problem.maps
     left, contrast = (x[0] for x in least_squares(at.moments))
     heavy = np.sqrt(np.maximum(left, 0) / np.maximum(np.asarray(at.moments.points)[0], 1)) / sigma
     notes = []

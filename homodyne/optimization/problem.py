@@ -8,7 +8,7 @@ import numpy as np
 
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.schema import Config
-from homodyne.core.adjustment import unadjusted
+from homodyne.noise.adjustment import unadjusted
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps

@@ -20,7 +20,7 @@ from scipy.stats import norm
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.physics import scaling_of, space_of
 from homodyne.config.schema import CMCConfig, Config
-from homodyne.core.adjustment import Adjustment
+from homodyne.noise.adjustment import Adjustment
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig
 from homodyne.errors import ConvergenceError, InputError

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homodyne.core.adjustment import Adjustment, unadjusted
+from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.core.blocks import block_from_maps
 from homodyne.core.calibration import adjusted_covariance, adjustment_to
 from homodyne.core.likelihood import Likelihood, ScalingPrior
@@ -15,7 +15,7 @@ from homodyne.core.moments import BlockSlot
 from homodyne.core.parameters import parameter_space
 from homodyne.core.posterior import Posterior
 from homodyne.core.sandwich import Sandwich, sandwich
-from homodyne.core.speckle_noise import CountingFacts, SpeckleNoise
+from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
 from homodyne.physics.models.static import Static
 from homodyne.physics.simulate import TrueModel, independent
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from homodyne.config.io import load_config
-from homodyne.core.speckle_noise import SpeckleNoise
+from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.data.simulated import from_maps
 from homodyne.optimization.crosscheck import cross_check
 from homodyne.optimization.target import build_target

@@ -148,7 +148,7 @@ def certify(
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
     Evaluates the posterior at ``num_points`` points, two or three times as many when the second rung is needed, and,
-    unless ``gaussian`` or ``draws_log_density`` is given, at up to ``num_points`` of the draws.
+    unless ``draws_log_density`` is given, at all draws: none may lie where the posterior is zero.
 
     Parameters
     ----------
@@ -183,7 +183,11 @@ def certify(
     main = normal_of(x.reshape(-1, x.shape[2]), gaussian)
     if main is None:
         return _unable(names, "The draws do not vary in all directions, so that no proposal can be fitted to them.")
-    known = (None, None) if gaussian is not None else _known(x, draws_log_density, evaluate, num_points)
+    values = _values(x, draws_log_density, evaluate)
+    outside = int(np.count_nonzero(~np.isfinite(values)))
+    if outside:
+        unbelievable = unbelievable or f"{outside} of {values.size} draws lie where the posterior is zero"
+    known = (None, None) if gaussian is not None else _known(x, values, num_points)
     given = Draws(x, independent, tuple(names), *known)
 
     centres = [main, *(Normal.of(mode, covariance) for mode, covariance in modes)]
@@ -317,11 +321,10 @@ def _confirmed(
     return Certified(certificate, found.points, found.weights.log_weights)
 
 
-def _known(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate, num_points: int) -> tuple[Array, Array]:
-    """Draws with known log densities: all where these are given, otherwise as many as there are points."""
+def _values(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate) -> Array:
+    """Log density at all draws, (chain, draw)."""
     if given is None:
-        kept = x[:, np.unique(np.linspace(0, x.shape[1] - 1, max(num_points // len(x), 16)).astype(int))]
-        return kept, evaluate(kept.reshape(-1, x.shape[2])).reshape(kept.shape[:2])
+        return np.asarray(evaluate(x.reshape(-1, x.shape[2]))).reshape(x.shape[:2])
     values = np.asarray(given, dtype=np.float64)
     if values.size != x.shape[0] * x.shape[1]:
         raise InputError(f"draws_log_density has {values.size} values for {x.shape[0] * x.shape[1]} draws")
@@ -332,7 +335,15 @@ def _known(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate, num_points
             f"draws_log_density is {values[0, 0]:.9g} at the first draw, where the log density is {check:.9g}; "
             "both must be the same function"
         )
-    return x, values
+    return values
+
+
+def _known(x: Array, values: Array, num_points: int) -> tuple[Array, Array]:
+    """Draws with their log densities, not many more than there are points."""
+    if x.shape[0] * x.shape[1] <= 4 * num_points:
+        return x, values
+    some = np.unique(np.linspace(0, x.shape[1] - 1, max(4 * num_points // len(x), 16)).astype(int))
+    return x[:, some], values[:, some]
 
 
 def _checked(draws: npt.ArrayLike, names: Sequence[str], num_points: int) -> tuple[Array, bool]:

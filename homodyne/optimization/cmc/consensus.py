@@ -98,6 +98,8 @@ class Consensus:
     sample_stats : dict of (chain, draw) arrays
         lp, the exact log density.
     certificate : Certificate
+    z : (chain, draw, d) array
+        The draws in coordinates.
     combination_method : str
         The method really used; "none" for a single shard.
     per_shard : list
@@ -112,6 +114,7 @@ class Consensus:
     samples: dict[str, Array]
     sample_stats: dict[str, Array]
     certificate: Certificate
+    z: Array
     combination_method: str
     per_shard: list[dict[str, Any]]
     diagnostics: dict[str, Any]
@@ -245,6 +248,7 @@ class _Run:
             samples=samples,
             sample_stats={"lp": lp},
             certificate=certificate,
+            z=z,
             combination_method=combined.method if combined else "none",
             per_shard=report["per_shard"],
             diagnostics={
@@ -377,12 +381,21 @@ class _Run:
 
     def _usable(self, judged: Certified, z: Array) -> Array:
         """Draws (chain, draw, d) to use: weighted points, resampled, where they replace the draws."""
-        if judged.certificate.verdict != CORRECTED:
-            return z
         settings = self.settings
+        if judged.certificate.verdict != CORRECTED:
+            return self._inside(z)
         count = -(-settings.num_draws // settings.num_chains)
         drawn = judged.resample(count * settings.num_chains, settings.seed + 2)
         return drawn.reshape(settings.num_chains, count, self.dim)
+
+    def _inside(self, z: Array) -> Array:
+        """Draws (chain, draw, d) of which those where the posterior is zero are replaced by others."""
+        flat = z.reshape(-1, self.dim)
+        inside = np.isfinite(self._log_density(flat, "joint draws"))
+        if inside.all() or not inside.any():
+            return z
+        rng = np.random.default_rng([self.settings.seed, 5])
+        return np.where(inside[:, None], flat, rng.choice(flat[inside], len(flat))).reshape(z.shape)
 
     def _other_modes(self, z: Array, results: list[ShardResult], polished: Polished | None) -> list[Polished]:
         """Modes of the full posterior that draws of the shards and guesses point at, apart from that of draws z."""

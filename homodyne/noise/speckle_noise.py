@@ -24,7 +24,6 @@ PIXEL_SOURCES = (GIVEN, RESIDUALS, FILE)
 """Sources of the pixels; residuals count what is independent, the file also pixels that see the same speckle."""
 
 _COUNTS_APART = 1.5  # ratio of 1 + contrast * counts between two sources that is reported
-_ROWS = 200  # frames whose pairs the correlation of residuals is taken from
 _PIXELS_APART = 1.5  # ratio of pixels between two sources that is reported
 
 
@@ -119,16 +118,18 @@ def _share(contrast: Array, shot: Array) -> Array:
     return np.where(positive > 0, positive / np.where(positive > 0, positive + np.maximum(shot, 0.0), 1.0), 0.0)
 
 
-def residual_share(g: Array, weight: Array, residual: Array) -> float:
+def residual_share(g: Array, g_rows: Array, present: Array, residual: Array) -> float:
     """Correlated part of the noise from residuals that share a frame.
 
-    E[r_ij r_ik] = variance (share g_jk + share² g_ij g_ik), summed over all i, j, k with weight g_jk and divided by
-    the mean square of the residuals.
+    E[r_ij r_ik] = variance (share g_jk + share² g_ij g_ik), summed over some rows i and all j, k with weight g_jk and divided
+    by the mean square of the residuals.
 
     Parameters
     ----------
-    g, weight, residual : (n, n) arrays
-        Model correlation, weights and data minus model, symmetric, with a diagonal of no weight.
+    g : (m, m) array
+        Model correlation between the frames of some columns.
+    g_rows, present, residual : (rows, m) arrays
+        Model correlation between rows and columns, where there is a pair of different frames, and data minus model there.
 
     Returns
     -------
@@ -137,9 +138,8 @@ def residual_share(g: Array, weight: Array, residual: Array) -> float:
     """
     off = g.astype(np.float32)
     np.fill_diagonal(off, 0.0)
-    rows = slice(None, None, max(1, len(g) // _ROWS))
-    found, r = (weight[rows] > 0).astype(np.float32), residual[rows].astype(np.float32)
-    near = found * g[rows].astype(np.float32)
+    found, r = present.astype(np.float32), np.where(present, residual, 0.0).astype(np.float32)
+    near = found * g_rows.astype(np.float32)
     measured, first, second = (
         float(np.sum((x @ y) * x, dtype=float)) for x, y in ((r, off), (found, off**2), (near, off))
     )

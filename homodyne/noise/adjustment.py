@@ -1,0 +1,125 @@
+"""A likelihood for independent points, made as wide as correlated noise leaves the estimate.
+
+The points of a map share noise, so the likelihood L that takes them as independent is too narrow. The calibrated one is
+
+    L(z0 + C (z - z0)) with the noise sigma * widening
+
+about its maximum z0. The widening, one number, keeps the shape of the likelihood far from z0; C, in the metric of the
+posterior a symmetric matrix near one, turns what is left into the sandwich covariance H^-1 J H^-1. Directions that only
+the prior knows stay as they are. (Ribatet, Cooley and Davison, Stat. Sinica 22, 813 (2012), where the widening is one.)
+What the data say of offset and contrast given z gets its own width and regression on z; their prior comes after it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from homodyne.likelihood import two_by_two
+
+if TYPE_CHECKING:
+    from homodyne.noise.sandwich import Sandwich
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Adjustment:
+    """What turns the likelihood for independent points into the calibrated one.
+
+    Attributes
+    ----------
+    center : (d,) array
+        Maximum z0 of the likelihood.
+    matrix : (d, d) array
+        C.
+    widening : float
+        Factor of the noise.
+    scaling_slope : (n_maps, 2, d) array
+        Change of the estimate of (offset, contrast) given z with z - z0, on top of what the adjusted likelihood has.
+    scaling_spread : (n_maps, 2, 2) array
+        Its covariance.
+
+    The last two are along the columns of the lower Cholesky root of the information that the adjusted likelihood has of
+    them, wherever z is, and in units of what it leaves open: the level of c2 at the mean correlation, and the
+    contrast. What the data hardly tell of one is so kept apart from what they tell well of the other.
+    """
+
+    center: Array
+    matrix: Array
+    widening: float
+    scaling_slope: Array
+    scaling_spread: Array
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and lists, for JSON."""
+        return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Adjustment":
+        """Rebuild what `to_dict` returned; TypeError or ValueError where it is something else."""
+        arrays: dict[str, Any] = {name: np.asarray(value, dtype=np.float64) for name, value in record.items()}
+        return cls(**{**arrays, "widening": float(arrays.get("widening", np.nan))})
+
+    def scaling(self, difference: jax.Array, mean: jax.Array, information: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Estimate (n_maps, 2) of (offset, contrast) and its information (n_maps, 2, 2) under correlated noise.
+
+        Parameters
+        ----------
+        difference : (d,) array
+            z - z0.
+        mean, information
+            Those that the adjusted likelihood has, without a prior.
+        """
+        root = two_by_two.cholesky(information)
+        upper = jnp.swapaxes(root, 1, 2)
+        moved = mean + two_by_two.solve_transposed(root, jnp.asarray(self.scaling_slope) @ difference)
+        return moved, root @ two_by_two.inverse(jnp.asarray(self.scaling_spread)) @ upper
+
+
+def unadjusted(dim: int, num_maps: int) -> Adjustment:
+    """Adjustment that leaves a likelihood of `dim` coordinates as it is."""
+    scaling = np.zeros((num_maps, 2, dim)), np.tile(np.eye(2), (num_maps, 1, 1))
+    return Adjustment(np.zeros(dim), np.eye(dim), 1.0, *scaling)
+
+
+def adjustment_to(sandwich: "Sandwich", center: Array, covariance: Array) -> Adjustment:
+    """Adjustment whose likelihood has the curvature of the sandwich.
+
+    Parameters
+    ----------
+    sandwich : Sandwich
+        At a point near the mode.
+    center : (d,) array
+        Maximum of the likelihood, as seen from there.
+    covariance : (d, d) array
+        Of the posterior for independent pairs.
+    """
+    root = np.linalg.cholesky(covariance)
+    variability, information = (root.T @ x @ root for x in (sandwich.variability, sandwich.information))
+    power = float(np.trace(variability) / np.trace(information))
+    values, vectors = np.linalg.eigh(variability / power + np.eye(len(root)) - information)
+    matrix = root @ (vectors / np.sqrt(values)) @ vectors.T @ np.linalg.inv(root)
+    return Adjustment(
+        center=center,
+        matrix=matrix,
+        widening=float(np.sqrt(power)),
+        scaling_slope=(sandwich.scaling_slope - sandwich.elimination @ matrix) / np.sqrt(power),
+        scaling_spread=sandwich.scaling_spread / power,
+    )
+
+
+def adjusted_covariance(adjustment: Adjustment, sandwich: "Sandwich", prior: Array, scaling_prior: Array) -> Array:
+    """Covariance of the calibrated posterior to first order.
+
+    `prior` (d, d) and `scaling_prior` (2,) are the precisions of the priors of z and of (offset, contrast).
+    """
+    narrowed = adjustment.matrix.T @ sandwich.information @ adjustment.matrix / adjustment.widening**2
+    root = np.linalg.cholesky(sandwich.scaling_information)
+    spread = sandwich.scaling_spread + np.swapaxes(root, 1, 2) @ np.diag(1.0 / scaling_prior) @ root
+    known = np.einsum("kia,kij,kjb->ab", sandwich.scaling_slope, np.linalg.inv(spread), sandwich.scaling_slope)
+    return np.asarray(np.linalg.inv(narrowed + known + prior))

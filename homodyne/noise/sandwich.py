@@ -1,0 +1,271 @@
+"""The sandwich covariance: what the scatter of the estimate is when points that share frames share noise.
+
+The fit takes the points as independent, so its information H is not the inverse of its covariance. With the score of
+every parameter written as a symmetric map G_a = weight * dc2/dx_a / (2 sigma²), zero on the diagonal, and the
+covariance of `homodyne.noise.speckle_noise`,
+
+    J_ab = 2 variance Σ_maps tr(G_a K G_b K),      Cov = H^-1 J H^-1,
+
+over x = (z, offset and contrast of every map); offset and contrast are eliminated map by map. (Godambe, Ann.
+Math. Stat. 31, 1208 (1960); Varin, Reid and Firth, Stat. Sinica 21, 5 (2011).)
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from homodyne.errors import InputError
+from homodyne.noise.map_view import MapView
+from homodyne.noise.speckle_noise import (
+    COUNT_SOURCES,
+    PIXEL_SOURCES,
+    RESIDUALS,
+    CountingFacts,
+    SpeckleNoise,
+    count_notes,
+    first_of,
+    pixel_notes,
+    pixels_by_source,
+    residual_share,
+    shares,
+)
+from homodyne.noise.traces import definite, evaluated, pair_sums
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_ROWS = 200  # frames whose pairs the correlation of residuals is taken from
+_WINDOWS, _WIDTH = 4, 100  # runs of consecutive frames that these pairs lead to, and their length
+
+
+@dataclass(frozen=True, eq=False)
+class Sandwich:
+    """Information, variability and the covariance that follows; no prior is in these three.
+
+    (offset, contrast) are given along the columns of the lower Cholesky root of their information: as the level
+    of c2 at the mean correlation, and the contrast, each in units of what independent points leave open of it.
+
+    Attributes
+    ----------
+    information : (d, d) array
+        Fisher matrix H of z for independent points, offset and contrast eliminated.
+    variability : (d, d) array
+        Covariance J of the score, eliminated likewise.
+    prior_information : (d, d) array
+        What the prior of offset and contrast adds to the information, for independent points.
+    scaling_information : (n_maps, 2, 2) array
+        Fisher matrix of (offset, contrast) given z.
+    elimination, scaling_slope : (n_maps, 2, d) array
+        Regression of the pair on z for independent points, and with correlated noise.
+    scaling_spread : (n_maps, 2, 2) array
+        Covariance of the pair given z: one for independent points.
+    noise : SpeckleNoise
+    """
+
+    information: Array
+    variability: Array
+    prior_information: Array
+    scaling_information: Array
+    elimination: Array
+    scaling_slope: Array
+    scaling_spread: Array
+    noise: SpeckleNoise
+
+    @property
+    def independent(self) -> Array:
+        """Covariance of z that independent points would have."""
+        return np.asarray(np.linalg.inv(self.information))
+
+    @property
+    def covariance(self) -> Array:
+        """Covariance of z, H^-1 J H^-1."""
+        inverse = self.independent
+        return np.asarray(inverse @ self.variability @ inverse)
+
+    @property
+    def inflation(self) -> Array:
+        """Factor between the standard deviations of z with correlated and with independent noise, (d,)."""
+        return np.asarray(np.sqrt(np.diag(self.covariance) / np.diag(self.independent)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Map:
+    """Sums of one map over x = (z along the directions, offset, contrast).
+
+    `powers` are the traces of (G_a G_b, G_a g G_b, G_a g G_b g), from which the variability follows for any share.
+    """
+
+    information: Array
+    powers: Array
+    weights: tuple[float, float]  # sums over pairs of w and w g^2
+    squares: float  # sum over pairs of w times squared residual
+
+    def variability(self, share: float) -> Array:
+        """Variability of the score when the variance is one."""
+        white = 1.0 - share
+        return np.asarray(2.0 * np.tensordot([white**2, 2.0 * share * white, share**2], self.powers, 1))
+
+    def expected(self, share: float) -> float:
+        """Sum of weighted squares that noise with a variance of one has."""
+        return float(self.weights[0] + share**2 * self.weights[1])
+
+    @property
+    def scaling(self) -> Array:
+        """Information of (offset, contrast), (2, 2)."""
+        return definite(self.information[-2:, -2:])
+
+    @property
+    def elimination(self) -> Array:
+        """Change of (offset, contrast) with z that keeps their score at zero, (2, d)."""
+        return np.asarray(-np.linalg.solve(self.scaling, self.information[-2:, :-2]))
+
+    def prior_information(self, prior: Array) -> Array:
+        """Information of z that a prior of (offset, contrast) adds, (d, d); `prior` (2, 2) is its precision."""
+        left = np.linalg.solve(self.scaling, prior) @ np.linalg.inv(self.scaling + prior)
+        across = self.information[:-2, -2:]
+        return np.asarray(across @ left @ across.T)
+
+    def marginal(self, share: float) -> Array:
+        """Variability of the score of z once that of (offset, contrast) is eliminated, (d, d)."""
+        full, d = self.variability(share), len(self.information) - 2
+        keep = np.concatenate([np.eye(d), self.elimination])
+        return np.asarray(keep.T @ full @ keep)
+
+    def taken_up(self, share: float, inverse: Array) -> float:
+        """Weighted squares of noise (variance one) that the fit takes up, over sigma²; `inverse` is that of H."""
+        taken = np.linalg.solve(self.scaling, self.variability(share)[-2:, -2:])
+        return float(np.trace(taken) + np.trace(inverse @ self.marginal(share)))
+
+
+def sandwich(
+    views: Sequence[MapView],
+    sigma: Array,
+    facts: CountingFacts,
+    root: Array,
+    scaling_prior: Array,
+    squares: Array,
+    prior: Array | None = None,
+    workers: int = 2,
+) -> Sandwich:
+    """Covariance of the least-squares estimate under correlated noise.
+
+    Parameters
+    ----------
+    views : sequence of MapView
+        All maps, with derivatives along the columns of `root`.
+    sigma : (n_maps,) array
+        Standard deviation of a pair that the fit assumed.
+    facts : CountingFacts
+    root : (d, d) array
+        Its columns are about the widths of the posterior in z: whitening, for accuracy only.
+    scaling_prior : (2,) array
+        Precision of the prior of offset and contrast.
+    squares : (n_maps,) array
+        Sums over pairs of squared residuals.
+    prior : (d, d) array, optional
+        Precision of the prior of z, for directions that the data do not determine.
+    workers : int
+        Threads.
+    """
+    white_prior = np.zeros_like(root) if prior is None else root.T @ prior @ root
+    contrast, offset = np.array([view.contrast for view in views]), np.array([view.offset for view in views])
+    with ThreadPoolExecutor(workers) as pool:
+        parts = list(pool.map(_sums, views, sigma, squares))
+        measured = np.array(list(pool.map(_measured_share, views)))
+    known_scaling = np.sum([part.prior_information(np.diag(scaling_prior)) for part in parts], axis=0)
+    known = shares(contrast, offset, facts, measured)
+    if not known:
+        raise InputError(
+            "no two pairs of a map share a frame, so the correlation of their noise cannot be seen: give "
+            "speckle.mean_counts, or use uncertainty: independent"
+        )
+    noise = _noise(parts, known, contrast, sigma, facts, white_prior + known_scaling)
+    return _assemble(parts, noise, np.linalg.inv(root), white_prior, known_scaling)
+
+
+def _sums(view: MapView, sigma: float, squares: float) -> _Map:
+    """Sums over the pairs of one map."""
+    weight = None if view.present is None else view.present.astype(np.float32)
+    found = pair_sums(view.t, view.design, weight)
+    size = len(found.information)
+    units = np.append(np.full(size - 2, view.contrast), [1.0, 1.0])
+    scale = np.outer(units, units)
+    return _Map(
+        scale * found.information / sigma**2,
+        scale * found.powers / (4.0 * sigma**4),
+        (float(found.information[-2, -2]), float(found.information[-1, -1])),
+        squares,
+    )
+
+
+def _measured_share(view: MapView) -> float:
+    """Correlated part of the noise of one map, from residuals of some rows and some runs of columns."""
+    n = len(view.t)
+    rows = np.arange(0, n, max(1, n // _ROWS))
+    starts = np.linspace(0, max(n - _WIDTH, 0), _WINDOWS).astype(int)
+    columns = np.unique(np.minimum(starts[:, None] + np.arange(_WIDTH), n - 1))
+
+    def earlier_later(one: Array, other: Array) -> tuple[Array, Array]:
+        return np.minimum(one[:, None], other), np.maximum(one[:, None], other)
+
+    def correlation(i: Array, j: Array) -> Array:
+        return np.asarray(evaluated(view.design, view.t[i], view.t[j])[-1])
+
+    i, j = earlier_later(rows, columns)
+    g = correlation(i, j)
+    present = (i != j) if view.present is None else (i != j) & view.present[i, j]
+    residual = view.values[i, j] - view.offset - view.contrast * g
+    return residual_share(correlation(*earlier_later(columns, columns)), g, present, residual)
+
+
+def _noise(
+    parts: list[_Map], known: dict[str, Array], contrast: Array, sigma: Array, facts: CountingFacts, prior: Array
+) -> SpeckleNoise:
+    """Noise of every map; the squares of the residuals are too small by what the fit has taken up."""
+    counts = first_of(COUNT_SOURCES, known)
+    share, inverse = known[counts], np.linalg.inv(_information(parts) + prior)
+    taken = [v**2 * part.taken_up(s, inverse) for part, s, v in zip(parts, share, sigma, strict=True)]
+    expected = [part.expected(s) for part, s in zip(parts, share, strict=True)]
+    variance = np.array([part.squares for part in parts]) / (np.array(expected) - np.array(taken))
+    pixels = pixels_by_source(share, contrast, variance, facts)
+    used = first_of(PIXEL_SOURCES, pixels)
+    if used != RESIDUALS:  # without a correlated part the pixels say nothing
+        seen = share > 0
+        variance[seen] = (contrast[seen] / share[seen]) ** 2 / pixels[used][seen]
+    notes = (*count_notes(contrast, known), *pixel_notes(used, pixels))
+    return SpeckleNoise(share, variance, contrast, counts, used, notes)
+
+
+def _information(parts: list[_Map]) -> Array:
+    """Information of z over all angles, offset and contrast eliminated."""
+    d = len(parts[0].information) - 2
+    return np.asarray(sum(p.information[:d, :d] + p.information[:d, d:] @ p.elimination for p in parts))
+
+
+def _assemble(parts: list[_Map], noise: SpeckleNoise, to_white: Array, prior: Array, prior_information: Array) -> Sandwich:
+    """Eliminate offset and contrast, and go back from whitened coordinates to z."""
+    information, known = _information(parts), prior + prior_information
+    angles = list(zip(parts, noise.share, noise.variance, strict=True))
+    variability = np.sum([v * part.marginal(s) for part, s, v in angles], axis=0)
+    scatter = np.linalg.inv(variability + known)
+    back_from_score = scatter @ (information + known) @ to_white
+    eliminations, slopes, spreads, d = [], [], [], len(information)
+    for part, s, v in angles:
+        own, inverse_root = v * part.variability(s)[d:], np.linalg.inv(np.linalg.cholesky(part.scaling))
+        across = inverse_root @ (own[:, :d] + own[:, d:] @ part.elimination)
+        eliminations.append(-inverse_root @ part.information[d:, :d] @ to_white)
+        slopes.append(eliminations[-1] + across @ back_from_score)
+        vague = part.scaling - part.information[d:, d:]
+        spreads.append(inverse_root @ (own[:, d:] + vague) @ inverse_root.T - across @ scatter @ across.T)
+    return Sandwich(
+        information=to_white.T @ information @ to_white,
+        variability=to_white.T @ variability @ to_white,
+        prior_information=to_white.T @ prior_information @ to_white,
+        scaling_information=np.array([part.scaling for part in parts]),
+        elimination=np.array(eliminations),
+        scaling_slope=np.array(slopes),
+        scaling_spread=np.array(spreads),
+        noise=noise,
+    )
