@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from homodyne.errors import InputError
+from homodyne.errors import HomodyneWarning, InputError
 from homodyne.viz import inspect_figure, save_figures
-from homodyne.viz.figures import standard_figures
+from homodyne.viz.figures import figure_format, standard_figures
 
 NAMES = ["maps", "cuts", "rates", "corner", "traces"]
 
 
 @pytest.fixture(scope="module")
-def figures(laminar, static, refused):
-    examples = {"laminar": laminar, "static": static, "refused": refused}
+def figures(laminar, static, refused, waves, own):
+    examples = {"laminar": laminar, "static": static, "refused": refused, "waves": waves, "own": own}
     return {
         name: [figure for _, figure in standard_figures(example.result, example.data, example.truth)]
         for name, example in examples.items()
@@ -58,10 +58,14 @@ def is_drawn(text, figure):
     return True
 
 
+@pytest.mark.parametrize("name", ["laminar", "static", "waves", "own"])
+def test_texts_do_not_overlap(name, figures):
+    assert [overlapping_texts(figure) for figure in figures[name]] == [[]] * len(NAMES)
+
+
 @pytest.mark.parametrize("name", ["laminar", "static"])
-def test_texts_do_not_overlap(name, figures, request):
-    for figure in (*figures[name], inspect_figure(request.getfixturevalue(name).data)):
-        assert overlapping_texts(figure) == []
+def test_texts_of_a_first_look_do_not_overlap(name, request):
+    assert overlapping_texts(inspect_figure(request.getfixturevalue(name).data)) == []
 
 
 def test_overlap_is_seen():
@@ -113,11 +117,22 @@ def test_without_data_only_the_posterior_is_drawn(static, tmp_path):
     assert [path.stem for path in save_figures(other, None, tmp_path)] == NAMES[3:]
 
 
+def test_unknown_model_has_no_curves_and_says_so(own, tmp_path):
+    result = replace(own.result, model_class=None, analysis_mode="some:Where")
+    with pytest.warns(HomodyneWarning, match="left out: no curves of the model.*name the model, load_result"):
+        paths = save_figures(result, own.data, tmp_path)
+    assert [path.stem for path in paths] == NAMES[3:]
+
+
 def test_wrong_input_leaves_nothing(static, laminar, tmp_path):
     with pytest.raises(InputError, match="jpeg"):
         save_figures(static.result, static.data, tmp_path / "a", "jpeg")
     with pytest.raises(InputError, match="differs"):
         save_figures(static.result, laminar.data, tmp_path / "a")
+    with pytest.raises(InputError, match="q of the data differs"):
+        save_figures(static.result, replace(static.data, q=np.array([0.0055])), tmp_path / "a")
+    with pytest.raises(InputError, match=r"fit.jpeg: expected a name that ends in .png, .pdf, .svg"):
+        figure_format("fit.jpeg")
     with pytest.raises(InputError, match="cannot make directory"):
         save_figures(static.result, static.data, tmp_path / "a" / "b")
     (tmp_path / "file").write_text("")
