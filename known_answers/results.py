@@ -193,7 +193,8 @@ def _posterior_draws(
     def curves(z: jax.Array) -> jax.Array:
         contrast, offset = z[dim:].reshape(2, maps, 1)
         c2 = offset + contrast * space.model.g(space.physical(z[:dim]), t1, t2, waves, data.phi[:, None], GAP)
-        return c2.ravel()
+        flat: jax.Array = c2.ravel()
+        return flat
 
     jacobian, curvature = jax.jit(lambda z: (jax.jacfwd(curves)(z), jax.hessian(space.log_prior)(z[:dim])))(
         jnp.asarray(center)
@@ -212,4 +213,5 @@ def _posterior_draws(
     samples: dict[str, Any] = {name: np.asarray(values[name])[kept].reshape(shape) for name in space.free_names}
     contrast, offset = np.split(draws[kept, dim:], 2, axis=1)
     samples |= {"contrast": contrast.reshape(*shape, maps), "offset": offset.reshape(*shape, maps)}
-    return samples, -0.5 * np.sum(noise[kept] ** 2, axis=1).reshape(shape)
+    lp: Array = -0.5 * np.sum(noise[kept] ** 2, axis=1).reshape(shape)
+    return samples, lp

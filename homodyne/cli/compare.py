@@ -8,6 +8,8 @@ import typer
 from homodyne.cli.output import RESULT, write_figure
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from homodyne.optimization.cmc.comparison import Cells, Comparison
 
 
@@ -54,13 +56,13 @@ def _show(found: "Comparison") -> None:
         print(f"note: {note}")
 
 
-def _table(cells: "list[Cells]", num_left: int):  # type: ignore[no-untyped-def]  # rich is imported when it is used
+def _table(cells: "list[Cells]", num_left: int) -> "Table":
     """Table of rich: a rule before each line whose first cell is not empty, refused results in red."""
-    from rich.table import Table
+    from rich.table import Table as Grid
     from rich.text import Text
 
     header, *lines = cells
-    table = Table(show_edge=False)
+    table = Grid(show_edge=False)
     for k, name in enumerate(header):
         table.add_column(name, justify="left" if k < num_left else "right", no_wrap=True)
     for k, line in enumerate(lines):

@@ -32,8 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (
-    inspect.inspect, fit.fit, combine.combine, combine.certify, compare.compare, jobs.status, jobs.cancel, jobs.unlock, worker.worker,
-    simulate.simulate, plan.plan, demo.demo, hardware.hardware,
+    inspect.inspect, fit.fit, compare.compare, combine.combine, combine.certify, jobs.status, jobs.cancel, jobs.unlock,
+    worker.worker, simulate.simulate, plan.plan, demo.demo, hardware.hardware,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(config.app, name="config")

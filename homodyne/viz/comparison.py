@@ -19,7 +19,7 @@ _DECADES = 1.3  # of medians, above which an axis is logarithmic
 
 
 def comparison_figure(comparison: Comparison) -> Figure:
-    """One panel for each quantity: medians with 68 % (thick) and 95 % (thin), coloured by verdict, hollow where fixed."""
+    """One panel for each quantity: medians with 68 % (thick) and 95 % (thin), coloured by verdict, hollow if fixed."""
     place, spans = fit_places(comparison)
     notation = Notation(
         {one.name: one.symbol for one in comparison.quantities}, {one.name: one.unit for one in comparison.quantities}
@@ -61,9 +61,7 @@ def fit_places(comparison: Comparison) -> tuple[Array, Array]:
     return middle + before * _STEP * np.ptp(spans), spans
 
 
-def draw_intervals(
-    ax: Axes, place: Array, spans: Array, values: list[Interval], fits: tuple[ComparedFit, ...]
-) -> int:
+def draw_intervals(ax: Axes, place: Array, spans: Array, values: list[Interval], fits: tuple[ComparedFit, ...]) -> int:
     """Draw one quantity of all fits; returns the power of ten that is taken out of the axis."""
     table = np.array(values)
     medians = table[:, 0]

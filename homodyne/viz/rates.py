@@ -18,6 +18,7 @@ from homodyne.viz.model import thinned
 Array = NDArray[np.float64]
 
 COLUMNS = 3
+_SPREAD = 3.0  # factor between lowest and highest value, above which an axis is logarithmic
 
 
 def rate_band(draws: RateDraws) -> Array:
@@ -26,14 +27,15 @@ def rate_band(draws: RateDraws) -> Array:
 
 
 def draw_rate(ax: Axes, t: Array, band: Array, colour: str, truth: Array | None = None) -> list[Artist]:
-    """Median line, 90 % band and, where given, the true curve; logarithmic where all values are positive."""
+    """Median line, 90 % band and, where given, the true curve; logarithmic where values are positive and spread."""
     low, median, high = band
     area = ax.fill_between(t, low, high, color=colour, alpha=0.3, linewidth=0, label="90 % band")
     artists: list[Artist] = [area, *ax.plot(t, median, color=colour, linewidth=1.4, label="median")]
     if truth is not None:
         artists += ax.plot(t, truth, color="black", linestyle="--", linewidth=1.0, label="true")
     ax.set_xscale("log")
-    if np.all(low > 0) and (truth is None or np.all(truth > 0)):
+    lowest = low.min() if truth is None else min(low.min(), truth.min())
+    if lowest > 0 and high.max() > _SPREAD * lowest:
         ax.set_yscale("log")
     return artists
 

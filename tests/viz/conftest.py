@@ -1,5 +1,6 @@
 import pytest
 
+from known_answers.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
 from known_answers.results import Example, example_result
 
 
@@ -20,3 +21,18 @@ def static() -> Example:
 @pytest.fixture(scope="session")
 def refused() -> Example:
     return example_result(phi=(0.0, 80.0), num_frames=40, fixed=("alpha", "phi0"), verdict="REFUSED", shape=(2, 80))
+
+
+@pytest.fixture(scope="session")
+def waves() -> Example:
+    """Four wave vectors, three angles each."""
+    q = tuple(wave for wave in (0.004, 0.006, 0.008, 0.01) for _ in range(3))
+    return example_result(q=q, phi=(0.0, 45.0, 90.0) * 4, num_frames=40, shape=(2, 80))
+
+
+@pytest.fixture(scope="session")
+def own() -> Example:
+    """A model that is not registered, at two wave vectors."""
+    return example_result(
+        Kohlrausch(q_ref=0.004), q=(0.004, 0.006), phi=(0.0, 0.0), num_frames=40, truth=KOHLRAUSCH_TRUTH, shape=(2, 80)
+    )

@@ -6,23 +6,24 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from homodyne.core import correlation
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.curves import correlation_draws, g_of, rate_draws
 from homodyne.viz import cuts, inspection, rates
 from homodyne.viz.labels import new_figure
 from homodyne.viz.maps import measured_pairs
-from homodyne.viz.model import correlation_draws, thinned
+from homodyne.viz.model import thinned
 
 
-def slow_band(example, angle, pairs):
+def slow_band(example, k, pairs):
     """5, 50, 95 % over the thinned draws of the mean of c2 over ``pairs`` of frames."""
     result, data = example.result, example.data
     values = []
     for position in thinned(result):
         flat = {name: draws.reshape(-1, *draws.shape[2:])[position] for name, draws in result.samples.items()}
         params = {name: flat[name] for name in result.free_names} | result.fixed
-        scale = {"contrast": flat["contrast"][angle], "offset": flat["offset"][angle]}
+        scale = {"contrast": flat["contrast"][k], "offset": flat["offset"][k]}
         t1, t2 = data.t[[i for i, _ in pairs]], data.t[[j for _, j in pairs]]
-        curve = correlation.g(data.phi[angle], t1, t2, params, q=data.q[angle], gap=data.gap)
+        curve = np.asarray(g_of(result.model, params, t1, t2, result.q[k], result.phi[k], result.gap))
         values.append(np.mean(scale["offset"] + scale["contrast"] * curve))
     return np.quantile(values, (0.05, 0.5, 0.95))
 
@@ -98,7 +99,7 @@ def test_longest_lag_is_where_a_tenth_is_left(static):
 
     def left(frames):
         times = t[[first]], t[[first + frames]]
-        return correlation.g(7.5, *times, static.truth, q=static.data.q[0])[0]
+        return float(static.result.model.g(static.truth, *times, 0.0054, 7.5, np.nan)[0])
 
     assert left(lag) > 0.08  # the truth differs a little from the best draw
     assert lag == 39 or left(lag + 4) < 0.1
@@ -122,19 +123,41 @@ def test_correlation_draws_use_each_draws_own_contrast(laminar):
     np.testing.assert_allclose(far[:, 0], offset, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [rates.TRANSPORT, rates.SHEAR])
-def test_rate_band(laminar, kind):
+@pytest.mark.parametrize(
+    ("which", "kind"), [(0, ("D0", "alpha", "D_offset")), (1, ("gamma_dot_0", "beta", "gamma_dot_offset"))]
+)
+def test_rate_band(laminar, which, kind):
     samples = laminar.result.samples
     amplitude, exponent, offset = (samples[name].ravel()[thinned(laminar.result)] for name in kind)
     t = np.array([0.2, 1.0, 4.0])
+    band = rates.rate_band(rate_draws(laminar.result, t, thinned(laminar.result))[which])
     for k, time in enumerate(t):
         expected = np.quantile(amplitude * time**exponent + offset, (0.05, 0.5, 0.95))
-        np.testing.assert_allclose(rates.rate_band(laminar.result, t, kind)[:, k], expected, rtol=1e-10)
+        np.testing.assert_allclose(band[:, k], expected, rtol=1e-10)
+
+
+def test_curves_of_a_model_of_ones_own(own):
+    """Every map has its own wave vector, and the option of the model is used; another one is the planted fault."""
+    result, positions = own.result, np.array([0, 5])
+    t1, t2 = np.array([0.3]), np.array([0.7])
+    tau, gamma = (result.samples[name].ravel()[positions] for name in ("tau", "gamma"))
+    for k, q in enumerate((0.004, 0.006)):
+        contrast, offset = (result.samples[name].reshape(-1, 2)[positions, k] for name in ("contrast", "offset"))
+        expected = offset + contrast * np.exp(-2 * (0.4 / tau * q / 0.004) ** gamma)
+        np.testing.assert_allclose(correlation_draws(result, k, t1, t2, positions)[:, 0], expected, rtol=1e-12)
+        wrong = replace(result, model_options={"q_ref": 0.005})
+        assert np.all(np.abs(correlation_draws(wrong, k, t1, t2, positions)[:, 0] - expected) > 1e-4)
+    unknown = replace(result, model_class=None, analysis_mode="some:Where")
+    with pytest.raises(InputError, match="name the model, load_result"):
+        correlation_draws(unknown, 0, t1, t2, positions)
+    figure = rates.rate_figure(result, own.truth)
+    assert [ax.get_ylabel() for ax in figure.axes] == [r"$\Gamma(t)$ (1/s)", r"$\delta(t)$"]
+    assert figure.axes[1].get_yscale() == "linear"
 
 
 def test_rate_figure(laminar, static):
     figure = rates.rate_figure(laminar.result, laminar.truth)
-    assert [ax.get_ylabel() for ax in figure.axes] == [r"$J(t)$ (Å$^2$/s)", r"$\dot\gamma(t)$ (1/s)"]
+    assert [ax.get_ylabel() for ax in figure.axes] == [r"$J(t)$ (Å²/s)", r"$\dot\gamma(t)$ (1/s)"]
     transport = figure.axes[0]
     assert transport.get_xscale() == transport.get_yscale() == "log"
     t, true_curve = transport.lines[1].get_data()

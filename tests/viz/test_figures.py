@@ -8,19 +8,20 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.text import Text
 
 import homodyne
-from homodyne.errors import InputError
+from matplotlib.text import Text
+
+from homodyne.errors import HomodyneWarning, InputError
 from homodyne.viz import inspect_figure, save_figures
-from homodyne.viz.figures import standard_figures
+from homodyne.viz.figures import figure_format, standard_figures
 
 NAMES = ["maps", "cuts", "rates", "corner", "traces"]
 
 
 @pytest.fixture(scope="module")
-def figures(laminar, static, refused):
-    examples = {"laminar": laminar, "static": static, "refused": refused}
+def figures(laminar, static, refused, waves, own):
+    examples = {"laminar": laminar, "static": static, "refused": refused, "waves": waves, "own": own}
     return {
         name: [figure for _, figure in standard_figures(example.result, example.data, example.truth)]
         for name, example in examples.items()
@@ -59,10 +60,14 @@ def is_drawn(text, figure):
     return True
 
 
+@pytest.mark.parametrize("name", ["laminar", "static", "waves", "own"])
+def test_texts_do_not_overlap(name, figures):
+    assert [overlapping_texts(figure) for figure in figures[name]] == [[]] * len(NAMES)
+
+
 @pytest.mark.parametrize("name", ["laminar", "static"])
-def test_texts_do_not_overlap(name, figures, request):
-    for figure in (*figures[name], inspect_figure(request.getfixturevalue(name).data)):
-        assert overlapping_texts(figure) == []
+def test_texts_of_a_first_look_do_not_overlap(name, request):
+    assert overlapping_texts(inspect_figure(request.getfixturevalue(name).data)) == []
 
 
 def test_overlap_is_seen():
@@ -114,28 +119,28 @@ def test_without_data_only_the_posterior_is_drawn(static, tmp_path):
     assert [path.stem for path in save_figures(other, None, tmp_path)] == NAMES[3:]
 
 
+def test_unknown_model_has_no_curves_and_says_so(own, tmp_path):
+    result = replace(own.result, model_class=None, analysis_mode="some:Where")
+    with pytest.warns(HomodyneWarning, match="left out: no curves of the model.*name the model, load_result"):
+        paths = save_figures(result, own.data, tmp_path)
+    assert [path.stem for path in paths] == NAMES[3:]
+
+
 def test_wrong_input_leaves_nothing(static, laminar, tmp_path):
     with pytest.raises(InputError, match="jpeg"):
         save_figures(static.result, static.data, tmp_path / "a", "jpeg")
     with pytest.raises(InputError, match="differs"):
         save_figures(static.result, laminar.data, tmp_path / "a")
+    with pytest.raises(InputError, match="q of the data differs"):
+        save_figures(static.result, replace(static.data, q=np.array([0.0055])), tmp_path / "a")
+    with pytest.raises(InputError, match=r"fit.jpeg: expected a name that ends in .png, .pdf, .svg"):
+        figure_format("fit.jpeg")
     with pytest.raises(InputError, match="cannot make directory"):
         save_figures(static.result, static.data, tmp_path / "a" / "b")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot make directory"):
         save_figures(static.result, static.data, tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_inspect_figure_of_several_q():
-    chosen = {"q": [0.004, 0.006, 0.008], "phi": [0.0, 90.0], "num_frames": 20, "dt": 0.1, "contrast": 0.3}
-    data = homodyne.simulate({"D0": 1e4, "alpha": 0.0, "D_offset": 0.0}, **chosen, kind="independent", sigma=0.1)
-    figure = inspect_figure(data)
-    titles = [ax.get_title() for ax in figure.axes[:4]]
-    assert titles == [
-        f"q = {q} 1/Å\n$\\varphi$ = {phi}°" for q, phi in ((0.004, 0), (0.006, 0), (0.006, 90), (0.008, 90))
-    ]
-    assert figure.get_suptitle() == "3 q, 0.004 to 0.008 1/Å, 4 of 6 maps, 20 frames"
 
 
 def test_inspect_figure_shows_diagonal_and_bad_frames(static):
@@ -168,3 +173,14 @@ def test_no_global_state_of_matplotlib_is_touched(tmp_path):
     command = [sys.executable, "-c", _NO_PYPLOT, str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
     assert run.stdout.strip() == "clean", run.stderr
+
+
+def test_inspect_figure_of_several_q():
+    chosen = {"q": [0.004, 0.006, 0.008], "phi": [0.0, 90.0], "num_frames": 20, "dt": 0.1, "contrast": 0.3}
+    data = homodyne.simulate({"D0": 1e4, "alpha": 0.0, "D_offset": 0.0}, **chosen, kind="independent", sigma=0.1)
+    figure = inspect_figure(data)
+    titles = [ax.get_title() for ax in figure.axes[:4]]
+    assert titles == [
+        f"q = {q} 1/Å\n$\\varphi$ = {phi}°" for q, phi in ((0.004, 0), (0.006, 0), (0.006, 90), (0.008, 90))
+    ]
+    assert figure.get_suptitle() == "3 q, 0.004 to 0.008 1/Å, 4 of 6 maps, 20 frames"

@@ -6,21 +6,21 @@ import matplotlib
 import numpy as np
 import pytest
 
-from homodyne.core import correlation
+from homodyne.optimization.cmc.curves import g_of
 from homodyne.viz import maps
 from homodyne.viz.labels import new_figure
-from homodyne.viz.model import best_draw, noise_sd, spread_over
+from homodyne.viz.model import best_draw, chosen_maps, noise_sd, spread_over
 
 
-def slow_panels(example, angle, step):
+def slow_panels(example, k, step):
     """Data, model and residual of each cell from its pairs, one after the other."""
     result, data = example.result, example.data
     flat = {name: draws.reshape(-1, *draws.shape[2:]) for name, draws in result.samples.items()}
     best = int(np.argmax(result.sample_stats["lp"].ravel()))
     params = {name: float(flat[name][best]) for name in result.free_names} | result.fixed
     t = data.t
-    g = np.asarray(correlation.g(data.phi[angle], t[:, None], t, params, q=data.q[angle], gap=data.gap))
-    fitted = flat["offset"][best, angle] + flat["contrast"][best, angle] * g
+    g = np.asarray(g_of(result.model, params, t[:, None], t, result.q[k], result.phi[k], result.gap))
+    fitted = flat["offset"][best, k] + flat["contrast"][best, k] * g
     size = -(-t.size // step)
     panels = np.full((3, size, size), np.nan)
     for a in range(size):
@@ -28,11 +28,11 @@ def slow_panels(example, angle, step):
             rows = range(a * step, min((a + 1) * step, t.size))
             columns = range(b * step, min((b + 1) * step, t.size))
             pairs = [(i, j) for i in rows for j in columns if i < j and data.good[i] and data.good[j]]
-            pairs = [(i, j) for i, j in pairs if np.isfinite(data.c2[angle, i, j])]
+            pairs = [(i, j) for i, j in pairs if np.isfinite(data.c2[k, i, j])]
             if pairs:
-                y = np.mean([data.c2[angle, i, j] for i, j in pairs], dtype=float)
+                y = np.mean([data.c2[k, i, j] for i, j in pairs], dtype=float)
                 m = np.mean([fitted[i, j] for i, j in pairs])
-                error = result.sigma[angle] / np.sqrt(len(pairs))
+                error = result.sigma[k] / np.sqrt(len(pairs))
                 panels[:, a, b] = panels[:, b, a] = y, m, (y - m) / error
     return panels
 
@@ -111,12 +111,12 @@ def test_figure_shares_scales_and_names_what_it_shows(laminar):
         expected = maps.measured_pairs(laminar.data, angle)
         upper = np.triu_indices(50, 1)
         np.testing.assert_array_equal(ax.images[0].get_array().filled(np.nan)[upper], expected[upper])
-    assert figure.get_suptitle() == "6 of 13 angles, 50 frames, 3 bad frames (gray)"
+    assert figure.get_suptitle() == "q = 0.0054 1/Å, 6 of 13 angles, 50 frames, 3 bad frames (gray)"
     assert {ax.get_xlabel() for ax in panels[12:]} == {"$t_1$ (s)"}
 
 
 def test_averaged_maps_say_so_and_keep_bad_frames(laminar):
-    figure = maps.map_figure(laminar.result, laminar.data, max_angles=2, max_cells=20)
+    figure = maps.map_figure(laminar.result, laminar.data, max_maps=2, max_cells=20)
     assert figure.axes[0].images[0].get_array().shape == (17, 17)
     assert "block mean of 3 x 3 frames" in figure.get_suptitle()
     assert len(figure.axes[0].lines) == 6
@@ -127,6 +127,27 @@ def test_spread_over():
     assert spread_over(phi, 3) == [3, 4, 0]
     assert spread_over(phi, 9) == [3, 1, 4, 2, 0]
     assert spread_over(phi, 1) == [3]
+
+
+def test_chosen_maps():
+    phi = np.array([90.0, 0.0, 45.0, -90.0, 10.0])
+    assert chosen_maps(np.full(5, 0.01), phi, 3) == [3, 4, 0]
+    assert chosen_maps(np.array([0.3, 0.1, 0.2, 0.5, 0.4]), phi, 3) == [1, 0, 3]
+    q, phi = np.repeat([0.1, 0.2, 0.3, 0.4], 3), np.tile([0.0, 90.0, 45.0], 4)
+    assert chosen_maps(q, phi, 6) == [0, 1, 6, 7, 9, 10]  # three of four wave vectors, the ends of the angles
+    assert chosen_maps(q[:6], phi[:6], 6) == [0, 2, 1, 3, 5, 4]
+    assert chosen_maps(q, phi, 1) == [0]
+
+
+def test_maps_of_many_wave_vectors_are_named(waves):
+    figure = maps.map_figure(waves.result, waves.data)
+    titles = [ax.get_title() for ax in figure.axes if ax.images][:6]
+    assert titles[0] == "q = 0.004 1/Å\n$\\varphi$ = 0°"
+    assert titles[5] == "q = 0.01 1/Å\n$\\varphi$ = 90°"
+    third = [ax for ax in figure.axes if ax.images][2]
+    expected = maps.measured_pairs(waves.data, 6)
+    upper = np.triu_indices(40, 1)
+    np.testing.assert_array_equal(third.images[0].get_array().filled(np.nan)[upper], expected[upper])
 
 
 def test_best_draw_without_density_is_near_the_mean(laminar):

@@ -41,6 +41,13 @@ def test_every_tile_has_its_place_and_colour(static):
     assert "lag 3e-06" in words
 
 
+def test_tiles_of_many_wave_vectors_are_named(waves):
+    tiles = {name: [rows[0]] * 12 for name, rows in CHECKS["tiles"].items() if name != "lag"}
+    checks = CHECKS | {"tiles": tiles | {"lag": CHECKS["tiles"]["lag"]}}
+    figure = misfit_figure(replace(waves.result, diagnostics={"checks": checks}))
+    assert [ax.get_title() for ax in figure.axes[:2]] == [f"q = 0.004 1/Å\n$\\varphi$ = {phi}°" for phi in (0, 90)]
+
+
 def test_results_without_tests_have_no_figure(static):
     with pytest.raises(InputError, match="holds no tests against its data"):
         misfit_figure(static.result)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from homodyne.physics.models.laminar_flow import LaminarFlow
 from homodyne.viz import posterior
-from homodyne.viz.labels import new_figure, unit_text, with_unit
+from homodyne.viz.labels import Notation, new_figure, notation_of, unit_text
 
 
 def test_regions_hold_half_and_nine_tenths():
@@ -93,9 +94,12 @@ def test_parameter_that_does_not_vary(static):
     ],
 )
 def test_units(unit, text):
-    assert unit_text(unit) == text
+    assert unit_text(unit, {"alpha": r"\alpha", "beta": r"\beta"}) == text
 
 
 def test_axis_labels():
-    assert with_unit("alpha", "") == r"$\alpha$"
-    assert with_unit("viscosity", "Pa s", -3) == "viscosity ($10^{-3}$ Pa s)"
+    laminar = notation_of(LaminarFlow())
+    assert laminar.label("alpha") == r"$\alpha$"
+    assert laminar.label("D0", 4) == r"$D_0$ ($10^{4}$ Å²/s$^{1+\alpha}$)"
+    assert Notation(units={"viscosity": "Pa s"}).label("viscosity", -3) == "viscosity ($10^{-3}$ Pa s)"
+    assert notation_of(None, {"D0": "Å²/s^(1+alpha)"}).label("D0") == "D0 (Å²/s$^{1+alpha}$)"

@@ -1,6 +1,6 @@
 """Several results side by side: `compare` makes a `Comparison`, whose text is the table to print.
 
-Before the parameters stand the rates of the model in the middle of what the records have in common, which data determine
+Before the parameters stand the rates of the model in the middle of what the records have in common: data determine them
 much better than amplitudes, exponents and offsets.
 """
 
@@ -96,15 +96,11 @@ class Comparison:
 
     def fit_cells(self) -> list[Cells]:
         """Header and one line for each fit."""
-        header = ("file", "model", "method", "uncertainty", "verdict", "maps", "q (1/Å)", "φ", "points")
-        return [
-            header,
-            *(
-                (f.label, f.model, f.method, f.uncertainty, f.verdict, str(f.num_maps or "-"), f.q_text, f.phi_text)
-                + (f"{f.num_points:,}",)
-                for f in self.fits
-            ),
-        ]
+        lines: list[Cells] = [("file", "model", "method", "uncertainty", "verdict", "maps", "q (1/Å)", "φ", "points")]
+        for fit in self.fits:
+            facts = (fit.label, fit.model, fit.method, fit.uncertainty, fit.verdict)
+            lines.append((*facts, str(fit.num_maps or "-"), fit.q_text, fit.phi_text, f"{fit.num_points:,}"))
+        return lines
 
     def value_cells(self) -> list[Cells]:
         """Header and, for each quantity, one line for each fit, so that what is to be compared stands in a column."""
@@ -118,17 +114,21 @@ class Comparison:
     def __str__(self) -> str:
         notes = [f"note: {note}" for note in self.notes]
         return "\n".join(
-            [*align_table(self.fit_cells(), 5), "", *align_table(self.value_cells(), 4), *([""] if notes else []), *notes]
+            [
+                *align_table(self.fit_cells(), 5),
+                "",
+                *align_table(self.value_cells(), 4),
+                *([""] if notes else []),
+                *notes,
+            ]
         )
 
     def to_csv(self) -> str:
         """One line for each quantity of each fit, numbers with all digits."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            ["parameter", "unit", "file", "model", "method", "uncertainty", "verdict", "q_min", "q_max"]
-            + [*Interval._fields, "fixed"]
-        )
+        facts = ["parameter", "unit", "file", "model", "method", "uncertainty", "verdict", "q_min", "q_max"]
+        writer.writerow([*facts, *Interval._fields, "fixed"])
         for one in self.quantities:
             for fit in self.fits:
                 value = fit.values[one.name]
@@ -175,7 +175,7 @@ def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """
     full = [Path(path).resolve() for path in paths]
     if len(set(full)) < len(full):
-        raise InputError(f"{', '.join(map(os.fspath, paths))}: expected different files to compare")
+        raise InputError(f"{', '.join(os.fspath(path) for path in paths)}: expected different files to compare")
     bare = [path.with_suffix("") for path in full]
     places = [path.parts for path in (bare if len(set(bare)) == len(full) else full)]
     alike = len(places) > 1 and len({place[-1] for place in places}) == 1
@@ -248,9 +248,7 @@ def _common_rates(named: Mapping[str, MCMCResult]) -> tuple[list[Quantity], dict
     return common, values, ""
 
 
-def _fit(
-    label: str, result: MCMCResult, parameters: Sequence[Quantity], rates: Mapping[str, Interval]
-) -> ComparedFit:
+def _fit(label: str, result: MCMCResult, parameters: Sequence[Quantity], rates: Mapping[str, Interval]) -> ComparedFit:
     values = dict(rates)
     for name in (one.name for one in parameters):
         fixed = result.fixed.get(name)
