@@ -1,9 +1,10 @@
 """``homodyne plan``: how precise a measurement would be, before it is made."""
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,9 +22,7 @@ def plan(
     values: Annotated[
         list[str] | None, typer.Argument(metavar="NAME=VALUE", help="Parameters of the sample, such as D0=2e4.")
     ] = None,
-    mode: Annotated[
-        Literal["static", "laminar_flow"], typer.Option(help="Sample at rest or under shear.")
-    ] = "laminar_flow",
+    mode: Annotated[str, typer.Option(help="Correlation model, or module:Class of your own.")] = "laminar_flow",
     frames: Annotated[int, typer.Option(help="Frames.")] = 300,
     angles: Annotated[int, typer.Option(help="Angles, spread evenly over 180 degrees.")] = 8,
     pixels: Annotated[int, typer.Option(help="Independent pixels per angle.")] = 4000,
@@ -44,29 +43,34 @@ def plan(
     """Tell how precisely the parameters of a sample would be measured."""
     from homodyne.optimization.plan import Measurement
 
-    params = _parameters(mode, values or [])
+    from homodyne.physics.model import complete_params, find_model
+
+    model = find_model(mode)
+    params = complete_params(model, _parameters(mode, model.parameter_names, values or []))
     fixed = tuple(name.strip() for name in fix.split(",") if name.strip())
-    shear = gap if mode == "laminar_flow" else None
-    planned = Measurement(params, q, shear, dt, frames, angles, pixels, counts, contrast, fixed)
+    planned = Measurement(
+        params, q, gap if model.needs_gap else None, dt, frames, angles, pixels, counts, contrast, fixed, mode
+    )
     name, varied = _varied(vary, planned)
+    from homodyne.viz.plan import relative_names
+
     _check_files(output, figure, len(varied))
     found = _precisions([replace(planned, **{name: value}) for value in varied], simulate, seed)
-    _print_table(planned, name, varied, found)
+    _print_table(planned, name, varied, found, relative_names(model, params))
     if output is not None:
         _write_numbers(output, planned, name, varied, found)
     if figure is not None:
-        from homodyne.physics.model import find_model
         from homodyne.viz.plan import plan_figure
 
-        write_figure(figure, plan_figure(name, varied, found, params, find_model(mode)))
+        write_figure(figure, plan_figure(name, varied, found, params, model))
 
 
-def _parameters(mode: str, values: list[str]) -> dict[str, float]:
-    params = dict(TRUTHS[mode])
+def _parameters(mode: str, names: Sequence[str], values: list[str]) -> dict[str, float]:
+    params = dict(TRUTHS.get(mode, {}))
     for text in values:
         name, _, value = text.partition("=")
-        if name not in params:
-            raise InputError(f"{text!r}: expected NAME=VALUE with a name among {', '.join(params)} for {mode}")
+        if name not in names:
+            raise InputError(f"{text!r}: expected NAME=VALUE with a name among {', '.join(names)} for {mode}")
         params[name] = _number(text, value, float)
     return params
 
@@ -112,7 +116,9 @@ def _precisions(measurements: "list[Measurement]", simulate: int, seed: int) -> 
     return found
 
 
-def _print_table(planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]") -> None:
+def _print_table(
+    planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]", relative: Collection[str]
+) -> None:
     """One line for each value; one column for each parameter."""
     from rich.console import Console
     from rich.table import Table
@@ -129,7 +135,7 @@ def _print_table(planned: "Measurement", name: str, varied: list[Any], found: "l
         for parameter in free:
             widths = [one.true[parameter], one.independent[parameter]]
             widths += [one.simulated[parameter]] if simulated else []
-            shown = [_shown(parameter, width, planned.params[parameter]) for width in widths]
+            shown = [_shown(width, planned.params[parameter], parameter in relative) for width in widths]
             cells.append(f"{shown[0]} ({shown[1]})" + (f" [{shown[2]}]" if simulated else ""))
         table.add_row(f"{value:g}", *cells)
     console = Console(width=max(100, 16 + 22 * len(free)), markup=False)
@@ -138,9 +144,9 @@ def _print_table(planned: "Measurement", name: str, varied: list[Any], found: "l
     print(f"in brackets: what independent noise would promise{brackets}; what the data alone say, without a prior")
 
 
-def _shown(name: str, width: float, value: float) -> str:
-    """In per cent of the value; exponents and directions as they are."""
-    return f"{width:.2g}" if name in ("alpha", "beta", "phi0") or value == 0 else f"{100 * width / abs(value):.2g} %"
+def _shown(width: float, value: float, relative: bool) -> str:
+    """In per cent of the value where that has a meaning."""
+    return f"{100 * width / abs(value):.2g} %" if relative else f"{width:.2g}"
 
 
 def _write_numbers(file: Path, planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]") -> None:

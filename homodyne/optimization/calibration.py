@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,18 +164,22 @@ def _design(place: Any, t1: Any, t2: Any) -> jax.Array:
     return jnp.concatenate([slopes, jnp.ones_like(correlation)[None], correlation[None]])
 
 
-class _Local:
+class Local(NamedTuple):
     """What follows from a point without data: slopes of the parameters, gradient and information of the prior."""
 
-    def __init__(self, z: Array, space: ParameterSpace) -> None:
-        slopes, gradient, information = _local(z, space)
-        self.slopes = {name: np.asarray(slope) for name, slope in slopes.items()}
-        self.gradient, self.information = np.asarray(gradient), np.asarray(information)
+    slopes: dict[str, Array]
+    gradient: Array
+    information: Array
+
+
+def local(z: Array, space: ParameterSpace) -> Local:
+    """`Local` at coordinates z (d,)."""
+    return jax.tree.map(np.asarray, _local(z, space))  # type: ignore[no-any-return]
 
 
 @jax.jit
-def _local(z: jax.Array, space: ParameterSpace) -> Any:
-    return jax.jacfwd(space.physical)(z), jax.grad(space.log_prior)(z), space.prior_information(z)
+def _local(z: jax.Array, space: ParameterSpace) -> Local:
+    return Local(jax.jacfwd(space.physical)(z), jax.grad(space.log_prior)(z), space.prior_information(z))
 
 
 def _independent(pilot: Pilot, z: Array) -> Evaluation:
@@ -201,7 +205,7 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
     space, scaling_prior = pilot.space, np.asarray(pilot.posterior.scaling)[1]
     d = space.dim
     z, root = mode.z[:d], np.linalg.cholesky(mode.covariance[:d, :d])
-    at, here = _independent(pilot, z), _Local(z, space)
+    at, here = _independent(pilot, z), local(z, space)
     facts = CountingFacts(data.diagonal, data.pixels, data.mean_counts, known.pixels, known.mean_counts)
     views = map_views(pilot, z, root)
     found = sandwich(
@@ -224,7 +228,7 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
     return NoiseReport(adjustment, wide, inflation, numbers, noise.notes, {}), noise
 
 
-def _inflation(space: ParameterSpace, here: _Local, narrow: Array, wide: Array) -> dict[str, Any]:
+def _inflation(space: ParameterSpace, here: Local, narrow: Array, wide: Array) -> dict[str, Any]:
     """Ratio of standard deviations of the physical parameters, to first order."""
     rows = {name: here.slopes[name] for name in space.free_names}
     return {name: float(np.sqrt(row @ wide @ row / (row @ narrow @ row))) for name, row in rows.items()}

@@ -4,21 +4,24 @@ What is told is the scatter of the least-squares estimate: what the data alone s
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from homodyne.config.io import load_config
-from homodyne.core.likelihood import Likelihood
-from homodyne.core.sandwich import Sandwich, sandwich
-from homodyne.noise.speckle_noise import CountingFacts
 from homodyne.data.simulated import simulate
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import ConvergenceError, InputError
-from homodyne.optimization.target import build_target
+from homodyne.likelihood.posterior import score_many
+from homodyne.likelihood.reduction import Accuracy
+from homodyne.noise.sandwich import Sandwich, sandwich
+from homodyne.noise.speckle_noise import CountingFacts
+from homodyne.optimization.calibration import local, map_views
+from homodyne.optimization.pilot import Mode, Pilot
+from homodyne.optimization.problem import Problem, build_problem
+from homodyne.physics.model import model_for, reference_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -33,7 +36,7 @@ class Measurement:
     Attributes
     ----------
     params : mapping
-        D0, alpha, D_offset and, for laminar flow, gamma_dot_0, beta, gamma_dot_offset, phi0.
+        Parameters of the model by name.
     q, gap : float
         1/Å, and Å or None.
     dt : float
@@ -45,6 +48,8 @@ class Measurement:
     contrast : float
     fixed : tuple of str
         Parameters that are known.
+    model : str or None
+        Name of the model; by default the smallest that has these parameters.
     """
 
     params: Mapping[str, float]
@@ -57,6 +62,12 @@ class Measurement:
     counts: float = 0.1
     contrast: float = 0.3
     fixed: tuple[str, ...] = ()
+    model: str | None = None
+
+    @property
+    def mode(self) -> str:
+        """Name of the model."""
+        return self.model or reference_of(model_for(self.params))
 
     @property
     def sigma(self) -> float:
@@ -69,6 +80,7 @@ class Measurement:
         noise: dict[str, Any] = {"sigma": self.sigma} if white else {"pixels": self.pixels, "mean_counts": self.counts}
         return simulate(
             self.params,
+            model=self.mode,
             q=self.q,
             gap=self.gap,
             num_frames=self.frames,
@@ -121,23 +133,22 @@ def expected_precision(
         Fits of simulated measurements do not converge.
     """
     _check(measurement)
-    mode = "laminar_flow" if "phi0" in measurement.params else "static"
     fixed = {name: {"fixed": measurement.params[name]} for name in measurement.fixed}
-    config = load_config({"analysis_mode": mode, "parameters": fixed, "uncertainty": "independent"})
-    likelihood = build_target(measurement.data("independent", seed), config).likelihood
-    z = np.asarray(likelihood.space.coordinates(dict(measurement.params)))
-    found = _sandwich(likelihood, z, measurement)
-    slopes = jax.jit(jax.jacfwd(likelihood.space.physical))(jnp.asarray(z))
+    config = load_config({"analysis_mode": measurement.mode, "parameters": fixed})
+    problem = build_problem(measurement.data("independent", seed), config)
+    z = np.asarray(problem.space.coordinates(dict(measurement.params)))
+    found = _sandwich(problem, z, measurement)
+    slopes = local(z, problem.space).slopes
 
     def widths(covariance: Array) -> dict[str, float]:
-        rows = {name: np.asarray(slopes[name]) for name in likelihood.space.free_names}
-        return {name: float(np.sqrt(row @ covariance @ row)) for name, row in rows.items()}
+        return {name: float(np.sqrt(slopes[name] @ covariance @ slopes[name])) for name in problem.space.free_names}
 
     simulated = {}
     if simulations:
-        draws = _estimates(likelihood, z, found.independent, measurement, range(seed, seed + simulations), progress)
+        seeds = range(seed, seed + simulations)
+        draws = _estimates(problem, z, found.independent, measurement, seeds, progress)
         low, high = np.quantile(draws, (0.1587, 0.8413), axis=0)
-        simulated = dict(zip(likelihood.space.free_names, (0.5 * (high - low)).tolist(), strict=True))
+        simulated = dict(zip(problem.space.free_names, (0.5 * (high - low)).tolist(), strict=True))
     return Precision(widths(found.covariance), widths(found.independent), simulated)
 
 
@@ -151,15 +162,24 @@ def _check(measurement: Measurement) -> None:
         raise InputError(f"{', '.join(unknown)} cannot be fixed: expected names among {', '.join(measurement.params)}")
 
 
-def _sandwich(likelihood: Likelihood, z: Array, measurement: Measurement) -> Sandwich:
+def _pilot(problem: Problem, z: Array, measurement: Measurement) -> Pilot:
+    """The truth in place of a pilot fit."""
+    sigma = np.full(measurement.angles, measurement.sigma)
+    grid = problem.grid({name: np.array([value]) for name, value in measurement.params.items()}, Accuracy())
+    posterior = problem.posterior(problem.reduced(grid), sigma)
+    mode = Mode(z, 0.0, np.eye(z.size), 0.0)
+    return Pilot(problem, posterior, grid, (mode,), sigma, 0, 0, ())
+
+
+def _sandwich(problem: Problem, z: Array, measurement: Measurement) -> Sandwich:
     """Sandwich at the truth, in coordinates that a first pass has whitened."""
-    each = np.ones(measurement.angles)
-    scaling = np.column_stack([each, measurement.contrast * each])
+    pilot, root = _pilot(problem, z, measurement), np.eye(z.size)
     facts = CountingFacts(given_pixels=measurement.pixels, given_counts=measurement.counts)
-    root = np.eye(z.size)
+    squares = pilot.sigma**2 * np.asarray(pilot.posterior.nodes.sums)[:, 0]
     for _ in range(2):
+        views = [replace(one, offset=1.0, contrast=measurement.contrast) for one in map_views(pilot, z, root)]
         try:
-            found = sandwich(likelihood, z, scaling, measurement.sigma * each, facts, root)
+            found = sandwich(views, pilot.sigma, facts, root, np.asarray(problem.scaling)[1], squares)
             root = np.linalg.cholesky(found.independent)
         except np.linalg.LinAlgError:
             raise InputError(
@@ -169,7 +189,7 @@ def _sandwich(likelihood: Likelihood, z: Array, measurement: Measurement) -> San
 
 
 def _estimates(
-    likelihood: Likelihood,
+    problem: Problem,
     z: Array,
     covariance: Array,
     measurement: Measurement,
@@ -180,15 +200,14 @@ def _estimates(
 
     From the truth by Fisher scoring: steps along the gradient times the inverse of the information.
     """
-    sigma, table = np.full(measurement.angles, measurement.sigma), likelihood.scaling.table
-    inverse, physical = np.linalg.inv(covariance), jax.jit(likelihood.space.physical)
-    found = []
+    inverse, found = np.linalg.inv(covariance), []
+    config = load_config({"analysis_mode": measurement.mode})
     for done, seed in enumerate(seeds, 1):
-        config = load_config({"analysis_mode": likelihood.space.mode})
-        likelihood.slot.block = build_target(measurement.data("speckle", seed), config).likelihood.slot.block
-        point = z
+        maps = build_problem(measurement.data("speckle", seed), config).maps
+        posterior, point = _pilot(replace(problem, maps=maps), z, measurement).posterior, z
         for _ in range(_STEPS):
-            step = covariance @ np.asarray(likelihood.gradients(point, sigma, table)[0][1])
+            gradient = score_many(point[None], posterior).gradient[0] - local(point, problem.space).gradient
+            step = covariance @ gradient
             length = float(np.sqrt(step @ inverse @ step))
             point = point + step
             if not length > _CLOSE:
@@ -198,7 +217,7 @@ def _estimates(
                 f"the fit of simulated measurement {done} does not converge from the truth: the data are too weak for "
                 "these parameters; fix one (--fix), or measure more"
             )
-        values = physical(jnp.asarray(point))
-        found.append([float(values[name]) for name in likelihood.space.free_names])
+        values = problem.space.physical(jnp.asarray(point))
+        found.append([float(values[name]) for name in problem.space.free_names])
         progress(done)
     return np.array(found)
