@@ -22,9 +22,9 @@ def template(mode: str) -> str:
     model = type(model_of(config))
     title = (model.__doc__ or model.name).strip().splitlines()[0]
     values = dict(config)
-    parts = [_lines(key, values[key.name], model) for key in keys_of(Config)]
-    blocks = ["\n".join(lines) + "\n" * (len(lines) > 1) for lines in parts]
-    return "\n".join([_HEAD.format(title=title), *blocks, ""])
+    blocks = ["\n".join(_lines(key, values[key.name], model)) for key in keys_of(Config)]
+    spaced = [block + "\n" * (key.section is not None) for key, block in zip(keys_of(Config), blocks, strict=True)]
+    return "\n".join([_HEAD.format(title=title), *spaced, ""])
 
 
 def _lines(key: Key, value: Any, model: ModelClass, indent: str = "") -> list[str]:
