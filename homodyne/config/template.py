@@ -45,7 +45,7 @@ def _commented(text: str, key: Key) -> list[str]:
     """A line with its comment, which may take more lines."""
     meaning, choices = key.description, [_inline(choice) for choice in key.choices]
     if not all(choice in meaning for choice in choices):
-        meaning = f"{meaning}; one of {', '.join(choices)}"
+        meaning = "; ".join(filter(None, [meaning, f"one of {', '.join(choices)}"]))
     first, *more = wrap(meaning, _WIDTH) or [""]
     return [f"{text.rstrip():{_COLUMN}}# {first}" if first else text, *(f"{'':{_COLUMN}}# {line}" for line in more)]
 
