@@ -6,6 +6,7 @@ from homodyne.errors import ConfigError
 from homodyne.physics.model import find_model
 
 WRONG = {
+    "analysis_mode": ("laminar", "'laminar' given, expected 'static' or 'laminar_flow'"),
     "experimental_data.q": (-1, "-1 given, expected greater than 0"),
     "experimental_data.phi": ("a:b", "'a:b' given, expected a range low:high"),
     "experimental_data.frames": ([5, 5], "[5, 5] given, expected [first, last]"),
