@@ -99,7 +99,9 @@ def test_problems_of_mode_options_and_parameters_at_once():
 
 def test_shear_convention_stands_in_one_place():
     top = load_config({"shear_convention": "legacy"})
-    assert top == load_config({"model": {"shear_convention": "legacy"}}) == load_config(None, ["shear_convention=legacy"])
+    assert (
+        top == load_config({"model": {"shear_convention": "legacy"}}) == load_config(None, ["shear_convention=legacy"])
+    )
     assert model_of(top) == LaminarFlow("legacy")
     assert to_mapping(top)["model"] == {"shear_convention": "legacy"}
     assert "shear_convention" not in to_mapping(top)
