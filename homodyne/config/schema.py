@@ -528,7 +528,7 @@ class Config(Section):
     experimental_data: ExperimentalData = ExperimentalData()
     parameters: Annotated[ParametersConfig, WrapValidator(_parameters)] = Field(
         ParametersConfig(),
-        description="by name: prior of the value, bounds: [low, high] and initial: value, or fixed: value alone",
+        description="what is known of each: prior of the value, bounds: [low, high], initial: value; or fixed: value",
     )
     noise: Literal["fixed", "sampled"] = Field(
         "fixed", description="noise level of each angle: from the pilot fit, or a parameter of the posterior"

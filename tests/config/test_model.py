@@ -73,13 +73,13 @@ def own(tmp_path, monkeypatch):
         ({"analysis_mode": "static", "model": {"x": 1}}, "model.x: unknown key; (static has none)"),
         (
             {"analysis_mode": "static", "parameters": {"D1": {"fixed": 1}}},
-            "parameters.D1: unknown key; did you mean parameters.D0? (static has D0, alpha, D_offset, contrast, offset)",
+            "D1: unknown key; did you mean parameters.D0? (static has D0, alpha, D_offset, contrast, offset)",
         ),
         ({"parameters": {"D0": 5}}, "parameters.D0: 5 given, expected keys and values"),
         ({"parameters": [1]}, "parameters: [1] given, expected keys and values"),
         (
             {"analysis_mode": "static", "parameters": {"gamma_dot_offset": {"fixed": 0}}},
-            "parameters.gamma_dot_offset: no such parameter in static mode; remove it or set analysis_mode: laminar_flow",
+            "gamma_dot_offset: no such parameter in static mode; remove it or set analysis_mode: laminar_flow",
         ),
     ],
 )
