@@ -4,13 +4,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from homodyne.config.io import load_config
-from homodyne.config.problems import known_keys
-from homodyne.config.schema import Config
+from homodyne.config.io import load_config, resolve
+from homodyne.config.physics import model_of
+from homodyne.config.schema import ParameterConfig, ScalingConfig, Section, keys_of
+from homodyne.physics import models
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -47,31 +50,47 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def table_of_keys() -> str:
-    """The configuration reference, from the schema."""
-    lines = ["| key | default | |", "|---|---|---|"]
-    defaults = load_config().model_dump()
-    for path in known_keys():
-        field, value = None, defaults
-        section = Config
-        for name in path.split("."):
-            field = section.model_fields[name]
-            section = field.annotation
-            value = value[name]
-        if isinstance(value, dict) and not path.startswith("parameters."):
-            continue
-        if path.count(".") > 1 and path.startswith("parameters."):
-            continue
-        if path.startswith("parameters."):
-            prior = value.get("prior")
-            shown = f"{prior['type']}({prior['mean']:g}, {prior['sd']:g})" if prior else ""
+def rows(section: Section, model: Any = None, path: str = "") -> Iterator[str]:
+    """A row of a table for every key; without a model one for each of the two sections that are the model's."""
+    values = dict(section)
+    for key in keys_of(type(section), model):
+        value, name = values[key.name], f"{path}{key.name}"
+        if model is None and name in ("model", "parameters"):
+            yield row(f"{name}.NAME", None, key.description)
+        if key.section is None or isinstance(value, ParameterConfig | ScalingConfig):
+            yield row(name, value, key.description)
         else:
-            shown = "" if value is None else f"{value}".lower() if isinstance(value, bool) else f"{value}"
-        lines.append(f"| `{path}` | {f'`{shown}`' if shown else ''} | {field.description} |")
-    return "\n".join(lines)
+            yield from rows(value, model, f"{name}.")
 
 
-def test_table_of_keys_is_the_schema():
+def row(key: str, value: Any, description: str) -> str:
+    if isinstance(value, ParameterConfig | ScalingConfig):
+        kind, *arguments = (value.prior or ParameterConfig()).model_dump().values()
+        value = f"{kind}({', '.join(f'{x:g}' for x in arguments)})" if value.prior else f"fixed at {value.fixed:g}"
+    shown = "" if value is None else f"{value}".lower() if isinstance(value, bool) else f"{value}"
+    return f"| `{key}` | {f'`{shown}`' if shown else ''} | {description} |"
+
+
+def table(lines: Iterator[str]) -> str:
+    return "\n".join(["| key | default | |", "|---|---|---|", *lines])
+
+
+def table_of_model(name: str) -> str:
+    config = resolve(load_config({"analysis_mode": name}))
+    model = model_of(config)
+    ours = (section for key, section in config if key in ("model", "parameters"))
+    lines = [
+        line
+        for part, section in zip(("model.", "parameters."), ours, strict=True)
+        for line in rows(section, model, part)
+    ]
+    return f"### `{name}`\n\n{table(line for line in lines if not line.startswith(SCALING))}\n"
+
+
+SCALING = ("| `parameters.contrast`", "| `parameters.offset`")
+
+
+@pytest.mark.parametrize("made", [table(rows(load_config())), *map(table_of_model, models.__all__)])
+def test_tables_of_keys_are_the_schemas_and_the_models(made):
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    table = table_of_keys()
-    assert table in page, f"replace the table in docs/configuration.md by\n{table}"
+    assert made in page, f"replace the table in docs/configuration.md by\n{made}"

@@ -31,7 +31,7 @@ def model_of(config: Config) -> CorrelationModel:
 def space_of(config: Config, t: Any) -> ParameterSpace:
     """Parameters of the model with their priors, for a record with frames at the ages t (n,) in s."""
     model, given = model_of(config), config.parameters.given()
-    told = {name for name, own in given.items() if own.prior is not None or own.bounds is not None}
+    told = {name for name, own in given.items() if own.fixed is None}  # also frees what the model fixes by default
     return parameter_space(
         model,
         t,

@@ -1,8 +1,8 @@
 """The configuration: one tree of frozen records; every key, its default, range and unit stand here once.
 
-`Config` is the root. Two of its sections have the keys of the correlation model that `analysis_mode` names: `model`, its
-options, and `parameters`; `keys_of` lists the keys of every section. `homodyne.config.io` reads and writes it as YAML;
-unknown keys are refused there with the nearest known key named.
+`Config` is the root. Two of its sections have the keys of the correlation model that `analysis_mode` names: `model`,
+its options, and `parameters`; `keys_of` lists the keys of every section. `homodyne.config.io` reads and writes it as
+YAML; unknown keys are refused there with the nearest known key named.
 """
 
 from collections.abc import Mapping
@@ -262,9 +262,9 @@ class ExperimentalData(Section):
 class NLSQConfig(Section):
     """Pilot fit: least squares from many starting points."""
 
-    num_candidates: PositiveInt = Field(1000, description="draws from the prior that are compared")
-    num_starts: PositiveInt = Field(12, description="best of them, from which the fit climbs")
-    max_iterations: PositiveInt = Field(100, description="iterations of one climb")
+    num_candidates: PositiveInt = Field(1000, description="draws from the prior that are compared on thinned data")
+    num_starts: PositiveInt = Field(12, description="best of them, from which the fit climbs side by side")
+    max_iterations: PositiveInt = Field(100, description="iterations of each climb")
     thin_points: PositiveInt = Field(50_000, description="pairs of frames used until the modes are found")
 
 
@@ -557,7 +557,7 @@ class Config(Section):
     experimental_data: ExperimentalData = ExperimentalData()
     parameters: Annotated[ParametersConfig, WrapValidator(_parameters)] = Field(
         ParametersConfig(),
-        description="by name: prior of the value, bounds: [low, high] and initial: value, or fixed: value alone",
+        description="what is known of each: prior of the value, bounds: [low, high], initial: value; or fixed: value",
     )
     noise: Literal["fixed", "sampled"] = Field(
         "fixed", description="noise level of each angle: from the pilot fit, or a parameter of the posterior"

@@ -23,9 +23,9 @@ def template(mode: str) -> str:
     model = model_of(config)
     title = (model.__doc__ or model.name).strip().splitlines()[0]
     values = dict(config)
-    parts = [_lines(key, values[key.name], model) for key in keys_of(Config)]
-    blocks = ["\n".join(lines) + "\n" * (len(lines) > 1) for lines in parts]
-    return "\n".join([_HEAD.format(title=title), *blocks, ""])
+    blocks = ["\n".join(_lines(key, values[key.name], model)) for key in keys_of(Config)]
+    spaced = [block + "\n" * (key.section is not None) for key, block in zip(keys_of(Config), blocks, strict=True)]
+    return "\n".join([_HEAD.format(title=title), *spaced, ""])
 
 
 def _lines(key: Key, value: Any, model: CorrelationModel, indent: str = "") -> list[str]:
@@ -46,7 +46,7 @@ def _commented(text: str, key: Key) -> list[str]:
     """A line with its comment, which may take more lines."""
     meaning, choices = key.description, [_inline(choice) for choice in key.choices]
     if not all(choice in meaning for choice in choices):
-        meaning = f"{meaning}; one of {', '.join(choices)}"
+        meaning = "; ".join(filter(None, [meaning, f"one of {', '.join(choices)}"]))
     first, *more = wrap(meaning, _WIDTH) or [""]
     return [f"{text.rstrip():{_COLUMN}}# {first}" if first else text, *(f"{'':{_COLUMN}}# {line}" for line in more)]
 

@@ -118,7 +118,7 @@ SELECTIONS = {
     ("--frames", "first:last"): "experimental_data.frames: 'first:last' given",
     ("--dt", "0.3"): "0.1",
     ("--gap", "-3"): "experimental_data.gap: -3.0 given",
-    ("--mode", "laminar"): "analysis_mode: 'laminar' given",
+    ("--mode", "laminar"): "analysis_mode: unknown model 'laminar'",
     ("--method", "hmc"): "optimization.method: 'hmc' given",
     ("--seed", "-1"): "seed: -1 given",
     ("experimental_data.age_origin=-0.5",): "-0.4",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from homodyne.config import schema
-from homodyne.config.io import load_config, resolve, template, to_mapping, to_yaml
+from homodyne.config.io import load_config, resolve, to_mapping, to_yaml
 from homodyne.config.problems import known_keys
 from homodyne.config.schema import (
     BACKEND_NAMES,
@@ -17,10 +17,9 @@ from homodyne.config.schema import (
     InitializationConfig,
     ShardingConfig,
 )
-from homodyne.core.likelihood import ScalingPrior
-from homodyne.core.parameters import DEFAULT_PRIORS, LAMINAR_NAMES
-from homodyne.core.priors import make_prior
+from homodyne.config.template import template
 from homodyne.errors import ConfigError
+from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.optimization.cmc import backends
 from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.combination import ALIASES
@@ -30,6 +29,11 @@ from homodyne.optimization.cmc.coordinator import INITIALIZATIONS
 from homodyne.optimization.cmc.sharding import STRATEGIES
 from homodyne.optimization.nlsq import PilotSettings
 from homodyne.optimization.nuts import NutsSettings
+from homodyne.physics import models
+from homodyne.physics.model import find_model
+from homodyne.physics.priors import make_prior
+
+SHIPPED = models.__all__
 
 
 def problems(source=None, overrides=()) -> str:
@@ -189,7 +193,7 @@ EVERYTHING = {
         "contrast": {"prior": {"type": "normal", "mean": 0.3, "sd": 0.2}},
         "offset": {"prior": {"type": "normal", "mean": 1.0, "sd": 0.1}},
     },
-    "shear_convention": "legacy",
+    "model": {"shear_convention": "legacy"},
     "noise": "sampled",
     "uncertainty": "independent",
     "seed": 9,
@@ -209,22 +213,15 @@ def test_everything_given_is_kept():
     assert {key: written[key] for key in EVERYTHING} == EVERYTHING
 
 
-@pytest.mark.parametrize("mode", ["static", "laminar_flow"])
+@pytest.mark.parametrize("mode", SHIPPED)
 def test_template_equals_the_defaults(mode, written):
     path = written(template(mode))
-    config = load_config(path)
-    defaults = load_config({"analysis_mode": mode})
+    config, defaults = load_config(path), load_config({"analysis_mode": mode})
     assert resolve(config).model_copy(update={"output": defaults.output}) == resolve(defaults)
     assert Path(config.output.directory).name == defaults.output.directory
-    missing = {key for key in known_keys() if f"{key.rpartition('.')[2]}:" not in path.read_text()}
-    sheared = {
-        "experimental_data.gap",
-        "shear_convention",
-        *(f"parameters.{name}" for name in LAMINAR_NAMES[3:]),
-    }
-    assert {key for key in missing if key.count(".") < 2} == {"experimental_data.format"} | (
-        sheared if mode == "static" else set()
-    )
+    live = [line.strip().removeprefix("# ") for line in path.read_text().splitlines()]
+    keys = {key for key in known_keys(find_model(mode)) if not key.startswith("parameters.") or key.count(".") < 2}
+    assert {key for key in keys if not any(line.startswith(f"{key.rpartition('.')[2]}:") for line in live)} == set()
 
 
 def test_resolving_adds_priors_and_changes_nothing_else():
@@ -234,8 +231,9 @@ def test_resolving_adds_priors_and_changes_nothing_else():
     assert resolved.parameters.alpha == given.parameters.alpha
     assert resolved.parameters.D0.initial == 5.0
     assert resolved.parameters.D0.prior is not None
-    assert resolved.parameters.D0.prior.type == DEFAULT_PRIORS["D0"][0]
-    assert resolved.parameters.gamma_dot_0 == given.parameters.gamma_dot_0
+    assert resolved.parameters.D0.prior.type == find_model("static").parameters[0].prior[0]
+    assert list(resolved.parameters.given()) == ["D0", "alpha", "D_offset"]
+    assert resolved.model_copy(update={"parameters": given.parameters}) == given
 
 
 @pytest.mark.parametrize("kind", AnyPrior.__args__)
@@ -247,12 +245,7 @@ def test_every_kind_of_prior_can_be_built(kind):
     assert prior.low < prior.quantile(0.5) < prior.high
 
 
-def test_unknown_template():
-    with pytest.raises(ConfigError, match="'flow'.*static, laminar_flow"):
-        template("flow")
-
-
-def test_priors_of_contrast_and_offset_are_those_of_the_core():
+def test_priors_of_contrast_and_offset_are_those_of_the_likelihood():
     given = load_config().parameters
     contrast, offset = given.contrast.prior, given.offset.prior
     assert (offset.mean, offset.sd, contrast.mean, contrast.sd) == astuple(ScalingPrior())

@@ -3,6 +3,7 @@ import pytest
 from homodyne.config.io import load_config
 from homodyne.config.problems import known_keys
 from homodyne.errors import ConfigError
+from homodyne.physics.model import find_model
 
 WRONG = {
     "analysis_mode": ("laminar", "'laminar' given, expected 'static' or 'laminar_flow'"),
@@ -111,5 +112,5 @@ def test_parameters_of_shear_have_no_place_in_static_mode():
 
 
 def test_known_keys_are_dotted_paths():
-    keys = set(known_keys())
+    keys = set(known_keys(find_model("static")))
     assert {"seed", "optimization.mcmc.num_chains", "parameters.D0.prior"} <= keys
