@@ -215,7 +215,7 @@ def _density(weight: Array, exact: bool) -> _Density:
     """Weights by blocks of the record, or of every pair where they have to be exact."""
     n = len(weight)
     if exact:
-        return _Density(np.arange(n), np.zeros((2, n, 0)), np.stack([weight, np.square(weight)]).astype(float))
+        return _Density(np.arange(n), np.zeros((2, n, 1)), np.stack([weight, np.square(weight)]).astype(float))
     limits = np.unique(np.linspace(0, n, _BLOCKS, endpoint=False).astype(int))
     block = np.searchsorted(limits, np.arange(n), side="right") - 1
     reach = 2 * _TAPER
