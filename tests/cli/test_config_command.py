@@ -1,8 +1,9 @@
 from homodyne.config.io import load_config
+from homodyne.physics import models
 
 
 def test_new_writes_a_template_that_check_accepts(homodyne, tmp_path):
-    for mode in ("static", "laminar_flow"):
+    for mode in models.__all__:
         assert homodyne("config", "new", f"{mode}.yaml", "--mode", mode).code == 0
         checked = homodyne("config", "check", f"{mode}.yaml", "seed=5")
         assert checked.code == 0
