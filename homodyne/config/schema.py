@@ -265,7 +265,7 @@ class NLSQConfig(Section):
     num_candidates: PositiveInt = Field(1000, description="draws from the prior that are compared on thinned data")
     num_starts: PositiveInt = Field(12, description="best of them, from which the fit climbs side by side")
     max_iterations: PositiveInt = Field(100, description="iterations of each climb")
-    thin_points: PositiveInt = Field(50_000, description="pairs of frames used until the modes are found")
+    thin_points: PositiveInt = Field(20_000, description="pairs of frames used until the modes are found")
 
 
 class LaplaceConfig(Section):

@@ -16,6 +16,7 @@ import numpy as np
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, moments_from
 from homodyne.likelihood.posterior import Posterior, evaluation_from, image, log_densities
+from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -103,12 +104,12 @@ def reduction_errors(
     return np.asarray(error - error.mean())
 
 
-_images = jax.jit(jax.vmap(image, in_axes=(0, None)))
-_physical = jax.jit(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
-_from_moments = jax.jit(jax.vmap(evaluation_from, in_axes=(0, 0, None)))
+_images = compiled(jax.vmap(image, in_axes=(0, None)))
+_physical = compiled(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
+_from_moments = compiled(jax.vmap(evaluation_from, in_axes=(0, 0, None)))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiled, static_argnums=(0,))
 def _sums(
     model: CorrelationModel, params: Any, t1: Any, t2: Any, w: Any, y: Any, q: Any, phi: Any, gap: Any
 ) -> jax.Array:

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from homodyne.noise.adjustment import Adjustment
 from homodyne.likelihood import two_by_two
 from homodyne.likelihood.nodes import Moments, Nodes, moments, moments_from
 from homodyne.likelihood.scaling import effective_noise, marginal_log_likelihood, scaling_draws, scaling_posterior
+from homodyne.noise.adjustment import Adjustment
+from homodyne.physics.compiling import compiled
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -257,7 +258,7 @@ def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
 def _one_by_one(function: Callable[[Any, Posterior], Any]) -> Callable[[Any, Any, Posterior], Any]:
     """Compiled results of the first `count` of some points, one after the other; the rest stays 0."""
 
-    @jax.jit
+    @compiled
     def program(points: jax.Array, count: jax.Array, posterior: Posterior) -> Any:
         shapes = jax.eval_shape(function, points[0], posterior)
         blank = jax.tree.map(lambda one: jnp.zeros((len(points), *one.shape), one.dtype), shapes)
@@ -278,9 +279,7 @@ def score_many(points: Array, posterior: Posterior) -> Scoring:
     return _in_batches(_scorings, points, posterior, lambda done: None)  # type: ignore[no-any-return]
 
 
-def log_densities(
-    points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
-) -> Array:
+def log_densities(points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None) -> Array:
     """Log density at points (n, dim)."""
     return np.asarray(evaluate_many(points, posterior, progress).log_density)
 

@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes
+from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,8 +34,8 @@ _MOST_SPLITS = 40  # times that a cell is split, at most
 class Accuracy(NamedTuple):
     """Nodes along each side of a cell, and error of g and g² that is allowed there."""
 
-    order: int = 10
-    tolerance: float = 1e-5
+    order: int = 8
+    tolerance: float = 1e-4
 
 
 class Cell(NamedTuple):
@@ -351,7 +352,7 @@ def _representative(model: CorrelationModel, params: dict[str, Array], maps: Map
     return np.asarray(order[np.linspace(0, maps.num_maps - 1, _REPRESENTATIVE).round().astype(int)])
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiled, static_argnums=(0,))
 def _correlation(model: CorrelationModel, params: Any, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
     return model.g(params, t1, t2, q, phi, gap)
 
@@ -377,7 +378,7 @@ def _errors(
     return np.concatenate(found)[: len(cells)]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(compiled, static_argnums=(0, 1))
 def _cell_errors(
     model: CorrelationModel, order: int, params: Any, corners: Any, last: Any, q: Any, phi: Any, gap: Any
 ) -> jax.Array:

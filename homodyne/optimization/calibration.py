@@ -20,6 +20,7 @@ from homodyne.noise.map_view import MapView
 from homodyne.noise.sandwich import Sandwich, sandwich
 from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
 from homodyne.optimization.pilot import Mode, Pilot, PilotSettings, modes_from
+from homodyne.physics.compiling import compiled
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -149,7 +150,7 @@ def map_views(pilot: Pilot, z: Array, directions: Array) -> list[MapView]:
     return views
 
 
-@jax.jit
+@compiled
 def _design(place: Any, t1: Any, t2: Any) -> jax.Array:
     """Derivatives of g along directions at z, then 1, then g; see `MapView`."""
     z, directions, space, q, phi, gap = place
@@ -177,7 +178,7 @@ def local(z: Array, space: ParameterSpace) -> Local:
     return jax.tree.map(np.asarray, _local(z, space))  # type: ignore[no-any-return]
 
 
-@jax.jit
+@compiled
 def _local(z: jax.Array, space: ParameterSpace) -> Local:
     return Local(jax.jacfwd(space.physical)(z), jax.grad(space.log_prior)(z), space.prior_information(z))
 

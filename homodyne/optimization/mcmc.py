@@ -25,8 +25,8 @@ from homodyne.likelihood.direct import reduction_errors
 from homodyne.likelihood.posterior import (
     Posterior,
     inside,
-    log_density,
     log_densities,
+    log_density,
     physical_draws,
 )
 from homodyne.likelihood.reduction import Accuracy
@@ -153,9 +153,7 @@ def fit(
     reduction = settings.reduction
     accuracy = Accuracy(reduction.order, reduction.tolerance)
     nlsq, widened = settings.optimization.nlsq, settings.uncertainty == "calibrated"
-    search = PilotSettings(
-        nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations, nlsq.thin_points, DEAD, accuracy
-    )
+    search = PilotSettings(nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations, nlsq.thin_points, DEAD, accuracy)
     pilot = pilot_fit(
         problem,
         np.random.default_rng([settings.seed, 0]),
@@ -233,7 +231,9 @@ def _reduction_error(best: Attempt, pilot: Pilot, settings: Config, tell: Progre
     """Spread of the error of the log density of the reduced data over draws, and the draws at which it was taken."""
     count = settings.reduction.num_checks
     flat = np.unique(best.z.reshape(-1, best.z.shape[-1]), axis=0) if best.z is not None else pilot.mode.z[None]
-    distances = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(pilot.mode.covariance), (flat - pilot.mode.z).T), axis=0)
+    distances = np.linalg.norm(
+        np.linalg.solve(np.linalg.cholesky(pilot.mode.covariance), (flat - pilot.mode.z).T), axis=0
+    )
     order = np.argsort(distances)
     points = flat[order[np.unique(np.linspace(0, len(flat) - 1, count).round().astype(int))]]
     points = points[inside(points, pilot.posterior)]
@@ -267,9 +267,7 @@ def _result(
     samples, lp = physical_draws(best.z, pilot.posterior, np.random.default_rng([settings.seed, 1]), tell)
     clock.mark("contrast and offset")
     stats = best.drawn.stats if best.drawn is not None and best.certificate.verdict != CORRECTED else {}
-    result = assemble(
-        replace(run, timings=clock.seconds), best.method, best.certificate, samples, {**stats, "lp": lp}
-    )
+    result = assemble(replace(run, timings=clock.seconds), best.method, best.certificate, samples, {**stats, "lp": lp})
     if shards is None:
         return result
     return replace(
@@ -391,7 +389,14 @@ def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     spent = 0
     for attempt in range(2):
         sampled = sample(
-            log_density, posterior, mode.z, mode.covariance, nuts, jax.random.key(settings.seed + attempt), tell
+            log_density,
+            posterior,
+            mode.z,
+            mode.covariance,
+            nuts,
+            jax.random.key(settings.seed + attempt),
+            tell,
+            detect_hardware().cores,
         )
         spent += sampled.num_gradients
         z = posterior.space.canonical(sampled.draws, around=mode.z)
@@ -489,4 +494,3 @@ def _run(
 
 def _silent(stage: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
-

@@ -1,12 +1,13 @@
 """No-U-turn sampling of one posterior.
 
 Start with `sample_posterior`: the pilot fit's mode and covariance whiten the coordinates, so that an identity
-mass matrix and a step near one are right from the first transition, and warm-up has only the step size to learn. Chains
-are vectorised: all of them take a step at once, in one compiled program that serves all data of the same shapes. Then ask `diagnose` whether the chains can be believed.
+mass matrix and a step near one are right from the first transition, and warm-up has only the step size to learn. One
+compiled program serves all chains and all data of the same shapes. Then ask `diagnose` whether the chains can be believed.
 """
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.density import LogDensity, Progress, check_log_density
 from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose
+from homodyne.physics.compiling import compiled
 
 __all__ = ["ChainDiagnostics", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
 
@@ -126,6 +128,7 @@ def sample(
     settings: NutsSettings,
     key: jax.Array,
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> NutsDraws:
     """Sample a posterior with the no-U-turn sampler (Hoffman and Gelman 2014, Betancourt 2017) of NumPyro.
 
@@ -147,6 +150,8 @@ def sample(
         JAX random key.
     progress
         Called with ("sampling", transitions done, total), warm-up and all chains counted together.
+    workers
+        Threads that advance chains on a processor.
 
     Raises
     ------
@@ -162,9 +167,9 @@ def sample(
         key = jax.random.wrap_key_data(key)
     programs = _programs(log_density, origin.size, settings.max_tree_depth)
     place = jax.device_put((origin, factor, argument))
-    report, clock = _Report(progress, settings), time.perf_counter()
+    report, clock = _Report(progress, settings, workers), time.perf_counter()
     state, tries = _start(programs, place, key, settings, origin.size)
-    np.asarray(programs.advance(state, 0, False, settings.target_accept_prob, place)[1]["lp"])  # waits for the compiler
+    _advanced(programs, place, state, 0, False, settings, 1)  # waits for the compiler
     timings = {"compile": time.perf_counter() - clock}
     clock = time.perf_counter()
     state, num_gradients = _warm_up(programs, place, state, settings, report)
@@ -202,8 +207,8 @@ class _Programs(NamedTuple):
 class _Report:
     """Counts transitions over all chains and passes them on."""
 
-    def __init__(self, progress: Progress | None, settings: NutsSettings) -> None:
-        self.progress, self.chains, self.done = progress, settings.num_chains, 0
+    def __init__(self, progress: Progress | None, settings: NutsSettings, workers: int) -> None:
+        self.progress, self.chains, self.done, self.workers = progress, settings.num_chains, 0, workers
         self.total = settings.num_chains * (settings.num_warmup + settings.num_samples)
 
     def __call__(self, count: int) -> None:
@@ -278,7 +283,7 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int) -> _Pro
 
     together = jax.vmap(transition, in_axes=(0, None, None, None))
 
-    @jax.jit
+    @compiled
     def advance(state: _State, count: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: Any) -> Any:
         def one(i: jax.Array, carry: Any) -> Any:
             state, rows = carry
@@ -289,8 +294,8 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int) -> _Pro
         rows = jax.tree.map(lambda value: jnp.zeros((CHUNK, *value.shape), value.dtype), row(state.sampler))
         return jax.lax.fori_loop(0, count, one, (state, rows))
 
-    value_and_grad = jax.jit(jax.vmap(jax.value_and_grad(potential_at), in_axes=(0, None)))
-    return _Programs(value_and_grad, advance, jax.jit(jax.vmap(begin, in_axes=(0, 0, 0, 0, None))))
+    value_and_grad = compiled(jax.vmap(jax.value_and_grad(potential_at), in_axes=(0, None)))
+    return _Programs(value_and_grad, advance, compiled(jax.vmap(begin, in_axes=(0, 0, 0, 0, None))))
 
 
 def _start(
@@ -359,9 +364,32 @@ def _transitions(
     while done < count:
         size = min(size, CHUNK, count - done)
         clock = time.perf_counter()
-        state, rows = programs.advance(state, size, adapting, settings.target_accept_prob, place)
+        state, rows = _advanced(programs, place, state, size, adapting, settings, report.workers)
         chunks.append({name: np.asarray(column)[:size] for name, column in rows.items()})
         done += size
         report(size)
         size = max(1, min(2 * size, int(size * CHUNK_SECONDS / (time.perf_counter() - clock + 1e-9))))
     return state, {name: np.concatenate([chunk[name] for chunk in chunks]).swapaxes(0, 1) for name in chunks[0]}
+
+
+def _advanced(
+    programs: _Programs, place: Any, state: _State, size: int, adapting: bool, settings: NutsSettings, workers: int
+) -> tuple[_State, Any]:
+    """State and rows after some transitions: all chains at once on an accelerator, each in a thread on a processor.
+
+    There chains that wait for each other, and memory for all of them, cost more than vectorising saves.
+    """
+    device = next(iter(state.sampler.z.devices()))
+    if device.platform != "cpu":
+        return programs.advance(state, size, adapting, settings.target_accept_prob, place)  # type: ignore[no-any-return]
+
+    def one(chain: int) -> Any:
+        with jax.default_device(device):
+            own = jax.tree.map(lambda x: x[chain : chain + 1], state)
+            found = programs.advance(own, size, adapting, settings.target_accept_prob, place)
+            return jax.block_until_ready(found)  # type: ignore[no-untyped-call]
+
+    with ThreadPoolExecutor(workers) as pool:
+        states, rows = zip(*pool.map(one, range(settings.num_chains)), strict=True)
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *states)
+    return joined, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *rows)

@@ -20,6 +20,7 @@ from homodyne.likelihood.reduction import Accuracy, Grid
 from homodyne.likelihood.scaling import least_squares
 from homodyne.optimization.density import Progress
 from homodyne.optimization.problem import Problem, sampled_pairs
+from homodyne.physics.compiling import compiled
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -277,14 +278,16 @@ def physical_values(space: ParameterSpace, points: Array) -> dict[str, Array]:
     return {name: np.asarray(x) for name, x in _physical(points[:, : space.dim], space).items()}
 
 
-_physical = jax.jit(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
+_physical = compiled(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
 
 
 def _damped(information: Array, gradient: Array, damping: float) -> Array:
     """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
     scale = np.diag(information) + 1e-12 * np.trace(information) + 1e-300
     matrix = information + np.diag(damping * scale)
-    return np.asarray(np.linalg.lstsq(matrix / np.sqrt(np.outer(scale, scale)), gradient / np.sqrt(scale), rcond=None)[0]) / np.sqrt(scale)
+    return np.asarray(
+        np.linalg.lstsq(matrix / np.sqrt(np.outer(scale, scale)), gradient / np.sqrt(scale), rcond=None)[0]
+    ) / np.sqrt(scale)
 
 
 def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
@@ -344,7 +347,7 @@ def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generat
     return physical_values(space, np.resize(points, (_MOST_MODES + _FAR_DRAWS, space.dim)))
 
 
-_supported = jax.jit(jax.vmap(lambda z, space: space.supported(z), in_axes=(0, None)))
+_supported = compiled(jax.vmap(lambda z, space: space.supported(z), in_axes=(0, None)))
 
 
 def _on_all_data(
@@ -382,7 +385,7 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
     return found
 
 
-_g = jax.jit(lambda model, *arguments: model.g(*arguments), static_argnums=0)
+_g = compiled(lambda model, *arguments: model.g(*arguments), static_argnums=(0,))
 
 
 def _misfit(problem: Problem, at: Evaluation, sigma: Array) -> list[str]:
@@ -415,5 +418,3 @@ def _with_noise(mode: Mode, sigma: Array, nodes: Nodes) -> Mode:
     covariance = np.diag(np.concatenate([np.zeros(d), 1 / (2 * count)]))
     covariance[:d, :d] = mode.covariance
     return replace(mode, z=np.concatenate([mode.z, np.log(sigma)]), covariance=covariance)
-
-

@@ -8,16 +8,19 @@ import numpy as np
 
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.schema import Config
-from homodyne.noise.adjustment import unadjusted
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes, padded
 from homodyne.likelihood.posterior import Posterior
 from homodyne.likelihood.reduction import Accuracy, Grid, find_cells, reduce_maps, reduce_pairs
+from homodyne.noise.adjustment import unadjusted
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+TYPICAL_PAIRS = 500_000
+"""Pairs for which the tolerance of the reduction is meant."""
 
 MOST_THINNED = 2000
 """Pairs of frames of a map in thinned data, at most."""
@@ -52,8 +55,13 @@ class Problem:
         return reduce_pairs(self.maps, *thinned_pairs(self.maps, min(points, MOST_THINNED * self.maps.num_maps)))
 
     def grid(self, params: Mapping[str, Array], accuracy: Accuracy) -> Grid:
-        """Cells in which g is smooth at points (P,) of the parameter space."""
-        return find_cells(self.space.model, dict(params), self.maps, accuracy)
+        """Cells in which g is smooth at points (P,) of the parameter space.
+
+        The tolerance is that for half a million pairs; the more pairs there are, the more a common error of g counts.
+        """
+        pairs = self.maps.num_maps * self.maps.num_frames * (self.maps.num_frames - 1) / 2
+        tolerance = accuracy.tolerance * np.sqrt(TYPICAL_PAIRS / pairs)
+        return find_cells(self.space.model, dict(params), self.maps, accuracy._replace(tolerance=tolerance))
 
     def reduced(self, grid: Grid) -> Nodes:
         """All pairs as nodes of a grid."""

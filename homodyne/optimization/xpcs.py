@@ -20,7 +20,6 @@ from scipy.stats import norm
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.physics import scaling_of, space_of
 from homodyne.config.schema import CMCConfig, Config
-from homodyne.noise.adjustment import Adjustment
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig
 from homodyne.errors import ConvergenceError, InputError
@@ -34,6 +33,7 @@ from homodyne.likelihood.posterior import (
 )
 from homodyne.likelihood.reduction import reduce_pairs, reduce_shards
 from homodyne.likelihood.scaling import effective_noise, scaling_draws
+from homodyne.noise.adjustment import Adjustment
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
@@ -47,6 +47,7 @@ from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.optimization.pilot import Pilot, physical_values
+from homodyne.physics.compiling import compiled
 from homodyne.physics.space import ParameterSpace
 from homodyne.versions import used_versions
 
@@ -207,7 +208,7 @@ class XpcsModel(Model):
         return {**draws, "contrast": scaling[..., 1], "offset": scaling[..., 0]}
 
 
-_from_moments = jax.jit(jax.vmap(evaluation_from, in_axes=(0, 0, None)))
+_from_moments = compiled(jax.vmap(evaluation_from, in_axes=(0, 0, None)))
 
 
 def _moments(tables: Array) -> Moments:

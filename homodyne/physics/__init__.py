@@ -7,4 +7,7 @@ which JAX offers only as a switch of the process that has to be set before the f
 
 import jax
 
+from homodyne.physics.compiling import keep_programs
+
 jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
+keep_programs()
