@@ -24,7 +24,7 @@ def import_reference(reference: str, what: str) -> Any:
     module, _, name = reference.partition(":")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise InputError(
             f"cannot import the {what} {reference!r}: {error}; expected 'module:name' in a module that Python finds: "
             "in the working directory of a command, beside a script, or in a folder of PYTHONPATH"

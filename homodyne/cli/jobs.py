@@ -72,7 +72,8 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
             f"(now {config.optimization.method} and {backend.get_backend_name()}), and keep checkpoints enabled"
         )
     count = min(count_shards(data.num_pairs, cmc, hardware)[0], backend.jobs.max_array_size)
-    return job_script(backend.dialect, backend.jobs, Path(cmc.backend.checkpoint_dir).resolve(), SAMPLING, 0, count)
+    folder, model = Path(cmc.backend.checkpoint_dir).resolve(), config.analysis_mode
+    return job_script(backend.dialect, backend.jobs, folder, SAMPLING, 0, count, model)
 
 
 def _states(job: "Job") -> str:

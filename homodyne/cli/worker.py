@@ -20,6 +20,7 @@ def worker(
     name: Annotated[str, typer.Option("--round", help="Round of tasks in the store.")] = "sampling",
     attempt: Annotated[int, typer.Option(min=0, help="Attempts before this one.")] = 0,
     caution: Annotated[int, typer.Option(min=0, help="Attempts that the sampler itself has spoilt.")] = 0,
+    model: Annotated[str | None, typer.Option(help="Correlation model of your own, module:Class, to import.")] = None,
 ) -> None:
     """Do the work on one shard of a store and keep the result there.
 
@@ -32,6 +33,10 @@ def worker(
     from homodyne.optimization.cmc.store import ShardStore
     from homodyne.optimization.stored import stored_model
 
+    if model is not None:
+        from homodyne.physics.model import find_model_class
+
+        find_model_class(model)
     work = Round.read(ShardStore.open(store), name)
     if work.result(index) is not None:
         return

@@ -349,7 +349,7 @@ def find_model_class(name: str, *, importing: bool = True) -> type[CorrelationMo
         )
     if not importing and module not in sys.modules:
         raise InputError(f"the model {name!r} is not one of this package: import {module} before")
-    found: Any = import_reference(name, "model") if importing else getattr(sys.modules[module], attribute, None)
+    found: Any = import_reference(name, "model") if importing else vars(sys.modules[module]).get(attribute)
     check_model_class(found)
     return found  # type: ignore[no-any-return]
 

@@ -171,21 +171,28 @@ def submit(
     stem = folder / f"{number:04d}"
     text = "".join(f"{shard} {attempt} {caution}\n" for shard, attempt, caution in elements)
     write_atomically(stem.with_suffix(".txt"), text.encode())
-    script = job_script(dialect, jobs, work.store.path.resolve(), work.name, number, len(elements))
+    model = str(work.store.manifest.setup.get("config", {}).get("analysis_mode", ""))
+    script = job_script(dialect, jobs, work.store.path.resolve(), work.name, number, len(elements), model)
     write_atomically(stem.with_suffix(".sh"), script.encode())
     said = ask(dialect.submit_command(stem.with_suffix(".sh")), timeout)
     job = Job(number, dialect.name, dialect.parse_id(said), work.name, tuple(elements), str(logs))
     return job.write(work.store.path)
 
 
-def job_script(dialect: Dialect, jobs: JobsConfig, store: Path, name: str, number: int, count: int) -> str:
-    """Text of the script of a job with `count` elements; a single one makes a plain job."""
+def job_script(
+    dialect: Dialect, jobs: JobsConfig, store: Path, name: str, number: int, count: int, model: str = ""
+) -> str:
+    """Text of the script of a job with `count` elements; a single one makes a plain job.
+
+    A correlation model of one's own, ``module:Class``, is named to the workers, who import it: a store has no right to that.
+    """
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
     exports = thread_limits(jobs.cpus)
     exports |= {} if jobs.gpus else {"JAX_PLATFORMS": "cpu"}
     exports |= jobs.environment
     worker = [jobs.python or sys.executable, "-m", "homodyne", "worker", str(store)]
+    worker += ["--model", model] if ":" in model else []
     lines = [
         "#!/bin/bash",
         *dialect.directives(jobs, count),
