@@ -42,7 +42,6 @@ def plan(
 ) -> None:
     """Tell how precisely the parameters of a sample would be measured."""
     from homodyne.optimization.plan import Measurement
-
     from homodyne.physics.model import complete_params, find_model
 
     model = find_model(mode)

@@ -1,7 +1,7 @@
 """Direct sums over all pairs of frames: what reduced data are checked against in every fit.
 
-`direct_moments` evaluates the model at every pair; `reduction_errors` compares the log density that follows with that of the
-nodes. A constant difference drops out of a posterior; the spread of the difference over points is what counts.
+`direct_moments` evaluates the model at every pair; `reduction_errors` compares the log density that follows with that
+of the nodes. A constant difference drops out of a posterior; the spread of the difference over points is what counts.
 """
 
 from collections.abc import Callable

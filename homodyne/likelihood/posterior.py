@@ -1,9 +1,9 @@
 """The posterior that samplers see: one log density of an unconstrained vector, and everything that follows at a point.
 
-`log_density(z, posterior)` is what is optimised, sampled and certified. A `Posterior` is a JAX tree, so that programs take it
-as an argument: one that was compiled serves all data, shards, priors and noise of the same shapes. `physical_draws` turns
-draws of the vector into draws of everything that has a name, offset and contrast included, drawn from their exact
-conditional distribution.
+`log_density(z, posterior)` is what is optimised, sampled and certified. A `Posterior` is a JAX tree, so that programs
+take it as an argument: one that was compiled serves all data, shards, priors and noise of the same shapes.
+`physical_draws` turns draws of the vector into draws of everything that has a name, offset and contrast included, drawn
+from their exact conditional distribution.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from homodyne.noise.adjustment import Adjustment
 from homodyne.likelihood import two_by_two
 from homodyne.likelihood.nodes import Moments, Nodes, moments, moments_from
 from homodyne.likelihood.scaling import effective_noise, marginal_log_likelihood, scaling_draws, scaling_posterior
+from homodyne.noise.adjustment import Adjustment
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -204,8 +204,8 @@ def _evaluation_from(z: jax.Array, m: Moments, sigma: jax.Array, difference: Any
 class Scoring(NamedTuple):
     """Log density at a point with its gradient and expected curvature.
 
-    Value, gradient (d,), and information (d, d): Fisher information of the data, offset and contrast eliminated, plus that
-    of the priors; positive semidefinite everywhere.
+    Value, gradient (d,), and information (d, d): Fisher information of the data, offset and contrast eliminated, plus
+    that of the priors; positive semidefinite everywhere.
     """
 
     value: Any
@@ -278,9 +278,7 @@ def score_many(points: Array, posterior: Posterior) -> Scoring:
     return _in_batches(_scorings, points, posterior, lambda done: None)  # type: ignore[no-any-return]
 
 
-def log_densities(
-    points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
-) -> Array:
+def log_densities(points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None) -> Array:
     """Log density at points (n, dim)."""
     return np.asarray(evaluate_many(points, posterior, progress).log_density)
 

@@ -1,9 +1,9 @@
 """Reduction of maps to nodes: cells of the triangle of pairs in which g is smooth, and the sums of the data on their nodes.
 
-`find_cells` splits the triangle, in rows (first frame) and lags, until g and g² are interpolated to a tolerance at given
-parameters; `reduce_maps` makes the `Nodes` in one pass over the data. A cell with few rows or lags keeps these as they are,
-so small maps are not compressed at all and every sum is exact there. All maps share the cells: what g needs of two times is
-then evaluated once for all of them.
+`find_cells` splits the triangle, in rows (first frame) and lags, until g and g² are interpolated to a tolerance at
+given parameters; `reduce_maps` makes the `Nodes` in one pass over the data. A cell with few rows or lags keeps these as
+they are, so small maps are not compressed at all and every sum is exact there. All maps share the cells: what g needs
+of two times is then evaluated once for all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence

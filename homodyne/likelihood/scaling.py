@@ -2,9 +2,9 @@
 
     y ~ Normal(offset + contrast * g, sigma² / w)
 
-Given g this is linear in (offset, contrast), together called the scaling of a map, whose priors are normal. With X = (1, g),
-prior mean m and precision P, the normal equations A = X'WX/sigma² + P and b = X'W(y - Xm)/sigma² hold everything: the
-marginal likelihood, and the conditional distribution from which offset and contrast are drawn exactly.
+Given g this is linear in (offset, contrast), together called the scaling of a map, whose priors are normal. With X =
+(1, g), prior mean m and precision P, the normal equations A = X'WX/sigma² + P and b = X'W(y - Xm)/sigma² hold
+everything: the marginal likelihood, and the conditional distribution from which offset and contrast are drawn exactly.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.noise.adjustment import Adjustment
 from homodyne.likelihood import two_by_two
 from homodyne.likelihood.nodes import Moments
+from homodyne.noise.adjustment import Adjustment
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,9 +40,7 @@ class ScalingPrior:
         return np.array([[self.offset_mean, self.contrast_mean], [self.offset_sd**-2.0, self.contrast_sd**-2.0]])
 
 
-def marginal_log_likelihood(
-    m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment, difference: Any
-) -> jax.Array:
+def marginal_log_likelihood(m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment, difference: Any) -> jax.Array:
     """Log likelihood of every map with offset and contrast integrated out, (n_maps,), normalised.
 
     Parameters

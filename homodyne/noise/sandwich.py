@@ -244,7 +244,9 @@ def _information(parts: list[_Map]) -> Array:
     return np.asarray(sum(p.information[:d, :d] + p.information[:d, d:] @ p.elimination for p in parts))
 
 
-def _assemble(parts: list[_Map], noise: SpeckleNoise, to_white: Array, prior: Array, prior_information: Array) -> Sandwich:
+def _assemble(
+    parts: list[_Map], noise: SpeckleNoise, to_white: Array, prior: Array, prior_information: Array
+) -> Sandwich:
     """Eliminate offset and contrast, and go back from whitened coordinates to z."""
     information, known = _information(parts), prior + prior_information
     angles = list(zip(parts, noise.share, noise.variance, strict=True))

@@ -1,9 +1,10 @@
 """Fitting: from a measurement to a posterior with a verdict.
 
-`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays. Both run the pilot fit, which reduces the
-data, get draws by a method ("laplace": normal approximation at the mode, "nuts": No-U-turn sampling, "cmc": shards), and have
-them certified against the exact posterior. With "auto", methods are tried from the cheapest on until one gives a result that
-can be used; the best answer that was seen is returned. The reduction is checked by direct sums over all pairs.
+`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays. Both run the pilot fit, which reduces
+the data, get draws by a method ("laplace": normal approximation at the mode, "nuts": No-U-turn sampling, "cmc":
+shards), and have them certified against the exact posterior. With "auto", methods are tried from the cheapest on until
+one gives a result that can be used; the best answer that was seen is returned. The reduction is checked by direct sums
+over all pairs.
 """
 
 import time
@@ -25,8 +26,8 @@ from homodyne.likelihood.direct import reduction_errors
 from homodyne.likelihood.posterior import (
     Posterior,
     inside,
-    log_density,
     log_densities,
+    log_density,
     physical_draws,
 )
 from homodyne.likelihood.reduction import Accuracy
@@ -153,9 +154,7 @@ def fit(
     reduction = settings.reduction
     accuracy = Accuracy(reduction.order, reduction.tolerance)
     nlsq, widened = settings.optimization.nlsq, settings.uncertainty == "calibrated"
-    search = PilotSettings(
-        nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations, nlsq.thin_points, DEAD, accuracy
-    )
+    search = PilotSettings(nlsq.num_candidates, nlsq.num_starts, nlsq.max_iterations, nlsq.thin_points, DEAD, accuracy)
     pilot = pilot_fit(
         problem,
         np.random.default_rng([settings.seed, 0]),
@@ -233,7 +232,9 @@ def _reduction_error(best: Attempt, pilot: Pilot, settings: Config, tell: Progre
     """Spread of the error of the log density of the reduced data over draws, and the draws at which it was taken."""
     count = settings.reduction.num_checks
     flat = np.unique(best.z.reshape(-1, best.z.shape[-1]), axis=0) if best.z is not None else pilot.mode.z[None]
-    distances = np.linalg.norm(np.linalg.solve(np.linalg.cholesky(pilot.mode.covariance), (flat - pilot.mode.z).T), axis=0)
+    distances = np.linalg.norm(
+        np.linalg.solve(np.linalg.cholesky(pilot.mode.covariance), (flat - pilot.mode.z).T), axis=0
+    )
     order = np.argsort(distances)
     points = flat[order[np.unique(np.linspace(0, len(flat) - 1, count).round().astype(int))]]
     points = points[inside(points, pilot.posterior)]
@@ -267,9 +268,7 @@ def _result(
     samples, lp = physical_draws(best.z, pilot.posterior, np.random.default_rng([settings.seed, 1]), tell)
     clock.mark("contrast and offset")
     stats = best.drawn.stats if best.drawn is not None and best.certificate.verdict != CORRECTED else {}
-    result = assemble(
-        replace(run, timings=clock.seconds), best.method, best.certificate, samples, {**stats, "lp": lp}
-    )
+    result = assemble(replace(run, timings=clock.seconds), best.method, best.certificate, samples, {**stats, "lp": lp})
     if shards is None:
         return result
     return replace(
@@ -489,4 +488,3 @@ def _run(
 
 def _silent(stage: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
-

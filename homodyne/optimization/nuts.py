@@ -2,7 +2,8 @@
 
 Start with `sample_posterior`: the pilot fit's mode and covariance whiten the coordinates, so that an identity
 mass matrix and a step near one are right from the first transition, and warm-up has only the step size to learn. Chains
-are vectorised: all of them take a step at once, in one compiled program that serves all data of the same shapes. Then ask `diagnose` whether the chains can be believed.
+are vectorised: all of them take a step at once, in one compiled program that serves all data of the same shapes. Then
+ask `diagnose` whether the chains can be believed.
 """
 
 import time
@@ -129,8 +130,8 @@ def sample(
 ) -> NutsDraws:
     """Sample a posterior with the no-U-turn sampler (Hoffman and Gelman 2014, Betancourt 2017) of NumPyro.
 
-    The draws of chain c depend on ``fold_in(key, c)`` only, not on how often progress is reported, and unless the mass is
-    adapted not on the other chains.
+    The draws of chain c depend on ``fold_in(key, c)`` only, not on how often progress is reported, and unless the mass
+    is adapted not on the other chains.
 
     Parameters
     ----------
@@ -190,8 +191,8 @@ class _Programs(NamedTuple):
     """Compiled parts of the sampler.
 
     ``value_and_grad(w, place)`` of the potential at whitened coordinates (chains, d); ``advance(state, count, adapting,
-    acceptance, place)`` returns the state and rows of which `count` are filled; ``begin(w, value, gradient, keys, inverse
-    mass)`` makes a state.
+    acceptance, place)`` returns the state and rows of which `count` are filled; ``begin(w, value, gradient, keys,
+    inverse mass)`` makes a state.
     """
 
     value_and_grad: Callable[..., Any]

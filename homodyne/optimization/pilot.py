@@ -1,9 +1,10 @@
 """Pilot fit: the modes of the posterior, their curvature, and the noise.
 
-`pilot_fit` screens draws from the prior on thinned data by weighted least squares and climbs from the best of them by Fisher
-scoring with a trust region, all starts in one compiled program. At the modes it reduces all data to nodes and climbs again.
-There the noise of every map is taken from the residuals, and the curvature gives the Gaussian approximation. An optimum at
-an edge of the support, or where the data determine nothing, is no failure: samplers go on from there.
+`pilot_fit` screens draws from the prior on thinned data by weighted least squares and climbs from the best of them by
+Fisher scoring with a trust region, all starts in one compiled program. At the modes it reduces all data to nodes and
+climbs again. There the noise of every map is taken from the residuals, and the curvature gives the Gaussian
+approximation. An optimum at an edge of the support, or where the data determine nothing, is no failure: samplers go on
+from there.
 """
 
 from collections.abc import Sequence
@@ -284,7 +285,9 @@ def _damped(information: Array, gradient: Array, damping: float) -> Array:
     """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
     scale = np.diag(information) + 1e-12 * np.trace(information) + 1e-300
     matrix = information + np.diag(damping * scale)
-    return np.asarray(np.linalg.lstsq(matrix / np.sqrt(np.outer(scale, scale)), gradient / np.sqrt(scale), rcond=None)[0]) / np.sqrt(scale)
+    return np.asarray(
+        np.linalg.lstsq(matrix / np.sqrt(np.outer(scale, scale)), gradient / np.sqrt(scale), rcond=None)[0]
+    ) / np.sqrt(scale)
 
 
 def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
@@ -415,5 +418,3 @@ def _with_noise(mode: Mode, sigma: Array, nodes: Nodes) -> Mode:
     covariance = np.diag(np.concatenate([np.zeros(d), 1 / (2 * count)]))
     covariance[:d, :d] = mode.covariance
     return replace(mode, z=np.concatenate([mode.z, np.log(sigma)]), covariance=covariance)
-
-

@@ -8,13 +8,13 @@ import numpy as np
 
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.schema import Config
-from homodyne.noise.adjustment import unadjusted
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes, padded
 from homodyne.likelihood.posterior import Posterior
 from homodyne.likelihood.reduction import Accuracy, Grid, find_cells, reduce_maps, reduce_pairs
+from homodyne.noise.adjustment import unadjusted
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -82,8 +82,8 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
 def thinned_pairs(maps: Maps, points: int) -> tuple[Array, Array]:
     """Pairs (i, j) of frames, the same of all maps, about `points` over all: rows over all ages, columns at all lags.
 
-    Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow by half, so that
-    a fast decay is seen as well as a slow one. All pairs are taken where there are fewer.
+    Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow by half, so
+    that a fast decay is seen as well as a slow one. All pairs are taken where there are fewer.
     """
     frames, share = np.flatnonzero(maps.alive.any(axis=0)), points / maps.num_maps
     n = frames.size

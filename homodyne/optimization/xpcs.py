@@ -1,9 +1,9 @@
 """Two-time maps as a model of the consensus engine, and their consensus runs.
 
-A shard is a set of `Nodes` on the grid of all data. Contrast and offset of every map are shared by all shards, so they cannot
-be integrated out shard by shard: a shard integrates them under its share of their prior, draws them back, and reports them
-as joint coordinates. The full posterior needs no such detour, because moments of the data add up over shards: from their sum
-the exact marginal likelihood follows as if all data were in one place.
+A shard is a set of `Nodes` on the grid of all data. Contrast and offset of every map are shared by all shards, so they
+cannot be integrated out shard by shard: a shard integrates them under its share of their prior, draws them back, and
+reports them as joint coordinates. The full posterior needs no such detour, because moments of the data add up over
+shards: from their sum the exact marginal likelihood follows as if all data were in one place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,6 @@ from scipy.stats import norm
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.physics import scaling_of, space_of
 from homodyne.config.schema import CMCConfig, Config
-from homodyne.noise.adjustment import Adjustment
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig
 from homodyne.errors import ConvergenceError, InputError
@@ -34,6 +33,7 @@ from homodyne.likelihood.posterior import (
 )
 from homodyne.likelihood.reduction import reduce_pairs, reduce_shards
 from homodyne.likelihood.scaling import effective_noise, scaling_draws
+from homodyne.noise.adjustment import Adjustment
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus

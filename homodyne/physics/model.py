@@ -4,12 +4,12 @@ A model is one class in one file: its parameters, and the squared field correlat
 
     g(t1, t2; q, phi) = |c1|²,    c2 = offset + contrast * g,    g = 1 at t1 = t2,
 
-written in JAX. Everything else, from the likelihood with contrast and offset integrated out to figures, follows. Where it
-likes, a model also says in which coordinates its posterior is round (`coordinates`), which rates can be drawn against
-time (`rates`), where parameters are possible (`supported`) and the covariance of its field (`field`).
+written in JAX. Everything else, from the likelihood with contrast and offset integrated out to figures, follows. Where
+it likes, a model also says in which coordinates its posterior is round (`coordinates`), which rates can be drawn
+against time (`rates`), where parameters are possible (`supported`) and the covariance of its field (`field`).
 
-`find_model` looks a model up by its name, among those of this package and of installed packages that name theirs as entry
-points ``homodyne.models``, or imports one as ``module:Class``.
+`find_model` looks a model up by its name, among those of this package and of installed packages that name theirs as
+entry points ``homodyne.models``, or imports one as ``module:Class``.
 """
 
 import sys

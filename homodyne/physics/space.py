@@ -1,9 +1,10 @@
 """The free parameters of an analysis: their priors, and the unconstrained coordinates z in which samplers see them.
 
-`parameter_space` builds a `ParameterSpace` from a model, priors and fixed values. The space maps z to physical parameters
-(`physical`) and to the log density of the prior in z (`log_prior`, Jacobian included). Priors are declared on the physical
-parameters; the posterior is the same in any coordinates. A space is a JAX tree: its numbers are leaves, so programs that
-take it as an argument are compiled once for all spaces with the same model, free parameters and kinds of priors.
+`parameter_space` builds a `ParameterSpace` from a model, priors and fixed values. The space maps z to physical
+parameters (`physical`) and to the log density of the prior in z (`log_prior`, Jacobian included). Priors are declared
+on the physical parameters; the posterior is the same in any coordinates. A space is a JAX tree: its numbers are leaves,
+so programs that take it as an argument are compiled once for all spaces with the same model, free parameters and kinds
+of priors.
 """
 
 from collections.abc import Mapping

@@ -162,8 +162,8 @@ def shard_numbers(
 ) -> Callable[[int, Array, Array], npt.NDArray[np.int32]]:
     """How the pairs of frames of maps are dealt out: a function ``(k, i, j)`` that numbers the shards of pairs of map k.
 
-    Grid strategies keep the grid of the maps; the others shard each map alike, each map starting where the one before it
-    stopped. ``contiguous`` keeps all maps of a pair together.
+    Grid strategies keep the grid of the maps; the others shard each map alike, each map starting where the one before
+    it stopped. ``contiguous`` keeps all maps of a pair together.
 
     Parameters
     ----------
