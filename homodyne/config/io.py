@@ -16,7 +16,6 @@ from homodyne.config import yaml
 from homodyne.config.problems import describe_problems
 from homodyne.config.schema import Config, ModelConfig, ParameterConfig, ParametersConfig, known_model
 from homodyne.errors import ConfigError
-from homodyne.physics.model import find_model
 
 MOVED = {"shear_convention": "model.shear_convention"}
 """Keys that are read at the top of a configuration, and where they stand in one that is written."""

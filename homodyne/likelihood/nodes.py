@@ -63,7 +63,7 @@ class Nodes(NamedTuple):
         return int(np.asarray(self.sums)[:, 0].sum())
 
     def correlation(self, model: CorrelationModel, params: Params) -> jax.Array:
-        """g at the nodes of every map, (n_maps, K)."""
+        """Correlation g at the nodes of every map, (n_maps, K)."""
         q, phi = jnp.asarray(self.q)[:, None], jnp.asarray(self.phi)[:, None]
         g = model.g(params, jnp.asarray(self.t1), jnp.asarray(self.t2), q, phi, self.gap)
         return jnp.broadcast_to(g, (*jnp.shape(g)[:-2], *self.weight.shape))
@@ -114,7 +114,7 @@ def add(parts: Sequence[Nodes]) -> Nodes:
 
 
 def padded_size(count: int) -> int:
-    """Least number of nodes at or above `count` that is a power of two, or from 4096 on an eighth of one: few shapes."""
+    """Least number of nodes at or above `count` that is a power of two, from 4096 on an eighth of one: few shapes."""
     power = 1 << max(count - 1, 255).bit_length()
     step = power if power <= 4096 else power // 16
     return -(-count // step) * step

@@ -8,6 +8,7 @@ from their exact conditional distribution.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
-from homodyne.likelihood import two_by_two
+from homodyne import two_by_two
 from homodyne.likelihood.nodes import Moments, Nodes, moments, moments_from
 from homodyne.likelihood.scaling import effective_noise, marginal_log_likelihood, scaling_draws, scaling_posterior
 from homodyne.noise.adjustment import Adjustment
@@ -130,7 +131,7 @@ def evaluate_many(
     points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
     """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is told how many are done."""
-    return _in_batches(_evaluations, points, posterior, progress)
+    return _in_batches(_evaluations, points, posterior, progress)  # type: ignore[no-any-return]
 
 
 def inside(points: Array, posterior: Posterior) -> Array:
@@ -283,6 +284,10 @@ def log_densities(points: Array, posterior: Posterior, progress: Callable[[int],
     return np.asarray(evaluate_many(points, posterior, progress).log_density)
 
 
+def _first(count: int, values: Any) -> Array:
+    return np.asarray(values)[:count]
+
+
 def _in_batches(
     program: Callable[[Any, Any, Posterior], Any], points: Array, posterior: Posterior, progress: Callable[[int], None]
 ) -> Any:
@@ -292,6 +297,6 @@ def _in_batches(
         some = points[begin : begin + _AT_ONCE]
         full = np.concatenate([some, np.zeros((_AT_ONCE - len(some), points.shape[1]))])
         found = program(full, len(some), posterior)
-        parts.append(jax.tree.map(lambda x, count=len(some): np.asarray(x)[:count], found))
+        parts.append(jax.tree.map(partial(_first, len(some)), found))
         progress(begin + len(some))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)

@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import as_strided
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Design = Callable[[Any, Any], Any]
-"""Derivatives (D, *shape) of c2 at ages t1 <= t2 of one shape, at a contrast of one; the last are 1 (offset), g (contrast)."""
+"""Derivatives (D, *shape) of c2 at ages t1 <= t2 of one shape, at contrast 1; the last are 1 (offset), g (contrast)."""
 
 LARGEST = 750
 """Frames of a grid whose matrices are multiplied as a whole; shorter records are computed exactly."""
@@ -261,7 +261,7 @@ def _row_sums(band: Array, counts: Array) -> Array:
 
 
 def _banded_traces(band: Array, counts: Array) -> Array:
-    """Traces of (G_a g G_b, G_a g G_b g), (2, D, D), of banded matrices; the last one of the band is g less the unit."""
+    """Traces of (G_a g G_b, G_a g G_b g), (2, D, D), of banded matrices; the last of the band is g less the unit."""
     reach = band.shape[2] - 1
     size = max(2 * reach, 1)  # of blocks that make products of two block tridiagonal
     diagonal, above = _blocks(band, counts, size)

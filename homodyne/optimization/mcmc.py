@@ -384,7 +384,7 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
 
 
 def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
-    """No-U-turn sampling around the best mode; once more, longer and with a mass matrix of its own, where that fails."""
+    """No-U-turn sampling around the best mode; once more, longer and with its own mass matrix, where that fails."""
     mcmc, mode, posterior = settings.optimization.mcmc, pilot.mode, pilot.posterior
     nuts = NutsSettings(mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob)
     spent = 0

@@ -100,7 +100,7 @@ class NutsDraws:
 
 
 Density = Callable[[jax.Array, Any], jax.Array]
-"""Log density of coordinates (d,) and a tree of arrays, differentiable in the first; minus infinity outside the support."""
+"""Log density of coordinates (d,) and a tree of arrays, differentiable in the first; -inf outside the support."""
 
 
 def sample_posterior(

@@ -62,8 +62,8 @@ class LawCoordinates:
     @classmethod
     def of(cls, law: PowerLaw, priors: Mapping[str, Prior]) -> "LawCoordinates":
         """Coordinates of a law of which the parameters with priors are free."""
-        names = {name for name in (law.amplitude, law.exponent, law.offset) if name in priors}
-        return cls(law, frozenset(names), law.exponent in priors and priors[law.exponent].bounded == (True, True))
+        names = frozenset(name for name in (law.amplitude, law.exponent, law.offset) if name and name in priors)
+        return cls(law, names, law.exponent in priors and priors[law.exponent].bounded == (True, True))
 
     @property
     def _level(self) -> bool:
@@ -96,7 +96,7 @@ class LawCoordinates:
 
     def physical(self, z: Any, fixed: Values, priors: Mapping[str, Prior], place: Place) -> tuple[dict[str, Any], Any]:
         """Parameters of the law, and log |d(free parameters)/dz|, at its coordinates z."""
-        parts = dict(zip(("level", "exponent", "share"), (None, None, None), strict=True))
+        parts: dict[str, Any] = {"exponent": None}
         columns = iter(range(len(self.names)))
         for part, present in (
             ("level", self._level),
@@ -105,9 +105,11 @@ class LawCoordinates:
         ):
             if present:
                 parts[part] = z[next(columns)]
-        offset = fixed.get(self.law.offset, 0.0) if self.law.offset not in self.free else None
-        amplitude = fixed.get(self.law.amplitude) if self.law.amplitude not in self.free else None
-        level, share, log_det = None, None, jnp.zeros(())
+        offset: Any = fixed.get(self.law.offset or "", 0.0) if self.law.offset not in self.free else None
+        amplitude: Any = fixed.get(self.law.amplitude) if self.law.amplitude not in self.free else None
+        level: Any = None
+        share: Any = None
+        log_det = jnp.zeros(())
         if self._level:
             base = jnp.maximum(offset, 0.0) if offset is not None else 0.0  # no wall where the amplitude vanishes
             level = base + jnp.exp(parts["level"])
@@ -146,7 +148,7 @@ class LawCoordinates:
         return z, jnp.zeros(())
 
     def coordinates(self, params: Values, priors: Mapping[str, Prior], place: Place) -> list[Any]:
-        """Inverse of `physical` in NumPy, each with the shape of the parameters; NaN where the level is not positive."""
+        """Inverse of `physical` in NumPy, each with the shape of the parameters; NaN where the level is not above 0."""
         amplitude, exponent = (np.asarray(params[n], dtype=float) for n in (self.law.amplitude, self.law.exponent))
         offset = np.asarray(params[self.law.offset] if self.law.offset else 0.0, dtype=float)
         with np.errstate(all="ignore"):

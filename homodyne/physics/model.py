@@ -70,7 +70,7 @@ class Parameter:
 
 
 class Rate(NamedTuple):
-    """Something that follows from the parameters at every age, such as J(t): name, symbol, unit and ``value(params, t)``."""
+    """What follows from the parameters at every age, such as J(t): name, symbol, unit and ``value(params, t)``."""
 
     name: str
     symbol: str
@@ -80,7 +80,7 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """Three parameters that together are a rate ``amplitude * t**(sign * exponent) + offset``, positive over the record.
+    """Three parameters of a rate ``amplitude * t**(sign * exponent) + offset``, positive over the record.
 
     The posterior of such parameters is a curved ridge in themselves and round in the coordinates of
     `homodyne.physics.coordinates`.

@@ -167,7 +167,7 @@ class ParameterSpace:
         return z
 
     def difference(self, z: Any, center: Any) -> jax.Array:
-        """z - center of points (..., dim), directions by the shorter way."""
+        """Differences z - center of points (..., dim), directions by the shorter way."""
         gap = jnp.asarray(z) - jnp.asarray(center)
         period = np.where(self.periods > 0, self.periods, 1.0)
         return gap - jnp.where(self.periods > 0, period * jnp.round(gap / period), 0.0)

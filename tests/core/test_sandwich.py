@@ -13,8 +13,8 @@ from homodyne.core.moments import BlockSlot
 from homodyne.core.pair_maps import pair_maps
 from homodyne.core.parameters import parameter_space
 from homodyne.core.sandwich import sandwich
-from homodyne.errors import InputError
 from homodyne.noise.speckle_noise import CountingFacts, residual_share
+from homodyne.errors import InputError
 from homodyne.physics.models.static import Static
 from homodyne.physics.simulate import TrueModel, independent, parametric
 

@@ -59,7 +59,8 @@ class LaminarFlow(CorrelationModel):
             "shear rate offset, 1/s", aliases=("gamma_dot_t_offset",),
         ),
         Parameter(
-            "phi0", ("uniform", {"low": -90.0, "high": 90.0}), "deg", r"\varphi_0", "flow direction, degrees", period=180.0
+            "phi0", ("uniform", {"low": -90.0, "high": 90.0}), "deg", r"\varphi_0", "flow direction, degrees",
+            period=180.0,
         ),
     )  # fmt: skip
 
