@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-_LIBRARIES = ("homodyne", "jax", "numpyro", "numba", "numpy", "scipy")
+_LIBRARIES = ("homodyne", "jax", "numpyro", "numpy", "scipy")
 
 
 def used_versions() -> dict[str, str]:

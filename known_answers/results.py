@@ -166,7 +166,7 @@ def _measured(
     c2[:, :, list(bad_frames)] = np.nan
     if np.ndim(q) == 0:
         return from_cube(c2, t, phi, float(waves[0]), GAP)
-    return replace(from_cube(c2, t, np.arange(phi.size), float(waves[0]), GAP), phi=phi, q=waves)  # type: ignore[arg-type]
+    return replace(from_cube(c2, t, np.arange(phi.size), float(waves[0]), GAP), phi=phi, q=waves)
 
 
 def _posterior_draws(

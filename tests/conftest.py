@@ -1,4 +1,4 @@
-"""Settings of every test run, made before JAX and Numba are imported, and the order of the files."""
+"""Settings of every test run, made before JAX is imported, and the order of the files."""
 
 import os
 import secrets
@@ -33,7 +33,6 @@ LONGEST = (
     "cli/test_shards.py",
     "cmc/test_consensus.py",
     "optimization/test_certificate.py",
-    "optimization/test_nlsq.py",
     "cmc/test_executors.py",
     "config/test_effects.py",
     "optimization/test_fit.py",

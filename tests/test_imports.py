@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
     "jax",
     "numpyro",
-    "numba",
     "numpy",
     "scipy",
     "h5py",

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _SETTINGS = {
-    "NUMBA_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.validation.fits import LIKELIHOOD, bench, consensus, laplace, nuts, ranks
+from benchmarks.validation.fits import LIKELIHOOD, consensus, laplace, likelihoods, nuts, pilot_at, ranks
 from benchmarks.validation.scenario import LONG, SHORT, Scenario
 from homodyne.errors import ConvergenceError
-from homodyne.optimization.nlsq import Pilot
+from homodyne.optimization.pilot import Pilot
 
 STATIC = Scenario("static", LONG, sigma=0.1)
 LAMINAR = Scenario("laminar_flow", SHORT, sigma=0.06)
@@ -35,14 +35,13 @@ METHODS = {
 def one(method: str, seed: int) -> dict[str, Any]:
     """Ranks of the truth for one data set, and the verdict."""
     scenario, draw = METHODS[method]
-    programs = bench(scenario)
     data, truth, start = scenario.measure(seed)
     try:
-        pilot = with_noise(programs.pilot(data, start, seed), scenario.sigma)
-        answer = draw(programs, data, pilot, seed)
+        pilot = with_noise(pilot_at(scenario, data, start, seed), scenario.sigma)
+        answer = draw(scenario, pilot, seed)
     except ConvergenceError as error:
         return {"failed": str(error)}
-    truth[LIKELIHOOD] = pilot.posterior.evaluate(start)[1].log_likelihood
+    truth[LIKELIHOOD] = likelihoods(start[None], pilot.posterior)
     found = ranks(answer, truth, np.random.default_rng([seed, 3]))
     return {"ranks": found, "verdict": answer.verdict, "ess": round(answer.ess, 1)}
 
@@ -50,4 +49,4 @@ def one(method: str, seed: int) -> dict[str, Any]:
 def with_noise(pilot: Pilot, sigma: float) -> Pilot:
     """Pilot fit whose posterior takes the noise for this."""
     noise = np.full_like(pilot.sigma, sigma)
-    return replace(pilot, posterior=replace(pilot.posterior, sigma=noise), sigma=noise)
+    return replace(pilot, posterior=pilot.posterior.with_sigma(noise), sigma=noise)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.validation.fits import LIKELIHOOD, Array, Bench, bench, from_weights, ranks
+from benchmarks.validation.fits import LIKELIHOOD, Array, from_weights, likelihoods, pilot_at, ranks
 from benchmarks.validation.scenario import LONG, SHORT, SLOW, Scenario
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.calibration import calibrated, noise_report
-from homodyne.optimization.nlsq import Pilot, PilotSettings
+from homodyne.optimization.pilot import Pilot, PilotSettings
 
 PIXELS = {0.02: 4000, 0.1: 2000, 1.0: 1000, 10.0: 1000}
 """Counts per pixel and frame, and the pixels that make up for few of them."""
@@ -42,27 +42,26 @@ REGIMES = {
 def one(regime: str, seed: int) -> dict[str, Any]:
     """Ranks of the truth by posterior, for one data set; empty where there is no posterior."""
     scenario = REGIMES[regime]
-    programs = bench(scenario)
     data, truth, start = scenario.measure(seed)
     try:
-        pilot = programs.pilot(data, start, seed)
+        pilot = pilot_at(scenario, data, start, seed)
     except ConvergenceError as error:
         return {"failed": str(error)}
-    record: dict[str, Any] = {"independent": _told(programs, pilot, truth, start, seed)}
+    record: dict[str, Any] = {"independent": _told(pilot, truth, start, seed)}
     known = scenario.config().speckle
     report = noise_report(data, pilot, known)
     try:
         wide, _ = calibrated(data, pilot, known, report, PilotSettings())
-        record["calibrated"] = _told(programs, wide, truth, start, seed)
+        record["calibrated"] = _told(wide, truth, start, seed)
     except ConvergenceError as error:
         record["calibrated"] = {"failed": str(error)}
     return record
 
 
-def _told(programs: Bench, pilot: Pilot, truth: Mapping[str, Any], start: Array, seed: int) -> dict[str, Any]:
+def _told(pilot: Pilot, truth: Mapping[str, Any], start: Array, seed: int) -> dict[str, Any]:
     """Ranks and standard deviations in the posterior of a pilot fit."""
-    answer = from_weights(programs, pilot, seed)
-    whole = {**truth, LIKELIHOOD: pilot.posterior.evaluate(start)[1].log_likelihood}
+    answer = from_weights(pilot, seed)
+    whole = {**truth, LIKELIHOOD: likelihoods(start[None], pilot.posterior)}
     widths = {name: np.ravel(np.std(x, axis=0)).tolist() for name, x in answer.draws.items()}
     found = ranks(answer, whole, np.random.default_rng([seed, 3]))
     return {"ranks": found, "sd": widths, "ess": round(answer.ess, 1)}

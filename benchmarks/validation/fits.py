@@ -1,33 +1,33 @@
-"""Posteriors of data sets of one scenario, all from one set of compiled programs.
+"""Posteriors of data sets of one scenario.
 
 The pilot fit starts at the truth: posteriors are on trial here, not the search for them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.validation.scenario import Scenario
-from homodyne.core.likelihood import Likelihood
-from homodyne.core.posterior import Posterior
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import detect_hardware
+from homodyne.likelihood.nodes import padded
+from homodyne.likelihood.posterior import Posterior, log_densities, log_density, log_prior, physical_draws
+from homodyne.likelihood.reduction import reduce_shards
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.certificate import CERTIFIED, REFUSED, certify
 from homodyne.optimization.cmc.consensus import run_consensus
 from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.proposal import Normal, around
-from homodyne.optimization.cmc.sharding import shard_blocks
+from homodyne.optimization.cmc.sharding import shard_numbers
 from homodyne.optimization.cmc.store import Manifest, opened
 from homodyne.optimization.cmc.types import Initialization
-from homodyne.optimization.nlsq import Pilot, PilotSettings, pilot_fit
-from homodyne.optimization.nuts import NutsSettings, Sampler
-from homodyne.optimization.target import build_target
-from homodyne.optimization.xpcs import XpcsModel, block_arrays, cavity_of, consensus_settings
+from homodyne.optimization.nuts import NutsSettings, sample
+from homodyne.optimization.pilot import Pilot, PilotSettings, pilot_fit
+from homodyne.optimization.problem import build_problem
+from homodyne.optimization.xpcs import XpcsModel, cavity_of, consensus_settings, node_arrays
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -40,57 +40,18 @@ LIKELIHOOD = "log likelihood"
 _PILOT = PilotSettings(num_candidates=40, num_starts=1)
 _NUTS = NutsSettings(num_samples=250, num_chains=2)
 
-
-class Bench:
-    """Compiled programs of a scenario, which serve one data set after the other; get it from `bench`."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-        self._likelihood: Likelihood | None = None
-
-    def pilot(self, data: TwoTimeData, start: Array, seed: int) -> Pilot:
-        """Find the mode near `start` (dim,)."""
-        target = build_target(data, self.scenario.config())
-        self._likelihood = self._likelihood or target.likelihood
-        self._likelihood.slot.block = target.likelihood.slot.block
-        return pilot_fit(self._likelihood, target.thin, np.random.default_rng(seed), settings=_PILOT, initial=start)
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """Likelihood of the data of the last pilot fit."""
-        assert self._likelihood is not None, "the pilot fit comes first"
-        return self._likelihood
-
-    @cached_property
-    def log_prior(self) -> Callable[[Array], jax.Array]:
-        """Compiled log prior of points (n, dim)."""
-        return jax.jit(jax.vmap(self.likelihood.space.log_prior))
-
-    @cached_property
-    def sampler(self) -> Sampler:
-        """No-U-turn sampler; its argument is the noise (n_phi,)."""
-        likelihood = self.likelihood
-
-        def log_density(z: jax.Array, sigma: jax.Array) -> jax.Array:
-            return likelihood.log_likelihood(z, sigma) + likelihood.space.log_prior(z)
-
-        return Sampler(log_density, likelihood.space.dim, _NUTS)
+_log_priors = jax.jit(jax.vmap(log_prior, in_axes=(0, None)))
 
 
-@cache
-def _bench(mode: str, tau: float, num_frames: int, known: float, vague: bool) -> Bench:
-    return Bench(Scenario(mode, tau, num_frames, known=known, vague=vague))
+def pilot_at(scenario: Scenario, data: TwoTimeData, start: Array, seed: int) -> Pilot:
+    """Find the mode near `start` (dim,)."""
+    problem = replace(build_problem(data, scenario.config()), initial=start)
+    return pilot_fit(problem, np.random.default_rng(seed), _PILOT)
 
 
-def bench(scenario: Scenario) -> Bench:
-    """Programs for a scenario; they do not depend on the noise."""
-    return _bench(scenario.mode, scenario.tau, scenario.num_frames, scenario.known, scenario.vague)
-
-
-@cache
-def _model(bench: Bench, sigma: float) -> XpcsModel:
-    """Model of the consensus engine."""
-    return XpcsModel.of(bench.likelihood, np.full(len(bench.likelihood.phi), sigma))
+def likelihoods(points: Array, posterior: Posterior) -> Array:
+    """Marginal log likelihood at points (n, dim)."""
+    return log_densities(points, posterior) - np.asarray(_log_priors(points, posterior))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +86,7 @@ def ranks(answer: Answer, truth: Mapping[str, Any], rng: np.random.Generator) ->
     return found
 
 
-def from_weights(bench: Bench, pilot: Pilot, seed: int) -> Answer:
+def from_weights(pilot: Pilot, seed: int) -> Answer:
     """Posterior by importance weights of points around its modes; no draws with too few effective points."""
     rng, known = np.random.default_rng([seed, 1]), [Normal.of(mode.z, mode.covariance) for mode in pilot.modes]
     density = _density(pilot.posterior)
@@ -139,28 +100,29 @@ def from_weights(bench: Bench, pilot: Pilot, seed: int) -> Answer:
         return Answer({}, "", weights.ess)
     shares = np.exp(weights.log_weights)
     chosen = rng.choice(points, DRAWS, p=shares / shares.sum())
-    return Answer(_draws(bench, pilot.posterior, chosen, seed), "", weights.ess)
+    return Answer(_draws(pilot.posterior, chosen, seed), "", weights.ess)
 
 
-def laplace(bench: Bench, data: TwoTimeData, pilot: Pilot, seed: int) -> Answer:
+def laplace(scenario: Scenario, pilot: Pilot, seed: int) -> Answer:
     """Normal approximation as the package uses it: certified, corrected or refused."""
     noise = np.random.default_rng([seed, 1]).standard_normal((DRAWS, len(pilot.mode.z)))
     z = pilot.mode.z + noise @ np.linalg.cholesky(pilot.mode.covariance).T
-    return _judged(bench, pilot, z, z, seed)
+    return _judged(pilot, z, z, seed)
 
 
-def nuts(bench: Bench, data: TwoTimeData, pilot: Pilot, seed: int) -> Answer:
+def nuts(scenario: Scenario, pilot: Pilot, seed: int) -> Answer:
     """No-U-turn sampler with its certificate."""
-    mode, sigma = pilot.mode, jax.numpy.asarray(pilot.sigma)
-    chains = bench.sampler.sample(sigma, mode.z, mode.covariance, jax.random.key(seed)).draws
-    return _judged(bench, pilot, chains, _thin(chains), seed)
+    mode = pilot.mode
+    chains = sample(log_density, pilot.posterior, mode.z, mode.covariance, _NUTS, jax.random.key(seed)).draws
+    return _judged(pilot, chains, _thin(chains), seed)
 
 
-def consensus(bench: Bench, data: TwoTimeData, pilot: Pilot, seed: int, num_shards: int) -> Answer:
-    """Consensus Monte Carlo in this process, as `homodyne.optimization.xpcs.fit_shards` runs it, with one model."""
-    config, model = bench.scenario.config(seed=seed), _model(bench, float(pilot.sigma[0]))
+def consensus(scenario: Scenario, pilot: Pilot, seed: int, num_shards: int) -> Answer:
+    """Consensus Monte Carlo in this process, as `homodyne.optimization.xpcs.fit_shards` runs it."""
+    config, model, maps = scenario.config(seed=seed), XpcsModel.of(pilot), pilot.problem.maps
     cmc, mode = config.optimization.cmc, pilot.mode
-    parts = list(shard_blocks(data.c2, data.good, num_shards, cmc.sharding.strategy, phi=data.phi, t=data.t, seed=seed))
+    dealt = shard_numbers(maps, num_shards, cmc.sharding.strategy, seed=seed)
+    parts = reduce_shards(maps, pilot.grid, num_shards, dealt)
     init = Initialization(mode.z, num_shards * mode.covariance, "nlsq", cavity=cavity_of(cmc, num_shards))
     points = tuple(part.num_points for part in parts)
     manifest = Manifest(str(seed), "validation", {}, model.joint_names, points, seed)
@@ -168,24 +130,24 @@ def consensus(bench: Bench, data: TwoTimeData, pilot: Pilot, seed: int, num_shar
     known = [(mode.z, mode.covariance) for mode in pilot.modes]
     with opened(None, manifest) as store:
         for k, part in enumerate(parts):
-            store.write_shard(k, block_arrays(part))
+            store.write_shard(k, node_arrays(padded(part)))
         store.finish_setup()
         found = run_consensus(model, store, init, consensus_settings(config), backend, modes=known)
     certificate = found.certificate
     if certificate.verdict == REFUSED:
         return Answer({}, REFUSED, certificate.ess)
     draws = {name: _thin(values) for name, values in found.samples.items()}
-    z = bench.likelihood.space.coordinates(draws)
-    draws[LIKELIHOOD] = _thin(found.sample_stats["lp"]) - np.asarray(bench.log_prior(z))
+    z = pilot.space.coordinates(draws)
+    draws[LIKELIHOOD] = _thin(found.sample_stats["lp"]) - np.asarray(_log_priors(z, pilot.posterior))
     return Answer(draws, certificate.verdict, certificate.ess)
 
 
 def _density(posterior: Posterior) -> Callable[[Array], Array]:
     """Log densities (n,) at points (n, dim)."""
-    return lambda points: posterior.evaluate_many(points)[0]
+    return lambda points: log_densities(points, posterior)
 
 
-def _judged(bench: Bench, pilot: Pilot, made: Array, z: Array, seed: int) -> Answer:
+def _judged(pilot: Pilot, made: Array, z: Array, seed: int) -> Answer:
     """Judge draws as they were made, (draw, dim) of the normal approximation or (chain, draw, dim).
 
     `z` (draw, dim) are those of them that are used when they are certified.
@@ -199,7 +161,7 @@ def _judged(bench: Bench, pilot: Pilot, made: Array, z: Array, seed: int) -> Ans
     if certificate.verdict == REFUSED:
         return Answer({}, REFUSED, certificate.ess)
     used = z if certificate.verdict == CERTIFIED else judged.resample(DRAWS, seed)
-    return Answer(_draws(bench, posterior, used, seed), certificate.verdict, certificate.ess)
+    return Answer(_draws(posterior, used, seed), certificate.verdict, certificate.ess)
 
 
 def _thin(draws: Array) -> Array:
@@ -208,7 +170,7 @@ def _thin(draws: Array) -> Array:
     return flat[np.linspace(0, len(flat) - 1, DRAWS).astype(int)]
 
 
-def _draws(bench: Bench, posterior: Posterior, z: Array, seed: int) -> dict[str, Array]:
+def _draws(posterior: Posterior, z: Array, seed: int) -> dict[str, Array]:
     """Values of everything that has a name, and of the log likelihood, at z (draw, dim)."""
-    draws, lp = posterior.physical_draws(z, np.random.default_rng([seed, 2]))
-    return {**draws, LIKELIHOOD: lp - np.asarray(bench.log_prior(z))}
+    draws, lp = physical_draws(z, posterior, np.random.default_rng([seed, 2]))
+    return {**draws, LIKELIHOOD: lp - np.asarray(_log_priors(z, posterior))}

@@ -14,16 +14,17 @@ from benchmarks.validation.bands import uniform_p
 from benchmarks.validation.fits import LIKELIHOOD
 from benchmarks.validation.pictures import calibration_figure, coverage_figure
 from benchmarks.validation.records import Record, Unit, by_case
+from benchmarks.validation.scenario import ANGLES
 from benchmarks.validation.studies import STUDIES
-from homodyne.core.parameters import MODES
 from homodyne.files import write_atomically
+from homodyne.physics.model import find_model
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LEVELS = (0.5, 0.9)
 _SDS, _MARGIN = 2.6, 0.03
 _DRAWN = 20  # ranks of a method from which they make a picture
-_PACKAGES = ("homodyne", "jax", "numba", "numpy", "numpyro", "scipy")
+_PACKAGES = ("homodyne", "jax", "numpy", "numpyro", "scipy")
 
 
 def write_report(records: Mapping[Unit, Record], path: Path, command: str) -> None:
@@ -102,8 +103,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _coverage(cases: Mapping[str, list[Record]], images: Path) -> str:
     write_atomically(images / "validation-coverage.png", coverage_figure(cases))
     parts = ["![coverage](images/validation-coverage.png)"]
-    for mode, own_names in MODES.items():
-        names = [*own_names, "contrast", "offset"]
+    for mode in ANGLES:
+        names = [*(one.name for one in find_model(mode).parameters), "contrast", "offset"]
         rows = [row for case, own in cases.items() if case.startswith(mode) for row in _regime(case, own, names)]
         if rows:
             parts.append(_table(["correlation time, counts", "posterior", "sets", "wider", *names], rows))

@@ -11,9 +11,9 @@ import numpy as np
 
 import homodyne
 from homodyne.config.io import load_config
+from homodyne.config.physics import scaling_of, space_of
 from homodyne.config.schema import Config
 from homodyne.data.twotime import TwoTimeData
-from homodyne.optimization.target import scaling_of, space_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

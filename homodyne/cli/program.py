@@ -1,7 +1,6 @@
 """The program: its list of commands, and the one place where errors become messages and exit codes."""
 
 import logging
-import re
 import signal
 import sys
 import warnings
@@ -20,9 +19,6 @@ from homodyne.errors import HomodyneError, HomodyneWarning
 EXECUTION_FAILED = 4
 REPEAT = 3.0  # seconds after which an interruption that was swallowed is raised again
 INTERRUPTED = 130
-
-_REFUSED = re.compile(r"^\w*Error: (\[Errno \d+\] .*)$", re.MULTILINE)
-_CACHE = "compiled loops are kept in the folder NUMBA_CACHE_DIR, or beside the package: make room there"
 
 app = typer.Typer(
     name="homodyne",
@@ -83,8 +79,6 @@ def run(arguments: Sequence[str]) -> int:
         except (RuntimeError, ValueError) as error:
             if stopped:  # compiled code reports what is raised inside of it as an error of its own
                 return _say_interrupted(error)
-            if refused := _REFUSED.search(str(error)):
-                return _complain(f"the system refused: {refused[1]}; {_CACHE}", EXECUTION_FAILED)
             raise
     return 0
 
@@ -97,10 +91,6 @@ def _complain(message: str, code: int) -> int:
 def _say_interrupted(error: BaseException) -> int:
     remains = remains_of(error) or "nothing of this run was kept: start the same command again"
     return _complain(f"interrupted; files that were there before are as they were, {remains}", INTERRUPTED)
-
-
-def _unexpected(record: logging.LogRecord) -> bool:
-    return record.exc_info is None or not isinstance(record.exc_info[1], Interrupted | OSError)
 
 
 @contextmanager
@@ -124,15 +114,12 @@ def _signals(stopped: list[int]) -> Iterator[None]:
 
     handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before = {number: signal.signal(number, stop) for number in handled}
-    callbacks = logging.getLogger("jax._src.callback")  # logs whatever is raised in a callback
-    callbacks.addFilter(_unexpected)
     sys.unraisablehook = swallowed
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.unraisablehook = usual
-        callbacks.removeFilter(_unexpected)
         for number, handler in before.items():
             signal.signal(number, handler)
 

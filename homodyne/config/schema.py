@@ -594,8 +594,8 @@ def keys_of(section: type[Section], model: CorrelationModel | None = None) -> li
     keys = []
     if section is ModelConfig and model is not None:
         hints = get_type_hints(type(model))
-        for one in _option_fields(model):
-            keys.append(Key(one.name, one.metadata.get("description", ""), _choices(hints[one.name])))
+        options = _option_fields(model)
+        keys += [Key(one.name, one.metadata.get("description", ""), _choices(hints[one.name])) for one in options]
     if section is ParametersConfig and model is not None:
         keys += [Key(one.name, _meaning(one), section=ParameterConfig) for one in model.parameters]
     for name, field in section.model_fields.items():

@@ -1,7 +1,7 @@
 """Direct sums over all pairs of frames: what reduced data are checked against in every fit.
 
-`direct_moments` evaluates the model at every pair; `reduction_errors` compares the log density that follows with that of the
-nodes. A constant difference drops out of a posterior; the spread of the difference over points is what counts.
+`direct_moments` evaluates the model at every pair; `reduction_errors` compares the log density that follows with that
+of the nodes. A constant difference drops out of a posterior; the spread of the difference over points is what counts.
 """
 
 from collections.abc import Callable
@@ -67,7 +67,8 @@ def direct_moments(
         j = np.minimum(i[:, None] + lags.start + np.arange(lag_limit), n - 1)
         return np.asarray(_sums(model, params, maps.t[i][:, None], maps.t[j], w, y, q, phi, gap)), sums
 
-    total, sums = 0.0, np.zeros((count, 5))
+    total: Any = 0.0
+    sums = np.zeros((count, 5))
     with ThreadPoolExecutor(workers) as pool:
         for done, (part, data) in enumerate(pool.map(one, parts), 1):
             total, sums = total + part, sums + data
@@ -120,4 +121,4 @@ def _sums(
         weighted = w * g
         return jnp.stack([x.sum(axis=(1, 2)) for x in (weighted, weighted * g, y * g)], axis=-1)
 
-    return jax.lax.map(at, params)
+    return jax.lax.map(at, params)  # type: ignore[no-any-return]

@@ -32,7 +32,7 @@ class Maps:
     gap : float or None
     """
 
-    values: Array
+    values: Array | tuple[Array, ...]
     alive: Array
     t: Array
     q: Array

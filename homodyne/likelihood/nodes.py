@@ -1,13 +1,13 @@
 """Reduced maps: weighted nodes in place of pairs of frames, and the sums over them that the likelihood asks for.
 
-All that the likelihood needs of a map are sums over its pairs of w, w g, w g² and w y g. With interpolation polynomials ℓ_k
-of g on cells of the triangle of pairs,
+All that the likelihood needs of a map are sums over its pairs of w, w g, w g² and w y g. With interpolation polynomials
+ℓ_k of g on cells of the triangle of pairs,
 
     Σ_pairs w y g(t1, t2) = Σ_nodes g(t1_k, t2_k) Y_k + error,    Y_k = Σ_pairs w y ℓ_k(pair),
 
-where Y_k (and W_k for y = 1) do not depend on parameters: anterpolation, the transpose of interpolation, as in fast multipole
-methods (Greengard and Rokhlin, J. Comput. Phys. 73, 325, 1987). Nodes may also simply be pairs; then the sums are exact.
-`Nodes` of the same grid and centre add up: over shards, over machines, over frames that have just arrived.
+where Y_k (and W_k for y = 1) do not depend on parameters: anterpolation, the transpose of interpolation, as in fast
+multipole methods (Greengard and Rokhlin, J. Comput. Phys. 73, 325, 1987). Nodes may also simply be pairs; then the sums
+are exact. `Nodes` of the same grid and centre add up: over shards, over machines, over frames that have just arrived.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ class Nodes(NamedTuple):
         return int(np.asarray(self.sums)[:, 0].sum())
 
     def correlation(self, model: CorrelationModel, params: Params) -> jax.Array:
-        """g at the nodes of every map, (n_maps, K)."""
+        """Correlation g at the nodes of every map, (n_maps, K)."""
         q, phi = jnp.asarray(self.q)[:, None], jnp.asarray(self.phi)[:, None]
         g = model.g(params, jnp.asarray(self.t1), jnp.asarray(self.t2), q, phi, self.gap)
         return jnp.broadcast_to(g, (*jnp.shape(g)[:-2], *self.weight.shape))
@@ -72,8 +72,8 @@ class Nodes(NamedTuple):
 class Moments(NamedTuple):
     """Everything that the likelihood needs of maps and model, each of shape (n_maps,).
 
-    Number of pairs, sum of weights, weighted mean of the data, their weighted scatter about it, sum of log weights; sums of
-    ``w g``, ``w g²`` and ``w (y - mean) g``, which alone depend on the model.
+    Number of pairs, sum of weights, weighted mean of the data, their weighted scatter about it, sum of log weights;
+    sums of ``w g``, ``w g²`` and ``w (y - mean) g``, which alone depend on the model.
     """
 
     points: jax.Array
@@ -114,7 +114,7 @@ def add(parts: Sequence[Nodes]) -> Nodes:
 
 
 def padded_size(count: int) -> int:
-    """Least number of nodes at or above `count` that is a power of two, or from 4096 on an eighth of one: few shapes."""
+    """Least number of nodes at or above `count` that is a power of two, from 4096 on an eighth of one: few shapes."""
     power = 1 << max(count - 1, 255).bit_length()
     step = power if power <= 4096 else power // 16
     return -(-count // step) * step

@@ -1,13 +1,14 @@
 """The posterior that samplers see: one log density of an unconstrained vector, and everything that follows at a point.
 
-`log_density(z, posterior)` is what is optimised, sampled and certified. A `Posterior` is a JAX tree, so that programs take it
-as an argument: one that was compiled serves all data, shards, priors and noise of the same shapes. `physical_draws` turns
-draws of the vector into draws of everything that has a name, offset and contrast included, drawn from their exact
-conditional distribution.
+`log_density(z, posterior)` is what is optimised, sampled and certified. A `Posterior` is a JAX tree, so that programs
+take it as an argument: one that was compiled serves all data, shards, priors and noise of the same shapes.
+`physical_draws` turns draws of the vector into draws of everything that has a name, offset and contrast included, drawn
+from their exact conditional distribution.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -131,7 +132,7 @@ def evaluate_many(
     points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
     """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is told how many are done."""
-    return _in_batches(_evaluations, points, posterior, progress)
+    return _in_batches(_evaluations, points, posterior, progress)  # type: ignore[no-any-return]
 
 
 def inside(points: Array, posterior: Posterior) -> Array:
@@ -205,8 +206,8 @@ def _evaluation_from(z: jax.Array, m: Moments, sigma: jax.Array, difference: Any
 class Scoring(NamedTuple):
     """Log density at a point with its gradient and expected curvature.
 
-    Value, gradient (d,), and information (d, d): Fisher information of the data, offset and contrast eliminated, plus that
-    of the priors; positive semidefinite everywhere.
+    Value, gradient (d,), and information (d, d): Fisher information of the data, offset and contrast eliminated, plus
+    that of the priors; positive semidefinite everywhere.
     """
 
     value: Any
@@ -284,6 +285,10 @@ def log_densities(points: Array, posterior: Posterior, progress: Callable[[int],
     return np.asarray(evaluate_many(points, posterior, progress).log_density)
 
 
+def _first(count: int, values: Any) -> Array:
+    return np.asarray(values)[:count]
+
+
 def _in_batches(
     program: Callable[[Any, Any, Posterior], Any], points: Array, posterior: Posterior, progress: Callable[[int], None]
 ) -> Any:
@@ -293,6 +298,6 @@ def _in_batches(
         some = points[begin : begin + _AT_ONCE]
         full = np.concatenate([some, np.zeros((_AT_ONCE - len(some), points.shape[1]))])
         found = program(full, len(some), posterior)
-        parts.append(jax.tree.map(lambda x, count=len(some): np.asarray(x)[:count], found))
+        parts.append(jax.tree.map(partial(_first, len(some)), found))
         progress(begin + len(some))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)

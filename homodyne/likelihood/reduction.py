@@ -1,9 +1,9 @@
-"""Reduction of maps to nodes: cells of the triangle of pairs in which g is smooth, and the sums of the data on their nodes.
+"""Reduction of maps to nodes: cells of the triangle of pairs in which g is smooth, and the data on their nodes.
 
-`find_cells` splits the triangle, in rows (first frame) and lags, until g and g² are interpolated to a tolerance at given
-parameters; `reduce_maps` makes the `Nodes` in one pass over the data. A cell with few rows or lags keeps these as they are,
-so small maps are not compressed at all and every sum is exact there. All maps share the cells: what g needs of two times is
-then evaluated once for all of them.
+`find_cells` splits the triangle, in rows (first frame) and lags, until g and g² are interpolated to a tolerance at
+given parameters; `reduce_maps` makes the `Nodes` in one pass over the data. A cell with few rows or lags keeps these as
+they are, so small maps are not compressed at all and every sum is exact there. All maps share the cells: what g needs
+of two times is then evaluated once for all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +39,7 @@ class Accuracy(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Pairs (i, i + lag) with first_row <= i < end_row and first_lag <= lag < end_lag, as far as the record has them."""
+    """Pairs (i, i + lag) with first_row <= i < end_row and first_lag <= lag < end_lag, where the record has them."""
 
     first_row: int
     end_row: int
@@ -230,7 +230,7 @@ def _by_shard(
     place = which.astype(np.int64) * height + row
     ones = csr_array((np.ones(row.size), (place, lag)), shape=(num_shards * height, width))
     held = csr_array((y, (place, lag)), shape=ones.shape)
-    counts, first, second = (np.bincount(which, x, num_shards) for x in (None, y, y * y))
+    counts, sums, squares = (np.bincount(which, x, num_shards) for x in (None, y, y * y))
     if above.ndim == 3:  # the lag in s differs from row to row
         above = np.tile(above, (num_shards, 1, 1))
     w, wy = (
@@ -240,7 +240,7 @@ def _by_shard(
         for x in (ones, held)
     )
     for m in np.flatnonzero(counts):
-        yield int(m), w[m], wy[m], np.array([counts[m], counts[m], first[m], second[m], 0.0])
+        yield int(m), w[m], wy[m], np.array([counts[m], counts[m], sums[m], squares[m], 0.0])
 
 
 def _along(values: Any, above: Array) -> Array:
@@ -304,7 +304,8 @@ def _sides(t: Array, cell: Cell, order: int, uniform: bool) -> tuple[Array, Arra
     few = rows.size <= order and lags.size <= order
     first = t[rows] if rows.size <= order and (uniform or few) else chebyshev(t[rows[0]], t[rows[-1]], order)
     if uniform:
-        return first, t[lags] - t[0] if lags.size <= order else chebyshev(*(t[lags[[0, -1]]] - t[0]), order)
+        after = t[lags] - t[0]
+        return first, after if lags.size <= order else chebyshev(after[0], after[-1], order)
     return first, chebyshev(*_lag_ends(t, cell), min(order, max(lags.size, 2)))
 
 
@@ -388,7 +389,7 @@ def _cell_errors(
     matrix = jnp.asarray(lagrange(nodes, between))
 
     def at(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
-        """g on a grid of every cell, (P, maps, cells, x, y), and whether its points lie in the record."""
+        """Correlation g on a grid of every cell, (P, maps, cells, x, y), and whether its points lie in the record."""
         low, high, short, long = (corners[:, k, None, None] for k in range(4))
         t1 = 0.5 * (low + high) + 0.5 * (high - low) * jnp.asarray(x)[:, None]
         t2 = t1 + 0.5 * (short + long) + 0.5 * (long - short) * jnp.asarray(y)[None, :]

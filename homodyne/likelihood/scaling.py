@@ -2,9 +2,9 @@
 
     y ~ Normal(offset + contrast * g, sigma² / w)
 
-Given g this is linear in (offset, contrast), together called the scaling of a map, whose priors are normal. With X = (1, g),
-prior mean m and precision P, the normal equations A = X'WX/sigma² + P and b = X'W(y - Xm)/sigma² hold everything: the
-marginal likelihood, and the conditional distribution from which offset and contrast are drawn exactly.
+Given g this is linear in (offset, contrast), together called the scaling of a map, whose priors are normal. With X =
+(1, g), prior mean m and precision P, the normal equations A = X'WX/sigma² + P and b = X'W(y - Xm)/sigma² hold
+everything: the marginal likelihood, and the conditional distribution from which offset and contrast are drawn exactly.
 """
 
 from dataclasses import dataclass

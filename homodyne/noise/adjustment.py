@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.likelihood import two_by_two
+from homodyne import two_by_two
 
 if TYPE_CHECKING:
     from homodyne.noise.sandwich import Sandwich

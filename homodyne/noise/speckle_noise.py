@@ -121,15 +121,16 @@ def _share(contrast: Array, shot: Array) -> Array:
 def residual_share(g: Array, g_rows: Array, present: Array, residual: Array) -> float:
     """Correlated part of the noise from residuals that share a frame.
 
-    E[r_ij r_ik] = variance (share g_jk + share² g_ij g_ik), summed over some rows i and all j, k with weight g_jk and divided
-    by the mean square of the residuals.
+    E[r_ij r_ik] = variance (share g_jk + share² g_ij g_ik), summed over some rows i and all j, k with weight g_jk and
+    divided by the mean square of the residuals.
 
     Parameters
     ----------
     g : (m, m) array
         Model correlation between the frames of some columns.
     g_rows, present, residual : (rows, m) arrays
-        Model correlation between rows and columns, where there is a pair of different frames, and data minus model there.
+        Model correlation between rows and columns, where there is a pair of different frames, and data minus model
+        there.
 
     Returns
     -------

@@ -1,19 +1,19 @@
 """Sums and traces over all pairs of frames of one map, of which the sandwich covariance is made: `pair_sums`.
 
-The traces are of products of four matrices with one row per frame. Products of whole matrices cost n³, so long records are
-worked on in several grids of frames: near the diagonal every frame is used, far from it every third, ninth, ... frame
-stands for its neighbours. With F = N + R, N the matrix times a smooth taper that ends a few frames off the diagonal, all
-products with a factor R are right in a coarse grid, because R is smooth there, so
+The traces are of products of four matrices with one row per frame. Products of whole matrices cost n³, so long records
+are worked on in several grids of frames: near the diagonal every frame is used, far from it every third, ninth, ...
+frame stands for its neighbours. With F = N + R, N the matrix times a smooth taper that ends a few frames off the
+diagonal, all products with a factor R are right in a coarse grid, because R is smooth there, so
 
     traces of F = traces of F in the coarse grid - traces of N in the coarse grid + traces of N in the fine grid,
 
 where N is sampled in the coarse grid, with a diagonal that gives its rows the sums that they have in the fine one. N is
-banded, so that its traces cost as much as there are frames. Near the ends of the record every frame is kept: the youngest
-ages vary fastest, and sums over correlated neighbours are cut off there.
+banded, so that its traces cost as much as there are frames. Near the ends of the record every frame is kept: the
+youngest ages vary fastest, and sums over correlated neighbours are cut off there.
 
-Standard deviations from a sandwich are right to 1 % and mostly 0.1 %, for decays within a frame as for those much longer
-than the record. What oscillates all over the record without decay needs a period of more than twice the frames that one
-of the coarsest grid stands for, which is 6 frames in records of up to 2000.
+Standard deviations from a sandwich are right to 1 % and mostly 0.1 %, for decays within a frame as for those much
+longer than the record. What oscillates all over the record without decay needs a period of more than twice the frames
+that one of the coarsest grid stands for, which is 6 frames in records of up to 2000.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import as_strided
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Design = Callable[[Any, Any], Any]
-"""Derivatives (D, *shape) of c2 at ages t1 <= t2 of one shape, at a contrast of one; the last are 1 (offset), g (contrast)."""
+"""Derivatives (D, *shape) of c2 at ages t1 <= t2 of one shape, at contrast 1; the last are 1 (offset), g (contrast)."""
 
 LARGEST = 750
 """Frames of a grid whose matrices are multiplied as a whole; shorter records are computed exactly."""
@@ -43,10 +43,11 @@ class PairSums(NamedTuple):
     Attributes
     ----------
     information : (D, D) array
-        Sum over pairs i < j of weight times the product of two derivatives. The last two elements of its diagonal are the
-        sums of w and of w g².
+        Sum over pairs i < j of weight times the product of two derivatives. The last two elements of its diagonal are
+        the sums of w and of w g².
     powers : (3, D, D) array
-        Traces of (G_a G_b, G_a g G_b, G_a g G_b g) for symmetric matrices G of weight times derivative, 0 on the diagonal.
+        Traces of (G_a G_b, G_a g G_b, G_a g G_b g) for symmetric matrices G of weight times derivative, 0 on the
+        diagonal.
     """
 
     information: Array
@@ -62,8 +63,8 @@ def pair_sums(t: Array, design: Design, weight: Array | None = None, largest: in
         Ages of the frames, ascending; frames without data are left out.
     design : callable
     weight : (n, n) array, optional
-        Weights of pairs i < j, 0 where one is missing; other elements are not read. Of long records only their mean and mean
-        square matter, by lag near the diagonal and by blocks of the map elsewhere.
+        Weights of pairs i < j, 0 where one is missing; other elements are not read. Of long records only their mean and
+        mean square matter, by lag near the diagonal and by blocks of the map elsewhere.
     largest : int
         See `LARGEST`.
     """
@@ -162,8 +163,8 @@ def _taper(lag: Array) -> Array:
 class _Part(NamedTuple):
     """What one grid contributes.
 
-    Derivatives times weight, and g, both tapered, at its pairs; and sums over its share of the pairs: of the products of
-    derivatives with the mean weight, with its mean square, with the variance, with the variance times g².
+    Derivatives times weight, and g, both tapered, at its pairs; and sums over its share of the pairs: of the products
+    of derivatives with the mean weight, with its mean square, with the variance, with the variance times g².
     """
 
     values: Array
@@ -260,7 +261,7 @@ def _row_sums(band: Array, counts: Array) -> Array:
 
 
 def _banded_traces(band: Array, counts: Array) -> Array:
-    """Traces of (G_a g G_b, G_a g G_b g), (2, D, D), of banded matrices; the last one of the band is g less the unit."""
+    """Traces of (G_a g G_b, G_a g G_b g), (2, D, D), of banded matrices; the last of the band is g less the unit."""
     reach = band.shape[2] - 1
     size = max(2 * reach, 1)  # of blocks that make products of two block tridiagonal
     diagonal, above = _blocks(band, counts, size)

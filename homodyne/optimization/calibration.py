@@ -95,8 +95,8 @@ def calibrated(
         if not modes:
             if best is None:
                 raise ConvergenceError(
-                    "with correlated noise the posterior is zero at the modes for independent pairs: a prior or a bound cuts "
-                    "them off; widen it"
+                    "with correlated noise the posterior is zero at the modes for independent pairs: a prior or a "
+                    "bound cuts them off; widen it"
                 )
             share /= 2
         else:
@@ -169,8 +169,8 @@ class Local(NamedTuple):
     """What follows from a point without data: slopes of the parameters, gradient and information of the prior."""
 
     slopes: dict[str, Array]
-    gradient: Array
-    information: Array
+    gradient: Any
+    information: Any
 
 
 def local(z: Array, space: ParameterSpace) -> Local:
@@ -180,7 +180,8 @@ def local(z: Array, space: ParameterSpace) -> Local:
 
 @compiled
 def _local(z: jax.Array, space: ParameterSpace) -> Local:
-    return Local(jax.jacfwd(space.physical)(z), jax.grad(space.log_prior)(z), space.prior_information(z))
+    information = jnp.asarray(space.prior_information(z))
+    return Local(jax.jacfwd(space.physical)(z), jax.grad(space.log_prior)(z), information)
 
 
 def _independent(pilot: Pilot, z: Array) -> Evaluation:

@@ -1,9 +1,10 @@
 """Fitting: from a measurement to a posterior with a verdict.
 
-`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays. Both run the pilot fit, which reduces the
-data, get draws by a method ("laplace": normal approximation at the mode, "nuts": No-U-turn sampling, "cmc": shards), and have
-them certified against the exact posterior. With "auto", methods are tried from the cheapest on until one gives a result that
-can be used; the best answer that was seen is returned. The reduction is checked by direct sums over all pairs.
+`fit` takes a `TwoTimeData` and a configuration; `fit_mcmc_jax` takes flat arrays. Both run the pilot fit, which reduces
+the data, get draws by a method ("laplace": normal approximation at the mode, "nuts": No-U-turn sampling, "cmc":
+shards), and have them certified against the exact posterior. With "auto", methods are tried from the cheapest on until
+one gives a result that can be used; the best answer that was seen is returned. The reduction is checked by direct sums
+over all pairs.
 """
 
 import time
@@ -383,7 +384,7 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
 
 
 def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
-    """No-U-turn sampling around the best mode; once more, longer and with a mass matrix of its own, where that fails."""
+    """No-U-turn sampling around the best mode; once more, longer and with its own mass matrix, where that fails."""
     mcmc, mode, posterior = settings.optimization.mcmc, pilot.mode, pilot.posterior
     nuts = NutsSettings(mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob)
     spent = 0

@@ -101,7 +101,7 @@ class NutsDraws:
 
 
 Density = Callable[[jax.Array, Any], jax.Array]
-"""Log density of coordinates (d,) and a tree of arrays, differentiable in the first; minus infinity outside the support."""
+"""Log density of coordinates (d,) and a tree of arrays, differentiable in the first; -inf outside the support."""
 
 
 def sample_posterior(
@@ -132,8 +132,8 @@ def sample(
 ) -> NutsDraws:
     """Sample a posterior with the no-U-turn sampler (Hoffman and Gelman 2014, Betancourt 2017) of NumPyro.
 
-    The draws of chain c depend on ``fold_in(key, c)`` only, not on how often progress is reported, and unless the mass is
-    adapted not on the other chains.
+    The draws of chain c depend on ``fold_in(key, c)`` only, not on how often progress is reported, and unless the mass
+    is adapted not on the other chains.
 
     Parameters
     ----------
@@ -195,8 +195,8 @@ class _Programs(NamedTuple):
     """Compiled parts of the sampler.
 
     ``value_and_grad(w, place)`` of the potential at whitened coordinates (chains, d); ``advance(state, count, adapting,
-    acceptance, place)`` returns the state and rows of which `count` are filled; ``begin(w, value, gradient, keys, inverse
-    mass)`` makes a state.
+    acceptance, place)`` returns the state and rows of which `count` are filled; ``begin(w, value, gradient, keys,
+    inverse mass)`` makes a state.
     """
 
     value_and_grad: Callable[..., Any]

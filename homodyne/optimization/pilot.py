@@ -1,9 +1,10 @@
 """Pilot fit: the modes of the posterior, their curvature, and the noise.
 
-`pilot_fit` screens draws from the prior on thinned data by weighted least squares and climbs from the best of them by Fisher
-scoring with a trust region, all starts in one compiled program. At the modes it reduces all data to nodes and climbs again.
-There the noise of every map is taken from the residuals, and the curvature gives the Gaussian approximation. An optimum at
-an edge of the support, or where the data determine nothing, is no failure: samplers go on from there.
+`pilot_fit` screens draws from the prior on thinned data by weighted least squares and climbs from the best of them by
+Fisher scoring with a trust region, all starts in one compiled program. At the modes it reduces all data to nodes and
+climbs again. There the noise of every map is taken from the residuals, and the curvature gives the Gaussian
+approximation. An optimum at an edge of the support, or where the data determine nothing, is no failure: samplers go on
+from there.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ _HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at a mode
 _NEAR = 0.01  # gain in log density that a step of a climb on thinned data has to promise
 _FOLLOWED = 8  # ends of climbs that are followed when the noise is known
+_ACCURACY = Accuracy(8, 1e-4)
 _STEP = 0.3  # of differences for the curvature, in posterior sd
 _STILL = 0.01  # change of the noise, in its own standard errors, that is none
 _ROUNDS = 4  # of climbing and taking the noise from the residuals
@@ -40,8 +42,8 @@ _RESIDUALS = 1_000_000  # pairs over all maps that the noise is taken from
 _MAD_TO_SD = 1.4826022185056018  # 1 / quantile(normal, 3/4)
 _FAR_DRAWS = 4  # points about the mode of thinned data at which cells are tried
 _AT_EDGE = (
-    "the density is highest at an edge of the possible parameters, or hardly curved: the data determine little, and priors "
-    "much; fix a parameter or narrow its prior if you know more"
+    "the density is highest at an edge of the possible parameters, or hardly curved: the data determine little, and "
+    "priors much; fix a parameter or narrow its prior if you know more"
 )
 
 
@@ -70,7 +72,7 @@ class PilotSettings:
     max_iterations: int = 100
     thin_points: int = 20_000
     depth: float = DEAD
-    accuracy: Accuracy = Accuracy(8, 1e-4)
+    accuracy: Accuracy = _ACCURACY
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,8 +184,8 @@ def pilot_fit(
     ends = climb(thin.with_sigma(sigma), starts, settings, _NEAR)
     if not len(ends.z):
         raise ConvergenceError(
-            f"the posterior is zero at all {len(starts)} starting points: the priors exclude these data; look at the maps "
-            "with 'homodyne inspect' and check q, gap and the priors"
+            f"the posterior is zero at all {len(starts)} starting points: the priors exclude these data; look at the "
+            "maps with 'homodyne inspect' and check q, gap and the priors"
         )
     sigma = noise_at(problem, thin, ends.z[0])
     thin = thin.with_sigma(sigma)
@@ -396,11 +398,11 @@ def _misfit(problem: Problem, at: Evaluation, sigma: Array) -> list[str]:
     if heavy.max() > _HEAVY:
         k = int(heavy.argmax())
         notes.append(
-            f"residuals have heavy tails: their sd is {heavy[k]:.2f} times the robust one at {_place(problem, k)}; "
-            "look for outliers or misfit in the residual maps"
+            f"residuals have heavy tails: their sd is {heavy[k]:.2f} times the robust one at "
+            f"{_place(problem, int(k))}; look for outliers or misfit in the residual maps"
         )
     if np.any(contrast <= 0):
-        listed = ", ".join(_place(problem, k) for k in np.flatnonzero(contrast <= 0))
+        listed = ", ".join(_place(problem, int(k)) for k in np.flatnonzero(contrast <= 0))
         notes.append(f"no positive contrast at {listed}: these maps show no decay that the model describes")
     return notes
 

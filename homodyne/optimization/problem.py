@@ -90,8 +90,8 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
 def thinned_pairs(maps: Maps, points: int) -> tuple[Array, Array]:
     """Pairs (i, j) of frames, the same of all maps, about `points` over all: rows over all ages, columns at all lags.
 
-    Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow by half, so that
-    a fast decay is seen as well as a slow one. All pairs are taken where there are fewer.
+    Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow by half, so
+    that a fast decay is seen as well as a slow one. All pairs are taken where there are fewer.
     """
     frames, share = np.flatnonzero(maps.alive.any(axis=0)), points / maps.num_maps
     n = frames.size

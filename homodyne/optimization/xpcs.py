@@ -1,9 +1,9 @@
 """Two-time maps as a model of the consensus engine, and their consensus runs.
 
-A shard is a set of `Nodes` on the grid of all data. Contrast and offset of every map are shared by all shards, so they cannot
-be integrated out shard by shard: a shard integrates them under its share of their prior, draws them back, and reports them
-as joint coordinates. The full posterior needs no such detour, because moments of the data add up over shards: from their sum
-the exact marginal likelihood follows as if all data were in one place.
+A shard is a set of `Nodes` on the grid of all data. Contrast and offset of every map are shared by all shards, so they
+cannot be integrated out shard by shard: a shard integrates them under its share of their prior, draws them back, and
+reports them as joint coordinates. The full posterior needs no such detour, because moments of the data add up over
+shards: from their sum the exact marginal likelihood follows as if all data were in one place.
 """
 
 from collections.abc import Mapping, Sequence

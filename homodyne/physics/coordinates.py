@@ -4,15 +4,16 @@ A law J(t) = A t^a + b over a record with the middle time t_m (geometric mean of
 
     J_m = A t_m^a + b                     level in the middle           z1 = log J_m
     rho = A t_m^a / J_m                   share of the power law        z3 = log rho
-    z2 = a sqrt(rho² + rho0²)             slope d log J / d log t where rho >> rho0, the exponent, scaled, where rho << rho0
+    z2 = a sqrt(rho² + rho0²)             slope d log J / d log t where rho >> rho0, the exponent, scaled, where rho <<
+    rho0
 
 so that A = rho J_m t_m^-a, b = J_m (1 - rho) and |d(A, a, b)/dz| = rho J_m² t_m^-a / sqrt(rho² + rho0²), which is never
 zero. rho0 is the standard deviation that the data leave of the slope over that of the prior of the exponent: where the
-share of the law is too small for its exponent to be seen, the coordinate is the exponent and its width that of the prior.
-Without rho0 the exponent of a law with a small share would be a funnel (Neal, Ann. Stat. 31, 705, 2003).
+share of the law is too small for its exponent to be seen, the coordinate is the exponent and its width that of the
+prior. Without rho0 the exponent of a law with a small share would be a funnel (Neal, Ann. Stat. 31, 705, 2003).
 
-A parameter with one finite bound is described by the logarithm of its distance, one with two by the logit, directions by
-their angle, everything else by itself.
+A parameter with one finite bound is described by the logarithm of its distance, one with two by the logit, directions
+by their angle, everything else by itself.
 """
 
 from collections.abc import Collection, Mapping
@@ -61,8 +62,8 @@ class LawCoordinates:
     @classmethod
     def of(cls, law: PowerLaw, priors: Mapping[str, Prior]) -> "LawCoordinates":
         """Coordinates of a law of which the parameters with priors are free."""
-        names = {name for name in (law.amplitude, law.exponent, law.offset) if name in priors}
-        return cls(law, frozenset(names), law.exponent in priors and priors[law.exponent].bounded == (True, True))
+        names = frozenset(name for name in (law.amplitude, law.exponent, law.offset) if name and name in priors)
+        return cls(law, names, law.exponent in priors and priors[law.exponent].bounded == (True, True))
 
     @property
     def _level(self) -> bool:
@@ -95,7 +96,7 @@ class LawCoordinates:
 
     def physical(self, z: Any, fixed: Values, priors: Mapping[str, Prior], place: Place) -> tuple[dict[str, Any], Any]:
         """Parameters of the law, and log |d(free parameters)/dz|, at its coordinates z."""
-        parts = dict(zip(("level", "exponent", "share"), (None, None, None), strict=True))
+        parts: dict[str, Any] = {"exponent": None}
         columns = iter(range(len(self.names)))
         for part, present in (
             ("level", self._level),
@@ -104,9 +105,11 @@ class LawCoordinates:
         ):
             if present:
                 parts[part] = z[next(columns)]
-        offset = fixed.get(self.law.offset, 0.0) if self.law.offset not in self.free else None
-        amplitude = fixed.get(self.law.amplitude) if self.law.amplitude not in self.free else None
-        level, share, log_det = None, None, jnp.zeros(())
+        offset: Any = fixed.get(self.law.offset or "", 0.0) if self.law.offset not in self.free else None
+        amplitude: Any = fixed.get(self.law.amplitude) if self.law.amplitude not in self.free else None
+        level: Any = None
+        share: Any = None
+        log_det = jnp.zeros(())
         if self._level:
             base = jnp.maximum(offset, 0.0) if offset is not None else 0.0  # no wall where the amplitude vanishes
             level = base + jnp.exp(parts["level"])
@@ -145,7 +148,7 @@ class LawCoordinates:
         return z, jnp.zeros(())
 
     def coordinates(self, params: Values, priors: Mapping[str, Prior], place: Place) -> list[Any]:
-        """Inverse of `physical` in NumPy, each with the shape of the parameters; NaN where the level is not positive."""
+        """Inverse of `physical` in NumPy, each with the shape of the parameters; NaN where the level is not above 0."""
         amplitude, exponent = (np.asarray(params[n], dtype=float) for n in (self.law.amplitude, self.law.exponent))
         offset = np.asarray(params[self.law.offset] if self.law.offset else 0.0, dtype=float)
         with np.errstate(all="ignore"):

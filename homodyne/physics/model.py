@@ -4,12 +4,12 @@ A model is one class in one file: its parameters, and the squared field correlat
 
     g(t1, t2; q, phi) = |c1|²,    c2 = offset + contrast * g,    g = 1 at t1 = t2,
 
-written in JAX. Everything else, from the likelihood with contrast and offset integrated out to figures, follows. Where it
-likes, a model also says in which coordinates its posterior is round (`coordinates`), which rates can be drawn against
-time (`rates`), where parameters are possible (`supported`) and the covariance of its field (`field`).
+written in JAX. Everything else, from the likelihood with contrast and offset integrated out to figures, follows. Where
+it likes, a model also says in which coordinates its posterior is round (`coordinates`), which rates can be drawn
+against time (`rates`), where parameters are possible (`supported`) and the covariance of its field (`field`).
 
-`find_model` looks a model up by its name, among those of this package and of installed packages that name theirs as entry
-points ``homodyne.models``, or imports one as ``module:Class``.
+`find_model` looks a model up by its name, among those of this package and of installed packages that name theirs as
+entry points ``homodyne.models``, or imports one as ``module:Class``.
 """
 
 import sys
@@ -70,7 +70,7 @@ class Parameter:
 
 
 class Rate(NamedTuple):
-    """Something that follows from the parameters at every age, such as J(t): name, symbol, unit and ``value(params, t)``."""
+    """What follows from the parameters at every age, such as J(t): name, symbol, unit and ``value(params, t)``."""
 
     name: str
     symbol: str
@@ -80,7 +80,7 @@ class Rate(NamedTuple):
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """Three parameters that together are a rate ``amplitude * t**(sign * exponent) + offset``, positive over the record.
+    """Three parameters of a rate ``amplitude * t**(sign * exponent) + offset``, positive over the record.
 
     The posterior of such parameters is a curved ridge in themselves and round in the coordinates of
     `homodyne.physics.coordinates`.

@@ -1,7 +1,7 @@
 """Prior distributions of physical parameters, restricted to bounds.
 
-`make_prior` builds one from its name and arguments. Every kind is normal or flat in x or in log x, cut at bounds, so that a
-`Prior` is a row of numbers: programs compiled for one serve every other.
+`make_prior` builds one from its name and arguments. Every kind is normal or flat in x or in log x, cut at bounds, so
+that a `Prior` is a row of numbers: programs compiled for one serve every other.
 """
 
 from collections.abc import Mapping
@@ -37,8 +37,8 @@ _LOGARITHMIC = ("lognormal", "loguniform")
 class Prior:
     """A distribution restricted to ``low <= x <= high``; build it with `make_prior`.
 
-    With u = x, or log x where it is logarithmic, the log density of x is ``-0.5 precision (u - mean)² + constant`` (less u
-    where it is logarithmic).
+    With u = x, or log x where it is logarithmic, the log density of x is ``-0.5 precision (u - mean)² + constant``
+    (less u where it is logarithmic).
 
     Attributes
     ----------

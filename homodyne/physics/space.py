@@ -1,9 +1,10 @@
 """The free parameters of an analysis: their priors, and the unconstrained coordinates z in which samplers see them.
 
-`parameter_space` builds a `ParameterSpace` from a model, priors and fixed values. The space maps z to physical parameters
-(`physical`) and to the log density of the prior in z (`log_prior`, Jacobian included). Priors are declared on the physical
-parameters; the posterior is the same in any coordinates. A space is a JAX tree: its numbers are leaves, so programs that
-take it as an argument are compiled once for all spaces with the same model, free parameters and kinds of priors.
+`parameter_space` builds a `ParameterSpace` from a model, priors and fixed values. The space maps z to physical
+parameters (`physical`) and to the log density of the prior in z (`log_prior`, Jacobian included). Priors are declared
+on the physical parameters; the posterior is the same in any coordinates. A space is a JAX tree: its numbers are leaves,
+so programs that take it as an argument are compiled once for all spaces with the same model, free parameters and kinds
+of priors.
 """
 
 from collections.abc import Mapping
@@ -166,7 +167,7 @@ class ParameterSpace:
         return z
 
     def difference(self, z: Any, center: Any) -> jax.Array:
-        """z - center of points (..., dim), directions by the shorter way."""
+        """Differences z - center of points (..., dim), directions by the shorter way."""
         gap = jnp.asarray(z) - jnp.asarray(center)
         period = np.where(self.periods > 0, self.periods, 1.0)
         return gap - jnp.where(self.periods > 0, period * jnp.round(gap / period), 0.0)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from homodyne.physics.priors import make_prior
 from homodyne.errors import InputError
+from homodyne.physics.priors import make_prior
 
 INF = np.inf
 CASES = {

@@ -14,7 +14,8 @@ from homodyne.physics.space import parameter_space
 
 T = 0.1 * np.arange(1, 101)
 VALUES = {
-    "D0": 2e4, "alpha": -0.4, "D_offset": 30.0, "gamma_dot_0": 3e-3, "beta": 0.2, "gamma_dot_offset": -1e-4, "phi0": 12.0
+    "D0": 2e4, "alpha": -0.4, "D_offset": 30.0, "gamma_dot_0": 3e-3, "beta": 0.2, "gamma_dot_offset": -1e-4,
+    "phi0": 12.0,
 }  # fmt: skip
 
 

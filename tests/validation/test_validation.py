@@ -7,7 +7,7 @@ import pytest
 from benchmarks.validation import alarms, coverage
 from benchmarks.validation.bands import band, grid, uniform_p
 from benchmarks.validation.calibration import STATIC, with_noise
-from benchmarks.validation.fits import LIKELIHOOD, Answer, bench, from_weights, ranks
+from benchmarks.validation.fits import LIKELIHOOD, Answer, from_weights, likelihoods, pilot_at, ranks
 from benchmarks.validation.records import Unit, append, read
 from benchmarks.validation.report import misses, ranks_by_name, smallest_p, write_report
 from known_answers.conjugate import gaussian_mean
@@ -79,11 +79,11 @@ class TestCalibration:
         told = {1.0: [], 0.5: []}
         for seed in range(16):
             data, truth, start = STATIC.measure(seed)
-            pilot = bench(STATIC).pilot(data, start, seed)
+            pilot = pilot_at(STATIC, data, start, seed)
             for factor, records in told.items():
                 wrong = with_noise(pilot, factor * STATIC.sigma)
-                truth[LIKELIHOOD] = wrong.posterior.evaluate(start)[1].log_likelihood
-                found = ranks(from_weights(bench(STATIC), wrong, seed), truth, np.random.default_rng(seed))
+                truth[LIKELIHOOD] = likelihoods(start[None], wrong.posterior)
+                found = ranks(from_weights(wrong, seed), truth, np.random.default_rng(seed))
                 records.append({"ranks": found})
         p = {factor: smallest_p(ranks_by_name(records))[0] for factor, records in told.items()}
         assert p[1.0] > 0.01

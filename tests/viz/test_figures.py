@@ -8,10 +8,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-
-import homodyne
 from matplotlib.text import Text
 
+import homodyne
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.viz import inspect_figure, save_figures
 from homodyne.viz.figures import figure_format, standard_figures

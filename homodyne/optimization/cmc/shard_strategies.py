@@ -180,4 +180,4 @@ ROWS: dict[str, Callable[[int, int, Rng], Array]] = {
 """Ways to shard rows of any data: (number of rows, number of shards, generator) -> shard numbers."""
 
 GRIDS: dict[str, Callable[[int, int], Grid]] = {"interleaved": _interleaved_grid, "frame_blocks": _frame_grid}
-"""Ways to shard maps that keep the grid: (number of usable frames, number of shards) -> numbers by row and by column."""
+"""Ways to shard maps that keep the grid: (number of usable frames, of shards) -> numbers by row and by column."""

@@ -160,10 +160,10 @@ shard_data_time_stratified = partial(shard_data_stratified, strategy="time_strat
 def shard_numbers(
     maps: Maps, num_shards: int, strategy: str, *, seed: int = 0
 ) -> Callable[[int, Array, Array], npt.NDArray[np.int32]]:
-    """How the pairs of frames of maps are dealt out: a function ``(k, i, j)`` that numbers the shards of pairs of map k.
+    """How the pairs of frames are dealt out: a function ``(k, i, j)`` that numbers the shards of pairs of map k.
 
-    Grid strategies keep the grid of the maps; the others shard each map alike, each map starting where the one before it
-    stopped. ``contiguous`` keeps all maps of a pair together.
+    Grid strategies keep the grid of the maps; the others shard each map alike, each map starting where the one before
+    it stopped. ``contiguous`` keeps all maps of a pair together.
 
     Parameters
     ----------

@@ -150,7 +150,7 @@ def velocity(params: Params, t: Any) -> jax.Array:
 def fraction(params: Params, t: Any) -> jax.Array:
     """s(t), the fraction of the moving component."""
     grown = jnp.exp(params["f1"] * (jnp.asarray(t, dtype=float) - params["f2"]))
-    return jnp.asarray(params["f3"]) + params["f0"] * grown
+    return jnp.asarray(params["f3"] + params["f0"] * grown)
 
 
 def _component(params: Params, which: str) -> dict[str, Any]:

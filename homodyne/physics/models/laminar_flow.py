@@ -2,8 +2,8 @@
 
     g = exp(-q² ∫ J dt) [sin(x)/x]²,    x = (q gap / 2) cos(phi0 - phi) ∫ γ̇ dt
 
-(He et al., PNAS 121, e2401162121, 2024; shear factor: Burghardt et al., PRE 85, 021402, 2012). J and γ̇ are power laws of
-the age with a constant.
+(He et al., PNAS 121, e2401162121, 2024; shear factor: Burghardt et al., PRE 85, 021402, 2012). J and γ̇ are power laws
+of the age with a constant.
 """
 
 import math
@@ -59,7 +59,8 @@ class LaminarFlow(CorrelationModel):
             "shear rate offset, 1/s", aliases=("gamma_dot_t_offset",),
         ),
         Parameter(
-            "phi0", ("uniform", {"low": -90.0, "high": 90.0}), "deg", r"\varphi_0", "flow direction, degrees", period=180.0
+            "phi0", ("uniform", {"low": -90.0, "high": 90.0}), "deg", r"\varphi_0", "flow direction, degrees",
+            period=180.0,
         ),
     )  # fmt: skip
 

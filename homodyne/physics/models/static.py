@@ -1,4 +1,7 @@
-"""An ageing sample without flow: g = exp(-q² ∫ J dt), J = D0 t^alpha + D_offset (He et al., PNAS 121, e2401162121, 2024)."""
+"""An ageing sample without flow: g = exp(-q² ∫ J dt), J = D0 t^alpha + D_offset.
+
+He et al., PNAS 121, e2401162121 (2024).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """What runs in a worker process: tasks come in through a socket, one after the other, results go out.
 
 The process is a fresh interpreter (JAX does not survive a fork) whose threads are limited by its environment, so this
-module and everything it imports must stay free of JAX, NumPy and Numba: the first task brings them.
+module and everything it imports must stay free of JAX and NumPy: the first task brings them.
 
 The process never outlives its parent. A thread sends a sign of life every second and ends the process when nobody
 is there to take it; on Linux the kernel also kills the process as soon as the parent is gone, which works while

@@ -35,7 +35,7 @@ BEAT = 1.0  # seconds between two signs of life
 TICK = 0.25  # most seconds between two looks at the clocks
 GRACE = 10.0  # seconds that the kernel is given to end a killed process
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which libraries are told how many threads they may use."""
 
 

@@ -83,8 +83,8 @@ def _check_pure(tasks: Sequence[ShardTask]) -> None:
         pure = attempt(lambda: is_pure_jax(task.model, task.model.load(read_arrays(task.data)), task.power))  # noqa: B023
         if pure is False:
             raise InputError(
-                f"the backend 'pjit' cannot run {type(task.model).__name__}: its likelihood is computed on the host "
-                "(by Numba, for two-time maps), not by JAX; use the backend 'multiprocessing'"
+                f"the backend 'pjit' cannot run {type(task.model).__name__}: its likelihood is computed on the "
+                "host, not by JAX; use the backend 'multiprocessing'"
             )
         if pure is True:
             return

@@ -1,4 +1,4 @@
-"""Algebra of symmetric positive definite (..., 2, 2) matrices in closed form: compiled in a moment, and as exact as Cholesky."""
+"""Algebra of symmetric positive definite (..., 2, 2) matrices in closed form: compiled soon, exact as Cholesky."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def solve(m: jax.Array, right: jax.Array) -> jax.Array:
 
 
 def quadratic(m: jax.Array, x: jax.Array) -> jax.Array:
-    """x' m^-1 x."""
+    """Quadratic form x' m^-1 x."""
     a, b = m[..., 0, 0], m[..., 0, 1]
     return x[..., 0] ** 2 / a + (x[..., 1] - b / a * x[..., 0]) ** 2 / schur(m)
 
