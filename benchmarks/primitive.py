@@ -16,7 +16,7 @@ from homodyne.config.schema import Config
 from homodyne.core.moments import Moments
 from homodyne.core.posterior import Posterior
 from homodyne.core.sandwich import sandwich
-from homodyne.core.speckle_noise import CountingFacts
+from homodyne.noise.speckle_noise import CountingFacts
 from homodyne.optimization.target import build_target
 
 

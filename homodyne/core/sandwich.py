@@ -2,7 +2,7 @@
 
 The fit takes the points as independent, so its information H is not the inverse of its covariance. With the score of
 every parameter written as a symmetric map G_a = weight * dc2/dx_a / (2 sigma²), zero on the diagonal, and the
-covariance of `homodyne.core.speckle_noise`,
+covariance of `homodyne.noise.speckle_noise`,
 
     J_ab = 2 variance Σ_phi tr(G_a K G_b K),      Cov = H^-1 J H^-1,
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from homodyne.core.likelihood import Likelihood
 from homodyne.core.pair_maps import PairMaps, pair_maps, strips
-from homodyne.core.speckle_noise import (
+from homodyne.noise.speckle_noise import (
     COUNT_SOURCES,
     PIXEL_SOURCES,
     RESIDUALS,

@@ -13,7 +13,7 @@ from homodyne.core.calibration import adjusted_covariance, adjustment_to
 from homodyne.core.likelihood import Likelihood
 from homodyne.core.posterior import Posterior
 from homodyne.core.sandwich import Sandwich, sandwich
-from homodyne.core.speckle_noise import CountingFacts, SpeckleNoise
+from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.crosscheck import cross_check

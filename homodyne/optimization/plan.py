@@ -14,7 +14,7 @@ import numpy as np
 from homodyne.config.io import load_config
 from homodyne.core.likelihood import Likelihood
 from homodyne.core.sandwich import Sandwich, sandwich
-from homodyne.core.speckle_noise import CountingFacts
+from homodyne.noise.speckle_noise import CountingFacts
 from homodyne.data.simulated import simulate
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import ConvergenceError, InputError

@@ -16,7 +16,7 @@ from homodyne.core.parameters import parameter_space
 from homodyne.core.posterior import Posterior
 from homodyne.core.sandwich import Sandwich, sandwich
 from homodyne.core.simulate import TrueModel, independent
-from homodyne.core.speckle_noise import CountingFacts, SpeckleNoise
+from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
 
 PARAMS = {"D0": 3e4, "alpha": -0.4, "D_offset": 1e3}
 SIGMA = np.array([0.02, 0.02])

@@ -14,7 +14,7 @@ from homodyne.core.pair_maps import pair_maps
 from homodyne.core.parameters import parameter_space
 from homodyne.core.sandwich import sandwich
 from homodyne.core.simulate import TrueModel, independent, parametric
-from homodyne.core.speckle_noise import CountingFacts, residual_share
+from homodyne.noise.speckle_noise import CountingFacts, residual_share
 from homodyne.errors import InputError
 
 N, PHI, Q, GAP = 9, np.array([-20.0, 65.0]), 0.0054, 2e6

@@ -15,7 +15,7 @@ import numpy as np
 
 from homodyne.core.likelihood import Likelihood
 from homodyne.core.pair_maps import pair_maps
-from homodyne.core.speckle_noise import SpeckleNoise
+from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.core.tiles import BLOCKS, Tiling, make_tiling
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from homodyne.core.likelihood import Likelihood
-from homodyne.core.speckle_noise import SpeckleNoise
+from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.core.tile_table import AngleTiles, Columns, drop_test, remainder, scaling_columns, tile_table
 from homodyne.core.tiles import BLOCKS, MIN_FRAMES
 

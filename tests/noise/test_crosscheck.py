@@ -7,7 +7,7 @@ import pytest
 
 from homodyne.config.io import load_config
 from homodyne.core.simulate import TrueModel, simulate_maps
-from homodyne.core.speckle_noise import SpeckleNoise
+from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.data.simulated import from_maps
 from homodyne.optimization.crosscheck import cross_check
 from homodyne.optimization.target import build_target

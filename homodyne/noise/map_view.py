@@ -1,0 +1,36 @@
+"""One measured map with the model that was fitted to it, as the noise and the tests of a fit see it: `MapView`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class MapView:
+    """Data and model of one map; nothing is copied.
+
+    Attributes
+    ----------
+    t : (n,) array
+        Ages of the usable frames in s, ascending.
+    values : (n, n) float32 array
+        c2; only pairs i < j are read.
+    present : (n, n) bool array or None
+        Pairs i < j that were measured; None for all.
+    design : callable
+        Of ages t1 <= t2 of one shape: derivatives of c2, (D, *shape), at a contrast of one along the d coordinates, then 1
+        (offset) and g (contrast).
+    offset, contrast : float
+        Of the fit.
+    """
+
+    t: Array
+    values: Array
+    present: Array | None
+    design: Callable[[Any, Any], Any]
+    offset: float
+    contrast: float
