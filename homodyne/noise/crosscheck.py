@@ -1,13 +1,13 @@
 """Does the fit agree with its own data? Tests of the residuals under the noise that speckle has: `cross_check`.
 
 Each test asks how much the sum of squares over tiles of age and lag drops when the model is allowed something more
-(`homodyne.core.tile_table`): anything at all, a curve along the lag or the age, parameters for each block of frames or
+(`homodyne.noise.tile_table`): anything at all, a curve along the lag or the age, parameters for each block of frames or
 for one angle.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,44 +24,51 @@ ALARM = 1e-3
 FRAME_BLOCKS = 4  # blocks of consecutive frames that are compared
 _ROWS_APART = 0.3  # correlation of neighbours; the fit takes up a part of it where the decay is slow
 _OPPOSITE = 0.05  # degrees
+_SAME_Q = 1e-6  # relative difference that is none
 
 
-def cross_check(likelihood: Likelihood, z: Array, scaling: Array, noise: SpeckleNoise) -> dict[str, Any]:
+class MapPlace(NamedTuple):
+    """Wave vector in 1/Å and angle in degrees of a map."""
+
+    q: float
+    phi: float
+
+
+def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: Array, phi: Array, t_full: Array) -> dict[str, Any]:
     """Run all tests of a fit against its data.
 
     Parameters
     ----------
-    likelihood : Likelihood
-        With all data in its slot.
-    z : (dim,) array
-        Coordinates of the fit.
-    scaling : (n_phi, 2) array
-        Offset and contrast of every angle there.
+    views : sequence of MapView
+        Maps with the model at the fit.
     noise : SpeckleNoise
+        Of every map.
+    q, phi : (n_maps,) arrays
+        Wave vectors in 1/Å, and angles in degrees.
+    t_full : (n,) array
+        Ages in s of all frames of the record.
 
     Returns
     -------
     dict
         Plain values. ``misfit``: p, size (in units of the contrast), chi2 over dof and p of three kinds of misfit;
         ``rows``: correlation of neighbours; ``frames``: blocks of frames against each other for both noises, and the
-        one that is most off; ``angles``, ``replicates``: p by angle, and of pairs 180 degrees apart; ``tiles``: what
+        one that is most off; ``angles``, ``replicates``: p by map, and of pairs 180 degrees apart; ``tiles``: what
         the figure shows; ``alarms``: a sentence for each test that fails. Empty for
-        records of less than 16 frames, and for scattered pairs.
+        records of less than 16 frames.
     """
-    if likelihood.slot.block.col_frames.size < MIN_FRAMES:
-        return {}
-    tiling, table = tile_table(likelihood, z, scaling, noise)
+    lags, table = tile_table(views, noise)
     if not any(one.mean.size for one in table):
         return {}
-    phi, t = likelihood.phi, likelihood.t[likelihood.slot.block.col_frames]
+    places = [MapPlace(float(a), float(b)) for a, b in zip(q, phi, strict=True)]
     found: dict[str, Any] = {
         "misfit": _misfit(table),
         "rows": _rows(table, noise.counts_source),
-        "frames": _frames(table, t),
-        "angles": _angles(table, phi),
-        "replicates": _replicates(table, phi),
+        "frames": _frames(table, t_full),
+        "angles": _angles(table, places),
+        "replicates": _replicates(table, places),
         "tiles": {
-            "lag": (tiling.lags * (t[-1] - t[0]) / (t.size - 1)).tolist(),
+            "lag": lags.tolist(),
             "family": [one.family.tolist() for one in table],
             "age": [(one.first + one.second).tolist() for one in table],
             "sd": [(one.mean / np.sqrt(np.diag(one.speckle))).tolist() for one in table],
@@ -70,7 +77,7 @@ def cross_check(likelihood: Likelihood, z: Array, scaling: Array, noise: Speckle
     return {**found, "alarms": _alarms(found)}
 
 
-def _misfit(table: Sequence[AngleTiles]) -> dict[str, Any]:
+def _misfit(table: Sequence[MapTiles]) -> dict[str, Any]:
     """Anything left, and how large it is beyond the noise in units of the contrast."""
     variance = np.concatenate([np.diag(one.speckle) for one in table])
     mean = np.concatenate([one.mean for one in table])
@@ -79,22 +86,22 @@ def _misfit(table: Sequence[AngleTiles]) -> dict[str, Any]:
     return {**_anything(table), "size": float(np.sqrt(max(excess, 0.0)))}
 
 
-def _anything(table: Sequence[AngleTiles]) -> dict[str, Any]:
+def _anything(table: Sequence[MapTiles]) -> dict[str, Any]:
     """Anything left, anything left along the lag, along the age; the last two common to all angles."""
 
-    def lag(one: AngleTiles, k: int) -> Array:
+    def lag(one: MapTiles, k: int) -> Array:
         return np.asarray(one.contrast * (one.family[:, None] == np.arange(num_lags)))
 
-    def age(one: AngleTiles, k: int) -> Array:
+    def age(one: MapTiles, k: int) -> Array:
         return np.asarray(one.contrast * ((one.first + one.second)[:, None] == np.arange(2 * BLOCKS)))
 
     num_lags = 1 + max(int(one.family.max(initial=0)) for one in table)
-    rest = remainder(table, "speckle")
+    rest = remainder(reduced(table, "speckle"))
     tests = {"anywhere": drop_test(rest, (0.0, 0)), "lag": _more(table, rest, lag), "age": _more(table, rest, age)}
     return {"p": min(1.0, len(tests) * min(test["p"] for test in tests.values())), "tests": tests}
 
 
-def _rows(table: Sequence[AngleTiles], source: str) -> dict[str, Any]:
+def _rows(table: Sequence[MapTiles], source: str) -> dict[str, Any]:
     """Mean over the angles of the correlation of neighbours in a row."""
     known = np.array([one.neighbours for one in table if np.isfinite(one.neighbours).all()])
     measured, speckle, error = known.mean(axis=0).tolist() if known.size else (None, None, None)
@@ -102,47 +109,47 @@ def _rows(table: Sequence[AngleTiles], source: str) -> dict[str, Any]:
     return {"measured": measured, "independent": 0.0, "speckle": speckle, "error": error, "counts_source": source}
 
 
-def _frames(table: Sequence[AngleTiles], t: Array) -> dict[str, Any]:
+def _frames(table: Sequence[MapTiles], t: Array) -> dict[str, Any]:
     """Compare consecutive blocks of frames, each with coordinates, offset and contrast of its own."""
     part = BLOCKS // FRAME_BLOCKS
     inside = [one.subset(np.flatnonzero(one.first // part == one.second // part)) for one in table]
 
-    def own(blocks: Sequence[int], of: Callable[[AngleTiles], Array]) -> Columns:
+    def own(blocks: Sequence[int], of: Callable[[MapTiles], Array]) -> Columns:
         return lambda one, k: np.concatenate([of(one) * (one.first // part == b)[:, None] for b in blocks], axis=1)
 
     found: dict[str, Any] = {}
     for noise in ("independent", "speckle"):
-        common = remainder(inside, noise)
-        tests = [
-            drop_test(
-                common, remainder(inside, noise, own(blocks, lambda one: one.slopes), own(blocks, scaling_columns))
-            )
-            for blocks in (range(FRAME_BLOCKS), *([b] for b in range(FRAME_BLOCKS)))
-        ]
+        common = remainder(reduced(inside, noise))
+        tests = []
+        for blocks in (range(FRAME_BLOCKS), *([b] for b in range(FRAME_BLOCKS))):
+            free = reduced(inside, noise, own(blocks, lambda one: one.slopes), own(blocks, scaling_columns))
+            tests.append(drop_test(common, remainder(free)))
         found[noise] = tests[0]
     limits = t[np.round(np.linspace(0, t.size - 1, FRAME_BLOCKS + 1)).astype(int)]
     return {**found, "limits": limits.tolist(), "p": [test["p"] for test in tests[1:]]}
 
 
-def _angles(table: Sequence[AngleTiles], phi: Array) -> list[dict[str, Any]]:
-    """Every angle, with coordinates of its own, against all others."""
-
-    def own(k: int) -> Columns:
-        return lambda one, j: one.slopes * (j == k)
-
+def _angles(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[dict[str, Any]]:
+    """Every map, with coordinates of its own, against all others."""
     if len(table) < 2:
         return []
-    rest = remainder(table, "speckle")
-    return [{"phi": float(angle), "p": _more(table, rest, own(k))["p"]} for k, angle in enumerate(phi)]
+    maps, found = reduced(table, "speckle"), []
+    rest = remainder(maps)
+    for k, place in enumerate(places):
+        apart = np.add(remainder(maps[:k] + maps[k + 1 :]), remainder(maps[k : k + 1]))
+        found.append({**place._asdict(), "p": drop_test(rest, (float(apart[0]), int(apart[1])))["p"]})
+    return found
 
 
-def _replicates(table: Sequence[AngleTiles], phi: Array) -> list[dict[str, Any]]:
+def _replicates(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[dict[str, Any]]:
     """Angles 180 degrees apart see the same decay: their difference in units of the contrast, whatever the model."""
+    q, phi = np.array(places).T
+    opposite = np.abs(np.abs(phi - phi[:, None]) - 180.0) < _OPPOSITE
     found = []
-    for a, b in zip(*np.nonzero(np.abs(np.abs(phi - phi[:, None]) - 180.0) < _OPPOSITE), strict=True):
-        places = [(one.family * BLOCKS + one.first) * BLOCKS + one.second for one in (table[a], table[b])]
-        _, left, right = np.intersect1d(*places, return_indices=True)
-        if a < b and left.size > 2:
+    for a, b in zip(*np.nonzero(np.triu(opposite & (np.abs(q - q[:, None]) < _SAME_Q * q))), strict=True):
+        ids = [(one.family * BLOCKS + one.first) * BLOCKS + one.second for one in (table[a], table[b])]
+        _, left, right = np.intersect1d(*ids, return_indices=True)
+        if left.size > 2:
             one, two = table[a].subset(left), table[b].subset(right)
             difference = replace(
                 one,
@@ -151,7 +158,7 @@ def _replicates(table: Sequence[AngleTiles], phi: Array) -> list[dict[str, Any]]
                 slopes=one.slopes[:, :0],
                 contrast=1.0,
             )
-            found.append({"phi": [float(phi[a]), float(phi[b])], "p": _anything([difference])["p"]})
+            found.append({"q": float(q[a]), "phi": [float(phi[a]), float(phi[b])], "p": _anything([difference])["p"]})
     return found
 
 
@@ -176,10 +183,14 @@ def _alarms(found: dict[str, Any]) -> list[str]:
             f"blocks of frames disagree ({_probability(frames['speckle']['p'])}), most the one "
             f"from {frames['limits'][b]:.4g} to {frames['limits'][b + 1]:.4g} s"
         )
+    several = len({one["q"] for one in found["angles"]}) > 1
     for name, what in (("angles", "the others"), ("replicates", "each other")):
-        off = [one["phi"] for one in found[name] if one["p"] * len(found[name]) < ALARM]
-        if off:
-            alarms.append(f"phi = {', '.join(_degrees(phi) for phi in off)} deg disagree with {what}")
+        off = [one for one in found[name] if one["p"] * len(found[name]) < ALARM]
+        if off and several:
+            named = (f"q = {one['q']:.4g} 1/Å, phi = {_degrees(one['phi'])} deg" for one in off)
+            alarms.append(f"{'; '.join(named)} disagree with {what}")
+        elif off:
+            alarms.append(f"phi = {', '.join(_degrees(one['phi']) for one in off)} deg disagree with {what}")
     return alarms
 
 
@@ -191,6 +202,6 @@ def _degrees(phi: Any) -> str:
     return " and ".join(f"{angle:g}" for angle in phi) if isinstance(phi, list) else f"{phi:g}"
 
 
-def _more(table: Sequence[AngleTiles], rest: tuple[float, int], columns: Columns) -> dict[str, float]:
+def _more(table: Sequence[MapTiles], rest: tuple[float, int], columns: Columns) -> dict[str, float]:
     """Test of further columns that all angles share."""
-    return drop_test(rest, remainder(table, "speckle", columns))
+    return drop_test(rest, remainder(reduced(table, "speckle", columns)))

@@ -1,0 +1,293 @@
+"""Maps condensed to means over tiles, one after the other, and generalised least squares on them.
+
+`tile_table` makes the tiles of a fit in one pass over the maps, with their derivatives and covariances. `remainder`
+is what the parameters leave of their sum of squares; for a model that is right it has a chi-square distribution, and
+so has its drop when further columns are allowed (Seber and Lee, Linear Regression Analysis, 2003, ch. 4). Because the
+parameters take a step of their own, it does not matter how they were estimated.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from homodyne.noise.correlation import CorrelationGrid, make_grid
+from homodyne.noise.map_view import MapView
+from homodyne.noise.quadrature import Rule, make_rule
+from homodyne.noise.speckle_noise import SpeckleNoise
+from homodyne.noise.tiles import BLOCKS, MIN_FRAMES, Tiling, make_tiling
+from homodyne.noise.traces import evaluated
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Columns = Callable[["MapTiles", int], Array]
+"""Columns (m, k) for the tiles of a map, given its position too."""
+
+_NOISELESS = 1e-10  # share of the largest variance that counts as none
+_RANK = 1e-6  # columns of length one count as combinations of others when no more than this is left of them
+_EXACT = 0.2  # standard deviations of a mean by which that of the model may be off
+_NEIGHBOURS = 100  # rows of a map, and pairs in each, whose neighbours are looked at
+
+
+@dataclass(frozen=True, eq=False)
+class MapTiles:
+    """Means over those tiles of one map of which half or more was measured.
+
+    Attributes
+    ----------
+    contrast : float
+    family, first, second : (m,) int arrays
+        As in `Tiling`.
+    mean : (m,) array
+        Data minus model.
+    slopes : (m, dim) array
+        Derivatives of the model along the coordinates.
+    g : (m,) array
+        Model correlation.
+    speckle, independent : (m, m) arrays
+        Covariance of the mean with either noise.
+    neighbours : (3,) array
+        Correlation of residuals next to each other in a row: measured, as speckle has it, error of the first; or NaN.
+    """
+
+    contrast: float
+    family: Array
+    first: Array
+    second: Array
+    mean: Array
+    slopes: Array
+    g: Array
+    speckle: Array
+    independent: Array
+    neighbours: Array
+
+    def whitening(self, noise: str) -> Array:
+        """Matrix that makes one kind of noise of the means white."""
+        return self._of_speckle if noise == "speckle" else self._of_independent
+
+    @cached_property
+    def _of_speckle(self) -> Array:
+        return _whitening(self.speckle)
+
+    @cached_property
+    def _of_independent(self) -> Array:
+        return _whitening(self.independent)
+
+    def subset(self, keep: Array) -> "MapTiles":
+        """Some of the tiles."""
+        two, rows = np.ix_(keep, keep), ("family", "first", "second", "mean", "slopes", "g")
+        some = {name: getattr(self, name)[keep] for name in rows}
+        return replace(self, speckle=self.speckle[two], independent=self.independent[two], **some)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What maps with the same ages share: tiles, and the pairs of frames at which their models are evaluated."""
+
+    grid: CorrelationGrid
+    rule: Rule
+
+    @property
+    def tiling(self) -> Tiling:
+        return self.grid.tiling
+
+
+def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[Array, list[MapTiles]]:
+    """Lags of the families of tiles in s, and tiles of every map; maps of less than `MIN_FRAMES` frames have none."""
+    ages = {view.t.tobytes(): view.t for view in views if view.t.size >= MIN_FRAMES}
+    shortest = min((t.size for t in ages.values()), default=0)
+    plans = {key: _plan(t, shortest) for key, t in ages.items()}
+
+    def one(k: int) -> MapTiles:
+        plan = plans.get(views[k].t.tobytes())
+        return _map_tiles(views[k], plan, float(noise.share[k]), float(noise.variance[k])) if plan else _none_of(views[k])
+
+    lags = [plan.tiling.lags * (t[-1] - t[0]) / (t.size - 1) for plan, t in zip(plans.values(), ages.values(), strict=True)]
+    return lags[0] if lags else np.empty(0), in_threads(one, len(views))
+
+
+def in_threads(function: Callable[[int], Any], count: int) -> list[Any]:
+    """Results for 0, 1, ..., count - 1, worked on by as many threads as there are cores."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(function, range(count)))
+
+
+def _plan(t: Array, shortest: int) -> _Plan:
+    tiling = make_tiling(t.size, shortest)
+    return _Plan(make_grid(tiling), make_rule(t, tiling.cells))
+
+
+def _none_of(view: MapView) -> MapTiles:
+    """No tiles, of a map with too few frames."""
+    dim = len(view.design(view.t[:1], view.t[:1])) - 2
+    none, places, square = np.empty(0), np.empty(0, dtype=int), np.empty((0, 0))
+    slopes, unknown = np.empty((0, dim)), np.full(3, np.nan)
+    return MapTiles(view.contrast, places, places, places, none, slopes, none, square, square, unknown)
+
+
+def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> MapTiles:
+    """Tiles of one map."""
+    tiling, t = plan.tiling, view.t
+    rule = plan.rule if view.present is None else make_rule(t, tiling.cells, view.present)
+    rows = _row_pairs(view)
+    places = (plan.grid.pairs, (rule.first, rule.second), (rows[0], rows[1]), (rows[0], rows[1] + 1))
+    parts = [np.concatenate(x) for x in zip(*places, strict=True)]
+    design = evaluated(view.design, t[parts[0]], t[parts[1]])
+    correlated, at_nodes, left, right = np.split(design, np.cumsum([x[0].size for x in places])[:-1], axis=1)
+    g = correlated[-1]
+    known = [plan.grid.condensed(x) for x in (g, np.sqrt(np.abs(g)))]
+    speckle = tiling.speckle_covariance(*known, share, max(view.contrast, 0.0))
+    present = tiling.pairs if view.present is None else tiling.sums(_ones(view), view.present)
+    use = np.flatnonzero(present >= tiling.pairs / 2)
+    exact = _EXACT * np.sqrt(variance * np.diag(speckle)) / max(abs(view.contrast), 1e-300)
+    sums = _model_sums(view, rule, at_nodes, exact * np.maximum(present, 1))
+    data = tiling.sums(view.values, view.present)
+    means = np.concatenate([data[None], sums])[:, use] / present[use]
+    two = np.ix_(use, use)
+    return MapTiles(
+        contrast=view.contrast,
+        family=tiling.family[use],
+        first=tiling.first[use],
+        second=tiling.second[use],
+        mean=means[0] - view.offset - view.contrast * means[-1],
+        slopes=view.contrast * means[1:-2].T,
+        g=means[-1],
+        speckle=variance * speckle[two],
+        independent=variance * tiling.white[two],
+        neighbours=_neighbours(view, rows, left[-1], right[-1], share),
+    )
+
+
+def _ones(view: MapView) -> Array:
+    return np.broadcast_to(np.float32(1), (view.t.size,) * 2)
+
+
+def _model_sums(view: MapView, rule: Rule, values: Array, exact: Array) -> Array:
+    """Sums (D, tiles) of the design, from its values at the nodes; those of g are right to `exact` (tiles,)."""
+    count = exact.size
+    sums = rule.sums(values, count)
+    rough = rule.errors(values[-1], count) > exact
+    while rough.any():
+        rule = make_rule(view.t, rule.refined(rough), view.present)
+        values = evaluated(view.design, view.t[rule.first], view.t[rule.second])
+        sums[:, rough] = rule.sums(values, count)[:, rough]
+        rough = rule.errors(values[-1], count) > exact
+    return sums
+
+
+def _row_pairs(view: MapView) -> Array:
+    """Frames (i, j) of pairs (2, k) evenly spread over the map, of which (i, j) and (i, j + 1) were measured."""
+    n = view.t.size
+    step = max(1, n // _NEIGHBOURS)
+    i, j = (x.ravel() for x in np.meshgrid(np.arange(0, n - 2, step), np.arange(0, n - 2, step), indexing="ij"))
+    j = j + i % step + 1 if step > 1 else j + 1
+    here = (j > i) & (j < n - 1)
+    i, j = i[here], j[here]
+    if view.present is not None:
+        both = view.present[i, j] & view.present[i, j + 1]
+        i, j = i[both], j[both]
+    return np.stack([i, j])
+
+
+def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: float) -> Array:
+    """Correlation of residuals next to each other in a row: measured, expected, standard error over blocks of rows.
+
+    NaN where no two neighbours were measured. `left`, `right` are the model correlation at the pairs and their neighbours.
+    """
+    i, j = rows
+    if not i.size:
+        return np.full(3, np.nan)
+    one = view.values[i, j] - view.offset - view.contrast * left
+    other = view.values[i, j + 1] - view.offset - view.contrast * right
+    next_g = evaluated(view.design, view.t[np.unique(j)], view.t[np.unique(j) + 1])[-1]
+    next_g = share * next_g[np.searchsorted(np.unique(j), j)]
+    expected = np.sum(next_g + share**2 * left * right) / np.sum(1 + share**2 * right**2)
+    product, square = one * other, 0.5 * (one**2 + other**2)
+    measured = product.sum() / square.sum()
+    scatter = np.bincount(i * BLOCKS // view.t.size, product - measured * square)
+    return np.array([measured, expected, np.linalg.norm(scatter) / square.sum()])
+
+
+def scaling_columns(one: MapTiles) -> Array:
+    """Derivatives with respect to offset and contrast."""
+    return np.stack([np.ones_like(one.g), one.g], axis=1)
+
+
+def _none(one: MapTiles, k: int) -> Array:
+    return np.empty((one.mean.size, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    """Least squares of one map once the columns with coefficients of its own took a step.
+
+    Attributes
+    ----------
+    triangle : (k, 1 + c) array
+        Has the same sums of squares and products as the whitened mean and shared columns, after that step.
+    squares : (c,) array
+        Sums of squares of the shared columns before it.
+    freedom : int
+        Rows that are left.
+    """
+
+    triangle: Array
+    squares: Array
+    freedom: int
+
+
+def reduced(
+    table: Sequence[MapTiles], noise: str, shared: Columns = _none, local: Columns = _none
+) -> list[Reduced]:
+    """Every map by itself; its shared columns are the slopes, followed by those given."""
+
+    def one(k: int) -> Reduced:
+        tiles = table[k]
+        columns = (scaling_columns(tiles), local(tiles, k), tiles.slopes, shared(tiles, k))
+        own = columns[0].shape[1] + columns[1].shape[1]
+        white = tiles.whitening(noise) @ np.concatenate([tiles.mean[:, None], *columns], axis=1)
+        basis = _basis(_unit(white[:, 1 : 1 + own]))
+        rest = np.delete(white, slice(1, 1 + own), axis=1)
+        squares = np.sum(rest[:, 1:] ** 2, axis=0)
+        rest -= basis @ (basis.T @ rest)
+        return Reduced(np.linalg.qr(rest, mode="r"), squares, white.shape[0] - basis.shape[1])
+
+    return in_threads(one, len(table))
+
+
+def remainder(maps: Sequence[Reduced]) -> tuple[float, int]:
+    """Sum of squares that is left, and its degrees of freedom, after coefficients common to the maps took a step."""
+    rows = np.concatenate([one.triangle for one in maps])
+    scale = np.sqrt(np.sum([one.squares for one in maps], axis=0))
+    y, basis = rows[:, 0], _basis(rows[:, 1:] / np.where(scale > 0, scale, 1.0))
+    return float(y @ y - np.sum((basis.T @ y) ** 2)), sum(one.freedom for one in maps) - basis.shape[1]
+
+
+def drop_test(small: tuple[float, int], large: tuple[float, int]) -> dict[str, float]:
+    """Drop of the sum of squares from few columns to more, with its degrees of freedom and its p-value."""
+    from scipy.stats import chi2
+
+    drop, freedom = small[0] - large[0], small[1] - large[1]
+    return {"chi2": drop, "dof": freedom, "p": float(chi2.sf(drop, freedom)) if freedom > 0 else 1.0}
+
+
+def _whitening(covariance: Array) -> Array:
+    """Inverse root of a covariance; directions without noise, to rounding, are left out."""
+    values, vectors = np.linalg.eigh(covariance)
+    noisy = values > _NOISELESS * values.max(initial=0.0)
+    return np.asarray((vectors[:, noisy] / np.sqrt(values[noisy])).T)
+
+
+def _unit(columns: Array) -> Array:
+    """Columns of length one; zero ones stay."""
+    length = np.linalg.norm(columns, axis=0)
+    return np.asarray(columns / np.where(length > 0, length, 1.0))
+
+
+def _basis(columns: Array) -> Array:
+    """Orthonormal basis of what the columns, of length about one, span."""
+    left, singular, _ = np.linalg.svd(columns, full_matrices=False)
+    return np.asarray(left[:, singular > _RANK])
