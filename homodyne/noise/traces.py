@@ -1,9 +1,9 @@
 """Sums and traces over all pairs of frames of one map, of which the sandwich covariance is made: `pair_sums`.
 
-The traces are of products of four matrices with one row per frame. Products of whole matrices cost n³, so long records
-are worked on in several grids of frames: near the diagonal every frame is used, far from it every third, ninth, ...
-frame stands for its neighbours. With F = N + R, N the matrix times a smooth taper that ends a few frames off the
-diagonal, all products with a factor R are right in a coarse grid, because R is smooth there, so
+The traces are of products of four matrices with one row per frame. Products of whole matrices cost n³, so long
+records are worked on in several grids of frames: near the diagonal every frame is used, far from it every third,
+ninth, ... frame stands for its neighbours. With F = N + R, N the matrix times a smooth taper that ends a few frames
+off the diagonal, all products with a factor R are right in a coarse grid, because R is smooth there, so
 
     traces of F = traces of F in the coarse grid - traces of N in the coarse grid + traces of N in the fine grid,
 
@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import as_strided
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Design = Callable[[Any, Any], Any]
-"""Derivatives (D, *shape) of c2 at ages t1 <= t2 of one shape, at contrast 1; the last are 1 (offset), g (contrast)."""
+"""Derivatives (D, *shape) of c2 at a contrast of one, at ages t1 < t2 of any shape; the last are 1 (offset) and g."""
 
 LARGEST = 750
 """Frames of a grid whose matrices are multiplied as a whole; shorter records are computed exactly."""
@@ -33,24 +33,29 @@ _TAPER = 16  # frames of a grid up to which the taper is one; at twice as many i
 _STEP = 3  # frames for which one of the next grid stands
 _KEPT = 5  # frames of the next grid at both ends of the record of which those of this one are kept
 _BATCH = 1 << 16  # pairs that are evaluated at once: one shape, and so one program, for all grids and maps
+_STRIP = 1 << 15  # elements of a sum in the precision of the matrices
 _BLOCKS = 64  # parts of the record in which missing pairs are counted
 _OPEN = 1e-10  # information, over that of offset or contrast, that says nothing
 
 
 class PairSums(NamedTuple):
-    """Sums over the pairs of frames of a map; the D derivatives are those of the design.
+    """Sums over the pairs of frames of a map, for the D derivatives of its design.
 
     Attributes
     ----------
     information : (D, D) array
         Sum over pairs i < j of weight times the product of two derivatives. The last two elements of its diagonal are
         the sums of w and of w g².
+    elimination : (2, D - 2) array
+        Change of (offset, contrast) with the other coordinates z that keeps their score at zero.
     powers : (3, D, D) array
         Traces of (G_a G_b, G_a g G_b, G_a g G_b g) for symmetric matrices G of weight times derivative, 0 on the
-        diagonal.
+        diagonal; by offset and contrast, and by z while offset and contrast follow the elimination. A slow decay
+        looks much like a change of these two: the small difference keeps its digits.
     """
 
     information: Array
+    elimination: Array
     powers: Array
 
 
@@ -63,8 +68,8 @@ def pair_sums(t: Array, design: Design, weight: Array | None = None, largest: in
         Ages of the frames, ascending; frames without data are left out.
     design : callable
     weight : (n, n) array, optional
-        Weights of pairs i < j, 0 where one is missing; other elements are not read. Of long records only their mean and
-        mean square matter, by lag near the diagonal and by blocks of the map elsewhere.
+        Weights of pairs i < j, 0 where one is missing; other elements are not read. Of long records only their mean
+        and mean square matter, by lag near the diagonal and by blocks of the map elsewhere.
     largest : int
         See `LARGEST`.
     """
@@ -72,40 +77,43 @@ def pair_sums(t: Array, design: Design, weight: Array | None = None, largest: in
     density = None if weight is None else _density(np.asarray(weight), exact=len(grids) == 1)
     parts = [_part(grids, level, t, design, density) for level in range(len(grids))]
     information, squares, excess, excess_gg = np.sum([part.sums for part in parts], axis=0)
-    apart = uncorrelated(information)
-    traces = np.zeros((2, *information.shape))
-    diagonal = np.zeros((len(apart) + 1, len(t)))
+    elimination = _elimination(information)
+    eliminated = np.eye(len(information))
+    eliminated[:-2, -2:] = elimination.T
+    axes = _axes(eliminated @ information @ eliminated.T)
+    combinations = axes @ eliminated
+    traces: Array = np.zeros((2, *information.shape))
+    diagonal: Array = np.zeros((len(axes) + 1, len(t)))
     for part, grid, following in zip(parts, grids, grids[1:], strict=False):
-        band = np.concatenate([diagonal[..., None], part.fields(apart)], axis=2)
+        band = np.concatenate([diagonal[..., None], part.fields(combinations)], axis=2, dtype=np.float32)
         traces += _banded_traces(band, grid.counts)
         band = _sampled(band, grid, following)
         traces -= _banded_traces(band, following.counts)
         diagonal = band[..., 0]
-    traces += _whole_traces(parts[-1].fields(apart), diagonal, grids[-1].counts)
-    back = np.linalg.inv(apart)
-    once, twice = back @ traces @ back.T
+    traces += _whole_traces(parts[-1].fields(combinations), diagonal, grids[-1].counts)
+    once, twice = axes.T @ traces @ axes
     # where pairs are missing at random, each has more weight with itself than the mean weights say
-    return PairSums(information, 2.0 * np.stack([squares, 0.5 * once + excess, 0.5 * twice + excess + excess_gg]))
-
-
-def uncorrelated(information: Array) -> Array:
-    """Combinations (rows) of the derivatives that do not correlate, those of z once offset and contrast are eliminated.
-
-    A slow decay looks much like a change of offset and contrast; the small difference keeps its digits.
-    """
-    d = len(information) - 2
-    scaling, across = definite(information[d:, d:]), information[:d, d:]
-    eliminated = np.eye(d + 2)
-    eliminated[:d, d:] = -np.linalg.solve(scaling, across.T).T
-    rest = information[:d, :d] + across @ eliminated[:d, d:].T
-    axes = np.zeros_like(information)
-    axes[:d, :d], axes[d:, d:] = np.linalg.eigh(rest)[1].T, np.linalg.eigh(scaling)[1].T
-    return np.asarray(axes @ eliminated)
+    own, extra, extra_gg = (eliminated @ x @ eliminated.T for x in (squares, excess, excess_gg))
+    powers = 2.0 * np.stack([own, 0.5 * once + extra, 0.5 * twice + extra + extra_gg])
+    return PairSums(information, elimination, powers)
 
 
 def definite(scaling: Array) -> Array:
     """Information (2, 2) of (offset, contrast) with a little where the data say nothing."""
     return scaling + _OPEN * np.diag(np.maximum(np.diag(scaling), 1.0))
+
+
+def _elimination(information: Array) -> Array:
+    """Change of (offset, contrast) with z that keeps their score at zero."""
+    return np.asarray(-np.linalg.solve(definite(information[-2:, -2:]), information[-2:, :-2]))
+
+
+def _axes(information: Array) -> Array:
+    """Directions (rows) in which the information of z, and that of (offset, contrast), is diagonal."""
+    axes = np.zeros_like(information)
+    for own in (slice(None, -2), slice(-2, None)):
+        axes[own, own] = np.linalg.eigh(information[own, own])[1].T
+    return axes
 
 
 def evaluated(function: Design, t1: Array, t2: Array) -> Array:
@@ -171,9 +179,9 @@ class _Part(NamedTuple):
     g: Array
     sums: Array
 
-    def fields(self, apart: Array) -> Array:
-        """Combinations of the weighted derivatives, and g in the end, (D + 1, *pairs)."""
-        return np.concatenate([np.tensordot(apart, self.values, 1), self.g[None]])
+    def fields(self, combinations: Array) -> Array:
+        """Combinations (rows) of the weighted derivatives, and g in the end, (D + 1, *pairs)."""
+        return np.concatenate([np.tensordot(combinations, self.values, 1), self.g[None]], dtype=np.float32)
 
 
 def _part(grids: list[_Grid], level: int, t: Array, design: Design, density: "_Density | None") -> _Part:
@@ -181,21 +189,24 @@ def _part(grids: list[_Grid], level: int, t: Array, design: Design, density: "_D
     grid, m = grids[level], grids[level].frames.size
     if grid.reach is None:
         i, j = np.triu_indices(m, 1)
-        inside = np.ones(i.shape, dtype=bool)
     else:
         i, lags = np.broadcast_arrays(np.arange(m)[:, None], np.arange(1, grid.reach + 1))
-        inside, j = i + lags < m, np.minimum(i + lags, m - 1)
+        j = i + lags
+    inside, i, j = j < m, np.minimum(i, m - 2), np.minimum(j, m - 1)
     first, second = grid.frames[i], grid.frames[j]
-    values = np.where(inside, evaluated(design, t[first], t[second]), 0.0)
-    taper = np.ones(i.shape) if grid.reach is None else _taper((second - first) / grid.scale)
+    values = evaluated(design, t[first], t[second])
+    taper = np.where(inside, 1.0 if grid.reach is None else _taper((second - first) / grid.scale), 0.0)
     before = _taper((second - first) * (_STEP / grid.scale)) if level else 0.0
-    pairs = (taper - before) * grid.counts[i] * grid.counts[j]
-    mean, square = (np.ones(i.shape),) * 2 if density is None else density.at(first, second)
+    pairs = np.where(inside, (taper - before) * grid.counts[i] * grid.counts[j], 0.0)
+    g, columns = values[-1], values.reshape(len(values), -1)
+    if density is None:
+        information = _inner(columns * pairs.ravel(), columns)
+        return _Part(values * taper, g * taper, np.stack([information, information, 0 * information, 0 * information]))
+    mean, square = density.at(first, second)
     spread = pairs * (square - mean**2)
-    columns = values.reshape(len(values), -1)
-    weights = (pairs * mean, pairs * square, spread, spread * values[-1] ** 2)
-    sums = np.stack([(columns * x.ravel()) @ columns.T for x in weights])
-    return _Part(values * (mean * taper), values[-1] * taper, sums)
+    weights = (pairs * mean, pairs * square, spread, spread * g**2)
+    sums = np.stack([_inner(columns * x.ravel(), columns) for x in weights])
+    return _Part(values * (mean * taper), g * taper, sums)
 
 
 class _Density(NamedTuple):
@@ -261,22 +272,21 @@ def _row_sums(band: Array, counts: Array) -> Array:
 
 
 def _banded_traces(band: Array, counts: Array) -> Array:
-    """Traces of (G_a g G_b, G_a g G_b g), (2, D, D), of banded matrices; the last of the band is g less the unit."""
+    """Traces of (G_a g G_b, G_a g G_b g), (2, D, D), of banded matrices, the last of which is g less the unit."""
     reach = band.shape[2] - 1
     size = max(2 * reach, 1)  # of blocks that make products of two block tridiagonal
     diagonal, above = _blocks(band, counts, size)
-    below = above.swapaxes(2, 3)
-    g, g_above, g_below = diagonal[-1] + np.eye(size), above[-1], below[-1]
-    diagonal, above, below = diagonal[:-1], above[:-1], below[:-1]
+    g, g_above = diagonal[-1] + np.eye(size, dtype=band.dtype), above[-1]
+    diagonal, above = diagonal[:-1], above[:-1]
     own = diagonal @ g
-    own[:, :-1] += above @ g_below
-    own[:, 1:] += below @ g_above
+    own[:, :-1] += above @ g_above.swapaxes(1, 2)
+    own[:, 1:] += above.swapaxes(2, 3) @ g_above
     up = diagonal[:, :-1] @ g_above + above @ g[1:]
-    down = diagonal[:, 1:] @ g_below + below @ g[:-1]
-    crossed = _inner(up, down.swapaxes(2, 3))
+    down = g_above @ diagonal[:, 1:] + g[:-1] @ above  # transposed
+    crossed = _inner(up, down)
     return np.stack(
         [
-            _inner(own, diagonal) + _inner(up, above) + _inner(down, below),
+            _inner(own, diagonal) + _inner(up, above) + _inner(down, above),
             _inner(own, own.swapaxes(2, 3)) + crossed + crossed.T,
         ]
     )
@@ -286,32 +296,45 @@ def _blocks(band: Array, counts: Array, size: int) -> tuple[Array, Array]:
     """Square blocks on the diagonal, (D, blocks, size, size), and to their right of matrices whose rows have counts."""
     number, m, width = band.shape
     blocks = -(-m // size)
-    rows = np.zeros((number, blocks * size, 3 * size))  # the elements of a row begin where its block does
-    shape, (matrix, row, element) = (number, blocks, size, width), rows.strides
-    sheared = as_strided(rows, shape, (matrix, size * row, row + element, element))
-    padded = np.pad(band, ((0, 0), (0, blocks * size - m), (0, 0)))
-    sheared[...] = padded.reshape(shape)
-    root = np.zeros((blocks + 2) * size)
+    rows = np.zeros((number, blocks * size, 3 * size), band.dtype)  # the elements of a row begin where its block does
+    matrix, row, element = rows.strides
+    sheared = as_strided(rows, (number, blocks, size, width), (matrix, size * row, row + element, element))
+    root = np.zeros(blocks * size + width, band.dtype)
     root[:m] = np.sqrt(counts)
-    columns = as_strided(root, (blocks, 3 * size), (size * element, element))
-    whole = rows.reshape(number, blocks, size, 3 * size)
-    whole *= root[: blocks * size].reshape(blocks, size, 1) * columns[:, None]
-    upper, above = whole[..., :size], whole[:, :-1, :, size : 2 * size]
-    unit = np.eye(size)
-    return upper + upper.swapaxes(2, 3) * (1.0 - unit), above
+    scaled = band * (root[:m, None] * as_strided(root, (m, width), (element, element)))
+    whole, last = m // size, m % size
+    sheared[:, :whole] = scaled[:, : whole * size].reshape(number, whole, size, width)
+    if last:
+        sheared[:, whole, :last] = scaled[:, whole * size :]
+    blocked = rows.reshape(number, blocks, size, 3 * size)
+    upper = blocked[..., :size]
+    full = upper + upper.swapaxes(2, 3)
+    index = np.arange(size)
+    full[..., index, index] = upper[..., index, index]
+    return full, blocked[:, :-1, :, size : 2 * size]
 
 
 def _whole_traces(fields: Array, diagonal: Array, counts: Array) -> Array:
     """Traces as of `_banded_traces`, of matrices given by all their pairs i < j and their diagonals."""
     m, root = counts.size, np.sqrt(counts)
     i, j = np.triu_indices(m, 1)
-    whole = np.empty((len(fields), m, m))
-    whole[:, i, j] = whole[:, j, i] = fields * (root[i] * root[j])
-    whole[:, np.arange(m), np.arange(m)] = diagonal * counts
-    passed = whole[:-1] @ (whole[-1] + np.eye(m))
+    scale, flat = root[i] * root[j], i * m + j
+    flattened = np.zeros((len(fields), m * m), fields.dtype)
+    for matrix, values, ends in zip(flattened, fields, diagonal, strict=True):
+        matrix[flat] = values * scale
+        square = matrix.reshape(m, m)
+        square += square.T
+        matrix[:: m + 1] = ends * counts
+    whole = flattened.reshape(-1, m, m)
+    passed = whole[:-1] @ (whole[-1] + np.eye(m, dtype=fields.dtype))
     return np.stack([_inner(passed, whole[:-1]), _inner(passed, passed.swapaxes(1, 2))])
 
 
 def _inner(one: Array, other: Array) -> Array:
-    """Sums of the products of all elements, for all pairs of matrices, (D, D)."""
-    return np.asarray(one.reshape(len(one), -1) @ other.reshape(len(other), -1).T)
+    """Sums of the products of all elements, for all pairs of matrices, (D, D); in double precision over strips."""
+    total = np.zeros((len(one), len(other)))
+    rows = max(1, one.shape[1] * _STRIP // max(one[0].size, 1))
+    for begin in range(0, one.shape[1], rows):
+        parts = (x[:, begin : begin + rows].reshape(len(x), -1) for x in (one, other))
+        total += np.matmul(next(parts), next(parts).T)
+    return total

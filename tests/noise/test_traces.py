@@ -1,142 +1,137 @@
-"""Sums and traces over pairs in grids of frames, against products of whole matrices."""
+"""Sums over pairs and traces of products of maps, against whole maps in double precision."""
 
+import dense
 import numpy as np
 import pytest
 
 from homodyne.noise import traces
 from homodyne.noise.traces import pair_sums
 
-N = 120
-COARSE = 80  # `largest` for which 120 frames need a second grid, 60 of 120 frames
+N, LARGEST = 240, 100  # two grids: every frame, and every third
 T = np.arange(1.0, N + 1)
-DEAD = np.delete(np.arange(N), [17, 60, 61, 62, 100])
+SHARES = (0.05, 0.5, 1.0)
 
 
-def power_law(rate, alpha=-0.4):
-    """D(t) = D0 t^alpha + D_offset: derivatives by log D0, alpha and D_offset / D0."""
-
-    def design(t1, t2):
-        a, b = 1.0 + alpha, 0.05
-        grown = (t2**a - t1**a) / a
-        by_alpha = (t2**a * np.log(t2) - t1**a * np.log(t1)) / a - grown / a
-        g = np.exp(-rate * (grown + b * (t2 - t1)))
-        return -rate * g * np.stack([grown + b * (t2 - t1), by_alpha, t2 - t1, -1 / (rate * g), 0 * g - 1 / rate])
-
-    return design
+def decay(lifetime, exponent=-0.3):
+    """Parameters of a static decay with this lifetime in the middle of the record."""
+    return [np.log(0.8 / lifetime) - exponent * np.log(N / 2), exponent, np.log(0.2 / lifetime)]
 
 
-def laminar_flow(rate, phase):
-    """Diffusion and a shear that slows down, t^-0.3: derivatives by log D0, log of the shear, and its exponent."""
-
-    def design(t1, t2):
-        strain, lag = (t2**0.7 - t1**0.7) / 0.7, t2 - t1
-        by_beta = (t2**0.7 * np.log(t2) - t1**0.7 * np.log(t1)) / 0.7 - strain / 0.7
-        x = phase * strain / np.pi
-        decay, sinc = np.exp(-rate * lag), np.sinc(x)
-        turn = np.where(x > 1e-6, (np.cos(np.pi * x) - sinc) / np.maximum(x, 1e-6), 0.0) * 2 * sinc
-        g = decay * sinc**2
-        return np.stack([-rate * lag * g, decay * turn * x, decay * turn * phase * by_beta / np.pi, 0 * g + 1, g])
-
-    return design
+def flow(lifetime, period):
+    return [*decay(lifetime), np.log(2.8 / period), -0.1, np.log(0.05), 0.5]
 
 
-def stretched(rate, exponent=0.6):
-    """exp(-(rate lag)^k): derivatives by log rate and by k."""
-
-    def design(t1, t2):
-        x = np.maximum(rate * (t2 - t1), 1e-12)
-        power = x**exponent
-        g = np.exp(-power)
-        return np.stack([-exponent * power * g, -power * np.log(x) * g, 0 * g + 1, g])
-
-    return design
-
-
-def dense(t, design, weight=None):
-    """The same sums from whole matrices, element by element as they are defined."""
-    first, last = np.minimum(t[:, None], t), np.maximum(t[:, None], t)
-    values = np.asarray(design(first, last))
-    g = np.where(np.eye(len(t)) > 0, 1.0, values[-1])
-    upper = np.triu(np.ones(g.shape), 1) * (1.0 if weight is None else weight)
-    information = np.einsum("aij,ij,bij->ab", values, upper, values)
-    scores = values * (upper + upper.T)
-    passed = scores @ g
-    pairs = ((scores, scores), (passed, scores), (passed, passed))
-    return information, np.stack([np.tensordot(one, two, ((1, 2), (2, 1))) for one, two in pairs])
-
-
-def deviations(information, powers, share):
-    """Standard deviations from H^-1 J H^-1, noise of variance one whose share is speckle."""
-    white = 1.0 - share
-    variability = 0.5 * np.tensordot([white**2, 2 * share * white, share**2], powers, 1)
-    inverse = np.linalg.inv(information)
-    return np.sqrt(np.diag(inverse @ variability @ inverse))
-
-
-def largest_error(t, design, weight=None, largest=COARSE):
-    """Largest relative error of a standard deviation, for white noise, some shot noise and none."""
-    found, expected = pair_sums(t, design, weight, largest), dense(t, design, weight)
-    return max(np.max(np.abs(deviations(*found, s) / deviations(*expected, s) - 1)) for s in (0.0, 0.5, 1.0))
-
-
-MODELS = {
-    f"{name}, {frames:g} frames": make(1 / frames)
-    for name, make in {
-        "power law": power_law,
-        "laminar flow": lambda rate: laminar_flow(rate, 10 * rate**0.5 / N**0.5),
-        "stretched": stretched,
-    }.items()
-    for frames in (0.5, 3.0, 30.0, 10.0 * N)
+REGIMES = {
+    **{f"static {lifetime:g}": (dense.static, decay(lifetime)) for lifetime in (0.5, 1, 5, 20, 60, 240, 2400)},
+    **{f"ageing {lifetime:g}": (dense.static, decay(lifetime, -0.8)) for lifetime in (2, 60, 240, 2400)},
+    **{f"stretched {lifetime:g}": (dense.stretched, [-np.log(2 * lifetime), 0.4, 0.01]) for lifetime in (1, 60, 2400)},
+    **{f"flow {a:g} {b:g}": (dense.laminar, flow(a, b)) for a, b in ((5, 10), (60, 10), (60, 40), (2400, 120))},
+    "beats 10": (dense.beating, [-np.log(700), -np.log(240), np.log(2 * np.pi / 10), 0.4]),
+    "compressed": (dense.stretched, [-np.log(60), 1.5, 0.01]),
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_coarse_grids_against_whole_matrices(name):
-    assert len(traces._grids(N, COARSE)) == 2
-    assert largest_error(T, MODELS[name]) < 0.02
+def covariances(sums):
+    """Information of z and offset and contrast without and with correlated noise, for several shares of speckle in it.
+
+    A fit with contrast over noise of ten, and a prior where the data say nothing.
+    """
+    size = len(sums.information)
+    back = np.eye(size)
+    back[:-2, -2:] = -sums.elimination.T
+    prior = np.diag([0.25] * (size - 2) + [0.0, 0.0])
+    for share in SHARES:
+        parts = np.tensordot([(1 - share) ** 2, 2 * share * (1 - share), share**2], sums.powers, 1)
+        yield 100 * sums.information + prior, back @ (200 * parts + prior) @ back.T
 
 
-def test_three_grids():
-    assert len(traces._grids(360, 120)) == 3
-    t = np.arange(1.0, 361)
-    for name in ("power law, 3 frames", "stretched, 30 frames"):
-        assert largest_error(t, MODELS[name], largest=120) < 0.02
+def errors(got, expected):
+    """Largest relative errors of standard deviations: of the coordinates, and of any combination of them."""
+    own, any_of_them = [], []
+    for (h, truth), (other, found) in zip(covariances(expected), covariances(got), strict=True):
+        sandwiches = [np.linalg.solve(a, np.linalg.solve(a, b).T) for a, b in ((h, truth), (other, found))]
+        own.append(np.abs(np.sqrt(np.diag(sandwiches[1]) / np.diag(sandwiches[0])) - 1).max())
+        root = np.linalg.inv(np.linalg.cholesky(truth))
+        any_of_them.append(np.abs(np.sqrt(np.maximum(np.linalg.eigvalsh(root @ found @ root.T), 0)) - 1).max())
+    return max(own), max(any_of_them)
 
 
-def test_short_records_are_exact():
-    """Also for weights of any kind and frames that are left out."""
-    weight = np.random.default_rng(0).uniform(0.0, 2.0, (N, N))
-    for name in ("laminar flow, 3 frames", "stretched, 0.5 frames"):
-        record = T[DEAD], MODELS[name], weight[np.ix_(DEAD, DEAD)]
-        for one, two in zip(pair_sums(*record), dense(*record), strict=True):
-            assert np.allclose(one, two, rtol=1e-9, atol=1e-9 * np.abs(two).max())
+@pytest.mark.parametrize("regime", REGIMES)
+def test_long_records_have_the_sandwich_of_whole_maps(regime):
+    """Decays within a frame and far beyond the record, fast early and slow late, with slow and fast oscillations."""
+    design = dense.functions(*REGIMES[regime])[1]
+    own, any_of_them = errors(pair_sums(T, design, largest=LARGEST), dense.dense_sums(T, design))
+    assert own < 0.005
+    assert any_of_them < 0.02
 
 
-def missing(kind):
-    """Which pairs were measured."""
-    rng, lag = np.random.default_rng(1), np.abs(np.subtract.outer(np.arange(N), np.arange(N)))
-    return {
-        "a tenth at random": rng.random((N, N)) > 0.1,
-        "small lags": lag > 2,
-        "large lags": lag < 70,
-        "frames": ~np.isin(np.arange(N), [40, 41, 90])[:, None] & ~np.isin(np.arange(N), [40, 41, 90]),
-        "weights": rng.uniform(0.5, 1.5, (N, N)),
-    }[kind]
+def test_more_than_two_grids():
+    t = np.arange(1.0, 601)
+    design = dense.functions(dense.static, decay(30.0, -0.6))[1]
+    assert max(errors(pair_sums(t, design, largest=150), dense.dense_sums(t, design))) < 0.01
 
 
-@pytest.mark.parametrize("kind", ["a tenth at random", "small lags", "large lags", "frames", "weights"])
-def test_missing_pairs_in_coarse_grids(kind):
-    for name in ("power law, 3 frames", "stretched, 30 frames"):
-        assert largest_error(T, MODELS[name], missing(kind).astype(np.float32)) < 0.02
+@pytest.mark.parametrize(
+    ("regime", "name", "bug"),
+    [
+        ("static 1", "_banded_traces", lambda band, counts: np.zeros((2, len(band) - 1, len(band) - 1))),
+        ("static 1", "_row_sums", lambda band, counts: 0.0 * band[..., 0]),
+        ("beats 10", "_taper", lambda lag: (lag < 8).astype(float)),
+        ("static 240", "_KEPT", 0),
+    ],
+)
+def test_planted_bugs_are_seen(regime, name, bug, monkeypatch):
+    """A coarse grid alone; rows without their sums; a taper that jumps; no frames kept at the ends."""
+    design = dense.functions(*REGIMES[regime])[1]
+    expected = dense.dense_sums(T, design)
+    assert max(errors(pair_sums(T, design, largest=LARGEST), expected)) < 0.002
+    monkeypatch.setattr(traces, name, bug)
+    assert max(errors(pair_sums(T, design, largest=LARGEST), expected)) > 0.02
 
 
-def test_frames_that_are_left_out():
-    for name in ("power law, 3 frames", "stretched, 30 frames"):
-        assert largest_error(T[DEAD], MODELS[name]) < 0.02
+def test_short_records_are_exact_with_weights_of_any_kind():
+    t, weight = T[:60], np.random.default_rng(0).uniform(0, 2, (60, 60))
+    weight[3:5, 10:40] = weight[20, 30:] = 0.0
+    design = dense.functions(dense.laminar, flow(20.0, 15.0))[1]
+    got, expected = pair_sums(t, design, weight), dense.dense_sums(t, design, weight)
+    for a, b in zip((got.information, *got.powers), (expected.information, *expected.powers), strict=True):
+        scale = np.sqrt(np.outer(np.diag(b), np.diag(b)))
+        assert np.allclose(a / scale, b / scale, rtol=0, atol=1e-5)
 
 
-def test_leaving_out_what_is_near_the_diagonal_is_seen(monkeypatch):
-    """Planted: the traces of N, which is all that is done in the fine grid, are nought."""
-    monkeypatch.setattr(traces, "_banded_traces", lambda band, counts: np.zeros((2, *[band.shape[0] - 1] * 2)))
-    for name in ("power law, 0.5 frames", "laminar flow, 3 frames"):
-        assert largest_error(T, MODELS[name]) > 0.05
+def missing(kind, n):
+    rng, weight, frame = np.random.default_rng(1), np.ones((n, n)), np.arange(n)
+    if kind == "at random":
+        weight[rng.random((n, n)) < 0.1] = 0.0
+    elif kind == "rows in part":
+        weight[40:43, :250] = weight[100:102, 280:] = 0.0
+    elif kind == "near the diagonal":
+        weight[np.abs(frame[:, None] - frame) <= 2] = 0.0
+    else:
+        weight[: n // 3, -n // 3 :] = 0.0
+    return weight
+
+
+@pytest.mark.parametrize("kind", ["at random", "rows in part", "near the diagonal", "a corner"])
+def test_missing_pairs_of_long_records(kind):
+    """That a pair has more weight with itself than with others, where a tenth is missing at random, matters."""
+    t = np.arange(1.0, 401)
+    weight = missing(kind, len(t))
+    for lifetime in (4.0, 400.0):
+        design = dense.functions(dense.static, decay(lifetime))[1]
+        expected = dense.dense_sums(t, design, weight)
+        assert errors(pair_sums(t, design, weight, largest=160), expected)[0] < 0.02
+    if kind == "at random":
+        design = dense.functions(dense.static, decay(4.0))[1]
+        full = pair_sums(t, design, largest=160)
+        forgotten = full._replace(information=0.9 * full.information, powers=0.81 * full.powers)
+        assert errors(forgotten, dense.dense_sums(t, design, weight))[0] > 0.03
+
+
+def test_a_slow_decay_keeps_its_digits():
+    """It is nearly a straight line, as a change of offset and contrast is."""
+    design, t = dense.functions(dense.static, [-7.0, -0.7, -11.0])[1], T[:200]
+
+    got, expected = pair_sums(t, design).powers, dense.dense_sums(t, design).powers
+    scale = np.sqrt(np.diagonal(expected, axis1=1, axis2=2))
+    assert np.abs((got - expected) / (scale[:, :, None] * scale[:, None])).max() < 1e-3

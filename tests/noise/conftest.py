@@ -1,0 +1,1 @@
+import homodyne.core  # noqa: F401  # double precision
