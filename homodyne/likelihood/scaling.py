@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.likelihood import two_by_two
+from homodyne import two_by_two
 from homodyne.likelihood.nodes import Moments
 from homodyne.noise.adjustment import Adjustment
 

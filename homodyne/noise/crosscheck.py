@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from homodyne.core.likelihood import Likelihood
-from homodyne.core.tile_table import AngleTiles, Columns, drop_test, remainder, scaling_columns, tile_table
-from homodyne.core.tiles import BLOCKS, MIN_FRAMES
+from homodyne.noise.map_view import MapView
 from homodyne.noise.speckle_noise import SpeckleNoise
+from homodyne.noise.tile_table import Columns, MapTiles, drop_test, reduced, remainder, scaling_columns, tile_table
+from homodyne.noise.tiles import BLOCKS
+
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -1,4 +1,4 @@
-"""One map as the noise sees it: frames with data, values, and a model with its derivatives at any pair of ages."""
+"""One measured map with the model that was fitted to it, as the noise and the tests of a fit see it: `MapView`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, eq=False)
 class MapView:
-    """One map with a model.
+    """Data and model of one map; nothing is copied.
 
     Attributes
     ----------
     t : (n,) array
-        Ages of the usable frames in s.
-    values : (n, n) float32
-        c2 between these frames; only i < j is read; may be a view.
-    present : (n, n) bool or None
-        Pairs that were measured; None for all.
+        Ages of the usable frames in s, ascending.
+    values : (n, n) float32 array
+        c2; only pairs i < j are read.
+    present : (n, n) bool array or None
+        Pairs i < j that were measured; None for all.
     design : callable
-        ``design(t1, t2)`` gives the derivatives of c2 at a contrast of one along d directions, then 1, then g:
-        (d + 2, *shape), for ages t1 <= t2 of one shape.
+        Of ages t1 <= t2 of one shape: derivatives of c2, (D, *shape), at a contrast of one along the d coordinates, then 1
+        (offset) and g (contrast).
     offset, contrast : float
-        Of the model: c2 = offset + contrast * g.
+        Of the fit.
     """
 
     t: Array

@@ -74,7 +74,7 @@ def noise_report(data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> Noise
     space = pilot.space
     views = map_views(pilot, pilot.mode.z[: space.dim], np.eye(space.dim))
     maps = pilot.problem.maps
-    return replace(report, checks=cross_check(views, noise, maps.q, maps.phi))
+    return replace(report, checks=cross_check(views, noise, maps.q, maps.phi, maps.t))
 
 
 def calibrated(

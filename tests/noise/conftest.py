@@ -1,1 +1,1 @@
-import homodyne.core  # noqa: F401  # double precision
+import homodyne.physics  # noqa: F401  # double precision
