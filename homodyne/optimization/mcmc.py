@@ -422,7 +422,7 @@ def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     return Draws(z, sampled.stats, chains.problems, facts)
 
 
-METHODS: Mapping[str, Callable[[Pilot, Config, Progress], Draws]] = {"laplace": _laplace, "nuts": _nuts}
+METHODS: dict[str, Callable[[Pilot, Config, Progress], Draws]] = {"laplace": _laplace, "nuts": _nuts}
 """Ways to draw from the posterior, by name."""
 
 

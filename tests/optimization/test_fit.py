@@ -8,10 +8,11 @@ from scipy import stats
 
 import homodyne
 from homodyne.config.io import load_config
-from homodyne.core.likelihood import Likelihood
-from homodyne.errors import ConfigError, InputError
+from homodyne.errors import ConfigError, ConvergenceError, InputError
+from homodyne.likelihood.posterior import Posterior, evaluate_many
+from homodyne.optimization import mcmc
 from homodyne.optimization.mcmc import fit_mcmc_jax
-from homodyne.optimization.target import build_target
+from homodyne.optimization.problem import build_problem
 from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
 
 STATIC = {"D0": 2e4, "alpha": -0.5, "D_offset": 1000.0}
@@ -47,7 +48,7 @@ def data():
 class Exact:
     """A posterior of three coordinates, integrated on a grid: every marginal quantile and moment."""
 
-    likelihood: Likelihood
+    posterior: Posterior
     points: np.ndarray
     weights: np.ndarray
 
@@ -70,7 +71,7 @@ class Exact:
 
     def coordinates(self, result):
         """Draws of a result, (chain, draw, 3)."""
-        space = self.likelihood.space
+        space = self.posterior.space
         return space.coordinates({**result.fixed, **{n: result.samples[n] for n in space.free_names}})
 
 
@@ -82,18 +83,18 @@ def laplace(data):
 @pytest.fixture(scope="module")
 def exact(data, laplace):
     """The posterior with the noise of the fit, from the plain formula at every point of a slanted grid."""
-    likelihood = build_target(data, load_config(None, [("analysis_mode", "static")])).likelihood
-    draws = likelihood.space.coordinates(laplace.samples).reshape(-1, 3)
+    problem = build_problem(data, load_config(None, [("analysis_mode", "static")]))
+    posterior = problem.posterior(problem.thinned(10**6), laplace.sigma)  # nodes that are all pairs
+    assert posterior.nodes.num_points == data.num_pairs
+    draws = posterior.space.coordinates(laplace.samples).reshape(-1, 3)
     root = np.linalg.cholesky(np.cov(draws.T))
     axis = np.linspace(-5.5, 5.5, 21)
     points = draws.mean(axis=0) + np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(-1, 3) @ root.T
     ball = np.sum(np.linalg.solve(root, (points - draws.mean(axis=0)).T) ** 2, axis=0) < 31.0
-    points, log_density = points[ball], []
-    for z in points:
-        at = likelihood.evaluate(z, laplace.sigma)
-        log_density.append(float(at.log_prior) + float(at.log_likelihood))
-    weights = np.exp(np.array(log_density) - np.max(log_density))
-    return Exact(likelihood, points, weights / weights.sum())
+    points = points[ball]
+    log_density = evaluate_many(points, posterior).log_density
+    weights = np.exp(log_density - np.max(log_density))
+    return Exact(posterior, points, weights / weights.sum())
 
 
 @pytest.fixture(scope="module")
@@ -163,24 +164,21 @@ def test_the_stored_configuration_gives_the_same_draws_bit_for_bit(laplace, data
     assert again.certificate == laplace.certificate
 
 
-def conditional_scores(likelihood, z, result):
+def conditional_scores(posterior, z, result):
     """Offset and contrast minus their conditional means, whitened: standard normal when drawn exactly, (n, 2)."""
     pairs = np.stack([result.samples["offset"], result.samples["contrast"]], axis=-1).reshape(len(z), -1, 2)
-    scores = []
-    for one, pair in zip(z, pairs, strict=True):
-        at = likelihood.evaluate(one, result.sigma)
-        root = np.linalg.cholesky(at.scaling_cov)
-        scores.append(np.linalg.solve(root, (pair - at.scaling_mean)[..., None])[..., 0])
-    return np.concatenate(scores)
+    at = evaluate_many(z, posterior)
+    root = np.linalg.cholesky(at.scaling_covariance)
+    return np.linalg.solve(root, (pairs - at.scaling_mean)[..., None])[..., 0].reshape(-1, 2)
 
 
 def test_offset_and_contrast_have_their_exact_conditional_distribution(exact, laplace):
     z = exact.coordinates(laplace).reshape(-1, 3)
-    scores = conditional_scores(exact.likelihood, z, laplace)
+    scores = conditional_scores(exact.posterior, z, laplace)
     assert_mean(scores, np.zeros(2))
     assert_covariance(scores, np.zeros(2), np.eye(2))
     with pytest.raises(AssertionError):  # draws that belong to another row
-        assert_covariance(conditional_scores(exact.likelihood, np.roll(z, 1, axis=0), laplace), np.zeros(2), np.eye(2))
+        assert_covariance(conditional_scores(exact.posterior, np.roll(z, 1, axis=0), laplace), np.zeros(2), np.eye(2))
 
 
 def test_sampled_noise(exact, data, laplace):
@@ -215,9 +213,9 @@ def test_laminar_flow_from_end_to_end(laminar):
     assert result.num_points == data.num_pairs == 4 * 59 * 58 // 2 - 4
     assert result.bad_frames == (7,)
     assert (result.analysis_mode, result.gap) == ("laminar_flow", 2e6)
-    assert {"pilot fit", "certificate", "contrast and offset"} == {stage.split(":")[0] for stage in stages}
-    target = build_target(data, load_config(None, []))
-    space = target.likelihood.space
+    expected = {"pilot fit", "reduction", "certificate", "direct sums", "contrast and offset"}
+    assert expected == {stage.split(":")[0] for stage in stages}
+    space = build_problem(data, load_config(None, [])).space
     z = space.coordinates(result.samples).reshape(-1, 7)
     off = space.coordinates(LAMINAR) - z.mean(axis=0)
     assert off @ np.linalg.solve(np.cov(z.T), off) < stats.chi2(7).ppf(1 - 1e-4)
@@ -268,11 +266,11 @@ def test_what_is_refused_stays_refused():
 
 def test_initial_values_are_completed_by_medians(data):
     given = {"parameters": {"D0": {"initial": 5e3}, "alpha": {"fixed": 0.5}}}
-    target = build_target(data, load_config(given, [("analysis_mode", "static")]))
-    space = target.likelihood.space
+    problem = build_problem(data, load_config(given, [("analysis_mode", "static")]))
+    space = problem.space
     expected = space.coordinates({"D0": 5e3, "alpha": 0.5, "D_offset": float(space.priors["D_offset"].quantile(0.5))})
-    np.testing.assert_array_equal(target.initial, expected)
-    assert build_target(data, load_config(None, [("analysis_mode", "static")])).initial is None
+    np.testing.assert_allclose(problem.initial, expected, rtol=1e-12)
+    assert build_problem(data, load_config(None, [("analysis_mode", "static")])).initial is None
 
 
 BOUNDED = {"type": "uniform", "low": -1.0, "high": 1.0}
@@ -297,3 +295,36 @@ def test_wrong_input(wrong):
     settings, error, message = WRONG[wrong]
     with pytest.raises(error, match=message):
         fitted(measured(STATIC, (0.0,), num_frames=5, gap=None), **settings)
+
+
+def test_auto_keeps_the_best_answer(data, laplace, monkeypatch):
+    """A usable answer is not destroyed by a later failure, a refused one not preferred to nothing better."""
+
+    def fails(pilot, settings, tell):
+        raise ConvergenceError("no starting point")
+
+    monkeypatch.setitem(mcmc.METHODS, "nuts", fails)
+    refused = fitted(measured(STATIC, (0.0,), sigma=0.1, num_frames=25), method="auto")
+    assert (refused.verdict, refused.method) == ("REFUSED", "laplace")
+    assert refused.diagnostics["methods"][-1] == "nuts: failed (no starting point)"
+    monkeypatch.setitem(mcmc.METHODS, "laplace", fails)
+    with pytest.raises(ConvergenceError, match="no starting point"):
+        fitted(data, method="auto")
+
+
+def test_reduced_data_are_checked_by_direct_sums(laplace, data):
+    reduction = laplace.diagnostics["reduction"]
+    assert reduction["checks"] == 8
+    assert reduction["pairs"] == data.num_pairs
+    assert reduction["nodes"] < data.num_pairs / 4
+    assert reduction["error"] < reduction["limit"] == 0.05
+
+
+def test_cells_that_are_too_coarse_are_made_again_and_a_limit_that_is_not_reached_refuses(data):
+    coarse = {"order": 2, "tolerance": 1.0}
+    again = fitted(data, reduction=coarse)
+    assert again.diagnostics["reduction"]["attempts"] > 1
+    assert again.diagnostics["reduction"]["error"] < 0.05 or again.verdict == "REFUSED"
+    refused = fitted(data, reduction=coarse | {"max_error": 1e-12})
+    assert refused.verdict == "REFUSED"
+    assert "do not stand for all pairs" in refused.certificate.reason

@@ -8,7 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-import homodyne.core  # noqa: F401  makes JAX compute in float64
+import homodyne.physics  # noqa: F401  makes JAX compute in float64
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.adapters import LogDensityModel
 from homodyne.optimization.cmc.worker import run_shard
