@@ -36,6 +36,7 @@ _STEP = 0.3  # of differences for the curvature, in posterior sd
 _STILL = 0.01  # change of the noise, in its own standard errors, that is none
 _ROUNDS = 4  # of climbing and taking the noise from the residuals
 _RESIDUALS = 1_000_000  # pairs over all maps that the noise is taken from
+_RESOLVED = 1e-8  # least noise over the values themselves: less than single precision resolves
 _MAD_TO_SD = 1.4826022185056018  # 1 / quantile(normal, 3/4)
 _FAR_DRAWS = 4  # points about the mode of thinned data at which cells are tried
 _AT_EDGE = (
@@ -384,10 +385,10 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
         left = np.asarray(maps.values[k][i, j], dtype=float) - scaling[k, 0] - scaling[k, 1] * g
         left = left[np.isfinite(left) & maps.alive[k][i] & maps.alive[k][j]]
         found[k] = _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
-        if not found[k] > 0:
+        if not found[k] > _RESOLVED * abs(maps.center[k]):
             raise DataError(
-                f"half of the pairs of frames at {_place(problem, k)} have one and the same distance from the model: "
-                "expected measured values, which scatter; look at the map with 'homodyne inspect', and leave it out"
+                f"half of the pairs of frames at {_place(problem, k)} do not scatter about the model: expected measured "
+                "values, which do; look at the map with 'homodyne inspect', and leave it out"
             )
     return found
 

@@ -1,6 +1,6 @@
 """Fits from end to end on small simulated measurements, against a posterior integrated on a grid."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def fitted(data, mode="static", seed=1, **config):
 
 @pytest.fixture(scope="module")
 def data():
-    return measured(STATIC, (0.0, 90.0))
+    return measured(STATIC, (0.0, 90.0), sigma=0.01)
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def test_sampled_noise(exact, data, laplace):
     sigma = result.samples["sigma"].reshape(-1, 2)
     error = laplace.sigma / np.sqrt(60 * 59)  # of the noise from that many residuals
     np.testing.assert_allclose(sigma.std(axis=0), error, rtol=0.1)
-    assert np.all(np.abs(sigma.mean(axis=0) - 0.03) < 4 * error)
+    assert np.all(np.abs(sigma.mean(axis=0) - 0.01) < 4 * error)
     assert_mean(exact.coordinates(result).reshape(-1, 3), exact.mean)
 
 
@@ -229,10 +229,10 @@ def test_laminar_flow_from_end_to_end(laminar):
         assert draws.std(axis=0).max() < 0.006
 
 
-def mirror_fit(method, **certificate):
+def mirror_fit(method):
     """One angle and a known shear rate: phi0 = 80 and 160 degrees do the same to the scattering vector at 30."""
     known = {n: {"fixed": MIRROR[n]} for n in MIRROR if n not in ("D0", "phi0")}
-    config = {"optimization": {"nlsq": {"num_candidates": 400, "num_starts": 12}}, "certificate": certificate}
+    config = {"optimization": {"nlsq": {"num_candidates": 400, "num_starts": 12}}}
     return fitted(measured(MIRROR, (30.0,)), "laminar_flow", parameters=known, method=method, **config)
 
 
@@ -287,16 +287,16 @@ def test_a_later_failure_does_not_take_away_what_can_be_used(monkeypatch):
 
 
 def test_the_best_attempt_is_returned_not_the_last(monkeypatch):
-    """A method that comes later and draws in one of two modes only is refused."""
+    """Chains that never move are refused, and what came before them is not."""
 
-    def narrow(pilot, settings, tell):
-        drawn = mcmc.METHODS["laplace"](pilot, settings, tell)
-        return replace(drawn, problems=("the chains of phi0 disagree",))
+    def stuck(pilot, settings, tell):
+        return mcmc.Draws(np.tile(pilot.mode.z, (4, 125, 1)), {}, ("never moved",))
 
     monkeypatch.setattr(mcmc, "ENOUGH", np.inf)
-    monkeypatch.setitem(mcmc.METHODS, "nuts", narrow)
-    result = mirror_fit("auto", num_points=400)
-    assert result.method == "laplace", result.diagnostics["methods"]
+    monkeypatch.setitem(mcmc.METHODS, "nuts", stuck)
+    result = mirror_fit("auto")
+    assert (result.verdict, result.method) == ("CORRECTED", "laplace")
+    assert result.diagnostics["methods"][-1] == "nuts: REFUSED"
 
 
 @pytest.mark.parametrize("method", ["laplace", "auto"])
@@ -309,14 +309,13 @@ def test_failures_without_any_result_are_told(method, data, monkeypatch):
 
 def test_too_coarse_cells_are_made_finer(data, laplace):
     """Until the direct sums over all pairs agree, with new draws of the same posterior."""
-    error = laplace.diagnostics["reduction"]["error"]
-    assert laplace.diagnostics["reduction"]["attempts"] == 1
-    finer = fitted(data, reduction={"max_error": 0.5 * error})
+    coarse = laplace.diagnostics["reduction"]
+    finer = fitted(data, reduction={"max_error": 0.3 * coarse["error"]})
     facts = finer.diagnostics["reduction"]
     assert finer.verdict == "CERTIFIED"
-    assert facts["error"] < facts["limit"] == 0.5 * error
-    assert facts["attempts"] == 2
-    assert facts["nodes"] > laplace.diagnostics["reduction"]["nodes"]
+    assert facts["error"] < facts["limit"] == 0.3 * coarse["error"]
+    assert facts["attempts"] > coarse["attempts"]
+    assert facts["nodes"] > coarse["nodes"]
     for name in STATIC:
         assert abs(finer.mean[name] - laplace.mean[name]) < 0.3 * laplace.sd[name]
 
@@ -334,7 +333,7 @@ def test_cells_that_stay_too_coarse_are_refused(data):
 def test_maps_that_do_not_scatter_are_no_measurement(data):
     c2 = data.c2.copy()
     c2[1] = 1.0
-    with pytest.raises(DataError, match="phi = 90 deg.*expected measured values, which scatter"):
+    with pytest.raises(DataError, match="phi = 90 deg do not scatter"):
         fitted(homodyne.from_cube(c2, data.t, data.phi, data.q))
 
 
