@@ -423,8 +423,9 @@ def _with_noise(mode: Mode, posterior: Posterior) -> Mode:
     """Mode extended by the logarithm of the noise where the likelihood is highest, independent of the rest to first order."""
     m = evaluate_many(mode.z[None], posterior).moments
     count = np.maximum(m.points[0] - 2, 1)  # less offset and contrast
-    d = len(mode.z)
+    sigma, d = np.sqrt(least_squares(m)[0][0] / count), len(mode.z)
     covariance = np.diag(np.concatenate([np.zeros(d), 1 / (2 * count)]))
     covariance[:d, :d] = mode.covariance
-    log_sigma = 0.5 * np.log(least_squares(m)[0][0] / count)
-    return replace(mode, z=np.concatenate([mode.z, log_sigma]), covariance=covariance)
+    return replace(mode, z=np.concatenate([mode.z, np.log(sigma)]), covariance=covariance)
+
+
