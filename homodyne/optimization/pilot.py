@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from homodyne.errors import ConvergenceError
+from homodyne.errors import ConvergenceError, DataError
 from homodyne.likelihood.nodes import Nodes, padded
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
 from homodyne.likelihood.reduction import Accuracy, Grid
@@ -39,6 +39,7 @@ _STEP = 0.3  # of differences for the curvature, in posterior sd
 _STILL = 0.01  # change of the noise, in its own standard errors, that is none
 _ROUNDS = 4  # of climbing and taking the noise from the residuals
 _RESIDUALS = 1_000_000  # pairs over all maps that the noise is taken from
+_RESOLVED = 1e-8  # least noise over the values themselves: less than single precision resolves
 _MAD_TO_SD = 1.4826022185056018  # 1 / quantile(normal, 3/4)
 _FAR_DRAWS = 4  # points about the mode of thinned data at which cells are tried
 _AT_EDGE = (
@@ -201,7 +202,7 @@ def pilot_fit(
     progress("pilot fit: all data", 1, 1)
     notes = _misfit(problem, evaluate_many(modes[0].z[None], posterior), sigma)
     if sample_noise:
-        posterior, modes = posterior.with_sigma(None), [_with_noise(mode, sigma, nodes) for mode in modes]
+        posterior, modes = posterior.with_sigma(None), [_with_noise(mode, posterior) for mode in modes]
     return Pilot(problem, posterior, grid, tuple(modes), sigma, len(starts), len(ends.z), tuple(notes))
 
 
@@ -372,6 +373,11 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
     """Robust standard deviation of the residuals of every map at z (dim,), (n_maps,).
 
     From the median absolute deviation, which outliers hardly move, of at most a million pairs over all maps.
+
+    Raises
+    ------
+    DataError
+        When the values of a map do not scatter.
     """
     maps, space = problem.maps, problem.space
     i, j = sampled_pairs(maps, max(_RESIDUALS // maps.num_maps, 1000))
@@ -384,6 +390,11 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
         left = np.asarray(maps.values[k][i, j], dtype=float) - scaling[k, 0] - scaling[k, 1] * g
         left = left[np.isfinite(left) & maps.alive[k][i] & maps.alive[k][j]]
         found[k] = _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
+        if not found[k] > _RESOLVED * abs(maps.center[k]):
+            raise DataError(
+                f"half of the pairs of frames at {_place(problem, k)} do not scatter about the model: expected measured "
+                "values, which do; look at the map with 'homodyne inspect', and leave it out"
+            )
     return found
 
 
@@ -413,10 +424,11 @@ def _place(problem: Problem, k: int) -> str:
     return (f"q = {maps.q[k]:.4g} 1/Å, " if several else "") + f"phi = {maps.phi[k]:g} deg"
 
 
-def _with_noise(mode: Mode, sigma: Array, nodes: Nodes) -> Mode:
-    """Mode extended by the logarithm of the noise, which is independent of the rest to first order."""
-    count = np.maximum(np.asarray(nodes.sums)[:, 0], 2)
-    d = len(mode.z)
+def _with_noise(mode: Mode, posterior: Posterior) -> Mode:
+    """Mode extended by the logarithm of the noise where the likelihood is highest, independent of the rest to first order."""
+    m = evaluate_many(mode.z[None], posterior).moments
+    count = np.maximum(m.points[0] - 2, 1)  # less offset and contrast
+    sigma, d = np.sqrt(least_squares(m)[0][0] / count), len(mode.z)
     covariance = np.diag(np.concatenate([np.zeros(d), 1 / (2 * count)]))
     covariance[:d, :d] = mode.covariance
     return replace(mode, z=np.concatenate([mode.z, np.log(sigma)]), covariance=covariance)

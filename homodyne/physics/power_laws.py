@@ -63,7 +63,7 @@ def sinc(x: ArrayLike) -> jax.Array:
     """
     x = _float(x)
     turns = jax.lax.stop_gradient(jnp.round(x / math.pi))
-    r = (x - turns * _PI_HIGH) - turns * _PI_LOW
+    r = jnp.clip((x - turns * _PI_HIGH) - turns * _PI_LOW, -1.6, 1.6)  # beyond π/2 by rounding of large x only
     series = jnp.full_like(x, _SINC_SERIES[-1])
     for coefficient in _SINC_SERIES[-2::-1]:
         series = series * (r * r) + coefficient
