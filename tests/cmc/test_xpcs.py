@@ -11,11 +11,14 @@ from scipy import stats
 import homodyne
 from homodyne.config.io import load_config
 from homodyne.config.schema import Config
+from homodyne.likelihood.nodes import padded
+from homodyne.likelihood.posterior import evaluate_many
+from homodyne.likelihood.reduction import Accuracy, reduce_shards
 from homodyne.optimization import xpcs
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
-from homodyne.optimization.cmc.sharding import STRATEGIES, shard_blocks
-from homodyne.optimization.target import build_target
-from homodyne.optimization.xpcs import XpcsModel, block_arrays
+from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
+from homodyne.optimization.problem import build_problem
+from homodyne.optimization.xpcs import XpcsModel, node_arrays
 
 TRUTH = {
     "D0": 2e4, "alpha": -0.5, "D_offset": 1000.0, "gamma_dot_0": 3e-4, "beta": -0.5, "gamma_dot_offset": 1e-4,
@@ -29,13 +32,18 @@ def measured():
     data = homodyne.simulate(
         TRUTH, q=0.0054, gap=2e6, num_frames=40, dt=0.1, phi=PHI, contrast=0.3, kind="independent", sigma=0.03
     )
-    target = build_target(data, Config())
-    return data, target.likelihood, XpcsModel.of(target.likelihood, np.array([0.03, 0.031, 0.029]))
+    problem, sigma = build_problem(data, Config()), np.array([0.03, 0.031, 0.029])
+    grid = problem.grid({name: np.array([value]) for name, value in TRUTH.items()}, Accuracy())
+    posterior = problem.posterior(problem.reduced(grid), sigma)
+    maps = problem.maps
+    model = XpcsModel(problem.space, maps.t, maps.q, maps.phi, maps.gap, problem.scaling, sigma, posterior.adjustment)
+    return (maps, grid), posterior, model
 
 
 def shards_of(data, model, strategy, count):
-    blocks = shard_blocks(data.c2, data.good, count, strategy, phi=data.phi, t=data.t)
-    return [model.load(block_arrays(block)) for block in blocks]
+    maps, grid = data
+    parts = reduce_shards(maps, grid, count, shard_numbers(maps, count, strategy))
+    return [model.load(node_arrays(padded(part))) for part in parts]
 
 
 def point(model, seed=0):
@@ -47,35 +55,35 @@ def point(model, seed=0):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_subposteriors_multiply_to_the_full_posterior(measured, strategy):
-    data, likelihood, model = measured
+    data, posterior, model = measured
     shards = shards_of(data, model, strategy, 3)
     for seed in range(3):
         x = point(model, seed)
-        full = model.log_joint(x, likelihood.slot.block, 1.0)
+        full = model.log_joint(x, posterior.nodes, 1.0)
         assert sum(model.log_joint(x, shard, 1 / 3) for shard in shards) == pytest.approx(full, rel=1e-9)
     assert sum(model.log_joint(x, shard, 1.0) for shard in shards) != pytest.approx(full, rel=1e-8)  # prior thrice
     assert sum(model.log_joint(x, shard, 1 / 3) for shard in shards[1:]) != pytest.approx(full, rel=1e-8)
 
 
 def test_the_joint_density_is_the_marginal_times_the_conditional(measured):
-    _, likelihood, model = measured
-    block, x = likelihood.slot.block, point(model)
-    at = likelihood.evaluate(x[:7], model.sigma)
-    marginal = float(at.log_prior + at.log_likelihood)
+    _, posterior, model = measured
+    nodes, x = posterior.nodes, point(model)
+    at = evaluate_many(x[None, :7], posterior)
+    marginal = float(at.log_density[0])
     pairs = np.stack([x[7:10], x[10:]], axis=1)
     conditional = sum(
         stats.multivariate_normal(mean, cov).logpdf(pair)
-        for pair, mean, cov in zip(pairs, at.scaling_mean, at.scaling_cov, strict=True)
+        for pair, mean, cov in zip(pairs, at.scaling_mean[0], at.scaling_covariance[0], strict=True)
     )
-    assert model.log_joint(x, block, 1.0) == pytest.approx(marginal + conditional, rel=1e-10)
+    assert model.log_joint(x, nodes, 1.0) == pytest.approx(marginal + conditional, rel=1e-10)
 
 
 @pytest.mark.parametrize("strategy", ["stratified", "interleaved", "frame_blocks"])
 def test_merged_moments_are_those_of_all_data(measured, strategy):
-    data, likelihood, model = measured
+    data, posterior, model = measured
     z = np.array([point(model, seed)[:7] for seed in range(2)])
-    whole = model.statistics(z, likelihood.slot.block)
-    exact = [float(sum(likelihood.evaluate(p, model.sigma)[1:3])) for p in z]
+    whole = model.statistics(z, posterior.nodes)
+    exact = evaluate_many(z, posterior).log_density
     merged = model.merge([model.statistics(z, shard) for shard in shards_of(data, model, strategy, 4)])
     np.testing.assert_allclose(merged, whole, rtol=1e-9, atol=1e-9 * np.abs(whole).max())
     np.testing.assert_allclose(model.log_density(z, merged), exact, rtol=1e-12)
@@ -88,7 +96,7 @@ def test_joint_draws_of_a_shard_follow_their_conditional_distribution(measured):
     """Mean and covariance of (offset, contrast) of one angle against derivatives of the exact joint density."""
     data, _, model = measured
     shard = shards_of(data, model, "interleaved", 4)[1]
-    weak = XpcsModel.of(model._likelihood, 100 * model.sigma)  # so noisy that the prior matters
+    weak = replace(model, sigma=100 * model.sigma)  # so noisy that the prior matters
     z, pair = np.tile(point(model)[:7], (4000, 1)), [8, 11]
 
     def chi2(x, model, power):
@@ -116,48 +124,38 @@ def test_joint_draws_of_a_shard_follow_their_conditional_distribution(measured):
 
 
 def test_a_copy_of_the_model_gives_the_same_and_is_small(measured):
-    _, likelihood, model = measured
-    model.argument(likelihood.slot.block)
+    _, posterior, model = measured
     content = pickle.dumps(model)
     assert len(content) < 100_000
     copy, z = pickle.loads(content), point(model)[:7]
-    copy.argument(likelihood.slot.block)
-    value, gradient = jax.value_and_grad(lambda z: copy.log_likelihood(z, (), 0.25))(z)
-    assert value == model.log_likelihood(z, (), 0.25)
+    density = jax.jit(lambda z, given: copy.log_subposterior(z, given, 0.25))
+    value, gradient = jax.value_and_grad(density)(z, copy.argument(posterior.nodes))
+    assert value == pytest.approx(float(model.log_subposterior(z, model.argument(posterior.nodes), 0.25)), rel=1e-12)
     step = 1e-5 * np.eye(7)
-    slopes = [(copy.log_likelihood(z + e, (), 0.25) - copy.log_likelihood(z - e, (), 0.25)) / 2e-5 for e in step]
+    given = copy.argument(posterior.nodes)
+    slopes = [(density(z + e, given) - density(z - e, given)) / 2e-5 for e in step]
     np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-4 * np.abs(gradient).max())
 
 
 def test_runs_are_told_apart_by_what_decides_about_the_draws_only():
     def decisive(*changes, count=4):
         config = load_config(None, [f"optimization.cmc.{change}" for change in changes])
-        return xpcs._decisive(config, count, 0.01, None)
+        return xpcs._decisive(config, count, [0.01], None)
 
     assert decisive("sharding.max_points_per_shard=1000") == decisive() == decisive("sharding.num_shards=4")
     others = [decisive("sharding.strategy=random"), decisive("per_shard_mcmc.num_samples=60"), decisive(count=5)]
     assert decisive() not in others
 
 
-def test_shards_on_devices_are_those_on_the_host(measured):
+def test_shards_run_on_devices(measured):
     data, _, model = measured
-    device = replace(model, implementation="jax")
-    (shard, *_), z = shards_of(data, model, "interleaved", 3), point(model)[:7]
-    np.testing.assert_allclose(device.statistics(z[None], shard), model.statistics(z[None], shard), rtol=1e-9)
-    found = [
-        jax.value_and_grad(lambda z, m=m, given=given: m.log_likelihood(z, given, 1 / 3))(z)
-        for m in (model, device)
-        for given in [m.argument(shard)]
-    ]
-    (value, slope), (value_there, slope_there) = found
-    assert float(value_there) == pytest.approx(float(value), rel=1e-10)
-    np.testing.assert_allclose(slope_there, slope, rtol=1e-7, atol=1e-6 * np.abs(slope).max())
-    assert is_pure_jax(device, shard, 1 / 3)
-    assert not is_pure_jax(model, shard, 1 / 3)
+    assert is_pure_jax(model, shards_of(data, model, "interleaved", 3)[0], 1 / 3)
 
 
-def test_a_fit_on_devices_is_that_in_one_process(measured):
-    data, _, _ = measured
+def test_a_fit_on_devices_is_that_in_one_process():
+    data = homodyne.simulate(
+        TRUTH, q=0.0054, gap=2e6, num_frames=40, dt=0.1, phi=PHI, contrast=0.3, kind="independent", sigma=0.03
+    )
 
     def fitted(backend):
         cmc = {
