@@ -94,16 +94,18 @@ class Sandwich:
 class _Map:
     """Sums of one map over x = (z along the directions, offset, contrast).
 
-    `powers` are the traces of (G_a G_b, G_a g G_b, G_a g G_b g), from which the variability follows for any share.
+    `elimination` (2, d) is the change of (offset, contrast) with z that keeps their score at zero. `powers` are traces of
+    scores, from which the variability follows for any share, by z while offset and contrast follow it.
     """
 
     information: Array
+    elimination: Array
     powers: Array
     weights: tuple[float, float]  # sums over pairs of w and w g^2
     squares: float  # sum over pairs of w times squared residual
 
     def variability(self, share: float) -> Array:
-        """Variability of the score when the variance is one."""
+        """Variability of the score, that of z with offset and contrast eliminated, when the variance is one."""
         white = 1.0 - share
         return np.asarray(2.0 * np.tensordot([white**2, 2.0 * share * white, share**2], self.powers, 1))
 
@@ -116,11 +118,6 @@ class _Map:
         """Information of (offset, contrast), (2, 2)."""
         return definite(self.information[-2:, -2:])
 
-    @property
-    def elimination(self) -> Array:
-        """Change of (offset, contrast) with z that keeps their score at zero, (2, d)."""
-        return np.asarray(-np.linalg.solve(self.scaling, self.information[-2:, :-2]))
-
     def prior_information(self, prior: Array) -> Array:
         """Information of z that a prior of (offset, contrast) adds, (d, d); `prior` (2, 2) is its precision."""
         left = np.linalg.solve(self.scaling, prior) @ np.linalg.inv(self.scaling + prior)
@@ -129,9 +126,7 @@ class _Map:
 
     def marginal(self, share: float) -> Array:
         """Variability of the score of z once that of (offset, contrast) is eliminated, (d, d)."""
-        full, d = self.variability(share), len(self.information) - 2
-        keep = np.concatenate([np.eye(d), self.elimination])
-        return np.asarray(keep.T @ full @ keep)
+        return self.variability(share)[:-2, :-2]
 
     def taken_up(self, share: float, inverse: Array) -> float:
         """Weighted squares of noise (variance one) that the fit takes up, over sigma²; `inverse` is that of H."""
@@ -194,6 +189,7 @@ def _sums(view: MapView, sigma: float, squares: float) -> _Map:
     scale = np.outer(units, units)
     return _Map(
         scale * found.information / sigma**2,
+        view.contrast * found.elimination,
         scale * found.powers / (4.0 * sigma**4),
         (float(found.information[-2, -2]), float(found.information[-1, -1])),
         squares,
@@ -256,7 +252,7 @@ def _assemble(
     eliminations, slopes, spreads, d = [], [], [], len(information)
     for part, s, v in angles:
         own, inverse_root = v * part.variability(s)[d:], np.linalg.inv(np.linalg.cholesky(part.scaling))
-        across = inverse_root @ (own[:, :d] + own[:, d:] @ part.elimination)
+        across = inverse_root @ own[:, :d]
         eliminations.append(-inverse_root @ part.information[d:, :d] @ to_white)
         slopes.append(eliminations[-1] + across @ back_from_score)
         vague = part.scaling - part.information[d:, d:]

@@ -48,7 +48,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _MOST_ROUNDS = 100  # attempts to draw inside the support
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
 _FINER = 0.1  # factor of the tolerance from one to the next
-_LONG_WARMUP, _LONGER, _CAREFUL = 400, 2, 0.4  # of a second run: warm-up, factor of draws and of rejections
+_LONG_WARMUP, _LONGER, _CAREFUL = 6, 2, 0.4  # of a second run: factors of warm-up, of draws and of rejections
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 _RANK = {CERTIFIED: 3, CORRECTED: 2, REFUSED: 0}
 
@@ -407,7 +407,7 @@ def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
         careful = 1.0 - _CAREFUL * (1.0 - nuts.target_accept_prob)
         nuts = replace(
             nuts,
-            num_warmup=max(_LONG_WARMUP, nuts.num_warmup),
+            num_warmup=_LONG_WARMUP * nuts.num_warmup,
             num_samples=_LONGER * nuts.num_samples,
             target_accept_prob=careful,
             init_spread=1.0,

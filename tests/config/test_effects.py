@@ -1,10 +1,11 @@
 """Every key of the configuration changes something that can be seen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -15,7 +16,6 @@ from homodyne.config.io import load_config
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.problems import known_keys
 from homodyne.config.schema import Config
-from homodyne.core.posterior import Posterior
 from homodyne.data import write_aps_u
 from homodyne.device.config import HardwareConfig
 from homodyne.errors import ConvergenceError, DataError, InputError
@@ -23,8 +23,8 @@ from homodyne.optimization import mcmc, xpcs
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.mcmc import METHODS
-from homodyne.optimization.nlsq import Mode, Pilot, pilot_fit
-from homodyne.optimization.target import build_target
+from homodyne.optimization.pilot import Mode, Pilot, pilot_fit
+from homodyne.optimization.problem import build_problem
 from homodyne.physics.model import find_model
 
 STATIC = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
@@ -69,7 +69,7 @@ def seen_in_space(config: Config) -> Any:
     space = space_of(config, 0.1 * np.arange(1, 17))
     start = initial_of(config, space)
     initial = None if start is None else start.tolist()
-    return model_of(config), repr(space.priors), space.fixed, space.coordinate_names, initial, scaling_of(config)
+    return model_of(config), repr(jax.tree.map(np.ndarray.tolist, dict(space.priors))), space.fixed, space.coordinate_names, initial, scaling_of(config)
 
 
 DATA = {
@@ -127,6 +127,10 @@ FIT = {
     "optimization.nlsq.max_iterations": 1,
     "optimization.nlsq.thin_points": 240,
     "certificate.num_points": 110,
+    "reduction.order": 3,
+    "reduction.tolerance": 1e-3,
+    "reduction.max_error": 1e-13,
+    "reduction.num_checks": 5,
 }
 
 
@@ -137,8 +141,8 @@ def seen_in_result(*changes: str) -> Any:
     except ConvergenceError as error:
         return str(error)
     draws = {name: np.asarray(values).tolist() for name, values in result.samples.items()}
-    told = [result.diagnostics[name] for name in ("pilot", "methods")]
-    return draws, result.noise_inflation, result.certificate.num_points, told
+    more = [result.diagnostics[name] for name in ("pilot", "methods", "reduction")]
+    return draws, result.noise_inflation, result.certificate.num_points, more
 
 
 @pytest.mark.parametrize("key", FIT)
@@ -159,26 +163,12 @@ DRAWS = {
 
 @cache
 def pilot() -> Pilot:
-    target = build_target(measurement(), load_config(SMALL))
-    return pilot_fit(target.likelihood, target.thin, np.random.default_rng(0))
-
-
-@dataclass(frozen=True, eq=False)
-class Parabola(Posterior):
-    """The normal distribution at the mode in place of the posterior: a sampler of it compiles quickly."""
-
-    mode: Mode
-
-    def log_density(self, z):
-        away = z - self.mode.z
-        return -0.5 * away @ np.linalg.inv(self.mode.covariance) @ away
+    return pilot_fit(build_problem(measurement(), load_config(SMALL)), np.random.default_rng(0))
 
 
 @cache
 def seen_in_draws(method: str, *changes: str) -> np.ndarray:
-    found = pilot()
-    simple = replace(found, posterior=Parabola(found.posterior.likelihood, found.posterior.sigma, found.mode))
-    return METHODS[method](simple, load_config(SMALL, changes), lambda stage, done, total: None).z
+    return METHODS[method](pilot(), load_config(SMALL, changes), lambda stage, done, total: None).z
 
 
 @pytest.mark.parametrize("key", DRAWS)
@@ -278,9 +268,8 @@ def test_choice_of_strategy(strategy):
     """Too many shards are refused by the strategy that is to make them."""
     choices = {"num_shards": 100, "strategy": strategy}
     config = load_config(SMALL, [f"{CMC}sharding.{key}={value}" for key, value in choices.items()])
-    modes = [(pilot().mode.z, pilot().mode.covariance)]
     with pytest.raises(InputError, match=f"^{strategy}: 100 shards"):
-        xpcs.fit_shards(measurement(), pilot().posterior.likelihood, pilot().sigma, modes, config, HARDWARE, None)
+        xpcs.fit_shards(measurement(), pilot(), config, HARDWARE, None)
 
 
 START = {
@@ -304,18 +293,15 @@ class Ridge(Model):
         return -0.5 * z @ self.precision @ z
 
     def num_points(self, shard):
-        return len(shard["values"])
+        return int(shard["sums"][0, 0])
 
 
 @cache
 def seen_in_start(*changes: str) -> Any:
     """Method and covariance of the start of the shards."""
     config = load_config(SMALL, [f"{CMC}initialization.{change}" for change in ("svi_steps=300", *changes)])
-    block, mode = (
-        build_target(measurement(), config).likelihood.slot.block,
-        (np.zeros(2), np.linalg.inv(Ridge.precision)),
-    )
-    init = xpcs._initialization(Ridge(), block, mode, 2, config, None)
+    mode = Mode(np.zeros(2), 0.0, np.linalg.inv(Ridge.precision), 0.0)
+    init = xpcs._initialization(Ridge(), replace(pilot(), modes=(mode,)), 2, config, None)
     return init.method, init.covariance.tolist()
 
 
@@ -330,7 +316,6 @@ def test_choice_of_start(key):
 
 def test_every_key_is_tested():
     elsewhere = {"output.directory", "output.figures", "output.overwrite"}  # tests/cli
-    elsewhere |= {key for key in known_keys() if key.startswith("reduction.")}  # not used by fits yet
     tested = {f"experimental_data.{key}" for key in (*DATA, "dt")} | set(MODEL) | set(FIT) | set(DRAWS)
     tested |= {f"{CMC}backend.jobs.{key}" for key in JOBS}
     tested |= {f"{CMC}{key}" for key in (*PLAN, "sharding.strategy")} | {f"{CMC}initialization.{key}" for key in START}
