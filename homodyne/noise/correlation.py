@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from homodyne.noise.tiles import Tiling
 
@@ -51,7 +52,7 @@ class CorrelationGrid:
         c = self.nodes.size
         coarse, (i, j) = np.eye(c), np.triu_indices(c, 1)
         coarse[i, j] = coarse[j, i] = values[: i.size]
-        found = self._condensed_nodes @ coarse @ self._condensed_nodes.T
+        found = self._condensed_nodes @ (self._condensed_nodes @ coarse).T
         if self.reach:
             first, share = self._place
             near = np.column_stack([np.ones(c), values[i.size :].reshape(c, -1)])
@@ -69,13 +70,13 @@ class CorrelationGrid:
         return first, (frames - self.nodes[first]) / np.diff(self.nodes)[first]
 
     @cached_property
-    def _condensed_nodes(self) -> Array:
+    def _condensed_nodes(self) -> sparse.csr_array:
         """What each node contributes to the rows of a condensed matrix."""
         first, share = self._place
         weights, frames = np.zeros((share.size, self.nodes.size)), np.arange(share.size)
         weights[frames, first] = 1 - share
         weights[frames, first + 1] += share
-        return self.tiling.condensed_rows(weights)
+        return sparse.csr_array(self.tiling.condensed_rows(weights))
 
     def _interpolated_band(self, coarse: Array) -> Array:
         """What nodes alone say of the elements (frame, frame + lag), lag from 0 to `reach`; the last ones repeat."""

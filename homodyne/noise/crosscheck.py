@@ -16,7 +16,6 @@ from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.noise.tile_table import Columns, MapTiles, drop_test, reduced, remainder, scaling_columns, tile_table
 from homodyne.noise.tiles import BLOCKS
 
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ALARM = 1e-3

@@ -22,8 +22,8 @@ class MapView:
     present : (n, n) bool array or None
         Pairs i < j that were measured; None for all.
     design : callable
-        Of ages t1 <= t2 of one shape: derivatives of c2, (D, *shape), at a contrast of one along the d coordinates, then 1
-        (offset) and g (contrast).
+        Of ages t1 <= t2 of one shape: derivatives of c2, (D, *shape), at a contrast of one along the d coordinates,
+        then 1 (offset) and g (contrast).
     offset, contrast : float
         Of the fit.
     """

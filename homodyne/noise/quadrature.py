@@ -81,19 +81,25 @@ def make_rule(t: Array, cells: Array, present: Array | None = None) -> Rule:
     used = real[rows, :, None] & real[columns, None, :]
     first, second = (np.broadcast_to(x, used.shape)[used] for x in (frames[rows, :, None], frames[columns, None, :]))
     weights = sums[rows, :, None] * sums[columns, None, :]
-    for k in range(len(cells) if present is not None else 0):
-        r0, r1, c0, c1 = cells[k, 1:]
-        here = present[r0:r1, c0:c1]
-        if not here.all():
-            weights[k] = known[rows[k]].lagrange.T @ here @ known[columns[k]].lagrange
+    if present is not None:
+        for k, (r0, r1, c0, c1) in enumerate(cells[:, 1:].tolist()):
+            here = present[r0:r1, c0:c1]
+            if not here.all():
+                weights[k] = known[rows[k]].lagrange.T @ here @ known[columns[k]].lagrange
     return Rule(cells, used, first, second, weights, rest[rows], rest[columns])
 
 
 class _Nodes(NamedTuple):
-    """Nodes (p,) of an interval of frames, the first one being 0; of a short one the last one is repeated.
+    """Nodes of an interval of frames.
 
-    lagrange (frames, p), polynomials that are one at a node and zero at the others; rest (p, p), what values at the nodes
-    have beyond a polynomial of lower degree.
+    Attributes
+    ----------
+    nodes : (p,) int array
+        Counted from the first frame; of a short interval the last one is repeated.
+    lagrange : (frames, p) array
+        Polynomials that are one at a node and zero at the others.
+    rest : (p, p) array
+        What values at the nodes have beyond a polynomial of lower degree.
     """
 
     nodes: Array

@@ -14,6 +14,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.stats import chi2
 
 from homodyne.noise.correlation import CorrelationGrid, make_grid
 from homodyne.noise.map_view import MapView
@@ -97,16 +99,20 @@ class _Plan:
 
 def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[Array, list[MapTiles]]:
     """Lags of the families of tiles in s, and tiles of every map; maps of less than `MIN_FRAMES` frames have none."""
-    ages = {view.t.tobytes(): view.t for view in views if view.t.size >= MIN_FRAMES}
-    shortest = min((t.size for t in ages.values()), default=0)
-    plans = {key: _plan(t, shortest) for key, t in ages.items()}
+    ages = [view.t for view in views if view.t.size >= MIN_FRAMES]
+    if not ages:
+        return np.empty(0), [_none_of(view) for view in views]
+    shortest = min(t.size for t in ages)
+    plans = {key: _plan(t, shortest) for key, t in {t.tobytes(): t for t in ages}.items()}
 
     def one(k: int) -> MapTiles:
-        plan = plans.get(views[k].t.tobytes())
-        return _map_tiles(views[k], plan, float(noise.share[k]), float(noise.variance[k])) if plan else _none_of(views[k])
+        view, plan = views[k], plans.get(views[k].t.tobytes())
+        if plan is None:
+            return _none_of(view)
+        return _map_tiles(view, plan, float(noise.share[k]), float(noise.variance[k]))
 
-    lags = [plan.tiling.lags * (t[-1] - t[0]) / (t.size - 1) for plan, t in zip(plans.values(), ages.values(), strict=True)]
-    return lags[0] if lags else np.empty(0), in_threads(one, len(views))
+    step = (ages[0][-1] - ages[0][0]) / (ages[0].size - 1)
+    return step * plans[ages[0].tobytes()].tiling.lags, in_threads(one, len(views))
 
 
 def in_threads(function: Callable[[int], Any], count: int) -> list[Any]:
@@ -138,8 +144,8 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
     design = evaluated(view.design, t[parts[0]], t[parts[1]])
     correlated, at_nodes, left, right = np.split(design, np.cumsum([x[0].size for x in places])[:-1], axis=1)
     g = correlated[-1]
-    known = [plan.grid.condensed(x) for x in (g, np.sqrt(np.abs(g)))]
-    speckle = tiling.speckle_covariance(*known, share, max(view.contrast, 0.0))
+    correlations = plan.grid.condensed(g), plan.grid.condensed(np.sqrt(np.abs(g)))
+    speckle = tiling.speckle_covariance(*correlations, share, max(view.contrast, 0.0))
     present = tiling.pairs if view.present is None else tiling.sums(_ones(view), view.present)
     use = np.flatnonzero(present >= tiling.pairs / 2)
     exact = _EXACT * np.sqrt(variance * np.diag(speckle)) / max(abs(view.contrast), 1e-300)
@@ -195,7 +201,8 @@ def _row_pairs(view: MapView) -> Array:
 def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: float) -> Array:
     """Correlation of residuals next to each other in a row: measured, expected, standard error over blocks of rows.
 
-    NaN where no two neighbours were measured. `left`, `right` are the model correlation at the pairs and their neighbours.
+    NaN where no two neighbours were measured. `left` and `right` are the model correlation at the pairs and at their
+    neighbours.
     """
     i, j = rows
     if not i.size:
@@ -239,9 +246,7 @@ class Reduced:
     freedom: int
 
 
-def reduced(
-    table: Sequence[MapTiles], noise: str, shared: Columns = _none, local: Columns = _none
-) -> list[Reduced]:
+def reduced(table: Sequence[MapTiles], noise: str, shared: Columns = _none, local: Columns = _none) -> list[Reduced]:
     """Every map by itself; its shared columns are the slopes, followed by those given."""
 
     def one(k: int) -> Reduced:
@@ -253,7 +258,7 @@ def reduced(
         rest = np.delete(white, slice(1, 1 + own), axis=1)
         squares = np.sum(rest[:, 1:] ** 2, axis=0)
         rest -= basis @ (basis.T @ rest)
-        return Reduced(np.linalg.qr(rest, mode="r"), squares, white.shape[0] - basis.shape[1])
+        return Reduced(np.asarray(np.linalg.qr(rest, mode="r")), squares, white.shape[0] - basis.shape[1])
 
     return in_threads(one, len(table))
 
@@ -268,14 +273,18 @@ def remainder(maps: Sequence[Reduced]) -> tuple[float, int]:
 
 def drop_test(small: tuple[float, int], large: tuple[float, int]) -> dict[str, float]:
     """Drop of the sum of squares from few columns to more, with its degrees of freedom and its p-value."""
-    from scipy.stats import chi2
-
     drop, freedom = small[0] - large[0], small[1] - large[1]
     return {"chi2": drop, "dof": freedom, "p": float(chi2.sf(drop, freedom)) if freedom > 0 else 1.0}
 
 
 def _whitening(covariance: Array) -> Array:
     """Inverse root of a covariance; directions without noise, to rounding, are left out."""
+    try:
+        root = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        root = np.zeros_like(covariance)
+    if np.all(np.diag(root) ** 2 > _NOISELESS * np.max(np.diag(covariance), initial=0.0)):
+        return np.asarray(solve_triangular(root, np.eye(len(root)), lower=True))
     values, vectors = np.linalg.eigh(covariance)
     noisy = values > _NOISELESS * values.max(initial=0.0)
     return np.asarray((vectors[:, noisy] / np.sqrt(values[noisy])).T)

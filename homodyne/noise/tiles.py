@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from homodyne.errors import InputError
 
@@ -53,7 +54,8 @@ class Tiling:
     ----------
     num_frames : int
     limits : tuple of arrays
-        First frames of the intervals of every level, from single frames (of long records some) to quarters of the record.
+        First frames of the intervals of every level, from single frames, some of them in long records, to quarters of
+        the record.
     layers : tuple
         Tiles of every level.
     kept : (n,) bool array
@@ -140,7 +142,11 @@ class Tiling:
             Covariance of the intensities of a pixel at two frames; a multiple of the unit matrix makes all pairs
             of frames independent.
         """
-        return self._of_sums(self._sums_of(self.condensed(kernel)))
+        return self.covariance_of(self.condensed(kernel))
+
+    def covariance_of(self, condensed: Array) -> Array:
+        """Covariance as of `covariance`, of a kernel that is `condensed`."""
+        return self._of_sums(self._sums_of(condensed))
 
     def speckle_covariance(self, g: Array, field: Array, share: float, contrast: float) -> Array:
         """Covariance of the means under speckle and counting noise, in units of the variance of a distant pair.
@@ -162,19 +168,19 @@ class Tiling:
         near = np.sqrt(np.clip(self._mean_of(of_g), 0.0, None))
         fields = self._of_sums(of_field)
         # pairs that share a frame
-        cross = self._of_sums(self._sums_of(field + self._unit)) - self.white - fields
+        cross = self.covariance_of(field + self._unit) - self.white - fields
         both, lean = np.outer(near, near), 2 * near / (1 + near**2)
         tilt = both**2 - both * (np.outer(near, lean) + np.outer(lean, near))
         cumulants = both * (2 * share**2 * fields + 2 * share * shot * cross + shot**2 * self.white)
         cumulants += 0.5 * share**2 * fields**2
         frames = share**2 * tilt * self._links(of_g) - share * shot * both**2 * self._linked
-        normal = self._of_sums(self._sums_of(share * g + shot * self._unit))
+        normal = self.covariance_of(share * g + shot * self._unit)
         return np.asarray(normal + contrast * (cumulants + frames))
 
     @cached_property
     def white(self) -> Array:
         """Covariance where all pairs are independent and have variance one."""
-        return self._of_sums(self._sums_of(self._unit))
+        return self.covariance_of(self._unit)
 
     @cached_property
     def _unit(self) -> Array:
@@ -214,17 +220,17 @@ class Tiling:
 
     def _links(self, sums: Sums) -> Array:
         """Mean of K13 + K14 + K23 + K24 over the pairs of two tiles."""
-        return self._assembled(lambda a, b: self._frames[a] @ sums[a][b] @ self._frames[b].T)
+        return self._assembled(lambda a, b: (self._frames[b] @ (self._frames[a] @ sums[a][b]).T).T)
 
     @cached_property
-    def _frames(self) -> list[Array]:
+    def _frames(self) -> list[sparse.csr_array]:
         """How many pairs of each tile have a given frame of an interval: (tiles, intervals) for every layer."""
         found = []
         for layer, begin, end in zip(self.layers, self.limits, self._ends, strict=True):
-            one, size = np.zeros((layer.starts.size, begin.size)), end - begin
-            np.add.at(one, (layer.tile, layer.rows), size[layer.columns])
-            np.add.at(one, (layer.tile, layer.columns), size[layer.rows])
-            found.append(one)
+            size = end - begin
+            places = np.tile(layer.tile, 2), np.concatenate([layer.rows, layer.columns])
+            counts = np.concatenate([size[layer.columns], size[layer.rows]])
+            found.append(sparse.csr_array((counts, places), shape=(layer.starts.size, size.size)))
         return found
 
     def _mean_of(self, sums: Sums) -> Array:
@@ -275,7 +281,7 @@ def make_tiling(num_frames: int, shortest: int | None = None) -> Tiling:
     keys, kept, families = [], [], 0
     for level, begin in enumerate(limits):
         block = np.searchsorted(edges, begin, side="right") - 1
-        parts = []
+        parts: list[tuple[Array, Array, Array]] = []
         for distance in _DISTANT[min(level, 1)]:
             total = begin.size if level else num_frames
             rows = np.arange(0, total - distance, -(-total // _MOST))

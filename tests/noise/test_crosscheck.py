@@ -30,7 +30,7 @@ def correlation(t):
     return design(np.minimum(t[:, None], t), np.maximum(t[:, None], t))[-1]
 
 
-def speckle(counts, seed, maps=len(PHI), t=T, pixels=PIXELS):
+def speckle(counts, seed, maps=3, t=T, pixels=PIXELS):
     """Photons of pixels that see `MODES` fields of the right correlation; every frame is divided by its mean."""
     rng, c2 = np.random.default_rng(seed), []
     root = np.linalg.cholesky(np.sqrt(correlation(t))).astype(np.float32)
@@ -59,7 +59,7 @@ def check(maps, counts, share=None, q=Q, phi=PHI, t=T, pixels=PIXELS):
 @pytest.mark.parametrize("counts", [0.1, 1.0, 10.0])
 def test_a_right_model_is_not_accused(counts):
     """Neither by few photons nor by many, nor for dead frames."""
-    alive = np.delete(np.arange(N), [5, 30, 31])
+    alive, squares = np.delete(np.arange(N), [5, 30, 31]), []
     for seed in range(2):
         c2 = speckle(counts, seed)[:, alive[:, None], alive]
         found = check(views(c2, T[alive]), counts)
@@ -67,9 +67,9 @@ def test_a_right_model_is_not_accused(counts):
         assert found["frames"]["speckle"]["chi2"] < 2.5 * found["frames"]["speckle"]["dof"]
         assert len(found["angles"]) == 3
         assert [one["phi"] for one in found["replicates"]] == [[0.0, 180.0]]
+        squares.append(found["frames"]["independent"]["chi2"] / found["frames"]["independent"]["dof"])
     if counts == 10.0:  # blocks of frames disagree wildly where points are taken as independent
-        assert found["frames"]["independent"]["chi2"] > 5 * found["frames"]["independent"]["dof"]
-        assert found["frames"]["independent"]["p"] < 1e-6
+        assert np.mean(squares) > 5
 
 
 def stretched(c2):
@@ -97,15 +97,15 @@ def test_a_jump_of_the_beam_is_seen_and_dated():
     assert f"to {T[-1]:.4g} s" in sentence
 
 
-def slower(c2, which):
+def faster(c2, which, factor):
     """One map decays at another rate."""
     c2, lag = c2.copy(), np.abs(T[:, None] - T)
-    c2[which] += CONTRAST * (np.exp(-2 * lag * RATE) - np.exp(-lag * RATE))
+    c2[which] += CONTRAST * (np.exp(-factor * lag * RATE) - np.exp(-lag * RATE))
     return c2
 
 
 def test_one_angle_that_differs_is_named():
-    found = check(views(slower(speckle(1.0, 1), 2)), 1.0)
+    found = check(views(faster(speckle(1.0, 1), 2, 2)), 1.0)
     assert np.argmin([one["p"] for one in found["angles"]]) == 2
     assert found["replicates"][0]["p"] < 1e-3
     assert any("phi = 0 and 180 deg disagree with each other" in text for text in found["alarms"])
@@ -114,13 +114,13 @@ def test_one_angle_that_differs_is_named():
 def test_maps_of_several_wave_vectors_are_named_by_both():
     """Angles 180 degrees apart are compared where they have one wave vector."""
     q, phi = np.array([1.0, 1.0, 1.5, 1.5]) * Q, np.array([30.0, -150.0, 30.0, 75.0])
-    found = check(views(slower(speckle(1.0, 1, maps=4), 1)), 1.0, q=q, phi=phi)
+    found = check(views(faster(speckle(1.0, 1, maps=4), 1, 3)), 1.0, q=q, phi=phi)
     assert [(one["q"], one["phi"]) for one in found["replicates"]] == [(Q, [30.0, -150.0])]
     assert found["angles"][1]["q"] == Q
     assert found["angles"][1]["phi"] == -150.0
-    assert any(text.startswith("q = 0.0054 1/Å, phi = -150 deg disagree with the others") for text in found["alarms"])
-    together = "q = 0.0054 1/Å, phi = 30 and -150 deg disagree with each other"
-    assert any(text.startswith(together) for text in found["alarms"])
+    (sentence,) = (text for text in found["alarms"] if text.endswith("disagree with the others"))
+    assert "q = 0.0054 1/Å, phi = -150 deg" in sentence.removesuffix(" disagree with the others").split("; ")
+    assert "q = 0.0054 1/Å, phi = 30 and -150 deg disagree with each other" in found["alarms"]
 
 
 def test_static_speckle_looks_like_contrast_and_offset():
@@ -167,22 +167,23 @@ def test_short_records_are_not_tested():
 
 
 @pytest.mark.parametrize("missing", [None, "a tenth", "large lags"])
-def test_long_records_without_false_alarm(missing):
-    """Records for which correlation and model are interpolated; the third one's noise is much smaller than usual."""
-    n, pixels = 420, 4000
-    t = DT * np.arange(1, n + 1)
-    lag, present = np.subtract.outer(np.arange(n), np.arange(n)), None
+def test_long_records_are_not_accused(missing):
+    """Records for which correlation and model are interpolated."""
+    n, pixels, counts = 420, 1500, 10.0
+    t, lag, present = DT * np.arange(1, n + 1), np.abs(np.subtract.outer(np.arange(n), np.arange(n))), None
     if missing:
-        present = np.random.default_rng(3).random((n, n)) > 0.1 if missing == "a tenth" else np.abs(lag) < 150
-    for counts in (1.0, 10.0):
-        c2 = speckle(counts, 4, maps=2, t=t, pixels=pixels)
-        found = check(views(c2, t, present), counts, phi=PHI[:2], t=t, pixels=pixels)
-        assert not found["alarms"]
-        assert found["misfit"]["tests"]["anywhere"]["p"] > 1e-3
+        present = np.random.default_rng(3).random((n, n)) > 0.1 if missing == "a tenth" else lag < 150
+    c2 = speckle(counts, 4, maps=2, t=t, pixels=pixels)
+    if missing:
+        c2[:, ~present] = np.nan
+    found = check(views(c2, t, present), counts, phi=PHI[:2], t=t, pixels=pixels)
+    assert not found["alarms"]
+    rest = found["misfit"]["tests"]["anywhere"]
+    assert 0.7 < rest["chi2"] / rest["dof"] < 1.3
 
 
 def test_model_means_are_those_of_all_pairs(monkeypatch):
-    """Of a model that oscillates too fast for a few nodes in a tile; planted: that nothing is looked at more closely."""
+    """Of a model that oscillates too fast for a few nodes in a tile; planted: nothing is looked at more closely."""
     n = 300
     t = np.arange(1.0, n + 1)
 
@@ -193,10 +194,11 @@ def test_model_means_are_those_of_all_pairs(monkeypatch):
     g = oscillating(np.minimum(t[:, None], t), np.maximum(t[:, None], t))[-1]
     view = MapView(t, (1 + 0.3 * g).astype(np.float32), None, oscillating, 1.0, 0.3)
     noise = SpeckleNoise(np.full(1, 0.5), np.full(1, 1e-5), np.full(1, 0.3), "given", "given")
-    worst = []
-    for exact in (tile_table._EXACT, np.inf):
-        monkeypatch.setattr(tile_table, "_EXACT", exact)
+
+    def worst():
         (tiles,) = tile_table.tile_table([view], noise)[1]
-        worst.append(np.max(np.abs(tiles.mean) / np.sqrt(np.diag(tiles.speckle))))
-    assert worst[0] < tile_table._EXACT if np.isfinite(tile_table._EXACT) else worst[0] < 0.3
-    assert worst[1] > 1
+        return np.max(np.abs(tiles.mean) / np.sqrt(np.diag(tiles.speckle)))
+
+    assert worst() < 0.2
+    monkeypatch.setattr(tile_table, "_EXACT", np.inf)
+    assert worst() > 1

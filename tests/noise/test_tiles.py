@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from homodyne.noise.tiles import BLOCKS, MIN_FRAMES, make_tiling
 from homodyne.errors import InputError
+from homodyne.noise.tiles import BLOCKS, MIN_FRAMES, make_tiling
 
 RNG = np.random.default_rng(0)
 
