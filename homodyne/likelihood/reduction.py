@@ -25,6 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SPREAD = 4.0  # factor between ends beyond which an interval is split at the geometric mean
 _CELLS_AT_ONCE = 16
+_SAME = 1e-9  # relative difference of times that is none
 _REPRESENTATIVE = 4  # maps on which cells are tried
 _ROWS_AT_ONCE = 256  # rows of a cell that are reduced together
 _MOST_SPLITS = 40  # times that a cell is split, at most
@@ -68,19 +69,19 @@ class Grid:
 
     @cached_property
     def sides(self) -> tuple[tuple[Array, Array], ...]:
-        """Nodes of every cell along t1 and along t2 - t1, in s."""
+        """Nodes of every cell along t1, (a,), and along t2 - t1, (b,), or (a, b) where each has its own, in s."""
         return tuple(_sides(self.t, cell, self.order, self.uniform) for cell in self.cells)
 
     @cached_property
     def limits(self) -> Array:
         """First node of every cell, and the number of nodes."""
-        return np.concatenate([[0], np.cumsum([a.size * b.size for a, b in self.sides])]).astype(int)
+        return np.concatenate([[0], np.cumsum([a.size * b.shape[-1] for a, b in self.sides])]).astype(int)
 
     @property
     def times(self) -> tuple[Array, Array]:
         """t1 and t2 of all nodes."""
-        first = np.concatenate([np.repeat(a, b.size) for a, b in self.sides])
-        lag = np.concatenate([np.tile(b, a.size) for a, b in self.sides])
+        first = np.concatenate([np.repeat(a, b.shape[-1]) for a, b in self.sides])
+        lag = np.concatenate([np.broadcast_to(b, (a.size, b.shape[-1])).ravel() for a, b in self.sides])
         return first, first + lag
 
 
@@ -102,7 +103,7 @@ def find_cells(model: CorrelationModel, params: dict[str, Array], maps: Maps, ac
     pending, done = [Cell(0, n - 1, 1, n)], []
     for _ in range(_MOST_SPLITS):
         whole = [cell for cell in map(partial(_clipped, n), pending) if cell is not None]
-        large = [cell for cell in whole if cell.end_row - cell.first_row > p or cell.end_lag - cell.first_lag > p]
+        large = [cell for cell in whole if not _few(cell, p, maps.uniform)]
         done += [cell for cell in whole if cell not in set(large)]
         if not large:
             break
@@ -263,6 +264,8 @@ def _weights(grid: Grid, number: int) -> Callable[[slice], tuple[Array, Array]]:
     shared = lagrange(lag, t[lags] - t[0]) if grid.uniform else None
 
     def of(rows: slice) -> tuple[Array, Array]:
+        if lag.ndim == 2:  # every pair is a node
+            return np.eye(first.size)[rows.start - cell.first_row : rows.stop - cell.first_row], np.eye(lags.size)
         below = lagrange(first, t[rows])
         if shared is not None:
             return below, shared
@@ -297,14 +300,24 @@ def chebyshev(low: float, high: float, count: int) -> Array:
     return 0.5 * (low + high) - 0.5 * (high - low) * np.cos(angle)
 
 
+def _few(cell: Cell, order: int, uniform: bool) -> bool:
+    """Whether a cell is not interpolated: its rows and lags are nodes or, where steps differ, its pairs."""
+    rows, lags = cell.end_row - cell.first_row, cell.end_lag - cell.first_lag
+    return max(rows, lags) <= order if uniform else rows * lags <= order**2
+
+
 def _sides(t: Array, cell: Cell, order: int, uniform: bool) -> tuple[Array, Array]:
     """Nodes along t1 and along t2 - t1; frames themselves where there are few."""
     rows, lags = np.arange(cell.first_row, cell.end_row), np.arange(cell.first_lag, cell.end_lag)
-    few = rows.size <= order and lags.size <= order
-    first = t[rows] if rows.size <= order and (uniform or few) else chebyshev(t[rows[0]], t[rows[-1]], order)
     if uniform:
+        first = t[rows] if rows.size <= order else chebyshev(*t[rows[[0, -1]]], order)
         return first, t[lags] - t[0] if lags.size <= order else chebyshev(*(t[lags[[0, -1]]] - t[0]), order)
-    return first, chebyshev(*_lag_ends(t, cell), min(order, max(lags.size, 2)))
+    if _few(cell, order, uniform):
+        later = np.minimum(rows[:, None] + lags, len(t) - 1)
+        return t[rows], t[later] - t[rows, None]
+    first = chebyshev(*t[rows[[0, -1]]], order) if rows.size > 1 else t[rows]
+    low, high = _lag_ends(t, cell)  # one lag of equal steps, in a record that has others too, needs one node
+    return first, chebyshev(low, high, order) if high - low > _SAME * high else np.array([low])
 
 
 def _lag_ends(t: Array, cell: Cell) -> tuple[float, float]:
