@@ -1,9 +1,9 @@
-"""Reduction of maps to nodes: cells of the triangle of pairs in which g is smooth, and the data on their nodes.
+"""Reduction of maps to nodes: cells of the triangle of pairs in which g is smooth, and the sums of the data on their nodes.
 
-`find_cells` splits the triangle, in rows (first frame) and lags, until g and g² are interpolated to a tolerance at
-given parameters; `reduce_maps` makes the `Nodes` in one pass over the data. A cell with few rows or lags keeps these as
-they are, so small maps are not compressed at all and every sum is exact there. All maps share the cells: what g needs
-of two times is then evaluated once for all of them.
+`find_cells` splits the triangle, in rows (first frame) and lags, until g and g² are interpolated to a tolerance at given
+parameters; `reduce_maps` makes the `Nodes` in one pass over the data. A cell with few rows or lags keeps these as they are,
+so small maps are not compressed at all and every sum is exact there. All maps share the cells: what g needs of two times is
+then evaluated once for all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +19,13 @@ from scipy.sparse import csr_array
 
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes
-from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _SPREAD = 4.0  # factor between ends beyond which an interval is split at the geometric mean
 _CELLS_AT_ONCE = 16
+_SAME = 1e-9  # relative difference of times that is none
 _REPRESENTATIVE = 4  # maps on which cells are tried
 _ROWS_AT_ONCE = 256  # rows of a cell that are reduced together
 _MOST_SPLITS = 40  # times that a cell is split, at most
@@ -34,12 +34,12 @@ _MOST_SPLITS = 40  # times that a cell is split, at most
 class Accuracy(NamedTuple):
     """Nodes along each side of a cell, and error of g and g² that is allowed there."""
 
-    order: int = 8
-    tolerance: float = 1e-4
+    order: int = 10
+    tolerance: float = 1e-5
 
 
 class Cell(NamedTuple):
-    """Pairs (i, i + lag) with first_row <= i < end_row and first_lag <= lag < end_lag, where the record has them."""
+    """Pairs (i, i + lag) with first_row <= i < end_row and first_lag <= lag < end_lag, as far as the record has them."""
 
     first_row: int
     end_row: int
@@ -69,19 +69,19 @@ class Grid:
 
     @cached_property
     def sides(self) -> tuple[tuple[Array, Array], ...]:
-        """Nodes of every cell along t1 and along t2 - t1, in s."""
+        """Nodes of every cell along t1, (a,), and along t2 - t1, (b,), or (a, b) where each has its own, in s."""
         return tuple(_sides(self.t, cell, self.order, self.uniform) for cell in self.cells)
 
     @cached_property
     def limits(self) -> Array:
         """First node of every cell, and the number of nodes."""
-        return np.concatenate([[0], np.cumsum([a.size * b.size for a, b in self.sides])]).astype(int)
+        return np.concatenate([[0], np.cumsum([a.size * b.shape[-1] for a, b in self.sides])]).astype(int)
 
     @property
     def times(self) -> tuple[Array, Array]:
         """t1 and t2 of all nodes."""
-        first = np.concatenate([np.repeat(a, b.size) for a, b in self.sides])
-        lag = np.concatenate([np.tile(b, a.size) for a, b in self.sides])
+        first = np.concatenate([np.repeat(a, b.shape[-1]) for a, b in self.sides])
+        lag = np.concatenate([np.broadcast_to(b, (a.size, b.shape[-1])).ravel() for a, b in self.sides])
         return first, first + lag
 
 
@@ -103,7 +103,7 @@ def find_cells(model: CorrelationModel, params: dict[str, Array], maps: Maps, ac
     pending, done = [Cell(0, n - 1, 1, n)], []
     for _ in range(_MOST_SPLITS):
         whole = [cell for cell in map(partial(_clipped, n), pending) if cell is not None]
-        large = [cell for cell in whole if cell.end_row - cell.first_row > p or cell.end_lag - cell.first_lag > p]
+        large = [cell for cell in whole if not _few(cell, p, maps.uniform)]
         done += [cell for cell in whole if cell not in set(large)]
         if not large:
             break
@@ -230,7 +230,7 @@ def _by_shard(
     place = which.astype(np.int64) * height + row
     ones = csr_array((np.ones(row.size), (place, lag)), shape=(num_shards * height, width))
     held = csr_array((y, (place, lag)), shape=ones.shape)
-    counts, sums, squares = (np.bincount(which, x, num_shards) for x in (None, y, y * y))
+    counts, first, second = (np.bincount(which, x, num_shards) for x in (None, y, y * y))
     if above.ndim == 3:  # the lag in s differs from row to row
         above = np.tile(above, (num_shards, 1, 1))
     w, wy = (
@@ -240,7 +240,7 @@ def _by_shard(
         for x in (ones, held)
     )
     for m in np.flatnonzero(counts):
-        yield int(m), w[m], wy[m], np.array([counts[m], counts[m], sums[m], squares[m], 0.0])
+        yield int(m), w[m], wy[m], np.array([counts[m], counts[m], first[m], second[m], 0.0])
 
 
 def _along(values: Any, above: Array) -> Array:
@@ -264,6 +264,8 @@ def _weights(grid: Grid, number: int) -> Callable[[slice], tuple[Array, Array]]:
     shared = lagrange(lag, t[lags] - t[0]) if grid.uniform else None
 
     def of(rows: slice) -> tuple[Array, Array]:
+        if lag.ndim == 2:  # every pair is a node
+            return np.eye(first.size)[rows.start - cell.first_row : rows.stop - cell.first_row], np.eye(lags.size)
         below = lagrange(first, t[rows])
         if shared is not None:
             return below, shared
@@ -298,15 +300,24 @@ def chebyshev(low: float, high: float, count: int) -> Array:
     return 0.5 * (low + high) - 0.5 * (high - low) * np.cos(angle)
 
 
+def _few(cell: Cell, order: int, uniform: bool) -> bool:
+    """Whether a cell is not interpolated: its rows and lags are nodes or, where steps differ, its pairs."""
+    rows, lags = cell.end_row - cell.first_row, cell.end_lag - cell.first_lag
+    return max(rows, lags) <= order if uniform else rows * lags <= order**2
+
+
 def _sides(t: Array, cell: Cell, order: int, uniform: bool) -> tuple[Array, Array]:
     """Nodes along t1 and along t2 - t1; frames themselves where there are few."""
     rows, lags = np.arange(cell.first_row, cell.end_row), np.arange(cell.first_lag, cell.end_lag)
-    few = rows.size <= order and lags.size <= order
-    first = t[rows] if rows.size <= order and (uniform or few) else chebyshev(t[rows[0]], t[rows[-1]], order)
     if uniform:
-        after = t[lags] - t[0]
-        return first, after if lags.size <= order else chebyshev(after[0], after[-1], order)
-    return first, chebyshev(*_lag_ends(t, cell), min(order, max(lags.size, 2)))
+        first = t[rows] if rows.size <= order else chebyshev(*t[rows[[0, -1]]], order)
+        return first, t[lags] - t[0] if lags.size <= order else chebyshev(*(t[lags[[0, -1]]] - t[0]), order)
+    if _few(cell, order, uniform):
+        later = np.minimum(rows[:, None] + lags, len(t) - 1)
+        return t[rows], t[later] - t[rows, None]
+    first = chebyshev(*t[rows[[0, -1]]], order) if rows.size > 1 else t[rows]
+    low, high = _lag_ends(t, cell)  # one lag of equal steps, in a record that has others too, needs one node
+    return first, chebyshev(low, high, order) if high - low > _SAME * high else np.array([low])
 
 
 def _lag_ends(t: Array, cell: Cell) -> tuple[float, float]:
@@ -353,7 +364,7 @@ def _representative(model: CorrelationModel, params: dict[str, Array], maps: Map
     return np.asarray(order[np.linspace(0, maps.num_maps - 1, _REPRESENTATIVE).round().astype(int)])
 
 
-@partial(compiled, static_argnums=(0,))
+@partial(jax.jit, static_argnums=0)
 def _correlation(model: CorrelationModel, params: Any, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
     return model.g(params, t1, t2, q, phi, gap)
 
@@ -379,7 +390,7 @@ def _errors(
     return np.concatenate(found)[: len(cells)]
 
 
-@partial(compiled, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=(0, 1))
 def _cell_errors(
     model: CorrelationModel, order: int, params: Any, corners: Any, last: Any, q: Any, phi: Any, gap: Any
 ) -> jax.Array:
@@ -389,7 +400,7 @@ def _cell_errors(
     matrix = jnp.asarray(lagrange(nodes, between))
 
     def at(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
-        """Correlation g on a grid of every cell, (P, maps, cells, x, y), and whether its points lie in the record."""
+        """g on a grid of every cell, (P, maps, cells, x, y), and whether its points lie in the record."""
         low, high, short, long = (corners[:, k, None, None] for k in range(4))
         t1 = 0.5 * (low + high) + 0.5 * (high - low) * jnp.asarray(x)[:, None]
         t2 = t1 + 0.5 * (short + long) + 0.5 * (long - short) * jnp.asarray(y)[None, :]

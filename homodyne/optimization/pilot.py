@@ -392,8 +392,8 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
         found[k] = _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
         if not found[k] > _RESOLVED * abs(maps.center[k]):
             raise DataError(
-                f"half of the pairs of frames at {_place(problem, k)} do not scatter about the model: expected measured "
-                "values, which do; look at the map with 'homodyne inspect', and leave it out"
+                f"half of the pairs of frames at {_place(problem, k)} do not scatter about the model: expected "
+                "measured values, which do; look at the map with 'homodyne inspect', and leave it out"
             )
     return found
 
@@ -425,7 +425,7 @@ def _place(problem: Problem, k: int) -> str:
 
 
 def _with_noise(mode: Mode, posterior: Posterior) -> Mode:
-    """Mode extended by the logarithm of the noise where the likelihood is highest, independent of the rest to first order."""
+    """Mode extended by the logarithm of the noise at its maximum, which is independent of the rest to first order."""
     m = evaluate_many(mode.z[None], posterior).moments
     count = np.maximum(m.points[0] - 2, 1)  # less offset and contrast
     sigma, d = np.sqrt(least_squares(m)[0][0] / count), len(mode.z)

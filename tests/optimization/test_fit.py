@@ -350,8 +350,16 @@ WRONG = {
     "no gap": ({"mode": "laminar_flow"}, InputError, "gap"),
     "unknown mode": ({"mode": "turbulent"}, ConfigError, "analysis_mode"),
     "unknown method": ({"method": "guess"}, ConfigError, "method"),
-    "J never positive": ({"parameters": {"D_offset": {"fixed": -1e12}}}, InputError, r"allows 0 of .*D0, alpha, D_offset"),
-    "initial outside": ({"parameters": {"alpha": {"prior": BOUNDED, "initial": 2.0}}}, InputError, "alpha = 2, .*inside their bounds"),
+    "J never positive": (
+        {"parameters": {"D_offset": {"fixed": -1e12}}},
+        InputError,
+        r"allows 0 of .*D0, alpha, D_offset",
+    ),
+    "initial outside": (
+        {"parameters": {"alpha": {"prior": BOUNDED, "initial": 2.0}}},
+        InputError,
+        "alpha = 2, .*inside their bounds",
+    ),
     "prior without support": (
         {"parameters": {"alpha": {"prior": BOUNDED, "bounds": [2.0, 3.0]}}},
         InputError,
