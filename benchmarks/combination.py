@@ -23,7 +23,7 @@ def seconds(num_shards: int, num_draws: int, method: str) -> float:
 
 def run(small: bool = False) -> Iterator[Row]:
     """Rows of the table."""
-    draws, many = (100, 60) if small else (2000, 1000)
+    draws, many = (400, 60) if small else (2000, 1000)
     for method in METHODS:
         yield Row(f"50 shards of {draws} draws, {method}", f"{seconds(50, draws, method):.2f} s")
     yield Row(
