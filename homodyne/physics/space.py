@@ -8,7 +8,7 @@ of priors.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,9 +57,6 @@ class ParameterSpace:
     ends: Any
     slope_scales: Mapping[str, Any]
     model: CorrelationModel = field(metadata={"static": True})
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {one.name: getattr(self, one.name) for one in fields(self)}  # what is cached has functions of the model
 
     @property
     def names(self) -> tuple[str, ...]:

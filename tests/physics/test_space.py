@@ -1,7 +1,6 @@
 """Coordinates: round trips, Jacobians against autodiff, no wall at exponent zero."""
 
 import itertools
-import pickle
 
 import jax
 import jax.numpy as jnp
@@ -112,9 +111,3 @@ def test_what_cannot_be_fitted_is_refused():
         parameter_space(find_model("static"), T, fixed={"speed": 0.0})
     with pytest.raises(InputError, match="unknown model 'statics'"):
         find_model("statics")
-
-
-def test_a_space_travels_to_another_process_after_use():
-    space = parameter_space(find_model("laminar_flow"), [1.0, 10.0])
-    assert space.laws  # cached, with functions that cannot be pickled
-    assert pickle.loads(pickle.dumps(space)).coordinate_names == space.coordinate_names
