@@ -7,12 +7,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from benchmarks.page import Row
 from homodyne.optimization.cmc.backends import BackendOptions, MultiprocessingBackend
 from homodyne.optimization.cmc.store import Manifest, ShardStore
 from homodyne.optimization.cmc.types import ShardResult, ShardTask
@@ -64,11 +66,11 @@ def overhead(count: int, size: int) -> None:
         took = time.perf_counter() - began
         held = sum(file.stat().st_size for file in (store.path / "results").iterdir()) / 2**20
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"  {count} shards, {held:6.1f} MB of draws kept   {took:5.1f} s, coordinator {memory:.0f} MB", flush=True)
     assert not failures
+    print(f"{held:.1f} MB of draws kept: {took:.1f} s, coordinator {memory:.0f} MB")
 
 
-def speed_up() -> None:
+def speed_up(size: int) -> Row:
     """The same eight shards with one worker and with two, in turn; the workers have started before."""
     seconds = {}
     for workers in (1, 2, 1, 2):
@@ -76,10 +78,11 @@ def speed_up() -> None:
         with MultiprocessingBackend(options) as backend:
             backend.run(tasks(workers, 10), on_result=lambda *_: None)
             began = time.perf_counter()
-            backend.run(tasks(8, 40_000_000), on_result=lambda *_: None)
+            backend.run(tasks(8, size), on_result=lambda *_: None)
             took = time.perf_counter() - began
         seconds[workers] = min(took, seconds.get(workers, took))
-    print(f"  8 shards: one worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s, ratio {seconds[1] / seconds[2]:.2f}")
+    told = f"one {seconds[1]:.1f} s, two {seconds[2]:.1f} s, ratio {seconds[1] / seconds[2]:.2f}"
+    return Row("8 shards of pure Python, two workers against one", told, "1.8")
 
 
 def log_prior(z: Any) -> Any:
@@ -94,8 +97,6 @@ def log_likelihood(z: Any, data: Any) -> Any:
 
 def devices() -> None:
     """Four equal shards on as many devices as JAX is told to make; print the seconds of all cores together."""
-    import jax
-
     from homodyne.optimization.cmc import LogDensityModel
     from homodyne.optimization.cmc.backends import BACKENDS
 
@@ -109,13 +110,13 @@ def devices() -> None:
     )  # fmt: skip
     took = time.process_time() - began
     mean = np.mean([result["samples"] for result in results])
-    print(f"  pjit, 4 shards on {len(jax.devices())} devices   {took:.1f} core seconds, mean {mean!r}", flush=True)
+    print(f"{took:.1f} core seconds, mean {mean:.9f}")
 
 
-def slurm(count: int = 50) -> None:
+def slurm(count: int) -> Iterator[Row]:
     """Elements of plain arrays that do nothing but sleep, on the Slurm of the tests: two cores at a time."""
     if shutil.which("slurmctld") is None or os.geteuid() != 0:
-        print("  Slurm is not installed, or this is not root")
+        yield Row("Slurm", "not installed, or this is not root")
         return
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
@@ -125,9 +126,8 @@ def slurm(count: int = 50) -> None:
         for seconds in (0.8, 1.0, 1.8):
             took = array(count, seconds, environment)
             ratio = took / (count * seconds / 2)
-            print(
-                f"  Slurm, {count} elements of {seconds} s, two at a time   {took:.1f} s, {ratio:.2f} times the ideal"
-            )
+            work = f"Slurm alone, {count} elements that sleep {seconds} s, two at a time"
+            yield Row(work, f"{took:.1f} s, {ratio:.2f} times the ideal")
     finally:
         subprocess.run([SLURM, "stop", folder], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(folder)
@@ -145,18 +145,23 @@ def array(count: int, seconds: float, environment: dict[str, str]) -> float:
     return time.perf_counter() - began
 
 
-def run() -> None:
-    """Print the figures, each overhead from a process of its own, and the load of the machine."""
-    print(f"  load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    for count, size in ((1000, 10), (1000, 4000)):
-        call = f"from benchmarks.backends import overhead; overhead({count}, {size})"
-        subprocess.run([sys.executable, "-c", call], check=True)
-    speed_up()
-    for count in (1, 2, 4):
-        flags = {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-            "JAX_ENABLE_COMPILATION_CACHE": "false",
-        }
-        call = "from benchmarks.backends import devices; devices()"
-        subprocess.run([sys.executable, "-c", call], check=True, env={**os.environ, **flags})
-    slurm()
+def told(call: str, **environment: str) -> str:
+    """What a call of this module prints, in a process of its own."""
+    command = [sys.executable, "-c", f"from benchmarks import backends; backends.{call}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    return done.stdout.strip()
+
+
+def run(small: bool = False) -> Iterator[Row]:
+    """Rows of the table."""
+    yield Row("load of the machine before", f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    count = 20 if small else 1000
+    for size in (10, 4000):
+        yield Row(f"{count} shards without work, two worker processes", told(f"overhead({count}, {size})"), "< 20 s")
+    yield speed_up(100_000 if small else 40_000_000)
+    for number in (1, 2, 4):
+        flags = f"--xla_force_host_platform_device_count={number}"
+        found = told("devices()", XLA_FLAGS=flags, JAX_ENABLE_COMPILATION_CACHE="false")
+        yield Row(f"pjit, 4 shards of 20 000 points on {number} devices made of a CPU", found)
+    if not small:
+        yield from slurm(50)

@@ -1,9 +1,11 @@
 """Combination of 50 shards of 2000 draws of 57 parameters by every method, and of 1000 shards by clusters."""
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
+from benchmarks.page import Row
 from homodyne.optimization.cmc.combination import METHODS, combine_subposteriors
 
 DIMENSION = 57  # laminar flow with 25 angles
@@ -19,8 +21,11 @@ def seconds(num_shards: int, num_draws: int, method: str) -> float:
     return time.perf_counter() - began
 
 
-def run() -> None:
-    """Print a line per method."""
+def run(small: bool = False) -> Iterator[Row]:
+    """Rows of the table."""
+    draws, many = (400, 60) if small else (2000, 1000)
     for method in METHODS:
-        print(f"  50 shards x 2000 draws, {method:15s} {seconds(50, 2000, method):6.2f} s", flush=True)
-    print(f"  1000 shards x 500 draws, hierarchical   {seconds(1000, 500, 'hierarchical'):6.2f} s")
+        yield Row(f"50 shards of {draws} draws, {method}", f"{seconds(50, draws, method):.2f} s")
+    yield Row(
+        f"{many} shards of {draws // 4} draws, hierarchical", f"{seconds(many, draws // 4, 'hierarchical'):.2f} s"
+    )

@@ -5,43 +5,19 @@ number of shards and every strategy, against the no-U-turn sampler on all data.
 import json
 import subprocess
 import sys
-import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import psutil
 
-from benchmarks.measurement import STEADY, laminar_flow
+from benchmarks.measurement import STEADY, Memory, laminar_flow
+from benchmarks.page import Row
 
 SMALL = (500, 8)  # frames and angles of a million pairs
 STRATEGIES = ("interleaved", "stratified", "time_stratified", "random", "contiguous", "frame_blocks")
 MANY = 16  # shards beyond which each is sampled shortly
 RUNS = [("interleaved", 1), *((name, count) for count in (4, 16, 50) for name in STRATEGIES)]
-
-
-class Memory:
-    """Watches the memory of this process and its children together, pages that they share counted once."""
-
-    def __enter__(self) -> "Memory":
-        self.peak, self._end = 0, threading.Event()
-        self._watcher = threading.Thread(target=self._watch)
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._end.set()
-        self._watcher.join()
-
-    def _watch(self) -> None:
-        me = psutil.Process()
-        while not self._end.wait(1.0):
-            total = 0
-            for process in [me, *me.children(recursive=True)]:
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    total += process.memory_full_info().pss
-            self.peak = max(self.peak, total)
 
 
 def one(num_frames: int, num_angles: int, strategy: str, num_shards: int) -> None:
@@ -58,7 +34,7 @@ def one(num_frames: int, num_angles: int, strategy: str, num_shards: int) -> Non
         cmc["per_shard_mcmc"] = {"num_warmup": 30, "num_samples": 50}
     config = {"uncertainty": "independent", "optimization": {"cmc": cmc}}  # the data have white noise
     with Memory() as memory:
-        result = homodyne.fit(data, method="cmc" if num_shards else "nuts", config=config)
+        result = homodyne.fit(data, mode="laminar_flow", method="cmc" if num_shards else "nuts", config=config)
     facts = {
         "pairs": result.num_points,
         "seconds": time.perf_counter() - start,
@@ -88,33 +64,31 @@ def described(facts: dict[str, Any]) -> str:
     """One line on how a fit went."""
     polish = facts["polish"]
     moved = "no polish" if polish is None else f"{len(polish['steps'])} steps, {polish['shift']:.2g} sd from the merge"
-    return (
-        f"{facts['seconds']:6.0f} s  {facts['verdict']:9s} k-hat {facts['k_hat']:5.2f}  {facts['combination']}, {moved}"
-    )
+    merged = f"{facts['combination']}, {moved}" if facts["combination"] else "one sampler"
+    return f"{facts['seconds']:.0f} s, {facts['verdict']}, k-hat {facts['k_hat']:.2f}; {merged}"
 
 
-def invariance() -> None:
-    """Print how far the answer from shards lies from that of all data together."""
-    whole = fit(*SMALL, "interleaved", 0)
-    print(f"{whole['pairs']:,} pairs; nuts on all data: {described(whole)}", flush=True)
-    for strategy, count in RUNS:
-        facts = fit(*SMALL, strategy, count)
+def invariance(size: tuple[int, int], runs: Sequence[tuple[str, int]]) -> Iterator[Row]:
+    """How far the answer from shards lies from that of all data together."""
+    whole = fit(*size, "interleaved", 0)
+    yield Row(f"nuts on {whole['pairs']:,} pairs", described(whole))
+    for strategy, count in runs:
+        facts = fit(*size, strategy, count)
         off = np.abs(facts["mean"] - whole["mean"]) / whole["sd"]
         wide = facts["sd"] / whole["sd"]
-        apart = f"{off.max():.2f} sd off, widths {wide.min():.2f} to {wide.max():.2f}"
-        print(f"  {count:3d} {strategy:16s} {described(facts)}; {apart}")
-        print(f"      {facts['reason']}", flush=True)
+        apart = f"means {off.max():.2f} sd off, widths {wide.min():.2f} to {wide.max():.2f} times"
+        yield Row(f"the same, {count} shards, {strategy}", f"{described(facts)}; {apart}")
 
 
-def run() -> None:
-    """Print the figures of the large fit, then the comparison."""
-    large = fit(2000, 25, "interleaved", 50)
-    print(f"{large['pairs']:,} pairs in 50 shards: {described(large)}")
-    print(f"  {large['gigabytes at most']:.2f} GB at most in all processes, {large['gradients']} gradients of shards")
+def run(small: bool = False) -> Iterator[Row]:
+    """Rows of the table."""
+    large = fit(100, 4, "interleaved", 4) if small else fit(2000, 25, "interleaved", 50)
+    yield Row(f"{large['pairs']:,} pairs in {4 if small else 50} shards", described(large), "< 45 s")
+    yield Row("memory of all processes at most", f"{large['gigabytes at most']:.2f} GB")
+    yield Row("of this", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in large["timings"].items()))
     off = np.abs(large["mean"] - large["truth"]) / large["sd"]
-    print(f"  the truth is {off.max():.1f} sd away, at most")
-    print("  " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in large["timings"].items()))
-    invariance()
+    yield Row("distance of the truth, at most", f"{off.max():.1f} sd")
+    yield from invariance((60, 3), RUNS[:2]) if small else invariance(SMALL, RUNS)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@ A law J(t) = A t^a + b over a record with the middle time t_m (geometric mean of
 
     J_m = A t_m^a + b                     level in the middle           z1 = log J_m
     rho = A t_m^a / J_m                   share of the power law        z3 = log rho
-    z2 = a sqrt(rho² + rho0²)             slope d log J / d log t where rho >> rho0, the exponent, scaled, where rho <<
-    rho0
+    z2 = a sqrt(rho² + rho0²)             slope d log J / d log t where rho >> rho0, else a multiple of the exponent
 
 so that A = rho J_m t_m^-a, b = J_m (1 - rho) and |d(A, a, b)/dz| = rho J_m² t_m^-a / sqrt(rho² + rho0²), which is never
 zero. rho0 is the standard deviation that the data leave of the slope over that of the prior of the exponent: where the
