@@ -1,9 +1,9 @@
-"""Reduction of maps to nodes: cells of the triangle of pairs in which g is smooth, and the sums of the data on their nodes.
+"""Reduction of maps to nodes: cells of the triangle of pairs in which g is smooth, and the data on their nodes.
 
-`find_cells` splits the triangle, in rows (first frame) and lags, until g and g² are interpolated to a tolerance at given
-parameters; `reduce_maps` makes the `Nodes` in one pass over the data. A cell with few rows or lags keeps these as they are,
-so small maps are not compressed at all and every sum is exact there. All maps share the cells: what g needs of two times is
-then evaluated once for all of them.
+`find_cells` splits the triangle, in rows (first frame) and lags, until g and g² are interpolated to a tolerance at
+given parameters; `reduce_maps` makes the `Nodes` in one pass over the data. A cell with few rows or lags keeps these as
+they are, so small maps are not compressed at all and every sum is exact there. All maps share the cells: what g needs
+of two times is then evaluated once for all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes
+from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -34,12 +35,12 @@ _MOST_SPLITS = 40  # times that a cell is split, at most
 class Accuracy(NamedTuple):
     """Nodes along each side of a cell, and error of g and g² that is allowed there."""
 
-    order: int = 10
-    tolerance: float = 1e-5
+    order: int = 8
+    tolerance: float = 1e-4
 
 
 class Cell(NamedTuple):
-    """Pairs (i, i + lag) with first_row <= i < end_row and first_lag <= lag < end_lag, as far as the record has them."""
+    """Pairs (i, i + lag) with first_row <= i < end_row and first_lag <= lag < end_lag, where the record has them."""
 
     first_row: int
     end_row: int
@@ -230,7 +231,7 @@ def _by_shard(
     place = which.astype(np.int64) * height + row
     ones = csr_array((np.ones(row.size), (place, lag)), shape=(num_shards * height, width))
     held = csr_array((y, (place, lag)), shape=ones.shape)
-    counts, first, second = (np.bincount(which, x, num_shards) for x in (None, y, y * y))
+    counts, sums, squares = (np.bincount(which, x, num_shards) for x in (None, y, y * y))
     if above.ndim == 3:  # the lag in s differs from row to row
         above = np.tile(above, (num_shards, 1, 1))
     w, wy = (
@@ -240,7 +241,7 @@ def _by_shard(
         for x in (ones, held)
     )
     for m in np.flatnonzero(counts):
-        yield int(m), w[m], wy[m], np.array([counts[m], counts[m], first[m], second[m], 0.0])
+        yield int(m), w[m], wy[m], np.array([counts[m], counts[m], sums[m], squares[m], 0.0])
 
 
 def _along(values: Any, above: Array) -> Array:
@@ -364,7 +365,7 @@ def _representative(model: CorrelationModel, params: dict[str, Array], maps: Map
     return np.asarray(order[np.linspace(0, maps.num_maps - 1, _REPRESENTATIVE).round().astype(int)])
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(compiled, static_argnums=(0,))
 def _correlation(model: CorrelationModel, params: Any, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
     return model.g(params, t1, t2, q, phi, gap)
 
@@ -390,7 +391,7 @@ def _errors(
     return np.concatenate(found)[: len(cells)]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(compiled, static_argnums=(0, 1))
 def _cell_errors(
     model: CorrelationModel, order: int, params: Any, corners: Any, last: Any, q: Any, phi: Any, gap: Any
 ) -> jax.Array:
@@ -400,7 +401,7 @@ def _cell_errors(
     matrix = jnp.asarray(lagrange(nodes, between))
 
     def at(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
-        """g on a grid of every cell, (P, maps, cells, x, y), and whether its points lie in the record."""
+        """Correlation g on a grid of every cell, (P, maps, cells, x, y), and whether its points lie in the record."""
         low, high, short, long = (corners[:, k, None, None] for k in range(4))
         t1 = 0.5 * (low + high) + 0.5 * (high - low) * jnp.asarray(x)[:, None]
         t2 = t1 + 0.5 * (short + long) + 0.5 * (long - short) * jnp.asarray(y)[None, :]
