@@ -311,12 +311,13 @@ def _sides(t: Array, cell: Cell, order: int, uniform: bool) -> tuple[Array, Arra
     """Nodes along t1 and along t2 - t1; frames themselves where there are few."""
     rows, lags = np.arange(cell.first_row, cell.end_row), np.arange(cell.first_lag, cell.end_lag)
     if uniform:
-        first = t[rows] if rows.size <= order else chebyshev(*t[rows[[0, -1]]], order)
-        return first, t[lags] - t[0] if lags.size <= order else chebyshev(*(t[lags[[0, -1]]] - t[0]), order)
+        first = t[rows] if rows.size <= order else chebyshev(t[rows[0]], t[rows[-1]], order)
+        after = t[lags] - t[0]
+        return first, after if lags.size <= order else chebyshev(after[0], after[-1], order)
     if _few(cell, order, uniform):
         later = np.minimum(rows[:, None] + lags, len(t) - 1)
         return t[rows], t[later] - t[rows, None]
-    first = chebyshev(*t[rows[[0, -1]]], order) if rows.size > 1 else t[rows]
+    first = chebyshev(t[rows[0]], t[rows[-1]], order) if rows.size > 1 else t[rows]
     low, high = _lag_ends(t, cell)  # one lag of equal steps, in a record that has others too, needs one node
     return first, chebyshev(low, high, order) if high - low > _SAME * high else np.array([low])
 

@@ -94,8 +94,8 @@ class Sandwich:
 class _Map:
     """Sums of one map over x = (z along the directions, offset, contrast).
 
-    `elimination` (2, d) is the change of (offset, contrast) with z that keeps their score at zero. `powers` are traces of
-    scores, from which the variability follows for any share, by z while offset and contrast follow it.
+    `elimination` (2, d) is the change of (offset, contrast) with z that keeps their score at zero. `powers` are traces
+    of scores, from which the variability follows for any share, by z while offset and contrast follow it.
     """
 
     information: Array

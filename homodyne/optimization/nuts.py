@@ -2,7 +2,8 @@
 
 Start with `sample_posterior`: the pilot fit's mode and covariance whiten the coordinates, so that an identity
 mass matrix and a step near one are right from the first transition, and warm-up has only the step size to learn. One
-compiled program serves all chains and all data of the same shapes. Then ask `diagnose` whether the chains can be believed.
+compiled program serves all chains and all data of the same shapes. Then ask `diagnose` whether the chains can be
+believed.
 """
 
 import time

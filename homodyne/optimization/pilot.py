@@ -288,9 +288,8 @@ def _damped(information: Array, gradient: Array, damping: float) -> Array:
     """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
     scale = np.diag(information) + 1e-12 * np.trace(information) + 1e-300
     matrix = information + np.diag(damping * scale)
-    return np.asarray(
-        np.linalg.lstsq(matrix / np.sqrt(np.outer(scale, scale)), gradient / np.sqrt(scale), rcond=None)[0]
-    ) / np.sqrt(scale)
+    root = np.sqrt(scale)
+    return np.asarray(np.linalg.lstsq(matrix / np.outer(root, root), gradient / root, rcond=None)[0] / root)
 
 
 def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:

@@ -1,7 +1,7 @@
 """Compiled programs: `compiled` is `jax.jit` with options under which the processor's code is made in half the time.
 
-A program is kept on disk and shared by processes, in the folder that ``JAX_COMPILATION_CACHE_DIR`` names or in the user's
-cache folder.
+A program is kept on disk and shared by processes, in the folder that ``JAX_COMPILATION_CACHE_DIR`` names or in the
+user's cache folder.
 """
 
 import os
@@ -35,7 +35,7 @@ def _options() -> dict[str, Any] | None:
     if jax.default_backend() != "cpu":
         return None
     try:
-        jax.jit(lambda x: x + 1.0, compiler_options=_QUICK).lower(0.0).compile()  # type: ignore[no-untyped-call]
+        jax.jit(lambda x: x + 1.0, compiler_options=_QUICK).lower(0.0).compile()
     except (jax.errors.JaxRuntimeError, ValueError):
         return None
     return dict(_QUICK)

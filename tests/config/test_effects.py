@@ -69,7 +69,14 @@ def seen_in_space(config: Config) -> Any:
     space = space_of(config, 0.1 * np.arange(1, 17))
     start = initial_of(config, space)
     initial = None if start is None else start.tolist()
-    return model_of(config), repr(jax.tree.map(np.ndarray.tolist, dict(space.priors))), space.fixed, space.coordinate_names, initial, scaling_of(config)
+    return (
+        model_of(config),
+        repr(jax.tree.map(np.ndarray.tolist, dict(space.priors))),
+        space.fixed,
+        space.coordinate_names,
+        initial,
+        scaling_of(config),
+    )
 
 
 DATA = {

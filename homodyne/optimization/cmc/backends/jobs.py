@@ -184,7 +184,7 @@ def job_script(
 ) -> str:
     """Text of the script of a job with `count` elements; a single one makes a plain job.
 
-    A correlation model of one's own, ``module:Class``, is named to the workers, who import it: a store has no right to that.
+    A correlation model of one's own, ``module:Class``, is named to the workers, who import it: a store may not.
     """
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
