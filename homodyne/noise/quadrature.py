@@ -50,7 +50,7 @@ class Rule(NamedTuple):
         return found.reshape((*values.shape[:-1], count))
 
     def errors(self, values: Array, count: int) -> Array:
-        """About how far the sums of values (k,) are off, at most, (count,)."""
+        """About how far the sums of values (k,) are off, (count,); in rare tiles it is up to six times as much."""
         full = np.zeros(self.used.shape)
         full[self.used] = values
         rest = self.left @ full

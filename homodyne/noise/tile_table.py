@@ -30,7 +30,7 @@ Columns = Callable[["MapTiles", int], Array]
 
 _NOISELESS = 1e-10  # share of the largest variance that counts as none
 _RANK = 1e-6  # columns of length one count as combinations of others when no more than this is left of them
-_EXACT = 0.2  # standard deviations of a mean by which that of the model may be off
+_EXACT = 0.1  # standard deviations of a mean by which that of the model may be off
 _NEIGHBOURS = 100  # rows of a map, and pairs in each, whose neighbours are looked at
 
 

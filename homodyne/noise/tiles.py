@@ -26,7 +26,7 @@ BLOCKS = 8
 """Blocks of consecutive frames that no tile straddles with its rows or with its columns."""
 
 MIN_FRAMES = 2 * BLOCKS
-_MOST = 128  # pairs of intervals of one lag that are looked at; of more, evenly spaced ones
+_MOST = 96  # pairs of intervals of one lag that are looked at; of more, evenly spaced ones
 _DISTANT = ((1, 2, 3), (2, 3))  # intervals between rows and columns of a tile: of single frames, of longer ones
 _SMALLEST = 0.25  # pairs of a tile that is kept, over those of the largest one at this lag
 _STRIP = 128  # rows of a map that are read at once

