@@ -111,7 +111,7 @@ def calibrated(
             break
         between = place + share * gap
         usable = share < 1 and bool(np.isfinite(space.log_prior(jnp.asarray(between[: space.dim]))))
-        where = replace(modes[0], z=between if usable else modes[0].z)
+        where = replace(top, z=between if usable else top.z)
         report = replace(_report_at(where, data, pilot, known)[0], checks=report.checks)
     assert best is not None
     moved, posterior, modes, report = best
