@@ -99,7 +99,8 @@ def calibrated(
                 )
             share /= 2
         else:
-            place, gap = where.z, np.asarray(space.difference(modes[0].z, where.z))
+            place, top = where.z, modes[0]
+            gap = np.asarray(space.difference(top.z, place))
             moved = float(np.linalg.norm(np.linalg.solve(np.linalg.cholesky(report.covariance), gap)))
             if best is None or moved < best[0]:
                 best = moved, posterior, modes, report
