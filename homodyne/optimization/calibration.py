@@ -100,7 +100,8 @@ def calibrated(
                 )
             share /= 2
         else:
-            place, gap = where.z, np.asarray(space.difference(modes[0].z, where.z))
+            place, top = where.z, modes[0]
+            gap = np.asarray(space.difference(top.z, place))
             moved = float(np.linalg.norm(np.linalg.solve(np.linalg.cholesky(report.covariance), gap)))
             if best is None or moved < best[0]:
                 best = moved, posterior, modes, report
@@ -112,7 +113,7 @@ def calibrated(
             break
         between = place + share * gap
         usable = share < 1 and bool(np.isfinite(space.log_prior(jnp.asarray(between[: space.dim]))))
-        where = replace(modes[0], z=between if usable else modes[0].z)
+        where = replace(top, z=between if usable else top.z)
         report = replace(_report_at(where, data, pilot, known)[0], checks=report.checks)
     assert best is not None
     moved, posterior, modes, report = best

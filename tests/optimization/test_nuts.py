@@ -101,23 +101,30 @@ class TestSampling:
             assert_covariance(runs[adapt].draws, problem.mean, problem.covariance)
         assert runs[True].num_gradients < 0.5 * runs[False].num_gradients
 
-    def test_density_on_the_host_is_counted_call_by_call(self):
-        calls = []
+    def test_gradients_are_counted(self):
+        """More draws cost the steps of their trajectories, and those before them stay as they were."""
+        short, longer = (sample(skewed(2), NutsSettings(20, count, 2)) for count in (30, 60))
+        np.testing.assert_array_equal(longer.draws[:, :30], short.draws)
+        more = longer.stats["num_steps"][:, 30:].sum()
+        assert longer.num_gradients - short.num_gradients == more
+        assert short.num_gradients > short.stats["num_steps"].sum() + 20 * 2  # and those of the warm-up
 
-        def on_host(z):
-            calls.append(np.array(z))
-            return np.float64(-0.5 * np.sum(z**2)), -np.asarray(z, dtype=np.float64)
 
-        shapes = (jax.ShapeDtypeStruct((), np.float64), jax.ShapeDtypeStruct((2,), np.float64))
+def test_other_data_of_the_same_shapes_are_sampled_by_the_same_program():
+    traced = []
 
-        @jax.custom_vjp
-        def log_density(z):
-            return jax.pure_callback(on_host, shapes, z)[0]
+    def log_density(z, mean):
+        traced.append(z)
+        return -0.5 * jnp.sum((z - mean) ** 2)
 
-        log_density.defvjp(lambda z: jax.pure_callback(on_host, shapes, z), lambda grad, u: (u * grad,))
-        run = sample_posterior(log_density, np.zeros(2), np.eye(2), SHORT, jax.random.key(0))
-        assert len(calls) == run.num_gradients
-        np.testing.assert_allclose(run.stats["lp"], -0.5 * np.sum(run.draws**2, axis=2), rtol=1e-12, atol=1e-14)
+    runs = []
+    for center in (0.0, 5.0):
+        before, mean = len(traced), np.full(2, center)
+        settings = NutsSettings(num_samples=500)
+        runs.append(nuts.sample(log_density, mean, mean, np.eye(2), settings, jax.random.key(0)))
+        assert_mean(runs[-1].draws, mean)
+    assert len(traced) - before <= 1  # that of the check of its type
+    np.testing.assert_allclose(runs[0].draws + 5.0, runs[1].draws, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +138,7 @@ class TestRepeatability:
         monkeypatch.setattr(nuts, "CHUNK_SECONDS", 0.0)
         reports = []
         single = sample(skewed(2), SHORT, progress=lambda *report: reports.append(report))
-        assert reports == [("sampling", k + 1, 100) for k in range(100)]
+        assert reports == [("sampling", 2 * (k + 1), 100) for k in range(50)]  # of two chains
         np.testing.assert_array_equal(single.draws, short.draws)
         for name, values in short.stats.items():
             np.testing.assert_array_equal(single.stats[name], values)
@@ -156,7 +163,7 @@ class TestRepeatability:
 
         with pytest.raises(KeyboardInterrupt):
             sample(skewed(2), SHORT, progress=interrupt)
-        assert reports == [1]
+        assert reports == [2]  # one of each chain
 
 
 class TestRefusals:
