@@ -11,7 +11,6 @@ from pathlib import Path
 
 from benchmarks.page import Row
 
-
 REFUSED = 3  # exit code of a fit whose result is refused, which takes as long
 
 
