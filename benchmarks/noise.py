@@ -35,7 +35,7 @@ def one(num_frames: int, num_angles: int) -> None:
     told.append(memory.more)
     with Memory() as memory:
         start = time.perf_counter()
-        cross_check(map_views(pilot, z, np.eye(len(z))), found.noise, maps.q, maps.phi)
+        cross_check(map_views(pilot, z, np.eye(len(z))), found.noise, maps.q, maps.phi, maps.t)
         told.append(time.perf_counter() - start)
     print(json.dumps([*told, memory.more]))
 
