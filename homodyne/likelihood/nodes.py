@@ -120,9 +120,9 @@ def padded_size(count: int) -> int:
     return -(-count // step) * step
 
 
-def padded(nodes: Nodes) -> Nodes:
-    """Nodes with further ones of no weight, up to `padded_size`."""
-    more = padded_size(len(nodes.t1)) - len(nodes.t1)
+def padded(nodes: Nodes, least: int = 0) -> Nodes:
+    """Nodes with further ones of no weight, up to `padded_size` of their number or of `least`."""
+    more = padded_size(max(len(nodes.t1), least)) - len(nodes.t1)
     wide, long = ((0, 0), (0, more)), (0, more)
     return nodes._replace(
         t1=np.pad(nodes.t1, long, mode="edge"),

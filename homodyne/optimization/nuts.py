@@ -244,9 +244,11 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int) -> _Pro
     # customary gamma of 0.05: fifty transitions then find the step to 5 %, without shortening it first.
     averaging_init, averaging_update = dual_averaging(gamma=0.2)
 
+    density = jax.jit(log_density)  # traced once, wherever it stands
+
     def potential_at(w: jax.Array, place: Any) -> jax.Array:
         center, chol, argument = place
-        return -log_density(center + chol @ w, argument)
+        return -density(center + chol @ w, argument)
 
     def kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: jax.Array) -> Any:
         return NUTS(

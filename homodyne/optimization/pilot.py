@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from homodyne.errors import ConvergenceError, DataError
-from homodyne.likelihood.nodes import Nodes, padded
+from homodyne.likelihood.nodes import Nodes
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
 from homodyne.likelihood.reduction import Accuracy, Grid
 from homodyne.likelihood.scaling import least_squares
@@ -230,7 +230,7 @@ def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Prog
     some = np.resize(np.concatenate([[m.z[:d] for m in pilot.modes], points[:, :d]]), (_MOST_MODES + _FAR_DRAWS, d))
     progress("reduction", 0, 1)
     grid = problem.grid(physical_values(pilot.space, some), settings.accuracy)
-    posterior = replace(pilot.posterior, nodes=padded(problem.reduced(grid)))
+    posterior = replace(pilot.posterior, nodes=problem.padded(problem.reduced(grid)))
     progress("reduction", 1, 1)
     if posterior.sigma is None:
         return replace(pilot, posterior=posterior, grid=grid)

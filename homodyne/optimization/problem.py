@@ -22,7 +22,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 TYPICAL_PAIRS = 500_000
 """Pairs for which the tolerance of the reduction is meant."""
 
-MOST_THINNED = 2000
+MOST_THINNED = 1000
 """Pairs of frames of a map in thinned data, at most."""
 
 
@@ -46,9 +46,17 @@ class Problem:
     initial: Array | None
 
     def posterior(self, nodes: Nodes, sigma: Any) -> Posterior:
-        """Posterior of reduced data, for independent pairs."""
+        """Posterior of reduced data, for independent pairs.
+
+        There are at least as many nodes as in thinned data, so that small data have one compiled program.
+        """
         dim, count = self.space.dim, self.maps.num_maps
-        return Posterior(self.space, padded(nodes), self.scaling, sigma, unadjusted(dim, count))
+        return Posterior(self.space, self.padded(nodes), self.scaling, sigma, unadjusted(dim, count))
+
+    def padded(self, nodes: Nodes) -> Nodes:
+        """Nodes filled up to one of few numbers, at least that of thinned data."""
+        n = self.maps.num_frames
+        return padded(nodes, min(MOST_THINNED, n * (n - 1) // 2))
 
     def thinned(self, points: int) -> Nodes:
         """About `points` pairs over all maps as nodes: every age, every scale of lag."""
