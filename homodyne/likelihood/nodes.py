@@ -23,6 +23,13 @@ from homodyne.physics.model import CorrelationModel, Params
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+LARGEST = 100.0
+"""Correlation at a node above which a model is excluded: what nodes say of it is wrong.
+
+Between frames g is 1 at most, but nodes may lie behind the last frame, where a rate that falls steeply is negative.
+"""
+
+
 class Nodes(NamedTuple):
     """Maps reduced to nodes that they share; a JAX tree.
 
@@ -66,6 +73,7 @@ class Nodes(NamedTuple):
         """Correlation g at the nodes of every map, (n_maps, K)."""
         q, phi = jnp.asarray(self.q)[:, None], jnp.asarray(self.phi)[:, None]
         g = model.g(params, jnp.asarray(self.t1), jnp.asarray(self.t2), q, phi, self.gap)
+        g = jnp.where(g < LARGEST, g, jnp.nan)
         return jnp.broadcast_to(g, (*jnp.shape(g)[:-2], *self.weight.shape))
 
 

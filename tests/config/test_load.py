@@ -19,6 +19,7 @@ from homodyne.config.schema import (
 )
 from homodyne.config.template import template
 from homodyne.errors import ConfigError
+from homodyne.likelihood.direct import LIMIT
 from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.optimization.cmc import backends
 from homodyne.optimization.cmc.backends import BACKENDS
@@ -27,8 +28,8 @@ from homodyne.optimization.cmc.combination import METHODS as COMBINATIONS
 from homodyne.optimization.cmc.consensus import PER_SHARD
 from homodyne.optimization.cmc.coordinator import INITIALIZATIONS
 from homodyne.optimization.cmc.sharding import STRATEGIES
-from homodyne.optimization.nlsq import PilotSettings
 from homodyne.optimization.nuts import NutsSettings
+from homodyne.optimization.pilot import PilotSettings
 from homodyne.physics import models
 from homodyne.physics.model import find_model
 from homodyne.physics.priors import make_prior
@@ -252,6 +253,8 @@ def test_priors_of_contrast_and_offset_are_those_of_the_likelihood():
 
 
 def test_defaults_of_the_methods_are_written_once():
+    reduction, accuracy = load_config().reduction, PilotSettings().accuracy
+    assert (reduction.order, reduction.tolerance, reduction.max_error) == (*accuracy, LIMIT)
     given = load_config().optimization
     methods = ((given.nlsq, PilotSettings()), (given.mcmc, NutsSettings()), (given.cmc.per_shard_mcmc, PER_SHARD))
     for section, settings in methods:

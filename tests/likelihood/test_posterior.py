@@ -21,7 +21,7 @@ from homodyne.likelihood.posterior import (
     physical_draws,
     score_many,
 )
-from homodyne.likelihood.reduction import reduce_pairs
+from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs
 from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.physics.model import CorrelationModel, Parameter, find_model
@@ -96,6 +96,28 @@ def test_the_density_is_prior_times_likelihood_inside_the_support():
     np.testing.assert_array_equal(inside(np.array([points[0], outside]), posterior), [True, False])
     assert log_densities(outside[None], posterior) == -np.inf
     assert score_many(outside[None], posterior).value == -np.inf
+
+
+def test_no_density_is_higher_than_the_highest():
+    """However steeply a rate falls towards zero at the last frame, behind which nodes lie."""
+    t, model, rng = 0.25 * np.arange(1, 121), find_model("static"), np.random.default_rng(0)
+    truth = {"D0": 1000.0, "alpha": -0.8, "D_offset": 25.0}
+    space, (i, j) = parameter_space(model, t), np.triu_indices(120, 1)
+    maps = Maps(np.zeros((1, 120, 120)), np.ones((1, 120), bool), t, np.array([0.0054]), np.zeros(1), None)
+    maps.values[0][i, j] = 1.0 + 0.3 * model.g(truth, t[i], t[j], 0.0054, 0.0, np.nan) + rng.normal(0, 0.01, i.size)
+    nodes = reduce_maps(
+        maps, find_cells(model, {name: np.full(3, x) for name, x in truth.items()}, maps, Accuracy(10, 1e-5))
+    )
+    spread = np.array([[[144.0, 0.9], [0.9, 0.6]]])
+    adjustment = replace(unadjusted(3, 1), scaling_spread=spread)
+    posterior = Posterior(space, nodes, WIDE, np.array([0.01]), adjustment)
+    level, share = (x.ravel() for x in np.meshgrid(np.linspace(8.0, 25.0, 80), np.linspace(0.1, 1.4, 80)))
+    steep = np.stack([level, np.full(6400, -0.577), share], axis=1)
+    found = log_densities(steep[np.isfinite(jax.vmap(space.log_prior)(steep))], posterior)
+    top = log_densities(space.coordinates(truth)[None], posterior)[0]
+    assert found.size > 500
+    assert not np.isnan(found).any()
+    assert found.max() < top
 
 
 @pytest.mark.parametrize("adjusted", [False, True])
