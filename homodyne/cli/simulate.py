@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 Q = 0.0054  # 1/Å
 GAP = 2e6  # Å
 
-# The first two are fits of real measurements. The shear rates were published with the older equation of the shear factor;
-# multiplied by 2.2, the equation used here decays equally fast.
+# The first two are fits of real measurements. The shear rates were published with the older equation of the shear
+# factor; multiplied by 2.2, the equation used here decays equally fast.
 TRUTHS = {
     "laminar_flow": {
         "D0": 68481.0,
@@ -29,7 +29,8 @@ TRUTHS = {
     "stretched": {"Gamma_ref": 3.0, "mu": 0.4, "k": 0.7},
     "heterodyne": {
         "D0_ref": 4000.0, "alpha_ref": -0.3, "D_offset_ref": 0.0, "D0_sample": 12000.0, "alpha_sample": 0.0,
-        "D_offset_sample": 0.0, "v0": 400.0, "beta": -0.2, "v_offset": 0.0, "f0": 0.4, "f1": -0.03, "f3": 0.2, "phi0": 5.0,
+        "D_offset_sample": 0.0, "v0": 400.0, "beta": -0.2, "v_offset": 0.0, "f0": 0.4, "f1": -0.03, "f3": 0.2,
+        "phi0": 5.0,
     },
 }  # fmt: skip
 

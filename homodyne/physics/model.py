@@ -186,6 +186,7 @@ ENTRY_POINTS = "homodyne.models"
 """Group of entry points under which installed packages name models."""
 
 _OTHER_NAMES = ("contrast", "offset", "sigma")  # of what is fitted beside the parameters of a model
+_NO_OPTIONS = ("name", "aliases", "parameters", "needs_gap")  # attributes that a type would turn into fields
 
 
 def register_model(model: type[CorrelationModel]) -> type[CorrelationModel]:
@@ -215,6 +216,8 @@ def check_model_class(model: type[CorrelationModel]) -> None:
         raise InputError(
             f"the model {model.__qualname__} is no frozen dataclass: write @dataclass(frozen=True) above it"
         )
+    if taken := [one.name for one in fields(model) if one.name in _NO_OPTIONS]:
+        raise InputError(f"options of {model.__qualname__} are called {', '.join(taken)}: write these without a type")
     try:
         example = model()
     except TypeError as error:
@@ -259,7 +262,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing
     InputError
         There is no such model, it has no such option, or the option no such value.
     """
-    chosen = _class_of(name, importing)
+    chosen = find_model_class(name, importing=importing)
     types, given = get_type_hints(chosen), dict(options or {})
     known = [one.name for one in fields(chosen)]  # type: ignore[arg-type]  # frozen dataclasses, by their check
     for key in given:
@@ -329,13 +332,17 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"did you mean {spelt[near[0]]}?" if near else f"expected one of {', '.join(spelt.values())}"
 
 
-def _class_of(name: str, importing: bool) -> type[CorrelationModel]:
+def find_model_class(name: str, *, importing: bool = True) -> type[CorrelationModel]:
+    """Return the class of a model; parameters as of `find_model`.
+
+    Without the right to import, ``module:Class`` is found when that module is imported already.
+    """
     from homodyne.physics import models  # noqa: F401  # registers those of the package
 
     known = {key: model for model in MODELS.values() for key in (model.name, *model.aliases)}
     if name in known:
         return known[name]
-    module, separator, attribute = name.partition(":")
+    module, separator, _ = name.partition(":")
     if not separator:
         installed = entry_points(group=ENTRY_POINTS)
         for one in installed.select(name=name):
@@ -345,7 +352,7 @@ def _class_of(name: str, importing: bool) -> type[CorrelationModel]:
         )
     if not importing and module not in sys.modules:
         raise InputError(f"the model {name!r} is not one of this package: import {module} before")
-    found: Any = import_reference(name, "model") if importing else getattr(sys.modules[module], attribute, None)
+    found = import_reference(name, "model")
     check_model_class(found)
     return found  # type: ignore[no-any-return]
 

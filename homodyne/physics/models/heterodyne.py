@@ -149,8 +149,8 @@ def velocity(params: Params, t: Any) -> jax.Array:
 
 def fraction(params: Params, t: Any) -> jax.Array:
     """s(t), the fraction of the moving component."""
-    grown = jnp.exp(params["f1"] * (jnp.asarray(t, dtype=float) - params["f2"]))
-    return jnp.asarray(params["f3"]) + params["f0"] * grown
+    f0, f1, f2, f3 = (jnp.asarray(params[name]) for name in ("f0", "f1", "f2", "f3"))
+    return f0 * jnp.exp(f1 * (jnp.asarray(t, dtype=float) - f2)) + f3
 
 
 def _component(params: Params, which: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ No field has k > 2: exp(-x^k) is no covariance then.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -49,8 +49,8 @@ class Stretched(CorrelationModel):
         Wave vector to which Gamma_ref belongs, 1/Å.
     """
 
-    free_n: bool = False
-    q_ref: float = 0.01
+    free_n: bool = field(default=False, metadata={"description": "fit n too, the exponent of q, fixed at 2 otherwise"})
+    q_ref: float = field(default=0.01, metadata={"description": "wave vector to which Gamma_ref belongs, 1/Å"})
 
     name = "stretched"
     aliases = ("kohlrausch",)
