@@ -216,7 +216,7 @@ def check_model_class(model: type[CorrelationModel]) -> None:
         raise InputError(
             f"the model {model.__qualname__} is no frozen dataclass: write @dataclass(frozen=True) above it"
         )
-    if taken := [one.name for one in fields(model) if one.name in _NO_OPTIONS]:
+    if taken := [name for name in _NO_OPTIONS if name in getattr(model, "__dataclass_fields__", {})]:
         raise InputError(f"options of {model.__qualname__} are called {', '.join(taken)}: write these without a type")
     try:
         example = model()
