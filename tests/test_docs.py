@@ -1,4 +1,4 @@
-"""README and docs: Python and bash blocks run, links lead somewhere, the table of keys is the schema's."""
+"""README and docs: Python and bash blocks run, files are written, links lead somewhere, the keys are the schema's."""
 
 import os
 import re
@@ -18,20 +18,24 @@ from homodyne.physics import models
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
-    r"(?:<!-- exit (?P<code>\d+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:<!-- (?:exit (?P<code>\d+)|file (?P<file>\S+)) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as for a script that lies there
     search = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": search}
     if page.stem == "README":  # as users have it, with programs that are compiled in full
         del environment["XLA_FLAGS"]
     names: dict[str, object] = {"__name__": "__docs__"}
     for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        if block["language"] == "python":
+        if block["file"]:
+            (tmp_path / block["file"]).write_text(block["text"], encoding="utf-8")
+        elif block["language"] == "python":
             exec(compile(block["text"], f"{page.name}: {block['text'][:40]!r}", "exec"), names)
         elif block["language"] == "bash":
             done = subprocess.run(

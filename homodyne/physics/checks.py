@@ -58,7 +58,7 @@ def check_model(model: CorrelationModel, space: ParameterSpace | None = None) ->
 def _check_shapes(model: CorrelationModel, gap: float) -> None:
     """Trace all methods, without compiling them."""
     scalar, times, grid, maps, wide, draws = (
-        jnp.broadcast_to(1.0, shape) for shape in ((), (7,), (2, 5, 7), (2, 1), (2, 1, 1, 1), (3, 1, 1))
+        np.ones(shape) for shape in ((), (7,), (2, 5, 7), (2, 1), (2, 1, 1, 1), (3, 1, 1))
     )
     one, many = (dict.fromkeys(model.parameter_names, value) for value in (scalar, draws))
     cases = ((one, times, maps, (2, 7)), (many, times, maps, (3, 2, 7)), (one, grid, wide, (2, 2, 5, 7)))

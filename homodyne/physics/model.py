@@ -186,6 +186,7 @@ ENTRY_POINTS = "homodyne.models"
 """Group of entry points under which installed packages name models."""
 
 _OTHER_NAMES = ("contrast", "offset", "sigma")  # of what is fitted beside the parameters of a model
+_NO_OPTIONS = ("name", "aliases", "parameters", "needs_gap")  # attributes that a type would turn into fields
 
 
 def register_model(model: type[CorrelationModel]) -> type[CorrelationModel]:
@@ -215,6 +216,8 @@ def check_model_class(model: type[CorrelationModel]) -> None:
         raise InputError(
             f"the model {model.__qualname__} is no frozen dataclass: write @dataclass(frozen=True) above it"
         )
+    if taken := [name for name in _NO_OPTIONS if name in getattr(model, "__dataclass_fields__", {})]:
+        raise InputError(f"options of {model.__qualname__} are called {', '.join(taken)}: write these without a type")
     try:
         example = model()
     except TypeError as error:

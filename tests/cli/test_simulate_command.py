@@ -46,6 +46,36 @@ def test_impossible_choice(homodyne, tmp_path, arguments, named):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["stretched", "two_component"])
+def test_parameters_and_options_are_set(homodyne, tmp_path, name):
+    own = {"stretched": ["k=0.9", "q_ref=0.006"], "two_component": ["v0=250", "f2=1"]}[name]
+    changes = [word for change in own for word in ("--set", change)]
+    outcome = homodyne("simulate", "run.h5", "--model", name, "--frames", 20, "--angles", 2, "--pixels", 500, *changes)
+    assert outcome.code == 0, outcome.err
+    for change in own:
+        assert change in outcome.out or "q_ref" in change
+    assert package.load(tmp_path / "run.h5").num_frames == 20
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "named"),
+    [
+        ("stretched", "kk=1", "--set kk=1: did you mean k?"),
+        ("stretched", "k=x", "--set k=x: 'x' is not a number"),
+        ("stretched", "q_ref=no", "q_ref of stretched is 'no': expected a number"),
+        ("laminar_flow", "shear_convention=old", "expected one of he2024, legacy"),
+        ("nowhere:Mine", "k=1", "cannot import the model 'nowhere:Mine'"),
+        ("statics", "k=1", "did you mean static"),
+        ("static", "D_offset=-1e5", "J(t) is not positive"),
+    ],
+)
+def test_impossible_settings_of_a_model(homodyne, tmp_path, model, change, named):
+    outcome = homodyne("simulate", "run.h5", "--model", model, "--frames", 20, "--set", change)
+    assert outcome.code == 2
+    assert named in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_replaced_unasked(homodyne, tmp_path):
     (tmp_path / "run.h5").write_text("mine")
     outcome = homodyne("simulate", "run.h5", "--frames", 20)
