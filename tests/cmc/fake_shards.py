@@ -46,9 +46,9 @@ def sample(task):
 
 def look(task):
     """What a fresh worker looks like from inside."""
-    names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC", "JAX_PLATFORMS")
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC", "JAX_PLATFORMS")
     return {
-        "modules": sorted({"jax", "numpy", "numba", "scipy"} & set(sys.modules)),
+        "modules": sorted({"jax", "numpy", "scipy"} & set(sys.modules)),
         "environ": {name: os.environ.get(name) for name in names},
         "interrupts": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
         "pid": os.getpid(),

@@ -150,7 +150,9 @@ def test_a_worker_starts_clean(tmp_path):
     assert seen["modules"] == []
     assert seen["interrupts"]
     assert not any(str(tmp_path) in file for file in seen["files"])
-    assert seen["environ"]["OMP_NUM_THREADS"] == seen["environ"]["NUMBA_NUM_THREADS"] == seen["environ"]["NPROC"] == "3"
+    assert (
+        seen["environ"]["OMP_NUM_THREADS"] == seen["environ"]["OPENBLAS_NUM_THREADS"] == seen["environ"]["NPROC"] == "3"
+    )
     assert seen["environ"]["JAX_PLATFORMS"] == "cpu"
     assert os.environ.get("OMP_NUM_THREADS") != "3"
 

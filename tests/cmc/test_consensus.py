@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from homodyne.errors import ConvergenceError, ExecutionError, HomodyneWarning, InputError
+from homodyne.optimization.cmc import consensus
 from homodyne.optimization.cmc.adapters import LogDensityModel
 from homodyne.optimization.cmc.backends.base import BackendOptions
+from homodyne.optimization.cmc.certificate import certify
 from homodyne.optimization.cmc.consensus import ConsensusSettings, check_identity
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.polish import polish
@@ -415,3 +417,62 @@ def test_worker_processes_give_the_same_draws():
     here = run(problem.model, problem.data, 4)
     there = run(problem.model, problem.data, 4, backend="multiprocessing")
     np.testing.assert_array_equal(here.samples["rate"], there.samples["rate"])
+
+
+# ---------------------------------------------------------------- draws where the posterior is zero
+
+
+SD = 1 / 16  # of the posterior of a level, from 256 values
+WALL = 2.5 * SD  # 0.6 % of the normal distribution around a level of 0 lie beyond
+LEVEL = np.random.default_rng(0).normal(size=256)
+LEVEL -= LEVEL.mean()  # the polish ends at 0
+
+
+def walled_prior(z):
+    return jnp.where(z[0] < WALL, -0.5 * jnp.sum((z / 50.0) ** 2), -jnp.inf)
+
+
+def level_likelihood(z, data):
+    return -0.5 * jnp.sum((data["y"] - z[0]) ** 2)
+
+
+WALLED = LogDensityModel(["z"], walled_prior, level_likelihood)
+
+
+def walled(points):
+    return np.where(points[:, 0] < WALL, -0.5 * (points[:, 0] / SD) ** 2, -np.inf)
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 12])
+def test_one_draw_where_the_posterior_is_zero_is_enough(beyond):
+    """Weights alone cannot see it: without that draw the others are certified."""
+    draws = SD * np.random.default_rng(1).normal(size=(4000, 1))
+    draws = draws[draws[:, 0] < WALL][:2000]
+    draws[:beyond] = WALL + 0.1 * SD
+    judged = certify(walled, draws, names=["z"], num_points=1000, seed=0)
+    assert judged.certificate.verdict == ("CORRECTED" if beyond else "CERTIFIED"), judged.certificate.reason
+    said = f"{beyond} of 2000 draws lie where the posterior is zero; weighted points replace the draws"
+    assert (said in judged.certificate.reason) == (beyond > 0)
+    assert judged.resample(1000, 0).max() < WALL
+
+
+@pytest.mark.parametrize("combination", ["weighted", "consensus"])
+def test_a_merge_that_reaches_beyond_a_wall_is_replaced(combination):
+    found = run(WALLED, {"y": LEVEL}, 4, combination=combination)
+    assert found.diagnostics["polish"]["arrived"]
+    assert found.verdict == "CORRECTED", found.certificate.reason
+    assert "draws lie where the posterior is zero" in found.certificate.reason
+    assert flat(found, "z").max() < WALL
+    assert np.isfinite(found.sample_stats["lp"]).all()
+
+
+def test_draws_of_a_refused_run_have_a_density(monkeypatch):
+    shifted = LEVEL.copy()
+    shifted[:64] += 6.0
+    data = {"y": shifted - shifted.mean()}
+    refused = run(WALLED, data, 4, strategy="contiguous")
+    assert refused.verdict == "REFUSED"
+    assert np.isfinite(refused.sample_stats["lp"]).all()
+    monkeypatch.setattr(consensus._Run, "_inside", lambda self, z: z)  # planted: they are returned as they are
+    planted = run(WALLED, data, 4, strategy="contiguous")
+    assert np.isneginf(planted.sample_stats["lp"]).any()

@@ -96,11 +96,11 @@ def test_any_executor_will_do_and_one_of_the_callers_stays_open():
 
 
 def test_a_worker_that_somebody_else_has_started_keeps_to_one_thread(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC"):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
         monkeypatch.delenv(name, raising=False)
     backend = ExecutorBackend(lambda: ProcessPoolExecutor(1, get_context("spawn")), options(run="fake_shards:look"))
     results, _ = outcome(backend, [task(0)])
-    assert results[0]["environ"]["OMP_NUM_THREADS"] == results[0]["environ"]["NUMBA_NUM_THREADS"] == "1"
+    assert results[0]["environ"]["OMP_NUM_THREADS"] == results[0]["environ"]["OPENBLAS_NUM_THREADS"] == "1"
     assert results[0]["environ"]["NPROC"] == str(min(2, len(os.sched_getaffinity(0))))  # as here: the same sums
 
 

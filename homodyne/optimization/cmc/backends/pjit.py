@@ -1,9 +1,9 @@
-"""The JAX devices of this host: every device samples shards of its own, all with one compiled program.
+"""The JAX devices of this host: every device samples shards of its own.
 
 A thread for each place on a device drives the sampler there. The shards are not stacked into one batch: batched
 no-U-turn chains all wait for the longest trajectory, shards would have to have equal shapes, and draws would differ in
-the last digits, and soon in all, from those of the other backends. Shards of equal shape share what is compiled, on
-whichever device they are, see `homodyne.device.programs`; others compile their own, and none is padded or left out.
+the last digits, and soon in all, from those of the other backends. Shards of equal shape on one device share what is
+compiled there; others compile their own, and none is padded or left out.
 """
 
 import itertools
