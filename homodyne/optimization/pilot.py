@@ -99,6 +99,11 @@ class Mode:
     newton_step: float
     at_edge: bool = False
 
+    @property
+    def root(self) -> Array:
+        """Cholesky factor (dim, dim) of the covariance."""
+        return np.linalg.cholesky(self.covariance)
+
 
 @dataclass(frozen=True, eq=False)
 class Pilot:

@@ -7,13 +7,15 @@ CERTIFIED   the weights can be trusted and the draws agree with them: use the dr
 CORRECTED   the weights can be trusted, the draws are off or too few to tell: use the reweighted points.
 REFUSED     neither can be trusted; the reason says why.
 
-There are two rungs. The first proposes from one multivariate t around mean and covariance of the draws, and around
+There are three rungs. The first proposes from one multivariate t around mean and covariance of the draws, and around
 the known modes. Where the posterior has another shape, a second proposal is fitted to the shape of the draws; its
-points are used together with those of the first, and are doubled once if they neither confirm nor contradict the
-draws. (Points are never reused with a proposal that was fitted to them: that would bias the weights by several
-standard errors.) Points that are to replace draws must stay what they are when the next proposal is fitted to them
-(`homodyne.optimization.cmc.confirmation`). A mode that neither the draws nor ``modes`` know of cannot be seen by any
-such test: hand over every mode that a multistart search finds.
+points are used together with those of the first. Where these neither confirm nor contradict the draws, or the draws are
+normal, the proposal is fitted to the posterior itself, round by round (`homodyne.optimization.cmc.adaptation`), and
+fresh points are drawn from it. (Points are never reused with a proposal that was fitted to them: that would bias the
+weights by several standard errors.) Points that are to replace draws
+must stay what they are when the next proposal is fitted to them (`homodyne.optimization.cmc.confirmation`). A mode that
+neither the draws nor ``modes`` know of cannot be seen by any such test: hand over every mode that a multistart search
+finds.
 """
 
 import json
@@ -27,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
+from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.confirmation import confirm
 from homodyne.optimization.cmc.proposal import Mode, Normal, around, shaped
 from homodyne.optimization.cmc.rung import Draws, Rung, climb
@@ -59,13 +62,14 @@ class Certificate:
     verdict, reason
         CERTIFIED, CORRECTED or REFUSED, and one sentence that says why.
     rung
-        Proposal that decided: "gaussian", or "shape" where it had to follow the draws; "none" without weights.
+        Proposal that decided: "gaussian", "shape" where it had to follow the draws, or "adapted" where it was fitted to
+        the posterior; "none" without weights.
     k_hat
         Pareto tail index of the weights; 0 where they are too even to have a tail.
     ess
         Effective points, 1 / sum of squared weights.
     ess_ceiling, ess_ceiling_error
-        What the same points would reach if the posterior were exactly the Gaussian (on the second rung the shape)
+        What the same points would reach if the posterior were exactly the Gaussian (on the other rungs the shape)
         fitted to the draws, and its Monte Carlo error.
     num_points
         Points at which the posterior was evaluated and weighted.
@@ -147,8 +151,9 @@ def certify(
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
-    Evaluates the posterior at ``num_points`` points, two or three times as many when the second rung is needed, and,
-    unless ``draws_log_density`` is given, at all draws: none may lie where the posterior is zero.
+    Evaluates the posterior at ``num_points`` points, twice as many when the second rung is needed, up to eleven
+    times as many when the third is, and, unless ``draws_log_density`` is given, at all draws: none may lie where the
+    posterior is zero.
 
     Parameters
     ----------
@@ -186,7 +191,7 @@ def certify(
     values = _values(x, draws_log_density, evaluate)
     outside = int(np.count_nonzero(~np.isfinite(values)))
     if outside:
-        unbelievable = unbelievable or f"{outside} of {values.size} draws lie where the posterior is zero"
+        unbelievable = unbelievable or f"Of {values.size} draws {outside} lie where the posterior is zero"
     known = (None, None) if gaussian is not None else _known(x, values, num_points)
     given = Draws(x, independent, tuple(names), *known)
 
@@ -203,7 +208,7 @@ def certify(
         judged = _certified(name, rung, verdict, reason, given.names)
         if unbelievable:
             judged = without_draws(judged, unbelievable)
-        doubtful = rung.comparison.complaint or (unbelievable and name == "shape")
+        doubtful = rung.comparison.complaint or (unbelievable and name != "gaussian")
         if judged.certificate.verdict == CORRECTED and doubtful:
             return _confirmed(judged, rung, evaluate, centres, given.flat, rng)
         return judged
@@ -212,18 +217,24 @@ def certify(
         return done("gaussian", first, verdict, reason)
 
     own = main if gaussian is not None else shaped(given.early)
-    shape, rung = shaped(given.flat), first
-    for share in (1 / 2, 2 / 3):  # of the points are from the second proposal, after its first and second helping
+    start = proposal
+    if gaussian is None:
+        shape = shaped(given.flat)
         further = shape.draw(num_points, rng)
+        start = proposal.joined(shape, 0.5)
         points, values = np.concatenate([points, further]), np.concatenate([values, evaluate(further)])
-        reached = climb(given, points, values, proposal.joined(shape, share), own, gaussian is None, rng)
-        if isinstance(reached, str):
-            return _unable(names, reached)
-        rung = reached
-        verdict, reason = _verdict(rung, first)
-        if verdict == CERTIFIED or rung.comparison.complaint:
-            break
-    return done("shape", rung, verdict, reason)
+        second = climb(given, points, values, start, own, True, rng)
+        if isinstance(second, str):
+            return _unable(names, second)
+        verdict, reason = _verdict(second, first)
+        if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
+            return done("shape", second, verdict, reason)
+    adapted = adapt(evaluate, start, proposal, points, values, num_points, rng)
+    points = adapted.draw(2 * num_points, rng)
+    third = climb(given, points, evaluate(points), adapted, own, gaussian is None, rng)
+    if isinstance(third, str):
+        return _unable(names, third)
+    return done("adapted", third, *_verdict(third, None))
 
 
 def without_draws(judged: Certified, said: str) -> Certified:
@@ -250,7 +261,10 @@ def _sound(first: Rung) -> bool:
 
 
 def _verdict(rung: Rung, first: Rung | None) -> tuple[str, str]:
-    """The rule: what the weights allow, then what the draws deserve. ``first`` is the rung below, if any."""
+    """The rule: what the weights allow, then what the draws deserve.
+
+    ``first`` is the rung below, where the proposal of this one was fitted to the draws in question.
+    """
     num_points, k_hat, ess = len(rung.points), rung.weights.k_hat, rung.weights.ess
     complaint, doubt = rung.comparison.complaint, rung.comparison.doubt
     k_limit = min(1.0 - 1.0 / np.log10(num_points), K_UNCONFIRMED)
@@ -266,8 +280,9 @@ def _verdict(rung: Rung, first: Rung | None) -> tuple[str, str]:
         )
     if not (ess >= MIN_ESS and share >= SHARE_CORRECTED):
         return REFUSED, (
-            f"Too few of the weighted points are effective ({ess:.0f} of {num_points}, on the first rung "
-            f"{100.0 * share:.0f} %): the posterior is not where the draws are."
+            f"Too few of the weighted points are effective ({ess:.0f} of {num_points}"
+            + (f", on the first rung {100.0 * share:.0f} %" if first is not None else "")
+            + "): the posterior is not where the draws are."
         )
     if complaint:
         return CORRECTED, f"The draws disagree with the exact posterior ({complaint})."
