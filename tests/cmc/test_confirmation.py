@@ -97,6 +97,13 @@ def two_peaks(z):
     return np.logaddexp(*(-0.5 * np.square((z[:, 0] - centre) / 0.04) for centre in (-1.0, 1.0)))
 
 
+class NoShape:
+    """Planted: one wide component takes the place of the shape."""
+
+    def widened(self, factor):
+        return around(Normal.of([0.0], [[1.0]]), [], two_peaks)
+
+
 def test_peaks_stay_apart_and_keep_their_shares(monkeypatch):
     """One wide component over both, and no shape, the planted bug, has hardly a point in either."""
     peaks = [Normal.of([centre], [[0.04**2]]) for centre in (-1.0, 1.0)]
@@ -112,7 +119,7 @@ def test_peaks_stay_apart_and_keep_their_shares(monkeypatch):
         assert found.complaint is None
         assert abs(share - 0.5) < 4.0 * 0.5 / np.sqrt(found.weights.ess)
         with monkeypatch.context() as patch:
-            patch.setattr(confirmation, "fitted", lambda *given: around(wide, [], two_peaks))
+            patch.setattr(confirmation, "fitted", lambda *given: NoShape())
             found = confirm(two_peaks, points, weights, [wide], ["z"], K_CERTIFIED, rng)
         planted.append(found.weights.ess if found.complaint is None else 0.0)
     assert min(kept) > 0.5 * NUM_POINTS > 4.0 * max(planted)

@@ -2,9 +2,9 @@
 
 Every round draws points from the present proposal and weighs them, with the points of all rounds before, by the exact
 density over the mixture of all proposals so far (adaptive multiple importance sampling: Cornuet, Marin, Mira and
-Robert, Scand. J. Stat. 39, 798, 2012). The next proposal is a mixture of Student t distributions fitted to the weighted
-points (Cappé, Douc, Guillin, Marin and Robert, Stat. Comput. 18, 447, 2008). Where few points have all the weight, the
-weights are raised to a power below one first.
+Robert, Scand. J. Stat. 39, 798, 2012). The next proposal is fitted to the weighted points (Cappé, Douc, Guillin, Marin
+and Robert, Stat. Comput. 18, 447, 2008). Where few points have all the weight, the weights are raised to a power below
+one first.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,9 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from homodyne.optimization.cmc.importance import effective, smoothed
-from homodyne.optimization.cmc.proposal import Mixture, fitted
+from homodyne.optimization.cmc.proposal import Density
 from homodyne.optimization.cmc.rung import MIN_INSIDE
+from homodyne.optimization.cmc.shape import Joined, fitted
 
 Array = npt.NDArray[np.float64]
 
@@ -28,13 +29,13 @@ KEPT = 0.05  # share of the wide proposal in every other one
 
 def adapt(
     evaluate: Callable[[Array], Array],
-    first: Mixture,
-    kept: Mixture,
+    first: Density,
+    kept: Density,
     points: Array,
     values: Array,
     num_points: int,
     rng: np.random.Generator,
-) -> Mixture:
+) -> Density:
     """Fit a proposal to the posterior.
 
     Parameters
@@ -54,14 +55,15 @@ def adapt(
 
     Returns
     -------
-    Mixture
+    Density
         The proposal of the last round; fresh points tell how good it is.
     """
-    proposals, log_sizes = [first], [np.log(len(points))]
+    proposals: list[Density] = [first]
+    log_sizes = [np.log(len(points))]
     parts = [log_sizes[0] + first.log_density(points)]
     for _ in range(ROUNDS):
         weights = tempered(values - logsumexp(parts, axis=0), FIXED * points.shape[1])
-        proposal = fitted(points, weights, rng).joined(kept, KEPT)
+        proposal = Joined((fitted(points, weights, rng), kept), (1.0 - KEPT, KEPT))
         further = proposal.draw(num_points, rng)
         there = evaluate(further)
         parts = [

@@ -46,7 +46,9 @@ CERTIFIED, CORRECTED, REFUSED = "CERTIFIED", "CORRECTED", "REFUSED"
 # Measured over 600 normal approximations of ridges, funnels, skewed, cut and bimodal posteriors, with 200 to 1000
 # points: where k-hat is below 0.7, 10 % of the replacements are off by more than 0.2 standard deviations or 25 % in
 # width, the worst by 0.6 and a factor of twenty; with these limits 2 %, all with 200 points, the worst by 0.3 and 40 %.
+# A proposal that was fitted to the posterior, and whose points a wider one confirms, needs no stricter conditions.
 K_CERTIFIED = 0.5  # largest Pareto tail index (k-hat) of the weights to certify draws, and, on both rungs, to correct
+ADAPTED = 500  # points, at least, of each round in which a proposal is fitted to the posterior
 SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
 K_UNCONFIRMED = 0.7  # to replace draws neither confirmed nor contradicted; 1 - 1 / log10(points) where that is less
 MIN_ESS = 100.0  # effective points, at least
@@ -229,12 +231,13 @@ def certify(
         verdict, reason = _verdict(second, first)
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
-    adapted = adapt(evaluate, start, proposal, points, values, num_points, rng)
-    points = adapted.draw(2 * num_points, rng)
-    third = climb(given, points, evaluate(points), adapted, own, gaussian is None, rng)
+    enough = max(num_points, ADAPTED)
+    start = adapt(evaluate, start, proposal, points, values, enough, rng)
+    points = start.draw(2 * enough, rng)
+    third = climb(given, points, evaluate(points), start, own, gaussian is None, rng)
     if isinstance(third, str):
         return _unable(names, third)
-    return done("adapted", third, *_verdict(third, None))
+    return done("adapted", third, *_verdict(third, None, adapted=True))
 
 
 def without_draws(judged: Certified, said: str) -> Certified:
@@ -260,16 +263,17 @@ def _sound(first: Rung) -> bool:
     return first.weights.k_hat < K_CERTIFIED and first.weights.ess >= max(needed, MIN_ESS)
 
 
-def _verdict(rung: Rung, first: Rung | None) -> tuple[str, str]:
+def _verdict(rung: Rung, first: Rung | None, adapted: bool = False) -> tuple[str, str]:
     """The rule: what the weights allow, then what the draws deserve.
 
-    ``first`` is the rung below, where the proposal of this one was fitted to the draws in question.
+    ``first`` is the rung below, where the proposal of this one was fitted to the draws in question; ``adapted`` says
+    that it was fitted to the posterior.
     """
     num_points, k_hat, ess = len(rung.points), rung.weights.k_hat, rung.weights.ess
     complaint, doubt = rung.comparison.complaint, rung.comparison.doubt
     k_limit = min(1.0 - 1.0 / np.log10(num_points), K_UNCONFIRMED)
     share = 1.0
-    if complaint:
+    if complaint and not adapted:
         k_limit = K_CERTIFIED
         if first is not None:
             k_hat, share = max(k_hat, first.weights.k_hat), first.weights.ess / len(first.points)
@@ -319,7 +323,8 @@ def _confirmed(
 ) -> Certified:
     """Replace the points of a correction by those of a wider proposal that confirm it, or refuse."""
     certificate = judged.certificate
-    found = confirm(evaluate, rung.points, rung.weights, centres, certificate.names, K_CERTIFIED, rng)
+    limit = K_UNCONFIRMED if certificate.rung == "adapted" else K_CERTIFIED
+    found = confirm(evaluate, rung.points, rung.weights, centres, certificate.names, limit, rng)
     if found.complaint:
         said = f"{certificate.reason} Points of a wider proposal contradict those ({found.complaint}): "
         return refused(judged, f"{said}the posterior reaches where neither draws nor points do.")

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from homodyne.optimization.cmc.agreement import Estimate, Weighted, compare
 from homodyne.optimization.cmc.importance import Weights, smoothed
-from homodyne.optimization.cmc.proposal import Normal, around, fitted
+from homodyne.optimization.cmc.proposal import Normal, around
 from homodyne.optimization.cmc.rung import CONTROL, MIN_INSIDE
+from homodyne.optimization.cmc.shape import Joined, fitted
 
 Array = npt.NDArray[np.float64]
 
@@ -64,7 +65,8 @@ def confirm(
         share = np.exp(weights.log_weights)
         centres = _refitted(centres, points, share)
         wider = [Normal(centre.mean, WIDER * centre.factor) for centre in centres]
-        proposal = around(wider[0], wider[1:], evaluate).joined(fitted(points, share, rng).widened(WIDER), 0.5)
+        shape = fitted(points, share, rng).widened(WIDER)
+        proposal = Joined((around(wider[0], wider[1:], evaluate), shape), (0.5, 0.5))
         further = proposal.draw(len(points), rng)
         values = evaluate(further)
         if np.isfinite(values).sum() < MIN_INSIDE or np.isnan(values).any():

@@ -1,8 +1,7 @@
 """Distributions with known density that are fitted to draws: what importance sampling proposes from.
 
 Proposals are mixtures of multivariate Student t_7 (`Mixture`): heavier tails than a nearly Gaussian posterior, so that
-importance weights stay bounded. `around` fits one to moments and known modes, `shaped` to a cloud of points,
-`fitted` to weighted points.
+importance weights stay bounded. `around` fits one to moments and known modes, `shaped` to a cloud of points.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,15 +16,10 @@ Mode = tuple[npt.ArrayLike, npt.ArrayLike]
 """A mode (d,) and the covariance (d, d) around it."""
 
 DEGREES = 7.0  # of freedom of every component
-WIDER = 1.3  # scale of the defensive component around weighted points
 WIDE = 2.0  # scale of the defensive component around the main mode
 DEFENSIVE = 0.1  # share of the defensive components
 KERNELS = 300  # components of a fitted shape
 SMALLEST = 1e-8  # variance of a component, of that of the cloud: a stuck chain repeats its points
-LARGEST_FIT = 20  # components of a mixture that is fitted to weighted points
-POINTS_EACH = 5  # effective points per dimension, at least, for each of them
-FITTED = 2000  # draws from weighted points to which it is fitted
-ITERATIONS = 20  # of expectation maximisation
 NEIGHBOURS = 0.02  # share of the cloud that fixes one component: small, or the tips of ridges are cut off
 
 
@@ -99,10 +93,6 @@ class Mixture:
         steps = np.einsum("nij,nj->ni", self.factors[component], normal * spread)
         return rng.permutation(self.locations[component] + steps)
 
-    def widened(self, factor: float) -> "Mixture":
-        """Return the mixture with every component wider by a factor."""
-        return Mixture(self.weights, self.locations, factor * self.factors)
-
     def joined(self, other: "Mixture", share: float) -> "Mixture":
         """Return the mixture of this one and, with the given share, another."""
         return Mixture(
@@ -162,45 +152,3 @@ def shaped(cloud: Array) -> Mixture:
         locations[k] = main.mean + main.factor @ near.mean(axis=0)
         factors[k] = main.factor @ np.linalg.cholesky(local)
     return Mixture(np.full(len(chosen), 1.0 / len(chosen)), locations, factors)
-
-
-def fitted(points: Array, weights: Array, rng: np.random.Generator) -> Mixture:
-    """Fit a mixture to points (n, d) with normalised weights (n,), and a component of their moments, a little wider.
-
-    Expectation maximisation for mixtures of t distributions (Peel and McLachlan, Stat. Comput. 10, 339, 2000), with as
-    many components as the effective points can fix; covariances are drawn towards that of all points.
-    """
-    from scipy.special import logsumexp
-
-    d, ess = points.shape[1], 1.0 / np.square(weights).sum()
-    ticks = (np.arange(FITTED) + rng.random()) / FITTED * weights.sum()
-    drawn = np.searchsorted(np.cumsum(weights), ticks).clip(max=len(weights) - 1)
-    chosen, counts = np.unique(drawn, return_counts=True)
-    points, weights = points[chosen], counts / FITTED
-    covariance = np.atleast_2d(np.cov(points, rowvar=False, aweights=weights))
-    main = Normal.of(weights @ points, covariance + 1e-9 * np.diag(np.diag(covariance)) + 1e-300 * np.eye(d))
-    white = np.linalg.solve(main.factor, (points - main.mean).T).T
-    count = int(np.clip(ess / (POINTS_EACH * d), 1, LARGEST_FIT))
-    share, centres = np.full(count, 1.0 / count), white[rng.choice(len(white), count, p=weights)]
-    factors = np.repeat(np.sqrt(0.5) * np.eye(d)[None], count, axis=0)
-    for _ in range(ITERATIONS):
-        inverse = np.linalg.inv(factors)
-        squared = np.stack([np.square((white - m) @ f.T).sum(axis=1) for m, f in zip(centres, inverse, strict=True)])
-        sizes = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
-        log_parts = (np.log(share) - sizes)[:, None] - 0.5 * (DEGREES + d) * np.log1p(squared / DEGREES)
-        part = np.exp(log_parts - logsumexp(log_parts, axis=0)) * weights
-        alive = part.sum(axis=1) > 1e-3
-        part, squared, centres = part[alive], squared[alive], centres[alive]
-        own = part.sum(axis=1)
-        pull = part * (DEGREES + d) / (DEGREES + squared)
-        centres = pull @ white / pull.sum(axis=1, keepdims=True)
-        fixed = np.square(own) / np.square(part).sum(axis=1)  # effective points of each
-        factors = np.empty((len(own), d, d))
-        for k, m in enumerate(centres):
-            gap = white - m
-            spread = (pull[k][:, None] * gap).T @ gap / own[k]
-            factors[k] = np.linalg.cholesky((fixed[k] * spread + 0.3 * d * np.eye(d)) / (fixed[k] + d))
-        share = own / own.sum()
-    locations = main.mean + centres @ main.factor.T
-    shape = Mixture(share, locations, main.factor @ factors)
-    return shape.joined(Mixture(np.ones(1), main.mean[None], WIDER * main.factor[None]), DEFENSIVE)
