@@ -21,7 +21,9 @@ from homodyne.optimization.cmc.shape import Joined, fitted
 Array = npt.NDArray[np.float64]
 
 ROUNDS = 8  # at most
-EVEN_SHARE, EVEN_TAIL = 0.3, 0.4  # effective share and tail index of the weights with which a proposal is good
+GOOD_ROUNDS = 2  # in a row after which it ends
+FLATTEST, KEPT_SHARE = 0.5, 0.5  # limits of the power of the posterior to which proposals are fitted
+EVEN_SHARE, EVEN_TAIL = 0.3, 0.5  # effective share and tail index of the weights with which a proposal is good
 FIXED = 20  # effective points per dimension that fix a proposal; with fewer, the weights are tempered
 LEAST_POWER = 1e-4  # of weights
 KEPT = 0.05  # share of the wide proposal in every other one
@@ -61,8 +63,9 @@ def adapt(
     proposals: list[Density] = [first]
     log_sizes = [np.log(len(points))]
     parts = [log_sizes[0] + first.log_density(points)]
+    power, good = flattening(points.shape[1]), 0
     for _ in range(ROUNDS):
-        weights = tempered(values - logsumexp(parts, axis=0), FIXED * points.shape[1])
+        weights = tempered(power * values - logsumexp(parts, axis=0), FIXED * points.shape[1])
         proposal = Joined((fitted(points, weights, rng), kept), (1.0 - KEPT, KEPT))
         further = proposal.draw(num_points, rng)
         there = evaluate(further)
@@ -76,9 +79,18 @@ def adapt(
         parts.append(log_sizes[-1] + proposal.log_density(points))
         if np.isfinite(there).sum() >= MIN_INSIDE:
             own = smoothed(there - proposal.log_density(further))
-            if own.ess >= EVEN_SHARE * num_points and own.k_hat < EVEN_TAIL:
+            good = good + 1 if own.ess >= EVEN_SHARE * num_points and own.k_hat < EVEN_TAIL else 0
+            if good == GOOD_ROUNDS:
                 break
     return proposal
+
+
+def flattening(dimension: int) -> float:
+    """Power of the posterior to which proposals are fitted: these are wider than it, and so find where its tails lead.
+
+    It keeps half of the points effective where the posterior is normal: a share of (p (2 - p))^(d/2) for the power p.
+    """
+    return max(FLATTEST, 1.0 - np.sqrt(1.0 - KEPT_SHARE ** (2.0 / dimension)))
 
 
 def tempered(log_ratios: Array, least: float) -> Array:
