@@ -233,11 +233,13 @@ def test_certify_shows_the_verdict_and_writes_nothing(homodyne, tmp_path, fitted
 
 
 def test_certify_refuses_with_3(homodyne, store):
-    """Pooled shards that are far too wide, and 100 points, too few for such a proposal."""
+    """Pooled shards that do not vary in one direction."""
     kept = ShardStore.open(store)
+    level = kept.results()[0].samples[0, 0, 0]
     for result in kept.results():
-        middle = result.samples.mean(axis=(0, 1))
-        kept.write_result(replace(result, samples=middle + 4.0 * (result.samples - middle)))
+        samples = result.samples.copy()
+        samples[..., 0] = level
+        kept.write_result(replace(result, samples=samples))
     outcome = homodyne("certify", store, "optimization.cmc.combination.method=average", "--points", 100)
     assert outcome.code == 3, outcome
     assert outcome.out.startswith("REFUSED: ")

@@ -46,7 +46,8 @@ CERTIFIED, CORRECTED, REFUSED = "CERTIFIED", "CORRECTED", "REFUSED"
 # Measured over 600 normal approximations of ridges, funnels, skewed, cut and bimodal posteriors, with 200 to 1000
 # points: where k-hat is below 0.7, 10 % of the replacements are off by more than 0.2 standard deviations or 25 % in
 # width, the worst by 0.6 and a factor of twenty; with these limits 2 %, all with 200 points, the worst by 0.3 and 40 %.
-# A proposal that was fitted to the posterior, and whose points a wider one confirms, needs no stricter conditions.
+# A proposal that was fitted to the posterior, and whose points a wider one confirms, needs the share of effective
+# points only: of severe funnels, whose widths come out wrong by a factor of two, at most a quarter is effective.
 K_CERTIFIED = 0.5  # largest Pareto tail index (k-hat) of the weights to certify draws, and, on both rungs, to correct
 ADAPTED = 500  # points, at least, of each round in which a proposal is fitted to the posterior
 SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
@@ -273,7 +274,9 @@ def _verdict(rung: Rung, first: Rung | None, adapted: bool = False) -> tuple[str
     complaint, doubt = rung.comparison.complaint, rung.comparison.doubt
     k_limit = min(1.0 - 1.0 / np.log10(num_points), K_UNCONFIRMED)
     share = 1.0
-    if complaint and not adapted:
+    if complaint and adapted:
+        share = ess / num_points
+    elif complaint:
         k_limit = K_CERTIFIED
         if first is not None:
             k_hat, share = max(k_hat, first.weights.k_hat), first.weights.ess / len(first.points)
@@ -285,7 +288,7 @@ def _verdict(rung: Rung, first: Rung | None, adapted: bool = False) -> tuple[str
     if not (ess >= MIN_ESS and share >= SHARE_CORRECTED):
         return REFUSED, (
             f"Too few of the weighted points are effective ({ess:.0f} of {num_points}"
-            + (f", on the first rung {100.0 * share:.0f} %" if first is not None else "")
+            + (f", on the first rung {100.0 * share:.0f} %" if first is not None else f", {100.0 * share:.0f} %")
             + "): the posterior is not where the draws are."
         )
     if complaint:
