@@ -18,6 +18,7 @@ from homodyne.cli.store import place_store
 from homodyne.config.io import load_config
 from homodyne.data import write_aps_u
 from homodyne.data.twotime import TwoTimeData
+from homodyne.optimization.cmc import certificate
 from homodyne.optimization.cmc.store import ShardStore
 
 TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
@@ -232,15 +233,17 @@ def test_certify_shows_the_verdict_and_writes_nothing(homodyne, tmp_path, fitted
     assert [path.name for path in tmp_path.iterdir()] == ["copy.store"]
 
 
-def test_certify_refuses_with_3(homodyne, store):
-    """Pooled shards that do not vary in one direction."""
+def test_certify_refuses_with_3(homodyne, store, monkeypatch):
+    """Pooled shards that are far too wide are mended; under a limit that no points reach they are refused."""
     kept = ShardStore.open(store)
-    level = kept.results()[0].samples[0, 0, 0]
     for result in kept.results():
-        samples = result.samples.copy()
-        samples[..., 0] = level
-        kept.write_result(replace(result, samples=samples))
-    outcome = homodyne("certify", store, "optimization.cmc.combination.method=average", "--points", 100)
+        middle = result.samples.mean(axis=(0, 1))
+        kept.write_result(replace(result, samples=middle + 4.0 * (result.samples - middle)))
+    command = ["certify", store, "optimization.cmc.combination.method=average", "--points", 100]
+    mended = homodyne(*command)
+    assert (mended.code, mended.out.partition(":")[0]) == (0, "CORRECTED")
+    monkeypatch.setattr(certificate, "MIN_ESS", 1e9)
+    outcome = homodyne(*command)
     assert outcome.code == 3, outcome
     assert outcome.out.startswith("REFUSED: ")
 
