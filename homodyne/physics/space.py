@@ -139,7 +139,7 @@ class ParameterSpace:
         return jnp.where(possible, total, -jnp.inf)
 
     def prior_information(self, z: jax.Array) -> jax.Array:
-        """Curvature (dim, dim) of normal priors along z, without that of the Jacobian: positive semidefinite."""
+        """Curvature (dim, dim) of normal priors along z, and that of logits: positive semidefinite."""
 
         def scales(z: jax.Array) -> jax.Array:
             params = self.physical(z)
@@ -148,7 +148,9 @@ class ParameterSpace:
 
         slopes = jax.jacfwd(scales)(z)
         precision = jnp.stack([jnp.asarray(self.priors[name].numbers)[1] for name in self.free_names])
-        return jnp.asarray(slopes.T @ (precision[:, None] * slopes))
+        logits = np.array([name.startswith("logit_") for name in self.coordinate_names])
+        bent = jnp.where(logits, 2.0 * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z), 0.0)
+        return jnp.asarray(slopes.T @ (precision[:, None] * slopes)) + jnp.diag(bent)
 
     def coordinates(self, params: Params) -> Array:
         """Inverse of `physical`: (dim,) for numbers, (count, dim) for arrays of values.
