@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ os.environ.setdefault(
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # nodes of a cluster listen on every interface
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read once in a process
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a background job, which every program would inherit
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import HealthCheck, settings  # noqa: E402  # after the environment is set
 

@@ -57,8 +57,8 @@ def initial_of(config: Config, space: ParameterSpace) -> Array | None:
     values = {name: own.initial for name, own in config.parameters.given().items() if own.initial is not None}
     if not values:
         return None
-    params = {name: values.get(name, space.priors[name].median) for name in space.free_names}
-    return space.coordinates({**params, **space.fixed})
+    medians = {name: space.priors[name].median for name in space.free_names} | dict(space.fixed)
+    return space.coordinates({**space.with_offsets(medians | values), **values})
 
 
 def _prior(parameter: Parameter, given: ParameterConfig) -> Prior:

@@ -100,7 +100,17 @@ class HalfNormalPrior(Section):
     sd: PositiveFloat
 
 
-AnyPrior = NormalPrior | LognormalPrior | UniformPrior | LoguniformPrior | TruncatedNormalPrior | HalfNormalPrior
+class SharePrior(Section):
+    """Of the offset of a power law: uniform in its share of the rate in the middle of the record."""
+
+    type: Literal["share"]
+    low: float
+    high: float
+
+
+AnyPrior = (
+    NormalPrior | LognormalPrior | UniformPrior | LoguniformPrior | TruncatedNormalPrior | HalfNormalPrior | SharePrior
+)
 Prior = Annotated[AnyPrior, Field(discriminator="type")]
 
 
@@ -442,7 +452,7 @@ class OptimizationConfig(Section):
 class CertificateConfig(Section):
     """Check of the posterior against exact evaluations."""
 
-    num_points: Annotated[int, Field(ge=100)] = Field(400, description="exact evaluations of the posterior")
+    num_points: Annotated[int, Field(ge=100)] = Field(1000, description="exact evaluations of the posterior")
 
 
 class OutputConfig(Section):

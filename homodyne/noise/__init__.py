@@ -1,6 +1,6 @@
 """Correlated noise of two-time maps: what it does to the uncertainty of a fit, and whether a fit agrees with its data.
 
-Everything works from `homodyne.noise.views.MapView`, a map with the model that was fitted to it as a function of two
+Everything works from `homodyne.noise.map_view.MapView`, a map with the model that was fitted to it as a function of two
 times. `sandwich` gives the covariance of the estimate, from the sums of `traces`; `adjustment` what it does to the
-likelihood; `checks` tests the fit.
+likelihood; `crosscheck` tests the fit.
 """

@@ -48,6 +48,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _MOST_ROUNDS = 100  # attempts to draw inside the support
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
 _FINER = 0.1  # factor of the tolerance from one to the next
+_AHEAD = 0.5  # of the limit, of the error before shards are sampled
 _LONG_WARMUP, _LONGER, _CAREFUL = 6, 2, 0.4  # of a second run: factors of warm-up, of draws and of rejections
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 _RANK = {CERTIFIED: 3, CORRECTED: 2, REFUSED: 0}
@@ -168,19 +169,25 @@ def fit(
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
     pilot = pilot.noting(*report.notes)
     clock.mark("noise")
+    names, reason = _names(pilot.posterior.nodes.num_points, settings)
     for round_number in range(1, _REDUCTIONS + 1):
-        best, trail, tried = _best_attempt(data, pilot, report, settings, tell, clock)
-        error, checks = _reduction_error(best, pilot, settings, tell)
-        clock.mark("direct sums")
-        if error <= reduction.max_error or round_number == _REDUCTIONS:
-            break
+        last, error = round_number == _REDUCTIONS, np.inf
+        if "cmc" in names and not last:  # shards are costly and kept: their nodes are checked before they are sampled
+            error, checks = _reduction_error(_around_mode(pilot, settings), pilot, settings, tell)
+            clock.mark("direct sums")
+        if "cmc" not in names or last or error <= _AHEAD * reduction.max_error:
+            best, trail, tried = _best_attempt(names, reason, data, pilot, report, settings, tell, clock)
+            error, checks = _reduction_error(best.z, pilot, settings, tell)
+            clock.mark("direct sums")
+            if error <= reduction.max_error or last or best.consensus is not None:
+                break
         accuracy = Accuracy(min(accuracy.order + 2, 24), _FINER * accuracy.tolerance)
         pilot = refined(pilot, checks, replace(search, accuracy=accuracy), tell)
         clock.mark("reduction")
     if error > reduction.max_error:
         reason = (
             f"The reduced data do not stand for all pairs: their log density is off by {error:.2g} at the draws, after "
-            f"{round_number} reductions (limit {reduction.max_error:g}, reduction.max_error)."
+            f"{round_number} reductions (limit {reduction.max_error:g}, reduction.max_error); lower its tolerance."
         )
         best = replace(best, certificate=replace(best.certificate, verdict=REFUSED, reason=reason))
     facts = {
@@ -197,12 +204,21 @@ def fit(
 
 
 def _best_attempt(
-    data: TwoTimeData, pilot: Pilot, report: NoiseReport, settings: Config, tell: Progress, clock: _Clock
+    names: tuple[str, ...],
+    reason: str,
+    data: TwoTimeData,
+    pilot: Pilot,
+    report: NoiseReport,
+    settings: Config,
+    tell: Progress,
+    clock: _Clock,
 ) -> tuple[Attempt, list[str], list[Attempt]]:
-    """Try methods in turn until one is good enough; the best attempt, what happened, and all attempts."""
+    """Try methods in turn until one is good enough; the best attempt, what happened, and all attempts.
+
+    `reason` says why the second method was chosen.
+    """
     trail: list[str] = []
     tried: list[Attempt] = []
-    names, reason = _names(pilot.posterior.nodes.num_points, settings)
     for place, name in enumerate(names):
         if reason and place == 1:
             trail.append(reason)
@@ -228,13 +244,18 @@ def _best_attempt(
     return max(tried, key=lambda one: one.rank), trail, tried
 
 
-def _reduction_error(best: Attempt, pilot: Pilot, settings: Config, tell: Progress) -> tuple[float, Array]:
+def _around_mode(pilot: Pilot, settings: Config) -> Array:
+    """Draws of the normal distribution at the best mode, (n, dim)."""
+    rng, mode = np.random.default_rng([settings.seed, 5]), pilot.mode
+    z = mode.z + rng.standard_normal((settings.optimization.laplace.num_draws, len(mode.z))) @ mode.root.T
+    return z[inside(z, pilot.posterior)]
+
+
+def _reduction_error(z: Array | None, pilot: Pilot, settings: Config, tell: Progress) -> tuple[float, Array]:
     """Spread of the error of the log density of the reduced data over draws, and the draws at which it was taken."""
     count = settings.reduction.num_checks
-    flat = np.unique(best.z.reshape(-1, best.z.shape[-1]), axis=0) if best.z is not None else pilot.mode.z[None]
-    distances = np.linalg.norm(
-        np.linalg.solve(np.linalg.cholesky(pilot.mode.covariance), (flat - pilot.mode.z).T), axis=0
-    )
+    flat = np.unique(z.reshape(-1, z.shape[-1]), axis=0) if z is not None and z.size else pilot.mode.z[None]
+    distances = np.linalg.norm(np.linalg.solve(pilot.mode.root, (flat - pilot.mode.z).T), axis=0)
     order = np.argsort(distances)
     points = flat[order[np.unique(np.linspace(0, len(flat) - 1, count).round().astype(int))]]
     points = points[inside(points, pilot.posterior)]
@@ -370,7 +391,7 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     chains = settings.optimization.mcmc.num_chains
     per_chain = -(-settings.optimization.laplace.num_draws // chains)
     rng, mode = np.random.default_rng([settings.seed, 2]), pilot.mode
-    root = np.linalg.cholesky(mode.covariance).T
+    root = mode.root.T
     z = mode.z + rng.standard_normal((chains * per_chain, len(mode.z))) @ root
     for _ in range(_MOST_ROUNDS):
         outside = ~inside(z, pilot.posterior)

@@ -99,6 +99,11 @@ class Mode:
     newton_step: float
     at_edge: bool = False
 
+    @property
+    def root(self) -> Array:
+        """Cholesky factor (dim, dim) of the covariance."""
+        return np.linalg.cholesky(self.covariance)
+
 
 @dataclass(frozen=True, eq=False)
 class Pilot:
@@ -191,6 +196,10 @@ def pilot_fit(
     sigma = noise_at(problem, thin, ends.z[0])
     thin = thin.with_sigma(sigma)
     modes = modes_from(thin, ends.apart(problem.space, np.inf).z[:_FOLLOWED], settings)[:_MOST_MODES]
+    space = _seen_slopes(problem.space, modes[0])
+    points = space.coordinates(physical_values(problem.space, np.array([mode.z for mode in modes])))
+    problem, thin = replace(problem, space=space), replace(thin, space=space)
+    modes = modes_from(thin, points, settings)
     progress("pilot fit: starts", 1, 1)
 
     progress("reduction", 0, 1)
@@ -350,6 +359,13 @@ def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generat
 
 
 _supported = compiled(jax.vmap(lambda z, space: space.supported(z), in_axes=(0, None)))
+
+
+def _seen_slopes(space: ParameterSpace, mode: Mode) -> ParameterSpace:
+    """Space whose coordinates of power laws suit the slopes that these data leave open."""
+    sd = dict(zip(space.coordinate_names, np.sqrt(np.diag(mode.covariance)), strict=True))
+    rates = [law.law.rate for law in space.laws]
+    return space.with_slopes({rate: sd[f"slope_{rate}"] for rate in rates if f"slope_{rate}" in sd})
 
 
 def _on_all_data(

@@ -22,6 +22,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 TYPICAL_PAIRS = 500_000
 """Pairs for which the tolerance of the reduction is meant."""
 
+WIDEST_TOLERANCE = 3.0
+"""Factor of the tolerance of small data, at most."""
+
 MOST_THINNED = 1000
 """Pairs of frames of a map in thinned data, at most."""
 
@@ -66,9 +69,10 @@ class Problem:
         """Cells in which g is smooth at points (P,) of the parameter space.
 
         The tolerance is that for half a million pairs; the more pairs there are, the more a common error of g counts.
+        That of small data is not much wider: their cells are few anyway.
         """
         pairs = self.maps.num_maps * self.maps.num_frames * (self.maps.num_frames - 1) / 2
-        tolerance = accuracy.tolerance * np.sqrt(TYPICAL_PAIRS / pairs)
+        tolerance = accuracy.tolerance * min(np.sqrt(TYPICAL_PAIRS / pairs), WIDEST_TOLERANCE)
         return find_cells(self.space.model, dict(params), self.maps, accuracy._replace(tolerance=tolerance))
 
     def reduced(self, grid: Grid) -> Nodes:

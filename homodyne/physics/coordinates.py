@@ -11,6 +11,8 @@ zero. rho0 is the standard deviation that the data leave of the slope over that 
 share of the law is too small for its exponent to be seen, the coordinate is the exponent and its width that of the
 prior. Without rho0 the exponent of a law with a small share would be a funnel (Neal, Ann. Stat. 31, 705, 2003).
 
+Where the prior of the offset is one of its share 1 - rho of the rate, z3 is the logit of rho between its bounds.
+
 A parameter with one finite bound is described by the logarithm of its distance, one with two by the logit, directions
 by their angle, everything else by itself.
 """
@@ -52,25 +54,29 @@ class LawCoordinates:
         Names of the parameters that are not fixed.
     bounded : bool
         Whether the exponent has two finite bounds, and is described by its logit.
+    shared : bool
+        Whether the prior of the offset is one of its share of the rate.
     """
 
     law: PowerLaw
     free: frozenset[str]
     bounded: bool
+    shared: bool
 
     @classmethod
     def of(cls, law: PowerLaw, priors: Mapping[str, Prior]) -> "LawCoordinates":
         """Coordinates of a law of which the parameters with priors are free."""
         names = frozenset(name for name in (law.amplitude, law.exponent, law.offset) if name and name in priors)
-        return cls(law, names, law.exponent in priors and priors[law.exponent].bounded == (True, True))
+        bounded = law.exponent in priors and priors[law.exponent].bounded == (True, True)
+        return cls(law, names, bounded, law.offset in priors and priors[law.offset].share)
 
     @property
     def _level(self) -> bool:
-        return self.law.amplitude in self.free or self.law.offset in self.free
+        return self.law.amplitude in self.free or (self.law.offset in self.free and not self.shared)
 
     @property
     def _share(self) -> bool:
-        return self.law.amplitude in self.free and self.law.offset in self.free
+        return self.law.offset in self.free and (self.shared or self.law.amplitude in self.free)
 
     @property
     def _sloped(self) -> bool:
@@ -84,7 +90,7 @@ class LawCoordinates:
         wanted = {
             f"log_{self.law.rate}": self._level,
             exponent: self.law.exponent in self.free,
-            f"log_share_{self.law.rate}": self._share,
+            f"{'logit' if self.shared else 'log'}_share_{self.law.rate}": self._share,
         }
         return tuple(name for name, present in wanted.items() if present)
 
@@ -114,15 +120,19 @@ class LawCoordinates:
             level = base + jnp.exp(parts["level"])
             log_det += parts["level"]
         if self._share:
-            share = jnp.exp(parts["share"])
+            share, share_slope = self._share_of(parts["share"], priors)
         elif self.law.amplitude in self.free:
             share = (level - offset) / level
         exponent, slope = self._exponent(parts["exponent"], share, fixed, priors, place)
         log_det += slope
         log_middle = self.law.sign * exponent * jnp.log(place.t_middle)
-        if self._share:
+        if self._share and self._level:
             amplitude, offset = share * level * jnp.exp(-log_middle), level * (1.0 - share)
-            log_det += parts["level"] + parts["share"] - log_middle
+            log_det += parts["level"] + share_slope - log_middle
+        elif self._share:
+            power = amplitude * jnp.exp(log_middle)
+            offset = power * (1.0 - share) / share
+            log_det += jnp.log(power) - 2.0 * jnp.log(share) + share_slope
         elif self.law.amplitude in self.free:
             amplitude = (level - offset) * jnp.exp(-log_middle)
             log_det -= log_middle
@@ -132,6 +142,32 @@ class LawCoordinates:
         if self.law.offset is not None:
             found[self.law.offset] = offset
         return {name: jnp.asarray(value) for name, value in found.items()}, log_det
+
+    def _share_of(self, z: Any, priors: Mapping[str, Prior]) -> tuple[Any, Any]:
+        """Share rho of the power law and log |d rho / dz|."""
+        if not self.shared:
+            return jnp.exp(z), z
+        low, high = self._share_bounds(priors)
+        return _from_interval(z, low, high)
+
+    def _share_bounds(self, priors: Mapping[str, Prior]) -> tuple[Any, Any]:
+        """Bounds of rho where the offset has bounds of its share."""
+        prior = priors[self.law.offset or ""]
+        return 1.0 - prior.high, 1.0 - prior.low
+
+    def offset_share(self, params: Values, place: Place) -> tuple[Any, Any]:
+        """Share s of the offset b in the rate at the middle of the record, and log |ds / db|."""
+        power = params[self.law.amplitude] * jnp.exp(
+            self.law.sign * params[self.law.exponent] * jnp.log(place.t_middle)
+        )
+        level = power + params[self.law.offset or ""]
+        return params[self.law.offset or ""] / level, jnp.log(power) - 2.0 * jnp.log(level)
+
+    def offset_from_share(self, params: Values, share: Any, place: Place) -> Any:
+        """Inverse of `offset_share` in NumPy."""
+        amplitude, exponent = params[self.law.amplitude], np.asarray(params[self.law.exponent])
+        with np.errstate(all="ignore"):
+            return amplitude * np.exp(self.law.sign * exponent * np.log(float(place.t_middle))) * share / (1.0 - share)
 
     def _exponent(
         self, z: Any, share: Any, fixed: Values, priors: Mapping[str, Prior], place: Place
@@ -143,7 +179,7 @@ class LawCoordinates:
             scale = jnp.sqrt(share**2 + place.slope_scale**2)
             return z / scale, -jnp.log(scale)
         if self.bounded:
-            return _from_interval(z, priors[self.law.exponent])
+            return _from_interval(z, priors[self.law.exponent].low, priors[self.law.exponent].high)
         return z, jnp.zeros(())
 
     def coordinates(self, params: Values, priors: Mapping[str, Prior], place: Place) -> list[Any]:
@@ -160,9 +196,10 @@ class LawCoordinates:
                 found.append(exponent * np.sqrt((power / level) ** 2 + float(place.slope_scale) ** 2))
             elif self.law.exponent in self.free:
                 prior = priors[self.law.exponent]
-                found.append(_to_interval(exponent, prior) if self.bounded else exponent)
+                found.append(_to_interval(exponent, prior.low, prior.high) if self.bounded else exponent)
             if self._share:
-                found.append(np.log(power / level))
+                bounds = self._share_bounds(priors) if self.shared else None
+                found.append(_to_interval(power / level, *bounds) if bounds else np.log(power / level))
         return found
 
     def rate(self, params: Values, t: Any) -> jax.Array:
@@ -183,7 +220,7 @@ def single_value(z: Any, prior: Prior) -> tuple[Any, Any]:
     if prior.circular or prior.bounded == (False, False):
         return z, jnp.zeros(())
     if prior.bounded == (True, True):
-        return _from_interval(z, prior)
+        return _from_interval(z, prior.low, prior.high)
     return (prior.low + jnp.exp(z) if prior.bounded[0] else prior.high - jnp.exp(z)), z
 
 
@@ -194,18 +231,17 @@ def single_coordinate(value: Any, prior: Prior) -> Any:
         if prior.circular or prior.bounded == (False, False):
             return value
         if prior.bounded == (True, True):
-            return _to_interval(value, prior)
+            return _to_interval(value, prior.low, prior.high)
         return np.log(value - prior.low) if prior.bounded[0] else np.log(prior.high - value)
 
 
-def _from_interval(z: Any, prior: Prior) -> tuple[Any, Any]:
-    width = prior.high - prior.low
-    log_slope = jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) + jnp.log(width)
-    return prior.low + width * jax.nn.sigmoid(z), log_slope
+def _from_interval(z: Any, low: Any, high: Any) -> tuple[Any, Any]:
+    log_slope = jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) + jnp.log(high - low)
+    return low + (high - low) * jax.nn.sigmoid(z), log_slope
 
 
-def _to_interval(value: Any, prior: Prior) -> Any:
-    return np.log(value - prior.low) - np.log(prior.high - value)
+def _to_interval(value: Any, low: Any, high: Any) -> Any:
+    return np.log(value - low) - np.log(high - value)
 
 
 def level_columns(names: Collection[str], law: PowerLaw) -> list[int]:

@@ -1,7 +1,9 @@
 """Prior distributions of physical parameters, restricted to bounds.
 
 `make_prior` builds one from its name and arguments. Every kind is normal or flat in x or in log x, cut at bounds, so
-that a `Prior` is a row of numbers: programs compiled for one serve every other.
+that a `Prior` is a row of numbers: programs compiled for one serve every other. The prior ``share`` of the offset of a
+power law is uniform in its share of the rate in the middle of the record: what is known beforehand of an offset is that
+it is part of the rate, whatever its size.
 """
 
 from collections.abc import Mapping
@@ -25,6 +27,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     "uniform": ("low", "high"),
     "loguniform": ("low", "high"),
     "half_normal": ("sd",),
+    "share": ("low", "high"),
 }
 PRIOR_KINDS = tuple(_KINDS)
 """Names of the distributions."""
@@ -49,12 +52,16 @@ class Prior:
         Whether the lower and the upper bound are finite.
     circular : bool
         Whether the interval is closed to a circle.
+    share : bool
+        Whether x is not the parameter, which is the offset of a power law, but its share of the rate in the middle of
+        the record.
     """
 
     numbers: Any
     logarithmic: bool = field(metadata={"static": True})
     bounded: tuple[bool, bool] = field(metadata={"static": True})
     circular: bool = field(default=False, metadata={"static": True})
+    share: bool = field(default=False, metadata={"static": True})
 
     @property
     def low(self) -> Any:
@@ -144,6 +151,15 @@ def make_prior(
         if not given["low"] < given["high"]:
             raise InputError(f"prior of {name}: low = {given['low']} must be below high = {given['high']}")
         low, high = max(low, given["low"]), min(high, given["high"])
+    if kind == "share":
+        if bounds is not None:
+            raise InputError(
+                f"{name} has bounds and the prior share, which is one of its share of the rate: give {name} another "
+                "prior too, say {type: normal, mean: 0, sd: 1e4}, or no bounds"
+            )
+        low, high = given["low"], given["high"]
+        if high > 1.0:
+            raise InputError(f"prior share of {name}: high = {high:g} must not be above 1, all of the rate")
     logarithmic = kind in _LOGARITHMIC
     if logarithmic or kind == "half_normal":
         low = max(low, 0.0)
@@ -154,7 +170,7 @@ def make_prior(
         raise failure
     with np.errstate(divide="ignore"):
         ends = (np.log(low), np.log(high)) if logarithmic else (low, high)
-    if kind in ("uniform", "loguniform"):
+    if kind in ("uniform", "loguniform", "share"):
         mean, precision, constant = 0.0, 0.0, -np.log(ends[1] - ends[0])
     else:
         mean = np.log(given["median"]) if kind == "lognormal" else given.get("mean", 0.0)
@@ -164,7 +180,8 @@ def make_prior(
             raise failure
         precision, constant = sd**-2.0, -np.log(sd) - 0.5 * np.log(2 * np.pi) - np.log(above - below)
     bounded = bool(np.isfinite(low)), bool(np.isfinite(high))
-    prior = Prior(np.array([mean, precision, constant, low, high, np.nan]), logarithmic, bounded)
+    numbers = np.array([mean, precision, constant, low, high, np.nan])
+    prior = Prior(numbers, logarithmic, bounded, share=kind == "share")
     return replace(prior, numbers=np.append(prior.numbers[:5], prior.quantile(0.5)))
 
 

@@ -128,13 +128,18 @@ class ParameterSpace:
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the prior in z, Jacobian included; -inf where the model or a prior excludes the point."""
         params, total = self._mapped(z)
-        free = jnp.stack([params[name] for name in self.free_names])
+        judged = dict(params)
+        for law in self.laws:
+            if law.shared and law.law.offset is not None:
+                judged[law.law.offset], log_slope = law.offset_share(params, self._place(law))
+                total += log_slope
+        free = jnp.stack([judged[name] for name in self.free_names])
         total += log_prob(tuple(self.priors[name] for name in self.free_names), free).sum()
         possible = self.model.supported(params, self.ends[0], self.ends[1]) & jnp.isfinite(total)
         return jnp.where(possible, total, -jnp.inf)
 
     def prior_information(self, z: jax.Array) -> jax.Array:
-        """Curvature (dim, dim) of normal priors along z, without that of the Jacobian: positive semidefinite."""
+        """Curvature (dim, dim) of normal priors along z, and that of logits: positive semidefinite."""
 
         def scales(z: jax.Array) -> jax.Array:
             params = self.physical(z)
@@ -143,7 +148,9 @@ class ParameterSpace:
 
         slopes = jax.jacfwd(scales)(z)
         precision = jnp.stack([jnp.asarray(self.priors[name].numbers)[1] for name in self.free_names])
-        return jnp.asarray(slopes.T @ (precision[:, None] * slopes))
+        logits = np.array([name.startswith("logit_") for name in self.coordinate_names])
+        bent = jnp.where(logits, 2.0 * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z), 0.0)
+        return jnp.asarray(slopes.T @ (precision[:, None] * slopes)) + jnp.diag(bent)
 
     def coordinates(self, params: Params) -> Array:
         """Inverse of `physical`: (dim,) for numbers, (count, dim) for arrays of values.
@@ -186,6 +193,7 @@ class ParameterSpace:
         size = 100 * count
         params: dict[str, Any] = {name: np.full(size, float(value)) for name, value in self.fixed.items()}
         params.update({name: self.priors[name].quantile(rng.uniform(size=size)) for name in self.free_names})
+        params = self.with_offsets(params)
         with np.errstate(all="ignore"):
             allowed = np.broadcast_to(np.asarray(supported(self.model, params, *np.asarray(self.ends))), size)
         which = np.flatnonzero(allowed)[:count]
@@ -210,6 +218,14 @@ class ParameterSpace:
                 target = rng.uniform(np.log(slowest / factor), np.log(fastest / factor), len(moved))
                 moved[:, columns] += (target - moved[:, columns].mean(axis=1))[:, None]
         return moved
+
+    def with_offsets(self, params: Params) -> dict[str, Any]:
+        """Parameters in which shares, where the prior of an offset is one of its share, are replaced by offsets."""
+        found = dict(params)
+        for law in self.laws:
+            if law.shared and law.law.offset is not None:
+                found[law.law.offset] = law.offset_from_share(params, params[law.law.offset], self._place(law))
+        return found
 
     def with_slopes(self, slope_sd: Mapping[str, float]) -> "ParameterSpace":
         """Space whose coordinates suit data that leave these standard deviations of the slopes d log J / d log t."""
@@ -258,6 +274,11 @@ def parameter_space(
         if one.name not in held:
             prior = given.get(one.name) or make_prior(*one.prior, name=one.name, support=one.support)
             complete[one.name] = prior.on_circle(one.period) if one.period else prior
+    offsets = [law.offset for law in model.coordinates()]
+    if wrong := [name for name, prior in complete.items() if prior.share and name not in offsets]:
+        raise InputError(
+            f"prior share of {', '.join(wrong)}: {model.name} has no power law of which this is the offset"
+        )
     if not complete:
         names = ", ".join(model.parameter_names)
         raise InputError(f"all parameters of {model.name} are fixed: leave at least one of {names} free")

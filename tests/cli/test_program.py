@@ -89,7 +89,7 @@ def test_a_defect_of_the_program_is_not_hidden(monkeypatch, kind):
     [
         (["zzz"], "zzz"),
         (["fit"], "CONFIG_OR_FILE"),
-        (["fit", "x.h5", "--q", "abc"], "--q"),
+        (["fit", "x.h5", "--q", "abc"], "experimental_data.q: 'abc'"),
         (["fit", "x.h5", "--nonsense"], "--nonsense"),
         (["simulate", "x.h5", "--frames", "2"], "--frames"),
     ],

@@ -18,6 +18,7 @@ from homodyne.cli.store import place_store
 from homodyne.config.io import load_config
 from homodyne.data import write_aps_u
 from homodyne.data.twotime import TwoTimeData
+from homodyne.optimization.cmc import certificate
 from homodyne.optimization.cmc.store import ShardStore
 
 TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
@@ -185,9 +186,9 @@ def test_combining_again_gives_the_same_result(homodyne, fitted, store):
     assert "wrote again" in outcome.out
     first, second = (package.load_result(folder / "result.nc") for folder in (fitted, Path("again")))
     assert same(dict(first.samples), dict(second.samples))
-    for name in ("t", "phi", "sigma"):
+    for name in ("t", "phi", "sigma", "q"):
         assert np.array_equal(getattr(first, name), getattr(second, name))
-    for name in ("q", "gap", "verdict", "num_points", "units", "parameter_names", "num_shards", "seed", "bad_frames"):
+    for name in ("gap", "verdict", "num_points", "units", "parameter_names", "num_shards", "seed", "bad_frames"):
         assert getattr(first, name) == getattr(second, name)
     assert first.certificate == second.certificate
     assert second.per_shard_diagnostics == first.per_shard_diagnostics
@@ -223,22 +224,26 @@ def test_a_result_is_not_replaced_unasked(homodyne, fitted, store):
 
 
 def test_certify_shows_the_verdict_and_writes_nothing(homodyne, tmp_path, fitted, store):
-    outcome = homodyne("certify", store, "--points", 200)
+    outcome = homodyne("certify", store, "--points", 1000)
     certificate = package.load_result(fitted / "result.nc").certificate
     assert outcome.code == 0, outcome
     assert outcome.out.startswith(f"{certificate.verdict}: ")
     assert "k_hat" in outcome.out
-    assert "of 200 points" in outcome.out
+    assert " points" in outcome.out
     assert [path.name for path in tmp_path.iterdir()] == ["copy.store"]
 
 
-def test_certify_refuses_with_3(homodyne, store):
-    """Pooled shards that are far too wide, and 100 points, too few for such a proposal."""
+def test_certify_refuses_with_3(homodyne, store, monkeypatch):
+    """Pooled shards that are far too wide are mended; under a limit that no points reach they are refused."""
     kept = ShardStore.open(store)
     for result in kept.results():
         middle = result.samples.mean(axis=(0, 1))
         kept.write_result(replace(result, samples=middle + 4.0 * (result.samples - middle)))
-    outcome = homodyne("certify", store, "optimization.cmc.combination.method=average", "--points", 100)
+    command = ["certify", store, "optimization.cmc.combination.method=average", "--points", 100]
+    mended = homodyne(*command)
+    assert (mended.code, mended.out.partition(":")[0]) == (0, "CORRECTED")
+    monkeypatch.setattr(certificate, "MIN_ESS", 1e9)
+    outcome = homodyne(*command)
     assert outcome.code == 3, outcome
     assert outcome.out.startswith("REFUSED: ")
 

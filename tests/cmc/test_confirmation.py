@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from homodyne.optimization.cmc import confirmation
 from homodyne.optimization.cmc.certificate import CORRECTED, K_CERTIFIED, REFUSED, certify
 from homodyne.optimization.cmc.confirmation import confirm
 from homodyne.optimization.cmc.importance import smoothed
@@ -96,20 +97,29 @@ def two_peaks(z):
     return np.logaddexp(*(-0.5 * np.square((z[:, 0] - centre) / 0.04) for centre in (-1.0, 1.0)))
 
 
-def test_peaks_stay_apart_and_keep_their_shares():
-    """One wide component over both, the planted bug, has hardly a point in either."""
+class NoShape:
+    """Planted: one wide component takes the place of the shape."""
+
+    def widened(self, factor):
+        return around(Normal.of([0.0], [[1.0]]), [], two_peaks)
+
+
+def test_peaks_stay_apart_and_keep_their_shares(monkeypatch):
+    """One wide component over both, and no shape, the planted bug, has hardly a point in either."""
     peaks = [Normal.of([centre], [[0.04**2]]) for centre in (-1.0, 1.0)]
     proposal = around(peaks[0], peaks[1:], two_peaks)
-    kept, planted = [], []
+    kept, planted, wide = [], [], Normal.of([0.0], [[1.0]])
     for seed in range(8):
         rng = np.random.default_rng(seed)
         points = proposal.draw(NUM_POINTS, rng)
         weights = smoothed(two_peaks(points) - proposal.log_density(points))
-        for centres, ess in ((peaks, kept), ([Normal.of([0.0], [[1.0]])], planted)):
-            found = confirm(two_peaks, points, weights, centres, ["z"], K_CERTIFIED, rng)
-            ess.append(found.weights.ess if found.complaint is None else 0.0)
-            share = np.exp(found.weights.log_weights)[found.points[:, 0] > 0.0].sum()
-            if centres is peaks:
-                assert found.complaint is None
-                assert abs(share - 0.5) < 4.0 * 0.5 / np.sqrt(found.weights.ess)
+        found = confirm(two_peaks, points, weights, peaks, ["z"], K_CERTIFIED, rng)
+        kept.append(found.weights.ess)
+        share = np.exp(found.weights.log_weights)[found.points[:, 0] > 0.0].sum()
+        assert found.complaint is None
+        assert abs(share - 0.5) < 4.0 * 0.5 / np.sqrt(found.weights.ess)
+        with monkeypatch.context() as patch:
+            patch.setattr(confirmation, "fitted", lambda *given: NoShape())
+            found = confirm(two_peaks, points, weights, [wide], ["z"], K_CERTIFIED, rng)
+        planted.append(found.weights.ess if found.complaint is None else 0.0)
     assert min(kept) > 0.5 * NUM_POINTS > 4.0 * max(planted)

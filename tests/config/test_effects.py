@@ -119,8 +119,10 @@ MODEL = {
 
 @pytest.mark.parametrize("key", MODEL)
 def test_choice_of_model(key):
-    changed = load_config(None, [f"{key}={MODEL[key]}"])
-    assert seen_in_space(changed) != seen_in_space(load_config())
+    name = key.split(".")[1] if key.endswith("offset.bounds") else ""  # bounds of the value want a prior of the value
+    base = [f"parameters.{name}.prior={{type: normal, mean: 0, sd: 1}}"] if name else []
+    changed = load_config(None, [*base, f"{key}={MODEL[key]}"])
+    assert seen_in_space(changed) != seen_in_space(load_config(None, base))
 
 
 FIT = {

@@ -239,7 +239,7 @@ def test_resolving_adds_priors_and_changes_nothing_else():
 
 @pytest.mark.parametrize("kind", AnyPrior.__args__)
 def test_every_kind_of_prior_can_be_built(kind):
-    values = {"mean": 1.0, "sd": 2.0, "median": 3.0, "sigma": 0.5, "low": 0.5, "high": 4.0}
+    values = {"mean": 1.0, "sd": 2.0, "median": 3.0, "sigma": 0.5, "low": 0.5, "high": 0.9}
     name, *arguments = kind.model_fields
     word = kind.model_fields[name].annotation.__args__[0]
     prior = make_prior(word, {argument: values[argument] for argument in arguments})

@@ -6,7 +6,7 @@ from homodyne.errors import ConfigError
 from homodyne.physics.model import find_model
 
 WRONG = {
-    "analysis_mode": ("laminar", "'laminar' given, expected 'static' or 'laminar_flow'"),
+    "analysis_mode": ("laminar", "unknown model 'laminar'; did you mean laminar_flow?"),
     "experimental_data.q": (
         -1,
         "-1 given, expected a positive number in 1/Å, a list of them, a range low:high, or all",

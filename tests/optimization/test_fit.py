@@ -12,6 +12,7 @@ from homodyne.errors import ConfigError, ConvergenceError, DataError, InputError
 from homodyne.likelihood.posterior import Posterior, evaluate_many, log_densities
 from homodyne.likelihood.reduction import reduce_pairs
 from homodyne.optimization import mcmc
+from homodyne.optimization.cmc import certificate
 from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.optimization.problem import build_problem
 from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
@@ -187,7 +188,7 @@ def test_offset_and_contrast_have_their_exact_conditional_distribution(exact, la
 
 def test_sampled_noise(exact, data, laplace):
     result = fitted(data, noise="sampled")
-    assert result.verdict == "CERTIFIED"
+    assert result.verdict in ("CERTIFIED", "CORRECTED"), result.certificate.reason
     sigma = result.samples["sigma"].reshape(-1, 2)
     error = laplace.sigma / np.sqrt(60 * 59)  # of the noise from that many residuals
     np.testing.assert_allclose(sigma.std(axis=0), error, rtol=0.1)
@@ -212,8 +213,8 @@ def laminar():
 
 def test_laminar_flow_from_end_to_end(laminar):
     data, result, stages = laminar
-    assert result.verdict == "CERTIFIED"
-    assert result.diagnostics["methods"] == ["laplace: CERTIFIED"]
+    assert result.verdict in ("CERTIFIED", "CORRECTED"), result.certificate.reason
+    assert result.diagnostics["methods"] == [f"laplace: {result.verdict}"]
     assert result.num_points == data.num_pairs == 4 * 59 * 58 // 2 - 4
     assert result.bad_frames == (7,)
     assert (result.analysis_mode, result.gap) == ("laminar_flow", 2e6)
@@ -251,7 +252,7 @@ def test_corrected_draws_are_the_weighted_points(mirror):
     assert turned.std() < 5.0
     share = np.mean(np.cos(np.deg2rad(2 * (phi0 - 80.0))) > 0)
     assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(mirror.certificate.ess)
-    assert np.unique(phi0).size <= mirror.certificate.num_points < phi0.size
+    assert np.unique(phi0).size <= mirror.certificate.num_points
     assert mirror.diagnostics["ess_bulk"]["phi0"] == mirror.certificate.ess
     assert np.isfinite(mirror.sample_stats["lp"]).all()
 
@@ -263,9 +264,13 @@ def test_fixed_parameters_are_kept_and_not_sampled(mirror):
     assert abs(mirror.mean["D0"] - MIRROR["D0"]) < 4 * mirror.sd["D0"]
 
 
-def test_what_is_refused_stays_refused():
-    """The posterior of a few noisy frames is no normal distribution; the result says so."""
-    result = fitted(measured(STATIC, (0.0,), sigma=0.1, num_frames=25))
+def test_few_noisy_frames_are_answered_and_what_is_refused_stays_refused(monkeypatch):
+    """Their posterior is no normal distribution: weighted points are the answer, unless nothing were good enough."""
+    noisy = measured(STATIC, (0.0,), sigma=0.1, num_frames=25)
+    result = fitted(noisy)
+    assert (result.verdict, result.method) == ("CORRECTED", "laplace")
+    monkeypatch.setattr(certificate, "MIN_ESS", 1e9)
+    result = fitted(noisy)
     assert (result.verdict, result.method) == ("REFUSED", "laplace")
     assert result.diagnostics["methods"] == ["laplace: REFUSED"]
     assert np.unique(result.samples["D0"]).size == 500  # its own draws, not resampled ones
@@ -384,6 +389,7 @@ def test_auto_keeps_the_best_answer(data, laplace, monkeypatch):
         raise ConvergenceError("no starting point")
 
     monkeypatch.setitem(mcmc.METHODS, "nuts", fails)
+    monkeypatch.setattr(certificate, "MIN_ESS", 1e9)
     refused = fitted(measured(STATIC, (0.0,), sigma=0.1, num_frames=25), method="auto")
     assert (refused.verdict, refused.method) == ("REFUSED", "laplace")
     assert refused.diagnostics["methods"][-1] == "nuts: failed (no starting point)"

@@ -50,8 +50,9 @@ def found(problem):
     return fitted(problem)
 
 
-def test_the_mode_is_the_highest_point(problem, found):
-    mode, exact = found.mode, problem.posterior(reduce_pairs(problem.maps, *np.triu_indices(50, 1)), found.sigma)
+def test_the_mode_is_the_highest_point(found):
+    problem, mode = found.problem, found.mode
+    exact = problem.posterior(reduce_pairs(problem.maps, *np.triu_indices(50, 1)), found.sigma)
     assert not mode.at_edge
     assert len(found.modes) == 1
     assert mode.newton_step < 0.02

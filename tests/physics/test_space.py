@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from homodyne.errors import InputError
 from homodyne.physics.model import find_model
@@ -25,17 +26,39 @@ def space_of(free, model="laminar_flow", **more):
     return parameter_space(chosen, T, fixed=fixed, **more)
 
 
+LAWS = {"D_offset": ("D0", "alpha"), "gamma_dot_offset": ("gamma_dot_0", "beta")}
+
+
+def log_prior(space, params):
+    """Sum of the log densities of the priors; that of a share s of the rate by the slope ds/db at the offset b."""
+    total = 0.0
+    for name, prior in space.priors.items():
+        if prior.share:
+            amplitude, exponent = (float(params[other]) for other in LAWS[name])
+            power = amplitude * np.sqrt(T[0] * T[-1]) ** exponent
+            share = float(params[name]) / (power + float(params[name]))
+            total += float(prior.log_prob(share)) + np.log(power / (power + float(params[name])) ** 2)
+        else:
+            total += float(prior.log_prob(params[name]))
+    return total
+
+
 LAW = ("D0", "alpha", "D_offset")
 SUBSETS = [free for size in (1, 2, 3) for free in itertools.combinations(LAW, size)]
 
 
+NORMAL = make_prior("normal", {"mean": 0.0, "sd": 1e4})
+
+
 @pytest.mark.parametrize("free", [*SUBSETS, tuple(VALUES), ("gamma_dot_0", "beta", "phi0")])
 @pytest.mark.parametrize("offset", [30.0, -30.0])
-def test_coordinates_and_parameters_are_inverse_and_the_jacobian_is_that_of_autodiff(free, offset):
+@pytest.mark.parametrize("prior", [None, NORMAL], ids=["share", "normal"])
+def test_coordinates_and_parameters_are_inverse_and_the_jacobian_is_that_of_autodiff(free, offset, prior):
     fixed = {name: VALUES[name] for name in VALUES if name not in free} | (
         {"D_offset": offset} if "D_offset" not in free else {}
     )
-    space = parameter_space(find_model("laminar_flow"), T, fixed=fixed)
+    priors = {"D_offset": prior} if prior and "D_offset" in free else {}
+    space = parameter_space(find_model("laminar_flow"), T, fixed=fixed, priors=priors)
     truth = {**VALUES, "D_offset": offset}
     z = space.coordinates(truth)
     assert z.shape == (space.dim,) == (len(free),)
@@ -44,9 +67,7 @@ def test_coordinates_and_parameters_are_inverse_and_the_jacobian_is_that_of_auto
         assert float(back[name]) == pytest.approx(truth[name], rel=1e-12)
     slopes = jax.jacfwd(space.physical)(jnp.asarray(z))
     matrix = np.array([slopes[name] for name in space.free_names])
-    expected = np.log(abs(np.linalg.det(matrix))) + sum(
-        float(space.priors[name].log_prob(back[name])) for name in space.free_names
-    )
+    expected = np.log(abs(np.linalg.det(matrix))) + log_prior(space, back)
     assert float(space.log_prior(jnp.asarray(z))) == pytest.approx(expected, rel=1e-10)
 
 
@@ -65,9 +86,7 @@ def test_bounded_exponent_stays_inside():
     z = space.coordinates(VALUES)
     slopes = jax.jacfwd(space.physical)(jnp.asarray(z))
     matrix = np.array([slopes[name] for name in space.free_names])
-    expected = np.log(abs(np.linalg.det(matrix))) + sum(
-        float(space.priors[name].log_prob(space.physical(z)[name])) for name in space.free_names
-    )
+    expected = np.log(abs(np.linalg.det(matrix))) + log_prior(space, space.physical(z))
     assert float(space.log_prior(z)) == pytest.approx(expected, rel=1e-10)
     assert -1 < float(space.physical(z + np.array([0, 40.0, 0]))["alpha"]) <= 0.5
 
@@ -111,3 +130,20 @@ def test_what_cannot_be_fitted_is_refused():
         parameter_space(find_model("static"), T, fixed={"speed": 0.0})
     with pytest.raises(InputError, match="unknown model 'statics'"):
         find_model("statics")
+    with pytest.raises(InputError, match="no power law of which this is the offset"):
+        parameter_space(find_model("static"), T, priors={"alpha": make_prior("share", {"low": 0.0, "high": 1.0})})
+    with pytest.raises(InputError, match="must not be above 1"):
+        make_prior("share", {"low": 0.0, "high": 1.5}, name="D_offset")
+    with pytest.raises(InputError, match="give D_offset another prior too"):
+        make_prior("share", {"low": 0.0, "high": 1.0}, (0.0, 5.0), name="D_offset")
+
+
+def test_draws_of_a_share_are_uniform():
+    space = space_of(LAW, "static", priors={"D_offset": make_prior("share", {"low": -0.5, "high": 1.0})})
+    z = space.draw_supported(np.random.default_rng(0), 4000)
+    params = {name: np.asarray(x) for name, x in jax.vmap(space.physical)(z).items()}
+    power = params["D0"] * np.sqrt(T[0] * T[-1]) ** params["alpha"]
+    share = params["D_offset"] / (power + params["D_offset"])
+    positive = share[share > 0]  # all of these are allowed, whatever the exponent
+    assert stats.kstest(positive, stats.uniform().cdf).pvalue > 1e-3
+    assert share.min() > -0.5

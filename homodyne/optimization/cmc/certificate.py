@@ -7,13 +7,15 @@ CERTIFIED   the weights can be trusted and the draws agree with them: use the dr
 CORRECTED   the weights can be trusted, the draws are off or too few to tell: use the reweighted points.
 REFUSED     neither can be trusted; the reason says why.
 
-There are two rungs. The first proposes from one multivariate t around mean and covariance of the draws, and around
+There are three rungs. The first proposes from one multivariate t around mean and covariance of the draws, and around
 the known modes. Where the posterior has another shape, a second proposal is fitted to the shape of the draws; its
-points are used together with those of the first, and are doubled once if they neither confirm nor contradict the
-draws. (Points are never reused with a proposal that was fitted to them: that would bias the weights by several
-standard errors.) Points that are to replace draws must stay what they are when the next proposal is fitted to them
-(`homodyne.optimization.cmc.confirmation`). A mode that neither the draws nor ``modes`` know of cannot be seen by any
-such test: hand over every mode that a multistart search finds.
+points are used together with those of the first. Where these neither confirm nor contradict the draws, or the draws are
+normal, the proposal is fitted to the posterior itself, round by round (`homodyne.optimization.cmc.adaptation`), and
+fresh points are drawn from it. (Points are never reused with a proposal that was fitted to them: that would bias the
+weights by several standard errors.) Points that are to replace draws
+must stay what they are when the next proposal is fitted to them (`homodyne.optimization.cmc.confirmation`). A mode that
+neither the draws nor ``modes`` know of cannot be seen by any such test: hand over every mode that a multistart search
+finds.
 """
 
 import json
@@ -27,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
+from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.confirmation import confirm
 from homodyne.optimization.cmc.proposal import Mode, Normal, around, shaped
 from homodyne.optimization.cmc.rung import Draws, Rung, climb
@@ -43,7 +46,10 @@ CERTIFIED, CORRECTED, REFUSED = "CERTIFIED", "CORRECTED", "REFUSED"
 # Measured over 600 normal approximations of ridges, funnels, skewed, cut and bimodal posteriors, with 200 to 1000
 # points: where k-hat is below 0.7, 10 % of the replacements are off by more than 0.2 standard deviations or 25 % in
 # width, the worst by 0.6 and a factor of twenty; with these limits 2 %, all with 200 points, the worst by 0.3 and 40 %.
+# A proposal that was fitted to the posterior, and whose points a wider one confirms, needs the share of effective
+# points only: of severe funnels, whose widths come out wrong by a factor of two, at most a quarter is effective.
 K_CERTIFIED = 0.5  # largest Pareto tail index (k-hat) of the weights to certify draws, and, on both rungs, to correct
+ADAPTED = 500  # points, at least, of each round in which a proposal is fitted to the posterior
 SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
 K_UNCONFIRMED = 0.7  # to replace draws neither confirmed nor contradicted; 1 - 1 / log10(points) where that is less
 MIN_ESS = 100.0  # effective points, at least
@@ -59,13 +65,14 @@ class Certificate:
     verdict, reason
         CERTIFIED, CORRECTED or REFUSED, and one sentence that says why.
     rung
-        Proposal that decided: "gaussian", or "shape" where it had to follow the draws; "none" without weights.
+        Proposal that decided: "gaussian", "shape" where it had to follow the draws, or "adapted" where it was fitted to
+        the posterior; "none" without weights.
     k_hat
         Pareto tail index of the weights; 0 where they are too even to have a tail.
     ess
         Effective points, 1 / sum of squared weights.
     ess_ceiling, ess_ceiling_error
-        What the same points would reach if the posterior were exactly the Gaussian (on the second rung the shape)
+        What the same points would reach if the posterior were exactly the Gaussian (on the other rungs the shape)
         fitted to the draws, and its Monte Carlo error.
     num_points
         Points at which the posterior was evaluated and weighted.
@@ -147,8 +154,9 @@ def certify(
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
-    Evaluates the posterior at ``num_points`` points, two or three times as many when the second rung is needed, and,
-    unless ``draws_log_density`` is given, at all draws: none may lie where the posterior is zero.
+    Evaluates the posterior at ``num_points`` points, twice as many when the second rung is needed, up to eleven
+    times as many when the third is, and, unless ``draws_log_density`` is given, at all draws: none may lie where the
+    posterior is zero.
 
     Parameters
     ----------
@@ -186,7 +194,7 @@ def certify(
     values = _values(x, draws_log_density, evaluate)
     outside = int(np.count_nonzero(~np.isfinite(values)))
     if outside:
-        unbelievable = unbelievable or f"{outside} of {values.size} draws lie where the posterior is zero"
+        unbelievable = unbelievable or f"Of {values.size} draws {outside} lie where the posterior is zero"
     known = (None, None) if gaussian is not None else _known(x, values, num_points)
     given = Draws(x, independent, tuple(names), *known)
 
@@ -203,7 +211,7 @@ def certify(
         judged = _certified(name, rung, verdict, reason, given.names)
         if unbelievable:
             judged = without_draws(judged, unbelievable)
-        doubtful = rung.comparison.complaint or (unbelievable and name == "shape")
+        doubtful = rung.comparison.complaint or (unbelievable and name != "gaussian")
         if judged.certificate.verdict == CORRECTED and doubtful:
             return _confirmed(judged, rung, evaluate, centres, given.flat, rng)
         return judged
@@ -212,18 +220,25 @@ def certify(
         return done("gaussian", first, verdict, reason)
 
     own = main if gaussian is not None else shaped(given.early)
-    shape, rung = shaped(given.flat), first
-    for share in (1 / 2, 2 / 3):  # of the points are from the second proposal, after its first and second helping
+    start = proposal
+    if gaussian is None:
+        shape = shaped(given.flat)
         further = shape.draw(num_points, rng)
+        start = proposal.joined(shape, 0.5)
         points, values = np.concatenate([points, further]), np.concatenate([values, evaluate(further)])
-        reached = climb(given, points, values, proposal.joined(shape, share), own, gaussian is None, rng)
-        if isinstance(reached, str):
-            return _unable(names, reached)
-        rung = reached
-        verdict, reason = _verdict(rung, first)
-        if verdict == CERTIFIED or rung.comparison.complaint:
-            break
-    return done("shape", rung, verdict, reason)
+        second = climb(given, points, values, start, own, True, rng)
+        if isinstance(second, str):
+            return _unable(names, second)
+        verdict, reason = _verdict(second, first)
+        if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
+            return done("shape", second, verdict, reason)
+    enough = max(num_points, ADAPTED)
+    start = adapt(evaluate, start, proposal, points, values, enough, rng)
+    points = start.draw(2 * enough, rng)
+    third = climb(given, points, evaluate(points), start, own, gaussian is None, rng)
+    if isinstance(third, str):
+        return _unable(names, third)
+    return done("adapted", third, *_verdict(third, None, adapted=True))
 
 
 def without_draws(judged: Certified, said: str) -> Certified:
@@ -249,13 +264,19 @@ def _sound(first: Rung) -> bool:
     return first.weights.k_hat < K_CERTIFIED and first.weights.ess >= max(needed, MIN_ESS)
 
 
-def _verdict(rung: Rung, first: Rung | None) -> tuple[str, str]:
-    """The rule: what the weights allow, then what the draws deserve. ``first`` is the rung below, if any."""
+def _verdict(rung: Rung, first: Rung | None, adapted: bool = False) -> tuple[str, str]:
+    """The rule: what the weights allow, then what the draws deserve.
+
+    ``first`` is the rung below, where the proposal of this one was fitted to the draws in question; ``adapted`` says
+    that it was fitted to the posterior.
+    """
     num_points, k_hat, ess = len(rung.points), rung.weights.k_hat, rung.weights.ess
     complaint, doubt = rung.comparison.complaint, rung.comparison.doubt
     k_limit = min(1.0 - 1.0 / np.log10(num_points), K_UNCONFIRMED)
     share = 1.0
-    if complaint:
+    if complaint and adapted:
+        share = ess / num_points
+    elif complaint:
         k_limit = K_CERTIFIED
         if first is not None:
             k_hat, share = max(k_hat, first.weights.k_hat), first.weights.ess / len(first.points)
@@ -266,8 +287,9 @@ def _verdict(rung: Rung, first: Rung | None) -> tuple[str, str]:
         )
     if not (ess >= MIN_ESS and share >= SHARE_CORRECTED):
         return REFUSED, (
-            f"Too few of the weighted points are effective ({ess:.0f} of {num_points}, on the first rung "
-            f"{100.0 * share:.0f} %): the posterior is not where the draws are."
+            f"Too few of the weighted points are effective ({ess:.0f} of {num_points}"
+            + (f", on the first rung {100.0 * share:.0f} %" if first is not None else f", {100.0 * share:.0f} %")
+            + "): the posterior is not where the draws are."
         )
     if complaint:
         return CORRECTED, f"The draws disagree with the exact posterior ({complaint})."
@@ -304,7 +326,8 @@ def _confirmed(
 ) -> Certified:
     """Replace the points of a correction by those of a wider proposal that confirm it, or refuse."""
     certificate = judged.certificate
-    found = confirm(evaluate, rung.points, rung.weights, centres, certificate.names, K_CERTIFIED, rng)
+    limit = K_UNCONFIRMED if certificate.rung == "adapted" else K_CERTIFIED
+    found = confirm(evaluate, rung.points, rung.weights, centres, certificate.names, limit, rng)
     if found.complaint:
         said = f"{certificate.reason} Points of a wider proposal contradict those ({found.complaint}): "
         return refused(judged, f"{said}the posterior reaches where neither draws nor points do.")

@@ -3,8 +3,8 @@
 Points of a proposal that was fitted to wrong draws may miss what the draws miss, and their weights do not show it: the
 tail index is that of the tail that was reached. A correction is therefore repeated with a wider proposal around its own
 result until two results in a row agree (adaptive importance sampling; Cappé, Guillin, Marin and Robert, J. Comput.
-Graph. Stat. 13, 907 (2004)). Points near different modes make components of their own: one component over all of them
-would be wide and empty between them.
+Graph. Stat. 13, 907 (2004)). Half of the points come from components around each mode, which reach farther than the
+shape of the result, half from that shape, a little wider: where it is bent, the former hardly hit it.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from homodyne.optimization.cmc.agreement import Estimate, Weighted, compare
 from homodyne.optimization.cmc.importance import Weights, smoothed
 from homodyne.optimization.cmc.proposal import Normal, around
 from homodyne.optimization.cmc.rung import CONTROL, MIN_INSIDE
+from homodyne.optimization.cmc.shape import Joined, fitted
 
 Array = npt.NDArray[np.float64]
 
@@ -64,7 +65,8 @@ def confirm(
         share = np.exp(weights.log_weights)
         centres = _refitted(centres, points, share)
         wider = [Normal(centre.mean, WIDER * centre.factor) for centre in centres]
-        proposal = around(wider[0], wider[1:], evaluate)
+        shape = fitted(points, share, rng).widened(WIDER)
+        proposal = Joined((around(wider[0], wider[1:], evaluate), shape), (0.5, 0.5))
         further = proposal.draw(len(points), rng)
         values = evaluate(further)
         if np.isfinite(values).sum() < MIN_INSIDE or np.isnan(values).any():

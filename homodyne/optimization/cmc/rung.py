@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from homodyne.optimization.cmc.agreement import Comparison, Weighted, compare, overlap, overlap_of_weights
 from homodyne.optimization.cmc.importance import Weights, effective, smoothed
-from homodyne.optimization.cmc.proposal import Density, Mixture
+from homodyne.optimization.cmc.proposal import Density
 
 Array = npt.NDArray[np.float64]
 
@@ -68,7 +68,7 @@ def climb(
     draws: Draws,
     points: Array,
     values: Array,
-    proposal: Mixture,
+    proposal: Density,
     own: Density,
     own_fitted_to_half: bool,
     rng: np.random.Generator,

@@ -19,7 +19,9 @@ TRANSPORT_PARAMETERS = (
         "transport amplitude, Å²/s^(1+alpha)", (0.0, float("inf")),
     ),
     Parameter("alpha", ("normal", {"mean": 0.0, "sd": 1.5}), "", r"\alpha", "transport exponent"),
-    Parameter("D_offset", ("normal", {"mean": 0.0, "sd": 1e4}), "Å²/s", r"D_\mathrm{offset}", "transport offset, Å²/s"),
+    Parameter(
+        "D_offset", ("share", {"low": -1.0, "high": 1.0}), "Å²/s", r"D_\mathrm{offset}", "transport offset, Å²/s"
+    ),
 )  # fmt: skip
 TRANSPORT_LAW = PowerLaw("J", "D0", "alpha", "D_offset", visible=lambda q, gap: q**2)
 
