@@ -248,7 +248,7 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int) -> _Pro
 
     def potential_at(w: jax.Array, place: Any) -> jax.Array:
         center, chol, argument = place
-        return -density(center + chol @ w, argument)
+        return jnp.negative(density(center + chol @ w, argument))
 
     def kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: jax.Array) -> Any:
         return NUTS(

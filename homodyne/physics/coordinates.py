@@ -68,7 +68,7 @@ class LawCoordinates:
         """Coordinates of a law of which the parameters with priors are free."""
         names = frozenset(name for name in (law.amplitude, law.exponent, law.offset) if name and name in priors)
         bounded = law.exponent in priors and priors[law.exponent].bounded == (True, True)
-        return cls(law, names, bounded, law.offset in priors and priors[law.offset].share)
+        return cls(law, names, bounded, law.offset is not None and law.offset in priors and priors[law.offset].share)
 
     @property
     def _level(self) -> bool:

@@ -90,7 +90,7 @@ def flattening(dimension: int) -> float:
 
     It keeps half of the points effective where the posterior is normal: a share of (p (2 - p))^(d/2) for the power p.
     """
-    return max(FLATTEST, 1.0 - np.sqrt(1.0 - KEPT_SHARE ** (2.0 / dimension)))
+    return max(FLATTEST, 1.0 - float(np.sqrt(1.0 - KEPT_SHARE ** (2.0 / dimension))))
 
 
 def tempered(log_ratios: Array, least: float) -> Array:

@@ -233,9 +233,9 @@ def certify(
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
     enough = max(num_points, ADAPTED)
-    start = adapt(evaluate, start, proposal, points, values, enough, rng)
-    points = start.draw(2 * enough, rng)
-    third = climb(given, points, evaluate(points), start, own, gaussian is None, rng)
+    adapted = adapt(evaluate, start, proposal, points, values, enough, rng)
+    points = adapted.draw(2 * enough, rng)
+    third = climb(given, points, evaluate(points), adapted, own, gaussian is None, rng)
     if isinstance(third, str):
         return _unable(names, third)
     return done("adapted", third, *_verdict(third, None, adapted=True))

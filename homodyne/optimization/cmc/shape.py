@@ -7,6 +7,7 @@ in Handbook of Uncertainty Quantification, 2016), and fits a mixture to what is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,7 +132,7 @@ def _moments(points: Array, weights: Array) -> tuple[Array, Array]:
     return weights @ points, covariance + 1e-9 * np.diag(np.diag(covariance)) + 1e-300 * np.eye(points.shape[1])
 
 
-def _terms(y: Array) -> Array:
+def _terms(y: npt.NDArray[Any]) -> Array:
     """Constant, products of two, and cubes of the columns of y (n, k), level beyond REACH, as (n, terms)."""
     y = np.clip(y, -REACH, REACH)
     a, b = np.triu_indices(y.shape[1])
