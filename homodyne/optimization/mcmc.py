@@ -246,8 +246,7 @@ def _best_attempt(
 
 def _around_mode(pilot: Pilot, settings: Config) -> Array:
     """Draws of the normal distribution at the best mode, (n, dim)."""
-    rng, mode = np.random.default_rng([settings.seed, 5]), pilot.mode
-    z = mode.z + rng.standard_normal((settings.optimization.laplace.num_draws, len(mode.z))) @ mode.root.T
+    z = pilot.mode.draw(settings.optimization.laplace.num_draws, np.random.default_rng([settings.seed, 5]))
     return z[inside(z, pilot.posterior)]
 
 
@@ -391,13 +390,12 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     chains = settings.optimization.mcmc.num_chains
     per_chain = -(-settings.optimization.laplace.num_draws // chains)
     rng, mode = np.random.default_rng([settings.seed, 2]), pilot.mode
-    root = mode.root.T
-    z = mode.z + rng.standard_normal((chains * per_chain, len(mode.z))) @ root
+    z = mode.draw(chains * per_chain, rng)
     for _ in range(_MOST_ROUNDS):
         outside = ~inside(z, pilot.posterior)
         if not outside.any():
             return Draws(z.reshape(chains, per_chain, -1), {})
-        z[outside] = mode.z + rng.standard_normal((np.count_nonzero(outside), len(mode.z))) @ root
+        z[outside] = mode.draw(int(np.count_nonzero(outside)), rng)
     raise ConvergenceError(
         f"{np.count_nonzero(outside)} of {len(z)} draws of the normal approximation lie outside the support in "
         f"each of {_MOST_ROUNDS} attempts: a prior or a bound cuts the mode off; use method nuts, or widen the priors"

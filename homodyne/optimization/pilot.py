@@ -104,6 +104,10 @@ class Mode:
         """Cholesky factor (dim, dim) of the covariance."""
         return np.linalg.cholesky(self.covariance)
 
+    def draw(self, count: int, rng: np.random.Generator) -> Array:
+        """Draws (count, dim) of the normal distribution around the mode, the support disregarded."""
+        return self.z + rng.standard_normal((count, len(self.z))) @ self.root.T
+
 
 @dataclass(frozen=True, eq=False)
 class Pilot:
@@ -351,8 +355,7 @@ def _screen(
 
 def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generator) -> dict[str, Array]:
     """Points of the parameter space at which cells are tried: every mode, and draws about the best."""
-    root = np.linalg.cholesky(modes[0].covariance)
-    around = modes[0].z + rng.standard_normal((8 * _FAR_DRAWS, len(root))) @ root.T
+    around = modes[0].draw(8 * _FAR_DRAWS, rng)
     supported = np.asarray(_supported(around, space))
     points = np.concatenate([[m.z for m in modes], around[supported][:_FAR_DRAWS]])
     return physical_values(space, np.resize(points, (_MOST_MODES + _FAR_DRAWS, space.dim)))

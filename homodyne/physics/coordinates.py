@@ -165,9 +165,13 @@ class LawCoordinates:
 
     def offset_from_share(self, params: Values, share: Any, place: Place) -> Any:
         """Inverse of `offset_share` in NumPy."""
-        amplitude, exponent = params[self.law.amplitude], np.asarray(params[self.law.exponent])
         with np.errstate(all="ignore"):
-            return amplitude * np.exp(self.law.sign * exponent * np.log(float(place.t_middle))) * share / (1.0 - share)
+            return self._power(params, place) * share / (1.0 - share)
+
+    def _power(self, params: Values, place: Place) -> Any:
+        """Power law in the middle of the record, in NumPy."""
+        amplitude, exponent = (np.asarray(params[n], dtype=float) for n in (self.law.amplitude, self.law.exponent))
+        return amplitude * np.exp(self.law.sign * exponent * np.log(float(place.t_middle)))
 
     def _exponent(
         self, z: Any, share: Any, fixed: Values, priors: Mapping[str, Prior], place: Place
@@ -184,10 +188,10 @@ class LawCoordinates:
 
     def coordinates(self, params: Values, priors: Mapping[str, Prior], place: Place) -> list[Any]:
         """Inverse of `physical` in NumPy, each with the shape of the parameters; NaN where the level is not above 0."""
-        amplitude, exponent = (np.asarray(params[n], dtype=float) for n in (self.law.amplitude, self.law.exponent))
+        exponent = np.asarray(params[self.law.exponent], dtype=float)
         offset = np.asarray(params[self.law.offset] if self.law.offset else 0.0, dtype=float)
         with np.errstate(all="ignore"):
-            power = amplitude * np.exp(self.law.sign * exponent * np.log(float(place.t_middle)))
+            power = self._power(params, place)
             level, found = power + offset, []
             if self._level:
                 base = np.maximum(offset, 0.0) if self.law.offset not in self.free else 0.0

@@ -14,18 +14,9 @@ from homodyne.likelihood.reduction import reduce_pairs
 from homodyne.optimization import pilot as pilot_module
 from homodyne.optimization.pilot import PilotSettings, climb, modes_from, noise_at, pilot_fit
 from homodyne.optimization.problem import MOST_THINNED, build_problem, sampled_pairs, thinned_pairs
+from known_answers.samples import MIRROR, STATIC
 
-STATIC = {"D0": 2e4, "alpha": -0.5, "D_offset": 1000.0}
 BROWNIAN = {"D0": 5e3, "alpha": 0.0, "D_offset": 0.0}
-MIRROR = {
-    **STATIC,
-    "D0": 1e5,
-    "D_offset": 0.0,
-    "gamma_dot_0": 1e-3,
-    "beta": -0.5,
-    "gamma_dot_offset": 1e-4,
-    "phi0": 80.0,
-}
 KNOWN = {name: {"fixed": value} for name, value in MIRROR.items() if name not in ("D0", "phi0")}
 SETTINGS = PilotSettings(num_candidates=200, num_starts=4)
 
