@@ -229,7 +229,7 @@ def test_certify_shows_the_verdict_and_writes_nothing(homodyne, tmp_path, fitted
     assert outcome.code == 0, outcome
     assert outcome.out.startswith(f"{certificate.verdict}: ")
     assert "k_hat" in outcome.out
-    assert " points" in outcome.out
+    assert "of 1000 points" in outcome.out
     assert [path.name for path in tmp_path.iterdir()] == ["copy.store"]
 
 

@@ -15,18 +15,10 @@ from homodyne.optimization import mcmc
 from homodyne.optimization.cmc import certificate
 from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.optimization.problem import build_problem
+from known_answers.samples import MIRROR, STATIC
 from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
 
-STATIC = {"D0": 2e4, "alpha": -0.5, "D_offset": 1000.0}
 LAMINAR = STATIC | {"gamma_dot_0": 3e-4, "beta": -0.5, "gamma_dot_offset": 1e-4, "phi0": 5.0}
-MIRROR = STATIC | {
-    "D0": 1e5,
-    "D_offset": 0.0,
-    "gamma_dot_0": 1e-3,
-    "beta": -0.5,
-    "gamma_dot_offset": 1e-4,
-    "phi0": 80.0,
-}
 QUICK = {"nlsq": {"num_candidates": 200, "num_starts": 4}}
 
 
@@ -188,7 +180,7 @@ def test_offset_and_contrast_have_their_exact_conditional_distribution(exact, la
 
 def test_sampled_noise(exact, data, laplace):
     result = fitted(data, noise="sampled")
-    assert result.verdict in ("CERTIFIED", "CORRECTED"), result.certificate.reason
+    assert result.verdict == "CORRECTED"
     sigma = result.samples["sigma"].reshape(-1, 2)
     error = laplace.sigma / np.sqrt(60 * 59)  # of the noise from that many residuals
     np.testing.assert_allclose(sigma.std(axis=0), error, rtol=0.1)
@@ -213,8 +205,8 @@ def laminar():
 
 def test_laminar_flow_from_end_to_end(laminar):
     data, result, stages = laminar
-    assert result.verdict in ("CERTIFIED", "CORRECTED"), result.certificate.reason
-    assert result.diagnostics["methods"] == [f"laplace: {result.verdict}"]
+    assert result.verdict == "CORRECTED"  # what the offsets leave open is bent
+    assert result.diagnostics["methods"] == ["laplace: CORRECTED"]
     assert result.num_points == data.num_pairs == 4 * 59 * 58 // 2 - 4
     assert result.bad_frames == (7,)
     assert (result.analysis_mode, result.gap) == ("laminar_flow", 2e6)
