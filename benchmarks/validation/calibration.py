@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.validation.fits import LIKELIHOOD, consensus, laplace, likelihoods, nuts, pilot_at, ranks
+from benchmarks.validation.fits import consensus, laplace, nuts, pilot_at, ranks, with_likelihood
 from benchmarks.validation.scenario import LONG, SHORT, Scenario
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.pilot import Pilot
@@ -41,8 +41,7 @@ def one(method: str, seed: int) -> dict[str, Any]:
         answer = draw(scenario, pilot, seed)
     except ConvergenceError as error:
         return {"failed": str(error)}
-    truth[LIKELIHOOD] = likelihoods(start[None], pilot.posterior)
-    found = ranks(answer, truth, np.random.default_rng([seed, 3]))
+    found = ranks(answer, with_likelihood(truth, pilot), np.random.default_rng([seed, 3]))
     return {"ranks": found, "verdict": answer.verdict, "ess": round(answer.ess, 1)}
 
 

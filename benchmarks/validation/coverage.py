@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.validation.fits import LIKELIHOOD, Array, from_weights, likelihoods, pilot_at, ranks
+from benchmarks.validation.fits import from_weights, pilot_at, ranks, with_likelihood
 from benchmarks.validation.scenario import LONG, SHORT, SLOW, Scenario
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.calibration import calibrated, noise_report
@@ -47,21 +47,20 @@ def one(regime: str, seed: int) -> dict[str, Any]:
         pilot = pilot_at(scenario, data, start, seed)
     except ConvergenceError as error:
         return {"failed": str(error)}
-    record: dict[str, Any] = {"independent": _told(pilot, truth, start, seed)}
+    record: dict[str, Any] = {"independent": _ranks_in(pilot, truth, seed)}
     known = scenario.config().speckle
     report = noise_report(data, pilot, known)
     try:
         wide, _ = calibrated(data, pilot, known, report, PilotSettings())
-        record["calibrated"] = _told(wide, truth, start, seed)
+        record["calibrated"] = _ranks_in(wide, truth, seed)
     except ConvergenceError as error:
         record["calibrated"] = {"failed": str(error)}
     return record
 
 
-def _told(pilot: Pilot, truth: Mapping[str, Any], start: Array, seed: int) -> dict[str, Any]:
+def _ranks_in(pilot: Pilot, truth: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Ranks and standard deviations in the posterior of a pilot fit."""
     answer = from_weights(pilot, seed)
-    whole = {**truth, LIKELIHOOD: likelihoods(start[None], pilot.posterior)}
     widths = {name: np.ravel(np.std(x, axis=0)).tolist() for name, x in answer.draws.items()}
-    found = ranks(answer, whole, np.random.default_rng([seed, 3]))
+    found = ranks(answer, with_likelihood(truth, pilot), np.random.default_rng([seed, 3]))
     return {"ranks": found, "sd": widths, "ess": round(answer.ess, 1)}

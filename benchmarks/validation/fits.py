@@ -49,9 +49,11 @@ def pilot_at(scenario: Scenario, data: TwoTimeData, start: Array, seed: int) -> 
     return pilot_fit(problem, np.random.default_rng(seed), _PILOT)
 
 
-def likelihoods(points: Array, posterior: Posterior) -> Array:
-    """Marginal log likelihood at points (n, dim)."""
-    return log_densities(points, posterior) - np.asarray(_log_priors(points, posterior))
+def with_likelihood(truth: Mapping[str, Any], pilot: Pilot) -> dict[str, Any]:
+    """The truth with its marginal log likelihood; its point is found anew, since a pilot fit has own coordinates."""
+    z = pilot.space.coordinates({name: np.asarray(truth[name])[None] for name in pilot.space.names})
+    value = log_densities(z, pilot.posterior) - np.asarray(_log_priors(z, pilot.posterior))
+    return {**truth, LIKELIHOOD: value}
 
 
 @dataclass(frozen=True, eq=False)

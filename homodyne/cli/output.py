@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from homodyne.errors import InputError
+from homodyne.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,9 +76,9 @@ def write_result(
     """
     from homodyne.config.io import resolve, to_yaml, with_absolute_paths
 
-    (stage / "summary.txt").write_text(f"{result.summary()}\n", encoding="utf-8")
-    (stage / "config.yaml").write_text(to_yaml(with_absolute_paths(resolve(config))), encoding="utf-8")
     result.save(stage / RESULT)
+    write_atomically(stage / "summary.txt", f"{result.summary()}\n".encode())
+    write_atomically(stage / "config.yaml", to_yaml(with_absolute_paths(resolve(config))).encode())
     if config.output.figures:
         from homodyne.viz import save_figures
 
@@ -87,7 +88,6 @@ def write_result(
 
 def write_figure(file: Path, figure: "Figure") -> None:
     """Write a figure into a picture file, which appears only when it is complete."""
-    from homodyne.files import write_atomically
     from homodyne.viz.figures import figure_bytes, figure_format
 
     write_atomically(file, figure_bytes(figure, figure_format(file)))

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.validation import alarms, coverage
 from benchmarks.validation.bands import band, grid, uniform_p
 from benchmarks.validation.calibration import STATIC, with_noise
-from benchmarks.validation.fits import LIKELIHOOD, Answer, from_weights, likelihoods, pilot_at, ranks
+from benchmarks.validation.fits import LIKELIHOOD, Answer, from_weights, pilot_at, ranks, with_likelihood
 from benchmarks.validation.records import Unit, append, read
 from benchmarks.validation.report import misses, ranks_by_name, smallest_p, write_report
 from known_answers.conjugate import gaussian_mean
@@ -82,8 +82,7 @@ class TestCalibration:
             pilot = pilot_at(STATIC, data, start, seed)
             for factor, records in told.items():
                 wrong = with_noise(pilot, factor * STATIC.sigma)
-                truth[LIKELIHOOD] = likelihoods(start[None], wrong.posterior)
-                found = ranks(from_weights(wrong, seed), truth, np.random.default_rng(seed))
+                found = ranks(from_weights(wrong, seed), with_likelihood(truth, wrong), np.random.default_rng(seed))
                 records.append({"ranks": found})
         p = {factor: smallest_p(ranks_by_name(records))[0] for factor, records in told.items()}
         assert p[1.0] > 0.01
