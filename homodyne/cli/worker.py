@@ -21,6 +21,7 @@ def worker(
     attempt: Annotated[int, typer.Option(min=0, help="Attempts before this one.")] = 0,
     caution: Annotated[int, typer.Option(min=0, help="Attempts that the sampler itself has spoilt.")] = 0,
     model: Annotated[str | None, typer.Option(help="Correlation model of your own, module:Class, to import.")] = None,
+    maps: Annotated[str | None, typer.Option(help="Function that makes the maps, module:name, to import.")] = None,
 ) -> None:
     """Do the work on one shard of a store and keep the result there.
 
@@ -42,7 +43,7 @@ def worker(
         return
 
     def sample() -> None:
-        work.keep(index, work.work(stored_model(work.store), index, attempt, caution))
+        work.keep(index, work.work(stored_model(work.store, maps), index, attempt, caution))
 
     outcome = child.attempt(sample)
     if isinstance(outcome, child.Failed):

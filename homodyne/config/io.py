@@ -23,6 +23,7 @@ MOVED = {"shear_convention": "model.shear_convention"}
 PATHS = (
     ("experimental_data", "file_path"),
     ("output", "directory"),
+    ("reduction", "store"),
     ("optimization", "cmc", "backend", "checkpoint_dir"),
     ("optimization", "cmc", "backend", "jobs", "log_directory"),
 )

@@ -485,6 +485,14 @@ class ReductionConfig(Section):
     num_checks: Annotated[int, Field(ge=2)] = Field(
         8, description="draws at which the log density is compared with the sum over all pairs"
     )
+    backend: Annotated[str, AfterValidator(_known_backend)] | None = Field(
+        None,
+        description="what reads the maps, one task for each, by its name, with the limits and jobs of "
+        "optimization.cmc.backend; by default threads of this process",
+    )
+    store: str | None = Field(
+        None, description="folder that keeps what was read from the maps, for fits of the same data; none by default"
+    )
 
 
 def known_model(name: Any, options: Mapping[str, Any] | None = None) -> CorrelationModel | None:

@@ -1,5 +1,6 @@
 """Reading two-time data from files: :func:`load` returns maps, :func:`describe` what a file holds."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.data import checks
-from homodyne.data.checks import FloatArray, MapArrays, distinct_q, listed, maps_at_q
+from homodyne.data.checks import FloatArray, MapArray, MapArrays, distinct_q, listed, maps_at_q
 from homodyne.data.readers import open_catalog
 from homodyne.data.readers.catalog import Angles, Catalog, Wavevectors, is_open, resolve_dt, select_phi, select_q
 from homodyne.data.twotime import (
@@ -90,6 +91,7 @@ def load(
         for k, one in enumerate(each_map(maps)):
             require_symmetric(one, map_label(waves[k], directions[k]))
         facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
+        place = {"read": os.path.abspath(path), "format": catalog.format, "frames": [first - 1, last]}
         if catalog.names:
             facts["map names"] = ", ".join(catalog.names[k] for k in index)
         extras = {name: _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")}
@@ -105,8 +107,38 @@ def load(
             diagonal=None if catalog.diagonal is None else catalog.diagonal[index, chosen],
             frames=(catalog.first_frame + first - 1, catalog.first_frame + last - 1),
             source=facts,
+            places=tuple({**place, "map": int(number)} for number in index),
             **extras,
         )
+
+
+def read_map(path: str | Path, format: str, number: int, frames: slice) -> MapArray:  # noqa: A002
+    """Elements i < j of one map of a file, (n, n); the others have no meaning.
+
+    Parameters
+    ----------
+    path, format
+        File and name of its layout.
+    number : int
+        Of the map in the file, from 0.
+    frames : slice
+        Frames in the file, from 0.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or does not hold that map.
+    """
+    with _naming(path), open_catalog(path, format) as catalog:
+        if number >= catalog.num_maps or frames.stop > catalog.num_frames:
+            raise DataError(
+                f"the file holds {catalog.num_maps} maps of {catalog.num_frames} frames; expected map {number} with "
+                f"frames {frames.start} to {frames.stop - 1}, both counted from 0."
+            )
+        n = frames.stop - frames.start
+        one = np.zeros((n, n), np.float32)
+        catalog.read_map(number, frames, one)
+        return one
 
 
 @contextmanager

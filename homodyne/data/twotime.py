@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -61,6 +62,8 @@ class TwoTimeData:
         First and last frame, 1-based and inclusive, in the numbering of the source.
     source : mapping
         Where the numbers come from: format, path, dataset names.
+    places : tuple of mappings
+        Where `homodyne.load` finds every map again, see `homodyne.data.references`; empty for maps in memory.
     """
 
     c2: MapArrays
@@ -76,6 +79,7 @@ class TwoTimeData:
     age_origin: float
     frames: tuple[int, int]
     source: Mapping[str, str] = field(default_factory=dict)
+    places: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def num_maps(self) -> int:
@@ -249,6 +253,7 @@ def assemble(
     mean_counts: ArrayLike | None = None,
     frames: tuple[int, int] | None = None,
     source: Mapping[str, str] | None = None,
+    places: tuple[Mapping[str, Any], ...] = (),
 ) -> TwoTimeData:
     """Find bad frames, judge the diagonal, and make the record; the last step of every reader.
 
@@ -278,6 +283,7 @@ def assemble(
         age_origin=checks.real_scalar("age_origin", age_origin, "s", positive=False),
         frames=(1, n) if frames is None else (int(frames[0]), int(frames[1])),
         source=dict(source or {}),
+        places=places,
     )
 
 

@@ -34,7 +34,24 @@ def direct_moments(
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 2,
 ) -> Moments:
-    """Moments of all pairs at points of the parameter space, fields of shape (P, n_maps).
+    """Moments of all pairs at points of the parameter space, fields of shape (P, n_maps); see `direct_sums`."""
+    return moments_of_sums(maps.center, *direct_sums(model, params, maps, progress, workers))
+
+
+def moments_of_sums(center: Array, sums: Array, table: Array) -> Moments:
+    """Moments, fields of shape (P, n_maps), from the centre of every map and what `direct_sums` returns."""
+    found = jax.vmap(moments_from, in_axes=(None, None, 0, 0, 0))(sums, center, *np.moveaxis(table, 2, 0))
+    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), table.shape[:2]), found)  # type: ignore[no-any-return]
+
+
+def direct_sums(
+    model: CorrelationModel,
+    params: dict[str, Array],
+    maps: Maps,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 2,
+) -> tuple[Array, Array]:
+    """Sums over all pairs of the data, (n_maps, 5) as of `Nodes`, and of w g, w g² and w y g, (P, n_maps, 3).
 
     Parameters
     ----------
@@ -73,10 +90,7 @@ def direct_moments(
         for done, (part, data) in enumerate(pool.map(one, parts), 1):
             total, sums = total + part, sums + data
             progress(done, len(parts))
-    table = np.asarray(total)
-    points = len(table)
-    found = jax.vmap(moments_from, in_axes=(None, None, 0, 0, 0))(sums, center, *np.moveaxis(table, 2, 0))
-    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (points, count)), found)  # type: ignore[no-any-return]
+    return sums, np.asarray(total)
 
 
 def reduction_errors(
@@ -97,11 +111,19 @@ def reduction_errors(
     maps, progress, workers
         As in `direct_moments`.
     """
+    m = direct_moments(posterior.space.model, parameters_at(points, posterior), maps, progress, workers)
+    return errors_against(m, points, posterior)
+
+
+def parameters_at(points: Array, posterior: Posterior) -> dict[str, Array]:
+    """Parameters of the model by name, (n,) each, at which nodes are evaluated for points (n, dim)."""
     images = np.asarray(_images(points, posterior))
-    params = {name: np.asarray(value) for name, value in _physical(images, posterior.space).items()}
-    m = direct_moments(posterior.space.model, params, maps, progress, workers)
-    exact = np.asarray(_from_moments(points, m, posterior).log_density)
-    error = log_densities(points, posterior) - exact
+    return {name: np.asarray(value) for name, value in _physical(images, posterior.space).items()}
+
+
+def errors_against(exact: Moments, points: Array, posterior: Posterior) -> Array:
+    """Log density of nodes at points (n, dim) minus that from moments of all pairs, their mean taken out."""
+    error = log_densities(points, posterior) - np.asarray(_from_moments(points, exact, posterior).log_density)
     return np.asarray(error - error.mean())
 
 

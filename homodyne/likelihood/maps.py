@@ -1,6 +1,6 @@
 """The measured maps as the reduction reads them: pairs of frames (i, i + lag), in rectangles of rows and lags."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,8 @@ class Maps:
     Attributes
     ----------
     values : n_maps arrays (n, n) float32
-        c2; only pairs of frames i < j are read, NaN is a missing one. May be a memory map.
+        c2; only pairs of frames i < j are read, NaN is a missing one. May be a memory map. Empty where the maps are
+        elsewhere.
     alive : (n_maps, n) bool
         Frames that carry data.
     t : (n,) array
@@ -42,7 +43,7 @@ class Maps:
     @property
     def num_maps(self) -> int:
         """Number of maps."""
-        return len(self.values)
+        return len(self.q)
 
     @property
     def num_frames(self) -> int:
@@ -72,6 +73,11 @@ class Maps:
                 raise DataError(f"the map at q = {self.q[k]:g}, phi = {self.phi[k]:g} degrees has no pair of frames")
             found[k] = total / count
         return found
+
+    def subset(self, which: Sequence[int], values: Sequence[Array]) -> "Maps":
+        """Some of the maps, with their values."""
+        chosen = list(which)
+        return Maps(tuple(values), self.alive[chosen], self.t, self.q[chosen], self.phi[chosen], self.gap)
 
     def lagged(self, k: int, rows: slice, lags: slice) -> tuple[Array, Array]:
         """Values of map k at frames (i, i + lag) and which of them are data, (rows, lags); 0 where they are not."""

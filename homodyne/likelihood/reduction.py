@@ -136,16 +136,25 @@ def pair_grid(t: Array, rows: Array, columns: Array) -> Grid:
 
 def reduce_pairs(maps: Maps, i: Array, j: Array) -> Nodes:
     """Nodes that are the pairs (i, j) of frames, i < j, of all maps."""
-    weight = np.empty((maps.num_maps, len(i)))
-    weight_y, sums = np.empty_like(weight), np.empty((maps.num_maps, 5))
+    return nodes_of_pairs(maps, i, j, pair_values(maps, i, j), maps.center)
+
+
+def pair_values(maps: Maps, i: Array, j: Array) -> Array:
+    """Values at pairs (i, j) of frames, i < j, of all maps, (n_maps, pairs); NaN where they are not data."""
+    values = np.empty((maps.num_maps, len(i)))
     for k in range(maps.num_maps):
         y = np.asarray(maps.values[k][i, j], dtype=np.float64)
-        w = (np.isfinite(y) & maps.alive[k][i] & maps.alive[k][j]).astype(float)
-        centred = np.where(w > 0, y - maps.center[k], 0.0)
-        weight[k], weight_y[k] = w, centred
-        sums[k] = w.sum(), w.sum(), centred.sum(), (centred**2).sum(), 0.0
+        values[k] = np.where(np.isfinite(y) & maps.alive[k][i] & maps.alive[k][j], y, np.nan)
+    return values
+
+
+def nodes_of_pairs(maps: Maps, i: Array, j: Array, values: Array, center: Array) -> Nodes:
+    """Nodes that are the pairs (i, j), from the values there and the centre of every map."""
+    weight = np.isfinite(values).astype(float)
+    weight_y = np.where(weight > 0, values - center[:, None], 0.0)
+    sums = np.array([[w.sum(), w.sum(), y.sum(), (y**2).sum(), 0.0] for w, y in zip(weight, weight_y, strict=True)])
     gap = np.nan if maps.gap is None else maps.gap
-    return Nodes(maps.t[i], maps.t[j], weight, weight_y, sums, maps.center, maps.q, maps.phi, gap)
+    return Nodes(maps.t[i], maps.t[j], weight, weight_y, sums, center, maps.q, maps.phi, gap)
 
 
 Progress = Callable[[int, int], None]

@@ -22,7 +22,7 @@ from homodyne.data.flat import from_arrays
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
-from homodyne.likelihood.direct import reduction_errors
+from homodyne.likelihood.direct import errors_against, parameters_at
 from homodyne.likelihood.posterior import (
     Posterior,
     inside,
@@ -40,7 +40,7 @@ from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose, not_converged
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
-from homodyne.optimization.problem import build_problem
+from homodyne.optimization.problem import Problem, build_problem
 from homodyne.optimization.xpcs import XpcsModel, fit_shards
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -151,6 +151,12 @@ def fit(
     settings = load_config(config, [(key, value) for key, value in given.items() if value is not None])
     tell, clock = progress or _silent, _Clock()
     problem = build_problem(data, settings)
+    with problem.passes:
+        return _fit(data, problem, settings, tell, clock)
+
+
+def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, clock: _Clock) -> MCMCResult:
+    """Fit a problem; the arguments of `fit`, worked out."""
     clock.mark("preparation")
     reduction = settings.reduction
     accuracy = Accuracy(reduction.order, reduction.tolerance)
@@ -260,10 +266,11 @@ def _reduction_error(z: Array | None, pilot: Pilot, settings: Config, tell: Prog
     points = points[inside(points, pilot.posterior)]
     if len(points) < 2:
         return 0.0 if len(points) else np.inf, points
-    maps = pilot.problem.maps
-    errors = reduction_errors(
-        points, pilot.posterior, maps, lambda done, total: tell("direct sums", done, total), detect_hardware().cores
+    params, model = parameters_at(points, pilot.posterior), pilot.space.model
+    exact = pilot.problem.passes.direct(
+        model, params, pilot.posterior.nodes, lambda done, total: tell("direct sums", done, total)
     )
+    errors = errors_against(exact, points, pilot.posterior)
     return float(errors.std(ddof=1)), points
 
 

@@ -403,12 +403,13 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
     scaling = evaluate_many(z[None, : space.dim], tight).scaling_mean[0]
     params = {name: float(value[0]) for name, value in physical_values(space, z[None]).items()}
     gap, found = np.nan if maps.gap is None else maps.gap, np.empty(maps.num_maps)
+    values, center = problem.passes.pairs(i, j)
     for k in range(maps.num_maps):
         g = np.asarray(_g(space.model, params, maps.t[i], maps.t[j], maps.q[k], maps.phi[k], gap))
-        left = np.asarray(maps.values[k][i, j], dtype=float) - scaling[k, 0] - scaling[k, 1] * g
-        left = left[np.isfinite(left) & maps.alive[k][i] & maps.alive[k][j]]
+        left = values[k] - scaling[k, 0] - scaling[k, 1] * g
+        left = left[np.isfinite(left)]
         found[k] = _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
-        if not found[k] > _RESOLVED * abs(maps.center[k]):
+        if not found[k] > _RESOLVED * abs(center[k]):
             raise DataError(
                 f"half of the pairs of frames at {_place(problem, k)} do not scatter about the model: expected "
                 "measured values, which do; look at the map with 'homodyne inspect', and leave it out"

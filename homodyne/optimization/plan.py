@@ -203,8 +203,8 @@ def _estimates(
     inverse, found = np.linalg.inv(covariance), []
     config = load_config({"analysis_mode": measurement.mode})
     for done, seed in enumerate(seeds, 1):
-        maps = build_problem(measurement.data("speckle", seed), config).maps
-        posterior, point = _pilot(replace(problem, maps=maps), z, measurement).posterior, z
+        passes = build_problem(measurement.data("speckle", seed), config).passes
+        posterior, point = _pilot(replace(problem, passes=passes), z, measurement).posterior, z
         for _ in range(_STEPS):
             gradient = score_many(point[None], posterior).gradient[0] - local(point, problem.space).gradient
             step = covariance @ gradient

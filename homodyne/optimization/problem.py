@@ -8,13 +8,15 @@ import numpy as np
 
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.schema import Config
+from homodyne.data.references import references_of
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes, padded
 from homodyne.likelihood.posterior import Posterior
-from homodyne.likelihood.reduction import Accuracy, Grid, find_cells, reduce_maps, reduce_pairs
+from homodyne.likelihood.reduction import Accuracy, Grid, find_cells
 from homodyne.noise.adjustment import unadjusted
+from homodyne.optimization.passes import Passes
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,7 +37,8 @@ class Problem:
 
     Attributes
     ----------
-    maps : Maps
+    passes : Passes
+        The maps, and the operations that read them.
     space : ParameterSpace
     scaling : (2, 2) array
         Mean and precision of the prior of (offset, contrast).
@@ -43,10 +46,15 @@ class Problem:
         Where the user wants the search to start.
     """
 
-    maps: Maps
+    passes: Passes
     space: ParameterSpace
     scaling: Array
     initial: Array | None
+
+    @property
+    def maps(self) -> Maps:
+        """The maps."""
+        return self.passes.maps
 
     def posterior(self, nodes: Nodes, sigma: Any) -> Posterior:
         """Posterior of reduced data, for independent pairs.
@@ -63,7 +71,7 @@ class Problem:
 
     def thinned(self, points: int) -> Nodes:
         """About `points` pairs over all maps as nodes: every age, every scale of lag."""
-        return reduce_pairs(self.maps, *thinned_pairs(self.maps, min(points, MOST_THINNED * self.maps.num_maps)))
+        return self.passes.reduce_pairs(*thinned_pairs(self.maps, min(points, MOST_THINNED * self.maps.num_maps)))
 
     def grid(self, params: Mapping[str, Array], accuracy: Accuracy) -> Grid:
         """Cells in which g is smooth at points (P,) of the parameter space.
@@ -77,7 +85,7 @@ class Problem:
 
     def reduced(self, grid: Grid) -> Nodes:
         """All pairs as nodes of a grid."""
-        return reduce_maps(self.maps, grid)
+        return self.passes.reduce(grid)
 
 
 def build_problem(data: TwoTimeData, config: Config) -> Problem:
@@ -96,7 +104,9 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
         )
     space = space_of(config, data.t)
     maps = Maps(data.c2, data.alive, data.t, data.q, data.phi, gap if model.needs_gap else None)
-    return Problem(maps, space, scaling_of(config).table, initial_of(config, space))
+    return Problem(
+        Passes(maps, config, references_of(data)), space, scaling_of(config).table, initial_of(config, space)
+    )
 
 
 def thinned_pairs(maps: Maps, points: int) -> tuple[Array, Array]:

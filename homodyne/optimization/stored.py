@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from homodyne.config.io import load_config, resolve, to_mapping
+from homodyne.config.physics import model_of
 from homodyne.config.schema import Config
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConfigError, ExecutionError
 from homodyne.optimization.assembly import Run, consensus_result
 from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.consensus import run_consensus
-from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.proposal import Mode
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.store import ShardStore, flatten
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
+from homodyne.optimization.passes import MapWork
 from homodyne.optimization.xpcs import XpcsModel, consensus_settings, placed, reopen
 from homodyne.versions import used_versions
 
@@ -25,6 +26,8 @@ FREE = (
     "optimization.cmc.combination.",
     "optimization.cmc.validation.",
     "optimization.cmc.backend.",
+    "reduction.backend",
+    "reduction.store",
     "certificate.",
     "output.",
 )
@@ -140,15 +143,18 @@ def decisive_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> lis
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(FREE))
 
 
-def stored_model(store: ShardStore) -> Model:
-    """Build again the model of any run whose store says how.
+def stored_model(store: ShardStore, maps: str | None = None) -> Any:
+    """Build again the model of any run whose store says how; `maps` is the function that makes the maps of a pass.
 
     Raises
     ------
     InputError
         It does not, or the model cannot be imported here.
     """
-    reference = store.manifest.setup.get("model")
+    setup = store.manifest.setup
+    if setup.get("passes"):
+        return MapWork(model_of(load_config(setup["config"], importing=False)), maps)
+    reference = setup.get("model")
     return reopen(store)[0] if reference is None else as_model(str(reference), store.read_shard(0))
 
 

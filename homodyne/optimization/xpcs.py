@@ -400,6 +400,9 @@ def _decisive(config: Config, count: int, q: list[float], gap: float | None) -> 
     whole = to_mapping(resolve(config))
     cmc = whole["optimization"]["cmc"]
     chosen = {name: whole[name] for name in _DECISIVE}
+    chosen["reduction"] = {
+        name: value for name, value in whole["reduction"].items() if name not in ("backend", "store")
+    }
     sections = {name: cmc[name] for name in ("initialization", "per_shard_mcmc")}
     sharding = {"strategy": cmc["sharding"]["strategy"], "num_shards": count}  # however this number was found
     return {**chosen, "nlsq": whole["optimization"]["nlsq"], **sections, "sharding": sharding, "q": q, "gap": gap}

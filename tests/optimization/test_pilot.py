@@ -12,6 +12,7 @@ from homodyne.errors import ConvergenceError
 from homodyne.likelihood.posterior import log_densities, log_density, score_many
 from homodyne.likelihood.reduction import reduce_pairs
 from homodyne.optimization import pilot as pilot_module
+from homodyne.optimization.passes import Passes
 from homodyne.optimization.pilot import PilotSettings, climb, modes_from, noise_at, pilot_fit
 from homodyne.optimization.problem import MOST_THINNED, build_problem, sampled_pairs, thinned_pairs
 from known_answers.samples import MIRROR, STATIC
@@ -68,7 +69,7 @@ def test_the_noise_is_that_of_the_residuals(problem, found):
     i, j = np.triu_indices(50, 1)
     hit = np.random.default_rng(0).random(i.size) < 0.1
     values[:, i[hit], j[hit]] += 1.0
-    spoilt = replace(problem, maps=replace(problem.maps, values=values))
+    spoilt = replace(problem, passes=Passes(replace(problem.maps, values=values)))
     found_there = noise_at(spoilt, problem.posterior(reduce_pairs(problem.maps, i, j), found.sigma), found.mode.z)
     np.testing.assert_allclose(found_there, 0.02, rtol=0.25)
     assert np.all(np.std(values[:, i, j], axis=1) > 0.2)
@@ -79,7 +80,7 @@ def test_outliers_are_told():
     values, (i, j) = problem.maps.values.copy(), np.triu_indices(50, 1)
     hit = np.random.default_rng(0).random(i.size) < 0.02
     values[1, i[hit], j[hit]] += 0.3
-    spoilt = fitted(replace(problem, maps=replace(problem.maps, values=values)))
+    spoilt = fitted(replace(problem, passes=Passes(replace(problem.maps, values=values))))
     assert any("heavy tails" in note and "phi = 90 deg" in note for note in spoilt.notes)
 
 

@@ -48,7 +48,7 @@ class Round:
     store : ShardStore
     name : str
     shared : mapping
-        Plain values: run, power, seed, threads, settings, init.
+        Plain values: run, operation, power, seed, threads, settings, init.
     points : (S, d) array, optional
         Where statistics are evaluated.
     """
@@ -78,7 +78,7 @@ class Round:
         init = first.init
         shared = {
             "fingerprint": store.manifest.fingerprint, "run": run, "power": first.power, "seed": first.seed,
-            "threads": first.threads, "settings": asdict(first.settings),
+            "threads": first.threads, "operation": first.operation, "settings": asdict(first.settings),
             "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
         }  # fmt: skip
         content = json.dumps(shared, sort_keys=True).encode()
@@ -135,7 +135,7 @@ class Round:
             shard_id=shard_id, model=model, data=self.store.shard_path(shard_id), power=shared["power"],
             settings=NutsSettings(**shared["settings"]), seed=shared["seed"], threads=shared["threads"],
             init=Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity),
-            points=self.points, attempt=attempt, caution=caution,
+            points=self.points, attempt=attempt, caution=caution, operation=shared.get("operation", ""),
         )  # fmt: skip
         outcome: Outcome = find_function(shared["run"])(task)
         return outcome
@@ -158,7 +158,7 @@ class Round:
             return None
         if not arrays or {"statistics", "shard_id"} - arrays.keys() or arrays["shard_id"] != shard_id:
             return None
-        return arrays["statistics"] if len(arrays["statistics"]) == len(self.points) else None
+        return arrays["statistics"]
 
     def keep_failure(self, shard_id: int, attempt: int, failed: Failed) -> None:
         """Note why an attempt at a shard came to nothing."""

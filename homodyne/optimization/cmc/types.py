@@ -64,6 +64,8 @@ class ShardTask:
         0 for the first.
     caution : int
         How many attempts the sampler itself has spoilt: it takes smaller steps after each.
+    operation : str
+        What to do, for a function that does several things.
     """
 
     shard_id: int
@@ -77,6 +79,7 @@ class ShardTask:
     threads: int = 1
     attempt: int = 0
     caution: int = 0
+    operation: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,8 +171,9 @@ def submit(
     stem = folder / f"{number:04d}"
     text = "".join(f"{shard} {attempt} {caution}\n" for shard, attempt, caution in elements)
     write_atomically(stem.with_suffix(".txt"), text.encode())
-    model = str(work.store.manifest.setup.get("config", {}).get("analysis_mode", ""))
-    script = job_script(dialect, jobs, work.store.path.resolve(), work.name, number, len(elements), model)
+    setup = work.store.manifest.setup
+    model, maps = str(setup.get("config", {}).get("analysis_mode", "")), str(setup.get("maps") or "")
+    script = job_script(dialect, jobs, work.store.path.resolve(), work.name, number, len(elements), model, maps)
     write_atomically(stem.with_suffix(".sh"), script.encode())
     said = ask(dialect.submit_command(stem.with_suffix(".sh")), timeout)
     job = Job(number, dialect.name, dialect.parse_id(said), work.name, tuple(elements), str(logs))
@@ -180,11 +181,19 @@ def submit(
 
 
 def job_script(
-    dialect: Dialect, jobs: JobsConfig, store: Path, name: str, number: int, count: int, model: str = ""
+    dialect: Dialect,
+    jobs: JobsConfig,
+    store: Path,
+    name: str,
+    number: int,
+    count: int,
+    model: str = "",
+    maps: str = "",
 ) -> str:
     """Text of the script of a job with `count` elements; a single one makes a plain job.
 
-    A correlation model of one's own, ``module:Class``, is named to the workers, who import it: a store may not.
+    A correlation model of one's own, ``module:Class``, and a function that makes maps are named to the workers, who
+    import them: a store may not.
     """
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
@@ -193,6 +202,7 @@ def job_script(
     exports |= jobs.environment
     worker = [jobs.python or sys.executable, "-m", "homodyne", "worker", str(store)]
     worker += ["--model", model] if ":" in model else []
+    worker += ["--maps", maps] if maps else []
     lines = [
         "#!/bin/bash",
         *dialect.directives(jobs, count),

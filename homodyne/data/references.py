@@ -1,0 +1,120 @@
+"""Where a map lies, as plain values that a worker elsewhere opens: a reference in place of the values.
+
+A reference is a mapping that JSON can hold, with the key
+
+    "mapped"     a file whose bytes are the map: offset, shape, strides and type of the values
+    "read"       a file of a known format, read by `homodyne.load`: number of the map, and frames
+    "arguments"  of a function that makes the map; which function, only the caller says, never a file
+"""
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from homodyne.data.files import read_map
+from homodyne.data.twotime import TwoTimeData
+from homodyne.errors import DataError
+from homodyne.references import import_reference
+
+Reference = Mapping[str, Any]
+
+
+def references_of(data: TwoTimeData) -> list[Reference | None]:
+    """References of the maps of a measurement; None for one that is in memory only."""
+    places = data.places or (None,) * data.num_maps
+    return [mapped_reference(data.c2[k]) or places[k] for k in range(data.num_maps)]
+
+
+def mapped_reference(one: NDArray[Any]) -> Reference | None:
+    """Reference of an array that is mapped from a file; None of any other."""
+    mapping = getattr(one, "_mmap", None)
+    if not isinstance(one, np.memmap) or mapping is None or one.filename is None or one.mode == "c":
+        return None  # private changes are in memory only
+    start = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]  # of the page that the mapping begins at
+    before = one.offset - one.offset % _PAGE
+    offset = before + one.__array_interface__["data"][0] - start
+    layout = {"offset": offset, "shape": list(one.shape), "strides": list(one.strides), "dtype": one.dtype.str}
+    return {"mapped": os.path.abspath(one.filename), **layout}
+
+
+_PAGE = mmap.ALLOCATIONGRANULARITY
+
+
+def identity(reference: Reference) -> str:
+    """Text that is another one as soon as the file behind a reference has another size or time of change."""
+    file = file_of(reference)
+    state: list[int] = []
+    if file is not None:
+        try:
+            found = os.stat(file)
+        except OSError as error:
+            raise DataError(f"cannot read {file!r}, where a map lies: {error.strerror or error}") from error
+        state = [found.st_size, found.st_mtime_ns, found.st_ino]
+    return json.dumps([dict(reference), state], sort_keys=True)
+
+
+def file_of(reference: Reference) -> str | None:
+    """Name of the file behind a reference."""
+    return reference.get("mapped") or reference.get("read")
+
+
+def open_reference(reference: Reference, function: str | None = None) -> NDArray[Any]:
+    """Open the map (n, n) that a reference stands for.
+
+    Parameters
+    ----------
+    reference : Reference
+    function : str, optional
+        "module:name" of the function that makes maps from arguments.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read or is too short, or what is opened is no map.
+    """
+    if "read" in reference:
+        return read_map(reference["read"], reference["format"], reference["map"], slice(*reference["frames"]))
+    if "mapped" in reference:
+        return _mapped(reference)
+    if "arguments" not in reference or function is None:
+        raise DataError(
+            f"a reference has the keys {sorted(reference)}: expected mapped, read, or arguments of a function"
+        )
+    make: Callable[..., Any] = import_reference(function, "function that makes maps")
+    made = np.asarray(make(**reference["arguments"]))
+    if made.ndim != 2 or made.shape[0] != made.shape[1] or made.dtype.kind != "f":
+        raise DataError(f"{function} has made {made.dtype} {made.shape}; expected a map (n, n) of real numbers")
+    return made
+
+
+def _mapped(reference: Reference) -> NDArray[Any]:
+    path, dtype = Path(reference["mapped"]), np.dtype(reference["dtype"])
+    shape, strides = tuple(reference["shape"]), tuple(reference["strides"])
+    ends = [(size - 1) * step for size, step in zip(shape, strides, strict=True)]
+    low, high = (reference["offset"] + sum(pick(end, 0) for end in ends) for pick in (min, max))
+    try:
+        content = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {os.fspath(path)!r}, where a map lies: {error}") from error
+    if low < 0 or high + dtype.itemsize > content.size or dtype.kind != "f" or min(shape) < 1:
+        raise DataError(
+            f"{os.fspath(path)!r} has {content.size} bytes; a map of {dtype} {shape} was expected at {low} to {high}"
+        )
+    first = np.ndarray((), dtype, buffer=content, offset=reference["offset"])
+    return np.asarray(as_strided(first, shape, strides, writeable=False))
+
+
+def content_digest(one: NDArray[Any]) -> bytes:
+    """SHA-256 of the elements i < j of a map, 32 bytes."""
+    found = hashlib.sha256(f"{one.dtype.str} {one.shape} ".encode())
+    for i in range(len(one) - 1):
+        found.update(np.ascontiguousarray(one[i, i + 1 :]).data)
+    return found.digest()

@@ -1,0 +1,349 @@
+"""Passes over maps: the same numbers wherever they are made; what is kept is used where all that it follows from is."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import made_maps
+import numpy as np
+import pytest
+
+import homodyne
+from homodyne.config.io import load_config
+from homodyne.data import write_aps_u
+from homodyne.data.references import content_digest, mapped_reference, open_reference, references_of
+from homodyne.errors import DataError, ExecutionError, InputError
+from homodyne.likelihood.direct import direct_moments
+from homodyne.likelihood.maps import Maps
+from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs
+from homodyne.optimization import passes as module
+from homodyne.optimization.passes import Passes
+from homodyne.physics.model import find_model
+from homodyne.physics.models.static import Static
+
+MODEL = find_model("static")
+TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 300.0}
+PARAMS = {name: np.array([value, 1.1 * value]) for name, value in TRUTH.items()}
+I, J = np.array([0, 3, 5, 20]), np.array([1, 40, 10, 59])  # noqa: E741
+
+
+def config(backend=None, store=None, **more):
+    reduction = {"backend": backend, "store": None if store is None else str(store)}
+    workers = {"cmc": {"backend": {"num_workers": 2, "max_attempts": 1}}}
+    return load_config({"analysis_mode": "static", "reduction": reduction, "optimization": workers, **more})
+
+
+def maps_of(values, count=3):
+    alive = np.ones((count, 60), bool)
+    alive[1, 17] = False
+    return Maps(values, alive, made_maps.T, np.full(count, 0.01), 30.0 * np.arange(count), None)
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "made_maps"
+    folder.mkdir()
+    monkeypatch.setenv("MADE_MAPS", str(folder))
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    return folder
+
+
+@pytest.fixture
+def maps(made) -> Maps:
+    return maps_of(np.array([made_maps.make(k) for k in range(3)]))
+
+
+def grid_of(maps):
+    return find_cells(MODEL, PARAMS, maps, Accuracy(4, 1e-3))
+
+
+def everything(passes):
+    """What all passes give."""
+    grid = grid_of(passes.maps)
+    nodes = passes.reduce(grid)
+    return [*passes.pairs(I, J), *nodes, *passes.reduce_pairs(I, J), *passes.direct(MODEL, PARAMS, nodes)]
+
+
+def alone(model, params, maps):
+    """Direct sums of every map by itself, put together."""
+    parts = [direct_moments(model, params, maps.subset([k], maps.values[k : k + 1])) for k in range(maps.num_maps)]
+    return [np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True)]
+
+
+def expected(maps, together=False):
+    """The same, by the functions for maps in memory."""
+    nodes, pairs = reduce_maps(maps, grid_of(maps)), reduce_pairs(maps, I, J)
+    values = np.where(pairs.weight > 0, maps.values[:, I, J], np.nan)
+    sums = direct_moments if together else alone
+    return [values, maps.center, *nodes, *pairs, *sums(MODEL, PARAMS, maps)]
+
+
+def same(one, other):
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def num_made(folder):
+    file = folder / "made"
+    return len(file.read_text().split()) if file.exists() else 0
+
+
+def remote(maps, settings):
+    """Passes over maps of which this process has no values."""
+    nothing = replace(maps, values=())
+    return Passes(nothing, settings, [{"arguments": {"k": k}} for k in range(maps.num_maps)], "made_maps:make")
+
+
+@pytest.mark.parametrize("backend", [None, "sequential", "multiprocessing"])
+@pytest.mark.parametrize("kept", [False, True])
+def test_every_way_gives_the_same_bits(backend, kept, maps, tmp_path):
+    together = backend is None and not kept  # then all is done as it was before there were tasks
+    with Passes(maps, config(backend, tmp_path / "store" if kept else None)) as passes:
+        same(everything(passes), expected(maps, together))
+    for one, other in zip(expected(maps), expected(maps, together=True), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13)
+
+
+@pytest.mark.parametrize("backend", [None, "sequential", "multiprocessing"])
+def test_maps_that_workers_make(backend, maps, made, tmp_path):
+    with remote(maps, config(backend, tmp_path / "store")) as passes:
+        same(everything(passes), expected(maps))
+    before = num_made(made)
+    for k in range(3):
+        (made / f"refuse-{k}").touch()
+    with remote(maps, config(backend, tmp_path / "store")) as passes:  # nothing is made a second time
+        same(everything(passes), expected(maps))
+    assert num_made(made) == before
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_mapped_file_is_read_where_it_lies(order, maps, tmp_path):
+    cube = np.pad(maps.values, ((1, 0), (3, 0), (3, 0)))
+    np.save(tmp_path / "cube.npy", np.asarray(cube, order=order))
+    inside = np.load(tmp_path / "cube.npy", mmap_mode="r")[1:, 3:, 3:]
+    references = [mapped_reference(one) for one in inside]
+    for one, reference in zip(maps.values, references, strict=True):
+        np.testing.assert_array_equal(open_reference(reference), one)
+    with Passes(replace(maps, values=inside), config("sequential"), references) as passes:
+        same(everything(passes), expected(maps))
+    assert mapped_reference(np.load(tmp_path / "cube.npy", mmap_mode="c")) is None
+    with pytest.raises(DataError, match="has .* bytes"):
+        open_reference({**references[0], "offset": 10**9})
+
+
+def test_a_file_that_has_changed_is_refused_and_named(maps, tmp_path):
+    file = tmp_path / "cube.npy"
+    np.save(file, maps.values)
+    inside = np.load(file, mmap_mode="r")
+    settings = config("sequential", tmp_path / "store")
+    with Passes(replace(maps, values=inside), settings, [mapped_reference(one) for one in inside]) as passes:
+        passes.reduce(grid_of(maps))
+        changed = np.load(file, mmap_mode="r+")
+        changed[2, 4, 30] += 1e-3
+        changed.flush()
+        with pytest.raises(ExecutionError, match=r"(?s)1 of 3 maps.*phi = 60°.*cube\.npy.*values have changed"):
+            passes.pairs(I, J)
+    inside = np.load(file, mmap_mode="r")
+    with Passes(replace(maps, values=inside), settings, [mapped_reference(one) for one in inside]) as passes:
+        again = passes.reduce(grid_of(maps))  # as data of its own
+    same(again, reduce_maps(replace(maps, values=inside), grid_of(maps)))
+
+
+def test_one_map_of_a_file_of_any_format(tmp_path):
+    truth = homodyne.simulate(
+        TRUTH,
+        q=[0.01, 0.02],
+        num_frames=30,
+        dt=0.1,
+        phi=[0.0, 90.0],
+        contrast=0.3,
+        kind="independent",
+        sigma=0.01,
+        seed=1,
+    )
+    write_aps_u(tmp_path / "run.h5", truth)
+    data = homodyne.load(tmp_path / "run.h5", q=0.02, frames=(4, 23))
+    upper = np.triu_indices(20, 1)
+    for one, reference in zip(data.c2, references_of(data), strict=True):
+        np.testing.assert_array_equal(open_reference(reference)[upper], one[upper])
+    with pytest.raises(DataError, match="expected map 9"):
+        open_reference({**references_of(data)[0], "map": 9})
+    assert references_of(truth) == [None] * 4
+
+
+def damage(file, place=200):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", ["bit", "truncated", "another"])
+def test_a_damaged_file_is_seen_and_made_again(harm, maps, tmp_path, caplog):
+    passes = Passes(maps, config(None, tmp_path))
+    first = everything(passes)
+    files = sorted((tmp_path / "kept").rglob("*.npz"))
+    assert len(files) == 9  # three passes over three maps
+    good = files[4].read_bytes()
+    if harm == "bit":
+        damage(files[4])
+    else:
+        files[4].write_bytes(good[:-70] if harm == "truncated" else files[3].read_bytes())
+    with caplog.at_level(logging.WARNING, "homodyne"):
+        same(everything(Passes(maps, config(None, tmp_path))), first)
+    assert [str(files[4]) in text and "made again" in text for text in caplog.messages] == [True]
+    assert files[4].read_bytes() == good
+
+
+def reads(monkeypatch, passes):
+    """Number of maps that all passes read."""
+    counts = []
+    for name, operation in list(module._OPERATIONS.items()):
+
+        def counted(maps, *rest, operation=operation):
+            counts.append(maps.num_maps)
+            return operation(maps, *rest)
+
+        monkeypatch.setitem(module._OPERATIONS, name, counted)
+    everything(passes)
+    monkeypatch.undo()
+    return sum(counts)
+
+
+def test_whatever_a_result_follows_from_makes_another_key(maps, tmp_path, monkeypatch):
+    settings = config(None, tmp_path)
+    everything(Passes(maps, settings))
+    assert reads(monkeypatch, Passes(maps, settings)) == 0
+    values, alive, q = maps.values.copy(), maps.alive.copy(), maps.q.copy()
+    values[1, 2, 50] += 1e-3
+    assert reads(monkeypatch, Passes(replace(maps, values=values), settings)) == 3  # one map, three passes
+    values, below = maps.values.copy(), np.tril_indices(60)
+    values[:, below[0], below[1]] = 7.0  # which is no data
+    assert reads(monkeypatch, Passes(replace(maps, values=values), settings)) == 0
+    alive[0, 3] = False
+    assert reads(monkeypatch, Passes(replace(maps, alive=alive), settings)) == 3
+    q[2] *= 1.001
+    assert reads(monkeypatch, Passes(replace(maps, q=q), settings)) == 3
+    monkeypatch.setattr(module, "VERSION", 2)
+    assert reads(monkeypatch, Passes(maps, settings)) == 9
+
+
+def test_the_times_are_part_of_the_key(maps, tmp_path, monkeypatch):
+    """Other times with the same cells: were they left out of the key, weights of the first would be returned."""
+    settings, grid = config(None, tmp_path), grid_of(maps)
+    t = maps.t + 0.04 * np.sin(np.arange(60))
+    other, moved = replace(maps, t=t), replace(grid, t=t, uniform=False)
+    wanted = reduce_maps(other, moved)
+
+    def run(times):
+        Passes(replace(maps, t=times), settings).pairs(I, J)
+        return Passes(replace(maps, t=times), settings).reduce(replace(grid, t=times, uniform=False))
+
+    run(maps.t)
+    same(run(t), wanted)
+    true_digest = module.store_files.digest
+    bytes_of = {module._bytes(x).tobytes() for x in (maps.t, t)}
+
+    def without_times(*parts):
+        return "" if len(parts) == 1 and bytes(parts[0]) in bytes_of else true_digest(*parts)
+
+    monkeypatch.setattr(module.store_files, "digest", without_times)
+    run(maps.t)
+    with pytest.raises(AssertionError):
+        same(run(t), wanted)
+
+
+@dataclass(frozen=True)
+class Slower(Static):
+    """The static law with another rate: what a user's change of code amounts to."""
+
+    factor: float = 1.0
+
+    def g(self, params, *arguments):
+        return super().g({**params, "D0": self.factor * params["D0"]}, *arguments)
+
+
+def test_direct_sums_know_the_code_of_the_model(maps, tmp_path):
+    passes = Passes(maps, config(None, tmp_path))
+    nodes = passes.reduce(grid_of(maps))
+    for factor in (1.0, 1.0 + 1e-9, 1.0):
+        found = passes.direct(Slower(factor), PARAMS, nodes)
+        same(found, alone(Slower(factor), PARAMS, maps))
+    assert len(list((tmp_path / "kept").rglob("*.npz"))) == 3 * 3  # of the nodes and of two models
+
+
+@pytest.mark.parametrize("backend", ["sequential", "multiprocessing"])
+def test_a_map_that_fails_is_named_and_the_others_are_kept(backend, maps, made, tmp_path):
+    (made / "refuse-1").touch()
+    settings = config(backend, tmp_path / "store")
+    with (
+        remote(maps, settings) as passes,
+        pytest.raises(ExecutionError, match="phi = 30°.*ValueError: the detector lost map 1") as caught,
+    ):
+        passes.reduce(grid_of(maps))
+    assert caught.value.__notes__ == [f"what was read from 2 of 3 maps is kept in {tmp_path / 'store'}"]
+    (made / "refuse-1").unlink()
+    before = num_made(made)
+    with remote(maps, settings) as passes:
+        same(passes.reduce(grid_of(maps)), reduce_maps(maps, grid_of(maps)))
+    assert num_made(made) == before + 1
+    assert not list((tmp_path / "store").rglob("*.part"))
+
+
+def test_an_interrupted_run_goes_on(maps, tmp_path, monkeypatch):
+    passes, count = Passes(maps, config("sequential", tmp_path / "store")), []
+    keep = passes._keep
+
+    def interrupted(key, row):
+        if count:
+            raise KeyboardInterrupt
+        count.append(keep(key, row))
+
+    monkeypatch.setattr(passes, "_keep", interrupted)
+    with passes, pytest.raises(KeyboardInterrupt) as caught:
+        passes.reduce(grid_of(maps))
+    assert "from 1 of 3 maps is kept" in caught.value.__notes__[0]
+    again = []
+    with Passes(maps, config("sequential", tmp_path / "store")) as passes:
+        nodes = passes.reduce(grid_of(maps), lambda done, total: again.append((done, total)))
+    same(nodes, reduce_maps(maps, grid_of(maps)))
+    assert again == [(1, 2), (2, 2)]
+
+
+def test_jobs_need_a_folder(maps):
+    with Passes(maps, config("slurm")) as passes, pytest.raises(InputError, match=r"set reduction\.store"):
+        passes.pairs(I, J)
+
+
+def test_a_function_is_named_by_the_caller_only(tmp_path):
+    with pytest.raises(DataError, match="of a function"):
+        open_reference({"arguments": {"k": 1}, "function": "made_maps:make"})
+    with pytest.raises(InputError, match="references for 1 maps"):
+        Passes(Maps((), np.ones((1, 60), bool), made_maps.T, np.ones(1), np.ones(1), None))
+
+
+def test_a_second_fit_reads_no_map_but_for_the_noise(tmp_path, monkeypatch):
+    data = homodyne.simulate(
+        TRUTH, q=0.01, num_frames=40, dt=0.1, phi=[0.0, 90.0], contrast=0.3, kind="independent", sigma=0.01, seed=1
+    )
+    search = {"method": "laplace", "nlsq": {"num_candidates": 200, "num_starts": 3}}
+    plain, kept = (
+        load_config({"analysis_mode": "static", "optimization": search, "reduction": {"store": place}})
+        for place in (None, str(tmp_path))
+    )
+    expected = homodyne.fit(data, config=plain)
+    first = homodyne.fit(data, config=kept)
+    for name in module._OPERATIONS:
+        monkeypatch.setitem(module._OPERATIONS, name, None)
+    second = homodyne.fit(data, config=kept)
+    for result in (first, second):
+        assert result.diagnostics["reduction"] == first.diagnostics["reduction"]
+        assert result.diagnostics["reduction"]["error"] == pytest.approx(expected.diagnostics["reduction"]["error"])
+        same([result.samples[name] for name in TRUTH], [expected.samples[name] for name in TRUTH])
+
+
+def test_digests_tell_values_and_types_apart():
+    one = np.arange(16.0).reshape(4, 4)
+    other = one.copy()
+    other[3, 0] = 5.0
+    assert content_digest(one) == content_digest(other) != content_digest(one.astype(np.float32))
