@@ -3,13 +3,25 @@
 import argparse
 from pathlib import Path
 
-from benchmarks import backends, combination, command_line, engine, fits, hard_cases, likelihood, noise, shards, size
+from benchmarks import (
+    backends,
+    combination,
+    command_line,
+    distributed,
+    engine,
+    fits,
+    hard_cases,
+    likelihood,
+    noise,
+    shards,
+    size,
+)
 from benchmarks.page import keep, made_here, records_of_this_version, write_page
 
 BENCHMARKS = {
     module.__name__.rpartition(".")[2]: module
     for module in (
-        likelihood, engine, noise, fits, command_line, shards, combination, hard_cases, backends, size,
+        likelihood, engine, noise, fits, command_line, shards, combination, hard_cases, backends, distributed, size,
     )
 }  # fmt: skip
 

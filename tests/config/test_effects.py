@@ -18,8 +18,9 @@ from homodyne.config.problems import known_keys
 from homodyne.config.schema import Config
 from homodyne.data import write_aps_u
 from homodyne.device.config import HardwareConfig
-from homodyne.errors import ConvergenceError, DataError, InputError
-from homodyne.optimization import mcmc, xpcs
+from homodyne.errors import ConvergenceError, DataError, ExecutionError, InputError
+from homodyne.optimization import mcmc, passes, xpcs
+from homodyne.optimization.cmc.backends.base import SequentialBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.mcmc import METHODS
@@ -175,6 +176,17 @@ def pilot() -> Pilot:
     return pilot_fit(build_problem(measurement(), load_config(SMALL)), np.random.default_rng(0))
 
 
+def test_where_maps_are_read_and_kept(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(passes, "select_backend", lambda *given, **more: asked.append(given[1]) or SequentialBackend())
+    changes = ["reduction.backend=multiprocessing", f"reduction.store={tmp_path}"]
+    with build_problem(measurement(), load_config(SMALL, changes)).passes as reading, pytest.raises(ExecutionError):
+        reading.pairs(np.array([0]), np.array([1]))  # that backend would sample shards
+    assert asked == ["multiprocessing"]
+    build_problem(measurement(), load_config(SMALL, changes[1:])).passes.pairs(np.array([0]), np.array([1]))
+    assert list(tmp_path.rglob("*.npz"))
+
+
 @cache
 def seen_in_draws(method: str, *changes: str) -> np.ndarray:
     return METHODS[method](pilot(), load_config(SMALL, changes), lambda stage, done, total: None).z
@@ -326,6 +338,7 @@ def test_choice_of_start(key):
 def test_every_key_is_tested():
     elsewhere = {"output.directory", "output.figures", "output.overwrite"}  # tests/cli
     tested = {f"experimental_data.{key}" for key in (*DATA, "dt")} | set(MODEL) | set(FIT) | set(DRAWS)
+    tested |= {"reduction.backend", "reduction.store"}
     tested |= {f"{CMC}backend.jobs.{key}" for key in JOBS}
     tested |= {f"{CMC}{key}" for key in (*PLAN, "sharding.strategy")} | {f"{CMC}initialization.{key}" for key in START}
     keys = set(known_keys(find_model("laminar_flow")))

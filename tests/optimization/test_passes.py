@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import homodyne
+from benchmarks import distributed
 from homodyne.config.io import load_config
 from homodyne.data import write_aps_u
 from homodyne.data.references import content_digest, mapped_reference, open_reference, references_of
 from homodyne.errors import DataError, ExecutionError, InputError
-from homodyne.likelihood.direct import direct_moments
+from homodyne.likelihood.direct import LIMIT, direct_moments
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs
 from homodyne.optimization import passes as module
@@ -340,6 +341,15 @@ def test_a_second_fit_reads_no_map_but_for_the_noise(tmp_path, monkeypatch):
         assert result.diagnostics["reduction"] == first.diagnostics["reduction"]
         assert result.diagnostics["reduction"]["error"] == pytest.approx(expected.diagnostics["reduction"]["error"])
         same([result.samples[name] for name in TRUTH], [expected.samples[name] for name in TRUTH])
+
+
+def test_the_benchmark_of_maps_that_workers_make():
+    facts = distributed.apart(2, 60, 2)
+    assert facts["pairs"] == 2 * 60 * 59 // 2
+    assert len(facts["busy"]) == 2  # workers
+    assert 0 < facts["returned"] < facts["sent"] + 1e4
+    assert facts["error"] < LIMIT
+    assert len(list(distributed.rows_of(facts, 2, 60))) == 7
 
 
 def test_digests_tell_values_and_types_apart():
