@@ -1,6 +1,7 @@
 """Ten thousand million pairs on two worker processes, one task for each map, in maps that the workers make: static, 200
 wave vectors, 10 000 frames. Seconds are those of one core; what a map is made in stands apart, since a measurement
-has it already. The extrapolation is one reduction and one check by direct sums, without reading disks. Another size: `python -m benchmarks.distributed MAPS FRAMES WORKERS`.
+has it already. The extrapolation is one reduction and one check by direct sums, without reading disks. Another size:
+`python -m benchmarks.distributed MAPS FRAMES WORKERS`.
 """
 
 import json
