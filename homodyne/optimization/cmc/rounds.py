@@ -158,7 +158,8 @@ class Round:
             return None
         if not arrays or {"statistics", "shard_id"} - arrays.keys() or arrays["shard_id"] != shard_id:
             return None
-        return arrays["statistics"]
+        rows = arrays["statistics"]  # one for each point, unless an operation gives something else
+        return rows if self.shared.get("operation") or len(rows) == len(self.points) else None
 
     def keep_failure(self, shard_id: int, attempt: int, failed: Failed) -> None:
         """Note why an attempt at a shard came to nothing."""
