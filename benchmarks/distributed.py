@@ -107,7 +107,8 @@ def measure(count: int, frames: int, workers: int) -> dict[str, Any]:
         with passes.Passes(maps, config, arguments, "benchmarks.distributed:make") as work:
             problem = Problem(work, space_of(config, t), scaling_of(config).table, None)
             space = problem.space
-            grid = problem.grid({name: np.array([value]) for name, value in TRUTH.items()}, Accuracy())
+            signal = float(np.sqrt(problem.num_pairs)) * CONTRAST / SIGMA
+            grid = problem.grid({name: np.array([value]) for name, value in TRUTH.items()}, Accuracy(), signal)
             nodes = problem.reduced(grid)
             posterior = problem.posterior(nodes, np.full(count, SIGMA))
             z = space.coordinates(TRUTH)

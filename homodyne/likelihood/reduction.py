@@ -30,10 +30,16 @@ _SAME = 1e-9  # relative difference of times that is none
 _REPRESENTATIVE = 4  # maps on which cells are tried
 _ROWS_AT_ONCE = 256  # rows of a cell that are reduced together
 _MOST_SPLITS = 40  # times that a cell is split, at most
+_EQUAL_CELLS = 30  # of as many pairs, for each of which the tolerance is meant
+_LOOSEST = 10.0  # factor of the tolerance of a cell with few pairs, at most
 
 
 class Accuracy(NamedTuple):
-    """Nodes along each side of a cell, and error of g and g² that is allowed there."""
+    """Nodes along each side of a cell, and error of g and g² that is allowed in a cell of a thirtieth of all pairs.
+
+    The variance that errors of g add to the log density grows with the pairs of a cell, so that its tolerance falls with
+    the square root of their number.
+    """
 
     order: int = 8
     tolerance: float = 1e-4
@@ -114,7 +120,7 @@ def find_cells(model: CorrelationModel, params: dict[str, Array], maps: Maps, ac
             rows, lags = cell.end_row - cell.first_row, cell.end_lag - cell.first_lag
             if maps.uniform:  # sides with few frames keep them
                 along_rows, along_lags = along_rows * (rows > p), along_lags * (lags > p)
-            if not max(along_rows, along_lags) > accuracy.tolerance:
+            if not max(along_rows, along_lags) > accuracy.tolerance * _looseness(cell, n):
                 done.append(cell)
             elif (along_rows >= along_lags and rows > 1) or lags == 1:
                 middle = _middle(t, cell.first_row, cell.end_row)
@@ -329,6 +335,13 @@ def _sides(t: Array, cell: Cell, order: int, uniform: bool) -> tuple[Array, Arra
     first = chebyshev(t[rows[0]], t[rows[-1]], order) if rows.size > 1 else t[rows]
     low, high = _lag_ends(t, cell)  # one lag of equal steps, in a record that has others too, needs one node
     return first, chebyshev(low, high, order) if high - low > _SAME * high else np.array([low])
+
+
+def _looseness(cell: Cell, n: int) -> float:
+    """Factor of the tolerance of a cell of a record of n frames."""
+    ends = np.minimum(cell.end_lag, n - np.arange(cell.first_row, cell.end_row))
+    share = np.maximum(ends - cell.first_lag, 0).sum() / (n * (n - 1) / 2)
+    return min(float(1.0 / np.sqrt(_EQUAL_CELLS * max(share, 1e-12))), _LOOSEST)
 
 
 def _lag_ends(t: Array, cell: Cell) -> tuple[float, float]:

@@ -41,7 +41,10 @@ _ROUNDS = 4  # of climbing and taking the noise from the residuals
 _RESIDUALS = 1_000_000  # pairs over all maps that the noise is taken from
 _RESOLVED = 1e-8  # least noise over the values themselves: less than single precision resolves
 _MAD_TO_SD = 1.4826022185056018  # 1 / quantile(normal, 3/4)
-_FAR_DRAWS = 4  # points about the mode of thinned data at which cells are tried
+_FAR_DRAWS = 4  # points about the mode at which cells are tried
+_FAR = 3.0  # spread of these, in posterior sd
+_MANY = 10  # times as many pairs as thinned data have: their modes are followed on few nodes before cells are found
+_COARSE = 10.0  # factor of the tolerance of these
 _AT_EDGE = (
     "the density is highest at an edge of the possible parameters, or hardly curved: the data determine little, and "
     "priors much; fix a parameter or narrow its prior if you know more"
@@ -206,13 +209,18 @@ def pilot_fit(
     modes = modes_from(thin, points, settings)
     progress("pilot fit: starts", 1, 1)
 
-    progress("reduction", 0, 1)
-    grid = problem.grid(_trials(problem.space, modes, rng), settings.accuracy)
-    nodes = problem.reduced(grid)
-    progress("reduction", 1, 1)
-    progress("pilot fit: all data", 0, 1)
-    modes, sigma, posterior = _on_all_data(problem, nodes, modes, sigma, settings)
-    progress("pilot fit: all data", 1, 1)
+    posterior, accuracies = thin, [settings.accuracy]
+    if problem.num_pairs > _MANY * settings.thin_points:
+        accuracies.insert(0, settings.accuracy._replace(tolerance=_COARSE * settings.accuracy.tolerance))
+    for accuracy in accuracies:
+        progress("reduction", 0, 1)
+        trials = _trials(problem.space, modes, rng)
+        grid = problem.grid(trials, accuracy, _signal(problem, posterior, modes[0].z, sigma))
+        nodes = problem.reduced(grid)
+        progress("reduction", 1, 1)
+        progress("pilot fit: all data", 0, 1)
+        modes, sigma, posterior = _on_all_data(problem, nodes, modes, sigma, settings)
+        progress("pilot fit: all data", 1, 1)
     notes = _misfit(problem, evaluate_many(modes[0].z[None], posterior), sigma)
     if sample_noise:
         posterior, modes = posterior.with_sigma(None), [_with_noise(mode, posterior) for mode in modes]
@@ -242,7 +250,8 @@ def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Prog
     problem, d = pilot.problem, pilot.space.dim
     some = np.resize(np.concatenate([[m.z[:d] for m in pilot.modes], points[:, :d]]), (_MOST_MODES + _FAR_DRAWS, d))
     progress("reduction", 0, 1)
-    grid = problem.grid(physical_values(pilot.space, some), settings.accuracy)
+    signal = _signal(problem, pilot.posterior, pilot.mode.z, pilot.sigma)
+    grid = problem.grid(physical_values(pilot.space, some), settings.accuracy, signal)
     posterior = replace(pilot.posterior, nodes=problem.padded(problem.reduced(grid)))
     progress("reduction", 1, 1)
     if posterior.sigma is None:
@@ -355,10 +364,16 @@ def _screen(
 
 def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generator) -> dict[str, Array]:
     """Points of the parameter space at which cells are tried: every mode, and draws about the best."""
-    around = modes[0].draw(8 * _FAR_DRAWS, rng)
+    around = modes[0].z + _FAR * (modes[0].draw(8 * _FAR_DRAWS, rng) - modes[0].z)
     supported = np.asarray(_supported(around, space))
     points = np.concatenate([[m.z for m in modes], around[supported][:_FAR_DRAWS]])
     return physical_values(space, np.resize(points, (_MOST_MODES + _FAR_DRAWS, space.dim)))
+
+
+def _signal(problem: Problem, posterior: Posterior, z: Array, sigma: Array) -> float:
+    """Root of the pairs of all maps times contrast over noise, at z (dim,)."""
+    contrast = evaluate_many(z[None], posterior).scaling_mean[0, :, 1]
+    return float(np.sqrt(problem.num_pairs * np.mean((contrast / sigma) ** 2)))
 
 
 _supported = compiled(jax.vmap(lambda z, space: space.supported(z), in_axes=(0, None)))

@@ -165,7 +165,8 @@ def _check(measurement: Measurement) -> None:
 def _pilot(problem: Problem, z: Array, measurement: Measurement) -> Pilot:
     """The truth in place of a pilot fit."""
     sigma = np.full(measurement.angles, measurement.sigma)
-    grid = problem.grid({name: np.array([value]) for name, value in measurement.params.items()}, Accuracy())
+    signal = float(np.sqrt(problem.num_pairs)) * measurement.contrast / measurement.sigma
+    grid = problem.grid({name: np.array([value]) for name, value in measurement.params.items()}, Accuracy(), signal)
     posterior = problem.posterior(problem.reduced(grid), sigma)
     mode = Mode(z, 0.0, np.eye(z.size), 0.0)
     return Pilot(problem, posterior, grid, (mode,), sigma, 0, 0, ())

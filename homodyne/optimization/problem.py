@@ -21,11 +21,11 @@ from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-TYPICAL_PAIRS = 500_000
-"""Pairs for which the tolerance of the reduction is meant."""
+TYPICAL_SIGNAL = 2.0e4
+"""Signal for which the tolerance of the reduction is meant: the root of the pairs times contrast over noise."""
 
 WIDEST_TOLERANCE = 3.0
-"""Factor of the tolerance of small data, at most."""
+"""Factor of the tolerance of weak or small data, at most."""
 
 MOST_THINNED = 1000
 """Pairs of frames of a map in thinned data, at most."""
@@ -73,14 +73,18 @@ class Problem:
         """About `points` pairs over all maps as nodes: every age, every scale of lag."""
         return self.passes.reduce_pairs(*thinned_pairs(self.maps, min(points, MOST_THINNED * self.maps.num_maps)))
 
-    def grid(self, params: Mapping[str, Array], accuracy: Accuracy) -> Grid:
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of frames of all maps, missing ones too."""
+        return self.maps.num_maps * self.maps.num_frames * (self.maps.num_frames - 1) // 2
+
+    def grid(self, params: Mapping[str, Array], accuracy: Accuracy, signal: float) -> Grid:
         """Cells in which g is smooth at points (P,) of the parameter space.
 
-        The tolerance is that for half a million pairs; the more pairs there are, the more a common error of g counts.
-        That of small data is not much wider: their cells are few anyway.
+        The log density takes an error of g times the signal: the root of the number of pairs, times contrast over
+        noise. The tolerance is that for a signal of 20 000. That of weaker data is not much wider: cells are few then.
         """
-        pairs = self.maps.num_maps * self.maps.num_frames * (self.maps.num_frames - 1) / 2
-        tolerance = accuracy.tolerance * min(np.sqrt(TYPICAL_PAIRS / pairs), WIDEST_TOLERANCE)
+        tolerance = accuracy.tolerance * min(TYPICAL_SIGNAL / max(signal, 1.0), WIDEST_TOLERANCE)
         return find_cells(self.space.model, dict(params), self.maps, accuracy._replace(tolerance=tolerance))
 
     def reduced(self, grid: Grid) -> Nodes:

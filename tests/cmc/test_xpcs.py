@@ -17,7 +17,7 @@ from homodyne.likelihood.reduction import Accuracy, reduce_shards
 from homodyne.optimization import xpcs
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
-from homodyne.optimization.problem import build_problem
+from homodyne.optimization.problem import TYPICAL_SIGNAL, build_problem
 from homodyne.optimization.xpcs import XpcsModel, node_arrays
 
 TRUTH = {
@@ -33,7 +33,7 @@ def measured():
         TRUTH, q=0.0054, gap=2e6, num_frames=40, dt=0.1, phi=PHI, contrast=0.3, kind="independent", sigma=0.03
     )
     problem, sigma = build_problem(data, Config()), np.array([0.03, 0.031, 0.029])
-    grid = problem.grid({name: np.array([value]) for name, value in TRUTH.items()}, Accuracy())
+    grid = problem.grid({name: np.array([value]) for name, value in TRUTH.items()}, Accuracy(), TYPICAL_SIGNAL)
     posterior = problem.posterior(problem.reduced(grid), sigma)
     maps = problem.maps
     model = XpcsModel(problem.space, maps.t, maps.q, maps.phi, maps.gap, problem.scaling, sigma, posterior.adjustment)
