@@ -466,6 +466,7 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
         gaussian=(mode.z, mode.covariance) if laplace else None,
         draws_log_density=drawn.stats.get("lp"),
         unbelievable=not_converged(drawn.problems),
+        rough=None if pilot.rough is None else _batch(pilot.rough, tell),
     )
 
 

@@ -123,6 +123,8 @@ class Pilot:
         Of all data, with its noise.
     grid : Grid
         Cells of the reduction.
+    coarse : Nodes or None
+        The data on few nodes, for what need not be exact; None where all have few.
     modes : tuple of Mode
         Best first.
     sigma : (n_maps,) array
@@ -136,6 +138,7 @@ class Pilot:
     problem: Problem
     posterior: Posterior
     grid: Grid
+    coarse: Nodes | None
     modes: tuple[Mode, ...]
     sigma: Array
     num_starts: int
@@ -151,6 +154,11 @@ class Pilot:
     def space(self) -> ParameterSpace:
         """The parameters."""
         return self.posterior.space
+
+    @property
+    def rough(self) -> Posterior | None:
+        """The posterior of the data on few nodes; None where all have few."""
+        return None if self.coarse is None else replace(self.posterior, nodes=self.coarse)
 
     def noting(self, *further: str) -> "Pilot":
         """Return the same with what its modes say of themselves and further notes."""
@@ -209,7 +217,7 @@ def pilot_fit(
     modes = modes_from(thin, points, settings)
     progress("pilot fit: starts", 1, 1)
 
-    posterior, accuracies = thin, [settings.accuracy]
+    posterior, coarse, accuracies = thin, None, [settings.accuracy]
     if problem.num_pairs > _MANY * settings.thin_points:
         accuracies.insert(0, settings.accuracy._replace(tolerance=_COARSE * settings.accuracy.tolerance))
     for accuracy in accuracies:
@@ -219,12 +227,13 @@ def pilot_fit(
         nodes = problem.reduced(grid)
         progress("reduction", 1, 1)
         progress("pilot fit: all data", 0, 1)
+        coarse = None if posterior is thin else posterior.nodes
         modes, sigma, posterior = _on_all_data(problem, nodes, modes, sigma, settings)
         progress("pilot fit: all data", 1, 1)
     notes = _misfit(problem, evaluate_many(modes[0].z[None], posterior), sigma)
     if sample_noise:
         posterior, modes = posterior.with_sigma(None), [_with_noise(mode, posterior) for mode in modes]
-    return Pilot(problem, posterior, grid, tuple(modes), sigma, len(starts), len(ends.z), tuple(notes))
+    return Pilot(problem, posterior, grid, coarse, tuple(modes), sigma, len(starts), len(ends.z), tuple(notes))
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,8 @@ def adapt(
     Parameters
     ----------
     evaluate
-        Exact log posterior (n,) of points (n, d), up to a constant; minus infinity outside its support.
+        Log posterior (n,) of points (n, d), up to a constant; minus infinity outside its support. A good approximation
+        will do: the proposal of the last round is judged by its caller.
     first
         Proposal to begin with.
     kept

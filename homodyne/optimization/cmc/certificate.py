@@ -151,6 +151,7 @@ def certify(
     gaussian: Mode | None = None,
     draws_log_density: npt.ArrayLike | None = None,
     unbelievable: str = "",
+    rough: Evaluate | None = None,
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
@@ -180,6 +181,8 @@ def certify(
     unbelievable
         Why the draws cannot be believed, whatever their weights say: weighted points replace them. Points that follow
         the shape of such draws have to be confirmed by wider ones.
+    rough
+        A cheaper approximation of ``evaluate``, for fitting the proposal of the third rung; weights are always exact.
 
     Raises
     ------
@@ -233,7 +236,9 @@ def certify(
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
     enough = max(num_points, ADAPTED)
-    adapted = adapt(evaluate, start, proposal, points, values, enough, rng)
+    if rough is not None:
+        values = rough(points)
+    adapted = adapt(rough or evaluate, start, proposal, points, values, enough, rng)
     points = adapted.draw(2 * enough, rng)
     third = climb(given, points, evaluate(points), adapted, own, gaussian is None, rng)
     if isinstance(third, str):
