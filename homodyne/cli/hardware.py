@@ -8,9 +8,8 @@ if TYPE_CHECKING:
     from homodyne.device.config import HardwareConfig
 
 POINTS = 50_000_000
-CORE_SECONDS = 4e-9  # of one pair in one pass over the data; see docs/performance.md
-PASSES = {"laplace": 500, "nuts": 4500, "cmc": 2000}
-"""Passes over the data that a whole fit of laminar flow takes, from the fits in docs/performance.md."""
+CORE_SECONDS = 20.0  # of a whole calibrated fit of laminar flow by laplace, however few pairs there are
+PAIR_SECONDS = 2.1e-6  # and of every pair: one reduction, direct sums, noise; see docs/performance.md
 
 
 def hardware(
@@ -25,7 +24,7 @@ def hardware(
 
 
 def plan(points: int, found: "HardwareConfig") -> str:
-    """What auto takes for this many pairs of frames, the shards and backend of cmc, and what each method costs."""
+    """What auto takes for this many pairs of frames, the shards and backend of cmc, and what a fit costs."""
     from homodyne.device.config import should_use_cmc
     from homodyne.optimization.cmc.backends.selection import choose_backend
     from homodyne.optimization.cmc.shard_count import choose_num_shards
@@ -43,10 +42,12 @@ def plan(points: int, found: "HardwareConfig") -> str:
 
 
 def cost(points: int, cores: int) -> str:
-    """Core hours of every method, and the time they take on so many cores."""
-    hours = {method: points * passes * CORE_SECONDS / 3600.0 for method, passes in PASSES.items()}
-    parts = [f"{method} {used:.2g} core hours ({_time(used / cores)})" for method, used in hours.items()]
-    return f"{', '.join(parts)}; laminar flow, half or twice as much on other machines"
+    """Core hours of a fit by laplace, and the time it takes on so many cores."""
+    used = (CORE_SECONDS + points * PAIR_SECONDS) / 3600.0
+    return (
+        f"laplace {used:.2g} core hours ({_time(used / cores)}), calibrated laminar flow, half or twice as much on other "
+        "machines; nuts and cmc several times as long"
+    )
 
 
 def _time(hours: float) -> str:

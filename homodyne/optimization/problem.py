@@ -24,7 +24,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 TYPICAL_SIGNAL = 2.0e4
 """Signal for which the tolerance of the reduction is meant: the root of the pairs times contrast over noise."""
 
-WIDEST_TOLERANCE = 3.0
+WIDEST_TOLERANCE = 2.0
 """Factor of the tolerance of weak or small data, at most."""
 
 MOST_THINNED = 1000

@@ -290,4 +290,4 @@ def test_hardware_tells_what_auto_would_choose(homodyne, points, chosen):
     lines = dict(line.split(None, 1) for line in outcome.out.splitlines())
     assert "shard" in lines["cmc"]
     assert lines["backend"].split(":")[0] in ("multiprocessing", "sequential")
-    assert f"laplace {points * 500 * 4e-9 / 3600:.2g} core hours" in lines["cost"]
+    assert f"laplace {(20 + 2.1e-6 * points) / 3600:.2g} core hours" in lines["cost"]

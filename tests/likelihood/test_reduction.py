@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from homodyne.likelihood import reduction
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import add, moments, padded, padded_size
 from homodyne.likelihood.reduction import (
@@ -122,6 +123,18 @@ def test_few_nodes_stand_for_many_pairs():
     assert cells.limits[-1] < 0.05 * 400 * 399 / 2
     finer = find_cells(find_model("laminar_flow"), columns, maps, Accuracy(8, 1e-6))
     assert finer.limits[-1] > cells.limits[-1]
+
+
+def test_cells_of_few_pairs_may_be_coarser():
+    """The tolerance is meant for a thirtieth of all pairs, and follows the root of their number up to a limit."""
+    n = 401
+    whole = n * (n - 1) / 2
+    for height, width in ((40, 40), (20, 10), (200, 100)):
+        cell = reduction.Cell(0, height, 1, 1 + width)
+        assert reduction._looseness(cell, n) == pytest.approx(np.sqrt(whole / 30 / (height * width)))
+    assert reduction._looseness(reduction.Cell(0, 2, 1, 3), n) == 10.0
+    corner = reduction.Cell(n - 11, n - 1, 1, n)  # cut off by the end of the record
+    assert reduction._looseness(corner, n) == pytest.approx(np.sqrt(whole / 30 / 55))
 
 
 def test_a_pause_between_equal_steps():

@@ -174,6 +174,26 @@ class TestOtherPosteriors:
             assert max(worst_error(problem, answer)) < 0.3
         assert bool(rounds) == (answer.certificate.rung != "gaussian")
 
+    def test_a_rough_density_fits_proposals_and_nothing_else(self):
+        """Off by a constant and by waves, it changes no answer; where it is another posterior, points say so."""
+        problem, asked = banana(2, 1.0), []
+
+        def wavy(points):
+            asked.append(len(points))
+            return every(problem.log_density)(points) + 5.0 + 0.2 * np.sin(3.0 * points[:, 0])
+
+        def elsewhere(points):
+            return every(problem.log_density)(points + 8.0 * problem.sd)
+
+        draws = problem.laplace(2000, 0)
+        for seed in range(3):
+            answer = judge(problem, draws, seed, gaussian=problem.modes[0], rough=wavy)
+            assert answer.certificate.verdict == CORRECTED
+            assert max(worst_error(problem, answer)) < 0.3
+            misled = judge(problem, draws, seed, gaussian=problem.modes[0], rough=elsewhere)
+            assert misled.certificate.verdict == REFUSED or max(worst_error(problem, misled)) < 0.3
+        assert sum(asked) >= 3 * 2000
+
     def test_a_mode_that_the_draws_miss_is_found_if_it_is_known(self):
         problem = two_modes(3, 16.0, weight=0.4)
         draws = problem.laplace(2000, 0)
