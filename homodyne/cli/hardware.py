@@ -45,8 +45,8 @@ def cost(points: int, cores: int) -> str:
     """Core hours of a fit by laplace, and the time it takes on so many cores."""
     used = (CORE_SECONDS + points * PAIR_SECONDS) / 3600.0
     return (
-        f"laplace {used:.2g} core hours ({_time(used / cores)}), calibrated laminar flow, half or twice as much on other "
-        "machines; nuts and cmc several times as long"
+        f"laplace {used:.2g} core hours ({_time(used / cores)}), calibrated laminar flow, half or twice as much on "
+        "other machines; nuts and cmc several times as long"
     )
 
 

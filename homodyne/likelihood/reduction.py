@@ -37,8 +37,8 @@ _LOOSEST = 10.0  # factor of the tolerance of a cell with few pairs, at most
 class Accuracy(NamedTuple):
     """Nodes along each side of a cell, and error of g and g² that is allowed in a cell of a thirtieth of all pairs.
 
-    The variance that errors of g add to the log density grows with the pairs of a cell, so that its tolerance falls with
-    the square root of their number.
+    The variance that errors of g add to the log density grows with the pairs of a cell, so that its tolerance falls
+    with the square root of their number.
     """
 
     order: int = 8

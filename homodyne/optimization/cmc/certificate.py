@@ -236,9 +236,8 @@ def certify(
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
     enough = max(num_points, ADAPTED)
-    if rough is not None:
-        values = rough(points)
-    adapted = adapt(rough or evaluate, start, proposal, points, values, enough, rng)
+    density, values = (evaluate, values) if rough is None else (rough, rough(points))
+    adapted = adapt(density, start, proposal, points, values, enough, rng)
     points = adapted.draw(2 * enough, rng)
     third = climb(given, points, evaluate(points), adapted, own, gaussian is None, rng)
     if isinstance(third, str):
