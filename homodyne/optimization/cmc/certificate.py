@@ -31,7 +31,7 @@ import numpy.typing as npt
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.confirmation import confirm
-from homodyne.optimization.cmc.proposal import Mode, Normal, around, shaped
+from homodyne.optimization.cmc.proposal import Density, Mode, Normal, around, shaped
 from homodyne.optimization.cmc.rung import Draws, Rung, climb
 
 Array = npt.NDArray[np.float64]
@@ -50,6 +50,8 @@ CERTIFIED, CORRECTED, REFUSED = "CERTIFIED", "CORRECTED", "REFUSED"
 # points only: of severe funnels, whose widths come out wrong by a factor of two, at most a quarter is effective.
 K_CERTIFIED = 0.5  # largest Pareto tail index (k-hat) of the weights to certify draws, and, on both rungs, to correct
 ADAPTED = 500  # points, at least, of each round in which a proposal is fitted to the posterior
+MORE = 4  # times as many where these do not suffice, but this share of effective points says that they may
+PROMISING = 0.05
 SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
 K_UNCONFIRMED = 0.7  # to replace draws neither confirmed nor contradicted; 1 - 1 / log10(points) where that is less
 MIN_ESS = 100.0  # effective points, at least
@@ -156,8 +158,8 @@ def certify(
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
     Evaluates the posterior at ``num_points`` points, twice as many when the second rung is needed, up to eleven
-    times as many when the third is, and, unless ``draws_log_density`` is given, at all draws: none may lie where the
-    posterior is zero.
+    times as many when the third is, fifty times where that nearly suffices, and, unless ``draws_log_density`` is
+    given, at all draws: none may lie where the posterior is zero.
 
     Parameters
     ----------
@@ -195,9 +197,7 @@ def certify(
     if main is None:
         return _unable(names, "The draws do not vary in all directions, so that no proposal can be fitted to them.")
     values = _values(x, draws_log_density, evaluate)
-    outside = int(np.count_nonzero(~np.isfinite(values)))
-    if outside:
-        unbelievable = unbelievable or f"Of {values.size} draws {outside} lie where the posterior is zero"
+    unbelievable = unbelievable or _outside(values)
     known = (None, None) if gaussian is not None else _known(x, values, num_points)
     given = Draws(x, independent, tuple(names), *known)
 
@@ -211,9 +211,7 @@ def certify(
     verdict, reason = _verdict(first, None)
 
     def done(name: str, rung: Rung, verdict: str, reason: str) -> Certified:
-        judged = _certified(name, rung, verdict, reason, given.names)
-        if unbelievable:
-            judged = without_draws(judged, unbelievable)
+        judged = without_draws(_certified(name, rung, verdict, reason, given.names), unbelievable)
         doubtful = rung.comparison.complaint or (unbelievable and name != "gaussian")
         if judged.certificate.verdict == CORRECTED and doubtful:
             return _confirmed(judged, rung, evaluate, centres, given.flat, rng)
@@ -223,7 +221,7 @@ def certify(
         return done("gaussian", first, verdict, reason)
 
     own = main if gaussian is not None else shaped(given.early)
-    start = proposal
+    start: Density = proposal
     if gaussian is None:
         shape = shaped(given.flat)
         further = shape.draw(num_points, rng)
@@ -235,22 +233,29 @@ def certify(
         verdict, reason = _verdict(second, first)
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
-    enough = max(num_points, ADAPTED)
     density, values = (evaluate, values) if rough is None else (rough, rough(points))
-    adapted = adapt(density, start, proposal, points, values, enough, rng)
-    points = adapted.draw(2 * enough, rng)
-    third = climb(given, points, evaluate(points), adapted, own, gaussian is None, rng)
-    if isinstance(third, str):
-        return _unable(names, third)
-    return done("adapted", third, *_verdict(third, None, adapted=True))
+    for enough in (max(num_points, ADAPTED), MORE * max(num_points, ADAPTED)):
+        start = adapt(density, start, proposal, points, values, enough, rng)
+        points = start.draw(2 * enough, rng)
+        exact = evaluate(points)
+        third = climb(given, points, exact, start, own, gaussian is None, rng)
+        if isinstance(third, str):
+            return _unable(names, third)
+        best, (verdict, reason) = third, _verdict(third, None, adapted=True)
+        if verdict != REFUSED or best.weights.ess < PROMISING * len(points):
+            break
+        values = exact if rough is None else rough(points)
+    return done("adapted", best, verdict, reason)
 
 
 def without_draws(judged: Certified, said: str) -> Certified:
     """Take the weighted points in place of draws that cannot be believed, whatever their weights say of them.
 
-    `said` tells why; a refusal stays one.
+    `said` tells why, and is empty where they can; a refusal stays one.
     """
     certificate = judged.certificate
+    if not said:
+        return judged
     if certificate.verdict == REFUSED:
         return refused(judged, f"{said}. {certificate.reason}")
     reason = f"{said}; weighted points replace the draws."
@@ -363,6 +368,12 @@ def _values(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate) -> Array:
             "both must be the same function"
         )
     return values
+
+
+def _outside(values: Array) -> str:
+    """Sentence about draws where the posterior is zero; empty where there are none."""
+    count = int(np.count_nonzero(~np.isfinite(values)))
+    return f"Of {values.size} draws {count} lie where the posterior is zero" if count else ""
 
 
 def _known(x: Array, values: Array, num_points: int) -> tuple[Array, Array]:
