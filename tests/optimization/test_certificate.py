@@ -194,6 +194,23 @@ class TestOtherPosteriors:
             assert misled.certificate.verdict == REFUSED or max(worst_error(problem, misled)) < 0.3
         assert sum(asked) >= 3 * 2000
 
+    @pytest.mark.parametrize(("promising", "verdict"), [(0.02, CORRECTED), (1.0, REFUSED)])
+    def test_a_proposal_that_nearly_suffices_is_fitted_to_more_points(self, promising, verdict, monkeypatch):
+        """The first fit is spoilt here: it returns the proposal that it was to improve."""
+        problem, sizes, fit = banana(2, 1.0), [], certificate.adapt
+
+        def spoilt_once(evaluate, first, kept, points, values, num_points, rng):
+            sizes.append(num_points)
+            return first if len(sizes) == 1 else fit(evaluate, first, kept, points, values, num_points, rng)
+
+        monkeypatch.setattr(certificate, "adapt", spoilt_once)
+        monkeypatch.setattr(certificate, "PROMISING", promising)
+        answer = judge(problem, problem.laplace(2000, 0), gaussian=problem.modes[0])
+        assert answer.certificate.verdict == verdict
+        assert sizes == ([1000, 4000] if verdict == CORRECTED else [1000])
+        if verdict == CORRECTED:
+            assert max(worst_error(problem, answer)) < 0.2
+
     def test_a_mode_that_the_draws_miss_is_found_if_it_is_known(self):
         problem = two_modes(3, 16.0, weight=0.4)
         draws = problem.laplace(2000, 0)
