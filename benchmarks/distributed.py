@@ -85,7 +85,7 @@ def measure(count: int, frames: int, workers: int) -> dict[str, Any]:
     from homodyne.likelihood.maps import Maps
     from homodyne.likelihood.posterior import score_many
     from homodyne.likelihood.reduction import Accuracy
-    from homodyne.optimization import passes
+    from homodyne.optimization.passes import Passes
     from homodyne.optimization.problem import Problem
 
     t, q = DT * np.arange(1, frames + 1), np.linspace(0.003, 0.012, count)
@@ -99,12 +99,12 @@ def measure(count: int, frames: int, workers: int) -> dict[str, Any]:
             "optimization": {"cmc": {"backend": backend}},
         }
     )
-    passes.RUN_PASS = "benchmarks.distributed:timed_pass"
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         os.environ[LOG] = str(log)
         start = time.perf_counter()
-        with passes.Passes(maps, config, arguments, "benchmarks.distributed:make") as work:
+        made, run = "benchmarks.distributed:make", "benchmarks.distributed:timed_pass"
+        with Passes(maps, config, arguments, made, run) as work:
             problem = Problem(work, space_of(config, t), scaling_of(config).table, None)
             space = problem.space
             signal = float(np.sqrt(problem.num_pairs)) * CONTRAST / SIGMA

@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from homodyne.data.files import read_map
-from homodyne.data.twotime import TwoTimeData
+from homodyne.data.twotime import TwoTimeData, update_with_pairs
 from homodyne.errors import DataError
 from homodyne.references import import_reference
 
@@ -115,6 +115,5 @@ def _mapped(reference: Reference) -> NDArray[Any]:
 def content_digest(one: NDArray[Any]) -> bytes:
     """SHA-256 of the elements i < j of a map, 32 bytes."""
     found = hashlib.sha256(f"{one.dtype.str} {one.shape} ".encode())
-    for i in range(len(one) - 1):
-        found.update(np.ascontiguousarray(one[i, i + 1 :]).data)
+    update_with_pairs(found, one)
     return found.digest()

@@ -134,8 +134,7 @@ class TwoTimeData:
             found.update(f"{values.dtype} {values.shape} ".encode())
             found.update(np.ravel(values).data)
         for one in map(np.asarray, each_map(self.c2)):
-            for i in range(self.num_frames - 1):
-                found.update(np.ravel(one[i, i + 1 :]).data)
+            update_with_pairs(found, one)
         return found.hexdigest()
 
     def __repr__(self) -> str:
@@ -144,6 +143,12 @@ class TwoTimeData:
             f"TwoTimeData(q={checks.listed(self.wavevectors, 8)} 1/Å, {self.num_maps} maps x {self.num_frames} frames, "
             f"dt={self.dt:.4g} s, t={self.t[0]:.4g}..{self.t[-1]:.4g} s, gap={gap}, {self.bad_frames.size} bad frames)"
         )
+
+
+def update_with_pairs(found: "hashlib._Hash", one: NDArray[Any]) -> None:
+    """Take the elements i < j of a map (n, n) into a digest."""
+    for i in range(len(one) - 1):
+        found.update(np.ravel(one[i, i + 1 :]).data)
 
 
 def each_map(c2: MapArrays) -> Iterator[MapArray]:

@@ -108,6 +108,18 @@ _OPERATIONS: dict[str, Callable[[Maps, Array, MapWork, Progress, int], Array]] =
 }
 
 
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """An operation that is to be done on some maps, and what takes its rows as they come."""
+
+    operation: str
+    points: Array
+    work: MapWork
+    maps: Sequence[int]
+    keep: Callable[[int, Any], None]
+    progress: Progress
+
+
 def _grid_points(grid: Grid) -> Array:
     """Cells, then order and whether steps are equal, (cells + 1, 4)."""
     return np.array([*grid.cells, (grid.order, grid.uniform, 0, 0)], dtype=np.float64)
@@ -129,6 +141,8 @@ class Passes:
     function : str, optional
         "module:name" of a function that makes maps from the arguments in `references`. A map is known by these then:
         they have to change with what the function makes.
+    run : str
+        "module:name" of the function that does the work of a task.
     """
 
     def __init__(
@@ -137,7 +151,9 @@ class Passes:
         config: Config | None = None,
         references: Sequence[Reference | None] | None = None,
         function: str | None = None,
+        run: str = RUN_PASS,
     ) -> None:
+        self.run = run
         self.maps, self.config, self.function = maps, config or Config(), function
         self.references = list(references) if references is not None else [None] * maps.num_maps
         absent = [k for k, reference in enumerate(self.references) if reference is None and not len(maps.values)]
@@ -241,78 +257,64 @@ class Passes:
             rows[k] = row
 
         try:
-            if missing and self.config.reduction.backend is None:
-                self._here(operation, points, work, missing, keep, progress)
-            elif missing:
-                self._elsewhere(operation, points, work, missing, keep, progress)
+            if missing:
+                read = self._here if self.config.reduction.backend is None else self._elsewhere
+                read(_Reading(operation, points, work, missing, keep, progress))
         except BaseException as error:
             if keys:
                 error.add_note(f"what was read from {len(rows)} of {len(chosen)} maps is kept in {self.folder}")
             raise
         return np.array([rows[k] for k in chosen])
 
-    def _here(
-        self,
-        operation: str,
-        points: Array,
-        work: MapWork,
-        missing: Sequence[int],
-        keep: Callable[[int, Any], None],
-        progress: Progress,
-    ) -> None:
+    def _here(self, reading: _Reading) -> None:
         """Read maps in threads of this process: all together, or a few at a time where these are kept.
 
         Direct sums that are kept are made map by map, as tasks do: with other maps beside it, compiled code may round
         those of a map otherwise in the last digit.
         """
-        values, cores = self.maps.values, detect_hardware().cores
-        size = len(missing)
+        values, cores, operate = self.maps.values, detect_hardware().cores, _OPERATIONS[reading.operation]
+        size = len(reading.maps)
         if self.folder is not None or not len(values):
-            size = 1 if operation == "direct" else cores
-        for first in range(0, len(missing), size):
-            part = missing[first : first + size]
+            size = 1 if reading.operation == "direct" else cores
+        for first in range(0, len(reading.maps), size):
+            part = reading.maps[first : first + size]
             some = [values[k] if len(values) else open_reference(self._reference(k), self.function) for k in part]
-            tell = progress if len(part) == len(missing) else (lambda done, total: None)
+            tell = reading.progress if len(part) == len(reading.maps) else (lambda done, total: None)
             for k, row in zip(
-                part, _OPERATIONS[operation](self.maps.subset(part, some), points, work, tell, cores), strict=True
+                part, operate(self.maps.subset(part, some), reading.points, reading.work, tell, cores), strict=True
             ):
-                keep(k, row)
-            if len(part) < len(missing):
-                progress(first + len(part), len(missing))
+                reading.keep(k, row)
+            if len(part) < len(reading.maps):
+                reading.progress(first + len(part), len(reading.maps))
 
-    def _elsewhere(
-        self,
-        operation: str,
-        points: Array,
-        work: MapWork,
-        missing: Sequence[int],
-        keep: Callable[[int, Any], None],
-        progress: Progress,
-    ) -> None:
+    def _elsewhere(self, reading: _Reading) -> None:
         """Read maps by tasks of the backend."""
-        if operation != "digest":
+        if reading.operation != "digest":
             self.digests  # noqa: B018  may take a pass of its own
         backend, store = self._workers()
-        if operation != "digest" and not self._stamped:
+        if reading.operation != "digest" and not self._stamped:
             self._stamp(store)
-        if isinstance(backend, ArrayBackend) and work.model not in (None, model_of(self.config)):
+        if isinstance(backend, ArrayBackend) and reading.work.model not in (None, model_of(self.config)):
             raise InputError(
-                f"direct sums of {work.model} were asked for; jobs make the model of the configuration only"
+                f"direct sums of {reading.work.model} were asked for; jobs make the model of the configuration only"
             )
         threads = backend.jobs.cpus if isinstance(backend, ArrayBackend) else 1
         nowhere = Initialization(np.empty(0), np.empty((0, 0)), "identity")
         tasks = [
             ShardTask(
-                shard_id=k, model=cast(Model, work), data=store.shard_path(k), power=1.0, settings=NutsSettings(),
-                init=nowhere, seed=0, points=points, threads=threads, operation=operation,
+                shard_id=k, model=cast(Model, reading.work), data=store.shard_path(k), power=1.0,
+                settings=NutsSettings(), init=nowhere, seed=0, points=reading.points, threads=threads,
+                operation=reading.operation,
             )
-            for k in missing
+            for k in reading.maps
         ]  # fmt: skip
-        failures = backend.run(tasks, on_result=keep, progress=lambda stage, done, total: progress(done, total))
+        failures = backend.run(
+            tasks, on_result=reading.keep, progress=lambda stage, done, total: reading.progress(done, total)
+        )
         if failures:
             first = failures[0]
             raise ExecutionError(
-                f"{len(failures)} of {len(missing)} maps could not be read ({operation}); the map at "
+                f"{len(failures)} of {len(reading.maps)} maps could not be read ({reading.operation}); the map at "
                 f"{self._label(first.shard_id)}: {first.reason}"
             )
 
@@ -321,7 +323,7 @@ class Passes:
         if self._backend is None or self._store is None:
             given, maps = self.config.optimization.cmc.backend, self.maps
             options = BackendOptions(
-                num_workers=given.num_workers, timeout=given.timeout, max_attempts=given.max_attempts, run=RUN_PASS,
+                num_workers=given.num_workers, timeout=given.timeout, max_attempts=given.max_attempts, run=self.run,
                 jobs=given.jobs.model_copy(update={"evaluate_in_jobs": True}),
             )  # fmt: skip
             hardware = detect_hardware()

@@ -233,18 +233,17 @@ def certify(
         verdict, reason = _verdict(second, first)
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
-    density, values = (evaluate, values) if rough is None else (rough, rough(points))
     for enough in (max(num_points, ADAPTED), MORE * max(num_points, ADAPTED)):
-        start = adapt(density, start, proposal, points, values, enough, rng)
+        fitted_to = values if rough is None else rough(points)
+        start = adapt(rough or evaluate, start, proposal, points, fitted_to, enough, rng)
         points = start.draw(2 * enough, rng)
-        exact = evaluate(points)
-        third = climb(given, points, exact, start, own, gaussian is None, rng)
+        values = evaluate(points)
+        third = climb(given, points, values, start, own, gaussian is None, rng)
         if isinstance(third, str):
             return _unable(names, third)
         best, (verdict, reason) = third, _verdict(third, None, adapted=True)
         if verdict != REFUSED or best.weights.ess < PROMISING * len(points):
             break
-        values = exact if rough is None else rough(points)
     return done("adapted", best, verdict, reason)
 
 
