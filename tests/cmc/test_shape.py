@@ -85,8 +85,8 @@ def test_a_proposal_is_adapted_from_a_normal_one(monkeypatch):
 
     off, luck = shift(adapt(ridge, first, first, points, ridge(points), 1000, rng))
     assert off < MEAN + luck < 0.2
-    monkeypatch.setattr(adaptation, "ROUNDS", 1)  # planted: too few rounds
-    off, luck = shift(adapt(ridge, first, first, points, ridge(points), 1000, rng))
+    monkeypatch.setattr(adaptation, "ROUNDS", 1)  # planted: too few rounds, which one lucky one may hide
+    off = np.median([shift(adapt(ridge, first, first, points, ridge(points), 1000, rng))[0] for _ in range(9)])
     assert off > MEAN
 
 

@@ -184,7 +184,8 @@ def certify(
         Why the draws cannot be believed, whatever their weights say: weighted points replace them. Points that follow
         the shape of such draws have to be confirmed by wider ones.
     rough
-        A cheaper approximation of ``evaluate``, for fitting the proposal of the third rung; weights are always exact.
+        A cheaper approximation of ``evaluate``, for fitting the proposal of the third rung first; weights are always
+        exact, and where they do not suffice the proposal is fitted to ``evaluate`` itself.
 
     Raises
     ------
@@ -242,8 +243,9 @@ def certify(
         if isinstance(third, str):
             return _unable(names, third)
         best, (verdict, reason) = third, _verdict(third, None, adapted=True)
-        if verdict != REFUSED or best.weights.ess < PROMISING * len(points):
+        if verdict != REFUSED or (rough is None and best.weights.ess < PROMISING * len(points)):
             break
+        rough = None
     return done("adapted", best, verdict, reason)
 
 

@@ -17,7 +17,7 @@ from homodyne.optimization.cmc.proposal import DEFENSIVE, DEGREES, Density, Mixt
 
 Array = npt.NDArray[np.float64]
 
-FITTED = 2000  # draws from weighted points to which a proposal is fitted
+FITTED = 8000  # draws from weighted points to which a proposal is fitted
 LARGEST = 20  # components
 POINTS_EACH = 10  # effective points per dimension, at least, for each of them
 POINTS_TERM = 10  # effective points, at least, for each term of a polynomial
