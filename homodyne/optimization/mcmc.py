@@ -38,6 +38,7 @@ from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose, not_converged
+from homodyne.optimization.exploration import explored
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
@@ -49,6 +50,7 @@ _MOST_ROUNDS = 100  # attempts to draw inside the support
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
 _FINER = 0.1  # factor of the tolerance from one to the next
 _AHEAD = 0.5  # of the limit, of the error before shards are sampled
+_SPREAD = 1.2  # of the starts of chains, in posterior sd
 _LONG_WARMUP, _LONGER, _CAREFUL = 6, 2, 0.4  # of a second run: factors of warm-up, of draws and of rejections
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 _RANK = {CERTIFIED: 3, CORRECTED: 2, REFUSED: 0}
@@ -410,23 +412,33 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
 
 
 def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
-    """No-U-turn sampling around the best mode; once more, longer and with its own mass matrix, where that fails."""
-    mcmc, mode, posterior = settings.optimization.mcmc, pilot.mode, pilot.posterior
-    nuts = NutsSettings(mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob)
+    """No-U-turn sampling around the best mode; once more, longer and with its own mass matrix, where that fails.
+
+    Chains run in coordinates that follow the bends of the posterior, and move by a density of few nodes where that is
+    nearly the one of all.
+    """
+    mcmc, posterior = settings.optimization.mcmc, pilot.posterior
+    nuts = NutsSettings(
+        mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob, init_spread=_SPREAD
+    )
+    course = explored(pilot, np.random.default_rng([settings.seed, 6]), settings.certificate.num_points, tell)
     spent = 0
     for attempt in range(2):
         sampled = sample(
             log_density,
             posterior,
-            mode.z,
-            mode.covariance,
+            course.center,
+            course.covariance,
             nuts,
             jax.random.key(settings.seed + attempt),
             tell,
             detect_hardware().cores,
+            course.bend,
+            course.jumps,
+            course.approximation,
         )
         spent += sampled.num_gradients
-        z = posterior.space.canonical(sampled.draws, around=mode.z)
+        z = posterior.space.canonical(sampled.draws, around=pilot.mode.z)
         chains = diagnose(z, sampled.stats, posterior.names)
         if chains.converged:
             break
@@ -436,7 +448,6 @@ def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
             num_warmup=_LONG_WARMUP * nuts.num_warmup,
             num_samples=_LONGER * nuts.num_samples,
             target_accept_prob=careful,
-            init_spread=1.0,
             adapt_mass=True,
         )
     facts = {
@@ -444,6 +455,7 @@ def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
         "ebfmi": chains.ebfmi.tolist(),
         "num_gradients": spent,
         "step_size": sampled.step_size.tolist(),
+        "moves_accepted": sampled.accepted,
     }
     return Draws(z, sampled.stats, chains.problems, facts)
 

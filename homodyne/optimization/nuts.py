@@ -4,6 +4,9 @@ Start with `sample_posterior`: the pilot fit's mode and covariance whiten the co
 mass matrix and a step near one are right from the first transition, and warm-up has only the step size to learn. One
 compiled program serves all chains and all data of the same shapes. Then ask `diagnose` whether the chains can be
 believed.
+
+Where a density is dear and a good approximation of it is cheap, chains move by the approximation, and a test after
+every move makes them draw from the density itself (`sample`, `approximation`).
 """
 
 import time
@@ -17,19 +20,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jax.scipy.special import logsumexp
 
 from homodyne.errors import ConvergenceError, InputError
+from homodyne.optimization.bend import Bend
 from homodyne.optimization.density import LogDensity, Progress, check_log_density
 from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose
 from homodyne.physics.compiling import compiled
 
-__all__ = ["ChainDiagnostics", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
+__all__ = ["ChainDiagnostics", "Jumps", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
 
 Array = npt.NDArray[np.float64]
 
 MAX_STARTS = 100  # starting points tried per chain
 CHUNK = 64  # most transitions between two reports
 CHUNK_SECONDS = 0.3  # time aimed at between two reports
+
+_JUMPS = 1_000_003  # folded into the key of a chain for its jumps
+_POSITION = ("z", "z_grad", "potential_energy")  # of a state of NumPyro's sampler
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,8 @@ class NutsDraws:
         Evaluations of value and gradient by all chains, warm-up included.
     timings
         Seconds by stage: compile, warmup, sampling.
+    accepted
+        Share of the moves of an approximation that the density itself has accepted; 1 without one.
     """
 
     draws: Array
@@ -99,6 +109,46 @@ class NutsDraws:
     step_size: Array
     num_gradients: int
     timings: dict[str, float]
+    accepted: float = 1.0
+
+
+class Jumps(NamedTuple):
+    """Mixture of multivariate t distributions of whitened coordinates, to draws of which chains jump; a JAX tree.
+
+    Attributes
+    ----------
+    log_shares : (k,) array
+        Of the components; minus infinity for none.
+    locations, factors, inverses : (k, d), (k, d, d) and (k, d, d) arrays
+        Cholesky factors of the components and the inverses of these.
+    degrees : float
+        Of freedom.
+    """
+
+    log_shares: Any
+    locations: Any
+    factors: Any
+    inverses: Any
+    degrees: Any
+
+    def draw(self, key: jax.Array) -> jax.Array:
+        """A point (d,)."""
+        for_part, for_scale, for_point = jax.random.split(key, 3)
+        part = jax.random.categorical(for_part, self.log_shares)
+        scale = jnp.sqrt(self.degrees / jax.random.chisquare(for_scale, self.degrees))
+        normal = jax.random.normal(for_point, self.locations[0].shape)
+        return jnp.asarray(self.locations[part] + scale * self.factors[part] @ normal)
+
+    def drawn(self, keys: jax.Array, count: int) -> Array:
+        """Points (chains, count, d), for a key of every chain; a point depends on its chain and number only."""
+        return np.asarray(_drawn(self, keys, np.arange(count)))
+
+    def log_density(self, w: jax.Array) -> jax.Array:
+        """Log density at w (d,), but for a constant."""
+        white = jnp.einsum("kij,kj->ki", self.inverses, w - self.locations)
+        sizes = jnp.log(jnp.diagonal(self.inverses, axis1=1, axis2=2)).sum(axis=1)
+        far = 0.5 * (self.degrees + len(w)) * jnp.log1p(jnp.square(white).sum(axis=1) / self.degrees)
+        return jnp.asarray(logsumexp(self.log_shares + sizes - far))
 
 
 Density = Callable[[jax.Array, Any], jax.Array]
@@ -130,6 +180,9 @@ def sample(
     key: jax.Array,
     progress: Progress | None = None,
     workers: int = 1,
+    bend: Bend | None = None,
+    jumps: Jumps | None = None,
+    approximation: Any = None,
 ) -> NutsDraws:
     """Sample a posterior with the no-U-turn sampler (Hoffman and Gelman 2014, Betancourt 2017) of NumPyro.
 
@@ -153,6 +206,15 @@ def sample(
         Called with ("sampling", transitions done, total), warm-up and all chains counted together.
     workers
         Threads that advance chains on a processor.
+    bend
+        Coordinates in which chains run, and of ``center`` and ``covariance``; those of the density when None.
+    jumps
+        Proposals, in whitened coordinates, of an independence sampler (Tierney, Ann. Stat. 22, 1701, 1994): after the
+        warm-up every move is followed by a proposed jump, so that no arm of a posterior holds a chain for long.
+    approximation
+        Argument for which ``log_density`` is cheap and nearly the same. Warm-up and moves take it; after the warm-up
+        every move is accepted or not by the ratio of the two densities, which makes the draws those of the density
+        with ``argument`` (Christen and Fox, J. Comput. Graph. Stat. 14, 795, 2005: the moves are reversible).
 
     Raises
     ------
@@ -163,44 +225,96 @@ def sample(
     """
     origin = np.asarray(center, dtype=np.float64)
     check_log_density(lambda z: log_density(z, argument), origin.size)
-    factor = _cholesky(origin, covariance)
+    factor, tested = _cholesky(origin, covariance), approximation is not None
+    bend = Bend.none(origin.size) if bend is None else bend
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
-    programs = _programs(log_density, origin.size, settings.max_tree_depth)
-    place = jax.device_put((origin, factor, argument))
+    programs = _programs(log_density, origin.size, settings.max_tree_depth, tested)
+    place = jax.device_put(_Place(origin, factor, bend, jumps, approximation if tested else argument, argument))
     report, clock = _Report(progress, settings, workers), time.perf_counter()
     state, tries = _start(programs, place, key, settings, origin.size)
-    _advanced(programs, place, state, 0, False, settings, 1)  # waits for the compiler
+    chunk = _chunk(np.zeros((settings.num_chains, 0, origin.size)))
+    _advanced(programs, place, state, chunk, 0, False, settings, 1)  # waits for the compiler
     timings = {"compile": time.perf_counter() - clock}
     clock = time.perf_counter()
+    keys = jax.vmap(lambda chain: jax.random.fold_in(jax.random.fold_in(key, chain), _JUMPS))(np.arange(len(chunk)))
+    ahead = (
+        np.zeros((len(chunk), settings.num_samples, origin.size))
+        if jumps is None
+        else jumps.drawn(keys, settings.num_samples)
+    )
     state, num_gradients = _warm_up(programs, place, state, settings, report)
     timings["warmup"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    _, stats = _transitions(programs, place, state, settings.num_samples, False, settings, report)
+    _, stats = _transitions(programs, place, state, ahead, False, settings, report)
     timings["sampling"] = time.perf_counter() - clock
     num_gradients += tries + int(stats["num_steps"].sum())
-    draws = origin + stats.pop("w") @ factor.T
+    w = stats.pop("w")
+    draws = bend.bent(origin + w.reshape(-1, origin.size) @ factor.T).reshape(w.shape)
+    accepted = float(stats.pop("accepted").mean())
     stats["tree_depth"] = np.log2(np.maximum(stats["num_steps"], 1)).astype(np.int64) + 1
     steps = np.asarray(state.sampler.adapt_state.step_size)
-    return NutsDraws(draws, stats, steps, num_gradients, timings)
+    return NutsDraws(draws, stats, steps, num_gradients, timings, accepted)
+
+
+@compiled
+def _drawn(jumps: Jumps, keys: jax.Array, numbers: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.vmap(lambda number: jumps.draw(jax.random.fold_in(key, number)))(numbers))(keys)
+
+
+class _Place(NamedTuple):
+    """Whitened coordinates w: the bend takes center + factor w to the coordinates of the density.
+
+    Also where chains jump, the argument of the density that moves them, and of the one that is drawn from.
+    """
+
+    center: Any
+    factor: Any
+    bend: Bend
+    jumps: Jumps | None
+    moving: Any
+    argument: Any
+
+    def point(self, w: jax.Array) -> jax.Array:
+        """Coordinates of the density (d,) at w (d,)."""
+        return self.bend.bent_point(self.center + self.factor @ w)
 
 
 class _State(NamedTuple):
-    """What chains carry: NumPyro's HMCState in whitened coordinates, and the averaging of the step, chains first."""
+    """What chains carry, chains first.
+
+    NumPyro's HMCState in whitened coordinates, the averaging of the step, the log density drawn from (NaN during
+    the warm-up), and whether the last move was accepted by it.
+    """
 
     sampler: Any
     averaging: Any
+    exact: Any
+    accepted: Any
+
+
+class _Offer(NamedTuple):
+    """A point w that a chain may jump to.
+
+    Gradient of the potential that moves chains, the potential, the log density drawn from, and that of the jumps.
+    """
+
+    z: Any
+    z_grad: Any
+    potential_energy: Any
+    exact: Any
+    log_density: Any
 
 
 class _Programs(NamedTuple):
     """Compiled parts of the sampler.
 
-    ``value_and_grad(w, place)`` of the potential at whitened coordinates (chains, d); ``advance(state, count, adapting,
+    ``offers(w, count, place)`` at whitened coordinates (chains, CHUNK, d); ``advance(state, offers, count, adapting,
     acceptance, place)`` returns the state and rows of which `count` are filled; ``begin(w, value, gradient, keys,
     inverse mass)`` makes a state.
     """
 
-    value_and_grad: Callable[..., Any]
+    offers: Callable[..., Any]
     advance: Callable[..., Any]
     begin: Callable[..., _State]
 
@@ -235,7 +349,7 @@ def _cholesky(origin: Array, covariance: npt.ArrayLike) -> Array:
 
 
 @lru_cache(maxsize=16)
-def _programs(log_density: Density, dimension: int, max_tree_depth: int) -> _Programs:
+def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested: bool) -> _Programs:
     from numpyro.infer import NUTS
     from numpyro.infer.hmc_util import dual_averaging
     from numpyro.infer.util import ParamInfo
@@ -246,9 +360,8 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int) -> _Pro
 
     density = jax.jit(log_density)  # traced once, wherever it stands
 
-    def potential_at(w: jax.Array, place: Any) -> jax.Array:
-        center, chol, argument = place
-        return jnp.negative(density(center + chol @ w, argument))
+    def potential_at(w: jax.Array, place: _Place) -> jax.Array:
+        return jnp.negative(density(place.point(w), place.moving))
 
     def kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: jax.Array) -> Any:
         return NUTS(
@@ -264,41 +377,95 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int) -> _Pro
         nuts = kernel(lambda w: jnp.zeros(()), inverse_mass)
         state = nuts.init(key, 0, ParamInfo(w, value, gradient))
         found = state._replace(z=w, potential_energy=value, z_grad=gradient, rng_key=key)
-        return _State(found, averaging_init(jnp.zeros(())))
+        return _State(found, averaging_init(jnp.zeros(())), jnp.full((), jnp.nan, float), jnp.full((), True))
 
-    def row(sampler: Any) -> dict[str, jax.Array]:
-        return {
-            "w": sampler.z,
-            "lp": -sampler.potential_energy,
-            "diverging": sampler.diverging,
-            "energy": sampler.energy,
-            "num_steps": sampler.num_steps,
-            "acceptance_rate": sampler.accept_prob,
-        }
+    def exact_at(w: jax.Array, potential: jax.Array, place: _Place) -> jax.Array:
+        return jnp.asarray(density(place.point(w), place.argument) if tested else -potential)
 
-    def transition(state: _State, adapting: jax.Array, acceptance: jax.Array, place: Any) -> _State:
+    def offered(w: jax.Array, place: _Place) -> _Offer:
+        value, gradient = jax.value_and_grad(potential_at)(w, place)
+        there = jnp.zeros(()) if place.jumps is None else place.jumps.log_density(w)
+        return _Offer(w, gradient, value, exact_at(w, value, place), there)
+
+    @compiled
+    def offers(w: jax.Array, count: jax.Array, place: _Place) -> _Offer:
+        """Offers at the first `count` of points w (chains, n, d), one after the other."""
+        shapes = jax.eval_shape(offered, w[0, 0], place)
+        blank = jax.tree.map(lambda one: jnp.zeros((*w.shape[:2], *one.shape), one.dtype), shapes)
+
+        def put(k: jax.Array, table: _Offer) -> _Offer:
+            chain, i = k // count, k % count
+            found = offered(w[chain, i], place)
+            return jax.tree.map(lambda column, one: column.at[chain, i].set(one), table, found)  # type: ignore[no-any-return]
+
+        return jax.lax.fori_loop(0, len(w) * count, put, blank)  # type: ignore[no-any-return]
+
+    def transition(state: _State, offer: _Offer, adapting: jax.Array, acceptance: jax.Array, place: _Place) -> _State:
         nuts = kernel(lambda w: potential_at(w, place), jnp.eye(dimension))
         nuts.init(jax.random.key(0), 0, ParamInfo(jnp.zeros(dimension), jnp.zeros(()), jnp.zeros(dimension)))
         sampler = nuts.sample(state.sampler, (), {})
         averaging = averaging_update(acceptance - sampler.accept_prob, state.averaging)
         step = jnp.where(adapting, jnp.exp(averaging[0]), sampler.adapt_state.step_size)
-        return _State(sampler._replace(adapt_state=sampler.adapt_state._replace(step_size=step)), averaging)
+        sampler = sampler._replace(adapt_state=sampler.adapt_state._replace(step_size=step))
+        moved = state._replace(sampler=sampler, averaging=averaging)
 
-    together = jax.vmap(transition, in_axes=(0, None, None, None))
+        def judged() -> _State:
+            kept = _accepted(state, moved, exact_at(sampler.z, sampler.potential_energy, place))
+            return kept if place.jumps is None else _jumped(kept, offer, place.jumps)
+
+        return jax.lax.cond(adapting, lambda: moved, judged)  # type: ignore[no-any-return]
+
+    together = jax.vmap(transition, in_axes=(0, 0, None, None, None))
 
     @compiled
-    def advance(state: _State, count: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: Any) -> Any:
+    def advance(
+        state: _State, table: _Offer, count: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: _Place
+    ) -> Any:
         def one(i: jax.Array, carry: Any) -> Any:
             state, rows = carry
-            state = together(state, adapting, acceptance, place)
-            rows = jax.tree.map(lambda column, value: column.at[i].set(value), rows, row(state.sampler))
+            state = together(state, jax.tree.map(lambda x: x[:, i], table), adapting, acceptance, place)
+            rows = jax.tree.map(lambda column, value: column.at[i].set(value), rows, _row(state))
             return state, rows
 
-        rows = jax.tree.map(lambda value: jnp.zeros((CHUNK, *value.shape), value.dtype), row(state.sampler))
+        rows = jax.tree.map(lambda value: jnp.zeros((CHUNK, *value.shape), value.dtype), _row(state))
         return jax.lax.fori_loop(0, count, one, (state, rows))
 
-    value_and_grad = compiled(jax.vmap(jax.value_and_grad(potential_at), in_axes=(0, None)))
-    return _Programs(value_and_grad, advance, compiled(jax.vmap(begin, in_axes=(0, 0, 0, 0, None))))
+    return _Programs(offers, advance, compiled(jax.vmap(begin, in_axes=(0, 0, 0, 0, None))))
+
+
+def _row(state: _State) -> dict[str, jax.Array]:
+    """What is kept of a transition."""
+    sampler = state.sampler
+    return {
+        "w": sampler.z,
+        "lp": state.exact,
+        "accepted": state.accepted,
+        "diverging": sampler.diverging,
+        "energy": sampler.energy,
+        "num_steps": sampler.num_steps,
+        "acceptance_rate": sampler.accept_prob,
+    }
+
+
+def _accepted(before: _State, moved: _State, exact: jax.Array) -> _State:
+    """The move, at whose end the log density is `exact`, or its beginning, by the ratio of the two densities."""
+    old, new = before.sampler, moved.sampler
+    ratio = exact - before.exact + new.potential_energy - old.potential_energy
+    uniform = jax.random.uniform(jax.random.fold_in(new.rng_key, 1))
+    accepted = jnp.logical_not(jnp.log(uniform) >= ratio)  # the first one is, where the density is NaN before
+    taken = {name: jnp.where(accepted, getattr(new, name), getattr(old, name)) for name in _POSITION}
+    exact = jnp.where(accepted, exact, before.exact)
+    return moved._replace(sampler=new._replace(**taken), exact=exact, accepted=accepted)
+
+
+def _jumped(state: _State, offer: _Offer, jumps: Jumps) -> _State:
+    """The state after a proposed jump."""
+    old = state.sampler
+    ratio = offer.exact - state.exact + jumps.log_density(old.z) - offer.log_density
+    uniform = jax.random.uniform(jax.random.fold_in(old.rng_key, 2))
+    taken = (jnp.log(uniform) < ratio) & jnp.isfinite(offer.z_grad).all()
+    new = {name: jnp.where(taken, getattr(offer, name), getattr(old, name)) for name in _POSITION}
+    return state._replace(sampler=old._replace(**new), exact=jnp.where(taken, offer.exact, state.exact))
 
 
 def _start(
@@ -316,8 +483,9 @@ def _start(
     for attempt in range(MAX_STARTS):
         drawn = jax.vmap(lambda one, k=attempt: jax.random.normal(jax.random.fold_in(one, k), (dimension,)))(keys[:, 0])
         w[missing] = settings.init_spread * np.asarray(drawn)[missing]
-        there = [np.asarray(x) for x in programs.value_and_grad(w, place)]
-        value[missing], gradient[missing] = there[0][missing], there[1][missing]
+        there = programs.offers(_chunk(w[:, None]), 1, place)
+        value[missing] = np.asarray(there.potential_energy)[missing, 0]
+        gradient[missing] = np.asarray(there.z_grad)[missing, 0]
         missing = ~(np.isfinite(value) & np.isfinite(gradient).all(axis=1))
         if not missing.any():
             state = programs.begin(w, value, gradient, keys[:, 1], jnp.eye(dimension))
@@ -334,9 +502,10 @@ def _warm_up(
 ) -> tuple[_State, int]:
     """Adapt the step sizes, and on the way the mass matrix; return the state and the gradients spent."""
     num_gradients, count = 0, settings.num_warmup
+    nowhere = np.zeros((settings.num_chains, count, state.sampler.z.shape[-1]))  # there are no jumps
     for part in (4, 2) if settings.adapt_mass else ():
         length = settings.num_warmup // part
-        state, rows = _transitions(programs, place, state, length, True, settings, report)
+        state, rows = _transitions(programs, place, state, nowhere[:, :length], True, settings, report)
         num_gradients, count = num_gradients + int(rows["num_steps"].sum()), count - length
         later = rows["w"][:, length // 3 :].reshape(-1, rows["w"].shape[-1])
         weight = len(later) / (len(later) + 5.0)  # shrink towards the pilot covariance, here the identity
@@ -344,30 +513,33 @@ def _warm_up(
         covariance += (1.0 - weight) * np.eye(later.shape[1])
         old = state.sampler
         fresh = programs.begin(old.z, old.potential_energy, old.z_grad, old.rng_key, jnp.asarray(covariance))
-        state = _State(fresh.sampler, fresh.averaging)
-    state, rows = _transitions(programs, place, state, count, True, settings, report)
+        state = fresh
+    state, rows = _transitions(programs, place, state, nowhere[:, :count], True, settings, report)
     adapted = state.sampler.adapt_state._replace(step_size=jnp.exp(state.averaging[1]))
-    return _State(state.sampler._replace(adapt_state=adapted), state.averaging), num_gradients + int(
-        rows["num_steps"].sum()
-    )
+    state = state._replace(sampler=state.sampler._replace(adapt_state=adapted))
+    return state, num_gradients + int(rows["num_steps"].sum())
 
 
 def _transitions(
     programs: _Programs,
     place: Any,
     state: _State,
-    count: int,
+    ahead: Array,
     adapting: bool,
     settings: NutsSettings,
     report: _Report,
 ) -> tuple[_State, dict[str, npt.NDArray[Any]]]:
-    """Run transitions in chunks, so that progress is seen and interrupts are obeyed; rows are (chain, draw, ...)."""
+    """Run transitions in chunks, so that progress is seen and interrupts are obeyed; rows are (chain, draw, ...).
+
+    There is one for each of the points `ahead` (chains, count, d), to which chains may jump.
+    """
     chunks: list[dict[str, npt.NDArray[Any]]] = []
-    done, size = 0, 1
+    done, size, count = 0, 1, ahead.shape[1]
     while done < count:
         size = min(size, CHUNK, count - done)
         clock = time.perf_counter()
-        state, rows = _advanced(programs, place, state, size, adapting, settings, report.workers)
+        chunk = _chunk(ahead[:, done : done + size])
+        state, rows = _advanced(programs, place, state, chunk, size, adapting, settings, report.workers)
         chunks.append({name: np.asarray(column)[:size] for name, column in rows.items()})
         done += size
         report(size)
@@ -375,22 +547,39 @@ def _transitions(
     return state, {name: np.concatenate([chunk[name] for chunk in chunks]).swapaxes(0, 1) for name in chunks[0]}
 
 
+def _chunk(w: Array) -> Array:
+    """Points (chains, n, d) filled up to CHUNK of each chain."""
+    return np.pad(w, ((0, 0), (0, CHUNK - w.shape[1]), (0, 0)))
+
+
 def _advanced(
-    programs: _Programs, place: Any, state: _State, size: int, adapting: bool, settings: NutsSettings, workers: int
+    programs: _Programs,
+    place: _Place,
+    state: _State,
+    ahead: Array,
+    size: int,
+    adapting: bool,
+    settings: NutsSettings,
+    workers: int,
 ) -> tuple[_State, Any]:
     """State and rows after some transitions: all chains at once on an accelerator, each in a thread on a processor.
 
     There chains that wait for each other, and memory for all of them, cost more than vectorising saves.
     """
     device = next(iter(state.sampler.z.devices()))
+    looked = size if place.jumps is not None and not adapting else 0
+
+    def together(own: _State, points: Array) -> Any:
+        table = programs.offers(points, looked, place)
+        return programs.advance(own, table, size, adapting, settings.target_accept_prob, place)
+
     if device.platform != "cpu":
-        return programs.advance(state, size, adapting, settings.target_accept_prob, place)  # type: ignore[no-any-return]
+        return together(state, ahead)  # type: ignore[no-any-return]
 
     def one(chain: int) -> Any:
         with jax.default_device(device):
             own = jax.tree.map(lambda x: x[chain : chain + 1], state)
-            found = programs.advance(own, size, adapting, settings.target_accept_prob, place)
-            return jax.block_until_ready(found)  # type: ignore[no-untyped-call]
+            return jax.block_until_ready(together(own, ahead[chain : chain + 1]))  # type: ignore[no-untyped-call]
 
     with ThreadPoolExecutor(workers) as pool:
         states, rows = zip(*pool.map(one, range(settings.num_chains)), strict=True)

@@ -223,7 +223,7 @@ def pilot_fit(
     for accuracy in accuracies:
         progress("reduction", 0, 1)
         trials = _trials(problem.space, modes, rng)
-        grid = problem.grid(trials, accuracy, _signal(problem, posterior, modes[0].z, sigma))
+        grid = problem.grid(trials, accuracy, signal_of(problem, posterior, modes[0].z, sigma))
         nodes = problem.reduced(grid)
         progress("reduction", 1, 1)
         progress("pilot fit: all data", 0, 1)
@@ -259,7 +259,7 @@ def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Prog
     problem, d = pilot.problem, pilot.space.dim
     some = np.resize(np.concatenate([[m.z[:d] for m in pilot.modes], points[:, :d]]), (_MOST_MODES + _FAR_DRAWS, d))
     progress("reduction", 0, 1)
-    signal = _signal(problem, pilot.posterior, pilot.mode.z, pilot.sigma)
+    signal = signal_of(problem, pilot.posterior, pilot.mode.z, pilot.sigma)
     grid = problem.grid(physical_values(pilot.space, some), settings.accuracy, signal)
     posterior = replace(pilot.posterior, nodes=problem.padded(problem.reduced(grid)))
     progress("reduction", 1, 1)
@@ -379,7 +379,7 @@ def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generat
     return physical_values(space, np.resize(points, (_MOST_MODES + _FAR_DRAWS, space.dim)))
 
 
-def _signal(problem: Problem, posterior: Posterior, z: Array, sigma: Array) -> float:
+def signal_of(problem: Problem, posterior: Posterior, z: Array, sigma: Array) -> float:
     """Root of the pairs of all maps times contrast over noise, at z (dim,)."""
     contrast = evaluate_many(z[None], posterior).scaling_mean[0, :, 1]
     return float(np.sqrt(problem.num_pairs * np.mean((contrast / sigma) ** 2)))

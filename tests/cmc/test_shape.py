@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from homodyne.optimization import bend
 from homodyne.optimization.cmc import adaptation, shape
 from homodyne.optimization.cmc.adaptation import adapt, tempered
 from homodyne.optimization.cmc.agreement import MEAN
@@ -65,7 +66,7 @@ def test_a_bent_ridge_is_followed_and_without_bends_it_is_not(monkeypatch):
     rng = np.random.default_rng(0)
     points = on_ridge(4000, 0)
     followed = share_of(fitted(points, EVEN, rng), rng)
-    monkeypatch.setattr(shape, "POINTS_TERM", np.inf)  # planted: no term is fitted
+    monkeypatch.setattr(bend, "POINTS_TERM", np.inf)  # planted: no term is fitted
     assert followed > 2.0 * share_of(fitted(points, EVEN, rng), rng)
 
 

@@ -127,6 +127,80 @@ def test_other_data_of_the_same_shapes_are_sampled_by_the_same_program():
     np.testing.assert_allclose(runs[0].draws + 5.0, runs[1].draws, atol=1e-9)
 
 
+def shifted_density(name):
+    """A log density that its argument shifts and widens; a new function, so that its programs are compiled anew."""
+    problem = {"skewed": skewed(2), "normal": gaussian(random_covariance(3, 1), mean=np.zeros(3))}[name]
+
+    def log_density(z, change):
+        return problem.log_density((z - change[0]) / change[1])
+
+    return problem, log_density
+
+
+def sample_by_approximation(name):
+    problem, log_density = shifted_density(name)
+    center, covariance = problem.modes[0]
+    settings = NutsSettings(num_samples=1500)
+    exact, approximate = np.array([0.0, 1.0]), np.array([0.2 * float(np.sqrt(covariance[0][0])), 1.2])
+    run = nuts.sample(log_density, exact, center, covariance, settings, jax.random.key(1), approximation=approximate)
+    return problem, run
+
+
+class TestApproximation:
+    """Moves by a density that is shifted and wider."""
+
+    @pytest.mark.parametrize("name", ["normal", "skewed"])
+    def test_draws_are_those_of_the_exact_density(self, name):
+        problem, run = sample_by_approximation(name)
+        assert 0.3 < run.accepted < 0.98
+        assert_quantiles(run.draws, problem.quantile)
+        lp = jax.vmap(problem.log_density)(run.draws.reshape(-1, run.draws.shape[2]))
+        np.testing.assert_allclose(run.stats["lp"].ravel(), lp, atol=1e-9)
+
+    def test_without_the_test_they_are_not(self, monkeypatch):
+        monkeypatch.setattr(nuts, "_accepted", lambda before, moved, exact: moved._replace(exact=exact))  # planted
+        problem, run = sample_by_approximation("normal")
+        with pytest.raises(AssertionError, match="quantile"):
+            assert_quantiles(run.draws, problem.quantile)
+
+
+def jumps_of(problem, scale=1.3):
+    """Proposals at both modes, and one that has no share."""
+    centres = np.array([mode for mode, _ in problem.modes] + [np.zeros(2)])
+    factors = np.array([scale * np.linalg.cholesky(c) for _, c in problem.modes] + [np.eye(2)])
+    return nuts.Jumps(np.log([0.5, 0.5, 1e-300]), centres, factors, np.linalg.inv(factors), 7.0)
+
+
+def sample_with_jumps(jumps):
+    problem = two_modes(2, weight=0.3)
+    settings = NutsSettings(num_samples=1000)
+
+    def log_density(z, argument):
+        return problem.log_density(z)
+
+    run = nuts.sample(log_density, (), np.zeros(2), np.eye(2), settings, jax.random.key(0), jumps=jumps(problem))
+    return problem, run
+
+
+class TestJumps:
+    """Two modes that the no-U-turn sampler alone never leaves."""
+
+    def test_both_modes_have_their_share(self):
+        problem, run = sample_with_jumps(jumps_of)
+        assert_quantiles(run.draws, problem.quantile)
+        assert diagnose(run.draws, run.stats, problem.names).converged
+
+    def test_a_wrong_density_of_the_jumps_is_seen(self, monkeypatch):
+        monkeypatch.setattr(nuts.Jumps, "log_density", lambda self, w: -0.2 * w[0])  # planted
+        problem, run = sample_with_jumps(jumps_of)
+        with pytest.raises(AssertionError, match="quantile"):
+            assert_quantiles(run.draws, problem.quantile)
+
+    def test_without_jumps_chains_stay_in_a_mode(self):
+        problem, run = sample_with_jumps(lambda problem: None)
+        assert not diagnose(run.draws, run.stats, problem.names).converged or np.ptp(run.draws[..., 0].mean(axis=1)) < 1
+
+
 @pytest.fixture(scope="module")
 def short():
     """A short run on a skewed posterior."""

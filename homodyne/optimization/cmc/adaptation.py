@@ -37,7 +37,7 @@ def adapt(
     values: Array,
     num_points: int,
     rng: np.random.Generator,
-) -> Density:
+) -> Joined:
     """Fit a proposal to the posterior.
 
     Parameters
@@ -58,8 +58,9 @@ def adapt(
 
     Returns
     -------
-    Density
-        The proposal of the last round; fresh points tell how good it is.
+    Joined
+        The proposal of the last round, whose parts are the `Shape` that was fitted and `kept`; fresh points tell how
+        good it is.
     """
     proposals: list[Density] = [first]
     log_sizes = [np.log(len(points))]

@@ -1,18 +1,17 @@
 """Proposals that follow the shape of weighted points: a mixture of t distributions in coordinates that are unbent.
 
-Ridges of posteriors are bent: one coordinate is nearly a polynomial of others. `fitted` takes such polynomials off, one
-coordinate after the other (a triangular map of degree three that keeps volumes: Marzouk, Moselhy, Parno and Spantini,
-in Handbook of Uncertainty Quantification, 2016), and fits a mixture to what is left, which is rounder than the points.
+`fitted` takes polynomials off (`homodyne.optimization.bend`) and fits a mixture to what is left, which is rounder than
+the points.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
+from homodyne.optimization.bend import Bend, weighted_moments
 from homodyne.optimization.cmc.proposal import DEFENSIVE, DEGREES, Density, Mixture, Normal
 
 Array = npt.NDArray[np.float64]
@@ -20,47 +19,8 @@ Array = npt.NDArray[np.float64]
 FITTED = 8000  # draws from weighted points to which a proposal is fitted
 LARGEST = 20  # components
 POINTS_EACH = 10  # effective points per dimension, at least, for each of them
-POINTS_TERM = 10  # effective points, at least, for each term of a polynomial
-REACH = 4.0  # standard deviations within which polynomials are followed
 ITERATIONS = 20  # of expectation maximisation
 WIDER = 1.3  # scale of the defensive component around weighted points
-
-
-@dataclass(frozen=True)
-class Bend:
-    """Map of points x to unbent ones u that keeps volumes but for the constant factor of its scale.
-
-    Attributes
-    ----------
-    main : Normal
-        Mean, and Cholesky factor in the order of the coordinates.
-    order : (d,) array
-        Coordinates from the first, which stays as it is, to the last.
-    coefficients : tuple of (terms,) arrays
-        Polynomial of those before, for each.
-    """
-
-    main: Normal
-    order: npt.NDArray[np.int64]
-    coefficients: tuple[Array, ...]
-
-    @property
-    def log_scale(self) -> float:
-        """Logarithm of |dx / du|."""
-        return float(np.log(np.diag(self.main.factor)).sum())
-
-    def unbent(self, x: Array) -> Array:
-        """Map x (n, d) to u (n, d)."""
-        y = np.linalg.solve(self.main.factor, (x[:, self.order] - self.main.mean).T).T
-        return np.stack([y[:, k] - _terms(y[:, :k]) @ c for k, c in enumerate(self.coefficients)], axis=1)
-
-    def bent(self, u: Array) -> Array:
-        """Map u (n, d) to x (n, d)."""
-        y, x = np.array(u), np.empty_like(u)
-        for k, c in enumerate(self.coefficients):
-            y[:, k] += _terms(y[:, :k]) @ c
-        x[:, self.order] = self.main.mean + y @ self.main.factor.T
-        return x
 
 
 @dataclass(frozen=True)
@@ -116,46 +76,14 @@ def fitted(points: Array, weights: Array, rng: np.random.Generator) -> Shape:
     points, weights = points[chosen], counts / FITTED
     widths = np.sqrt(weights @ np.square(points - weights @ points))
     order = np.argsort(-widths, kind="stable")
-    bends = [_bend(points, weights, ess, one) for one in (order, order[::-1])]
+    bends = [Bend.of(points, weights, ess, one) for one in (order, order[::-1])]
     left = [bend.unbent(points) for bend in bends]
     narrow = [np.log(np.sqrt(weights @ np.square(u - weights @ u))).sum() for u in left]
     best = int(narrow[1] < narrow[0] - 0.05)
     mixture = _mixture(left[best], weights, ess, rng)
-    wide = Normal.of(*_moments(left[best], weights))
+    wide = Normal.of(*weighted_moments(left[best], weights))
     whole = mixture.joined(Mixture(np.ones(1), wide.mean[None], WIDER * wide.factor[None]), DEFENSIVE)
     return Shape(bends[best], whole)
-
-
-def _moments(points: Array, weights: Array) -> tuple[Array, Array]:
-    """Mean and covariance, which is made positive definite where the points span no volume."""
-    covariance = np.atleast_2d(np.cov(points, rowvar=False, aweights=weights))
-    return weights @ points, covariance + 1e-9 * np.diag(np.diag(covariance)) + 1e-300 * np.eye(points.shape[1])
-
-
-def _terms(y: npt.NDArray[Any]) -> Array:
-    """Constant, products of two, and cubes of the columns of y (n, k), level beyond REACH, as (n, terms)."""
-    y = np.clip(y, -REACH, REACH)
-    a, b = np.triu_indices(y.shape[1])
-    return np.concatenate([np.ones((len(y), 1)), y[:, a] * y[:, b], y**3], axis=1)
-
-
-def _bend(points: Array, weights: Array, ess: float, order: npt.NDArray[np.int64]) -> Bend:
-    """Polynomials by least squares, drawn towards zero as by a few points."""
-    mean, covariance = _moments(points[:, order], weights)
-    main = Normal.of(mean, covariance)
-    y = np.linalg.solve(main.factor, (points[:, order] - mean).T).T
-    coefficients = []
-    for k in range(len(order)):
-        terms = _terms(y[:, :k])
-        count = terms.shape[1]
-        if k == 0 or ess < POINTS_TERM * count:
-            coefficients.append(np.zeros(count))
-            continue
-        scale = np.sqrt(weights @ np.square(terms)) + 1e-300
-        unit = terms / scale
-        matrix = (unit * weights[:, None]).T @ unit + count / ess * np.eye(count)
-        coefficients.append(np.linalg.solve(matrix, (unit * weights[:, None]).T @ y[:, k]) / scale)
-    return Bend(main, order, tuple(coefficients))
 
 
 def _mixture(points: Array, weights: Array, ess: float, rng: np.random.Generator) -> Mixture:
@@ -164,7 +92,7 @@ def _mixture(points: Array, weights: Array, ess: float, rng: np.random.Generator
     It has as many components as the effective points can fix; covariances are drawn towards that of all points.
     """
     d = points.shape[1]
-    main = Normal.of(*_moments(points, weights))
+    main = Normal.of(*weighted_moments(points, weights))
     white = np.linalg.solve(main.factor, (points - main.mean).T).T
     count = int(np.clip(ess / (POINTS_EACH * d), 1, LARGEST))
     share, centres = np.full(count, 1.0 / count), white[rng.choice(len(white), count, p=weights)]

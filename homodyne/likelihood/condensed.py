@@ -1,0 +1,90 @@
+"""Few nodes in place of many, for points of a small part of the parameter space.
+
+Where parameters are nearly known, g over all nodes of all maps is a combination of few functions. Some nodes, as many
+as there are functions, then determine g at all others: empirical interpolation (Barrault, Maday, Nguyen and Patera, C.
+R. Math. 339, 667, 2004; nodes chosen by pivoted QR: Drmač and Gugercin, SIAM J. Sci. Comput. 38, A631, 2016). Weights
+are carried over by the transpose of that interpolation, as pairs were to nodes. A density of condensed nodes is for
+steps whose outcome the density of all nodes decides.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.linalg import qr, solve_triangular
+
+from homodyne.likelihood.nodes import Nodes
+from homodyne.physics.compiling import compiled
+from homodyne.physics.model import CorrelationModel
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ROWS = 800  # functions g from which nodes are chosen; their squares are as many again
+MOST = 600  # nodes, at most
+_LIGHTEST = 1e-3  # weight of a node, of the heaviest, below which it counts as that much
+_AT_ONCE = 50
+
+
+def condensed(
+    nodes: Nodes, model: CorrelationModel, params: Mapping[str, Array], tolerance: float, rng: np.random.Generator
+) -> Nodes:
+    """Nodes that stand for all while parameters stay among those given.
+
+    Parameters
+    ----------
+    nodes : Nodes
+    model : CorrelationModel
+    params : mapping of (P,) arrays
+        Points of the parameter space; a few hundred, from wherever the nodes will be used.
+    tolerance : float
+        Of the functions that are left out, relative to the largest.
+    rng : numpy Generator
+        Chooses the functions and their combinations.
+
+    Returns
+    -------
+    Nodes
+        At most `MOST` of those given, with other weights.
+    """
+    weights = np.stack([np.asarray(nodes.weight), np.asarray(nodes.weight_y)])
+    used = np.flatnonzero(np.any(weights[0] != 0.0, axis=0))
+    t1, t2, weights = np.asarray(nodes.t1)[used], np.asarray(nodes.t2)[used], weights[..., used]
+    scale = np.sqrt(np.abs(weights[0]).mean(axis=0))
+    scale = np.maximum(scale, np.sqrt(_LIGHTEST) * scale.max())
+    g = _functions(nodes, model, params, t1, t2, rng)
+    least = min(MOST, len(used)) + 10
+    mixed = sum(rng.standard_normal((least, len(g))) @ rows for rows in (g, g**2)) * scale
+    _, upper, order = qr(mixed, mode="economic", pivoting=True, overwrite_a=True)
+    size = np.abs(np.diag(upper))
+    count = min(int(np.count_nonzero(size > tolerance * size[0])), MOST)
+    among = np.empty((count, len(used)))  # values at all nodes from those at the chosen ones
+    among[:, order[:count]] = np.eye(count)
+    among[:, order[count:]] = solve_triangular(upper[:count, :count], upper[:count, count:])
+    kept = order[:count]
+    weight, weight_y = (weights / scale) @ among.T * scale[kept]
+    return nodes._replace(t1=t1[kept], t2=t2[kept], weight=weight, weight_y=weight_y)
+
+
+def _functions(
+    nodes: Nodes, model: CorrelationModel, params: Mapping[str, Array], t1: Array, t2: Array, rng: np.random.Generator
+) -> Array:
+    """The correlation g at times (K,), each row at one of the points for one of the maps, (rows, K)."""
+    points = len(next(iter(params.values())))
+    which, maps = rng.permutation(np.arange(ROWS) % points), np.arange(ROWS) % nodes.num_maps
+    some = {name: np.asarray(values)[which] for name, values in params.items()}
+    q, phi = (np.asarray(x)[maps] for x in (nodes.q, nodes.phi))
+    parts = [slice(k, k + _AT_ONCE) for k in range(0, ROWS, _AT_ONCE)]
+    rows = [_rows(model, {name: x[k] for name, x in some.items()}, t1, t2, q[k], phi[k], nodes.gap) for k in parts]
+    g = np.concatenate(rows)
+    return np.asarray(g[np.isfinite(g).all(axis=1)])
+
+
+@partial(compiled, static_argnums=(0,))
+def _rows(model: Any, params: Any, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def one(own: Any, q: Any, phi: Any) -> jax.Array:
+        return jnp.broadcast_to(model.g(own, t1, t2, q, phi, gap), t1.shape)
+
+    return jax.vmap(one)(params, q, phi)

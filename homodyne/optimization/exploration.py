@@ -1,0 +1,111 @@
+"""Where the posterior is: coordinates in which it is round, and a density of few nodes that is nearly it there."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from homodyne.likelihood.condensed import condensed
+from homodyne.likelihood.posterior import Posterior, log_densities
+from homodyne.optimization.bend import Bend, weighted_moments
+from homodyne.optimization.cmc.adaptation import adapt
+from homodyne.optimization.cmc.importance import smoothed
+from homodyne.optimization.cmc.proposal import DEGREES, Mixture, Normal, around
+from homodyne.optimization.cmc.rung import MIN_INSIDE
+from homodyne.optimization.cmc.shape import LARGEST, Shape
+from homodyne.optimization.density import Progress
+from homodyne.optimization.nuts import Jumps
+from homodyne.optimization.pilot import Pilot, physical_values, signal_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+POINTS = 400  # at which the density of few nodes is made, and as many at which it is tried
+CLOSE = 0.5  # standard deviation of its log density about the exact one, at most
+WORTH = 1000  # nodes, from which few are made
+ERROR = 2e-3  # of few nodes, relative to that of the log density, which is the signal times as large
+
+
+@dataclass(frozen=True, eq=False)
+class Exploration:
+    """What is known of a posterior before it is sampled.
+
+    Attributes
+    ----------
+    bend : Bend
+    center, covariance : (d,) and (d, d) arrays
+        Mean and covariance of the unbent coordinates.
+    jumps : Jumps or None
+        A proposal that was fitted to the posterior.
+    approximation : Posterior or None
+        The posterior on few nodes; None where the data have few, or where they cannot stand for all.
+    """
+
+    bend: Bend
+    center: Array
+    covariance: Array
+    jumps: Jumps | None
+    approximation: Posterior | None
+
+
+def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: Progress) -> Exploration:
+    """Fit a proposal to the posterior around its modes, and take bend, moments and few nodes from weighted points.
+
+    Where the posterior cannot be followed, the coordinates are those of the best mode.
+    """
+    posterior, mode = pilot.posterior, pilot.mode
+    plain = Exploration(Bend.none(posterior.dim), mode.z, mode.covariance, None, None)
+
+    def exact(points: Array) -> Array:
+        return log_densities(points, posterior, lambda done: progress("exploration", done, len(points)))
+
+    rough = pilot.rough
+    near = exact if rough is None else lambda points: log_densities(points, rough)
+    centres = [Normal.of(one.z, one.covariance) for one in pilot.modes]
+    wide = around(centres[0], centres, near)
+    points = wide.draw(num_points, rng)
+    values = near(points)
+    if np.isfinite(values).sum() < MIN_INSIDE:
+        return plain
+    proposal = adapt(near, wide, wide, points, values, num_points, rng)
+    points = proposal.draw(2 * POINTS, rng)
+    values = exact(points)
+    if np.isfinite(values).sum() < MIN_INSIDE:
+        return plain
+    weights = np.exp(smoothed(values - proposal.log_density(points)).log_weights)
+    shape = proposal.parts[0]
+    assert isinstance(shape, Shape)
+    center, covariance = weighted_moments(shape.bend.unbent(points), weights)
+    jumps = _jumps(shape.mixture, center, np.linalg.cholesky(covariance))
+    return Exploration(shape.bend, center, covariance, jumps, _approximation(pilot, points, values, weights, rng))
+
+
+def _jumps(mixture: Mixture, center: Array, factor: Array) -> Jumps:
+    """The mixture of unbent coordinates in whitened ones, filled up to one number of components."""
+    more = LARGEST + 1 - len(mixture.weights)
+    with np.errstate(divide="ignore"):
+        shares = np.log(np.pad(mixture.weights, (0, more)))
+    locations = np.linalg.solve(factor, (mixture.locations - center).T).T
+    factors = np.linalg.solve(factor, mixture.factors)
+    factors = np.concatenate([factors, np.repeat(np.eye(len(center))[None], more, axis=0)])
+    return Jumps(shares, np.pad(locations, ((0, more), (0, 0))), factors, np.linalg.inv(factors), DEGREES)
+
+
+def _approximation(
+    pilot: Pilot, points: Array, values: Array, weights: Array, rng: np.random.Generator
+) -> Posterior | None:
+    """The posterior on few nodes, made at the first points and tried at the others."""
+    posterior = pilot.posterior
+    if posterior.sigma is None or len(posterior.nodes.t1) < WORTH:
+        return None
+    made, tried = points[:POINTS][np.isfinite(values[:POINTS])], points[POINTS:]
+    space = posterior.space
+    tolerance = ERROR / signal_of(pilot.problem, posterior, pilot.mode.z, pilot.sigma)
+    few = condensed(posterior.nodes, space.model, physical_values(space, made), tolerance, rng)
+    found = replace(posterior, nodes=few)
+    there = log_densities(tried, found)
+    finite = np.isfinite(there) & np.isfinite(values[POINTS:])
+    weights = np.where(finite, weights[POINTS:], 0.0)
+    error = np.where(finite, there - values[POINTS:], 0.0)
+    weights = weights / max(weights.sum(), 1e-300)
+    spread = np.sqrt(weights @ np.square(error - weights @ error))
+    return found if spread < CLOSE else None
