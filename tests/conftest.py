@@ -12,12 +12,7 @@ HERE = Path(__file__).resolve().parent
 # Compiled programs are kept, the small ones too: they are most of the time, and tests and processes share them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Compiling takes a third of the time with little optimisation. `XLA_FLAGS= make test` compiles as users do; so does
-# the README in test_docs.py in any case.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
-)
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")  # half the time to compile
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # nodes of a cluster listen on every interface
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read once in a process

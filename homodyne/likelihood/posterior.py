@@ -8,7 +8,6 @@ from their exact conditional distribution.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,15 +19,13 @@ from homodyne import two_by_two
 from homodyne.likelihood.nodes import Moments, Nodes, moments, moments_from
 from homodyne.likelihood.scaling import effective_noise, marginal_log_likelihood, scaling_draws, scaling_posterior
 from homodyne.noise.adjustment import Adjustment
-from homodyne.physics.compiling import compiled
+from homodyne.physics.compiling import at_points
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SIGMA_PRIOR = (np.log(0.1), 3.0)
 """Mean and standard deviation of the normal prior of log sigma, where sigma is sampled."""
-
-_AT_ONCE = 64  # points that are evaluated in one call
 
 
 @jax.tree_util.register_dataclass
@@ -132,7 +129,7 @@ def evaluate_many(
     points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
     """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is told how many are done."""
-    return _in_batches(_evaluations, points, posterior, progress)  # type: ignore[no-any-return]
+    return _evaluations(points, posterior, progress)  # type: ignore[no-any-return]
 
 
 def inside(points: Array, posterior: Posterior) -> Array:
@@ -256,48 +253,14 @@ def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
     return Scoring(total, gradient + pull, information + space.prior_information(z))
 
 
-def _one_by_one(function: Callable[[Any, Posterior], Any]) -> Callable[[Any, Any, Posterior], Any]:
-    """Compiled results of the first `count` of some points, one after the other; the rest stays 0."""
-
-    @compiled
-    def program(points: jax.Array, count: jax.Array, posterior: Posterior) -> Any:
-        shapes = jax.eval_shape(function, points[0], posterior)
-        blank = jax.tree.map(lambda one: jnp.zeros((len(points), *one.shape), one.dtype), shapes)
-
-        def put(k: jax.Array, table: Any) -> Any:
-            return jax.tree.map(lambda column, one: column.at[k].set(one), table, function(points[k], posterior))
-
-        return jax.lax.fori_loop(0, count, put, blank)
-
-    return program
-
-
-_scorings, _evaluations = _one_by_one(scoring), _one_by_one(evaluation)
+_scorings, _evaluations = at_points(scoring), at_points(evaluation)
 
 
 def score_many(points: Array, posterior: Posterior) -> Scoring:
     """`Scoring` at points (n, space.dim), as NumPy arrays with a leading axis."""
-    return _in_batches(_scorings, points, posterior, lambda done: None)  # type: ignore[no-any-return]
+    return _scorings(points, posterior)  # type: ignore[no-any-return]
 
 
 def log_densities(points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None) -> Array:
     """Log density at points (n, dim)."""
     return np.asarray(evaluate_many(points, posterior, progress).log_density)
-
-
-def _first(count: int, values: Any) -> Array:
-    return np.asarray(values)[:count]
-
-
-def _in_batches(
-    program: Callable[[Any, Any, Posterior], Any], points: Array, posterior: Posterior, progress: Callable[[int], None]
-) -> Any:
-    """Results at points (n, dim), in batches of one size: one compiled program."""
-    posterior, parts = jax.device_put(posterior), []
-    for begin in range(0, len(points), _AT_ONCE):
-        some = points[begin : begin + _AT_ONCE]
-        full = np.concatenate([some, np.zeros((_AT_ONCE - len(some), points.shape[1]))])
-        found = program(full, len(some), posterior)
-        parts.append(jax.tree.map(partial(_first, len(some)), found))
-        progress(begin + len(some))
-    return jax.tree.map(lambda *x: np.concatenate(x), *parts)

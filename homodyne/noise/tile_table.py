@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from homodyne.noise.correlation import CorrelationGrid, make_grid
 from homodyne.noise.map_view import MapView
@@ -274,7 +274,7 @@ def remainder(maps: Sequence[Reduced]) -> tuple[float, int]:
 def drop_test(small: tuple[float, int], large: tuple[float, int]) -> dict[str, float]:
     """Drop of the sum of squares from few columns to more, with its degrees of freedom and its p-value."""
     drop, freedom = small[0] - large[0], small[1] - large[1]
-    return {"chi2": drop, "dof": freedom, "p": float(chi2.sf(drop, freedom)) if freedom > 0 else 1.0}
+    return {"chi2": drop, "dof": freedom, "p": float(chdtrc(freedom, drop)) if freedom > 0 else 1.0}
 
 
 def _whitening(covariance: Array) -> Array:

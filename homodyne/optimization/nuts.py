@@ -230,30 +230,29 @@ def sample(
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     programs = _programs(log_density, origin.size, settings.max_tree_depth, tested)
+    argument = jax.device_put(argument)
     place = jax.device_put(_Place(origin, factor, bend, jumps, approximation if tested else argument, argument))
     report, clock = _Report(progress, settings, workers), time.perf_counter()
-    state, tries = _start(programs, place, key, settings, origin.size)
-    chunk = _chunk(np.zeros((settings.num_chains, 0, origin.size)))
-    _advanced(programs, place, state, chunk, 0, False, settings, 1)  # waits for the compiler
-    timings = {"compile": time.perf_counter() - clock}
+    chains, tries = _start(programs, place, key, settings, origin.size)
+    _advanced(programs, place, chains, np.zeros((settings.num_chains, 0, origin.size)), False, settings, 1)
+    timings = {"compile": time.perf_counter() - clock}  # the first call waits for the compiler
     clock = time.perf_counter()
-    keys = jax.vmap(lambda chain: jax.random.fold_in(jax.random.fold_in(key, chain), _JUMPS))(np.arange(len(chunk)))
-    ahead = (
-        np.zeros((len(chunk), settings.num_samples, origin.size))
-        if jumps is None
-        else jumps.drawn(keys, settings.num_samples)
-    )
-    state, num_gradients = _warm_up(programs, place, state, settings, report)
+    ahead = np.zeros((settings.num_chains, settings.num_samples, origin.size))
+    if jumps is not None:
+        numbers = np.arange(settings.num_chains)
+        keys = jax.vmap(lambda chain: jax.random.fold_in(jax.random.fold_in(key, chain), _JUMPS))(numbers)
+        ahead = jumps.drawn(keys, settings.num_samples)
+    chains, num_gradients = _warm_up(programs, place, chains, settings, report)
     timings["warmup"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    _, stats = _transitions(programs, place, state, ahead, False, settings, report)
+    _, stats = _transitions(programs, place, chains, ahead, False, settings, report)
     timings["sampling"] = time.perf_counter() - clock
     num_gradients += tries + int(stats["num_steps"].sum())
     w = stats.pop("w")
     draws = bend.bent(origin + w.reshape(-1, origin.size) @ factor.T).reshape(w.shape)
     accepted = float(stats.pop("accepted").mean())
     stats["tree_depth"] = np.log2(np.maximum(stats["num_steps"], 1)).astype(np.int64) + 1
-    steps = np.asarray(state.sampler.adapt_state.step_size)
+    steps = np.concatenate([np.asarray(part.sampler.adapt_state.step_size) for part in chains])
     return NutsDraws(draws, stats, steps, num_gradients, timings, accepted)
 
 
@@ -281,7 +280,7 @@ class _Place(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What chains carry, chains first.
+    """What chains that run together carry, chains first.
 
     NumPyro's HMCState in whitened coordinates, the averaging of the step, the log density drawn from (NaN during
     the warm-up), and whether the last move was accepted by it.
@@ -469,9 +468,13 @@ def _jumped(state: _State, offer: _Offer, jumps: Jumps) -> _State:
 
 
 def _start(
-    programs: _Programs, place: Any, key: jax.Array, settings: NutsSettings, dimension: int
-) -> tuple[_State, int]:
-    """Starting points with finite density and gradient; also the number of points tried."""
+    programs: _Programs, place: _Place, key: jax.Array, settings: NutsSettings, dimension: int
+) -> tuple[list[_State], int]:
+    """Chains at starting points with finite density and gradient; also the number of points tried.
+
+    On a processor every chain is alone: chains that wait for each other, and memory for all of them, cost more than
+    vectorising saves. On an accelerator all are together.
+    """
     chains = np.arange(settings.num_chains)
     keys = jax.vmap(lambda chain: jax.random.split(jax.random.fold_in(key, chain)))(chains)
     w, value, gradient = (
@@ -488,8 +491,11 @@ def _start(
         gradient[missing] = np.asarray(there.z_grad)[missing, 0]
         missing = ~(np.isfinite(value) & np.isfinite(gradient).all(axis=1))
         if not missing.any():
-            state = programs.begin(w, value, gradient, keys[:, 1], jnp.eye(dimension))
-            return state, (attempt + 1) * len(chains)
+            device = next(iter(place.center.devices()))
+            size = 1 if device.platform == "cpu" else len(chains)
+            parts = [slice(k, k + size) for k in range(0, len(chains), size)]
+            begun = [programs.begin(w[k], value[k], gradient[k], keys[k, 1], jnp.eye(dimension)) for k in parts]
+            return begun, (attempt + 1) * len(chains)
     raise ConvergenceError(
         f"chain {int(np.argmax(missing))} found no start: the log density or its gradient is not finite at any of "
         f"{MAX_STARTS} points drawn with {settings.init_spread:g} times the spread of the pilot fit; check the fit, or "
@@ -498,37 +504,40 @@ def _start(
 
 
 def _warm_up(
-    programs: _Programs, place: Any, state: _State, settings: NutsSettings, report: _Report
-) -> tuple[_State, int]:
-    """Adapt the step sizes, and on the way the mass matrix; return the state and the gradients spent."""
+    programs: _Programs, place: _Place, chains: list[_State], settings: NutsSettings, report: _Report
+) -> tuple[list[_State], int]:
+    """Adapt the step sizes, and on the way the mass matrix; return the chains and the gradients spent."""
     num_gradients, count = 0, settings.num_warmup
-    nowhere = np.zeros((settings.num_chains, count, state.sampler.z.shape[-1]))  # there are no jumps
+    nowhere = np.zeros((settings.num_chains, count, len(place.center)))  # there are no jumps
     for part in (4, 2) if settings.adapt_mass else ():
         length = settings.num_warmup // part
-        state, rows = _transitions(programs, place, state, nowhere[:, :length], True, settings, report)
+        chains, rows = _transitions(programs, place, chains, nowhere[:, :length], True, settings, report)
         num_gradients, count = num_gradients + int(rows["num_steps"].sum()), count - length
         later = rows["w"][:, length // 3 :].reshape(-1, rows["w"].shape[-1])
         weight = len(later) / (len(later) + 5.0)  # shrink towards the pilot covariance, here the identity
         covariance = weight * np.cov(later, rowvar=False).reshape(2 * (later.shape[1],))
         covariance += (1.0 - weight) * np.eye(later.shape[1])
-        old = state.sampler
-        fresh = programs.begin(old.z, old.potential_energy, old.z_grad, old.rng_key, jnp.asarray(covariance))
-        state = fresh
-    state, rows = _transitions(programs, place, state, nowhere[:, :count], True, settings, report)
-    adapted = state.sampler.adapt_state._replace(step_size=jnp.exp(state.averaging[1]))
-    state = state._replace(sampler=state.sampler._replace(adapt_state=adapted))
-    return state, num_gradients + int(rows["num_steps"].sum())
+        old = [state.sampler for state in chains]
+        chains = [programs.begin(x.z, x.potential_energy, x.z_grad, x.rng_key, jnp.asarray(covariance)) for x in old]
+    chains, rows = _transitions(programs, place, chains, nowhere[:, :count], True, settings, report)
+    return [_adapted(state) for state in chains], num_gradients + int(rows["num_steps"].sum())
+
+
+def _adapted(state: _State) -> _State:
+    """The state with the step that the averaging has found."""
+    step = state.sampler.adapt_state._replace(step_size=jnp.exp(state.averaging[1]))
+    return state._replace(sampler=state.sampler._replace(adapt_state=step))
 
 
 def _transitions(
     programs: _Programs,
-    place: Any,
-    state: _State,
+    place: _Place,
+    chains: list[_State],
     ahead: Array,
     adapting: bool,
     settings: NutsSettings,
     report: _Report,
-) -> tuple[_State, dict[str, npt.NDArray[Any]]]:
+) -> tuple[list[_State], dict[str, npt.NDArray[Any]]]:
     """Run transitions in chunks, so that progress is seen and interrupts are obeyed; rows are (chain, draw, ...).
 
     There is one for each of the points `ahead` (chains, count, d), to which chains may jump.
@@ -538,13 +547,13 @@ def _transitions(
     while done < count:
         size = min(size, CHUNK, count - done)
         clock = time.perf_counter()
-        chunk = _chunk(ahead[:, done : done + size])
-        state, rows = _advanced(programs, place, state, chunk, size, adapting, settings, report.workers)
-        chunks.append({name: np.asarray(column)[:size] for name, column in rows.items()})
+        points = ahead[:, done : done + size]
+        chains, rows = _advanced(programs, place, chains, points, adapting, settings, report.workers)
+        chunks.append(rows)
         done += size
         report(size)
         size = max(1, min(2 * size, int(size * CHUNK_SECONDS / (time.perf_counter() - clock + 1e-9))))
-    return state, {name: np.concatenate([chunk[name] for chunk in chunks]).swapaxes(0, 1) for name in chunks[0]}
+    return chains, {name: np.concatenate([chunk[name] for chunk in chunks]).swapaxes(0, 1) for name in chunks[0]}
 
 
 def _chunk(w: Array) -> Array:
@@ -555,33 +564,22 @@ def _chunk(w: Array) -> Array:
 def _advanced(
     programs: _Programs,
     place: _Place,
-    state: _State,
+    chains: list[_State],
     ahead: Array,
-    size: int,
     adapting: bool,
     settings: NutsSettings,
     workers: int,
-) -> tuple[_State, Any]:
-    """State and rows after some transitions: all chains at once on an accelerator, each in a thread on a processor.
+) -> tuple[list[_State], dict[str, npt.NDArray[Any]]]:
+    """Chains, and rows (draw, chain, ...), after a transition for each of the points ahead (chains, n, d)."""
+    device, count = next(iter(place.center.devices())), ahead.shape[1]
+    looked = count if place.jumps is not None and not adapting else 0
 
-    There chains that wait for each other, and memory for all of them, cost more than vectorising saves.
-    """
-    device = next(iter(state.sampler.z.devices()))
-    looked = size if place.jumps is not None and not adapting else 0
-
-    def together(own: _State, points: Array) -> Any:
-        table = programs.offers(points, looked, place)
-        return programs.advance(own, table, size, adapting, settings.target_accept_prob, place)
-
-    if device.platform != "cpu":
-        return together(state, ahead)  # type: ignore[no-any-return]
-
-    def one(chain: int) -> Any:
+    def one(state: _State, points: Array) -> tuple[_State, dict[str, npt.NDArray[Any]]]:
         with jax.default_device(device):
-            own = jax.tree.map(lambda x: x[chain : chain + 1], state)
-            return jax.block_until_ready(together(own, ahead[chain : chain + 1]))  # type: ignore[no-untyped-call]
+            table = programs.offers(_chunk(points), looked, place)
+            state, rows = programs.advance(state, table, count, adapting, settings.target_accept_prob, place)
+            return state, {name: np.asarray(column)[:count] for name, column in rows.items()}
 
     with ThreadPoolExecutor(workers) as pool:
-        states, rows = zip(*pool.map(one, range(settings.num_chains)), strict=True)
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *states)
-    return joined, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *rows)
+        states, rows = zip(*pool.map(one, chains, np.split(ahead, len(chains))), strict=True)
+    return list(states), {name: np.concatenate([part[name] for part in rows], axis=1) for name in rows[0]}

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.physics import scaling_of, space_of
@@ -158,7 +157,8 @@ class XpcsModel(Model):
         likelihood = -0.5 * m.points * np.log(2 * np.pi * sigma**2) + 0.5 * m.log_weights - 0.5 * squares / sigma**2
         mean, precision = self.scaling
         pairs = np.stack([offset, contrast], axis=1)
-        prior = norm.logpdf(pairs, mean, precision**-0.5).sum() + float(self.log_prior(jnp.asarray(x[:d])))
+        scaling = 0.5 * (np.log(precision / (2.0 * np.pi)) - precision * (pairs - mean) ** 2)
+        prior = scaling.sum() + float(self.log_prior(jnp.asarray(x[:d])))
         return float(likelihood.sum() + power * prior)
 
     def statistics(self, z: Array, shard: Nodes) -> Array:

@@ -1,17 +1,22 @@
 """Compiled programs: `compiled` is `jax.jit` with options under which the processor's code is made in half the time.
 
+`at_points` is the compiled form of a function of one point for any number of points.
+
 A program is kept on disk and shared by processes, in the folder that ``JAX_COMPILATION_CACHE_DIR`` names or in the
 user's cache folder.
 """
 
 import os
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+_AT_ONCE = 64  # points of one call
 _QUICK = {"xla_cpu_use_fusion_emitters": False}
 
 
@@ -27,6 +32,39 @@ def compiled(function: Callable[..., Any], static_argnums: tuple[int, ...] = ())
         return program()(*args)
 
     return call
+
+
+def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """A function of points (n, d), an argument and, optionally, progress; its results have a leading axis (n,).
+
+    Points are evaluated one after the other, which needs the memory of one, in calls of one shape: one program serves
+    any number of them. Results are NumPy arrays; `progress` is told how many points are done.
+    """
+
+    @compiled
+    def program(points: jax.Array, count: jax.Array, argument: Any) -> Any:
+        shapes = jax.eval_shape(function, points[0], argument)
+        blank = jax.tree.map(lambda one: jnp.zeros((len(points), *one.shape), one.dtype), shapes)
+
+        def put(k: jax.Array, table: Any) -> Any:
+            return jax.tree.map(lambda column, one: column.at[k].set(one), table, function(points[k], argument))
+
+        return jax.lax.fori_loop(0, count, put, blank)
+
+    def first(count: int, values: Any) -> Any:
+        return np.asarray(values)[:count]
+
+    def evaluate(points: Any, argument: Any, progress: Callable[[int], None] = lambda done: None) -> Any:
+        argument, parts = jax.device_put(argument), []
+        for begin in range(0, max(len(points), 1), _AT_ONCE):
+            some = points[begin : begin + _AT_ONCE]
+            full = np.concatenate([some, np.zeros((_AT_ONCE - len(some), points.shape[1]))])
+            found = program(full, len(some), argument)
+            parts.append(jax.tree.map(partial(first, len(some)), found))
+            progress(begin + len(some))
+        return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+    return evaluate
 
 
 @lru_cache(maxsize=1)

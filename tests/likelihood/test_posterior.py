@@ -91,7 +91,7 @@ def test_the_density_is_prior_times_likelihood_inside_the_support():
         expected = PRIOR(point, posterior) + LIKELIHOOD(point, posterior)
         assert value == pytest.approx(float(expected), rel=1e-12)
         assert float(DENSITY(point, posterior)) == pytest.approx(value, rel=1e-12)
-    outside = points[0] + np.array([0, 0, 60.0, 0, 0, 0, 0])  # a share beyond any: the rate is negative at an end
+    outside = points[0] + np.array([800.0, 0, 0, 0, 0, 0, 0])  # a rate that overflows
     assert not np.isfinite(PRIOR(outside, posterior))
     np.testing.assert_array_equal(inside(np.array([points[0], outside]), posterior), [True, False])
     assert log_densities(outside[None], posterior) == -np.inf

@@ -7,7 +7,7 @@ exceeds t with a probability of at most 2 exp(-t / 2) even where a shard has see
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 Array = npt.NDArray[np.float64]
 
@@ -34,7 +34,7 @@ def contradictions(own: Array, common: Array, dimension: int, names: list[int]) 
         return []
     ratios = np.nan_to_num(2.0 * (own - common), nan=0.0, posinf=np.inf)
     # a shard is part of all data, which takes the share 1 / M of its deviance
-    p = count * chi2.sf(ratios * count / (count - 1), dimension)
+    p = count * chdtrc(dimension, ratios * count / (count - 1))
     said = [
         f"shard {names[m]} disagrees with all data: its log likelihood is lower by {0.5 * ratios[m]:.3g} there than at "
         f"its own mode (p = {p[m]:.1g})"
@@ -42,7 +42,7 @@ def contradictions(own: Array, common: Array, dimension: int, names: list[int]) 
         if p[m] < FALSE_ALARM and ratios[m] >= NEXT * ratios.max()
     ]
     total, expected = float(ratios.sum()), (count - 1) * dimension
-    if not said and (together := chi2.sf(total, expected)) < FALSE_ALARM:
+    if not said and (together := chdtrc(expected, total)) < FALSE_ALARM:
         said.append(
             f"the shards disagree as a whole, none of them in particular: their likelihood ratios add up to "
             f"{total:.4g}, where {expected} at most is expected (p = {together:.1g}); either the noise is "

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.physics.compiling import at_points
+
 Array = npt.NDArray[np.float64]
 
 
@@ -82,8 +84,7 @@ class Model(ABC):
 
     def statistics(self, z: Array, shard: Any) -> Array:
         """Everything that a shard tells about the full log likelihood at points z (S, d), as (S, k)."""
-        argument, program = self.argument(shard), _likelihood_program(self)
-        return np.array([[float(program(point, argument))] for point in z])
+        return np.asarray(_likelihood_program(self)(np.asarray(z), self.argument(shard)))[:, None]
 
     def merge(self, statistics: Sequence[Array]) -> Array:
         """Statistics of all shards together, (S, k), from those of each."""
@@ -101,9 +102,9 @@ class Model(ABC):
 
 
 @functools.lru_cache(maxsize=8)
-def _likelihood_program(model: Model) -> Callable[[Any, Any], jax.Array]:
-    """Compiled log likelihood of z and the argument of a shard."""
-    return jax.jit(lambda z, argument: model.log_likelihood(z, argument, 1.0))
+def _likelihood_program(model: Model) -> Callable[[Array, Any], Array]:
+    """Compiled log likelihood (S,) of points z (S, d) and the argument of a shard."""
+    return at_points(lambda z, argument: model.log_likelihood(z, argument, 1.0))
 
 
 @functools.lru_cache(maxsize=8)
