@@ -11,7 +11,7 @@ demo: $(READY)  ## simulate, inspect and fit a measurement; everything lands in 
 	$(BIN)/homodyne demo --directory demo $(if $(REAL_MAP),--map $(REAL_MAP))
 
 test: $(READY)  ## the tests
-	$(BIN)/pytest -q --durations=30 --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q --durations=30 --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)  ## style, types, direction of imports
 	$(BIN)/ruff check .

@@ -103,9 +103,9 @@ def _approximation(
     few = condensed(posterior.nodes, space.model, physical_values(space, made), tolerance, rng)
     found = replace(posterior, nodes=few)
     there = log_densities(tried, found)
-    finite = np.isfinite(there) & np.isfinite(values[POINTS:])
-    weights = np.where(finite, weights[POINTS:], 0.0)
-    error = np.where(finite, there - values[POINTS:], 0.0)
-    weights = weights / max(weights.sum(), 1e-300)
-    spread = np.sqrt(weights @ np.square(error - weights @ error))
-    return found if spread < CLOSE else None
+    inside, finite = np.isfinite(values[POINTS:]), np.isfinite(there)
+    if not inside.any() or weights[POINTS:][inside & ~finite].any():
+        return None
+    own = weights[POINTS:][inside & finite] / weights[POINTS:].sum()
+    error = there[inside & finite] - values[POINTS:][inside & finite]
+    return found if np.sqrt(own @ np.square(error - own @ error)) < CLOSE else None

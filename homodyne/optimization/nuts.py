@@ -462,7 +462,8 @@ def _jumped(state: _State, offer: _Offer, jumps: Jumps) -> _State:
     old = state.sampler
     ratio = offer.exact - state.exact + jumps.log_density(old.z) - offer.log_density
     uniform = jax.random.uniform(jax.random.fold_in(old.rng_key, 2))
-    taken = (jnp.log(uniform) < ratio) & jnp.isfinite(offer.z_grad).all()
+    possible = jnp.isfinite(offer.potential_energy) & jnp.isfinite(offer.z_grad).all()
+    taken = possible & (jnp.log(uniform) < ratio)
     new = {name: jnp.where(taken, getattr(offer, name), getattr(old, name)) for name in _POSITION}
     return state._replace(sampler=old._replace(**new), exact=jnp.where(taken, offer.exact, state.exact))
 
