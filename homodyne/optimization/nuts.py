@@ -26,7 +26,7 @@ from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.bend import Bend
 from homodyne.optimization.density import LogDensity, Progress, check_log_density
 from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose
-from homodyne.physics.compiling import compiled
+from homodyne.physics.compiling import compiled, one_by_one
 
 __all__ = ["ChainDiagnostics", "Jumps", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
 
@@ -232,9 +232,9 @@ def sample(
     programs = _programs(log_density, origin.size, settings.max_tree_depth, tested)
     argument = jax.device_put(argument)
     place = jax.device_put(_Place(origin, factor, bend, jumps, approximation if tested else argument, argument))
-    report, clock = _Report(progress, settings, workers), time.perf_counter()
+    run, clock = _Run(programs, place, settings, workers, _Report(progress, settings)), time.perf_counter()
     chains, tries = _start(programs, place, key, settings, origin.size)
-    _advanced(programs, place, chains, np.zeros((settings.num_chains, 0, origin.size)), False, settings, 1)
+    _advanced(run._replace(workers=1), chains, np.zeros((settings.num_chains, 0, origin.size)), False)
     timings = {"compile": time.perf_counter() - clock}  # the first call waits for the compiler
     clock = time.perf_counter()
     ahead = np.zeros((settings.num_chains, settings.num_samples, origin.size))
@@ -242,10 +242,10 @@ def sample(
         numbers = np.arange(settings.num_chains)
         keys = jax.vmap(lambda chain: jax.random.fold_in(jax.random.fold_in(key, chain), _JUMPS))(numbers)
         ahead = jumps.drawn(keys, settings.num_samples)
-    chains, num_gradients = _warm_up(programs, place, chains, settings, report)
+    chains, num_gradients = _warm_up(run, chains)
     timings["warmup"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    _, stats = _transitions(programs, place, chains, ahead, False, settings, report)
+    _, stats = _transitions(run, chains, ahead, False)
     timings["sampling"] = time.perf_counter() - clock
     num_gradients += tries + int(stats["num_steps"].sum())
     w = stats.pop("w")
@@ -321,14 +321,24 @@ class _Programs(NamedTuple):
 class _Report:
     """Counts transitions over all chains and passes them on."""
 
-    def __init__(self, progress: Progress | None, settings: NutsSettings, workers: int) -> None:
-        self.progress, self.chains, self.done, self.workers = progress, settings.num_chains, 0, workers
+    def __init__(self, progress: Progress | None, settings: NutsSettings) -> None:
+        self.progress, self.chains, self.done = progress, settings.num_chains, 0
         self.total = settings.num_chains * (settings.num_warmup + settings.num_samples)
 
     def __call__(self, count: int) -> None:
         self.done += count * self.chains
         if self.progress is not None:
             self.progress("sampling", self.done, self.total)
+
+
+class _Run(NamedTuple):
+    """What all transitions of a run share; `workers` threads advance chains on a processor."""
+
+    programs: _Programs
+    place: _Place
+    settings: NutsSettings
+    workers: int
+    report: _Report
 
 
 def _cholesky(origin: Array, covariance: npt.ArrayLike) -> Array:
@@ -387,17 +397,9 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
         return _Offer(w, gradient, value, exact_at(w, value, place), there)
 
     @compiled
-    def offers(w: jax.Array, count: jax.Array, place: _Place) -> _Offer:
-        """Offers at the first `count` of points w (chains, n, d), one after the other."""
-        shapes = jax.eval_shape(offered, w[0, 0], place)
-        blank = jax.tree.map(lambda one: jnp.zeros((*w.shape[:2], *one.shape), one.dtype), shapes)
-
-        def put(k: jax.Array, table: _Offer) -> _Offer:
-            chain, i = k // count, k % count
-            found = offered(w[chain, i], place)
-            return jax.tree.map(lambda column, one: column.at[chain, i].set(one), table, found)  # type: ignore[no-any-return]
-
-        return jax.lax.fori_loop(0, len(w) * count, put, blank)  # type: ignore[no-any-return]
+    def offers(w: jax.Array, count: jax.Array, place: _Place) -> Any:
+        """Offers at the first `count` of the points w (chains, n, d) of every chain."""
+        return jax.vmap(lambda own: one_by_one(lambda point: offered(point, place), own, count))(w)
 
     def transition(state: _State, offer: _Offer, adapting: jax.Array, acceptance: jax.Array, place: _Place) -> _State:
         nuts = kernel(lambda w: potential_at(w, place), jnp.eye(dimension))
@@ -452,9 +454,8 @@ def _accepted(before: _State, moved: _State, exact: jax.Array) -> _State:
     ratio = exact - before.exact + new.potential_energy - old.potential_energy
     uniform = jax.random.uniform(jax.random.fold_in(new.rng_key, 1))
     accepted = jnp.logical_not(jnp.log(uniform) >= ratio)  # the first one is, where the density is NaN before
-    taken = {name: jnp.where(accepted, getattr(new, name), getattr(old, name)) for name in _POSITION}
     exact = jnp.where(accepted, exact, before.exact)
-    return moved._replace(sampler=new._replace(**taken), exact=exact, accepted=accepted)
+    return moved._replace(sampler=_placed(new, accepted, new, old), exact=exact, accepted=accepted)
 
 
 def _jumped(state: _State, offer: _Offer, jumps: Jumps) -> _State:
@@ -464,8 +465,14 @@ def _jumped(state: _State, offer: _Offer, jumps: Jumps) -> _State:
     uniform = jax.random.uniform(jax.random.fold_in(old.rng_key, 2))
     possible = jnp.isfinite(offer.potential_energy) & jnp.isfinite(offer.z_grad).all()
     taken = possible & (jnp.log(uniform) < ratio)
-    new = {name: jnp.where(taken, getattr(offer, name), getattr(old, name)) for name in _POSITION}
-    return state._replace(sampler=old._replace(**new), exact=jnp.where(taken, offer.exact, state.exact))
+    exact = jnp.where(taken, offer.exact, state.exact)
+    return state._replace(sampler=_placed(old, taken, offer, old), exact=exact)
+
+
+def _placed(sampler: Any, first: jax.Array, one: Any, other: Any) -> Any:
+    """The sampler's state with the place of `one` where `first` is true, of `other` elsewhere."""
+    at = {name: jnp.where(first, getattr(one, name), getattr(other, name)) for name in _POSITION}
+    return sampler._replace(**at)
 
 
 def _start(
@@ -504,23 +511,22 @@ def _start(
     )
 
 
-def _warm_up(
-    programs: _Programs, place: _Place, chains: list[_State], settings: NutsSettings, report: _Report
-) -> tuple[list[_State], int]:
+def _warm_up(run: _Run, chains: list[_State]) -> tuple[list[_State], int]:
     """Adapt the step sizes, and on the way the mass matrix; return the chains and the gradients spent."""
+    settings, begin = run.settings, run.programs.begin
     num_gradients, count = 0, settings.num_warmup
-    nowhere = np.zeros((settings.num_chains, count, len(place.center)))  # there are no jumps
+    nowhere = np.zeros((settings.num_chains, count, len(run.place.center)))  # there are no jumps
     for part in (4, 2) if settings.adapt_mass else ():
         length = settings.num_warmup // part
-        chains, rows = _transitions(programs, place, chains, nowhere[:, :length], True, settings, report)
+        chains, rows = _transitions(run, chains, nowhere[:, :length], True)
         num_gradients, count = num_gradients + int(rows["num_steps"].sum()), count - length
         later = rows["w"][:, length // 3 :].reshape(-1, rows["w"].shape[-1])
         weight = len(later) / (len(later) + 5.0)  # shrink towards the pilot covariance, here the identity
         covariance = weight * np.cov(later, rowvar=False).reshape(2 * (later.shape[1],))
         covariance += (1.0 - weight) * np.eye(later.shape[1])
         old = [state.sampler for state in chains]
-        chains = [programs.begin(x.z, x.potential_energy, x.z_grad, x.rng_key, jnp.asarray(covariance)) for x in old]
-    chains, rows = _transitions(programs, place, chains, nowhere[:, :count], True, settings, report)
+        chains = [begin(x.z, x.potential_energy, x.z_grad, x.rng_key, jnp.asarray(covariance)) for x in old]
+    chains, rows = _transitions(run, chains, nowhere[:, :count], True)
     return [_adapted(state) for state in chains], num_gradients + int(rows["num_steps"].sum())
 
 
@@ -531,13 +537,7 @@ def _adapted(state: _State) -> _State:
 
 
 def _transitions(
-    programs: _Programs,
-    place: _Place,
-    chains: list[_State],
-    ahead: Array,
-    adapting: bool,
-    settings: NutsSettings,
-    report: _Report,
+    run: _Run, chains: list[_State], ahead: Array, adapting: bool
 ) -> tuple[list[_State], dict[str, npt.NDArray[Any]]]:
     """Run transitions in chunks, so that progress is seen and interrupts are obeyed; rows are (chain, draw, ...).
 
@@ -549,10 +549,10 @@ def _transitions(
         size = min(size, CHUNK, count - done)
         clock = time.perf_counter()
         points = ahead[:, done : done + size]
-        chains, rows = _advanced(programs, place, chains, points, adapting, settings, report.workers)
+        chains, rows = _advanced(run, chains, points, adapting)
         chunks.append(rows)
         done += size
-        report(size)
+        run.report(size)
         size = max(1, min(2 * size, int(size * CHUNK_SECONDS / (time.perf_counter() - clock + 1e-9))))
     return chains, {name: np.concatenate([chunk[name] for chunk in chunks]).swapaxes(0, 1) for name in chunks[0]}
 
@@ -563,24 +563,19 @@ def _chunk(w: Array) -> Array:
 
 
 def _advanced(
-    programs: _Programs,
-    place: _Place,
-    chains: list[_State],
-    ahead: Array,
-    adapting: bool,
-    settings: NutsSettings,
-    workers: int,
+    run: _Run, chains: list[_State], ahead: Array, adapting: bool
 ) -> tuple[list[_State], dict[str, npt.NDArray[Any]]]:
     """Chains, and rows (draw, chain, ...), after a transition for each of the points ahead (chains, n, d)."""
+    programs, place, acceptance = run.programs, run.place, run.settings.target_accept_prob
     device, count = next(iter(place.center.devices())), ahead.shape[1]
     looked = count if place.jumps is not None and not adapting else 0
 
     def one(state: _State, points: Array) -> tuple[_State, dict[str, npt.NDArray[Any]]]:
         with jax.default_device(device):
             table = programs.offers(_chunk(points), looked, place)
-            state, rows = programs.advance(state, table, count, adapting, settings.target_accept_prob, place)
+            state, rows = programs.advance(state, table, count, adapting, acceptance, place)
             return state, {name: np.asarray(column)[:count] for name, column in rows.items()}
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(run.workers) as pool:
         states, rows = zip(*pool.map(one, chains, np.split(ahead, len(chains))), strict=True)
     return list(states), {name: np.concatenate([part[name] for part in rows], axis=1) for name in rows[0]}

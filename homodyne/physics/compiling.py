@@ -34,25 +34,30 @@ def compiled(function: Callable[..., Any], static_argnums: tuple[int, ...] = ())
     return call
 
 
+def one_by_one(function: Callable[[Any], Any], points: jax.Array, count: Any) -> Any:
+    """Results of a function of one point for the first `count` of points (n, d), (n,) and 0 for the others.
+
+    Part of a JAX program; points are evaluated one after the other, which needs the memory of one.
+    """
+    shapes = jax.eval_shape(function, points[0])
+    blank = jax.tree.map(lambda one: jnp.zeros((len(points), *one.shape), one.dtype), shapes)
+
+    def put(k: jax.Array, table: Any) -> Any:
+        return jax.tree.map(lambda column, one: column.at[k].set(one), table, function(points[k]))
+
+    return jax.lax.fori_loop(0, count, put, blank)
+
+
 def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """A function of points (n, d), an argument and, optionally, progress; its results have a leading axis (n,).
 
-    Points are evaluated one after the other, which needs the memory of one, in calls of one shape: one program serves
-    any number of them. Results are NumPy arrays; `progress` is told how many points are done.
+    Points are evaluated `one_by_one`, in calls of one shape: one program serves any number of them. Results are NumPy
+    arrays; `progress` is told how many points are done.
     """
 
     @compiled
     def program(points: jax.Array, count: jax.Array, argument: Any) -> Any:
-        shapes = jax.eval_shape(function, points[0], argument)
-        blank = jax.tree.map(lambda one: jnp.zeros((len(points), *one.shape), one.dtype), shapes)
-
-        def put(k: jax.Array, table: Any) -> Any:
-            return jax.tree.map(lambda column, one: column.at[k].set(one), table, function(points[k], argument))
-
-        return jax.lax.fori_loop(0, count, put, blank)
-
-    def first(count: int, values: Any) -> Any:
-        return np.asarray(values)[:count]
+        return one_by_one(lambda point: function(point, argument), points, count)
 
     def evaluate(points: Any, argument: Any, progress: Callable[[int], None] = lambda done: None) -> Any:
         argument, parts = jax.device_put(argument), []
@@ -60,11 +65,15 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
             some = points[begin : begin + _AT_ONCE]
             full = np.concatenate([some, np.zeros((_AT_ONCE - len(some), points.shape[1]))])
             found = program(full, len(some), argument)
-            parts.append(jax.tree.map(partial(first, len(some)), found))
+            parts.append(jax.tree.map(partial(_first, len(some)), found))
             progress(begin + len(some))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     return evaluate
+
+
+def _first(count: int, values: Any) -> Any:
+    return np.asarray(values)[:count]
 
 
 @lru_cache(maxsize=1)

@@ -254,7 +254,7 @@ TO_Z = {
 """Coordinates, with a closed form, of what a problem draws, where that is something else."""
 
 
-@pytest.mark.parametrize("num_shards", [1, 4, 16])
+@pytest.mark.parametrize("num_shards", [1, 4, 16, 64])
 @pytest.mark.parametrize("name", list(conjugate.PROBLEMS))
 def test_conjugate_problems_agree_with_the_closed_form(name, num_shards):
     sizes = {"linear_regression": {"d": 2, "collinear": 0.3}}
