@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
-from homodyne.likelihood.nodes import Nodes
+from homodyne.likelihood.nodes import Nodes, padded_to
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ROWS = 800  # functions g from which nodes are chosen; their squares are as many again
-MOST = 600  # nodes, at most
+MOST = 640  # nodes, at most
+STEP = 128  # their number is a multiple of this, with nodes of no weight
 _LIGHTEST = 1e-3  # weight of a node, of the heaviest, below which it counts as that much
 _AT_ONCE = 50
 
@@ -47,7 +48,7 @@ def condensed(
     Returns
     -------
     Nodes
-        At most `MOST` of those given, with other weights.
+        At most `MOST` of those given, with other weights, and some of no weight.
     """
     weights = np.stack([np.asarray(nodes.weight), np.asarray(nodes.weight_y)])
     used = np.flatnonzero(np.any(weights[0] != 0.0, axis=0))
@@ -65,7 +66,8 @@ def condensed(
     among[:, order[count:]] = solve_triangular(upper[:count, :count], upper[:count, count:])
     kept = order[:count]
     weight, weight_y = (weights / scale) @ among.T * scale[kept]
-    return nodes._replace(t1=t1[kept], t2=t2[kept], weight=weight, weight_y=weight_y)
+    few = nodes._replace(t1=t1[kept], t2=t2[kept], weight=weight, weight_y=weight_y)
+    return padded_to(few, -(-count // STEP) * STEP)  # few shapes, so that a program serves most data
 
 
 def _functions(

@@ -130,7 +130,12 @@ def padded_size(count: int) -> int:
 
 def padded(nodes: Nodes, least: int = 0) -> Nodes:
     """Nodes with further ones of no weight, up to `padded_size` of their number or of `least`."""
-    more = padded_size(max(len(nodes.t1), least)) - len(nodes.t1)
+    return padded_to(nodes, padded_size(max(len(nodes.t1), least)))
+
+
+def padded_to(nodes: Nodes, count: int) -> Nodes:
+    """Nodes with further ones of no weight, `count` in all."""
+    more = count - len(nodes.t1)
     wide, long = ((0, 0), (0, more)), (0, more)
     return nodes._replace(
         t1=np.pad(nodes.t1, long, mode="edge"),

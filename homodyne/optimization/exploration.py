@@ -12,7 +12,7 @@ from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.proposal import DEGREES, Mixture, Normal, around
 from homodyne.optimization.cmc.rung import MIN_INSIDE
-from homodyne.optimization.cmc.shape import LARGEST, Shape
+from homodyne.optimization.cmc.shape import LARGEST, Joined, Shape
 from homodyne.optimization.density import Progress
 from homodyne.optimization.nuts import Jumps
 from homodyne.optimization.pilot import Pilot, physical_values, signal_of
@@ -22,6 +22,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 POINTS = 400  # at which the density of few nodes is made, and as many at which it is tried
 CLOSE = 0.5  # standard deviation of its log density about the exact one, at most
 WORTH = 1000  # nodes, from which few are made
+FIRST = 4  # rounds in which the proposal is fitted before there are few nodes
+FINAL = 4  # times as many points to which it is fitted on few nodes
 ERROR = 2e-3  # of few nodes, relative to that of the log density, which is the signal times as large
 
 
@@ -34,8 +36,10 @@ class Exploration:
     bend : Bend
     center, covariance : (d,) and (d, d) arrays
         Mean and covariance of the unbent coordinates.
+    proposal : Joined or None
+        Distribution that was fitted to the posterior; None where it could not be followed.
     jumps : Jumps or None
-        A proposal that was fitted to the posterior.
+        The part of it that follows the shape of the posterior, for chains.
     approximation : Posterior or None
         The posterior on few nodes; None where the data have few, or where they cannot stand for all.
     """
@@ -43,17 +47,19 @@ class Exploration:
     bend: Bend
     center: Array
     covariance: Array
-    jumps: Jumps | None
-    approximation: Posterior | None
+    proposal: Joined | None = None
+    jumps: Jumps | None = None
+    approximation: Posterior | None = None
 
 
 def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: Progress) -> Exploration:
     """Fit a proposal to the posterior around its modes, and take bend, moments and few nodes from weighted points.
 
+    The proposal is fitted roughly, and then again: to many more points where there is a density of few nodes.
     Where the posterior cannot be followed, the coordinates are those of the best mode.
     """
     posterior, mode = pilot.posterior, pilot.mode
-    plain = Exploration(Bend.none(posterior.dim), mode.z, mode.covariance, None, None)
+    plain = Exploration(Bend.none(posterior.dim), mode.z, mode.covariance)
 
     def exact(points: Array) -> Array:
         return log_densities(points, posterior, lambda done: progress("exploration", done, len(points)))
@@ -66,17 +72,23 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     values = near(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
         return plain
-    proposal = adapt(near, wide, wide, points, values, num_points, rng)
+    proposal = adapt(near, wide, wide, points, values, num_points, rng, FIRST)
     points = proposal.draw(2 * POINTS, rng)
     values = exact(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
         return plain
     weights = np.exp(smoothed(values - proposal.log_density(points)).log_weights)
+    few = _approximation(pilot, points, values, weights, rng)
+    cheap = exact if few is None else lambda x: log_densities(x, few)
+    count = num_points if few is None else FINAL * num_points
+    proposal = adapt(cheap, proposal, wide, points, values if few is None else cheap(points), count, rng)
+    points = proposal.draw(count, rng)
+    weights = np.exp(smoothed(cheap(points) - proposal.log_density(points)).log_weights)
     shape = proposal.parts[0]
     assert isinstance(shape, Shape)
     center, covariance = weighted_moments(shape.bend.unbent(points), weights)
     jumps = _jumps(shape.mixture, center, np.linalg.cholesky(covariance))
-    return Exploration(shape.bend, center, covariance, jumps, _approximation(pilot, points, values, weights, rng))
+    return Exploration(shape.bend, center, covariance, proposal, jumps, few)
 
 
 def _jumps(mixture: Mixture, center: Array, factor: Array) -> Jumps:

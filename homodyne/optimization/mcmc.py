@@ -38,7 +38,7 @@ from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose, not_converged
-from homodyne.optimization.exploration import explored
+from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
@@ -227,6 +227,7 @@ def _best_attempt(
     """
     trail: list[str] = []
     tried: list[Attempt] = []
+    course: Exploration | None = None
     for place, name in enumerate(names):
         if reason and place == 1:
             trail.append(reason)
@@ -235,9 +236,13 @@ def _best_attempt(
                 consensus = _shards(data, pilot, report, settings, tell, trail)
                 attempt = Attempt(name, consensus.certificate, consensus.z, None, consensus)
             else:
-                drawn = METHODS[name](pilot, settings, tell)
+                if course is None:
+                    rng = np.random.default_rng([settings.seed, 6])
+                    course = explored(pilot, rng, settings.certificate.num_points, tell)
+                    clock.mark("exploration")
+                drawn = METHODS[name](pilot, course, settings, tell)
                 clock.mark(name)
-                judged = _judge(name, drawn, pilot, settings, tell)
+                judged = _judge(name, drawn, pilot, course, settings, tell)
                 attempt = Attempt(name, judged.certificate, _usable(drawn, judged, pilot, settings), drawn)
         except ConvergenceError as error:
             if place + 1 == len(names) and not tried:
@@ -394,7 +399,7 @@ def fit_mcmc_jax(
     return fit(measured, mode=analysis_mode, method=method, seed=seed, config=settings, progress=progress)
 
 
-def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
+def _laplace(pilot: Pilot, course: Exploration, settings: Config, tell: Progress) -> Draws:
     """Independent draws of the normal distribution at the best mode; those outside the support are drawn again."""
     chains = settings.optimization.mcmc.num_chains
     per_chain = -(-settings.optimization.laplace.num_draws // chains)
@@ -411,7 +416,7 @@ def _laplace(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     )
 
 
-def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
+def _nuts(pilot: Pilot, course: Exploration, settings: Config, tell: Progress) -> Draws:
     """No-U-turn sampling around the best mode; once more, longer and with its own mass matrix, where that fails.
 
     Chains run in coordinates that follow the bends of the posterior, and move by a density of few nodes where that is
@@ -421,7 +426,6 @@ def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     nuts = NutsSettings(
         mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob, init_spread=_SPREAD
     )
-    course = explored(pilot, np.random.default_rng([settings.seed, 6]), settings.certificate.num_points, tell)
     spent = 0
     for attempt in range(2):
         sampled = sample(
@@ -460,13 +464,16 @@ def _nuts(pilot: Pilot, settings: Config, tell: Progress) -> Draws:
     return Draws(z, sampled.stats, chains.problems, facts)
 
 
-METHODS: dict[str, Callable[[Pilot, Config, Progress], Draws]] = {"laplace": _laplace, "nuts": _nuts}
+METHODS: dict[str, Callable[[Pilot, Exploration, Config, Progress], Draws]] = {"laplace": _laplace, "nuts": _nuts}
 """Ways to draw from the posterior, by name."""
 
 
-def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progress) -> Certified:
+def _judge(
+    name: str, drawn: Draws, pilot: Pilot, course: Exploration, settings: Config, tell: Progress
+) -> Certified:
     """Certificate of the draws; chains that did not converge are never certified."""
     mode, posterior = pilot.mode, pilot.posterior
+    rough = course.approximation or pilot.rough
     laplace = name == "laplace"
     return certify(
         _batch(posterior, tell),
@@ -478,7 +485,8 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, settings: Config, tell: Progre
         gaussian=(mode.z, mode.covariance) if laplace else None,
         draws_log_density=drawn.stats.get("lp"),
         unbelievable=not_converged(drawn.problems),
-        rough=None if pilot.rough is None else _batch(pilot.rough, tell),
+        fitted=course.proposal,
+        rough=None if rough is None else _batch(rough, tell),
     )
 
 

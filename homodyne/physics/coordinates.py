@@ -1,6 +1,6 @@
 """Coordinates in which the posterior of a power law is round and has no wall at exponent zero.
 
-A law J(t) = A t^a + b over a record with the middle time t_m (geometric mean of first and last age) is described by
+A law J(t) = A t^a + b over a record with the middle time t_m (geometric mean of all ages, `middle_age`) is described by
 
     J_m = A t_m^a + b                     level in the middle           z1 = log J_m
     rho = A t_m^a / J_m                   share of the power law        z3 = log rho

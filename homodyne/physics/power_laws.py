@@ -28,7 +28,7 @@ def rate(t: ArrayLike, amplitude: ArrayLike, exponent: ArrayLike, offset: ArrayL
     amplitude, exponent, offset : array
         Of the law; the result has the unit of `offset`.
     """
-    return _float(amplitude) * _float(t) ** _float(exponent) + _float(offset)
+    return _float(amplitude) * _power(_float(t), _float(exponent)) + _float(offset)
 
 
 def rate_integral(
@@ -47,7 +47,17 @@ def rate_integral(
     """
     t1, t2 = _float(t1), _float(t2)
     b, length = _float(exponent) + 1.0, _log_ratio(t1, t2)
-    return _float(amplitude) * t1**b * length * expm1_ratio(b * length) + _float(offset) * (t2 - t1)
+    return _float(amplitude) * _power(t1, b) * length * expm1_ratio(b * length) + _float(offset) * (t2 - t1)
+
+
+def middle_age(first: ArrayLike, last: ArrayLike) -> jax.Array:
+    """Geometric mean of all ages of a record from age `first` to `last`, in s.
+
+    The level and the logarithmic slope of a law that is fitted to a whole record depend least on each other there. It
+    is ``first`` exp(x / (1 - e^-x) - 1), x = log(``last`` / ``first``): last / e for a record from zero on.
+    """
+    first = _float(first)
+    return first * jnp.exp(1.0 / expm1_ratio(-_log_ratio(first, _float(last))) - 1.0)
 
 
 def expm1_ratio(x: ArrayLike) -> jax.Array:
@@ -95,7 +105,12 @@ def _exp_moment_jvp(k: int, primals: tuple[jax.Array], tangents: tuple[jax.Array
     return _exp_moment(k, primals[0]), _exp_moment(k + 1, primals[0]) * tangents[0]
 
 
+def _power(t: jax.Array, exponent: jax.Array) -> jax.Array:
+    """t**exponent for t > 0, several times faster than the power of XLA."""
+    return jnp.exp(exponent * jnp.log(t))
+
+
 def _log_ratio(t1: jax.Array, t2: jax.Array) -> jax.Array:
     """log(t2/t1) without loss of digits for neighbouring times."""
-    near = jnp.abs(t2 - t1) < _SERIES_LIMIT * t1
-    return jnp.where(near, jnp.log1p(jnp.where(near, (t2 - t1) / t1, 0.0)), jnp.log(t2 / t1))
+    sign = jnp.where(t2 < t1, -1.0, 1.0)
+    return sign * jnp.log1p(sign * (t2 - t1) / jnp.where(t2 < t1, t2, t1))

@@ -27,6 +27,7 @@ from homodyne.physics.coordinates import (
     single_value,
 )
 from homodyne.physics.model import CorrelationModel, Params, supported
+from homodyne.physics.power_laws import middle_age
 from homodyne.physics.priors import Prior, log_prob, make_prior
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -101,7 +102,7 @@ class ParameterSpace:
         return np.array([circle.get(name, 0.0) for name in self.coordinate_names])
 
     def _place(self, law: LawCoordinates) -> Place:
-        return Place((self.ends[0] * self.ends[1]) ** 0.5, self.slope_scales[law.law.rate])
+        return Place(middle_age(self.ends[0], self.ends[1]), self.slope_scales[law.law.rate])
 
     def _mapped(self, z: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         """Physical parameters, and log |d(free parameters)/dz|."""

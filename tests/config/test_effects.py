@@ -23,6 +23,7 @@ from homodyne.optimization import mcmc, passes, xpcs
 from homodyne.optimization.cmc.backends.base import SequentialBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.exploration import explored
 from homodyne.optimization.mcmc import METHODS
 from homodyne.optimization.pilot import Mode, Pilot, pilot_fit
 from homodyne.optimization.problem import build_problem
@@ -189,7 +190,9 @@ def test_where_maps_are_read_and_kept(tmp_path, monkeypatch):
 
 @cache
 def seen_in_draws(method: str, *changes: str) -> np.ndarray:
-    return METHODS[method](pilot(), load_config(SMALL, changes), lambda stage, done, total: None).z
+    settings, silent = load_config(SMALL, changes), lambda stage, done, total: None
+    course = explored(pilot(), np.random.default_rng(0), 200, silent)
+    return METHODS[method](pilot(), course, settings, silent).z
 
 
 @pytest.mark.parametrize("key", DRAWS)

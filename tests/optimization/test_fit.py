@@ -269,7 +269,7 @@ def test_few_noisy_frames_are_answered_and_what_is_refused_stays_refused(monkeyp
     assert np.isfinite(result.sample_stats["lp"]).all()  # all of them possible
 
 
-def failing(pilot, settings, tell):
+def failing(pilot, course, settings, tell):
     raise ConvergenceError("no draw at all")
 
 
@@ -286,7 +286,7 @@ def test_a_later_failure_does_not_take_away_what_can_be_used(monkeypatch):
 def test_the_best_attempt_is_returned_not_the_last(monkeypatch):
     """Chains that never move are refused, and what came before them is not."""
 
-    def stuck(pilot, settings, tell):
+    def stuck(pilot, course, settings, tell):
         return mcmc.Draws(np.tile(pilot.mode.z, (4, 125, 1)), {}, ("never moved",))
 
     monkeypatch.setattr(mcmc, "ENOUGH", np.inf)
@@ -377,7 +377,7 @@ def test_wrong_input(wrong):
 def test_auto_keeps_the_best_answer(data, laplace, monkeypatch):
     """A usable answer is not destroyed by a later failure, a refused one not preferred to nothing better."""
 
-    def fails(pilot, settings, tell):
+    def fails(pilot, course, settings, tell):
         raise ConvergenceError("no starting point")
 
     monkeypatch.setitem(mcmc.METHODS, "nuts", fails)

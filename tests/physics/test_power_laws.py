@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from scipy.integrate import quad
 
-from homodyne.physics.power_laws import expm1_ratio, rate, rate_integral, sinc
+from homodyne.physics.power_laws import expm1_ratio, middle_age, rate, rate_integral, sinc
 
 ORDINARY = [-4.0, -3.3, -2.0, -1.572, -1.327, -0.7, -0.5, -0.2, 0.2, 1.0, 2.5, 4.0]
 SPECIAL = [s + d for s in (-1.0, 0.0) for d in (-1e-3, -1e-6, -1e-12, 0.0, 1e-12, 1e-6, 1e-3)]
@@ -136,3 +136,10 @@ def test_functions_work_under_jit_and_broadcast():
     exponents = jnp.array([-1.0, 0.0, 0.3])[:, None]
     assert jax.jit(rate_integral)(t[0], t, 1.0, exponents, 0.0).shape == (3, 5)
     assert rate_integral(np.float32(1), 2, 1, -1, 0).dtype == np.float64
+
+
+def test_the_middle_of_a_record_is_the_geometric_mean_of_its_ages():
+    for first, last in ((0.1, 20.0), (1000.0, 1008.0), (3.0, 3.0 * (1 + 1e-9))):
+        ages = np.linspace(first, last, 200_001)
+        assert middle_age(first, last) == pytest.approx(np.exp(np.mean(np.log(ages))), rel=1e-4)
+    assert middle_age(1e-9, 1.0) == pytest.approx(np.exp(-1.0))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homodyne.optimization.cmc.summary import format_number, map_labels, shared_label
+from homodyne.physics.power_laws import middle_age
 
 
 def test_rows_hold_the_statistics_of_the_draws(laminar):
@@ -109,7 +110,7 @@ def test_rates_come_first(laminar):
     """Value and logarithmic slope in the middle of the record, against formulas of power laws."""
     result = laminar.result
     table = result.summary()
-    t = np.sqrt(result.t[0] * result.t[-1])
+    t = float(middle_age(result.t[0], result.t[-1]))
     laws = {"J": ("D0", "alpha", "D_offset"), "gamma_dot": ("gamma_dot_0", "beta", "gamma_dot_offset")}
     for row, (name, parameters) in zip(table.rates, laws.items(), strict=True):
         amplitude, exponent, offset = (result.samples[one].ravel() for one in parameters)

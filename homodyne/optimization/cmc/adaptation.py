@@ -37,6 +37,7 @@ def adapt(
     values: Array,
     num_points: int,
     rng: np.random.Generator,
+    rounds: int = ROUNDS,
 ) -> Joined:
     """Fit a proposal to the posterior.
 
@@ -55,6 +56,8 @@ def adapt(
         Points in every further round.
     rng
         Source of the points.
+    rounds
+        At most.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def adapt(
     log_sizes = [np.log(len(points))]
     parts = [log_sizes[0] + first.log_density(points)]
     power, good = flattening(points.shape[1]), 0
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         weights = tempered(power * values - logsumexp(parts, axis=0), FIXED * points.shape[1])
         proposal = Joined((fitted(points, weights, rng), kept), (1.0 - KEPT, KEPT))
         further = proposal.draw(num_points, rng)

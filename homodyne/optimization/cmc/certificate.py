@@ -153,6 +153,7 @@ def certify(
     gaussian: Mode | None = None,
     draws_log_density: npt.ArrayLike | None = None,
     unbelievable: str = "",
+    fitted: Density | None = None,
     rough: Evaluate | None = None,
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
@@ -183,6 +184,8 @@ def certify(
     unbelievable
         Why the draws cannot be believed, whatever their weights say: weighted points replace them. Points that follow
         the shape of such draws have to be confirmed by wider ones.
+    fitted
+        A proposal that was fitted to the posterior before, for the third rung to begin with.
     rough
         A cheaper approximation of ``evaluate``, for fitting the proposal of the third rung first; weights are always
         exact, and where they do not suffice the proposal is fitted to ``evaluate`` itself.
@@ -235,8 +238,11 @@ def certify(
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
     for enough in (max(num_points, ADAPTED), MORE * max(num_points, ADAPTED)):
-        fitted_to = values if rough is None else rough(points)
-        start = adapt(rough or evaluate, start, proposal, points, fitted_to, enough, rng)
+        if fitted is None:
+            fitted_to = values if rough is None else rough(points)
+            start = adapt(rough or evaluate, start, proposal, points, fitted_to, enough, rng)
+        else:
+            start, fitted = fitted, None
         points = start.draw(2 * enough, rng)
         values = evaluate(points)
         third = climb(given, points, values, start, own, gaussian is None, rng)

@@ -6,7 +6,6 @@ much better than amplitudes, exponents and offsets.
 
 import csv
 import io
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -232,8 +231,9 @@ def _common_rates(named: Mapping[str, MCMCResult]) -> tuple[list[Quantity], dict
     if first >= last:
         return [], {}, "rates are not compared: the records have no age in common"
     from homodyne.optimization.cmc.curves import rate_draws  # JAX is loaded only where there are rates
+    from homodyne.physics.power_laws import middle_age
 
-    t = math.sqrt(first * last)
+    t = float(middle_age(first, last))
     found = {}
     for label, result in named.items():
         draws = rate_draws(result, np.array([t]), np.arange(result.num_chains * result.num_draws))

@@ -107,13 +107,14 @@ def summarise(result: "MCMCResult") -> SummaryTable:
 
 
 def middle_rates(result: "MCMCResult", t: float | None = None) -> tuple[RateRow, ...]:
-    """Every rate of the model at age t (s), by default the geometric mean of the first and the last age."""
+    """Every rate of the model at age t (s), by default in the middle of the record."""
     from homodyne.optimization.cmc.curves import rate_draws  # JAX is loaded only where there are rates
+    from homodyne.physics.power_laws import middle_age
 
     if t is None:
         if result.t is None:
             return ()
-        t = math.sqrt(float(result.t[0]) * float(result.t[-1]))
+        t = float(middle_age(result.t[0], result.t[-1]))
     positions = np.arange(result.num_chains * result.num_draws)
     rows = []
     for rate, value, slope in rate_draws(result, np.array([t]), positions):

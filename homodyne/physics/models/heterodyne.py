@@ -23,7 +23,7 @@ import numpy as np
 
 from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, register_model
 from homodyne.physics.models.static import TRANSPORT_PARAMETERS, transport, transport_integral
-from homodyne.physics.power_laws import rate, rate_integral
+from homodyne.physics.power_laws import middle_age, rate, rate_integral
 
 REFERENCE, SAMPLE = "_ref", "_sample"
 """Ends of the names of the transport parameters of both components."""
@@ -125,7 +125,7 @@ class Heterodyne(CorrelationModel):
         fractions = [fraction(params, t) for t in (t_first, t_last)]
         transports = [transport(_component(params, c), t) for c in (REFERENCE, SAMPLE) for t in (t_first, t_last)]
         positive = [*transports, *fractions, *(1.0 - s for s in fractions)]
-        middle = velocity(params, jnp.sqrt(jnp.asarray(t_first) * t_last))
+        middle = velocity(params, middle_age(t_first, t_last))
         return (jnp.stack(jnp.broadcast_arrays(*positive)).min(axis=0) > 0) & (middle >= 0)
 
     def warnings(self, params: Params, t: Any, q: Any, phi: Any, gap: Any) -> Sequence[str]:
