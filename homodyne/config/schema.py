@@ -101,11 +101,11 @@ class HalfNormalPrior(Section):
 
 
 class SharePrior(Section):
-    """Of the offset of a power law: uniform in its share of the rate in the middle of the record."""
+    """Of the offset of a power law: log-normal in the share of that law in the rate in the middle of the record."""
 
     type: Literal["share"]
-    low: float
-    high: float
+    median: PositiveFloat
+    sigma: PositiveFloat
 
 
 AnyPrior = (

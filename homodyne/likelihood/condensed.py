@@ -5,33 +5,82 @@ as there are functions, then determine g at all others: empirical interpolation 
 R. Math. 339, 667, 2004; nodes chosen by pivoted QR: Drmač and Gugercin, SIAM J. Sci. Comput. 38, A631, 2016). Weights
 are carried over by the transpose of that interpolation, as pairs were to nodes. A density of condensed nodes is for
 steps whose outcome the density of all nodes decides.
+
+Away from the points that the nodes were chosen at, sums over them may be anything, and the density high where that of
+all nodes is nothing. So the interpolation is tried at further nodes: where it misses g there by more than at the points
+that the nodes were chosen at, the log density is lower.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
+from homodyne.likelihood import posterior
 from homodyne.likelihood.nodes import Nodes, padded_to
-from homodyne.physics.compiling import compiled
+from homodyne.likelihood.posterior import Posterior
+from homodyne.physics.compiling import at_points, compiled
 from homodyne.physics.model import CorrelationModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ROWS = 800  # functions g from which nodes are chosen; their squares are as many again
 MOST = 640  # nodes, at most
+TRIED = 24  # further nodes at which the interpolation is tried
+MISSED = 10.0  # mean square, of the usual one, that lowers the log density by a half
 STEP = 128  # their number is a multiple of this, with nodes of no weight
 _LIGHTEST = 1e-3  # weight of a node, of the heaviest, below which it counts as that much
 _AT_ONCE = 50
 
 
+class Trial(NamedTuple):
+    """Further nodes, at which g follows from g at the chosen ones while these stand for all.
+
+    Times t1, t2 (C,), the interpolation (C, K), and the mean square by which it misses g and g² where it was made.
+    """
+
+    t1: Any
+    t2: Any
+    interpolation: Any
+    usual: Any
+
+
+class Condensed(NamedTuple):
+    """A posterior on few nodes with a trial of them."""
+
+    posterior: Posterior
+    trial: Trial
+
+
+def log_density(z: jax.Array, density: Posterior | Condensed) -> jax.Array:
+    """Log density at z (dim,) of a posterior on all nodes, or of one on few."""
+    if isinstance(density, Posterior):
+        return posterior.log_density(z, density)
+    own, trial = density.posterior, density.trial
+    params = own.space.physical(posterior.image(z, own))
+    further = own.nodes._replace(t1=trial.t1, t2=trial.t2, weight=np.zeros((own.nodes.num_maps, len(trial.t1))))
+    there, here = (nodes.correlation(own.space.model, params) for nodes in (further, own.nodes))
+    missed = _missed(there, here, jnp.asarray(trial.interpolation))
+    total = posterior.log_density(z, own) - 0.5 * missed / (MISSED * trial.usual)
+    return jnp.where(jnp.isfinite(total), total, -jnp.inf)
+
+
+def _missed(there: Any, here: Any, interpolation: Any) -> Any:
+    """Mean square by which g, g² (rows, C) differ from what the interpolation makes of g (rows, K)."""
+    return sum(((there**power - here**power @ interpolation.T) ** 2).mean() for power in (1, 2))
+
+
+log_densities = at_points(log_density)
+"""`log_density` at points (n, dim)."""
+
+
 def condensed(
     nodes: Nodes, model: CorrelationModel, params: Mapping[str, Array], tolerance: float, rng: np.random.Generator
-) -> Nodes:
+) -> tuple[Nodes, Trial]:
     """Nodes that stand for all while parameters stay among those given.
 
     Parameters
@@ -47,8 +96,9 @@ def condensed(
 
     Returns
     -------
-    Nodes
+    nodes : Nodes
         At most `MOST` of those given, with other weights, and some of no weight.
+    trial : Trial
     """
     weights = np.stack([np.asarray(nodes.weight), np.asarray(nodes.weight_y)])
     used = np.flatnonzero(np.any(weights[0] != 0.0, axis=0))
@@ -67,7 +117,12 @@ def condensed(
     kept = order[:count]
     weight, weight_y = (weights / scale) @ among.T * scale[kept]
     few = nodes._replace(t1=t1[kept], t2=t2[kept], weight=weight, weight_y=weight_y)
-    return padded_to(few, -(-count // STEP) * STEP)  # few shapes, so that a program serves most data
+    full = -(-count // STEP) * STEP  # few shapes, so that a program serves most data
+    further = np.resize(order[count:] if count < len(order) else order, TRIED)
+    interpolation = np.zeros((TRIED, full))
+    interpolation[:, :count] = among[:, further].T * scale[kept] / scale[further][:, None]
+    usual = _missed(g[:, further], np.pad(g[:, kept], ((0, 0), (0, full - count))), interpolation)
+    return padded_to(few, full), Trial(t1[further], t2[further], interpolation, usual)
 
 
 def _functions(

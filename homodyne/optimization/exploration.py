@@ -1,12 +1,14 @@
 """Where the posterior is: coordinates in which it is round, and a density of few nodes that is nearly it there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from homodyne.likelihood.condensed import condensed
-from homodyne.likelihood.posterior import Posterior, log_densities
+from homodyne.likelihood import condensed
+from homodyne.likelihood.condensed import Condensed
+from homodyne.likelihood.posterior import log_densities
 from homodyne.optimization.bend import Bend, weighted_moments
 from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.importance import smoothed
@@ -23,7 +25,7 @@ POINTS = 400  # at which the density of few nodes is made, and as many at which 
 CLOSE = 0.5  # standard deviation of its log density about the exact one, at most
 WORTH = 1000  # nodes, from which few are made
 FIRST = 4  # rounds in which the proposal is fitted before there are few nodes
-FINAL = 4  # times as many points to which it is fitted on few nodes
+FINAL = 2  # times as many points to which it is fitted on few nodes
 ERROR = 2e-3  # of few nodes, relative to that of the log density, which is the signal times as large
 
 
@@ -40,7 +42,7 @@ class Exploration:
         Distribution that was fitted to the posterior; None where it could not be followed.
     jumps : Jumps or None
         The part of it that follows the shape of the posterior, for chains.
-    approximation : Posterior or None
+    approximation : Condensed or None
         The posterior on few nodes; None where the data have few, or where they cannot stand for all.
     """
 
@@ -49,7 +51,7 @@ class Exploration:
     covariance: Array
     proposal: Joined | None = None
     jumps: Jumps | None = None
-    approximation: Posterior | None = None
+    approximation: Condensed | None = None
 
 
 def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: Progress) -> Exploration:
@@ -79,9 +81,12 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
         return plain
     weights = np.exp(smoothed(values - proposal.log_density(points)).log_weights)
     few = _approximation(pilot, points, values, weights, rng)
-    cheap = exact if few is None else lambda x: log_densities(x, few)
-    count = num_points if few is None else FINAL * num_points
-    proposal = adapt(cheap, proposal, wide, points, values if few is None else cheap(points), count, rng)
+    cheap: Callable[[Array], Array] = exact
+    count = num_points
+    if few is not None:
+        cheap, count = _evaluated(few), FINAL * num_points
+        values = cheap(points)
+    proposal = adapt(cheap, proposal, wide, points, values, count, rng)
     points = proposal.draw(count, rng)
     weights = np.exp(smoothed(cheap(points) - proposal.log_density(points)).log_weights)
     shape = proposal.parts[0]
@@ -102,19 +107,22 @@ def _jumps(mixture: Mixture, center: Array, factor: Array) -> Jumps:
     return Jumps(shares, np.pad(locations, ((0, more), (0, 0))), factors, np.linalg.inv(factors), DEGREES)
 
 
+def _evaluated(few: Condensed) -> Callable[[Array], Array]:
+    return lambda points: np.asarray(condensed.log_densities(points, few))
+
+
 def _approximation(
     pilot: Pilot, points: Array, values: Array, weights: Array, rng: np.random.Generator
-) -> Posterior | None:
+) -> Condensed | None:
     """The posterior on few nodes, made at the first points and tried at the others."""
-    posterior = pilot.posterior
+    posterior, space = pilot.posterior, pilot.space
     if posterior.sigma is None or len(posterior.nodes.t1) < WORTH:
         return None
     made, tried = points[:POINTS][np.isfinite(values[:POINTS])], points[POINTS:]
-    space = posterior.space
     tolerance = ERROR / signal_of(pilot.problem, posterior, pilot.mode.z, pilot.sigma)
-    few = condensed(posterior.nodes, space.model, physical_values(space, made), tolerance, rng)
-    found = replace(posterior, nodes=few)
-    there = log_densities(tried, found)
+    nodes, trial = condensed.condensed(posterior.nodes, space.model, physical_values(space, made), tolerance, rng)
+    found = Condensed(replace(posterior, nodes=nodes), trial)
+    there = condensed.log_densities(tried, found)
     inside, finite = np.isfinite(values[POINTS:]), np.isfinite(there)
     if not inside.any() or weights[POINTS:][inside & ~finite].any():
         return None

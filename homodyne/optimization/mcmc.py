@@ -22,12 +22,12 @@ from homodyne.data.flat import from_arrays
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
+from homodyne.likelihood.condensed import log_density
 from homodyne.likelihood.direct import errors_against, parameters_at
 from homodyne.likelihood.posterior import (
     Posterior,
     inside,
     log_densities,
-    log_density,
     physical_draws,
 )
 from homodyne.likelihood.reduction import Accuracy
@@ -473,7 +473,6 @@ def _judge(
 ) -> Certified:
     """Certificate of the draws; chains that did not converge are never certified."""
     mode, posterior = pilot.mode, pilot.posterior
-    rough = course.approximation or pilot.rough
     laplace = name == "laplace"
     return certify(
         _batch(posterior, tell),
@@ -486,7 +485,6 @@ def _judge(
         draws_log_density=drawn.stats.get("lp"),
         unbelievable=not_converged(drawn.problems),
         fitted=course.proposal,
-        rough=None if rough is None else _batch(rough, tell),
     )
 
 

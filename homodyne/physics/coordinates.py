@@ -11,8 +11,6 @@ zero. rho0 is the standard deviation that the data leave of the slope over that 
 share of the law is too small for its exponent to be seen, the coordinate is the exponent and its width that of the
 prior. Without rho0 the exponent of a law with a small share would be a funnel (Neal, Ann. Stat. 31, 705, 2003).
 
-Where the prior of the offset is one of its share 1 - rho of the rate, z3 is the logit of rho between its bounds.
-
 A parameter with one finite bound is described by the logarithm of its distance, one with two by the logit, directions
 by their angle, everything else by itself.
 """
@@ -55,7 +53,7 @@ class LawCoordinates:
     bounded : bool
         Whether the exponent has two finite bounds, and is described by its logit.
     shared : bool
-        Whether the prior of the offset is one of its share of the rate.
+        Whether the prior of the offset is one of rho.
     """
 
     law: PowerLaw
@@ -90,7 +88,7 @@ class LawCoordinates:
         wanted = {
             f"log_{self.law.rate}": self._level,
             exponent: self.law.exponent in self.free,
-            f"{'logit' if self.shared else 'log'}_share_{self.law.rate}": self._share,
+            f"log_share_{self.law.rate}": self._share,
         }
         return tuple(name for name, present in wanted.items() if present)
 
@@ -120,7 +118,7 @@ class LawCoordinates:
             level = base + jnp.exp(parts["level"])
             log_det += parts["level"]
         if self._share:
-            share, share_slope = self._share_of(parts["share"], priors)
+            share = jnp.exp(parts["share"])
         elif self.law.amplitude in self.free:
             share = (level - offset) / level
         exponent, slope = self._exponent(parts["exponent"], share, fixed, priors, place)
@@ -128,11 +126,11 @@ class LawCoordinates:
         log_middle = self.law.sign * exponent * jnp.log(place.t_middle)
         if self._share and self._level:
             amplitude, offset = share * level * jnp.exp(-log_middle), level * (1.0 - share)
-            log_det += parts["level"] + share_slope - log_middle
+            log_det += parts["level"] + parts["share"] - log_middle
         elif self._share:
             power = amplitude * jnp.exp(log_middle)
             offset = power * (1.0 - share) / share
-            log_det += jnp.log(power) - 2.0 * jnp.log(share) + share_slope
+            log_det += jnp.log(power) - parts["share"]
         elif self.law.amplitude in self.free:
             amplitude = (level - offset) * jnp.exp(-log_middle)
             log_det -= log_middle
@@ -143,30 +141,18 @@ class LawCoordinates:
             found[self.law.offset] = offset
         return {name: jnp.asarray(value) for name, value in found.items()}, log_det
 
-    def _share_of(self, z: Any, priors: Mapping[str, Prior]) -> tuple[Any, Any]:
-        """Share rho of the power law and log |d rho / dz|."""
-        if not self.shared:
-            return jnp.exp(z), z
-        low, high = self._share_bounds(priors)
-        return _from_interval(z, low, high)
-
-    def _share_bounds(self, priors: Mapping[str, Prior]) -> tuple[Any, Any]:
-        """Bounds of rho where the offset has bounds of its share."""
-        prior = priors[self.law.offset or ""]
-        return 1.0 - prior.high, 1.0 - prior.low
-
-    def offset_share(self, params: Values, place: Place) -> tuple[Any, Any]:
-        """Share s of the offset b in the rate at the middle of the record, and log |ds / db|."""
+    def share(self, params: Values, place: Place) -> tuple[Any, Any]:
+        """Share rho of the power law in the rate in the middle of the record, and log |d rho / d offset|."""
         power = params[self.law.amplitude] * jnp.exp(
             self.law.sign * params[self.law.exponent] * jnp.log(place.t_middle)
         )
         level = power + params[self.law.offset or ""]
-        return params[self.law.offset or ""] / level, jnp.log(power) - 2.0 * jnp.log(level)
+        return power / level, jnp.log(power) - 2.0 * jnp.log(level)
 
     def offset_from_share(self, params: Values, share: Any, place: Place) -> Any:
-        """Inverse of `offset_share` in NumPy."""
+        """Offset that leaves the power law this share of the rate, in NumPy."""
         with np.errstate(all="ignore"):
-            return self._power(params, place) * share / (1.0 - share)
+            return self._power(params, place) * (1.0 - share) / share
 
     def _power(self, params: Values, place: Place) -> Any:
         """Power law in the middle of the record, in NumPy."""
@@ -202,8 +188,7 @@ class LawCoordinates:
                 prior = priors[self.law.exponent]
                 found.append(_to_interval(exponent, prior.low, prior.high) if self.bounded else exponent)
             if self._share:
-                bounds = self._share_bounds(priors) if self.shared else None
-                found.append(_to_interval(power / level, *bounds) if bounds else np.log(power / level))
+                found.append(np.log(power / level))
         return found
 
     def rate(self, params: Values, t: Any) -> jax.Array:

@@ -2,8 +2,8 @@
 
 `make_prior` builds one from its name and arguments. Every kind is normal or flat in x or in log x, cut at bounds, so
 that a `Prior` is a row of numbers: programs compiled for one serve every other. The prior ``share`` of the offset of a
-power law is uniform in its share of the rate in the middle of the record: what is known beforehand of an offset is that
-it is part of the rate, whatever its size.
+power law is log-normal in the share of the power law in the rate in the middle of the record (below one where the
+offset is positive): what is known beforehand of an offset is how it compares with the rate, whatever its size.
 """
 
 from collections.abc import Mapping
@@ -27,12 +27,12 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     "uniform": ("low", "high"),
     "loguniform": ("low", "high"),
     "half_normal": ("sd",),
-    "share": ("low", "high"),
+    "share": ("median", "sigma"),
 }
 PRIOR_KINDS = tuple(_KINDS)
 """Names of the distributions."""
 
-_LOGARITHMIC = ("lognormal", "loguniform")
+_LOGARITHMIC = ("lognormal", "loguniform", "share")
 
 
 @jax.tree_util.register_dataclass
@@ -53,8 +53,8 @@ class Prior:
     circular : bool
         Whether the interval is closed to a circle.
     share : bool
-        Whether x is not the parameter, which is the offset of a power law, but its share of the rate in the middle of
-        the record.
+        Whether x is not the parameter, which is the offset of a power law, but the share of that law without it in
+        the rate in the middle of the record.
     """
 
     numbers: Any
@@ -157,9 +157,7 @@ def make_prior(
                 f"{name} has bounds and the prior share, which is one of its share of the rate: give {name} another "
                 "prior too, say {type: normal, mean: 0, sd: 1e4}, or no bounds"
             )
-        low, high = given["low"], given["high"]
-        if high > 1.0:
-            raise InputError(f"prior share of {name}: high = {high:g} must not be above 1, all of the rate")
+        low, high = 0.0, np.inf
     logarithmic = kind in _LOGARITHMIC
     if logarithmic or kind == "half_normal":
         low = max(low, 0.0)
@@ -170,11 +168,11 @@ def make_prior(
         raise failure
     with np.errstate(divide="ignore"):
         ends = (np.log(low), np.log(high)) if logarithmic else (low, high)
-    if kind in ("uniform", "loguniform", "share"):
+    if kind in ("uniform", "loguniform"):
         mean, precision, constant = 0.0, 0.0, -np.log(ends[1] - ends[0])
     else:
-        mean = np.log(given["median"]) if kind == "lognormal" else given.get("mean", 0.0)
-        sd = given["sigma"] if kind == "lognormal" else given["sd"]
+        mean = np.log(given["median"]) if logarithmic else given.get("mean", 0.0)
+        sd = given["sigma"] if logarithmic else given["sd"]
         below, above = (float(ndtr((end - mean) / sd)) for end in ends)
         if not above - below > 1e-12:
             raise failure

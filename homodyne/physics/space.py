@@ -126,14 +126,20 @@ class ParameterSpace:
         """Whether the model allows the parameters for this record."""
         return self.model.supported(self.physical(z), self.ends[0], self.ends[1])
 
+    def _judged(self, params: Params) -> tuple[dict[str, Any], Any]:
+        """What the priors are of: the parameters, or shares in place of offsets; and log |d(these)/d(parameters)|."""
+        judged, total = dict(params), jnp.zeros(())
+        for law in self.laws:
+            if law.shared and law.law.offset is not None:
+                judged[law.law.offset], log_slope = law.share(params, self._place(law))
+                total += log_slope
+        return judged, total
+
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the prior in z, Jacobian included; -inf where the model or a prior excludes the point."""
         params, total = self._mapped(z)
-        judged = dict(params)
-        for law in self.laws:
-            if law.shared and law.law.offset is not None:
-                judged[law.law.offset], log_slope = law.offset_share(params, self._place(law))
-                total += log_slope
+        judged, log_slope = self._judged(params)
+        total += log_slope
         free = jnp.stack([judged[name] for name in self.free_names])
         total += log_prob(tuple(self.priors[name] for name in self.free_names), free).sum()
         possible = self.model.supported(params, self.ends[0], self.ends[1]) & jnp.isfinite(total)
@@ -143,7 +149,7 @@ class ParameterSpace:
         """Curvature (dim, dim) of normal priors along z, and that of logits: positive semidefinite."""
 
         def scales(z: jax.Array) -> jax.Array:
-            params = self.physical(z)
+            params, _ = self._judged(self.physical(z))
             values = [jnp.log(params[n]) if self.priors[n].logarithmic else params[n] for n in self.free_names]
             return jnp.stack(values)
 

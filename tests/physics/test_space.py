@@ -31,13 +31,13 @@ LAWS = {"D_offset": ("D0", "alpha"), "gamma_dot_offset": ("gamma_dot_0", "beta")
 
 
 def log_prior(space, params):
-    """Sum of the log densities of the priors; that of a share s of the rate by the slope ds/db at the offset b."""
+    """Sum of the log densities of the priors; that of a share s of the law by the slope |ds/db| at the offset b."""
     total = 0.0
     for name, prior in space.priors.items():
         if prior.share:
             amplitude, exponent = (float(params[other]) for other in LAWS[name])
-            power = amplitude * MIDDLE ** exponent
-            share = float(params[name]) / (power + float(params[name]))
+            power = amplitude * MIDDLE**exponent
+            share = power / (power + float(params[name]))
             total += float(prior.log_prob(share)) + np.log(power / (power + float(params[name])) ** 2)
         else:
             total += float(prior.log_prob(params[name]))
@@ -132,19 +132,17 @@ def test_what_cannot_be_fitted_is_refused():
     with pytest.raises(InputError, match="unknown model 'statics'"):
         find_model("statics")
     with pytest.raises(InputError, match="no power law of which this is the offset"):
-        parameter_space(find_model("static"), T, priors={"alpha": make_prior("share", {"low": 0.0, "high": 1.0})})
-    with pytest.raises(InputError, match="must not be above 1"):
-        make_prior("share", {"low": 0.0, "high": 1.5}, name="D_offset")
+        parameter_space(find_model("static"), T, priors={"alpha": make_prior("share", {"median": 1.0, "sigma": 1.0})})
     with pytest.raises(InputError, match="give D_offset another prior too"):
-        make_prior("share", {"low": 0.0, "high": 1.0}, (0.0, 5.0), name="D_offset")
+        make_prior("share", {"median": 1.0, "sigma": 1.0}, (0.0, 5.0), name="D_offset")
 
 
-def test_draws_of_a_share_are_uniform():
-    space = space_of(LAW, "static", priors={"D_offset": make_prior("share", {"low": -0.5, "high": 1.0})})
+def test_draws_of_a_share_are_log_normal():
+    space = space_of(LAW, "static", priors={"D_offset": make_prior("share", {"median": 0.5, "sigma": 0.7})})
     z = space.draw_supported(np.random.default_rng(0), 4000)
     params = {name: np.asarray(x) for name, x in jax.vmap(space.physical)(z).items()}
     power = params["D0"] * MIDDLE ** params["alpha"]
-    share = params["D_offset"] / (power + params["D_offset"])
-    positive = share[share > 0]  # all of these are allowed, whatever the exponent
-    assert stats.kstest(positive, stats.uniform().cdf).pvalue > 1e-3
-    assert share.min() > -0.5
+    share = power / (power + params["D_offset"])
+    below = np.log(share[share < 1])  # all of these are allowed, whatever the exponent
+    assert stats.kstest(below, stats.truncnorm(-np.inf, np.log(2) / 0.7, np.log(0.5), 0.7).cdf).pvalue > 1e-3
+    assert share.max() > 1

@@ -154,7 +154,6 @@ def certify(
     draws_log_density: npt.ArrayLike | None = None,
     unbelievable: str = "",
     fitted: Density | None = None,
-    rough: Evaluate | None = None,
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
@@ -186,9 +185,6 @@ def certify(
         the shape of such draws have to be confirmed by wider ones.
     fitted
         A proposal that was fitted to the posterior before, for the third rung to begin with.
-    rough
-        A cheaper approximation of ``evaluate``, for fitting the proposal of the third rung first; weights are always
-        exact, and where they do not suffice the proposal is fitted to ``evaluate`` itself.
 
     Raises
     ------
@@ -237,21 +233,17 @@ def certify(
         verdict, reason = _verdict(second, first)
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
-    for enough in (max(num_points, ADAPTED), MORE * max(num_points, ADAPTED)):
-        if fitted is None:
-            fitted_to = values if rough is None else rough(points)
-            start = adapt(rough or evaluate, start, proposal, points, fitted_to, enough, rng)
-        else:
-            start, fitted = fitted, None
+    least = max(num_points, ADAPTED)
+    for enough, ready in ((least, fitted), (MORE * least, None)):
+        start = ready or adapt(evaluate, start, proposal, points, values, enough, rng)
         points = start.draw(2 * enough, rng)
         values = evaluate(points)
         third = climb(given, points, values, start, own, gaussian is None, rng)
         if isinstance(third, str):
             return _unable(names, third)
         best, (verdict, reason) = third, _verdict(third, None, adapted=True)
-        if verdict != REFUSED or (rough is None and best.weights.ess < PROMISING * len(points)):
+        if verdict != REFUSED or best.weights.ess < PROMISING * len(points):
             break
-        rough = None
     return done("adapted", best, verdict, reason)
 
 

@@ -64,7 +64,7 @@ class Heterodyne(CorrelationModel):
         ),
         Parameter("beta", ("normal", {"mean": 0.0, "sd": 1.0}), "", r"\beta", "velocity exponent", aliases=("v_beta",)),
         Parameter(
-            "v_offset", ("share", {"low": -1.0, "high": 1.0}), "Å/s", r"v_\mathrm{offset}", "velocity offset, Å/s"
+            "v_offset", ("share", {"median": 1.0, "sigma": 1.0}), "Å/s", r"v_\mathrm{offset}", "velocity offset, Å/s"
         ),
         Parameter(
             "f0", ("uniform", {"low": 0.0, "high": 1.0}), "", "f_0", "fraction of the moving component that changes"

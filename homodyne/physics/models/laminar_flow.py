@@ -55,7 +55,7 @@ class LaminarFlow(CorrelationModel):
         ),
         Parameter("beta", ("normal", {"mean": 0.0, "sd": 1.0}), "", r"\beta", "shear rate exponent"),
         Parameter(
-            "gamma_dot_offset", ("share", {"low": -1.0, "high": 1.0}), "1/s", r"\dot\gamma_\mathrm{offset}",
+            "gamma_dot_offset", ("share", {"median": 1.0, "sigma": 1.0}), "1/s", r"\dot\gamma_\mathrm{offset}",
             "shear rate offset, 1/s", aliases=("gamma_dot_t_offset",),
         ),
         Parameter(

@@ -20,7 +20,7 @@ TRANSPORT_PARAMETERS = (
     ),
     Parameter("alpha", ("normal", {"mean": 0.0, "sd": 1.5}), "", r"\alpha", "transport exponent"),
     Parameter(
-        "D_offset", ("share", {"low": -1.0, "high": 1.0}), "Å²/s", r"D_\mathrm{offset}", "transport offset, Å²/s"
+        "D_offset", ("share", {"median": 1.0, "sigma": 1.0}), "Å²/s", r"D_\mathrm{offset}", "transport offset, Å²/s"
     ),
 )  # fmt: skip
 TRANSPORT_LAW = PowerLaw("J", "D0", "alpha", "D_offset", visible=lambda q, gap: q**2)
