@@ -10,6 +10,7 @@ over all pairs.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ from homodyne.optimization.problem import Problem, build_problem
 from homodyne.optimization.xpcs import XpcsModel, fit_shards
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Course = Callable[[], Exploration]
+"""Explores the posterior when it is asked for the first time."""
 
 _MOST_ROUNDS = 100  # attempts to draw inside the support
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
@@ -227,7 +230,12 @@ def _best_attempt(
     """
     trail: list[str] = []
     tried: list[Attempt] = []
-    course: Exploration | None = None
+
+    @cache
+    def course() -> Exploration:
+        rng = np.random.default_rng([settings.seed, 6])
+        return explored(pilot, rng, settings.certificate.num_points, tell)
+
     for place, name in enumerate(names):
         if reason and place == 1:
             trail.append(reason)
@@ -236,10 +244,6 @@ def _best_attempt(
                 consensus = _shards(data, pilot, report, settings, tell, trail)
                 attempt = Attempt(name, consensus.certificate, consensus.z, None, consensus)
             else:
-                if course is None:
-                    rng = np.random.default_rng([settings.seed, 6])
-                    course = explored(pilot, rng, settings.certificate.num_points, tell)
-                    clock.mark("exploration")
                 drawn = METHODS[name](pilot, course, settings, tell)
                 clock.mark(name)
                 judged = _judge(name, drawn, pilot, course, settings, tell)
@@ -399,7 +403,7 @@ def fit_mcmc_jax(
     return fit(measured, mode=analysis_mode, method=method, seed=seed, config=settings, progress=progress)
 
 
-def _laplace(pilot: Pilot, course: Exploration, settings: Config, tell: Progress) -> Draws:
+def _laplace(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Draws:
     """Independent draws of the normal distribution at the best mode; those outside the support are drawn again."""
     chains = settings.optimization.mcmc.num_chains
     per_chain = -(-settings.optimization.laplace.num_draws // chains)
@@ -416,7 +420,7 @@ def _laplace(pilot: Pilot, course: Exploration, settings: Config, tell: Progress
     )
 
 
-def _nuts(pilot: Pilot, course: Exploration, settings: Config, tell: Progress) -> Draws:
+def _nuts(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Draws:
     """No-U-turn sampling around the best mode; once more, longer and with its own mass matrix, where that fails.
 
     Chains run in coordinates that follow the bends of the posterior, and move by a density of few nodes where that is
@@ -426,20 +430,20 @@ def _nuts(pilot: Pilot, course: Exploration, settings: Config, tell: Progress) -
     nuts = NutsSettings(
         mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob, init_spread=_SPREAD
     )
-    spent = 0
+    known, spent = course(), 0
     for attempt in range(2):
         sampled = sample(
             log_density,
             posterior,
-            course.center,
-            course.covariance,
+            known.center,
+            known.covariance,
             nuts,
             jax.random.key(settings.seed + attempt),
             tell,
             detect_hardware().cores,
-            course.bend,
-            course.jumps,
-            course.approximation,
+            known.bend,
+            known.jumps,
+            known.approximation,
         )
         spent += sampled.num_gradients
         z = posterior.space.canonical(sampled.draws, around=pilot.mode.z)
@@ -464,13 +468,11 @@ def _nuts(pilot: Pilot, course: Exploration, settings: Config, tell: Progress) -
     return Draws(z, sampled.stats, chains.problems, facts)
 
 
-METHODS: dict[str, Callable[[Pilot, Exploration, Config, Progress], Draws]] = {"laplace": _laplace, "nuts": _nuts}
+METHODS: dict[str, Callable[[Pilot, Course, Config, Progress], Draws]] = {"laplace": _laplace, "nuts": _nuts}
 """Ways to draw from the posterior, by name."""
 
 
-def _judge(
-    name: str, drawn: Draws, pilot: Pilot, course: Exploration, settings: Config, tell: Progress
-) -> Certified:
+def _judge(name: str, drawn: Draws, pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Certified:
     """Certificate of the draws; chains that did not converge are never certified."""
     mode, posterior = pilot.mode, pilot.posterior
     laplace = name == "laplace"
@@ -484,7 +486,7 @@ def _judge(
         gaussian=(mode.z, mode.covariance) if laplace else None,
         draws_log_density=drawn.stats.get("lp"),
         unbelievable=not_converged(drawn.problems),
-        fitted=course.proposal,
+        fitted=lambda: course().proposal,
     )
 
 

@@ -1,7 +1,7 @@
 """Every key of the configuration changes something that can be seen."""
 
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def test_where_maps_are_read_and_kept(tmp_path, monkeypatch):
 @cache
 def seen_in_draws(method: str, *changes: str) -> np.ndarray:
     settings, silent = load_config(SMALL, changes), lambda stage, done, total: None
-    course = explored(pilot(), np.random.default_rng(0), 200, silent)
+    course = partial(explored, pilot(), np.random.default_rng(0), 200, silent)
     return METHODS[method](pilot(), course, settings, silent).z
 
 

@@ -182,10 +182,10 @@ class TestOtherPosteriors:
         even = np.full(len(exact), 1.0 / len(exact))
         good, misplaced = (fitted(points, even, rng) for points in (exact, exact + 8.0 * problem.sd))
         for seed in range(3):
-            answer = judge(problem, draws, seed, gaussian=problem.modes[0], fitted=good)
+            answer = judge(problem, draws, seed, gaussian=problem.modes[0], fitted=lambda: good)
             assert answer.certificate.verdict == CORRECTED
             assert max(worst_error(problem, answer)) < 0.3
-            misled = judge(problem, draws, seed, gaussian=problem.modes[0], fitted=misplaced)
+            misled = judge(problem, draws, seed, gaussian=problem.modes[0], fitted=lambda: misplaced)
             assert misled.certificate.verdict == REFUSED or max(worst_error(problem, misled)) < 0.3
 
     @pytest.mark.parametrize(("promising", "verdict"), [(0.02, CORRECTED), (1.0, REFUSED)])

@@ -153,7 +153,7 @@ def certify(
     gaussian: Mode | None = None,
     draws_log_density: npt.ArrayLike | None = None,
     unbelievable: str = "",
-    fitted: Density | None = None,
+    fitted: Callable[[], Density | None] = lambda: None,
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
 
@@ -184,7 +184,7 @@ def certify(
         Why the draws cannot be believed, whatever their weights say: weighted points replace them. Points that follow
         the shape of such draws have to be confirmed by wider ones.
     fitted
-        A proposal that was fitted to the posterior before, for the third rung to begin with.
+        Gives a proposal that was fitted to the posterior, for the third rung to begin with; None for none.
 
     Raises
     ------
@@ -234,7 +234,8 @@ def certify(
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
             return done("shape", second, verdict, reason)
     least = max(num_points, ADAPTED)
-    for enough, ready in ((least, fitted), (MORE * least, None)):
+    for enough in (least, MORE * least):
+        ready = fitted() if enough == least else None
         start = ready or adapt(evaluate, start, proposal, points, values, enough, rng)
         points = start.draw(2 * enough, rng)
         values = evaluate(points)
