@@ -32,10 +32,10 @@ def slow_decay(fixed, seed):
 WIDE = {"D_offset": 1e4, "gamma_dot_offset": 0.1}  # priors of offsets under which densities rise up to edges
 
 
-def fitted(data, mode, seed, parameters=()):
+def fitted(data, mode, seed, parameters=(), priors=WIDE):
     """The data with settings, pilot fit, and report on the noise."""
     names = find_model(mode).parameter_names
-    wide = {n: {"prior": {"type": "normal", "mean": 0.0, "sd": sd}} for n, sd in WIDE.items() if n in names}
+    wide = {n: {"prior": {"type": "normal", "mean": 0.0, "sd": sd}} for n, sd in priors.items() if n in names}
     config = load_config({"analysis_mode": mode, "parameters": wide | dict(parameters)})
     pilot = pilot_fit(build_problem(data, config), np.random.default_rng(seed))
     return data, pilot, config.speckle, noise_report(data, pilot, config.speckle)
@@ -93,7 +93,7 @@ def test_a_slow_flow_has_a_mode_inside():
     settings = {"q": 0.0054, "gap": 2e6, "num_frames": 120, "dt": 0.25, "contrast": 0.3, "mean_counts": 1.0}
     params = {"D0": 2000.0, "alpha": -1.3, "D_offset": 50.0, **flow}
     data = homodyne.simulate(params, phi=[0.0, 45.0, 90.0], pixels=1000, seed=4, **settings)
-    fit = fitted(data, "laminar_flow", 4)
+    fit = fitted(data, "laminar_flow", 4, priors={})
     found = calibrated(*fit, PilotSettings())[0]
     assert not found.mode.at_edge
     truth = log_densities(found.space.coordinates(params)[None], found.posterior)[0]
