@@ -34,6 +34,7 @@ TRIED = 24  # further nodes at which the interpolation is tried
 MISSED = 10.0  # mean square, of the usual one, that lowers the log density by a half
 STEP = 128  # their number is a multiple of this, with nodes of no weight
 _LIGHTEST = 1e-3  # weight of a node, of the heaviest, below which it counts as that much
+_EXACT = 1e-20  # mean square, below which the interpolation does not miss
 _AT_ONCE = 50
 
 
@@ -121,8 +122,8 @@ def condensed(
     further = np.resize(order[count:] if count < len(order) else order, TRIED)
     interpolation = np.zeros((TRIED, full))
     interpolation[:, :count] = among[:, further].T * scale[kept] / scale[further][:, None]
-    usual = _missed(g[:, further], np.pad(g[:, kept], ((0, 0), (0, full - count))), interpolation)
-    return padded_to(few, full), Trial(t1[further], t2[further], interpolation, usual)
+    missed = _missed(g[:, further], np.pad(g[:, kept], ((0, 0), (0, full - count))), interpolation)
+    return padded_to(few, full), Trial(t1[further], t2[further], interpolation, max(missed, _EXACT))
 
 
 def _functions(

@@ -88,7 +88,10 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
         values = cheap(points)
     proposal = adapt(cheap, proposal, wide, points, values, count, rng)
     points = proposal.draw(count, rng)
-    weights = np.exp(smoothed(cheap(points) - proposal.log_density(points)).log_weights)
+    values = cheap(points)
+    if np.isfinite(values).sum() < MIN_INSIDE:
+        return plain
+    weights = np.exp(smoothed(values - proposal.log_density(points)).log_weights)
     shape = proposal.parts[0]
     assert isinstance(shape, Shape)
     center, covariance = weighted_moments(shape.bend.unbent(points), weights)

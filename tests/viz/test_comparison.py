@@ -10,6 +10,7 @@ import pytest
 from homodyne import compare
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.comparison import short_names
+from homodyne.physics.power_laws import middle_age
 from homodyne.viz.comparison import COLOURS, comparison_figure, fit_places
 from known_answers.results import Example, example_result
 
@@ -33,20 +34,20 @@ def joint():
 
 def test_intervals_are_quantiles(series):
     found = compare(series)
-    assert [one.name for one in found.quantities] == ["J at 0.632 s", "D0", "alpha", "D_offset"]
+    assert [one.name for one in found.quantities] == ["J at 1.62 s", "D0", "alpha", "D_offset"]
     for fit, result in zip(found.fits, series.values(), strict=True):
         expected = np.quantile(result.samples["alpha"], (0.5, 0.16, 0.84, 0.025, 0.975))
         np.testing.assert_allclose(fit.values["alpha"], expected)
         amplitude, exponent, offset = (result.samples[name] for name in result.parameter_names)
-        rate = amplitude * np.sqrt(0.1 * 4.0) ** exponent + offset
-        assert fit.values["J at 0.632 s"].median == pytest.approx(np.median(rate))
+        rate = amplitude * float(middle_age(0.1, 4.0)) ** exponent + offset
+        assert fit.values["J at 1.62 s"].median == pytest.approx(np.median(rate))
         assert (fit.verdict, fit.q) == (result.verdict, (result.q[0], result.q[0]))
     assert found.notes == ("REFUSED, do not use the numbers of q0.008",)
 
 
 def test_rates_are_compared_in_the_middle_of_the_common_ages(series, joint):
     found = compare({"one": series["q0.004"], "joint": joint})
-    assert found.quantities[0].name == "J at 0.632 s"  # 0.1 s to 4 s; the joint fit goes on to 5 s
+    assert found.quantities[0].name == "J at 1.62 s"  # 0.1 s to 4 s; the joint fit goes on to 5 s
     assert found.fits[1].q == (0.004, 0.008)
     assert found.fits[1].values["alpha"].fixed
     assert found.fits[1].values["alpha"].cells == ("-0.9", "fixed", "")
@@ -73,7 +74,7 @@ def test_table_and_csv_tell_the_same(series):
 
 def test_different_models_are_compared_in_what_they_share(series, laminar):
     found = compare({"rest": series["q0.004"], "flow": laminar.result})
-    assert [one.name for one in found.quantities] == ["J at 0.632 s", "D0", "alpha", "D_offset"]
+    assert [one.name for one in found.quantities] == ["J at 1.62 s", "D0", "alpha", "D_offset"]
     assert found.notes == (
         "different models (rest: static, flow: laminar_flow): only what they have in common is compared",
         "not in every result: gamma_dot_0, beta, gamma_dot_offset, phi0",

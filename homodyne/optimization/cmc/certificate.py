@@ -243,7 +243,7 @@ def certify(
         if isinstance(third, str):
             return _unable(names, third)
         best, (verdict, reason) = third, _verdict(third, None, adapted=True)
-        if verdict != REFUSED or best.weights.ess < PROMISING * len(points):
+        if verdict != REFUSED or (ready is None and best.weights.ess < PROMISING * len(points)):
             break
     return done("adapted", best, verdict, reason)
 
