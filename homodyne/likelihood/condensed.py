@@ -21,7 +21,7 @@ import numpy as np
 from scipy.linalg import qr, solve_triangular
 
 from homodyne.likelihood import posterior
-from homodyne.likelihood.nodes import Nodes, padded_to
+from homodyne.likelihood.nodes import Nodes, moments_of, padded_to
 from homodyne.likelihood.posterior import Posterior
 from homodyne.physics.compiling import at_points, compiled
 from homodyne.physics.model import CorrelationModel
@@ -31,7 +31,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 ROWS = 800  # functions g from which nodes are chosen; their squares are as many again
 MOST = 640  # nodes, at most
 TRIED = 24  # further nodes at which the interpolation is tried
-MISSED = 10.0  # mean square, of the usual one, that lowers the log density by a half
+MISSED = 10.0  # limit of the mean square that is missed, of what is missed where few nodes were made
 STEP = 128  # their number is a multiple of this, with nodes of no weight
 _LIGHTEST = 1e-3  # weight of a node, of the heaviest, below which it counts as that much
 _EXACT = 1e-20  # mean square, below which the interpolation does not miss
@@ -41,13 +41,13 @@ _AT_ONCE = 50
 class Trial(NamedTuple):
     """Further nodes, at which g follows from g at the chosen ones while these stand for all.
 
-    Times t1, t2 (C,), the interpolation (C, K), and the mean square by which it misses g and g² where it was made.
+    Their places (C,) among the nodes, where they have no weight, the interpolation (C, K) from all nodes, and the mean
+    square by which it may miss g and g² before the log density is lower by a half.
     """
 
-    t1: Any
-    t2: Any
+    places: Any
     interpolation: Any
-    usual: Any
+    limit: Any
 
 
 class Condensed(NamedTuple):
@@ -62,17 +62,16 @@ def log_density(z: jax.Array, density: Posterior | Condensed) -> jax.Array:
     if isinstance(density, Posterior):
         return posterior.log_density(z, density)
     own, trial = density.posterior, density.trial
-    params = own.space.physical(posterior.image(z, own))
-    further = own.nodes._replace(t1=trial.t1, t2=trial.t2, weight=np.zeros((own.nodes.num_maps, len(trial.t1))))
-    there, here = (nodes.correlation(own.space.model, params) for nodes in (further, own.nodes))
-    missed = _missed(there, here, jnp.asarray(trial.interpolation))
-    total = posterior.log_density(z, own) - 0.5 * missed / (MISSED * trial.usual)
+    g = own.nodes.correlation(own.space.model, own.space.physical(posterior.image(z, own)))
+    value = posterior.evaluation_from(z, moments_of(g, own.nodes), own).log_density
+    missed = _missed(jnp.concatenate([g, g**2]), jnp.asarray(trial.places), jnp.asarray(trial.interpolation))
+    total = value - 0.5 * missed / trial.limit
     return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
 
-def _missed(there: Any, here: Any, interpolation: Any) -> Any:
-    """Mean square by which g, g² (rows, C) differ from what the interpolation makes of g (rows, K)."""
-    return sum(((there**power - here**power @ interpolation.T) ** 2).mean() for power in (1, 2))
+def _missed(functions: Any, places: Any, interpolation: Any) -> Any:
+    """Mean square by which functions (rows, K) at some places differ from what the interpolation makes of all."""
+    return ((functions[:, places] - functions @ interpolation.T) ** 2).mean()
 
 
 log_densities = at_points(log_density)
@@ -116,14 +115,15 @@ def condensed(
     among[:, order[:count]] = np.eye(count)
     among[:, order[count:]] = solve_triangular(upper[:count, :count], upper[:count, count:])
     kept = order[:count]
-    weight, weight_y = (weights / scale) @ among.T * scale[kept]
-    few = nodes._replace(t1=t1[kept], t2=t2[kept], weight=weight, weight_y=weight_y)
-    full = -(-count // STEP) * STEP  # few shapes, so that a program serves most data
     further = np.resize(order[count:] if count < len(order) else order, TRIED)
-    interpolation = np.zeros((TRIED, full))
+    weight, weight_y = np.pad((weights / scale) @ among.T * scale[kept], ((0, 0), (0, 0), (0, TRIED)))
+    both = np.concatenate([kept, further])
+    few = nodes._replace(t1=t1[both], t2=t2[both], weight=weight, weight_y=weight_y)
+    full = -(-len(both) // STEP) * STEP  # few shapes, so that a program serves most data
+    places, interpolation = count + np.arange(TRIED), np.zeros((TRIED, full))
     interpolation[:, :count] = among[:, further].T * scale[kept] / scale[further][:, None]
-    missed = _missed(g[:, further], np.pad(g[:, kept], ((0, 0), (0, full - count))), interpolation)
-    return padded_to(few, full), Trial(t1[further], t2[further], interpolation, max(missed, _EXACT))
+    missed = _missed(np.concatenate([g, g**2])[:, both], places, interpolation[:, : len(both)])
+    return padded_to(few, full), Trial(places, interpolation, MISSED * max(missed, _EXACT))
 
 
 def _functions(

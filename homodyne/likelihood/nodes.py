@@ -96,7 +96,11 @@ class Moments(NamedTuple):
 
 def moments(model: CorrelationModel, params: Params, nodes: Nodes) -> Moments:
     """Moments of reduced maps under a model."""
-    g = nodes.correlation(model, params)
+    return moments_of(nodes.correlation(model, params), nodes)
+
+
+def moments_of(g: jax.Array, nodes: Nodes) -> Moments:
+    """Moments of reduced maps for a correlation g (n_maps, K) at their nodes."""
     weighted = nodes.weight * g
     return moments_from(
         nodes.sums, nodes.center, weighted.sum(-1), (weighted * g).sum(-1), (nodes.weight_y * g).sum(-1)

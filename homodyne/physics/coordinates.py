@@ -143,9 +143,7 @@ class LawCoordinates:
 
     def share(self, params: Values, place: Place) -> tuple[Any, Any]:
         """Share rho of the power law in the rate in the middle of the record, and log |d rho / d offset|."""
-        power = params[self.law.amplitude] * jnp.exp(
-            self.law.sign * params[self.law.exponent] * jnp.log(place.t_middle)
-        )
+        power = self._power(params, place, jnp)
         level = power + params[self.law.offset or ""]
         return power / level, jnp.log(power) - 2.0 * jnp.log(level)
 
@@ -154,10 +152,12 @@ class LawCoordinates:
         with np.errstate(all="ignore"):
             return self._power(params, place) * (1.0 - share) / share
 
-    def _power(self, params: Values, place: Place) -> Any:
-        """Power law in the middle of the record, in NumPy."""
-        amplitude, exponent = (np.asarray(params[n], dtype=float) for n in (self.law.amplitude, self.law.exponent))
-        return amplitude * np.exp(self.law.sign * exponent * np.log(float(place.t_middle)))
+    def _power(self, params: Values, place: Place, xp: Any = np) -> Any:
+        """Power law in the middle of the record, in NumPy or JAX."""
+        amplitude, exponent, t = (
+            xp.asarray(x, dtype=float) for x in (params[self.law.amplitude], params[self.law.exponent], place.t_middle)
+        )
+        return amplitude * xp.exp(self.law.sign * exponent * xp.log(t))
 
     def _exponent(
         self, z: Any, share: Any, fixed: Values, priors: Mapping[str, Prior], place: Place

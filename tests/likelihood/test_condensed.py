@@ -76,7 +76,7 @@ def test_the_density_is_not_high_where_few_nodes_do_not_stand_for_all():
     few, trial = condensed(nodes, model, points_near(params, POINTS, 1), 1e-6, np.random.default_rng(0))
     exact = Posterior(space, nodes, ScalingPrior().table, np.full(3, 0.01), unadjusted(space.dim, 3))
     cheap = Condensed(replace(exact, nodes=few), trial)
-    untried = cheap._replace(trial=trial._replace(usual=np.inf))  # planted
+    untried = cheap._replace(trial=trial._replace(limit=np.inf))  # planted
 
     def excess(density, spread):
         points = space.coordinates(points_near(params, 300, 4, spread))
