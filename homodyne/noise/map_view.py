@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from homodyne.noise.sampling import MapSample
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class MapView:
-    """Data and model of one map; nothing is copied.
+    """Data and model of one map.
 
     Attributes
     ----------
     t : (n,) array
         Ages of the usable frames in s, ascending.
-    values : (n, n) float32 array
-        c2; only pairs i < j are read.
-    present : (n, n) bool array or None
-        Pairs i < j that were measured; None for all.
+    sample : MapSample
+        Of the data.
     design : callable
         Of ages t1 <= t2 of one shape: derivatives of c2, (D, *shape), at a contrast of one along the d coordinates,
         then 1 (offset) and g (contrast).
@@ -29,8 +29,7 @@ class MapView:
     """
 
     t: Array
-    values: Array
-    present: Array | None
+    sample: MapSample
     design: Callable[[Any, Any], Any]
     offset: float
     contrast: float

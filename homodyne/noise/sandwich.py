@@ -19,6 +19,7 @@ import numpy as np
 
 from homodyne.errors import InputError
 from homodyne.noise.map_view import MapView
+from homodyne.noise.sampling import crossed_frames
 from homodyne.noise.speckle_noise import (
     COUNT_SOURCES,
     PIXEL_SOURCES,
@@ -35,9 +36,6 @@ from homodyne.noise.speckle_noise import (
 from homodyne.noise.traces import definite, evaluated, pair_sums
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-_ROWS = 200  # frames whose pairs the correlation of residuals is taken from
-_WINDOWS, _WIDTH = 4, 100  # runs of consecutive frames that these pairs lead to, and their length
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +180,8 @@ def sandwich(
 
 def _sums(view: MapView, sigma: float, squares: float) -> _Map:
     """Sums over the pairs of one map."""
-    weight = None if view.present is None else view.present.astype(np.float32)
+    present = view.sample.present(len(view.t))
+    weight = None if present is None else present.astype(np.float32)
     found = pair_sums(view.t, view.design, weight)
     size = len(found.information)
     units = np.append(np.full(size - 2, view.contrast), [1.0, 1.0])
@@ -198,22 +197,15 @@ def _sums(view: MapView, sigma: float, squares: float) -> _Map:
 
 def _measured_share(view: MapView) -> float:
     """Correlated part of the noise of one map, from residuals of some rows and some runs of columns."""
-    n = len(view.t)
-    rows = np.arange(0, n, max(1, n // _ROWS))
-    starts = np.linspace(0, max(n - _WIDTH, 0), _WINDOWS).astype(int)
-    columns = np.unique(np.minimum(starts[:, None] + np.arange(_WIDTH), n - 1))
+    rows, columns = crossed_frames(len(view.t))
 
-    def earlier_later(one: Array, other: Array) -> tuple[Array, Array]:
-        return np.minimum(one[:, None], other), np.maximum(one[:, None], other)
-
-    def correlation(i: Array, j: Array) -> Array:
+    def correlation(one: Array, other: Array) -> Array:
+        i, j = np.minimum(one[:, None], other), np.maximum(one[:, None], other)
         return np.asarray(evaluated(view.design, view.t[i], view.t[j])[-1])
 
-    i, j = earlier_later(rows, columns)
-    g = correlation(i, j)
-    present = (i != j) if view.present is None else (i != j) & view.present[i, j]
-    residual = view.values[i, j] - view.offset - view.contrast * g
-    return residual_share(correlation(*earlier_later(columns, columns)), g, present, residual)
+    g = correlation(rows, columns)
+    residual = view.sample.crossed - view.offset - view.contrast * g
+    return residual_share(correlation(columns, columns), g, residual)
 
 
 def _noise(

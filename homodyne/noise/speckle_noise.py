@@ -118,7 +118,7 @@ def _share(contrast: Array, shot: Array) -> Array:
     return np.where(positive > 0, positive / np.where(positive > 0, positive + np.maximum(shot, 0.0), 1.0), 0.0)
 
 
-def residual_share(g: Array, g_rows: Array, present: Array, residual: Array) -> float:
+def residual_share(g: Array, g_rows: Array, residual: Array) -> float:
     """Correlated part of the noise from residuals that share a frame.
 
     E[r_ij r_ik] = variance (share g_jk + share² g_ij g_ik), summed over some rows i and all j, k with weight g_jk and
@@ -128,9 +128,8 @@ def residual_share(g: Array, g_rows: Array, present: Array, residual: Array) -> 
     ----------
     g : (m, m) array
         Model correlation between the frames of some columns.
-    g_rows, present, residual : (rows, m) arrays
-        Model correlation between rows and columns, where there is a pair of different frames, and data minus model
-        there.
+    g_rows, residual : (rows, m) arrays
+        Model correlation between rows and columns, and data minus model, NaN where there is no pair.
 
     Returns
     -------
@@ -139,7 +138,7 @@ def residual_share(g: Array, g_rows: Array, present: Array, residual: Array) -> 
     """
     off = g.astype(np.float32)
     np.fill_diagonal(off, 0.0)
-    found, r = present.astype(np.float32), np.where(present, residual, 0.0).astype(np.float32)
+    found, r = np.isfinite(residual).astype(np.float32), np.nan_to_num(residual, nan=0.0).astype(np.float32)
     near = found * g_rows.astype(np.float32)
     measured, first, second = (
         float(np.sum((x @ y) * x, dtype=float)) for x, y in ((r, off), (found, off**2), (near, off))

@@ -20,6 +20,7 @@ from scipy.special import chdtrc
 from homodyne.noise.correlation import CorrelationGrid, make_grid
 from homodyne.noise.map_view import MapView
 from homodyne.noise.quadrature import Rule, make_rule
+from homodyne.noise.sampling import neighbour_pairs
 from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.noise.tiles import BLOCKS, MIN_FRAMES, Tiling, make_tiling
 from homodyne.noise.traces import evaluated
@@ -31,7 +32,6 @@ Columns = Callable[["MapTiles", int], Array]
 _NOISELESS = 1e-10  # share of the largest variance that counts as none
 _RANK = 1e-6  # columns of length one count as combinations of others when no more than this is left of them
 _EXACT = 0.1  # standard deviations of a mean by which that of the model may be off
-_NEIGHBOURS = 100  # rows of a map, and pairs in each, whose neighbours are looked at
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +99,11 @@ class _Plan:
 
 def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[Array, list[MapTiles]]:
     """Lags of the families of tiles in s, and tiles of every map; maps of less than `MIN_FRAMES` frames have none."""
-    ages = [view.t for view in views if view.t.size >= MIN_FRAMES]
-    if not ages:
+    long = [view for view in views if view.t.size >= MIN_FRAMES]
+    if not long:
         return np.empty(0), [_none_of(view) for view in views]
-    shortest = min(t.size for t in ages)
+    (shortest,) = {view.sample.shortest for view in long}  # otherwise tiles have different lags
+    ages = [view.t for view in long]
     plans = {key: _plan(t, shortest) for key, t in {t.tobytes(): t for t in ages}.items()}
 
     def one(k: int) -> MapTiles:
@@ -137,8 +138,9 @@ def _none_of(view: MapView) -> MapTiles:
 def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> MapTiles:
     """Tiles of one map."""
     tiling, t = plan.tiling, view.t
-    rule = plan.rule if view.present is None else make_rule(t, tiling.cells, view.present)
-    rows = _row_pairs(view)
+    present = view.sample.present(t.size)
+    rule = plan.rule if present is None else make_rule(t, tiling.cells, present)
+    rows = neighbour_pairs(t.size)
     places = (plan.grid.pairs, (rule.first, rule.second), (rows[0], rows[1]), (rows[0], rows[1] + 1))
     parts = [np.concatenate(x) for x in zip(*places, strict=True)]
     design = evaluated(view.design, t[parts[0]], t[parts[1]])
@@ -146,12 +148,11 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
     g = correlated[-1]
     correlations = plan.grid.condensed(g), plan.grid.condensed(np.sqrt(np.abs(g)))
     speckle = tiling.speckle_covariance(*correlations, share, max(view.contrast, 0.0))
-    present = tiling.pairs if view.present is None else tiling.sums(_ones(view), view.present)
-    use = np.flatnonzero(present >= tiling.pairs / 2)
+    counts = view.sample.counts
+    use = np.flatnonzero(counts >= tiling.pairs / 2)
     exact = _EXACT * np.sqrt(variance * np.diag(speckle)) / max(abs(view.contrast), 1e-300)
-    sums = _model_sums(view, rule, at_nodes, exact * np.maximum(present, 1))
-    data = tiling.sums(view.values, view.present)
-    means = np.concatenate([data[None], sums])[:, use] / present[use]
+    sums = _model_sums(view, rule, present, at_nodes, exact * np.maximum(counts, 1))
+    means = np.concatenate([view.sample.tiles[None], sums])[:, use] / counts[use]
     two = np.ix_(use, use)
     return MapTiles(
         contrast=view.contrast,
@@ -167,35 +168,17 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
     )
 
 
-def _ones(view: MapView) -> Array:
-    return np.broadcast_to(np.float32(1), (view.t.size,) * 2)
-
-
-def _model_sums(view: MapView, rule: Rule, values: Array, exact: Array) -> Array:
+def _model_sums(view: MapView, rule: Rule, present: Array | None, values: Array, exact: Array) -> Array:
     """Sums (D, tiles) of the design, from its values at the nodes; those of g are right to `exact` (tiles,)."""
     count = exact.size
     sums = rule.sums(values, count)
     rough = rule.errors(values[-1], count) > exact
     while rough.any():
-        rule = make_rule(view.t, rule.refined(rough), view.present)
+        rule = make_rule(view.t, rule.refined(rough), present)
         values = evaluated(view.design, view.t[rule.first], view.t[rule.second])
         sums[:, rough] = rule.sums(values, count)[:, rough]
         rough = rule.errors(values[-1], count) > exact
     return sums
-
-
-def _row_pairs(view: MapView) -> Array:
-    """Frames (i, j) of pairs (2, k) evenly spread over the map, of which (i, j) and (i, j + 1) were measured."""
-    n = view.t.size
-    step = max(1, n // _NEIGHBOURS)
-    i, j = (x.ravel() for x in np.meshgrid(np.arange(0, n - 2, step), np.arange(0, n - 2, step), indexing="ij"))
-    j = j + i % step + 1 if step > 1 else j + 1
-    here = (j > i) & (j < n - 1)
-    i, j = i[here], j[here]
-    if view.present is not None:
-        both = view.present[i, j] & view.present[i, j + 1]
-        i, j = i[both], j[both]
-    return np.stack([i, j])
 
 
 def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: float) -> Array:
@@ -204,11 +187,11 @@ def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: fl
     NaN where no two neighbours were measured. `left` and `right` are the model correlation at the pairs and at their
     neighbours.
     """
-    i, j = rows
-    if not i.size:
+    both = np.isfinite(view.sample.neighbours).all(axis=0)
+    if not both.any():
         return np.full(3, np.nan)
-    one = view.values[i, j] - view.offset - view.contrast * left
-    other = view.values[i, j + 1] - view.offset - view.contrast * right
+    (i, j), left, right = rows[:, both], left[both], right[both]
+    one, other = view.sample.neighbours[:, both] - view.offset - view.contrast * np.stack([left, right])
     next_g = evaluated(view.design, view.t[np.unique(j)], view.t[np.unique(j) + 1])[-1]
     next_g = share * next_g[np.searchsorted(np.unique(j), j)]
     expected = np.sum(next_g + share**2 * left * right) / np.sum(1 + share**2 * right**2)

@@ -128,26 +128,13 @@ def calibrated(
 
 def map_views(pilot: Pilot, z: Array, directions: Array) -> list[MapView]:
     """All maps with the model at z (d,) and its derivatives along the columns of `directions` (d, k)."""
-    maps, space = pilot.problem.maps, pilot.space
-    at = _independent(pilot, z)
+    passes, space = pilot.problem.passes, pilot.space
+    maps, at = passes.maps, _independent(pilot, z)
     gap, views = np.nan if maps.gap is None else maps.gap, []
-    for k in range(maps.num_maps):
-        frames = np.flatnonzero(maps.alive[k])
-        values = maps.values[k] if frames.size == maps.num_frames else maps.values[k][np.ix_(frames, frames)]
-        finite = np.isfinite(values)
-        finite |= ~np.triu(np.ones_like(finite), 1)
+    for k, sample in enumerate(passes.samples):
         place = z, directions, space, maps.q[k], maps.phi[k], gap
-        offset, contrast = at.scaling_mean[0, k]
-        views.append(
-            MapView(
-                maps.t[frames],
-                values,
-                None if finite.all() else finite & finite.T,
-                partial(_design, place),
-                float(offset),
-                float(contrast),
-            )
-        )
+        offset, contrast = at.scaling_mean[0, k].tolist()
+        views.append(MapView(maps.t[maps.alive[k]], sample, partial(_design, place), offset, contrast))
     return views
 
 

@@ -1,14 +1,16 @@
 """Passes over maps: everything of a fit that reads whole maps, here or where the maps lie, and what was kept of it.
 
 A pass is a function of one map and a few numbers that gives a row of float64: values at pairs of frames, the weights of
-nodes, or direct sums over all pairs. `Passes` runs it in threads of this process, or as one task for each map through a
-backend, where only a reference of the map goes out and the row comes back. With a folder (``reduction.store``) every
-row is kept under a digest of all that it follows from, and another fit reads it instead of the map.
+nodes, direct sums over all pairs, or what the noise and the tests of a fit need of the data. `Passes` runs it in
+threads of this process, or as one task for each map through a backend, where only a reference of the map goes out and
+the row comes back. With a folder (``reduction.store``) every row is kept under a digest of all that it follows from,
+and another fit reads it instead of the map.
 """
 
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +32,8 @@ from homodyne.likelihood.direct import direct_sums, moments_of_sums
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes
 from homodyne.likelihood.reduction import Cell, Grid, nodes_of_pairs, pair_values, reduce_maps
+from homodyne.noise.sampling import MapSample, sampled
+from homodyne.noise.tiles import MIN_FRAMES
 from homodyne.optimization.cmc import store_files
 from homodyne.optimization.cmc.backends.arrays import ArrayBackend
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
@@ -100,11 +104,24 @@ def _direct(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
     return np.column_stack([maps.center, sums, np.swapaxes(table, 0, 1).reshape(maps.num_maps, -1)])
 
 
-_OPERATIONS: dict[str, Callable[[Maps, Array, MapWork, Progress, int], Array]] = {
+def _sample(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> list[Array]:
+    """`homodyne.noise.sampling.MapSample`; `points` (1, 1) are the frames of the shortest map."""
+
+    def one(k: int) -> Array:
+        frames, values = np.flatnonzero(maps.alive[k]), maps.values[k]
+        usable = values if frames.size == maps.num_frames else values[np.ix_(frames, frames)]
+        return sampled(usable, int(points[0, 0])).row()
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(one, range(maps.num_maps)))
+
+
+_OPERATIONS: dict[str, Callable[[Maps, Array, MapWork, Progress, int], Array | list[Array]]] = {
     "digest": _digest,
     "pairs": _pairs,
     "reduce": _reduce,
     "direct": _direct,
+    "sample": _sample,
 }
 
 
@@ -179,7 +196,7 @@ class Passes:
 
     def pairs(self, i: Array, j: Array, progress: Progress = lambda done, total: None) -> tuple[Array, Array]:
         """Values at pairs (i, j) of frames, i < j, (n_maps, K), NaN where they are not data; centres of the maps."""
-        rows = self._run("pairs", np.array([i, j], dtype=np.float64), progress)
+        rows = np.array(self._run("pairs", np.array([i, j], dtype=np.float64), progress))
         return rows[:, 1:], rows[:, 0]
 
     def reduce_pairs(self, i: Array, j: Array) -> Nodes:
@@ -188,7 +205,7 @@ class Passes:
 
     def reduce(self, grid: Grid, progress: Progress = lambda done, total: None) -> Nodes:
         """All pairs as nodes of a grid."""
-        rows = self._run("reduce", _grid_points(grid), progress)
+        rows = np.array(self._run("reduce", _grid_points(grid), progress))
         weight, weight_y = np.split(rows[:, 6:], 2, axis=1)
         gap, maps = np.nan if self.maps.gap is None else self.maps.gap, self.maps
         return Nodes(*grid.times, weight, weight_y, rows[:, 1:6], rows[:, 0], maps.q, maps.phi, gap)
@@ -210,9 +227,17 @@ class Passes:
         if self.folder is not None:
             at = [np.asarray(_correlation(model, nodes, dict(zip(names, point, strict=True)))) for point in points]
             marks = [store_files.digest(*(_bytes(g[k]) for g in at)) for k in range(self.maps.num_maps)]
-        rows = self._run("direct", points, progress, marks, MapWork(model, self.function))
+        rows = np.array(self._run("direct", points, progress, marks, MapWork(model, self.function)))
         table = np.swapaxes(rows[:, 6:].reshape(self.maps.num_maps, len(points), 3), 0, 1)
         return moments_of_sums(rows[:, 0], rows[:, 1:6], table)
+
+    @cached_property
+    def samples(self) -> list[MapSample]:
+        """What the noise and the tests of a fit need of the data of every map."""
+        frames = self.maps.alive.sum(axis=1)
+        shortest = frames[frames >= MIN_FRAMES].min(initial=self.maps.num_frames)
+        rows = self._run("sample", np.array([[shortest]], dtype=np.float64), lambda done, total: None)
+        return [MapSample.of_row(row) for row in rows]
 
     @cached_property
     def digests(self) -> list[str]:
@@ -240,7 +265,7 @@ class Passes:
         marks: Sequence[str] | None = None,
         work: MapWork | None = None,
         which: Sequence[int] | None = None,
-    ) -> Array:
+    ) -> list[Array]:
         """Rows of an operation on all maps or some: those that are kept, and the others made now."""
         chosen = range(self.maps.num_maps) if which is None else which
         work, marks = work or MapWork(None, self.function), marks or [""] * self.maps.num_maps
@@ -264,7 +289,7 @@ class Passes:
             if keys:
                 error.add_note(f"what was read from {len(rows)} of {len(chosen)} maps is kept in {self.folder}")
             raise
-        return np.array([rows[k] for k in chosen])
+        return [rows[k] for k in chosen]
 
     def _here(self, reading: _Reading) -> None:
         """Read maps in threads of this process: all together, or a few at a time where these are kept.

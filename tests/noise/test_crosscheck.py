@@ -8,6 +8,7 @@ import pytest
 from homodyne.noise import tile_table
 from homodyne.noise.crosscheck import cross_check
 from homodyne.noise.map_view import MapView
+from homodyne.noise.sampling import sampled
 from homodyne.noise.speckle_noise import SpeckleNoise
 
 N, PIXELS, MODES, Q, DT = 64, 1000, 3, 0.0054, 0.1
@@ -44,9 +45,10 @@ def speckle(counts, seed, maps=3, t=T, pixels=PIXELS):
     return np.array(c2)
 
 
-def views(c2, t=T, present=None):
+def views(c2, t=T, present=None, shortest=None):
     """Maps under the truth; the step that the parameters take makes that as good as the mode."""
-    return [MapView(t, one, present, design, 1.0, CONTRAST) for one in c2]
+    measured = c2 if present is None else np.where(present, c2, np.nan)
+    return [MapView(t, sampled(one, shortest), design, 1.0, CONTRAST) for one in measured]
 
 
 def check(maps, counts, share=None, q=Q, phi=PHI, t=T, pixels=PIXELS):
@@ -143,8 +145,8 @@ def test_a_map_of_which_little_was_measured():
     maps = views(c2)
     present = np.ones((N, N), bool)
     present[4:] = present[:, 4:] = False
-    maps[1] = replace(maps[1], values=np.where(present, c2[1], np.nan), present=present)
-    few = replace(maps[0], values=c2[0][:9, :9], t=T[:9])
+    maps[1] = replace(maps[1], sample=sampled(np.where(present, c2[1], np.nan)))
+    few = replace(maps[0], sample=sampled(c2[0][:9, :9]), t=T[:9])
     found = check([*maps, few], 1.0, phi=np.append(PHI, 90.0))
     assert not found["alarms"]
     assert found["tiles"]["sd"][1] == found["tiles"]["sd"][3] == []
@@ -156,7 +158,7 @@ def test_maps_with_frames_of_their_own():
     c2, maps = speckle(1.0, 2), []
     for one, dead in zip(c2, ([], [0, 1], range(40, 46)), strict=True):
         alive = np.delete(np.arange(N), dead)
-        maps += views([one[np.ix_(alive, alive)]], T[alive])
+        maps += views([one[np.ix_(alive, alive)]], T[alive], shortest=N - 6)
     found = check(maps, 1.0)
     assert not found["alarms"]
     assert len({max(families) for families in found["tiles"]["family"]}) == 1
@@ -192,7 +194,7 @@ def test_model_means_are_those_of_all_pairs(monkeypatch):
         return np.stack([np.ones_like(g), g])
 
     g = oscillating(np.minimum(t[:, None], t), np.maximum(t[:, None], t))[-1]
-    view = MapView(t, (1 + 0.3 * g).astype(np.float32), None, oscillating, 1.0, 0.3)
+    view = MapView(t, sampled((1 + 0.3 * g).astype(np.float32)), oscillating, 1.0, 0.3)
     noise = SpeckleNoise(np.full(1, 0.5), np.full(1, 1e-5), np.full(1, 0.3), "given", "given")
 
     def worst():

@@ -17,8 +17,12 @@ from homodyne.errors import DataError, ExecutionError, InputError
 from homodyne.likelihood.direct import LIMIT, direct_moments
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs
+from homodyne.noise.sampling import sampled
 from homodyne.optimization import passes as module
+from homodyne.optimization.calibration import noise_report
 from homodyne.optimization.passes import Passes
+from homodyne.optimization.pilot import pilot_fit
+from homodyne.optimization.problem import build_problem
 from homodyne.physics.model import find_model
 from homodyne.physics.models.static import Static
 
@@ -62,7 +66,8 @@ def everything(passes):
     """What all passes give."""
     grid = grid_of(passes.maps)
     nodes = passes.reduce(grid)
-    return [*passes.pairs(I, J), *nodes, *passes.reduce_pairs(I, J), *passes.direct(MODEL, PARAMS, nodes)]
+    samples = [one.row() for one in passes.samples]
+    return [*passes.pairs(I, J), *nodes, *passes.reduce_pairs(I, J), *passes.direct(MODEL, PARAMS, nodes), *samples]
 
 
 def alone(model, params, maps):
@@ -76,7 +81,10 @@ def expected(maps, together=False):
     nodes, pairs = reduce_maps(maps, grid_of(maps)), reduce_pairs(maps, I, J)
     values = np.where(pairs.weight > 0, maps.values[:, I, J], np.nan)
     sums = direct_moments if together else alone
-    return [values, maps.center, *nodes, *pairs, *sums(MODEL, PARAMS, maps)]
+    fewest = maps.alive.sum(axis=1).min()
+    usable = (one[alive][:, alive] for one, alive in zip(maps.values, maps.alive, strict=True))
+    samples = [sampled(one, fewest).row() for one in usable]
+    return [values, maps.center, *nodes, *pairs, *sums(MODEL, PARAMS, maps), *samples]
 
 
 def same(one, other):
@@ -116,6 +124,29 @@ def test_maps_that_workers_make(backend, maps, made, tmp_path):
     with remote(maps, config(backend, tmp_path / "store")) as passes:  # nothing is made a second time
         same(everything(passes), expected(maps))
     assert num_made(made) == before
+
+
+def test_noise_and_tests_of_the_fit_need_no_maps_here(maps, made):
+    """Pilot fit, calibrated noise and tests of the fit in a process that has no values of the maps."""
+    settings = config("sequential")
+    upper = np.where(np.triu(np.ones((60, 60), bool), 1), maps.values, np.nan)
+    data = homodyne.from_cube(upper, t=maps.t, q=maps.q, phi=maps.phi)
+    problem = build_problem(data, settings)
+
+    def reported(passes):
+        with passes:
+            pilot, before = pilot_fit(replace(problem, passes=passes), np.random.default_rng(0)), num_made(made)
+            report = noise_report(data, pilot, settings.speckle)
+            return report, num_made(made) - before
+
+    there = remote(problem.maps, settings)
+    (here, _), (elsewhere, made_for_it) = reported(Passes(problem.maps, settings)), reported(there)
+    assert not len(there.maps.values)
+    assert here.facts == elsewhere.facts
+    assert here.checks == elsewhere.checks
+    assert here.checks["misfit"]["p"] > 1e-6
+    np.testing.assert_array_equal(here.covariance, elsewhere.covariance)
+    assert made_for_it == 3  # once, however often the noise is looked at
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -184,7 +215,7 @@ def test_a_damaged_file_is_seen_and_made_again(harm, maps, tmp_path, caplog):
     passes = Passes(maps, config(None, tmp_path))
     first = everything(passes)
     files = sorted((tmp_path / "kept").rglob("*.npz"))
-    assert len(files) == 9  # three passes over three maps
+    assert len(files) == 12  # four passes over three maps
     good = files[4].read_bytes()
     if harm == "bit":
         damage(files[4])
@@ -217,16 +248,16 @@ def test_whatever_a_result_follows_from_makes_another_key(maps, tmp_path, monkey
     assert reads(monkeypatch, Passes(maps, settings)) == 0
     values, alive, q = maps.values.copy(), maps.alive.copy(), maps.q.copy()
     values[1, 2, 50] += 1e-3
-    assert reads(monkeypatch, Passes(replace(maps, values=values), settings)) == 3  # one map, three passes
+    assert reads(monkeypatch, Passes(replace(maps, values=values), settings)) == 4  # one map, four passes
     values, below = maps.values.copy(), np.tril_indices(60)
     values[:, below[0], below[1]] = 7.0  # which is no data
     assert reads(monkeypatch, Passes(replace(maps, values=values), settings)) == 0
     alive[0, 3] = False
-    assert reads(monkeypatch, Passes(replace(maps, alive=alive), settings)) == 3
+    assert reads(monkeypatch, Passes(replace(maps, alive=alive), settings)) == 4
     q[2] *= 1.001
-    assert reads(monkeypatch, Passes(replace(maps, q=q), settings)) == 3
+    assert reads(monkeypatch, Passes(replace(maps, q=q), settings)) == 4
     monkeypatch.setattr(module, "VERSION", 2)
-    assert reads(monkeypatch, Passes(maps, settings)) == 9
+    assert reads(monkeypatch, Passes(maps, settings)) == 12
 
 
 def test_the_times_are_part_of_the_key(maps, tmp_path, monkeypatch):
