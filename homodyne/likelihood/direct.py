@@ -40,8 +40,8 @@ def direct_moments(
 
 def moments_of_sums(center: Array, sums: Array, table: Array) -> Moments:
     """Moments, fields of shape (P, n_maps), from the centre of every map and what `direct_sums` returns."""
-    found = jax.vmap(moments_from, in_axes=(None, None, 0, 0, 0))(sums, center, *np.moveaxis(table, 2, 0))
-    return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), table.shape[:2]), found)  # type: ignore[no-any-return]
+    found = moments_from(sums, center, *np.moveaxis(table, 2, 0))
+    return Moments(*(np.broadcast_to(x, table.shape[:2]) for x in found))
 
 
 def direct_sums(

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.physics.compiling import namespace
 from homodyne.physics.model import CorrelationModel, Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -84,14 +85,14 @@ class Moments(NamedTuple):
     sums of ``w g``, ``w g²`` and ``w (y - mean) g``, which alone depend on the model.
     """
 
-    points: jax.Array
-    weight: jax.Array
-    mean: jax.Array
-    scatter: jax.Array
-    log_weights: jax.Array
-    g: jax.Array
-    gg: jax.Array
-    yg: jax.Array
+    points: Any
+    weight: Any
+    mean: Any
+    scatter: Any
+    log_weights: Any
+    g: Any
+    gg: Any
+    yg: Any
 
 
 def moments(model: CorrelationModel, params: Params, nodes: Nodes) -> Moments:
@@ -107,10 +108,11 @@ def moments_of(g: jax.Array, nodes: Nodes) -> Moments:
     )
 
 
-def moments_from(sums: Any, center: Any, g: jax.Array, gg: jax.Array, yg: jax.Array) -> Moments:
-    """Moments from sums over the data, (n_maps, 5), and sums of w g, w g², w (y - center) g."""
-    points, weight, first, second, log_weights = jnp.asarray(sums).T
-    off = first / jnp.where(weight > 0, weight, 1.0)
+def moments_from(sums: Any, center: Any, g: Any, gg: Any, yg: Any) -> Moments:
+    """Moments, of NumPy or JAX, from sums over the data, (n_maps, 5), and sums of w g, w g², w (y - center) g."""
+    xp = namespace(sums, g)
+    points, weight, first, second, log_weights = xp.moveaxis(xp.asarray(sums), -1, 0)
+    off = first / xp.where(weight > 0, weight, 1.0)
     return Moments(points, weight, center + off, second - off * first, log_weights, g, gg, yg - off * g)
 
 

@@ -181,7 +181,7 @@ def _split(z: jax.Array, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
 
 
 def _difference(own: jax.Array, posterior: Posterior) -> jax.Array:
-    return posterior.space.difference(own, posterior.adjustment.center)
+    return jnp.asarray(posterior.space.difference(own, posterior.adjustment.center))
 
 
 def _moments_at(own: jax.Array, posterior: Posterior) -> tuple[Moments, jax.Array]:

@@ -24,6 +24,8 @@ class MapView:
     design : callable
         Of ages t1 <= t2 of one shape: derivatives of c2, (D, *shape), at a contrast of one along the d coordinates,
         then 1 (offset) and g (contrast).
+    correlation : callable
+        Of the same ages: g alone, (*shape).
     offset, contrast : float
         Of the fit.
     """
@@ -31,5 +33,6 @@ class MapView:
     t: Array
     sample: MapSample
     design: Callable[[Any, Any], Any]
+    correlation: Callable[[Any, Any], Any]
     offset: float
     contrast: float

@@ -201,7 +201,7 @@ def _measured_share(view: MapView) -> float:
 
     def correlation(one: Array, other: Array) -> Array:
         i, j = np.minimum(one[:, None], other), np.maximum(one[:, None], other)
-        return np.asarray(evaluated(view.design, view.t[i], view.t[j])[-1])
+        return evaluated(view.correlation, view.t[i], view.t[j])
 
     g = correlation(rows, columns)
     residual = view.sample.crossed - view.offset - view.contrast * g

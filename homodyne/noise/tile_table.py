@@ -192,7 +192,7 @@ def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: fl
         return np.full(3, np.nan)
     (i, j), left, right = rows[:, both], left[both], right[both]
     one, other = view.sample.neighbours[:, both] - view.offset - view.contrast * np.stack([left, right])
-    next_g = evaluated(view.design, view.t[np.unique(j)], view.t[np.unique(j) + 1])[-1]
+    next_g = evaluated(view.correlation, view.t[np.unique(j)], view.t[np.unique(j) + 1])
     next_g = share * next_g[np.searchsorted(np.unique(j), j)]
     expected = np.sum(next_g + share**2 * left * right) / np.sum(1 + share**2 * right**2)
     product, square = one * other, 0.5 * (one**2 + other**2)

@@ -117,7 +117,7 @@ def _axes(information: Array) -> Array:
 
 
 def evaluated(function: Design, t1: Array, t2: Array) -> Array:
-    """Values (D, *shape) of a function at ages t1 <= t2 of one shape, in batches of few sizes."""
+    """Values (*shape), or (D, *shape), of a function at ages t1 <= t2 of one shape, in batches of few sizes."""
     first, second = t1.ravel(), t2.ravel()
     size = min(_BATCH, 1 << max(first.size - 1, 0).bit_length())
     found = []

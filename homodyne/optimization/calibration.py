@@ -132,25 +132,41 @@ def map_views(pilot: Pilot, z: Array, directions: Array) -> list[MapView]:
     maps, at = passes.maps, _independent(pilot, z)
     gap, views = np.nan if maps.gap is None else maps.gap, []
     for k, sample in enumerate(passes.samples):
-        place = z, directions, space, maps.q[k], maps.phi[k], gap
+        place = _Place(z, directions, space, maps.q[k], maps.phi[k], gap)
+        functions = partial(_design, place), partial(_correlation, place)
         offset, contrast = at.scaling_mean[0, k].tolist()
-        views.append(MapView(maps.t[maps.alive[k]], sample, partial(_design, place), offset, contrast))
+        views.append(MapView(maps.t[maps.alive[k]], sample, *functions, offset, contrast))
     return views
 
 
+class _Place(NamedTuple):
+    """Where a model is evaluated: a point, directions from there, and a map."""
+
+    z: Any
+    directions: Any
+    space: ParameterSpace
+    q: Any
+    phi: Any
+    gap: Any
+
+    def g(self, w: jax.Array, t1: Any, t2: Any) -> jax.Array:
+        """Correlation at w (k,) along the directions."""
+        params = self.space.physical(self.z + self.directions @ w)
+        return jnp.broadcast_to(self.space.model.g(params, t1, t2, self.q, self.phi, self.gap), jnp.shape(t1))
+
+
 @compiled
-def _design(place: Any, t1: Any, t2: Any) -> jax.Array:
+def _design(place: _Place, t1: Any, t2: Any) -> jax.Array:
     """Derivatives of g along directions at z, then 1, then g; see `MapView`."""
-    z, directions, space, q, phi, gap = place
-
-    def g(w: jax.Array) -> jax.Array:
-        params = space.physical(z + directions @ w)
-        return jnp.broadcast_to(space.model.g(params, t1, t2, q, phi, gap), jnp.shape(t1))
-
-    none = jnp.zeros(directions.shape[1])
-    correlation = g(none)
-    slopes = jnp.moveaxis(jax.jacfwd(g)(none), -1, 0)
+    none = jnp.zeros(place.directions.shape[1])
+    correlation = place.g(none, t1, t2)
+    slopes = jnp.moveaxis(jax.jacfwd(place.g)(none, t1, t2), -1, 0)
     return jnp.concatenate([slopes, jnp.ones_like(correlation)[None], correlation[None]])
+
+
+@compiled
+def _correlation(place: _Place, t1: Any, t2: Any) -> jax.Array:
+    return place.g(jnp.zeros(place.directions.shape[1]), t1, t2)
 
 
 class Local(NamedTuple):

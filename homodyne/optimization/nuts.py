@@ -399,7 +399,7 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
     @compiled
     def offers(w: jax.Array, count: jax.Array, place: _Place) -> Any:
         """Offers at the first `count` of the points w (chains, n, d) of every chain."""
-        return jax.vmap(lambda own: one_by_one(lambda point: offered(point, place), own, count))(w)
+        return jax.vmap(lambda own: one_by_one(offered, own, count, place))(w)
 
     def transition(state: _State, offer: _Offer, adapting: jax.Array, acceptance: jax.Array, place: _Place) -> _State:
         nuts = kernel(lambda w: potential_at(w, place), jnp.eye(dimension))
@@ -491,17 +491,17 @@ def _start(
         np.zeros((len(chains), dimension)),
     )
     missing = np.ones(len(chains), dtype=bool)
+    device = next(iter(place.center.devices()))
+    size = 1 if device.platform == "cpu" else len(chains)
+    parts = [slice(k, k + size) for k in range(0, len(chains), size)]
     for attempt in range(MAX_STARTS):
         drawn = jax.vmap(lambda one, k=attempt: jax.random.normal(jax.random.fold_in(one, k), (dimension,)))(keys[:, 0])
         w[missing] = settings.init_spread * np.asarray(drawn)[missing]
-        there = programs.offers(_chunk(w[:, None]), 1, place)
-        value[missing] = np.asarray(there.potential_energy)[missing, 0]
-        gradient[missing] = np.asarray(there.z_grad)[missing, 0]
+        offers = [programs.offers(_chunk(w[k][:, None]), 1, place) for k in parts]
+        value[missing] = np.concatenate([there.potential_energy for there in offers])[missing, 0]
+        gradient[missing] = np.concatenate([there.z_grad for there in offers])[missing, 0]
         missing = ~(np.isfinite(value) & np.isfinite(gradient).all(axis=1))
         if not missing.any():
-            device = next(iter(place.center.devices()))
-            size = 1 if device.platform == "cpu" else len(chains)
-            parts = [slice(k, k + size) for k in range(0, len(chains), size)]
             begun = [programs.begin(w[k], value[k], gradient[k], keys[k, 1], jnp.eye(dimension)) for k in parts]
             return begun, (attempt + 1) * len(chains)
     raise ConvergenceError(

@@ -8,6 +8,7 @@ user's cache folder.
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,23 @@ def compiled(function: Callable[..., Any], static_argnums: tuple[int, ...] = ())
     return call
 
 
-def one_by_one(function: Callable[[Any], Any], points: jax.Array, count: Any) -> Any:
-    """Results of a function of one point for the first `count` of points (n, d), (n,) and 0 for the others.
+def namespace(*values: Any) -> Any:
+    """`jax.numpy` where a value is of JAX; `numpy` otherwise, which compiles nothing."""
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
-    Part of a JAX program; points are evaluated one after the other, which needs the memory of one.
+
+def one_by_one(function: Callable[[Any, Any], Any], points: jax.Array, count: Any, argument: Any) -> Any:
+    """Results of a function of one point and an argument for the first `count` of points (n, d), (n,), 0 for others.
+
+    Part of a JAX program; points are evaluated one after the other, which needs the memory of one. The function is
+    traced once.
     """
-    shapes = jax.eval_shape(function, points[0])
+    single = jax.jit(function)
+    shapes = jax.eval_shape(single, points[0], argument)
     blank = jax.tree.map(lambda one: jnp.zeros((len(points), *one.shape), one.dtype), shapes)
 
     def put(k: jax.Array, table: Any) -> Any:
-        return jax.tree.map(lambda column, one: column.at[k].set(one), table, function(points[k]))
+        return jax.tree.map(lambda column, one: column.at[k].set(one), table, single(points[k], argument))
 
     return jax.lax.fori_loop(0, count, put, blank)
 
@@ -51,25 +59,39 @@ def one_by_one(function: Callable[[Any], Any], points: jax.Array, count: Any) ->
 def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """A function of points (n, d), an argument and, optionally, progress; its results have a leading axis (n,).
 
-    Points are evaluated `one_by_one`, in calls of one shape: one program serves any number of them. Results are NumPy
-    arrays; `progress` is told how many points are done.
+    Points are evaluated `one_by_one`, in calls of one shape by as many threads as the process may use: one program
+    serves any number of them. Results are NumPy arrays; `progress` is told how many points are done.
     """
 
-    @compiled
-    def program(points: jax.Array, count: jax.Array, argument: Any) -> Any:
-        return one_by_one(lambda point: function(point, argument), points, count)
+    def at_first(points: jax.Array, count: jax.Array, argument: Any) -> Any:
+        return one_by_one(function, points, count, argument)
+
+    at_first.__name__ = function.__name__  # under which JAX logs it
+    program = compiled(at_first)
 
     def evaluate(points: Any, argument: Any, progress: Callable[[int], None] = lambda done: None) -> Any:
         argument, parts = jax.device_put(argument), []
-        for begin in range(0, max(len(points), 1), _AT_ONCE):
-            some = points[begin : begin + _AT_ONCE]
-            full = np.concatenate([some, np.zeros((_AT_ONCE - len(some), points.shape[1]))])
-            found = program(full, len(some), argument)
-            parts.append(jax.tree.map(partial(_first, len(some)), found))
-            progress(begin + len(some))
+
+        def some(begin: int) -> Any:
+            own = points[begin : begin + _AT_ONCE]
+            full = np.concatenate([own, np.zeros((_AT_ONCE - len(own), points.shape[1]))])
+            return jax.tree.map(partial(_first, len(own)), program(full, len(own), argument))
+
+        with ThreadPoolExecutor(_threads()) as pool:
+            for part in pool.map(some, range(0, max(len(points), 1), _AT_ONCE)):
+                parts.append(part)
+                progress(min(len(points), _AT_ONCE * len(parts)))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     return evaluate
+
+
+def _threads() -> int:
+    """Threads that this process may use: what it was told, or its cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdigit() and int(given) > 0:
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first(count: int, values: Any) -> Any:
@@ -94,4 +116,4 @@ def keep_programs() -> None:
         return
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", str(Path(base) / "homodyne" / "jax"))  # type: ignore[no-untyped-call]
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # type: ignore[no-untyped-call]

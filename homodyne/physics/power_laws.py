@@ -7,10 +7,13 @@ clipping; a rate that is negative somewhere is integrated as it stands.
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from homodyne.physics.compiling import namespace
 
 _SERIES_LIMIT = 0.5
 _SERIES_TERMS = 15
@@ -50,14 +53,16 @@ def rate_integral(
     return _float(amplitude) * _power(t1, b) * length * expm1_ratio(b * length) + _float(offset) * (t2 - t1)
 
 
-def middle_age(first: ArrayLike, last: ArrayLike) -> jax.Array:
-    """Geometric mean of all ages of a record from age `first` to `last`, in s.
+def middle_age(first: Any, last: Any) -> Any:
+    """Geometric mean of all ages of a record from age `first` to `last`, in s, in NumPy or JAX.
 
     The level and the logarithmic slope of a law that is fitted to a whole record depend least on each other there. It
     is ``first`` exp(x / (1 - e^-x) - 1), x = log(``last`` / ``first``): last / e for a record from zero on.
     """
-    first = _float(first)
-    return first * jnp.exp(1.0 / expm1_ratio(-_log_ratio(first, _float(last))) - 1.0)
+    xp = namespace(first, last)
+    x = xp.log1p((last - first) / first)
+    some = xp.where(x > 0, x, 1.0)
+    return first * xp.exp(xp.where(x > 0, some / -xp.expm1(-some), 1.0) - 1.0)
 
 
 def expm1_ratio(x: ArrayLike) -> jax.Array:

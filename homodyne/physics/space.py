@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.errors import InputError
+from homodyne.physics.compiling import namespace
 from homodyne.physics.coordinates import (
     SLOPE_SCALE,
     LawCoordinates,
@@ -48,6 +49,8 @@ class ParameterSpace:
         Values of the others.
     ends : (2,) array
         First and last age of the record in s.
+    middle : float
+        Middle age of the record in s, see `homodyne.physics.power_laws.middle_age`.
     slope_scales : dict
         rho0 of `homodyne.physics.coordinates` by the name of the law's rate.
     model : CorrelationModel
@@ -56,6 +59,7 @@ class ParameterSpace:
     priors: Mapping[str, Prior]
     fixed: Mapping[str, float]
     ends: Any
+    middle: Any
     slope_scales: Mapping[str, Any]
     model: CorrelationModel = field(metadata={"static": True})
 
@@ -102,7 +106,7 @@ class ParameterSpace:
         return np.array([circle.get(name, 0.0) for name in self.coordinate_names])
 
     def _place(self, law: LawCoordinates) -> Place:
-        return Place(middle_age(self.ends[0], self.ends[1]), self.slope_scales[law.law.rate])
+        return Place(self.middle, self.slope_scales[law.law.rate])
 
     def _mapped(self, z: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         """Physical parameters, and log |d(free parameters)/dz|."""
@@ -183,11 +187,12 @@ class ParameterSpace:
         z[..., : self.dim] -= np.where(self.periods > 0, period * np.round(gap / period), 0.0)
         return z
 
-    def difference(self, z: Any, center: Any) -> jax.Array:
-        """Differences z - center of points (..., dim), directions by the shorter way."""
-        gap = jnp.asarray(z) - jnp.asarray(center)
+    def difference(self, z: Any, center: Any) -> Any:
+        """Differences z - center of points (..., dim), directions by the shorter way, in NumPy or JAX."""
+        xp = namespace(z, center)
+        gap = xp.asarray(z) - xp.asarray(center)
         period = np.where(self.periods > 0, self.periods, 1.0)
-        return gap - jnp.where(self.periods > 0, period * jnp.round(gap / period), 0.0)
+        return gap - xp.where(self.periods > 0, period * xp.round(gap / period), 0.0)
 
     def draw_supported(self, rng: np.random.Generator, count: int) -> Array:
         """Coordinates of `count` draws from the prior that the model allows for this record, (count, dim).
@@ -296,4 +301,5 @@ def parameter_space(
                 f"{law.offset}, say at 0"
             )
     scales = {law.rate: SLOPE_SCALE for law in model.coordinates()}
-    return ParameterSpace(complete, held, np.array([float(t[0]), float(t[-1])]), scales, model)
+    middle = float(middle_age(t[0], t[-1]))
+    return ParameterSpace(complete, held, np.array([float(t[0]), float(t[-1])]), middle, scales, model)

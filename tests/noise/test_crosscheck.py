@@ -27,8 +27,12 @@ def design(t1, t2):
     return np.stack([-RATE * g * grown, -RATE * g * by_alpha, -RATE * g * lag, np.ones_like(g), g])
 
 
+def g(t1, t2):
+    return design(t1, t2)[-1]
+
+
 def correlation(t):
-    return design(np.minimum(t[:, None], t), np.maximum(t[:, None], t))[-1]
+    return g(np.minimum(t[:, None], t), np.maximum(t[:, None], t))
 
 
 def speckle(counts, seed, maps=3, t=T, pixels=PIXELS):
@@ -48,7 +52,7 @@ def speckle(counts, seed, maps=3, t=T, pixels=PIXELS):
 def views(c2, t=T, present=None, shortest=None):
     """Maps under the truth; the step that the parameters take makes that as good as the mode."""
     measured = c2 if present is None else np.where(present, c2, np.nan)
-    return [MapView(t, sampled(one, shortest), design, 1.0, CONTRAST) for one in measured]
+    return [MapView(t, sampled(one, shortest), design, g, 1.0, CONTRAST) for one in measured]
 
 
 def check(maps, counts, share=None, q=Q, phi=PHI, t=T, pixels=PIXELS):
@@ -194,7 +198,8 @@ def test_model_means_are_those_of_all_pairs(monkeypatch):
         return np.stack([np.ones_like(g), g])
 
     g = oscillating(np.minimum(t[:, None], t), np.maximum(t[:, None], t))[-1]
-    view = MapView(t, sampled((1 + 0.3 * g).astype(np.float32)), oscillating, 1.0, 0.3)
+    sample = sampled((1 + 0.3 * g).astype(np.float32))
+    view = MapView(t, sample, oscillating, lambda t1, t2: oscillating(t1, t2)[-1], 1.0, 0.3)
     noise = SpeckleNoise(np.full(1, 0.5), np.full(1, 1e-5), np.full(1, 0.3), "given", "given")
 
     def worst():
