@@ -139,8 +139,12 @@ def _sums(
     """Sums of w g, w g² and w y g of every map, (P, n_maps, 3), over one rectangle of pairs."""
 
     def at(one: Any) -> jax.Array:
-        g = jnp.broadcast_to(model.g(one, t1, t2, q[:, None, None], phi[:, None, None], gap), w.shape)
-        weighted = w * g
-        return jnp.stack([x.sum(axis=(1, 2)) for x in (weighted, weighted * g, y * g)], axis=-1)
+        def sums(place: Any) -> jax.Array:
+            w, y, q, phi = place
+            g = jnp.broadcast_to(model.g(one, t1, t2, q, phi, gap), w.shape)
+            weighted = w * g
+            return jnp.stack([weighted.sum(), (weighted * g).sum(), (y * g).sum()])
+
+        return jax.lax.map(sums, (w, y, q, phi))  # arrays of one map stay in the processor's cache
 
     return jax.lax.map(at, params)  # type: ignore[no-any-return]
