@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _SETTINGS = {
+    "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
@@ -22,6 +23,7 @@ _SETTINGS = {
 
 def main() -> None:
     """Parse the command line, run, report."""
+    from benchmarks.page import made_here
     from benchmarks.validation.records import read
     from benchmarks.validation.report import write_report
     from benchmarks.validation.studies import STUDIES
@@ -40,7 +42,8 @@ def main() -> None:
     if not given.report:
         sets = {name: max(1, round(given.scale * STUDIES[name].sets)) for name in given.studies or STUDIES}
         run(sets, given.records, given.workers)
-    write_report(read(given.records), given.output, "python -m benchmarks.validation " + " ".join(sys.argv[1:]))
+    command = "python -m benchmarks.validation " + " ".join(sys.argv[1:])
+    write_report(read(given.records), given.output, command, made_here().commit)
 
 
 def records_of_this_version() -> Path:

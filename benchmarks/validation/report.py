@@ -27,15 +27,18 @@ _DRAWN = 20  # ranks of a method from which they make a picture
 _PACKAGES = ("homodyne", "jax", "numpy", "numpyro", "scipy")
 
 
-def write_report(records: Mapping[Unit, Record], path: Path, command: str) -> None:
-    """Write the page, and its figures into ``images`` beside it; sections without records stay as they are."""
+def write_report(records: Mapping[Unit, Record], path: Path, command: str, commit: str) -> None:
+    """Write the page, and its figures into ``images`` beside it; sections without records stay as they are.
+
+    `command` and `commit` are those that made the records.
+    """
     images = path.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     parts, before = [_heading()], _sections(path)
     for study, (text, section) in _SECTIONS.items():
         own, title = by_case(records, study, STUDIES[study].cases), text.partition("\n")[0]
         if own:
-            parts += [text, section(own, images), _made(sum(map(len, own.values())), command)]
+            parts += [text, section(own, images), _made(sum(map(len, own.values())), command, commit)]
         elif title in before:
             parts.append(before[title])
     write_atomically(path, ("\n\n".join(parts) + "\n").encode())
@@ -90,9 +93,10 @@ sets in each case ({other}); where a table shows fewer, or lacks a case, it was 
 Data set k of every case has the seed k. A thinned version runs in the tests, with errors planted that it must see."""
 
 
-def _made(count: int, command: str) -> str:
+def _made(count: int, command: str, commit: str) -> str:
     used = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-    return f"Written by `{command.strip()}` from {count} records, with Python {platform.python_version()},\n{used}."
+    python = platform.python_version()
+    return f"Written by `{command.strip()}` at `{commit}` from {count} records, with Python {python},\n{used}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -134,13 +134,13 @@ def test_page_holds_what_was_found(tmp_path):
     for name in alarms.PROBLEMS:
         records[Unit("certificate", name, 0)] = dict.fromkeys(alarms.DEFECTS, "CERTIFIED")
     path = tmp_path / "validation.md"
-    write_report(records, path, "python -m benchmarks.validation")
+    write_report(records, path, "python -m benchmarks.validation", "0a1b2c3")
     text = path.read_text()
     assert "| short, 0.1 | calibrated | 200 of 200 | 3.3 to 3.3 | **100 / 100** |" in text
     assert "| skewed | exact draws | 1 CERTIFIED |" in text
     assert (tmp_path / "images" / "validation-coverage.png").read_bytes().startswith(b"\x89PNG")
     assert "laminar" not in text
-    write_report(dict(_made_up("static, short, 0.1", seed, names) for seed in range(3)), path, "again")
+    write_report(dict(_made_up("static, short, 0.1", seed, names) for seed in range(3)), path, "again", "4d5e6f7")
     again = path.read_text()
     assert "| short, 0.1 | calibrated | 3 of 3 |" in again
     assert again.count("| skewed | exact draws | 1 CERTIFIED |") == 1  # what has no records stays
