@@ -145,6 +145,6 @@ def _sums(
             weighted = w * g
             return jnp.stack([weighted.sum(), (weighted * g).sum(), (y * g).sum()])
 
-        return jax.lax.map(sums, (w, y, q, phi))  # arrays of one map stay in the processor's cache
+        return jnp.asarray(jax.lax.map(sums, (w, y, q, phi)))  # arrays of one map stay in the processor's cache
 
-    return jax.lax.map(at, params)  # type: ignore[no-any-return]
+    return jnp.asarray(jax.lax.map(at, params))
