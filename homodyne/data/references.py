@@ -20,6 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from homodyne.data.files import read_map
+from homodyne.data.mapping import mapping_of
 from homodyne.data.twotime import TwoTimeData, update_with_pairs
 from homodyne.errors import DataError
 from homodyne.references import import_reference
@@ -35,9 +36,9 @@ def references_of(data: TwoTimeData) -> list[Reference | None]:
 
 def mapped_reference(one: NDArray[Any]) -> Reference | None:
     """Reference of an array that is mapped from a file; None of any other."""
-    mapping = getattr(one, "_mmap", None)
-    if not isinstance(one, np.memmap) or mapping is None or one.filename is None or one.mode == "c":
-        return None  # private changes are in memory only
+    mapping = mapping_of(one)
+    if mapping is None or not isinstance(one, np.memmap) or one.filename is None:
+        return None
     start = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]  # of the page that the mapping begins at
     before = one.offset - one.offset % _PAGE
     offset = before + one.__array_interface__["data"][0] - start

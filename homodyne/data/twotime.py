@@ -5,7 +5,6 @@ in :class:`TwoTimeData`. Maps may be larger than memory: everything here goes ov
 """
 
 import hashlib
-import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import BoolArray, FloatArray, MapArray, MapArrays
+from homodyne.data.mapping import release_pages
 from homodyne.errors import DataError
 
 MIN_FRAMES = 3
@@ -155,9 +155,7 @@ def each_map(c2: MapArrays) -> Iterator[MapArray]:
     """Yield the maps in turn; what was read of one that is mapped from a file leaves memory before the next."""
     for one in c2:
         yield one
-        if isinstance(one, np.memmap) and one.mode != "c":  # private changes would be lost
-            mapping: mmap.mmap = one._mmap  # type: ignore[attr-defined]  # no other name for it
-            mapping.madvise(mmap.MADV_DONTNEED)
+        release_pages(one)
 
 
 def from_cube(

@@ -23,7 +23,14 @@ import numpy as np
 from homodyne.config.io import to_mapping
 from homodyne.config.physics import model_of
 from homodyne.config.schema import Config
-from homodyne.data.references import Reference, content_digest, file_of, identity, open_reference
+from homodyne.data.mapping import mapping_of, release_pages
+from homodyne.data.references import (
+    Reference,
+    content_digest,
+    file_of,
+    identity,
+    open_reference,
+)
 from homodyne.data.twotime import map_label
 from homodyne.device.config import detect_hardware
 from homodyne.errors import DataError, ExecutionError, InputError
@@ -56,6 +63,7 @@ VERSION = 1
 RUN_PASS = "homodyne.optimization.passes:run_pass"
 """The function that does the work of a task."""
 
+_MAPPED_AT_ONCE = 16  # maps of a file that are read together
 _UNKNOWN = np.zeros(32, np.uint8)  # in place of a digest that nobody has made yet
 
 
@@ -292,7 +300,7 @@ class Passes:
         return [rows[k] for k in chosen]
 
     def _here(self, reading: _Reading) -> None:
-        """Read maps in threads of this process: all together, or a few at a time where these are kept.
+        """Read maps in threads of this process: all together, or a few at a time where these are kept or mapped.
 
         Direct sums that are kept are made map by map, as tasks do: with other maps beside it, compiled code may round
         those of a map otherwise in the last digit.
@@ -301,6 +309,8 @@ class Passes:
         size = len(reading.maps)
         if self.folder is not None or not len(values):
             size = 1 if reading.operation == "direct" else cores
+        elif mapping_of(values[0]) is not None:
+            size = _MAPPED_AT_ONCE
         for first in range(0, len(reading.maps), size):
             part = reading.maps[first : first + size]
             some = [values[k] if len(values) else open_reference(self._reference(k), self.function) for k in part]
@@ -309,6 +319,8 @@ class Passes:
                 part, operate(self.maps.subset(part, some), reading.points, reading.work, tell, cores), strict=True
             ):
                 reading.keep(k, row)
+            for one in some:
+                release_pages(one)
             if len(part) < len(reading.maps):
                 reading.progress(first + len(part), len(reading.maps))
 

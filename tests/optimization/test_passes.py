@@ -1,6 +1,7 @@
 """Passes over maps: the same numbers wherever they are made; what is kept is used where all that it follows from is."""
 
 import logging
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -388,3 +389,37 @@ def test_digests_tell_values_and_types_apart():
     other = one.copy()
     other[3, 0] = 5.0
     assert content_digest(one) == content_digest(other) != content_digest(one.astype(np.float32))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory by file is told by Linux")
+def test_what_was_read_of_a_mapped_file_leaves_memory(tmp_path, monkeypatch):
+    """40 maps of 1 MB; planted: nothing is released."""
+    rng = np.random.default_rng(0)
+    file, t = tmp_path / "maps.npy", 0.1 * np.arange(1, 513)
+    np.save(file, rng.normal(1.1, 0.1, (40, 512, 512)).astype(np.float32))
+
+    def resident():
+        """MB of the file that are counted as memory of this process."""
+        lines, size = Path("/proc/self/smaps").read_text().splitlines(), 0
+        for number, line in enumerate(lines):
+            if line.endswith(file.name):
+                size += next(int(one.split()[1]) for one in lines[number:] if one.startswith("Rss:"))
+        return size / 1024
+
+    values = np.load(file, mmap_mode="r")
+    mapped = Maps(values, np.ones((40, 512), bool), t, np.full(40, 0.01), np.arange(40.0), None)
+    mapped.subset(range(40), values).center  # noqa: B018
+    assert resident() > 10
+    seen = []
+
+    def read():
+        seen.clear()
+        with Passes(mapped) as passes:
+            passes.reduce(find_cells(MODEL, PARAMS, mapped, Accuracy()), lambda done, total: seen.append(resident()))
+
+    read()
+    assert resident() < 1
+    assert max(seen) < 20
+    monkeypatch.setattr(module, "release_pages", lambda one: None)
+    read()
+    assert resident() > 20
