@@ -5,7 +5,6 @@ of the nodes. A constant difference drops out of a posterior; the spread of the 
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from homodyne.likelihood.nodes import Moments, moments_from
 from homodyne.likelihood.posterior import Posterior, evaluation_from, image, log_densities
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
+from homodyne.threads import in_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -86,10 +86,9 @@ def direct_sums(
 
     total: Any = 0.0
     sums = np.zeros((count, 5))
-    with ThreadPoolExecutor(workers) as pool:
-        for done, (part, data) in enumerate(pool.map(one, parts), 1):
-            total, sums = total + part, sums + data
-            progress(done, len(parts))
+    for done, (part, data) in enumerate(in_threads(one, parts, workers), 1):
+        total, sums = total + part, sums + data
+        progress(done, len(parts))
     return sums, np.asarray(total)
 
 

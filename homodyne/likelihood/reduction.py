@@ -7,7 +7,6 @@ of two times is then evaluated once for all of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
+from homodyne.threads import in_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -221,9 +221,8 @@ def reduce_shards(
                     sums[m, k] += total
         return k
 
-    with ThreadPoolExecutor(workers) as pool:
-        for done, _ in enumerate(pool.map(one, range(count)), 1):
-            progress(done, count)
+    for done, _ in enumerate(in_threads(one, range(count), workers), 1):
+        progress(done, count)
     t1, t2 = grid.times
     gap = np.nan if maps.gap is None else maps.gap
     return [

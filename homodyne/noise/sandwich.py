@@ -11,7 +11,6 @@ Math. Stat. 31, 1208 (1960); Varin, Reid and Firth, Stat. Sinica 21, 5 (2011).)
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +33,7 @@ from homodyne.noise.speckle_noise import (
     shares,
 )
 from homodyne.noise.traces import definite, evaluated, pair_sums
+from homodyne.threads import in_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -164,9 +164,9 @@ def sandwich(
     """
     white_prior = np.zeros_like(root) if prior is None else root.T @ prior @ root
     contrast, offset = np.array([view.contrast for view in views]), np.array([view.offset for view in views])
-    with ThreadPoolExecutor(workers) as pool:
-        parts = list(pool.map(_sums, views, sigma, squares))
-        measured = np.array(list(pool.map(_measured_share, views)))
+    maps = zip(views, sigma, squares, strict=True)
+    parts = list(in_threads(lambda one: _sums(*one), maps, workers))
+    measured = np.array(list(in_threads(_measured_share, views, workers)))
     known_scaling = np.sum([part.prior_information(np.diag(scaling_prior)) for part in parts], axis=0)
     known = shares(contrast, offset, facts, measured)
     if not known:

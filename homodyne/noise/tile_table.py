@@ -6,9 +6,7 @@ so has its drop when further columns are allowed (Seber and Lee, Linear Regressi
 parameters take a step of their own, it does not matter how they were estimated.
 """
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -24,6 +22,7 @@ from homodyne.noise.sampling import neighbour_pairs
 from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.noise.tiles import BLOCKS, MIN_FRAMES, Tiling, make_tiling
 from homodyne.noise.traces import evaluated
+from homodyne.threads import in_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Columns = Callable[["MapTiles", int], Array]
@@ -113,13 +112,7 @@ def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[Array, li
         return _map_tiles(view, plan, float(noise.share[k]), float(noise.variance[k]))
 
     step = (ages[0][-1] - ages[0][0]) / (ages[0].size - 1)
-    return step * plans[ages[0].tobytes()].tiling.lags, in_threads(one, len(views))
-
-
-def in_threads(function: Callable[[int], Any], count: int) -> list[Any]:
-    """Results for 0, 1, ..., count - 1, worked on by as many threads as there are cores."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        return list(pool.map(function, range(count)))
+    return step * plans[ages[0].tobytes()].tiling.lags, list(in_threads(one, range(len(views))))
 
 
 def _plan(t: Array, shortest: int) -> _Plan:
@@ -243,7 +236,7 @@ def reduced(table: Sequence[MapTiles], noise: str, shared: Columns = _none, loca
         rest -= basis @ (basis.T @ rest)
         return Reduced(np.asarray(np.linalg.qr(rest, mode="r")), squares, white.shape[0] - basis.shape[1])
 
-    return in_threads(one, len(table))
+    return list(in_threads(one, range(len(table))))
 
 
 def remainder(maps: Sequence[Reduced]) -> tuple[float, int]:

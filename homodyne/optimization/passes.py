@@ -10,7 +10,6 @@ and another fit reads it instead of the map.
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,6 +50,7 @@ from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
+from homodyne.threads import in_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[int, int], None]
@@ -120,8 +120,7 @@ def _sample(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
         usable = values if frames.size == maps.num_frames else values[np.ix_(frames, frames)]
         return sampled(usable, int(points[0, 0])).row()
 
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(one, range(maps.num_maps)))
+    return list(in_threads(one, range(maps.num_maps), workers))
 
 
 _OPERATIONS: dict[str, Callable[[Maps, Array, MapWork, Progress, int], Array | list[Array]]] = {

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.threads import num_threads
+
 _AT_ONCE = 64  # points of one call
 _QUICK = {"xla_cpu_use_fusion_emitters": False}
 
@@ -77,21 +79,13 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
             full = np.concatenate([own, np.zeros((_AT_ONCE - len(own), points.shape[1]))])
             return jax.tree.map(partial(_first, len(own)), program(full, len(own), argument))
 
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(num_threads()) as pool:
             for part in pool.map(some, range(0, max(len(points), 1), _AT_ONCE)):
                 parts.append(part)
                 progress(min(len(points), _AT_ONCE * len(parts)))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     return evaluate
-
-
-def _threads() -> int:
-    """Threads that this process may use: what it was told, or its cores."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first(count: int, values: Any) -> Any:
