@@ -19,7 +19,7 @@ import numpy as np
 
 from homodyne.threads import num_threads
 
-_AT_ONCE = 64  # points of one call
+_AT_ONCE = 64  # points of one call, at most
 _QUICK = {"xla_cpu_use_fusion_emitters": False}
 
 
@@ -72,17 +72,18 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     program = compiled(at_first)
 
     def evaluate(points: Any, argument: Any, progress: Callable[[int], None] = lambda done: None) -> Any:
-        argument, parts = jax.device_put(argument), []
+        argument, parts, threads = jax.device_put(argument), [], num_threads()
+        portion = max(1, min(_AT_ONCE, -(-len(points) // threads)))
 
         def some(begin: int) -> Any:
-            own = points[begin : begin + _AT_ONCE]
+            own = points[begin : begin + portion]
             full = np.concatenate([own, np.zeros((_AT_ONCE - len(own), points.shape[1]))])
             return jax.tree.map(partial(_first, len(own)), program(full, len(own), argument))
 
-        with ThreadPoolExecutor(num_threads()) as pool:
-            for part in pool.map(some, range(0, max(len(points), 1), _AT_ONCE)):
+        with ThreadPoolExecutor(threads) as pool:
+            for part in pool.map(some, range(0, max(len(points), 1), portion)):
                 parts.append(part)
-                progress(min(len(points), _AT_ONCE * len(parts)))
+                progress(min(len(points), portion * len(parts)))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     return evaluate
