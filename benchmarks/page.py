@@ -36,7 +36,7 @@ def made_here() -> Made:
     """Where and when this runs; the commit is marked where code differs from it."""
     words = ["git", "describe", "--always", "--exclude=*"]
     commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "homodyne", "benchmarks"]).returncode:
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "homodyne", "benchmarks"], check=False).returncode:
         commit += "-dirty"
     return Made(commit, f"{os.cpu_count()} cores, {_processor()}", time.strftime("%Y-%m-%d"))
 

@@ -84,12 +84,9 @@ def direct_sums(
         j = np.minimum(i[:, None] + lags.start + np.arange(lag_limit), n - 1)
         return np.asarray(_sums(model, params, maps.t[i][:, None], maps.t[j], w, y, q, phi, gap)), sums
 
-    total: Any = 0.0
-    sums = np.zeros((count, 5))
-    for done, (part, data) in enumerate(in_threads(one, parts, workers), 1):
-        total, sums = total + part, sums + data
-        progress(done, len(parts))
-    return sums, np.asarray(total)
+    found = in_threads(one, parts, workers, lambda done: progress(done, len(parts)))
+    tables, sums = zip(*found, strict=True)
+    return np.sum(sums, axis=0), np.sum(tables, axis=0)
 
 
 def reduction_errors(

@@ -221,8 +221,7 @@ def reduce_shards(
                     sums[m, k] += total
         return k
 
-    for done, _ in enumerate(in_threads(one, range(count), workers), 1):
-        progress(done, count)
+    in_threads(one, range(count), workers, lambda done: progress(done, count))
     t1, t2 = grid.times
     gap = np.nan if maps.gap is None else maps.gap
     return [

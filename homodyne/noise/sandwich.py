@@ -165,8 +165,8 @@ def sandwich(
     white_prior = np.zeros_like(root) if prior is None else root.T @ prior @ root
     contrast, offset = np.array([view.contrast for view in views]), np.array([view.offset for view in views])
     maps = zip(views, sigma, squares, strict=True)
-    parts = list(in_threads(lambda one: _sums(*one), maps, workers))
-    measured = np.array(list(in_threads(_measured_share, views, workers)))
+    parts = in_threads(lambda one: _sums(*one), maps, workers)
+    measured = np.array(in_threads(_measured_share, views, workers))
     known_scaling = np.sum([part.prior_information(np.diag(scaling_prior)) for part in parts], axis=0)
     known = shares(contrast, offset, facts, measured)
     if not known:

@@ -112,7 +112,7 @@ def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[Array, li
         return _map_tiles(view, plan, float(noise.share[k]), float(noise.variance[k]))
 
     step = (ages[0][-1] - ages[0][0]) / (ages[0].size - 1)
-    return step * plans[ages[0].tobytes()].tiling.lags, list(in_threads(one, range(len(views))))
+    return step * plans[ages[0].tobytes()].tiling.lags, in_threads(one, range(len(views)))
 
 
 def _plan(t: Array, shortest: int) -> _Plan:
@@ -236,7 +236,7 @@ def reduced(table: Sequence[MapTiles], noise: str, shared: Columns = _none, loca
         rest -= basis @ (basis.T @ rest)
         return Reduced(np.asarray(np.linalg.qr(rest, mode="r")), squares, white.shape[0] - basis.shape[1])
 
-    return list(in_threads(one, range(len(table))))
+    return in_threads(one, range(len(table)))
 
 
 def remainder(maps: Sequence[Reduced]) -> tuple[float, int]:

@@ -23,13 +23,7 @@ from homodyne.config.io import to_mapping
 from homodyne.config.physics import model_of
 from homodyne.config.schema import Config
 from homodyne.data.mapping import mapping_of, release_pages
-from homodyne.data.references import (
-    Reference,
-    content_digest,
-    file_of,
-    identity,
-    open_reference,
-)
+from homodyne.data.references import Reference, content_digest, file_of, identity, open_reference
 from homodyne.data.twotime import map_label
 from homodyne.device.config import detect_hardware
 from homodyne.errors import DataError, ExecutionError, InputError
@@ -120,7 +114,7 @@ def _sample(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
         usable = values if frames.size == maps.num_frames else values[np.ix_(frames, frames)]
         return sampled(usable, int(points[0, 0])).row()
 
-    return list(in_threads(one, range(maps.num_maps), workers))
+    return in_threads(one, range(maps.num_maps), workers)
 
 
 _OPERATIONS: dict[str, Callable[[Maps, Array, MapWork, Progress, int], Array | list[Array]]] = {
