@@ -3,20 +3,27 @@
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
+
+from homodyne.device.config import usable_cores
 
 One = TypeVar("One")
 Result = TypeVar("Result")
 
 
 def num_threads() -> int:
-    """Threads that this process may use: as many as OMP_NUM_THREADS says, or as it has cores."""
+    """Threads that this process may use: as many as OMP_NUM_THREADS says, or as it may keep cores busy."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(given) if given.isdigit() and int(given) > 0 else _cores()
+
+
+@lru_cache(maxsize=1)
+def _cores() -> int:
+    """Cores that this process may keep busy; asked once, since a dozen files are read for it."""
+    return usable_cores()
 
 
 def in_threads(

@@ -79,7 +79,6 @@ def detect_hardware(
     """
     environ = os.environ if environ is None else environ
     cgroups = _cgroup_folders(root)
-    machine_cores = os.cpu_count() or 1
     total, available = _machine_memory(root)
     for folder in cgroups:
         limit = _limit(folder, "memory.max", "memory.limit_in_bytes")
@@ -90,8 +89,8 @@ def detect_hardware(
         total, available = min(total, address_space), min(available, max(address_space - _address_space(root), 0))
     scheduler, job_id, nodes, tasks = _allocation(environ)
     return HardwareConfig(
-        cores=max(1, min([_affinity(machine_cores), *filter(None, map(_quota, cgroups))])),
-        machine_cores=machine_cores,
+        cores=usable_cores(root),
+        machine_cores=os.cpu_count() or 1,
         total_memory=total,
         available_memory=available,
         gpus=_gpu_names() if gpus else None,
@@ -103,9 +102,10 @@ def detect_hardware(
     )
 
 
-def _affinity(machine_cores: int) -> int:
-    """Cores in the affinity mask, where the system has one."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine_cores
+def usable_cores(root: Path = Path("/")) -> int:
+    """Cores that this process may keep busy: the affinity mask, where the system has one, lowered by a cgroup quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([allowed, *filter(None, map(_quota, _cgroup_folders(root)))]))
 
 
 def _read(path: Path) -> str | None:

@@ -201,7 +201,7 @@ def reduce_shards(
     sides = [_weights(grid, number) for number in range(len(grid.cells))]
     maps.center  # noqa: B018  # made once, before threads
 
-    def one(k: int) -> int:
+    def one(k: int) -> None:
         for number, cell in enumerate(grid.cells):
             place = slice(*grid.limits[number : number + 2])
             for rows in _strips(cell):
@@ -219,7 +219,6 @@ def reduce_shards(
                     weight[m, k, place] += _contracted(below, w)
                     weight_y[m, k, place] += _contracted(below, y)
                     sums[m, k] += total
-        return k
 
     in_threads(one, range(count), workers, lambda done: progress(done, count))
     t1, t2 = grid.times
