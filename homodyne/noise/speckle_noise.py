@@ -138,7 +138,8 @@ def residual_share(g: Array, g_rows: Array, residual: Array) -> float:
     """
     off = g.astype(np.float32)
     np.fill_diagonal(off, 0.0)
-    found, r = np.isfinite(residual).astype(np.float32), np.nan_to_num(residual, nan=0.0).astype(np.float32)
+    present = np.isfinite(residual)
+    found, r = present.astype(np.float32), np.where(present, residual, 0.0).astype(np.float32)
     near = found * g_rows.astype(np.float32)
     measured, first, second = (
         float(np.sum((x @ y) * x, dtype=float)) for x, y in ((r, off), (found, off**2), (near, off))
