@@ -13,7 +13,6 @@ import numpy as np
 from benchmarks.validation.scenario import Scenario
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import detect_hardware
-from homodyne.likelihood.nodes import padded
 from homodyne.likelihood.posterior import Posterior, log_densities, log_density, log_prior, physical_draws
 from homodyne.likelihood.reduction import reduce_shards
 from homodyne.optimization.cmc.backends.selection import select_backend
@@ -27,7 +26,7 @@ from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import Pilot, PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
-from homodyne.optimization.xpcs import XpcsModel, cavity_of, consensus_settings, node_arrays
+from homodyne.optimization.xpcs import Shard, XpcsModel, cavity_of, consensus_settings
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -132,7 +131,7 @@ def consensus(scenario: Scenario, pilot: Pilot, seed: int, num_shards: int) -> A
     known = [(mode.z, mode.covariance) for mode in pilot.modes]
     with opened(None, manifest) as store:
         for k, part in enumerate(parts):
-            store.write_shard(k, node_arrays(padded(part)))
+            store.write_shard(k, Shard.of(part, None).arrays())
         store.finish_setup()
         found = run_consensus(model, store, init, consensus_settings(config), backend, modes=known)
     certificate = found.certificate

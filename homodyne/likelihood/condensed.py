@@ -12,6 +12,7 @@ that the nodes were chosen at, the log density is lower.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -59,11 +60,22 @@ class Condensed(NamedTuple):
 
 def log_density(z: jax.Array, density: Posterior | Condensed) -> jax.Array:
     """Log density at z (dim,) of a posterior on all nodes, or of one on few."""
+    total = posterior.log_prior(z, posterior_of(density)) + log_likelihood(z, density)
+    return jnp.where(jnp.isfinite(total), total, -jnp.inf)
+
+
+def posterior_of(density: Posterior | Condensed) -> Posterior:
+    """The posterior itself, on whatever nodes."""
+    return density if isinstance(density, Posterior) else density.posterior
+
+
+def log_likelihood(z: jax.Array, density: Posterior | Condensed) -> jax.Array:
+    """Marginal log likelihood at z (dim,) of all nodes, or of few."""
     if isinstance(density, Posterior):
-        return posterior.log_density(z, density)
+        return posterior.log_likelihood(z, density)
     own, trial = density.posterior, density.trial
     g = own.nodes.correlation(own.space.model, own.space.physical(posterior.image(z, own)))
-    value = posterior.evaluation_from(z, moments_of(g, own.nodes), own).log_density
+    value = posterior.log_likelihood_from(z, moments_of(g, own.nodes), own)
     missed = _missed(jnp.concatenate([g, g**2]), jnp.asarray(trial.places), jnp.asarray(trial.interpolation))
     total = value - 0.5 * missed / trial.limit
     return jnp.where(jnp.isfinite(total), total, -jnp.inf)
@@ -78,14 +90,43 @@ log_densities = at_points(log_density)
 """`log_density` at points (n, dim)."""
 
 
-def condensed(
+@dataclass(frozen=True, eq=False)
+class Condensation:
+    """Choice of few of the nodes of a grid, and how their weights follow from those of all.
+
+    Attributes
+    ----------
+    used : (K,) array of int
+        Nodes that have a weight.
+    chosen : (C + TRIED,) array of int
+        Those of them that stand for all, and those at which this is tried.
+    interpolation : (C, K) array
+        Weights of the chosen nodes from those of all.
+    trial : Trial
+    """
+
+    used: Array
+    chosen: Array
+    interpolation: Array
+    trial: Trial
+
+    def few(self, nodes: Nodes) -> Nodes:
+        """The chosen nodes with their weights, and further ones of no weight, from nodes of the same grid."""
+        t1, t2, *weights = (np.asarray(x)[..., self.used] for x in (nodes.t1, nodes.t2, nodes.weight, nodes.weight_y))
+        weight, weight_y = (np.pad(w @ self.interpolation.T, ((0, 0), (0, TRIED))) for w in weights)
+        few = nodes._replace(t1=t1[self.chosen], t2=t2[self.chosen], weight=weight, weight_y=weight_y)
+        return padded_to(few, self.trial.interpolation.shape[1])
+
+
+def condensation(
     nodes: Nodes, model: CorrelationModel, params: Mapping[str, Array], tolerance: float, rng: np.random.Generator
-) -> tuple[Nodes, Trial]:
+) -> Condensation:
     """Nodes that stand for all while parameters stay among those given.
 
     Parameters
     ----------
     nodes : Nodes
+        Of all data.
     model : CorrelationModel
     params : mapping of (P,) arrays
         Points of the parameter space; a few hundred, from wherever the nodes will be used.
@@ -96,14 +137,13 @@ def condensed(
 
     Returns
     -------
-    nodes : Nodes
-        At most `MOST` of those given, with other weights, and some of no weight.
-    trial : Trial
+    Condensation
+        At most `MOST` of the nodes given.
     """
-    weights = np.stack([np.asarray(nodes.weight), np.asarray(nodes.weight_y)])
-    used = np.flatnonzero(np.any(weights[0] != 0.0, axis=0))
-    t1, t2, weights = np.asarray(nodes.t1)[used], np.asarray(nodes.t2)[used], weights[..., used]
-    scale = np.sqrt(np.abs(weights[0]).mean(axis=0))
+    weight = np.asarray(nodes.weight)
+    used = np.flatnonzero(np.any(weight != 0.0, axis=0))
+    t1, t2 = np.asarray(nodes.t1)[used], np.asarray(nodes.t2)[used]
+    scale = np.sqrt(np.abs(weight[:, used]).mean(axis=0))
     scale = np.maximum(scale, np.sqrt(_LIGHTEST) * scale.max())
     g = _functions(nodes, model, params, t1, t2, rng)
     least = min(MOST, len(used)) + 10
@@ -116,14 +156,13 @@ def condensed(
     among[:, order[count:]] = solve_triangular(upper[:count, :count], upper[:count, count:])
     kept = order[:count]
     further = np.resize(order[count:] if count < len(order) else order, TRIED)
-    weight, weight_y = np.pad((weights / scale) @ among.T * scale[kept], ((0, 0), (0, 0), (0, TRIED)))
-    both = np.concatenate([kept, further])
-    few = nodes._replace(t1=t1[both], t2=t2[both], weight=weight, weight_y=weight_y)
-    full = -(-len(both) // STEP) * STEP  # few shapes, so that a program serves most data
+    among *= scale[kept][:, None] / scale
+    chosen = np.concatenate([kept, further])
+    full = -(-len(chosen) // STEP) * STEP  # few shapes, so that a program serves most data
     places, interpolation = count + np.arange(TRIED), np.zeros((TRIED, full))
-    interpolation[:, :count] = among[:, further].T * scale[kept] / scale[further][:, None]
-    missed = _missed(np.concatenate([g, g**2])[:, both], places, interpolation[:, : len(both)])
-    return padded_to(few, full), Trial(places, interpolation, MISSED * max(missed, _EXACT))
+    interpolation[:, :count] = among[:, further].T
+    missed = _missed(np.concatenate([g, g**2])[:, chosen], places, interpolation[:, : len(chosen)])
+    return Condensation(used, chosen, among, Trial(places, interpolation, MISSED * max(missed, _EXACT)))
 
 
 def _functions(

@@ -10,7 +10,7 @@ multipole methods (Greengard and Rokhlin, J. Comput. Phys. 73, 325, 1987). Nodes
 are exact. `Nodes` of the same grid and centre add up: over shards, over machines, over frames that have just arrived.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -116,7 +116,7 @@ def moments_from(sums: Any, center: Any, g: Any, gg: Any, yg: Any) -> Moments:
     return Moments(points, weight, center + off, second - off * first, log_weights, g, gg, yg - off * g)
 
 
-def add(parts: Sequence[Nodes]) -> Nodes:
+def add(parts: Iterable[Nodes]) -> Nodes:
     """Nodes of parts of the data, with the same grid and centre, together."""
 
     def two(a: Nodes, b: Nodes) -> Nodes:

@@ -93,8 +93,13 @@ def log_prior(z: jax.Array, posterior: Posterior) -> jax.Array:
 
 def log_likelihood(z: jax.Array, posterior: Posterior) -> jax.Array:
     """Marginal log likelihood of the data at z (dim,); -inf where the model excludes the point."""
+    return log_likelihood_from(z, _moments_at(_split(z, posterior)[0], posterior)[0], posterior)
+
+
+def log_likelihood_from(z: jax.Array, m: Moments, posterior: Posterior) -> jax.Array:
+    """Marginal log likelihood at z (dim,) from moments that were found elsewhere, at `image` of z."""
     own, sigma = _split(z, posterior)
-    m, difference = _moments_at(own, posterior)
+    difference = _difference(own, posterior)
     total = marginal_log_likelihood(m, sigma, posterior.scaling, posterior.adjustment, difference).sum()
     return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 

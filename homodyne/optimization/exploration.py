@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from homodyne.likelihood import condensed
-from homodyne.likelihood.condensed import Condensed
-from homodyne.likelihood.posterior import log_densities
+from homodyne.likelihood.condensed import Condensation, Condensed, condensation
+from homodyne.likelihood.nodes import Nodes
+from homodyne.likelihood.posterior import Posterior, log_densities
 from homodyne.optimization.bend import Bend, weighted_moments
 from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.importance import smoothed
@@ -118,17 +119,46 @@ def _approximation(
     pilot: Pilot, points: Array, values: Array, weights: Array, rng: np.random.Generator
 ) -> Condensed | None:
     """The posterior on few nodes, made at the first points and tried at the others."""
-    posterior, space = pilot.posterior, pilot.space
-    if posterior.sigma is None or len(posterior.nodes.t1) < WORTH:
+    if pilot.posterior.sigma is None:
         return None
-    made, tried = points[:POINTS][np.isfinite(values[:POINTS])], points[POINTS:]
-    tolerance = ERROR / signal_of(pilot.problem, posterior, pilot.mode.z, pilot.sigma)
-    nodes, trial = condensed.condensed(posterior.nodes, space.model, physical_values(space, made), tolerance, rng)
-    found = Condensed(replace(posterior, nodes=nodes), trial)
-    there = condensed.log_densities(tried, found)
+    signal = signal_of(pilot.problem, pilot.posterior, pilot.mode.z, pilot.sigma)
+    few = condense(pilot.posterior.nodes, pilot.posterior, points, values, weights, ERROR / signal, rng)
+    if few is None:
+        return None
+    return Condensed(replace(pilot.posterior, nodes=few.few(pilot.posterior.nodes)), few.trial)
+
+
+def condense(
+    grid: Nodes,
+    posterior: Posterior,
+    points: Array,
+    values: Array,
+    weights: Array,
+    tolerance: float,
+    rng: np.random.Generator,
+) -> Condensation | None:
+    """Few nodes with which the log density of a posterior errs by less than `CLOSE` sd; None where there are none.
+
+    Parameters
+    ----------
+    grid : Nodes
+        Among which they are chosen: the posterior's own, or those of all data of which it has a part.
+    posterior : Posterior
+    points, values, weights : (2 POINTS, d), (2 POINTS,) and (2 POINTS,) arrays
+        Points, the log density there, and the weights that make them draws of the posterior. Nodes are made at the
+        first half of them and tried at the other.
+    tolerance : float
+        As of `condensation`.
+    rng : numpy Generator
+    """
+    if len(grid.t1) < WORTH:
+        return None
+    space, made, tried = posterior.space, points[:POINTS][np.isfinite(values[:POINTS])], points[POINTS:]
+    few = condensation(grid, space.model, physical_values(space, made), tolerance, rng)
+    there = condensed.log_densities(tried, Condensed(replace(posterior, nodes=few.few(posterior.nodes)), few.trial))
     inside, finite = np.isfinite(values[POINTS:]), np.isfinite(there)
     if not inside.any() or weights[POINTS:][inside & ~finite].any():
         return None
     own = weights[POINTS:][inside & finite] / weights[POINTS:].sum()
     error = there[inside & finite] - values[POINTS:][inside & finite]
-    return found if np.sqrt(own @ np.square(error - own @ error)) < CLOSE else None
+    return few if np.sqrt(own @ np.square(error - own @ error)) < CLOSE else None

@@ -1,15 +1,16 @@
 """Two-time maps as a model of the consensus engine, and their consensus runs.
 
-A shard is a set of `Nodes` on the grid of all data. Contrast and offset of every map are shared by all shards, so they
-cannot be integrated out shard by shard: a shard integrates them under its share of their prior, draws them back, and
-reports them as joint coordinates. The full posterior needs no such detour, because moments of the data add up over
-shards: from their sum the exact marginal likelihood follows as if all data were in one place.
+A shard is a set of `Nodes` on the grid of all data, and where these are many, few of them for its sampler. Contrast
+and offset of every map are shared by all shards, so they cannot be integrated out shard by shard: a shard integrates
+them under its share of their prior, draws them back, and reports them as joint coordinates. The full posterior needs no
+such detour, because nodes and moments of the data add up over shards: from their sum the exact marginal likelihood
+follows as if all data were in one place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,37 +23,70 @@ from homodyne.config.schema import CMCConfig, Config
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig
 from homodyne.errors import ConvergenceError, InputError
-from homodyne.likelihood.nodes import Moments, Nodes, padded
-from homodyne.likelihood.posterior import (
-    Posterior,
-    evaluate_many,
-    evaluation_from,
-    log_likelihood,
-    log_prior,
-)
+from homodyne.likelihood.condensed import Condensation, Condensed, Trial, log_likelihood, posterior_of
+from homodyne.likelihood.nodes import Moments, Nodes, add, padded
+from homodyne.likelihood.posterior import Posterior, evaluate_many, evaluation_from, log_densities, log_prior
 from homodyne.likelihood.reduction import reduce_pairs, reduce_shards
 from homodyne.likelihood.scaling import effective_noise, scaling_draws
 from homodyne.noise.adjustment import Adjustment
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
+from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.proposal import Mode
+from homodyne.optimization.cmc.proposal import Mode, Normal
 from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.sharding import shard_numbers
 from homodyne.optimization.cmc.store import Manifest, ShardStore, opened
 from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_initialization
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.density import Progress
+from homodyne.optimization.exploration import ERROR, POINTS, condense
 from homodyne.optimization.nuts import NutsSettings
-from homodyne.optimization.pilot import Pilot, physical_values
+from homodyne.optimization.pilot import Pilot, physical_values, signal_of
 from homodyne.physics.compiling import compiled
 from homodyne.physics.space import ParameterSpace
 from homodyne.versions import used_versions
 
 Array = npt.NDArray[np.float64]
 
+_FEW, _TRIAL = "few_", "trial_"  # before the names of their arrays
 NEAR_MODE = 0.1  # standard deviation of the starts of identity around the pilot mode, in coordinates without bounds
+
+
+class Shard(NamedTuple):
+    """A part of the data: its nodes, and few that stand for them where a shard is sampled."""
+
+    nodes: Nodes
+    few: Nodes | None = None
+    trial: Trial | None = None
+
+    @classmethod
+    def of(cls, nodes: Nodes, condensation: Condensation | None) -> "Shard":
+        """Nodes, padded, with the few of a condensation."""
+        if condensation is None:
+            return cls(padded(nodes))
+        return cls(padded(nodes), condensation.few(nodes), condensation.trial)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays by name, as a store keeps them."""
+        parts = (("", self.nodes), (_FEW, self.few), (_TRIAL, self.trial))
+        return {
+            f"{prefix}{name}": np.asarray(values)
+            for prefix, part in parts if part is not None
+            for name, values in part._asdict().items()
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> "Shard":
+        """A shard from what `arrays` has returned."""
+
+        def part(of: Any, prefix: str) -> Any:
+            return of(**{name: np.asarray(arrays[prefix + name]) for name in of._fields})
+
+        if f"{_FEW}t1" not in arrays:
+            return cls(part(Nodes, ""))
+        return cls(part(Nodes, ""), part(Nodes, _FEW), part(Trial, _TRIAL))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,47 +144,51 @@ class XpcsModel(Model):
         d, n = len(self.names), len(self.phi)
         return tuple((d + k, d + n + k) for k in range(n))
 
-    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Nodes:
-        """Build the nodes of a shard."""
-        return Nodes(**{name: np.asarray(arrays[name]) for name in Nodes._fields})
+    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Shard:
+        """Build a shard."""
+        return Shard.from_arrays(arrays)
 
-    def posterior(self, shard: Nodes, power: float = 1.0) -> Posterior:
-        """Posterior of a shard, with the prior of (offset, contrast) to a power."""
+    def posterior(self, nodes: Nodes, power: float = 1.0) -> Posterior:
+        """Posterior of a part of the data, with the prior of (offset, contrast) to a power."""
         mean, precision = self.scaling
-        return Posterior(self.space, shard, np.stack([mean, power * precision]), self.sigma, self.adjustment)
+        return Posterior(self.space, nodes, np.stack([mean, power * precision]), self.sigma, self.adjustment)
 
-    def argument(self, shard: Nodes) -> Posterior:
+    def argument(self, shard: Shard) -> Posterior | Condensed:
         """Everything that the log density depends on, as an argument of compiled programs."""
-        return self.posterior(shard)
+        if shard.few is None or shard.trial is None:
+            return self.posterior(shard.nodes)
+        return Condensed(self.posterior(shard.few), shard.trial)
 
-    def num_points(self, shard: Nodes) -> int:
+    def num_points(self, shard: Shard) -> int:
         """Count the pairs of frames."""
-        return shard.num_points
+        return shard.nodes.num_points
 
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the prior in z."""
         return self.space.log_prior(z)
 
-    def log_likelihood(self, z: jax.Array, shard: Posterior, power: float) -> jax.Array:
+    def log_likelihood(self, z: jax.Array, shard: Posterior | Condensed, power: float) -> jax.Array:
         """Marginal log likelihood of the shard whose `argument` is given."""
-        mean, precision = jnp.asarray(shard.scaling)
-        return log_likelihood(z, replace(shard, scaling=jnp.stack([mean, power * precision])))
+        own = posterior_of(shard)
+        mean, precision = jnp.asarray(own.scaling)
+        tempered = replace(own, scaling=jnp.stack([mean, power * precision]))
+        return log_likelihood(z, tempered if isinstance(shard, Posterior) else Condensed(tempered, shard.trial))
 
-    def log_subposterior(self, z: jax.Array, shard: Posterior, power: float) -> jax.Array:
+    def log_subposterior(self, z: jax.Array, shard: Posterior | Condensed, power: float) -> jax.Array:
         """Log density of the subposterior of the shard whose `argument` is given."""
-        return self.log_likelihood(z, shard, power) + power * log_prior(z, shard)
+        return self.log_likelihood(z, shard, power) + power * log_prior(z, posterior_of(shard))
 
-    def complete(self, z: Array, shard: Nodes, power: float, rng: np.random.Generator) -> Array:
+    def complete(self, z: Array, shard: Shard, power: float, rng: np.random.Generator) -> Array:
         """Draw offset and contrast of every map for draws of z (n, d), given this shard."""
-        at = evaluate_many(z, self.posterior(shard, power))
+        at = evaluate_many(z, self.posterior(shard.nodes, power))
         scaling = scaling_draws(at.scaling_mean, at.scaling_covariance, rng)
         return np.concatenate([z, scaling[..., 0], scaling[..., 1]], axis=1)
 
-    def log_joint(self, x: Array, shard: Nodes, power: float) -> float:
+    def log_joint(self, x: Array, shard: Shard, power: float) -> float:
         """Log density of coordinates, offsets and contrasts x (d + 2 n_maps,)."""
         d, n = len(self.names), len(self.phi)
         offset, contrast = x[d : d + n], x[d + n :]
-        m = Moments(*(column[0] for column in evaluate_many(x[None, :d], self.posterior(shard)).moments))
+        m = Moments(*(column[0] for column in evaluate_many(x[None, :d], self.posterior(shard.nodes)).moments))
         gap = m.mean - offset
         squares = m.scatter + m.weight * gap**2 - 2 * contrast * (m.yg + gap * m.g) + contrast**2 * m.gg
         sigma = np.asarray(effective_noise(self.sigma, self.adjustment))
@@ -161,10 +199,14 @@ class XpcsModel(Model):
         prior = scaling.sum() + float(self.log_prior(jnp.asarray(x[:d])))
         return float(likelihood.sum() + power * prior)
 
-    def statistics(self, z: Array, shard: Nodes) -> Array:
+    def statistics(self, z: Array, shard: Shard) -> Array:
         """Moments of the shard at points z (S, d), (S, 8 n_maps)."""
-        found = evaluate_many(z, self.posterior(shard)).moments
+        found = evaluate_many(z, self.posterior(shard.nodes)).moments
         return np.stack(found, axis=1).reshape(len(z), -1)
+
+    def joined(self, shards: Iterable[Shard]) -> Shard:
+        """Nodes of all data, as many as those of a shard."""
+        return Shard(add(shard.nodes for shard in shards))
 
     def merge(self, statistics: Sequence[Array]) -> Array:
         """Moments of several shards together, from those of each."""
@@ -271,9 +313,10 @@ def fit_shards(
         raise InputError(
             f"{cmc.sharding.strategy}: shard {empty[0]} of {count} has no measured pair of frames; use fewer shards"
         )
+    few = _condensation(model, pilot, init, parts[0], count, np.random.default_rng([config.seed, 5]))
     manifest = Manifest(
         data=data.digest(),
-        model="homodyne two-time maps 3",
+        model="homodyne two-time maps 4",
         configuration=_decisive(config, count, data.q.tolist(), problem.maps.gap),
         names=model.joint_names,
         points=tuple(part.num_points for part in parts),
@@ -285,18 +328,28 @@ def fit_shards(
     with opened(folder, manifest) as store:
         if not store.ready:
             for k, part in enumerate(parts):
-                store.write_shard(k, node_arrays(padded(part)))
+                store.write_shard(k, Shard.of(part, few).arrays())
             store.finish_setup()
         check_identity(
-            model, lambda k: model.load(store.read_shard(k)), count, full, np.asarray(modes[0][0]), config.seed
+            model, lambda k: model.load(store.read_shard(k)), count, Shard(full), np.asarray(modes[0][0]), config.seed
         )
         found = run_consensus(model, store, init, consensus_settings(config), backend, modes=modes, progress=progress)
     return found, f"{reason}; {backend.reason}"
 
 
-def node_arrays(nodes: Nodes) -> dict[str, npt.NDArray[Any]]:
-    """Arrays of nodes by name, as a shard keeps them."""
-    return {name: np.asarray(values) for name, values in nodes._asdict().items()}
+def _condensation(
+    model: XpcsModel, pilot: Pilot, init: Initialization, first: Nodes, count: int, rng: np.random.Generator
+) -> Condensation | None:
+    """Few nodes for the samplers of shards, made and tried where these will go; None where data have few anyway."""
+    shard, d = model.posterior(first, 1.0 / count), len(model.names)
+    normal = Normal.of(init.center, init.covariance / (1.0 + init.cavity))
+    points = normal.draw(2 * POINTS, rng)
+    values = log_densities(points, shard)
+    away = np.linalg.solve(np.linalg.cholesky(init.covariance), (points - init.center).T).reshape(d, -1)
+    target = values - 0.5 * init.cavity * np.square(away).sum(axis=0)
+    weights = np.exp(smoothed(target - normal.log_density(points)).log_weights)
+    tolerance = ERROR * np.sqrt(count) / signal_of(pilot.problem, pilot.posterior, pilot.mode.z, pilot.sigma)
+    return condense(pilot.posterior.nodes, shard, points, values, weights, tolerance, rng)
 
 
 def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[Mode]]:
@@ -425,7 +478,7 @@ def _initialization(
     try:
         return run_svi_initialization(
             model,
-            node_arrays(padded(reduce_pairs(maps, i[some], j[some]))),
+            Shard.of(reduce_pairs(maps, i[some], j[some]), None).arrays(),
             num_shards=count,
             points_per_shard=pilot.posterior.nodes.num_points / count,
             init=found,

@@ -11,14 +11,15 @@ from scipy import stats
 import homodyne
 from homodyne.config.io import load_config
 from homodyne.config.schema import Config
-from homodyne.likelihood.nodes import padded
+from homodyne.likelihood.condensed import condensation
 from homodyne.likelihood.posterior import evaluate_many
 from homodyne.likelihood.reduction import Accuracy, reduce_shards
 from homodyne.optimization import xpcs
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
+from homodyne.optimization.pilot import physical_values
 from homodyne.optimization.problem import TYPICAL_SIGNAL, build_problem
-from homodyne.optimization.xpcs import XpcsModel, node_arrays
+from homodyne.optimization.xpcs import Shard, XpcsModel
 
 TRUTH = {
     "D0": 2e4, "alpha": -0.5, "D_offset": 1000.0, "gamma_dot_0": 3e-4, "beta": -0.5, "gamma_dot_offset": 1e-4,
@@ -43,7 +44,7 @@ def measured():
 def shards_of(data, model, strategy, count):
     maps, grid = data
     parts = reduce_shards(maps, grid, count, shard_numbers(maps, count, strategy))
-    return [model.load(node_arrays(padded(part))) for part in parts]
+    return [model.load(Shard.of(part, None).arrays()) for part in parts]
 
 
 def point(model, seed=0):
@@ -59,7 +60,7 @@ def test_subposteriors_multiply_to_the_full_posterior(measured, strategy):
     shards = shards_of(data, model, strategy, 3)
     for seed in range(3):
         x = point(model, seed)
-        full = model.log_joint(x, posterior.nodes, 1.0)
+        full = model.log_joint(x, Shard(posterior.nodes), 1.0)
         assert sum(model.log_joint(x, shard, 1 / 3) for shard in shards) == pytest.approx(full, rel=1e-9)
     assert sum(model.log_joint(x, shard, 1.0) for shard in shards) != pytest.approx(full, rel=1e-8)  # prior thrice
     assert sum(model.log_joint(x, shard, 1 / 3) for shard in shards[1:]) != pytest.approx(full, rel=1e-8)
@@ -75,14 +76,14 @@ def test_the_joint_density_is_the_marginal_times_the_conditional(measured):
         stats.multivariate_normal(mean, cov).logpdf(pair)
         for pair, mean, cov in zip(pairs, at.scaling_mean[0], at.scaling_covariance[0], strict=True)
     )
-    assert model.log_joint(x, nodes, 1.0) == pytest.approx(marginal + conditional, rel=1e-10)
+    assert model.log_joint(x, Shard(nodes), 1.0) == pytest.approx(marginal + conditional, rel=1e-10)
 
 
 @pytest.mark.parametrize("strategy", ["stratified", "interleaved", "frame_blocks"])
 def test_merged_moments_are_those_of_all_data(measured, strategy):
     data, posterior, model = measured
     z = np.array([point(model, seed)[:7] for seed in range(2)])
-    whole = model.statistics(z, posterior.nodes)
+    whole = model.statistics(z, Shard(posterior.nodes))
     exact = evaluate_many(z, posterior).log_density
     merged = model.merge([model.statistics(z, shard) for shard in shards_of(data, model, strategy, 4)])
     np.testing.assert_allclose(merged, whole, rtol=1e-9, atol=1e-9 * np.abs(whole).max())
@@ -90,6 +91,34 @@ def test_merged_moments_are_those_of_all_data(measured, strategy):
     draws = model.finish(z[None], merged[None], np.random.default_rng(0))
     assert draws["contrast"].shape == (1, 2, 3)
     assert draws["D0"].shape == (1, 2)
+
+
+def test_joined_shards_are_all_data(measured):
+    data, posterior, model = measured
+    z, shards = np.array([point(model, seed)[:7] for seed in range(2)]), shards_of(data, model, "stratified", 4)
+    whole = model.statistics(z, Shard(posterior.nodes))
+    np.testing.assert_allclose(model.statistics(z, model.joined(shards)), whole, rtol=1e-9, atol=1e-9 * whole.max())
+    assert not np.allclose(model.statistics(z, model.joined(shards[1:])), whole, rtol=1e-3)  # planted: one is forgotten
+
+
+def test_few_nodes_of_a_shard_give_its_subposterior(measured):
+    (maps, grid), posterior, model = measured
+    part = reduce_shards(maps, grid, 3, shard_numbers(maps, 3, "stratified"))[1]
+    rng, near = np.random.default_rng(0), model.space.coordinates(TRUTH)
+
+    def error(center):
+        """Standard deviation of the log density on few nodes about the exact one."""
+        made = physical_values(model.space, center + 0.02 * rng.normal(size=(200, 7)))
+        few = condensation(posterior.nodes, model.space.model, made, 1e-6, rng)
+        shard = model.load(Shard.of(part, few).arrays())
+        assert np.count_nonzero(shard.few.weight[0]) < np.count_nonzero(shard.nodes.weight[0]) / 4
+        exact, cheap = model.argument(Shard(part)), model.argument(shard)
+        points = near + 0.02 * rng.normal(size=(20, 7))
+        off = [model.log_subposterior(z, cheap, 1 / 3) - model.log_subposterior(z, exact, 1 / 3) for z in points]
+        return np.std(off)
+
+    assert error(near) < 0.01
+    assert error(near + 0.5) > 1.0  # planted: nodes were chosen for other parameters
 
 
 def test_joint_draws_of_a_shard_follow_their_conditional_distribution(measured):
@@ -129,10 +158,10 @@ def test_a_copy_of_the_model_gives_the_same_and_is_small(measured):
     assert len(content) < 100_000
     copy, z = pickle.loads(content), point(model)[:7]
     density = jax.jit(lambda z, given: copy.log_subposterior(z, given, 0.25))
-    value, gradient = jax.value_and_grad(density)(z, copy.argument(posterior.nodes))
-    assert value == pytest.approx(float(model.log_subposterior(z, model.argument(posterior.nodes), 0.25)), rel=1e-12)
+    value, gradient = jax.value_and_grad(density)(z, copy.argument(Shard(posterior.nodes)))
+    given = copy.argument(Shard(posterior.nodes))
+    assert value == pytest.approx(float(model.log_subposterior(z, given, 0.25)), rel=1e-12)
     step = 1e-5 * np.eye(7)
-    given = copy.argument(posterior.nodes)
     slopes = [(density(z + e, given) - density(z - e, given)) / 2e-5 for e in step]
     np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-4 * np.abs(gradient).max())
 

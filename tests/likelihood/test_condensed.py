@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_reduction import GAP, MODELS, PHI, TIMES, maps_with, some_params
 
-from homodyne.likelihood.condensed import Condensed, condensed, log_densities
+from homodyne.likelihood.condensed import Condensed, condensation, log_densities
 from homodyne.likelihood.nodes import moments
 from homodyne.likelihood.posterior import Posterior
 from homodyne.likelihood.reduction import reduce_pairs
@@ -40,10 +40,10 @@ def test_few_nodes_give_the_sums_of_all(name):
     model, params = find_model(name), some_params(name, 0)
     nodes = reduce_pairs(maps_with(TIMES["equal steps"]), ROWS, COLUMNS)
     near, fresh = points_near(params, POINTS, 1), points_near(params, 10, 2)
-    few, _ = condensed(nodes, model, near, 1e-8, np.random.default_rng(0))
+    few = condensation(nodes, model, near, 1e-8, np.random.default_rng(0)).few(nodes)
     assert np.count_nonzero(few.weight[0]) < len(nodes.t1) / 5
     assert largest_error(model, fresh, few, nodes) < 1e-6
-    fewer, _ = condensed(nodes, model, near, 1e-3, np.random.default_rng(0))  # planted: most functions are left out
+    fewer = condensation(nodes, model, near, 1e-3, np.random.default_rng(0)).few(nodes)  # planted: few functions
     assert np.count_nonzero(fewer.weight[0]) < np.count_nonzero(few.weight[0])
     assert largest_error(model, fresh, fewer, nodes) > 1e-6
 
@@ -51,7 +51,7 @@ def test_few_nodes_give_the_sums_of_all(name):
 def test_they_stand_for_all_only_near_the_points_they_were_made_for():
     model, params = find_model("laminar_flow"), some_params("laminar_flow", 0)
     nodes = reduce_pairs(maps_with(TIMES["uneven steps"]), ROWS, COLUMNS)
-    few, _ = condensed(nodes, model, points_near(params, POINTS, 1), 1e-8, np.random.default_rng(0))
+    few = condensation(nodes, model, points_near(params, POINTS, 1), 1e-8, np.random.default_rng(0)).few(nodes)
     assert largest_error(model, points_near(params, 10, 3), few, nodes) < 1e-6
     assert largest_error(model, points_near(params, 10, 3, 20 * SPREAD), few, nodes) > 1e-6
 
@@ -59,7 +59,7 @@ def test_they_stand_for_all_only_near_the_points_they_were_made_for():
 def test_sums_over_the_data_stay_what_they_are():
     model, params = find_model("static"), some_params("static", 0)
     nodes = reduce_pairs(maps_with(TIMES["bursts"]), ROWS, COLUMNS)
-    few, _ = condensed(nodes, model, points_near(params, POINTS, 1), 1e-8, np.random.default_rng(0))
+    few = condensation(nodes, model, points_near(params, POINTS, 1), 1e-8, np.random.default_rng(0)).few(nodes)
     assert few.num_points == nodes.num_points
     assert (few.gap, *few.phi) == (GAP, *PHI)
     np.testing.assert_array_equal(few.sums, nodes.sums)
@@ -73,10 +73,10 @@ def test_the_density_is_not_high_where_few_nodes_do_not_stand_for_all():
     g = np.asarray(model.g(params, t[i], t[j], maps.q[:, None], maps.phi[:, None], GAP))
     maps.values[:, i, j] = 1.0 + 0.3 * g
     nodes = reduce_pairs(maps, i, j)
-    few, trial = condensed(nodes, model, points_near(params, POINTS, 1), 1e-6, np.random.default_rng(0))
+    found = condensation(nodes, model, points_near(params, POINTS, 1), 1e-6, np.random.default_rng(0))
     exact = Posterior(space, nodes, ScalingPrior().table, np.full(3, 0.01), unadjusted(space.dim, 3))
-    cheap = Condensed(replace(exact, nodes=few), trial)
-    untried = cheap._replace(trial=trial._replace(limit=np.inf))  # planted
+    cheap = Condensed(replace(exact, nodes=found.few(nodes)), found.trial)
+    untried = cheap._replace(trial=found.trial._replace(limit=np.inf))  # planted
 
     def excess(density, spread):
         points = space.coordinates(points_near(params, 300, 4, spread))

@@ -224,11 +224,13 @@ class _Run:
         self.model, self.store, self.init, self.settings = model, store, init, settings
         self.backend, self.modes, self.guesses, self.progress = backend, modes, guesses, progress
         self.num_shards, self.dim = store.manifest.num_shards, len(model.names)
+        self.whole: Any | None = None  # all data, where a model joins its shards
         self.timings: dict[str, float] = {}
         self.highest, self.height = np.full(self.dim, np.nan), -np.inf  # the best point met, and its log density
 
     def result(self) -> Consensus:
         records = self._timed("sampling", self._sample)
+        self.whole = self.model.joined(self.model.load(self.store.read_shard(k)) for k in range(self.num_shards))
         results = [record for record in records if isinstance(record, ShardResult)]
         combined = self._timed("combination", lambda: self._combine(results))
         polished = self._timed("polish", lambda: self._polish(combined))
@@ -455,7 +457,9 @@ class _Run:
         return values
 
     def _statistics(self, points: Array, step: str) -> Array:
-        """Statistics of all shards together at points (S, d): one round of the backend."""
+        """Statistics of all data at points (S, d): here where the shards are joined, or by a round of the backend."""
+        if self.whole is not None:
+            return self.model.statistics(points, self.whole)
         parts = self._parts(dict.fromkeys(range(self.num_shards), points), step)
         return self.model.merge([parts[k] for k in range(self.num_shards)])
 

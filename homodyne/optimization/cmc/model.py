@@ -11,7 +11,7 @@ Management 11, 78, 2016).
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -85,6 +85,10 @@ class Model(ABC):
     def statistics(self, z: Array, shard: Any) -> Array:
         """Everything that a shard tells about the full log likelihood at points z (S, d), as (S, k)."""
         return np.asarray(_likelihood_program(self)(np.asarray(z), self.argument(shard)))[:, None]
+
+    def joined(self, shards: Iterable[Any]) -> Any | None:
+        """One shard with the data of all; None where it would be as large as all, and only statistics are added."""
+        return None
 
     def merge(self, statistics: Sequence[Array]) -> Array:
         """Statistics of all shards together, (S, k), from those of each."""
