@@ -31,7 +31,7 @@ from homodyne.files import replacing, write_atomically
 from homodyne.likelihood.direct import direct_sums, moments_of_sums
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes
-from homodyne.likelihood.reduction import Cell, Grid, nodes_of_pairs, pair_values, reduce_maps
+from homodyne.likelihood.reduction import Cell, Grid, nodes_of_pairs, pair_values, reduce_maps, reduce_shards
 from homodyne.noise.sampling import MapSample, sampled
 from homodyne.noise.tiles import MIN_FRAMES
 from homodyne.optimization.cmc import store_files
@@ -39,6 +39,7 @@ from homodyne.optimization.cmc.backends.arrays import ArrayBackend
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
 from homodyne.optimization.cmc.store import Manifest, ShardStore, opened, read_arrays
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
@@ -98,6 +99,23 @@ def _reduce(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
     return np.column_stack([nodes.center, nodes.sums, nodes.weight, nodes.weight_y])
 
 
+def _split(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> list[Array]:
+    """Centre, then for each shard sums over the data, weight and weight_y on a grid; `points` as of `_split_points`."""
+    (cells, frames, _, others), (strategy, num_shards, seed, _) = points[:2].astype(np.int64).tolist()
+    own, rest = np.split(points[2:], [cells + 1])
+    q, phi = rest[:others, :2].T
+    alive = rest[others:].ravel()[:frames][None] > 0
+    among = Maps((), np.repeat(alive, others, axis=0), maps.t, q, phi, maps.gap)
+    dealt = shard_numbers(maps, num_shards, STRATEGIES[strategy], seed=seed, among=among)
+    *sides, (order, uniform, _, _) = own.astype(np.int64).tolist()
+    grid = Grid(maps.t, tuple(Cell(*row) for row in sides), order, bool(uniform))
+    parts = reduce_shards(maps, grid, num_shards, dealt, progress, workers)
+    return [
+        np.concatenate([maps.center[[k]], *(x[k] for part in parts for x in (part.sums, part.weight, part.weight_y))])
+        for k in range(maps.num_maps)
+    ]
+
+
 def _direct(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> Array:
     """Centre, sums over the data, and sums with g at parameters `points` (P, parameters of the model)."""
     assert work.model is not None
@@ -121,6 +139,7 @@ _OPERATIONS: dict[str, Callable[[Maps, Array, MapWork, Progress, int], Array | l
     "digest": _digest,
     "pairs": _pairs,
     "reduce": _reduce,
+    "split": _split,
     "direct": _direct,
     "sample": _sample,
 }
@@ -141,6 +160,19 @@ class _Reading:
 def _grid_points(grid: Grid) -> Array:
     """Cells, then order and whether steps are equal, (cells + 1, 4)."""
     return np.array([*grid.cells, (grid.order, grid.uniform, 0, 0)], dtype=np.float64)
+
+
+def _split_points(maps: Maps, grid: Grid, num_shards: int, strategy: str, seed: int) -> Array:
+    """What tasks need to deal out pairs as all maps together do, (rows, 4).
+
+    Numbers of cells, frames, shards, maps, strategy and seed; the grid; q and angle of all maps; which frames are good.
+    """
+    cells = _grid_points(grid)
+    alive = maps.alive.any(axis=0)
+    numbers = [[len(cells) - 1, alive.size, 0, maps.num_maps], [STRATEGIES.index(strategy), num_shards, seed, 0]]
+    places = np.column_stack([maps.q, maps.phi, np.zeros((maps.num_maps, 2))])
+    frames = np.pad(alive, (0, -alive.size % 4)).astype(np.float64).reshape(-1, 4)
+    return np.concatenate([np.array(numbers, dtype=np.float64), cells, places, frames])
 
 
 class Passes:
@@ -210,6 +242,34 @@ class Passes:
         weight, weight_y = np.split(rows[:, 6:], 2, axis=1)
         gap, maps = np.nan if self.maps.gap is None else self.maps.gap, self.maps
         return Nodes(*grid.times, weight, weight_y, rows[:, 1:6], rows[:, 0], maps.q, maps.phi, gap)
+
+    def split(
+        self,
+        grid: Grid,
+        num_shards: int,
+        strategy: str,
+        seed: int,
+        progress: Progress = lambda done, total: None,
+    ) -> list[Nodes]:
+        """Nodes of every shard on a grid, dealt out by one of `STRATEGIES`.
+
+        Raises
+        ------
+        InputError
+            The strategy is not known, or there are more shards than pairs of frames or parts of the grid.
+        """
+        maps, size = self.maps, int(grid.limits[-1])
+        shard_numbers(maps, num_shards, strategy, seed=seed)  # before any map is read
+        rows = self._run("split", _split_points(maps, grid, num_shards, strategy, seed), progress)
+        center = np.array([row[0] for row in rows])
+        tables = [row[1:].reshape(num_shards, 5 + 2 * size) for row in rows]
+        gap, (t1, t2) = np.nan if maps.gap is None else maps.gap, grid.times
+
+        def shard(m: int) -> Nodes:
+            sums, weight, weight_y = np.split(np.stack([table[m] for table in tables]), [5, 5 + size], axis=1)
+            return Nodes(t1, t2, weight, weight_y, sums, center, maps.q, maps.phi, gap)
+
+        return [shard(m) for m in range(num_shards)]
 
     def direct(
         self,
@@ -302,6 +362,8 @@ class Passes:
         size = len(reading.maps)
         if self.folder is not None or not len(values):
             size = 1 if reading.operation == "direct" else cores
+        elif reading.operation == "split":  # whose rows are long
+            size = cores
         elif mapping_of(values[0]) is not None:
             size = _MAPPED_AT_ONCE
         for first in range(0, len(reading.maps), size):

@@ -9,6 +9,7 @@ follows as if all data were in one place.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,6 @@ from homodyne.errors import ConvergenceError, InputError
 from homodyne.likelihood.condensed import Condensation, Condensed, Trial, log_likelihood, posterior_of
 from homodyne.likelihood.nodes import Moments, Nodes, add, padded
 from homodyne.likelihood.posterior import Posterior, evaluate_many, evaluation_from, log_densities, log_prior
-from homodyne.likelihood.reduction import reduce_pairs, reduce_shards
 from homodyne.likelihood.scaling import effective_noise, scaling_draws
 from homodyne.noise.adjustment import Adjustment
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
@@ -36,7 +36,6 @@ from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.proposal import Mode, Normal
 from homodyne.optimization.cmc.shard_count import choose_num_shards
-from homodyne.optimization.cmc.sharding import shard_numbers
 from homodyne.optimization.cmc.store import Manifest, ShardStore, opened
 from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_initialization
 from homodyne.optimization.cmc.types import Initialization
@@ -307,8 +306,8 @@ def fit_shards(
         "adjustment": model.adjustment.to_dict(),
         "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
     }  # fmt: skip
-    dealt = shard_numbers(problem.maps, count, cmc.sharding.strategy, seed=config.seed)
-    parts = reduce_shards(problem.maps, pilot.grid, count, dealt, workers=hardware.cores)
+    told = (lambda done, total: None) if progress is None else partial(progress, "reduction to shards")
+    parts = problem.passes.split(pilot.grid, count, cmc.sharding.strategy, config.seed, told)
     if empty := [m for m, part in enumerate(parts) if not part.num_points]:
         raise InputError(
             f"{cmc.sharding.strategy}: shard {empty[0]} of {count} has no measured pair of frames; use fewer shards"
@@ -478,7 +477,7 @@ def _initialization(
     try:
         return run_svi_initialization(
             model,
-            Shard.of(reduce_pairs(maps, i[some], j[some]), None).arrays(),
+            Shard.of(pilot.problem.passes.reduce_pairs(i[some], j[some]), None).arrays(),
             num_shards=count,
             points_per_shard=pilot.posterior.nodes.num_points / count,
             init=found,

@@ -17,10 +17,11 @@ from homodyne.data.references import content_digest, mapped_reference, open_refe
 from homodyne.errors import DataError, ExecutionError, InputError
 from homodyne.likelihood.direct import LIMIT, direct_moments
 from homodyne.likelihood.maps import Maps
-from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs
+from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs, reduce_shards
 from homodyne.noise.sampling import sampled
 from homodyne.optimization import passes as module
 from homodyne.optimization.calibration import noise_report
+from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
 from homodyne.optimization.passes import Passes
 from homodyne.optimization.pilot import pilot_fit
 from homodyne.optimization.problem import build_problem
@@ -67,8 +68,9 @@ def everything(passes):
     """What all passes give."""
     grid = grid_of(passes.maps)
     nodes = passes.reduce(grid)
-    samples = [one.row() for one in passes.samples]
-    return [*passes.pairs(I, J), *nodes, *passes.reduce_pairs(I, J), *passes.direct(MODEL, PARAMS, nodes), *samples]
+    others = [*passes.reduce_pairs(I, J), *passes.direct(MODEL, PARAMS, nodes), *(one.row() for one in passes.samples)]
+    shards = [x for strategy in STRATEGIES for shard in passes.split(grid, 3, strategy, 5) for x in shard]
+    return [*passes.pairs(I, J), *nodes, *others, *shards]
 
 
 def alone(model, params, maps):
@@ -85,7 +87,9 @@ def expected(maps, together=False):
     fewest = maps.alive.sum(axis=1).min()
     usable = (one[alive][:, alive] for one, alive in zip(maps.values, maps.alive, strict=True))
     samples = [sampled(one, fewest).row() for one in usable]
-    return [values, maps.center, *nodes, *pairs, *sums(MODEL, PARAMS, maps), *samples]
+    dealt = [shard_numbers(maps, 3, strategy, seed=5) for strategy in STRATEGIES]
+    shards = [x for numbers in dealt for shard in reduce_shards(maps, grid_of(maps), 3, numbers) for x in shard]
+    return [values, maps.center, *nodes, *pairs, *sums(MODEL, PARAMS, maps), *samples, *shards]
 
 
 def same(one, other):
@@ -216,7 +220,7 @@ def test_a_damaged_file_is_seen_and_made_again(harm, maps, tmp_path, caplog):
     passes = Passes(maps, config(None, tmp_path))
     first = everything(passes)
     files = sorted((tmp_path / "kept").rglob("*.npz"))
-    assert len(files) == 12  # four passes over three maps
+    assert len(files) == 3 * (4 + len(STRATEGIES))  # every pass over three maps
     good = files[4].read_bytes()
     if harm == "bit":
         damage(files[4])
@@ -244,21 +248,21 @@ def reads(monkeypatch, passes):
 
 
 def test_whatever_a_result_follows_from_makes_another_key(maps, tmp_path, monkeypatch):
-    settings = config(None, tmp_path)
+    settings, each = config(None, tmp_path), 4 + len(STRATEGIES)
     everything(Passes(maps, settings))
     assert reads(monkeypatch, Passes(maps, settings)) == 0
     values, alive, q = maps.values.copy(), maps.alive.copy(), maps.q.copy()
     values[1, 2, 50] += 1e-3
-    assert reads(monkeypatch, Passes(replace(maps, values=values), settings)) == 4  # one map, four passes
+    assert reads(monkeypatch, Passes(replace(maps, values=values), settings)) == each  # one map
     values, below = maps.values.copy(), np.tril_indices(60)
     values[:, below[0], below[1]] = 7.0  # which is no data
     assert reads(monkeypatch, Passes(replace(maps, values=values), settings)) == 0
     alive[0, 3] = False
-    assert reads(monkeypatch, Passes(replace(maps, alive=alive), settings)) == 4
+    assert reads(monkeypatch, Passes(replace(maps, alive=alive), settings)) == each
     q[2] *= 1.001
-    assert reads(monkeypatch, Passes(replace(maps, q=q), settings)) == 4
+    assert reads(monkeypatch, Passes(replace(maps, q=q), settings)) == each + 2 * len(STRATEGIES)  # shards know all q
     monkeypatch.setattr(module, "VERSION", 2)
-    assert reads(monkeypatch, Passes(maps, settings)) == 12
+    assert reads(monkeypatch, Passes(maps, settings)) == 3 * each
 
 
 def test_the_times_are_part_of_the_key(maps, tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ shard_data_time_stratified = partial(shard_data_stratified, strategy="time_strat
 
 
 def shard_numbers(
-    maps: Maps, num_shards: int, strategy: str, *, seed: int = 0
+    maps: Maps, num_shards: int, strategy: str, *, seed: int = 0, among: Maps | None = None
 ) -> Callable[[int, Array, Array], npt.NDArray[np.int32]]:
     """How the pairs of frames are dealt out: a function ``(k, i, j)`` that numbers the shards of pairs of map k.
 
@@ -174,6 +174,8 @@ def shard_numbers(
         One of `STRATEGIES`.
     seed : int
         As in :func:`assign_points`.
+    among : Maps, optional
+        All maps, where `maps` are some of them; their values are not used.
 
     Raises
     ------
@@ -181,7 +183,8 @@ def shard_numbers(
         Unknown strategy, or more shards than pairs of frames or parts of the grid.
     """
     _require_strategy(strategy, STRATEGIES)
-    alive = maps.alive.any(axis=0)
+    among = maps if among is None else among
+    alive = among.alive.any(axis=0)
     frames = np.flatnonzero(alive)
     n = frames.size
     _require_fewer(num_shards, n * (n - 1) // 2, "pairs of good frames")
@@ -193,7 +196,8 @@ def shard_numbers(
     number = POINTS[strategy](
         maps.t[earlier], maps.t[later], np.zeros(earlier.size), num_shards, _generator(seed)
     ).astype(np.int32)
-    shift = (strategy != "contiguous") * earlier.size * np.lexsort((maps.phi, maps.q)).argsort()
+    before = [_before(among, maps.q[k], maps.phi[k]) for k in range(maps.num_maps)]
+    shift = (strategy != "contiguous") * earlier.size * np.array(before)
     starts = np.concatenate([[0], np.cumsum(np.arange(n - 1, 0, -1))])
 
     def of(k: int, i: Array, j: Array) -> npt.NDArray[np.int32]:
@@ -202,6 +206,11 @@ def shard_numbers(
         return np.asarray((number[position] + shift[k]) % num_shards, dtype=np.int32)
 
     return of
+
+
+def _before(maps: Maps, q: float, phi: float) -> int:
+    """Number of maps with a smaller q, or the same and a smaller angle."""
+    return int(np.count_nonzero((maps.q < q) | ((maps.q == q) & (maps.phi < phi))))
 
 
 # --- check
