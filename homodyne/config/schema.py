@@ -282,7 +282,7 @@ class LaplaceConfig(Section):
     """Normal approximation at the mode."""
 
     num_draws: Annotated[int, Field(ge=100)] = Field(
-        500, description="draws of the approximation, and of the weighted points where they replace it"
+        1000, description="draws of the approximation, and of the weighted points that replace it"
     )
 
 
@@ -398,7 +398,7 @@ class CombinationConfig(Section):
     min_success_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.9, description="share of the shards that must have been sampled"
     )
-    num_draws: Annotated[int, Field(ge=100)] = Field(500, description="draws of the combined posterior")
+    num_draws: Annotated[int, Field(ge=100)] = Field(1000, description="draws of the combined posterior")
 
 
 class ShardMCMCConfig(Section):

@@ -8,10 +8,10 @@ import numpy as np
 
 from homodyne.config.io import resolve, to_mapping
 from homodyne.config.schema import Config
-from homodyne.optimization.cmc.certificate import CORRECTED, Certificate
+from homodyne.optimization.cmc.certificate import Certificate
 from homodyne.optimization.cmc.consensus import Consensus
+from homodyne.optimization.cmc.diagnostics import convergence
 from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.optimization.diagnostics import diagnose
 from homodyne.optimization.xpcs import XpcsModel
 from homodyne.versions import used_versions
 
@@ -84,7 +84,7 @@ def assemble(
         uncertainty=run.config.uncertainty,
         verdict=certificate.verdict,
         certificate=certificate,
-        diagnostics={**_convergence(samples, certificate), **run.facts, "warnings": warnings},
+        diagnostics={**convergence(samples, certificate), **run.facts, "warnings": warnings},
         t=model.t,
         q=model.q,
         phi=model.phi,
@@ -113,27 +113,3 @@ def consensus_result(run: Run, found: Consensus) -> MCMCResult:
         combination_method=found.combination_method,
         per_shard_diagnostics=found.per_shard,
     )
-
-
-def _convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[str, Any]:
-    """R-hat and effective sizes by name; corrected draws are worth what the weights are worth."""
-    if certificate.verdict == CORRECTED:
-        return {
-            "rhat": {},
-            "ess_bulk": {name: _like(x, certificate.ess) for name, x in samples.items()},
-            "ess_tail": {},
-        }
-    columns = {name: x.reshape(*x.shape[:2], -1) for name, x in samples.items()}
-    labels = [f"{name}[{k}]" for name, x in columns.items() for k in range(x.shape[2])]
-    measured = diagnose(np.concatenate(list(columns.values()), axis=2), {}, labels)
-    table: dict[str, Any] = {"rhat": {}, "ess_bulk": {}, "ess_tail": {}}
-    for kind, values in table.items():
-        numbers = iter(getattr(measured, kind).tolist())
-        for name, x in columns.items():
-            own = [next(numbers) for _ in range(x.shape[2])]
-            values[name] = own if samples[name].ndim == 3 else own[0]
-    return table
-
-
-def _like(x: Array, value: float) -> Any:
-    return value if x.ndim == 2 else [value] * x.shape[2]

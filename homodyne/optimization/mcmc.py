@@ -78,7 +78,7 @@ class Attempt:
     method : str
     certificate : Certificate
     z : (chain, draw, dim) array
-        Draws to return: those of the method, or resampled weighted points where the verdict is CORRECTED.
+        Draws to return: those of the method, or resampled weighted points where these replace them.
     drawn : Draws or None
         Those of the method, None of shards.
     consensus : Consensus or None
@@ -305,7 +305,7 @@ def _result(
     assert best.z is not None
     samples, lp = physical_draws(best.z, pilot.posterior, np.random.default_rng([settings.seed, 1]), tell)
     clock.mark("contrast and offset")
-    stats = best.drawn.stats if best.drawn is not None and best.certificate.verdict != CORRECTED else {}
+    stats = best.drawn.stats if best.drawn is not None and not best.certificate.weighted else {}
     result = assemble(replace(run, timings=clock.seconds), best.method, best.certificate, samples, {**stats, "lp": lp})
     if shards is None:
         return result
@@ -484,6 +484,7 @@ def _judge(name: str, drawn: Draws, pilot: Pilot, course: Course, settings: Conf
         seed=settings.seed + 1,
         modes=[(m.z, m.covariance) for m in pilot.modes],
         gaussian=(mode.z, mode.covariance) if laplace else None,
+        approximate=settings.optimization.laplace.num_draws if laplace else 0,
         draws_log_density=drawn.stats.get("lp"),
         unbelievable=not_converged(drawn.problems),
         fitted=lambda: course().proposal,
@@ -495,8 +496,8 @@ def _batch(posterior: Posterior, tell: Progress) -> Callable[[Array], Array]:
 
 
 def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> Array:
-    """Return the method's own draws, or resampled weighted points where the verdict is CORRECTED."""
-    if judged.certificate.verdict != CORRECTED:
+    """Return the method's own draws, or resampled weighted points where these replace them."""
+    if not judged.certificate.weighted:
         return drawn.z
     chains = len(drawn.z)
     per_chain = -(-settings.optimization.laplace.num_draws // chains)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import multivariate_normal, multivariate_t
 
 from homodyne.errors import InputError
@@ -260,6 +261,63 @@ class TestOtherPosteriors:
             draws = problem.draw(2000, run)
             verdicts.append(judge(problem, draws, run, points, **options).certificate.verdict)
         assert verdicts.count(CERTIFIED) >= 198
+
+
+class TestApproximationsAreReplaced:
+    """Draws that agree with the posterior as far as the tolerances go may be off on the scale that is reported."""
+
+    EVENTS = 13.0
+    RUNS = 60
+
+    def rates(self, approximate):
+        """Errors of mean, width and 5, 50, 95 % points of a rate known from few events, in posterior sd, by run."""
+        exact = stats.gamma(self.EVENTS)
+        wanted = np.array([exact.mean(), exact.std(), *exact.ppf([0.05, 0.5, 0.95])])
+
+        def evaluate(points):
+            return self.EVENTS * points[:, 0] - np.exp(points[:, 0])
+
+        mean, covariance = np.array([np.log(self.EVENTS)]), np.array([[1.0 / self.EVENTS]])
+        errors, verdicts = [], []
+        for seed in range(self.RUNS):
+            draws = np.random.default_rng([seed, 1]).normal(mean, np.sqrt(covariance[0]), (1000, 1))
+            judged = certify(
+                evaluate, draws, names=("log_rate",), num_points=1000, seed=seed, gaussian=(mean, covariance),
+                approximate=approximate,
+            )  # fmt: skip
+            verdicts.append(judged.certificate.verdict)
+            used = judged.resample(1000, seed) if judged.certificate.weighted else draws
+            rate = np.exp(used[:, 0])
+            found = np.array([rate.mean(), rate.std(), *np.quantile(rate, [0.05, 0.5, 0.95])])
+            errors.append((found - wanted) / exact.std())
+        return np.array(errors), verdicts
+
+    def test_pooled_errors_on_the_scale_of_the_rate(self):
+        errors, verdicts = self.rates(1000)
+        assert verdicts.count(CERTIFIED) > self.RUNS // 2
+        noise = errors.std(axis=0, ddof=1) / np.sqrt(self.RUNS)
+        assert np.all(np.abs(errors.mean(axis=0)) < 4 * noise)
+        assert noise.max() < 0.02
+        planted, _ = self.rates(0)  # the approximation's own draws are used where they are certified
+        assert np.abs(planted.mean(axis=0)[[0, 4]]).min() > 0.08
+
+    def test_as_many_are_effective_as_are_wanted(self):
+        judged = judge(NORMAL, NORMAL.draw(1000, 1), num_points=200, approximate=1000)
+        certificate = judged.certificate
+        assert certificate.verdict == CERTIFIED
+        assert certificate.weighted
+        assert certificate.ess >= 700
+        assert certificate.num_points > 200
+        assert certificate.worth(1000) == pytest.approx(1 / (1 / certificate.ess + 1e-3))
+        few = judge(NORMAL, NORMAL.draw(1000, 1), num_points=200)
+        assert few.certificate.num_points == 200
+        assert not few.certificate.weighted
+
+    def test_earlier_records_do_not_say_whether_draws_are_weighted(self):
+        record = judge(NORMAL, NORMAL.draw(1000, 1)).certificate.to_dict()
+        del record["weighted"]
+        assert not Certificate.from_dict(record).weighted
+        assert Certificate.from_dict({**record, "verdict": CORRECTED}).weighted
 
 
 class TestRefusals:

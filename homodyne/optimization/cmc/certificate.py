@@ -7,6 +7,10 @@ CERTIFIED   the weights can be trusted and the draws agree with them: use the dr
 CORRECTED   the weights can be trusted, the draws are off or too few to tell: use the reweighted points.
 REFUSED     neither can be trusted; the reason says why.
 
+Draws of an approximation (a normal distribution at the mode, combined shards) may agree with the posterior as far as a
+comparison sees, and be off by as much as its tolerances all the same. They are a proposal: what is used under CERTIFIED
+are the weighted points then, too.
+
 There are three rungs. The first proposes from one multivariate t around mean and covariance of the draws, and around
 the known modes. Where the posterior has another shape, a second proposal is fitted to the shape of the draws; its
 points are used together with those of the first. Where these neither confirm nor contradict the draws, or the draws are
@@ -31,6 +35,7 @@ import numpy.typing as npt
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.confirmation import confirm
+from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.proposal import Density, Mode, Normal, around, shaped
 from homodyne.optimization.cmc.rung import Draws, Rung, climb
 
@@ -55,6 +60,7 @@ PROMISING = 0.05
 SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
 K_UNCONFIRMED = 0.7  # to replace draws neither confirmed nor contradicted; 1 - 1 / log10(points) where that is less
 MIN_ESS = 100.0  # effective points, at least
+MOST_FURTHER = 4  # times as many points at most, so that draws which are resampled are worth their number
 NEAR_CEILING = 0.8  # share of the ceiling, to certify on the first rung; the second has a sharper test of shape
 
 
@@ -84,6 +90,8 @@ class Certificate:
         Weighted standard deviation over that of the draws, per name.
     names
         Parameters.
+    weighted
+        Whether the draws to use are weighted points, not those in question.
     """
 
     verdict: str
@@ -97,6 +105,11 @@ class Certificate:
     shift: tuple[float, ...]
     width_ratio: tuple[float, ...]
     names: tuple[str, ...]
+    weighted: bool = False
+
+    def worth(self, n: int) -> float:
+        """Independent draws that n draws, resampled from the weighted points, are worth."""
+        return 1.0 / (1.0 / self.ess + 1.0 / n)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, for JSON; what is not finite becomes None."""
@@ -112,7 +125,8 @@ class Certificate:
                 return tuple(restored(item) for item in value)
             return np.nan if value is None else value
 
-        return cls(**{name: restored(value) for name, value in record.items()})
+        known = {"weighted": record.get("verdict") == CORRECTED, **record}  # earlier ones do not say it
+        return cls(**{name: restored(value) for name, value in known.items()})
 
 
 @dataclass(frozen=True)
@@ -152,6 +166,7 @@ def certify(
     modes: Sequence[Mode] = (),
     gaussian: Mode | None = None,
     draws_log_density: npt.ArrayLike | None = None,
+    approximate: int = 0,
     unbelievable: str = "",
     fitted: Callable[[], Density | None] = lambda: None,
 ) -> Certified:
@@ -180,6 +195,10 @@ def certify(
         (mean, covariance) when the draws were made from this normal distribution.
     draws_log_density
         Exact log posterior at the draws, in the shape of the draws without d, when it is known.
+    approximate
+        Draws wanted, where those in question are of an approximation and weighted points are used in their place
+        whatever the verdict; so many points are made, within limits, that as many are effective. 0 where the draws
+        are the posterior's own, as those of Markov chains.
     unbelievable
         Why the draws cannot be believed, whatever their weights say: weighted points replace them. Points that follow
         the shape of such draws have to be confirmed by wider ones.
@@ -210,15 +229,17 @@ def certify(
         return _unable(names, first)
     verdict, reason = _verdict(first, None)
 
-    def done(name: str, rung: Rung, verdict: str, reason: str) -> Certified:
+    def done(name: str, rung: Rung, source: Density, verdict: str, reason: str) -> Certified:
         judged = without_draws(_certified(name, rung, verdict, reason, given.names), unbelievable)
         doubtful = rung.comparison.complaint or (unbelievable and name != "gaussian")
         if judged.certificate.verdict == CORRECTED and doubtful:
             return _confirmed(judged, rung, evaluate, centres, given.flat, rng)
-        return judged
+        if judged.certificate.verdict == REFUSED or not approximate:
+            return judged
+        return _replaced(judged, rung, source, evaluate, approximate, rng)
 
     if _sound(first) and (first.comparison.complaint or not first.comparison.doubt):
-        return done("gaussian", first, verdict, reason)
+        return done("gaussian", first, proposal, verdict, reason)
 
     own = main if gaussian is not None else shaped(given.early)
     start: Density = proposal
@@ -232,20 +253,45 @@ def certify(
             return _unable(names, second)
         verdict, reason = _verdict(second, first)
         if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
-            return done("shape", second, verdict, reason)
-    least = max(num_points, ADAPTED)
+            return done("shape", second, start, verdict, reason)
+    third = _third_rung(given, evaluate, start, proposal, own, (points, values), num_points, fitted, rng)
+    if isinstance(third, str):
+        return _unable(names, third)
+    rung, start = third
+    return done("adapted", rung, start, *_verdict(rung, None, adapted=True))
+
+
+def _third_rung(
+    draws: Draws,
+    evaluate: Evaluate,
+    start: Density,
+    wide: Density,
+    own: Density,
+    known: tuple[Array, Array],
+    num_points: int,
+    fitted: Callable[[], Density | None],
+    rng: np.random.Generator,
+) -> tuple[Rung, Density] | str:
+    """Points of a proposal fitted to the posterior and that proposal, or a sentence; as `certify` and `climb`.
+
+    `known` are points of `start` and the log density there.
+    """
+    least, fitted_to_half = max(num_points, ADAPTED), draws.known is not None
+    rung: Rung | str = ""
     for enough in (least, MORE * least):
         ready = fitted() if enough == least else None
-        start = ready or adapt(evaluate, start, proposal, points, values, enough, rng)
+        start = ready or adapt(evaluate, start, wide, *known, enough, rng)
         points = start.draw(2 * enough, rng)
         values = evaluate(points)
-        third = climb(given, points, values, start, own, gaussian is None, rng)
-        if isinstance(third, str):
-            return _unable(names, third)
-        best, (verdict, reason) = third, _verdict(third, None, adapted=True)
-        if verdict != REFUSED or (ready is None and best.weights.ess < PROMISING * len(points)):
+        known = points, values
+        rung = climb(draws, points, values, start, own, fitted_to_half, rng)
+        if isinstance(rung, str):
+            return rung
+        verdict, _ = _verdict(rung, None, adapted=True)
+        if verdict != REFUSED or (ready is None and rung.weights.ess < PROMISING * len(points)):
             break
-    return done("adapted", best, verdict, reason)
+    assert isinstance(rung, Rung)
+    return rung, start
 
 
 def without_draws(judged: Certified, said: str) -> Certified:
@@ -259,7 +305,7 @@ def without_draws(judged: Certified, said: str) -> Certified:
     if certificate.verdict == REFUSED:
         return refused(judged, f"{said}. {certificate.reason}")
     reason = f"{said}; weighted points replace the draws."
-    return replace(judged, certificate=replace(certificate, verdict=CORRECTED, reason=reason))
+    return replace(judged, certificate=replace(certificate, verdict=CORRECTED, reason=reason, weighted=True))
 
 
 def refused(judged: Certified, reason: str) -> Certified:
@@ -326,8 +372,33 @@ def _certified(name: str, rung: Rung, verdict: str, reason: str, names: tuple[st
         shift=tuple(rung.comparison.shift.tolist()),
         width_ratio=tuple(rung.comparison.width_ratio.tolist()),
         names=names,
+        weighted=verdict == CORRECTED,
     )
     return Certified(certificate, rung.points, rung.weights.log_weights)
+
+
+def _replaced(
+    judged: Certified, rung: Rung, source: Density, evaluate: Evaluate, wanted: int, rng: np.random.Generator
+) -> Certified:
+    """Weighted points in place of draws that agree with them, and further ones from their source where they are few."""
+    certificate, points, weights = judged.certificate, rung.points, rung.weights
+    missing = wanted - weights.ess
+    if missing > 0:
+        count = int(np.ceil(min(missing / weights.ess, MOST_FURTHER) * len(points)))
+        further = source.draw(count, rng)
+        points = np.concatenate([points, further])
+        values = np.concatenate([rung.values, evaluate(further)])
+        more = smoothed(np.where(np.isnan(values), -np.inf, values) - source.log_density(points))
+        if not more.k_hat < K_UNCONFIRMED:
+            return refused(
+                judged, f"{certificate.reason} But further points have too heavy a tail (k-hat {more.k_hat:.2f})."
+            )
+        weights = more
+    certificate = replace(
+        certificate, k_hat=weights.k_hat, ess=weights.ess, num_points=len(points), weighted=True,
+        reason=f"{certificate.reason} Points with exact weights are used in place of the approximation.",
+    )  # fmt: skip
+    return Certified(certificate, points, weights.log_weights)
 
 
 def _confirmed(

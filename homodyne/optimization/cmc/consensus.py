@@ -18,7 +18,6 @@ from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends.base import CMCBackend
 from homodyne.optimization.cmc.certificate import (
     CERTIFIED,
-    CORRECTED,
     Certificate,
     Certified,
     certify,
@@ -80,9 +79,9 @@ class ConsensusSettings:
     tree_depth: int = 2
     min_success_rate: float = 0.9
     checkpoint_frequency: int = 1
-    num_draws: int = 500
+    num_draws: int = 1000
     num_chains: int = 4
-    certificate_points: int = 400
+    certificate_points: int = 1000
     strict: bool = True
     seed: int = 0
 
@@ -375,6 +374,7 @@ class _Run:
             seed=settings.seed + 1,
             modes=modes,
             gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
+            approximate=0 if combined is None or combined.method == "average" else settings.num_draws,
             unbelievable=not_converged(results[0].problems) if combined is None else "",
         )
         if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
@@ -384,7 +384,7 @@ class _Run:
     def _usable(self, judged: Certified, z: Array) -> Array:
         """Draws (chain, draw, d) to use: weighted points, resampled, where they replace the draws."""
         settings = self.settings
-        if judged.certificate.verdict != CORRECTED:
+        if not judged.certificate.weighted:
             return self._inside(z)
         count = -(-settings.num_draws // settings.num_chains)
         drawn = judged.resample(count * settings.num_chains, settings.seed + 2)

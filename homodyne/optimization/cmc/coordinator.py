@@ -16,6 +16,7 @@ from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import ConsensusSettings, check_identity, run_consensus
+from homodyne.optimization.cmc.diagnostics import convergence
 from homodyne.optimization.cmc.mode import Mode, climb, expansion
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.prior_power import check_prior_power
@@ -137,7 +138,8 @@ def sample_consensus(
         runner = select_backend(hardware, backend, num_shards=num_shards, pure_jax=pure, options=options)
         guesses = _further_modes(engine, shard_density(engine, pooled, num_shards, size / num_shards), init, seed)
         found = run_consensus(engine, held, init, settings, runner, guesses=guesses, progress=progress)
-    diagnostics = {**found.diagnostics, "warnings": [*notes, *found.diagnostics["warnings"]]}
+    measured = convergence(found.samples, found.certificate)
+    diagnostics = {**measured, **found.diagnostics, "warnings": [*notes, *found.diagnostics["warnings"]]}
     return MCMCResult(
         samples=found.samples,
         sample_stats=found.sample_stats,

@@ -7,18 +7,22 @@ see different data, and their posteriors differ by right.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from homodyne.errors import InputError
+from homodyne.optimization.cmc.certificate import Certificate
 from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_expectation, kl_threshold
 from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments, compare_shards
 from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, plain, read_shards
-from homodyne.optimization.diagnostics import chain_problems, energy_problems, rhat_limit, unusable
+from homodyne.optimization.diagnostics import chain_problems, diagnose, energy_problems, rhat_limit, unusable
 
-__all__ = ["_kl_divergence_gaussian", "validate_cmc_results"]
+Array = npt.NDArray[np.float64]
+
+__all__ = ["_kl_divergence_gaussian", "convergence", "validate_cmc_results"]
 
 
 MAX_MATRIX = 100  # largest number of shards whose divergence matrix is part of the numbers
@@ -279,3 +283,27 @@ def _judge_combined(
                 "normal product of the shards: the shards are not normal, or the polish moved it"
             )
     return numbers, problems, warnings
+
+
+def convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[str, Any]:
+    """R-hat and effective sizes by name; resampled draws are worth what the weights and their number are worth."""
+    if certificate.weighted:
+        return {
+            "rhat": {},
+            "ess_bulk": {name: _like(x, certificate.worth(x.shape[0] * x.shape[1])) for name, x in samples.items()},
+            "ess_tail": {},
+        }
+    columns = {name: x.reshape(*x.shape[:2], -1) for name, x in samples.items()}
+    labels = [f"{name}[{k}]" for name, x in columns.items() for k in range(x.shape[2])]
+    measured = diagnose(np.concatenate(list(columns.values()), axis=2), {}, labels)
+    table: dict[str, Any] = {"rhat": {}, "ess_bulk": {}, "ess_tail": {}}
+    for kind, values in table.items():
+        numbers = iter(getattr(measured, kind).tolist())
+        for name, x in columns.items():
+            own = [next(numbers) for _ in range(x.shape[2])]
+            values[name] = own if samples[name].ndim > 2 else own[0]
+    return table
+
+
+def _like(x: Array, value: float) -> Any:
+    return value if x.ndim == 2 else [value] * math.prod(x.shape[2:])

@@ -52,12 +52,13 @@ class Draws:
 
 @dataclass(frozen=True)
 class Rung:
-    """Points (n, d) with their weights, what they say about the draws, and the ceiling of their effective number.
+    """Points (n, d) with log density and weights, what they say about the draws, and the ceiling of their number.
 
     The ceiling is the effective number if the posterior were exactly the density assumed for the draws.
     """
 
     points: Array
+    values: Array
     weights: Weights
     comparison: Comparison
     ceiling: float
@@ -118,4 +119,4 @@ def climb(
         control, sample = own_weights, own.draw(CONTROL, rng)
     target = Weighted(points, weights, control, sample)
     comparison = compare(draws.x, draws.independent, target, difference, draws.names)
-    return Rung(points, fitted, comparison, *effective(own_weights))
+    return Rung(points, values, fitted, comparison, *effective(own_weights))
