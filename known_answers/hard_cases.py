@@ -102,8 +102,8 @@ def judge(case: HardCase, found: MCMCResult) -> Outcome:
     """Compare a result with the exact posterior, and its reason and warnings with what they must hold."""
     assert found.certificate is not None
     draws = np.stack([found.samples[name].ravel() for name in case.model.names], axis=1)
-    reason, replaced = found.certificate.reason, found.verdict == "CORRECTED"
-    count = found.certificate.ess if replaced else len(draws)
+    reason = found.certificate.reason
+    count = found.certificate.worth(len(draws)) if found.certificate.weighted else len(draws)
     unit = (draws - case.mean) / case.sd
     ratio = unit.std(axis=0)
     kurtosis = np.mean(((unit - unit.mean(axis=0)) / ratio) ** 4, axis=0)

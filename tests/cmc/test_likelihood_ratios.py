@@ -57,12 +57,12 @@ def test_the_bad_shard_is_named_and_no_other(count):
     for shift in (8.0, 30.0, 1000.0):
         said = contradictions(*normal_shards(rng, count, 2, shift), 2, [k + 10 for k in range(count)])
         assert len(said) == 1
-        assert said[0].startswith("shard 11 disagrees")
+        assert said[0][0].startswith("shard 11 disagrees")
 
 
 def test_of_two_shards_both_are_named():
     said = contradictions(*normal_shards(np.random.default_rng(1), 2, 1, 10.0), 1, [0, 1])
-    assert [text.split(" disagrees")[0] for text in sorted(said)] == ["shard 0", "shard 1"]
+    assert [text.split(" disagrees")[0] for text, _ in sorted(said)] == ["shard 0", "shard 1"]
 
 
 def test_shards_that_scatter_too_much_disagree_as_a_whole():
@@ -70,7 +70,7 @@ def test_shards_that_scatter_too_much_disagree_as_a_whole():
     assert contradictions(own, common, 2, list(range(200))) == []
     said = contradictions(own, 1.4 * common, 2, list(range(200)))
     assert len(said) == 1
-    assert "as a whole" in said[0]
+    assert "as a whole" in said[0][0]
 
 
 def test_one_shard_and_shards_without_draws_say_nothing():

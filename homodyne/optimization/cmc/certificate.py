@@ -140,7 +140,9 @@ class Certified:
     def resample(self, n: int, seed: int | jax.Array) -> Array:
         """Return n draws (n, d) from the weighted points.
 
-        Points repeat: the draws are worth ``certificate.ess`` independent ones, however large n is.
+        Points repeat: the draws are worth ``certificate.ess`` independent ones, however large n is. They are drawn
+        systematically along the principal axis of the points (Kitagawa, J. Comput. Graph. Stat. 5, 1, 1996), so that
+        each stretch of it, a small mode for instance, gets its share of the draws.
 
         Raises
         ------
@@ -150,9 +152,10 @@ class Certified:
         if not len(self.points):
             raise InputError(f"there are no weighted points to draw from: {self.certificate.reason}")
         rng = _generator(seed)
-        cumulative = np.cumsum(np.exp(self.log_weights))
+        order = _along_main_axis(self.points, np.exp(self.log_weights))
+        cumulative = np.cumsum(np.exp(self.log_weights[order]))
         ticks = (np.arange(n) + rng.random()) / n * cumulative[-1]
-        chosen = np.searchsorted(cumulative, ticks).clip(max=len(cumulative) - 1)
+        chosen = order[np.searchsorted(cumulative, ticks).clip(max=len(cumulative) - 1)]
         return self.points[rng.permutation(chosen)]
 
 
@@ -168,6 +171,7 @@ def certify(
     draws_log_density: npt.ArrayLike | None = None,
     approximate: int = 0,
     unbelievable: str = "",
+    converged: bool = False,
     fitted: Callable[[], Density | None] = lambda: None,
 ) -> Certified:
     """Compare draws with the exact posterior by Pareto-smoothed importance sampling.
@@ -202,6 +206,10 @@ def certify(
     unbelievable
         Why the draws cannot be believed, whatever their weights say: weighted points replace them. Points that follow
         the shape of such draws have to be confirmed by wider ones.
+    converged
+        Whether the draws are those of Markov chains on the exact density that nothing speaks against: several chains
+        of one distribution, enough effective draws, no divergent transition. They are certified, then, where weights
+        cannot follow the shape of the posterior, too.
     fitted
         Gives a proposal that was fitted to the posterior, for the third rung to begin with; None for none.
 
@@ -234,6 +242,8 @@ def certify(
         doubtful = rung.comparison.complaint or (unbelievable and name != "gaussian")
         if judged.certificate.verdict == CORRECTED and doubtful:
             return _confirmed(judged, rung, evaluate, centres, given.flat, rng)
+        if judged.certificate.verdict == REFUSED and converged and not unbelievable:
+            return _by_chains(judged)
         if judged.certificate.verdict == REFUSED or not approximate:
             return judged
         return _replaced(judged, rung, source, evaluate, approximate, rng)
@@ -377,6 +387,17 @@ def _certified(name: str, rung: Rung, verdict: str, reason: str, names: tuple[st
     return Certified(certificate, rung.points, rung.weights.log_weights)
 
 
+def _by_chains(judged: Certified) -> Certified:
+    """Certify chains of the exact density that have converged, which weights are too uneven to judge."""
+    certificate = judged.certificate
+    reason = (
+        "The chains on the exact posterior agree with each other, no transition diverged; importance weights are too "
+        f"uneven to confirm them (k-hat {certificate.k_hat:.2f}, {certificate.ess:.0f} effective points of "
+        f"{certificate.num_points})."
+    )
+    return replace(judged, certificate=replace(certificate, verdict=CERTIFIED, reason=reason, weighted=False))
+
+
 def _replaced(
     judged: Certified, rung: Rung, source: Density, evaluate: Evaluate, wanted: int, rng: np.random.Generator
 ) -> Certified:
@@ -422,6 +443,15 @@ def _confirmed(
         width_ratio=tuple(width.tolist()),
     )
     return Certified(certificate, found.points, found.weights.log_weights)
+
+
+def _along_main_axis(points: Array, weights: Array) -> npt.NDArray[np.intp]:
+    """Order of weighted points (n, d) along their principal axis, in coordinates of unit width."""
+    away = points - weights @ points / weights.sum()
+    width = np.sqrt(weights @ away**2)
+    unit = away / np.where(width > 0.0, width, 1.0)
+    axis = np.linalg.eigh((unit.T * weights) @ unit)[1][:, -1]
+    return np.argsort(unit @ axis, kind="stable")
 
 
 def _values(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate) -> Array:

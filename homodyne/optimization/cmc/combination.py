@@ -116,7 +116,7 @@ def combine_subposteriors(
         When the method cannot be applied, for draws that do not vary in all directions for example, and
         ``fallback_enabled`` is false.
     """
-    name = _known(method)
+    name = known_method(method)
     for what, number in (("num_samples", num_samples), ("tree_depth", tree_depth)):
         if number is not None and number < 1:
             raise InputError(f"{what} is {number}, must be at least 1")
@@ -302,7 +302,8 @@ METHODS: dict[str, Method] = {
 ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
 
 
-def _known(method: str) -> str:
+def known_method(method: str) -> str:
+    """The name under which a combination method is listed; an InputError for one that is not known."""
     name = ALIASES.get(method, method)
     if name not in METHODS:
         raise InputError(f"unknown combination method {method!r}; known are {', '.join([*METHODS, *ALIASES])}")

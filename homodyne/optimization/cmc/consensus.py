@@ -28,7 +28,7 @@ from homodyne.optimization.cmc.certificate import (
 from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors
 from homodyne.optimization.cmc.diagnostics import validate_cmc_results
 from homodyne.optimization.cmc.duplicates import duplicates
-from homodyne.optimization.cmc.likelihood_ratios import contradictions
+from homodyne.optimization.cmc.likelihood_ratios import CERTAIN, contradictions
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.other_modes import other_modes
 from homodyne.optimization.cmc.polish import Polished, polish
@@ -44,7 +44,6 @@ Array = npt.NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
 IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
-NEAR = 1.0  # posterior sd that the polish may move a merge for the tests between shards to count
 PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)
 LOOKS = 64  # draws of shards from which other modes are looked for
 PROBES = 3  # points at which the identity is checked
@@ -79,7 +78,7 @@ class ConsensusSettings:
     tree_depth: int = 2
     min_success_rate: float = 0.9
     checkpoint_frequency: int = 1
-    num_draws: int = 1000
+    num_draws: int = 4000
     num_chains: int = 4
     certificate_points: int = 1000
     strict: bool = True
@@ -108,6 +107,8 @@ class Consensus:
     num_points : int
     timings : dict
         Seconds by step.
+    objections : tuple of str
+        Why the shards cannot be multiplied, whatever the draws are.
     """
 
     samples: dict[str, Array]
@@ -119,6 +120,7 @@ class Consensus:
     diagnostics: dict[str, Any]
     num_points: int
     timings: dict[str, float] = field(default_factory=dict)
+    objections: tuple[str, ...] = ()
 
 
 def check_identity(model: Model, shards: Callable[[int], Any], count: int, full: Any, center: Array, seed: int) -> None:
@@ -172,7 +174,6 @@ def run_consensus(
     backend: CMCBackend,
     *,
     modes: Sequence[Mode] = (),
-    guesses: Sequence[Array] = (),
     progress: Progress | None = None,
 ) -> Consensus:
     """Sample what is missing in the store, combine, polish, certify.
@@ -190,9 +191,7 @@ def run_consensus(
     backend
         Runs the tasks.
     modes
-        (mode, covariance) of the full posterior, as far as a pilot fit knows them.
-    guesses
-        Points (d,) near which further modes may be.
+        (mode, covariance) of the full posterior, as far as they are known.
     progress
         Called with (step, done, total).
 
@@ -203,7 +202,7 @@ def run_consensus(
         that are finished.
     """
     with backend:
-        return _Run(model, store, init, settings, backend, modes, guesses, progress).result()
+        return _Run(model, store, init, settings, backend, modes, progress).result()
 
 
 class _Run:
@@ -217,11 +216,10 @@ class _Run:
         settings: ConsensusSettings,
         backend: CMCBackend,
         modes: Sequence[Mode],
-        guesses: Sequence[Array],
         progress: Progress | None,
     ) -> None:
         self.model, self.store, self.init, self.settings = model, store, init, settings
-        self.backend, self.modes, self.guesses, self.progress = backend, modes, guesses, progress
+        self.backend, self.modes, self.progress = backend, modes, progress
         self.num_shards, self.dim = store.manifest.num_shards, len(model.names)
         self.whole: Any | None = None  # all data, where a model joins its shards
         self.timings: dict[str, float] = {}
@@ -236,13 +234,14 @@ class _Run:
         _, report = validate_cmc_results(records, combined, strict=self.settings.strict, cavity=bool(self.init.cavity))
         z = self._draws(results, combined, polished)
         judged = self._timed("certificate", lambda: self._certify(z, results, combined, polished))
-        objections = self._timed("agreement", lambda: self._objections(results, polished, report))
-        if objections and self.settings.strict:
+        doubts = self._timed("agreement", lambda: self._doubts(results))
+        objections = tuple(text for text, p in doubts if p < CERTAIN and self.settings.strict)
+        if objections:
             judged = refused(judged, f"The shards cannot be multiplied: {'; '.join(objections[:3])}.")
         certificate, z = judged.certificate, self._usable(judged, z)
         samples, lp = self._timed("finish", lambda: self._finish(z))
         notes = [*self.init.notes, *(combined.notes if combined else ()), *report["problems"], *report["warnings"]]
-        notes += objections
+        notes += [text for text, _ in doubts]
         if polished and not polished.arrived:
             notes.append(f"the polish did not arrive: its Newton steps have lengths {_lengths(polished)} posterior sd")
         return Consensus(
@@ -263,6 +262,7 @@ class _Run:
             },
             num_points=sum(self.store.manifest.points),
             timings=self.timings,
+            objections=objections,
         )
 
     def _timed(self, step: str, action: Callable[[], Any]) -> Any:
@@ -338,7 +338,7 @@ class _Run:
         merged = combined.mean[: self.dim], combined.cov[: self.dim, : self.dim]
         around = self.init.covariance / self.num_shards
         starts = [merged, *((np.asarray(mode), np.asarray(cov)) for mode, cov in self.modes)]
-        starts += [(point, around) for point in (self.init.center, *self.guesses)]
+        starts.append((self.init.center, around))
         heights = self._log_density(np.array([mean for mean, _ in starts]), "polish")
         best = int(np.argmax(np.where(np.isfinite(heights), heights, -np.inf)))
         found = polish(lambda points: self._log_density(points, "polish"), *starts[best])
@@ -374,7 +374,9 @@ class _Run:
             seed=settings.seed + 1,
             modes=modes,
             gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
-            approximate=0 if combined is None or combined.method == "average" else settings.num_draws,
+            approximate=0
+            if combined is None or combined.method == "average"
+            else min(settings.num_draws, settings.certificate_points),
             unbelievable=not_converged(results[0].problems) if combined is None else "",
         )
         if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
@@ -400,7 +402,7 @@ class _Run:
         return np.where(inside[:, None], flat, rng.choice(flat[inside], len(flat))).reshape(z.shape)
 
     def _other_modes(self, z: Array, results: list[ShardResult], polished: Polished | None) -> list[Polished]:
-        """Modes of the full posterior that draws of the shards and guesses point at, apart from that of draws z."""
+        """Modes of the full posterior that draws of the shards point at, apart from that of draws z."""
         draws = np.concatenate([result.samples[:, :, : self.dim].reshape(-1, self.dim) for result in results])
         some = draws[np.linspace(0, len(draws) - 1, min(LOOKS, len(draws))).astype(int)]
 
@@ -413,24 +415,19 @@ class _Run:
                 return []
             evaluate(some)
             polished = polish(evaluate, self.highest, normal.factor @ normal.factor.T)
-        return other_modes(evaluate, polished, some, self.guesses)
+        return other_modes(evaluate, polished, some)
 
-    def _objections(
-        self, results: list[ShardResult], polished: Polished | None, report: Mapping[str, Any]
-    ) -> list[str]:
-        """Sentences on shards that hold the same data, or contradict each other."""
+    def _doubts(self, results: list[ShardResult]) -> list[tuple[str, float]]:
+        """Sentences on shards that hold the same data, or contradict each other, with the probability of each."""
         if self.num_shards == 1:
             return []
         same = duplicates([self.store.read_shard(k) for k in range(self.num_shards)])
         if same:
-            return [f"shards {i} and {j} hold the same data, which would count twice" for i, j in same]
-        moved = polished is not None and polished.shift > NEAR
-        if moved or self.init.cavity or self.model.joint_names == self.model.names:
-            return self._contradictions(results)
-        return _disagreement(report)
+            return [(f"shards {i} and {j} hold the same data, which would count twice", 0.0) for i, j in same]
+        return self._contradictions(results)
 
-    def _contradictions(self, results: list[ShardResult]) -> list[str]:
-        """Sentences on shards whose likelihood has its mode elsewhere."""
+    def _contradictions(self, results: list[ShardResult]) -> list[tuple[str, float]]:
+        """Sentences on shards whose likelihood has its mode elsewhere, with their probabilities."""
         names, init, points = [result.shard_id for result in results], self.init, {}
         for result in results:
             draws = result.samples[:, :, : self.dim].reshape(-1, self.dim)
@@ -475,16 +472,6 @@ class _Run:
                 f"the draws of all finished shards are kept in {self.store.path}"
             )
         return parts
-
-
-def _disagreement(report: Mapping[str, Any]) -> list[str]:
-    """Sentences on shards that disagree, or are the same, by their moments."""
-    if not report["between"]:
-        return []
-    chains = {
-        f"shard {entry['shard_id']}: {text}" for entry in report["per_shard"] for text in entry.get("problems", ())
-    }
-    return [text for text in report["problems"] if "agree" in text and " failed: " not in text and text not in chains]
 
 
 def _lengths(polished: Polished) -> str:

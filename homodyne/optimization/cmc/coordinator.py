@@ -1,6 +1,7 @@
 """Entries to Consensus Monte Carlo: `sample_consensus` for any model, `CMCCoordinator` for two-time maps."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.backends.selection import select_backend
-from homodyne.optimization.cmc.consensus import ConsensusSettings, check_identity, run_consensus
+from homodyne.optimization.cmc.certificate import REFUSED
+from homodyne.optimization.cmc.combination import known_method
+from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.diagnostics import convergence
-from homodyne.optimization.cmc.mode import Mode, climb, expansion
+from homodyne.optimization.cmc.mode_search import Search
 from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.prior_power import check_prior_power
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.sharding import shard_rows
@@ -27,19 +29,17 @@ from homodyne.optimization.cmc.splitting import check_arrays
 from homodyne.optimization.cmc.store import Manifest, digest_arrays, opened
 from homodyne.optimization.cmc.svi_init import (
     identity_initialization,
-    mode_initialization,
     pool_samples_from_shards,
     run_svi_initialization,
-    shard_density,
 )
 from homodyne.optimization.cmc.types import Initialization
-from homodyne.optimization.density import LogDensity, Progress
+from homodyne.optimization.cmc.whole import POOL, look_for_modes, on_all_data, sample_whole
+from homodyne.optimization.density import Progress
 from homodyne.versions import used_versions
 
 INITIALIZATIONS = ("nlsq", "svi", "identity")
-_STARTS = 12  # wide starts of either kind from which further modes are looked for
-_SAME = 0.01  # squared distance of two modes, in widths of a shard's posterior, below which they are one
-_POOL = 20_000  # points of the pool that modes are searched on
+CAVITY = 3.0  # what a shard is told of the others, in units of what it knows itself
+_POOLED = 20_000  # observations that svi looks at
 
 
 def sample_consensus(
@@ -94,13 +94,15 @@ def sample_consensus(
     Raises
     ------
     InputError
-        Model, data and settings do not fit together, or the prior has no power 1 / num_shards.
+        Model, data and settings do not fit together.
     ExecutionError
         Too few shards could be sampled.
     """
-    engine, arrays, hardware = as_model(model, data), check_arrays(data), detect_hardware(gpus=True)
+    settings = replace(settings or ConsensusSettings(), combination=combination, seed=seed)
     if initialization not in INITIALIZATIONS:
         raise InputError(f"unknown initialization {initialization!r}; known: {', '.join(INITIALIZATIONS)}")
+    known_method(combination)
+    engine, arrays, hardware = as_model(model, data), check_arrays(data), detect_hardware(gpus=True)
     size = len(next(iter(arrays.values())))
     notes = []
     if num_shards is None:
@@ -111,8 +113,6 @@ def sample_consensus(
             num_workers=hardware.cores,
         )
         num_shards, notes = chosen.num_shards, [chosen.reason]
-    check_prior_power(engine, 1.0 / num_shards)
-    settings = replace(settings or ConsensusSettings(), combination=combination, seed=seed)
     owner = shard_rows(size, num_shards, strategy, seed)
     manifest = Manifest(
         data=digest_arrays(arrays),
@@ -131,21 +131,30 @@ def sample_consensus(
                 held.write_shard(k, {name: array[owner == k] for name, array in arrays.items()})
             held.finish_setup()
         shards = [held.read_shard(k) for k in range(num_shards)]
-        pooled = pool_samples_from_shards(shards, max(200, _POOL // num_shards), seed=seed)
-        init = _initialize(engine, pooled, initialization, num_shards, size / num_shards, seed)
-        check_identity(engine, lambda k: engine.load(shards[k]), num_shards, engine.load(arrays), init.center, seed)
+        modes = look_for_modes(engine, pool_samples_from_shards(shards, -(-POOL // num_shards), seed=seed), size, seed)
+        init = _initialize(engine, shards, modes, initialization, size / num_shards, seed)
+        if combination != "average" and init.method != "identity":
+            init = replace(init, cavity=min(CAVITY, num_shards - 1.0))
+        whole = engine.load(arrays)
+        check_identity(engine, lambda k: engine.load(shards[k]), num_shards, whole, init.center, seed)
+        if engine.joined([whole]) is not None:
+            modes = on_all_data(engine, whole, modes)
         pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
         runner = select_backend(hardware, backend, num_shards=num_shards, pure_jax=pure, options=options)
-        guesses = _further_modes(engine, shard_density(engine, pooled, num_shards, size / num_shards), init, seed)
-        found = run_consensus(engine, held, init, settings, runner, guesses=guesses, progress=progress)
-    measured = convergence(found.samples, found.certificate)
-    diagnostics = {**measured, **found.diagnostics, "warnings": [*notes, *found.diagnostics["warnings"]]}
+        found = run_consensus(engine, held, init, settings, runner, modes=modes.normals(), progress=progress)
+    found = _completed(found, modes, engine, whole, init, settings, progress)
+    diagnostics = {
+        **convergence(found.samples, found.certificate),
+        **found.diagnostics,
+        "modes": {"found": len(modes.modes), "starts": modes.num_starts, "unseen": modes.unseen},
+        "warnings": [*notes, *found.diagnostics["warnings"]],
+    }
     return MCMCResult(
         samples=found.samples,
         sample_stats=found.sample_stats,
         parameter_names=tuple(found.samples),
         analysis_mode="generic",
-        method="cmc",
+        method="nuts" if "whole" in found.diagnostics else "cmc",
         uncertainty="independent",
         verdict=found.certificate.verdict,
         certificate=found.certificate,
@@ -161,6 +170,71 @@ def sample_consensus(
     )
 
 
+def _completed(
+    found: Consensus,
+    modes: Search,
+    model: Model,
+    whole: Any,
+    init: Initialization,
+    settings: ConsensusSettings,
+    progress: Progress | None,
+) -> Consensus:
+    """The result of a consensus run, or chains on all data where it was refused; refused where modes are missing."""
+    certificate = found.certificate
+    if certificate.verdict == REFUSED and not found.objections and model.joined([whole]) is not None:
+        found = _sampled_whole(found, modes, model, whole, init, settings, progress)
+        certificate = found.certificate
+    if modes.modes and not modes.complete and certificate.verdict != REFUSED:
+        reason = f"Not all modes of the posterior are known: {modes.sentence}."
+        return replace(found, certificate=replace(certificate, verdict=REFUSED, reason=reason))
+    reason = f"{certificate.reason} {modes.sentence[0].upper()}{modes.sentence[1:]}."
+    return replace(found, certificate=replace(certificate, reason=reason)) if modes.modes else found
+
+
+def _sampled_whole(
+    found: Consensus,
+    modes: Search,
+    model: Model,
+    whole: Any,
+    init: Initialization,
+    settings: ConsensusSettings,
+    progress: Progress | None,
+) -> Consensus:
+    """Chains on the posterior of all data in place of shards that do not lead to it; the shards' records are kept."""
+    began, seed = time.perf_counter(), settings.seed
+    center, covariance = (modes.normals() or [(init.center, init.covariance)])[0]
+    points = settings.certificate_points
+    try:
+        chains = sample_whole(model, whole, center, covariance, modes.normals(), points, seed, progress)
+    except ConvergenceError as error:
+        warnings = [*found.diagnostics["warnings"], f"all data could not be sampled directly: {error}"]
+        return replace(found, diagnostics={**found.diagnostics, "warnings": warnings})
+    judged, z, chain = chains.judged, chains.z, chains.z.shape[:2]
+    if judged.certificate.weighted:
+        count = -(-settings.num_draws // settings.num_chains)
+        chain = settings.num_chains, count
+        z = judged.resample(count * settings.num_chains, seed + 2).reshape(*chain, -1)
+    flat = z.reshape(-1, z.shape[-1])
+    statistics = model.statistics(flat, whole)
+    lp = model.log_density(flat, statistics).reshape(chain)
+    samples = model.finish(z, statistics.reshape(*chain, -1), np.random.default_rng([seed, 1]))
+    said = f"all data were sampled directly, since shards did not lead to their posterior: {found.certificate.reason}"
+    facts = {"divergences": chains.chains.divergences, "problems": list(chains.chains.problems)}
+    return replace(
+        found,
+        samples=samples,
+        sample_stats={"lp": lp},
+        certificate=judged.certificate,
+        z=z,
+        diagnostics={
+            **found.diagnostics,
+            "whole": facts,
+            "warnings": [said, *chains.chains.problems, *found.diagnostics["warnings"]],
+        },
+        timings={**found.timings, "all data": time.perf_counter() - began},
+    )
+
+
 def _densities(model: Model, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[float, ...]:
     """Log prior and log likelihood of all data at a few fixed points: what tells this model from others."""
     points = np.random.default_rng(0).uniform(-1.0, 1.0, (2, len(model.names)))
@@ -169,44 +243,25 @@ def _densities(model: Model, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[fl
 
 
 def _initialize(
-    model: Model, pooled: Mapping[str, Any], method: str, count: int, points_per_shard: float, seed: int
+    model: Model, shards: Sequence[Mapping[str, Any]], modes: Search, method: str, points_per_shard: float, seed: int
 ) -> Initialization:
     """Start by the method asked for, or by the next that works, and say which failed."""
-    notes: list[str] = []
+    notes, count = [], len(shards)
     if method == "svi":
+        pooled = pool_samples_from_shards(shards, max(200, _POOLED // count), seed=seed)
         try:
             return run_svi_initialization(model, pooled, num_shards=count, points_per_shard=points_per_shard, seed=seed)
         except ConvergenceError as error:
             notes.append(f"initialization by svi failed ({error}); nlsq was used")
     if method != "identity":
-        try:
-            density = shard_density(model, pooled, count, points_per_shard)
-            found = mode_initialization(density, np.zeros(len(model.names)), seed=seed)
-            return replace(found, notes=tuple(notes))
-        except ConvergenceError as error:
-            notes.append(f"initialization by nlsq failed ({error}); identity was used")
+        if modes.modes:
+            center, covariance = modes.normals()[0]
+            return Initialization(center, count * covariance, "nlsq", tuple(notes))
+        notes.append(
+            f"initialization by nlsq failed (no mode with a positive definite precision from {modes.num_starts} "
+            "starts); identity was used"
+        )
     return replace(identity_initialization(model), notes=tuple(notes))
-
-
-def _further_modes(model: Model, density: LogDensity, init: Initialization, seed: int) -> list[npt.NDArray[np.float64]]:
-    """Ascend a typical shard from wide starts: chains that all start at one mode may never see another.
-
-    Half of the starts are as wide as the first mode is away from zero, half follow the prior's normal approximation.
-    """
-    center, expand, rng = init.center, expansion(density), np.random.default_rng([seed, 4])
-    noise = rng.standard_normal((2, _STARTS, len(center)))
-    starts = [-center, *(noise[0] * np.maximum(1.0, np.abs(center)))]
-    prior = expansion(model.log_prior)
-    if np.isfinite(prior(np.zeros_like(center))[0]):
-        top = climb(prior, np.zeros_like(center))
-        if top.converged and np.linalg.eigvalsh(top.precision)[0] > 0.0:
-            starts += [*(top.point + np.linalg.solve(np.linalg.cholesky(top.precision).T, noise[1].T).T)]
-    modes: list[Mode] = []
-    for mode in (climb(expand, start) for start in starts if np.isfinite(expand(start)[0])):
-        away = [mode.point - other.point for other in modes]
-        if mode.converged and all(step @ mode.precision @ step > _SAME for step in away):
-            modes.append(mode)
-    return [mode.point for mode in modes]
 
 
 class CMCCoordinator:

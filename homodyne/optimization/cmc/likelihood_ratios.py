@@ -12,11 +12,12 @@ from scipy.special import chdtrc
 Array = npt.NDArray[np.float64]
 
 FALSE_ALARM = 0.0025  # probability that shards of a healthy run are named, and that they disagree as a whole
+CERTAIN = 1e-8  # probability below which they cannot be data of one model, whatever the shape of its likelihood
 NEXT = 0.5  # share of the largest ratio below which a shard is not named: the worst one pulls all data away from it
 
 
-def contradictions(own: Array, common: Array, dimension: int, names: list[int]) -> list[str]:
-    """Sentences on shards whose likelihood has its mode elsewhere, the worst first; at best on all shards together.
+def contradictions(own: Array, common: Array, dimension: int, names: list[int]) -> list[tuple[str, float]]:
+    """Sentences on shards whose likelihood has its mode elsewhere, each with its probability; at best on all together.
 
     Parameters
     ----------
@@ -36,16 +37,20 @@ def contradictions(own: Array, common: Array, dimension: int, names: list[int]) 
     # a shard is part of all data, which takes the share 1 / M of its deviance
     p = count * chdtrc(dimension, ratios * count / (count - 1))
     said = [
-        f"shard {names[m]} disagrees with all data: its log likelihood is lower by {0.5 * ratios[m]:.3g} there than at "
-        f"its own mode (p = {p[m]:.1g})"
+        (
+            f"shard {names[m]} disagrees with all data: its log likelihood is lower by {0.5 * ratios[m]:.3g} there "
+            f"than at its own mode (p = {p[m]:.1g})",
+            float(p[m]),
+        )
         for m in np.argsort(-ratios, kind="stable")
         if p[m] < FALSE_ALARM and ratios[m] >= NEXT * ratios.max()
     ]
     total, expected = float(ratios.sum()), (count - 1) * dimension
     if not said and (together := chdtrc(expected, total)) < FALSE_ALARM:
-        said.append(
+        text = (
             f"the shards disagree as a whole, none of them in particular: their likelihood ratios add up to "
             f"{total:.4g}, where {expected} at most is expected (p = {together:.1g}); either the noise is "
             f"{np.sqrt(total / expected):.2f} times larger, or the model does not fit all of the data"
         )
+        said.append((text, float(together)))
     return said

@@ -6,13 +6,12 @@ it uses the absolute eigenvalues of the Hessian (Dauphin et al., NeurIPS 2014).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-
-from homodyne.optimization.density import LogDensity
 
 Array = npt.NDArray[np.float64]
 Expansion = Callable[[Array], tuple[float, Array, Array]]
@@ -44,17 +43,20 @@ class Mode:
     converged: bool
 
 
-def expansion(log_density: LogDensity) -> Expansion:
-    """Compile value, gradient (d,) and minus the Hessian (d, d) of a log density, as NumPy arrays of a point (d,)."""
+def expansion(log_density: Callable[..., jax.Array], *arguments: Any) -> Expansion:
+    """Compile value, gradient (d,) and minus the Hessian (d, d) of a log density, as NumPy arrays of a point (d,).
 
-    def expand(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        value, gradient = jax.value_and_grad(log_density)(z)
-        return value, gradient, -jax.hessian(log_density)(z)
+    The log density is one of coordinates (d,) and, where there are some, further arguments, trees of arrays.
+    """
 
-    program = jax.jit(expand)
+    def expand(z: jax.Array, *arguments: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        value, gradient = jax.value_and_grad(log_density)(z, *arguments)
+        return value, gradient, -jax.hessian(log_density)(z, *arguments)
+
+    program, arguments = jax.jit(expand), jax.device_put(arguments)
 
     def call(z: Array) -> tuple[float, Array, Array]:
-        value, gradient, precision = program(jnp.asarray(z))
+        value, gradient, precision = program(jnp.asarray(z), *arguments)
         return float(value), np.asarray(gradient), np.asarray(precision)
 
     return call

@@ -86,6 +86,10 @@ class Model(ABC):
         """Everything that a shard tells about the full log likelihood at points z (S, d), as (S, k)."""
         return np.asarray(_likelihood_program(self)(np.asarray(z), self.argument(shard)))[:, None]
 
+    def prior_draws(self, n: int, rng: np.random.Generator) -> Array | None:
+        """Draws (n', d) of the prior, n' at most n; None where it cannot be drawn from."""
+        return None
+
     def joined(self, shards: Iterable[Any]) -> Any | None:
         """One shard with the data of all; None where it would be as large as all, and only statistics are added."""
         return None

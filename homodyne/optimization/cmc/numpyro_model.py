@@ -96,6 +96,30 @@ class NumPyroModel(ArrayModel):
         observed = [_log_prob(site) for site in trace.values() if site["type"] == "sample" and site["is_observed"]]
         return float64_scalar(jnp.sum(jnp.stack(observed)), "the sum of the observed sites")
 
+    def prior_draws(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+        """Draws (n', d) of the latent sites in coordinates; standard normal times 3 where a prior is improper."""
+        from numpyro.distributions import ImproperUniform, biject_to
+        from numpyro.handlers import block, seed, substitute, trace
+
+        def one(key: jax.Array) -> jax.Array:
+            far = jax.random.fold_in(key, 1)
+
+            def place(site: dict[str, Any]) -> jax.Array | None:
+                if site["type"] != "sample" or not isinstance(_base(site["fn"]), ImproperUniform):
+                    return None
+                latent = next(own for own in self._sites if own.name == site["name"])
+                value: jax.Array = biject_to(site["fn"].support)(3.0 * jax.random.normal(far, latent.shape))
+                return value
+
+            model = substitute(seed(self._function, key), substitute_fn=place)
+            sites = block(trace(model).get_trace)({name: jnp.asarray(value) for name, value in self._rows.items()})
+            drawn = [biject_to(sites[s.name]["fn"].support).inv(sites[s.name]["value"]) for s in self._sites]
+            return jnp.concatenate([jnp.ravel(value) for value in drawn])
+
+        keys = jax.random.split(jax.random.key(int(rng.integers(2**32))), n)
+        drawn = np.asarray(jax.jit(jax.vmap(one))(keys), dtype=np.float64)
+        return drawn[np.isfinite(drawn).all(axis=1)]
+
     def constrain(self, z: jax.Array) -> dict[str, jax.Array]:
         """Values of the latent sites and of those deterministic sites that do not depend on the data, at z (d,)."""
         trace = self._trace(z, self._rows)

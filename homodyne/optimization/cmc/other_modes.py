@@ -1,7 +1,5 @@
 """Modes that a merge has passed over, looked for from draws of the shards."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -14,13 +12,13 @@ APART = 3.0  # posterior sd between two modes
 MOST = 2  # ascents, at most
 
 
-def other_modes(evaluate: Evaluate, known: Polished, draws: Array, guesses: Sequence[Array] = ()) -> list[Polished]:
-    """Ascend from draws (n, d) of shards, and other guesses (d,), where the density is higher than around known modes.
+def other_modes(evaluate: Evaluate, known: Polished, draws: Array) -> list[Polished]:
+    """Ascend from draws (n, d) of shards where the density is higher than around known modes.
 
     A merge of shards that have found different modes lies on one of them or between them, and exact weights of
     points around one mode see nothing of another. Returns the modes that are new, the highest start first.
     """
-    points = np.concatenate([known.mean[None], *(guess[None] for guess in guesses), draws])
+    points = np.concatenate([known.mean[None], draws])
     values = np.array(evaluate(points))
     modes, heights, found = [known], [float(values[0])], []
     for _ in range(MOST):

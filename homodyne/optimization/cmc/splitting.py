@@ -6,7 +6,7 @@ before anything is sampled.
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from homodyne.errors import InputError
 from homodyne.optimization.cmc.model import Array, Model
 
 Arrays = Mapping[str, npt.ArrayLike]
+JOINED = 1 << 30  # bytes of data, up to which one process evaluates all of them
 ROWS = 4  # observations on which a model is tried
 SAME = 1e-9  # relative difference of two evaluations that should agree
 NARROW = re.compile(r"\b(?:b?f16|f32)\[")  # float types below float64 in the text of a jaxpr
@@ -161,6 +162,16 @@ class ArrayModel(Model):
     def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
         """Check the arrays of a shard and hand them to JAX."""
         return load_arrays(arrays)
+
+    def joined(self, shards: Iterable[Any]) -> Any | None:
+        """All data, where they are few enough to be looked at in one process."""
+        parts, size = [], 0
+        for shard in shards:
+            parts.append(shard)
+            size += sum(value.nbytes for value in jax.tree.leaves(shard))
+            if size > JOINED:
+                return None
+        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
     def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Draws of everything that has a name, (chain, draw, ...) each, from draws z (chain, draw, d)."""

@@ -1,0 +1,148 @@
+"""The posterior of all data in one process: its modes, and Markov chains on it where shards do not lead to it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.optimization.cmc.certificate import Certified, certify
+from homodyne.optimization.cmc.mode import Mode, climb, expansion
+from homodyne.optimization.cmc.mode_search import Search, search
+from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.density import Progress
+from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose, not_converged
+from homodyne.optimization.nuts import NutsSettings, sample
+
+Array = npt.NDArray[np.float64]
+
+POOL = 4000  # observations on which modes are looked for
+MOST = 40  # modes, the heaviest, that are followed to all data
+CHAINS = NutsSettings(num_warmup=500, num_samples=500, num_chains=4, target_accept_prob=0.85, adapt_mass=True)
+_CAREFUL = 0.25  # factor of rejected steps in a second run
+_WIDE = 3.0  # standard deviation of starts where nothing is known of a prior
+
+
+def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int) -> Search:
+    """Modes of the posterior that `size` observations like those of a pool would have.
+
+    Exact where the pool holds all data.
+    """
+    shard, rng = model.load(dict(pool)), np.random.default_rng([seed, 4])
+    argument, scale, d = model.argument(shard), size / model.num_points(shard), len(model.names)
+
+    def log_density(z: jax.Array) -> jax.Array:
+        return scale * model.log_likelihood(z, argument, 1.0) + model.log_prior(z)
+
+    return search(log_density, _prior_draws(model, d), np.zeros((1, d)), rng)
+
+
+def _prior_draws(model: Model, d: int) -> Callable[[int, np.random.Generator], Array]:
+    """Draws of the prior, or of a normal distribution like it where it cannot be drawn from."""
+    trial = model.prior_draws(4, np.random.default_rng(0))
+    if trial is not None:
+        return lambda n, rng: np.asarray(model.prior_draws(n, rng))
+    expand = expansion(model.log_prior)
+    top = climb(expand, np.zeros(d)) if np.isfinite(expand(np.zeros(d))[0]) else None
+    center, root = np.zeros(d), _WIDE * np.eye(d)
+    if top is not None and top.converged and np.linalg.eigvalsh(top.precision)[0] > 0.0:
+        center, root = top.point, np.linalg.cholesky(np.linalg.inv(top.precision))
+    return lambda n, rng: center + rng.standard_normal((n, d)) @ root.T
+
+
+def on_all_data(model: Model, whole: Any, found: Search) -> Search:
+    """The modes of a search, followed to those of all data (loaded); those that lead to the same one are one."""
+
+    def log_density(z: jax.Array, argument: Any) -> jax.Array:
+        return model.log_likelihood(z, argument, 1.0) + model.log_prior(z)
+
+    expand = expansion(log_density, model.argument(whole))
+    modes: list[Mode] = []
+    for start in found.modes[:MOST]:
+        mode = climb(expand, start.point)
+        away = [mode.point - other.point for other in modes]
+        known = any(step @ other.precision @ step < 0.01 for step, other in zip(away, modes, strict=True))
+        if mode.converged and not known and np.linalg.eigvalsh(mode.precision)[0] > 0.0:
+            modes.append(mode)
+    modes.sort(key=lambda mode: -mode.value)
+    return replace(found, modes=modes)
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """Chains on the posterior of all data, with their verdict.
+
+    Attributes
+    ----------
+    z : (chain, draw, d) array
+    chains : ChainDiagnostics
+    judged : Certified
+    """
+
+    z: Array
+    chains: ChainDiagnostics
+    judged: Certified
+
+
+def sample_whole(
+    model: Model,
+    whole: Any,
+    center: Array,
+    covariance: Array,
+    modes: list[tuple[Array, Array]],
+    num_points: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Whole:
+    """Sample the posterior of all data by the no-U-turn sampler; once more, with smaller steps, where that fails.
+
+    Parameters
+    ----------
+    model
+        Any model.
+    whole
+        All data, loaded.
+    center, covariance
+        Of the starts, (d,) and (d, d).
+    modes
+        Known modes with covariances, for the certificate.
+    num_points
+        Of the certificate.
+    seed
+        Of chains and certificate.
+    progress
+        Called with ("sampling", transitions done, total).
+
+    Raises
+    ------
+    ConvergenceError
+        A chain finds no start.
+    """
+
+    def log_density(z: jax.Array, argument: Any) -> jax.Array:
+        return jnp.asarray(model.log_likelihood(z, argument, 1.0) + model.log_prior(z))
+
+    settings = CHAINS
+    for attempt in range(2):
+        key = jax.random.fold_in(jax.random.key(seed), 7 + attempt)
+        drawn = sample(log_density, model.argument(whole), center, covariance, settings, key, progress)
+        chains = diagnose(drawn.draws, drawn.stats, model.names)
+        if chains.converged and not chains.divergences:
+            break
+        rejected = _CAREFUL * (1.0 - settings.target_accept_prob)
+        settings = replace(settings, num_warmup=1000, num_samples=1500, target_accept_prob=1.0 - rejected)
+    judged = certify(
+        lambda points: model.log_density(points, model.statistics(points, whole)),
+        drawn.draws,
+        names=model.names,
+        num_points=num_points,
+        seed=seed + 1,
+        modes=modes,
+        draws_log_density=drawn.stats.get("lp"),
+        unbelievable=not_converged(chains.problems),
+        converged=chains.converged and not chains.divergences,
+    )
+    return Whole(drawn.draws, chains, judged)
