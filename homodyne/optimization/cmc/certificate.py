@@ -232,7 +232,8 @@ def certify(
     proposal = around(main, centres[1:], evaluate)
     points = proposal.draw(num_points, rng)
     values = evaluate(points)
-    first = climb(given, points, values, proposal, main, False, rng)
+    half = None if gaussian is not None else normal_of(given.early)
+    first = climb(given, points, values, proposal, main, half, rng)
     if isinstance(first, str):
         return _unable(names, first)
     verdict, reason = _verdict(first, None)
@@ -258,7 +259,7 @@ def certify(
         further = shape.draw(num_points, rng)
         start = proposal.joined(shape, 0.5)
         points, values = np.concatenate([points, further]), np.concatenate([values, evaluate(further)])
-        second = climb(given, points, values, start, own, True, rng)
+        second = climb(given, points, values, start, own, own, rng)
         if isinstance(second, str):
             return _unable(names, second)
         verdict, reason = _verdict(second, first)
@@ -286,7 +287,7 @@ def _third_rung(
 
     `known` are points of `start` and the log density there.
     """
-    least, fitted_to_half = max(num_points, ADAPTED), draws.known is not None
+    least, half = max(num_points, ADAPTED), own if draws.known is not None else None
     rung: Rung | str = ""
     for enough in (least, MORE * least):
         ready = fitted() if enough == least else None
@@ -294,7 +295,7 @@ def _third_rung(
         points = start.draw(2 * enough, rng)
         values = evaluate(points)
         known = points, values
-        rung = climb(draws, points, values, start, own, fitted_to_half, rng)
+        rung = climb(draws, points, values, start, own, half, rng)
         if isinstance(rung, str):
             return rung
         verdict, _ = _verdict(rung, None, adapted=True)

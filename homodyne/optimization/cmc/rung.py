@@ -71,7 +71,7 @@ def climb(
     values: Array,
     proposal: Density,
     own: Density,
-    own_fitted_to_half: bool,
+    half: Density | None,
     rng: np.random.Generator,
 ) -> Rung | str:
     """Weigh the points and compare them with the draws; return a sentence where that is impossible.
@@ -86,9 +86,10 @@ def climb(
         Density of the points.
     own
         Density assumed for the draws.
-    own_fitted_to_half
-        Whether ``own`` was fitted to the shape of the first half of each chain. It is then compared on the other
-        half, and the proposal takes its place as control.
+    half
+        Density that was fitted to the first half of each chain and is compared on the other: one that has seen the
+        draws which it is compared with is higher there, by d (d + 3) / 2n in its logarithm where it is normal. Where
+        it is ``own`` itself, the proposal takes its place as control. None where ``own`` is known.
     rng
         Source of the control points.
     """
@@ -103,17 +104,19 @@ def climb(
     own_weights = np.exp(log_own - log_proposal - np.max(log_own - log_proposal))
     own_weights /= own_weights.sum()
 
-    attributed = expit(values - fitted.log_evidence - log_own)
     if draws.known is None or draws.known_values is None:
+        attributed = expit(values - fitted.log_evidence - log_own)
         difference = overlap_of_weights(attributed, weights, own_weights)
     else:
-        start = draws.known.shape[1] // 2 if own_fitted_to_half else 0
+        start = 0 if half is None else draws.known.shape[1] // 2
+        tried = own if half is None else half
         known, known_values = draws.known[:, start:], draws.known_values[:, start:]
-        log_own_there = own.log_density(known.reshape(-1, known.shape[2])).reshape(known_values.shape)
+        log_own_there = tried.log_density(known.reshape(-1, known.shape[2])).reshape(known_values.shape)
         at_draws = expit(known_values - fitted.log_evidence - log_own_there)
+        attributed = expit(values - fitted.log_evidence - tried.log_density(points))
         difference = overlap(attributed, weights, at_draws, draws.independent)
 
-    if own_fitted_to_half:
+    if half is own:
         control, sample = np.full(len(points), 1.0 / len(points)), proposal.draw(CONTROL, rng)
     else:
         control, sample = own_weights, own.draw(CONTROL, rng)
