@@ -17,7 +17,7 @@ def inspect(
     dt: DT = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the selected maps into this PNG file.")] = None,
 ) -> None:
-    """Show format, wavevectors, angles, frames, frame time and bad frames of a data file."""
+    """Show format, wavevectors, angles, frames, frame time and what is no data in a data file."""
     from homodyne.config.io import load_config
     from homodyne.data import describe
 
@@ -27,6 +27,8 @@ def inspect(
         return
     data = load_measurement(load_config({"experimental_data": {"file_path": file}}, chosen).experimental_data)
     print(f"selected: {data}")
+    for line in data.left_out_lines():
+        print(f"left out    {line}")
     if figure is not None:
         from homodyne.viz import inspect_figure
 

@@ -26,6 +26,24 @@ CONTRADICTION = 0.01
 """Relative difference above which a value given by the user contradicts the one in the file."""
 
 
+def refuse_masked(**arguments: Any) -> None:
+    """Refuse masked values of arguments that say where pairs belong, which is needed of all of them.
+
+    Raises
+    ------
+    DataError
+        A value is masked.
+    """
+    for name, values in arguments.items():
+        each = values if isinstance(values, list | tuple) else [values]
+        count = sum(int(np.count_nonzero(np.ma.getmaskarray(one))) for one in each if np.ma.is_masked(one))
+        if count:
+            raise DataError(
+                f"{name} has {count} masked values; expected a number everywhere, because only values of c2 may be "
+                f"missing. Give {name} without a mask, and mask the values of c2 that are to be left out."
+            )
+
+
 def real_vector(name: str, values: ArrayLike, length: int | None = None) -> FloatArray:
     """Return `values` as a finite float64 vector, or say what is wrong with it.
 
@@ -34,6 +52,7 @@ def real_vector(name: str, values: ArrayLike, length: int | None = None) -> Floa
     DataError
         Not one-dimensional, not real numbers, wrong length, NaN or infinite.
     """
+    refuse_masked(**{name: values})
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
         raise DataError(f"{name} has dtype {array.dtype}; expected real numbers.")
@@ -49,6 +68,7 @@ def real_vector(name: str, values: ArrayLike, length: int | None = None) -> Floa
 
 def real_scalar(name: str, value: Any, unit: str, *, positive: bool = True) -> float:
     """Return `value` as a finite (and positive) float, or say what is wrong with it."""
+    refuse_masked(**{name: value})
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "fiu":
         raise DataError(f"{name} = {value!r}; expected one number in {unit}.")
@@ -66,6 +86,7 @@ def listed(values: Iterable[float], limit: int = 40) -> str:
 
 def per_map(name: str, values: ArrayLike, num_maps: int) -> FloatArray:
     """Return one positive number per map; a single number is repeated."""
+    refuse_masked(**{name: values})
     array = np.asarray(values)
     vector = real_vector(name, np.full(num_maps, array) if array.ndim == 0 else array, num_maps)
     if np.any(vector <= 0):
@@ -115,6 +136,7 @@ def angles(phi: ArrayLike, q: FloatArray) -> FloatArray:
     DataError
         A q has the same direction twice (two angles 360 degrees apart are the same).
     """
+    refuse_masked(phi=phi)
     array = np.asarray(phi)
     vector = real_vector("phi", np.full(q.size, array) if array.ndim == 0 else array, q.size)
     for one in distinct_q(q):
@@ -147,6 +169,7 @@ def frame_range(frames: Sequence[int] | None, num_frames: int) -> tuple[int, int
     """Return (first, last), 1-based and inclusive; None means all frames."""
     if frames is None:
         return 1, num_frames
+    refuse_masked(frames=frames)
     if len(frames) != 2 or any(int(f) != f for f in frames):
         raise DataError(f"frames = {frames!r}; expected (first, last), 1-based and inclusive.")
     first, last = int(frames[0]), int(frames[1])

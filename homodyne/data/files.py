@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray, MapArrays, distinct_q, listed, maps_at_q
+from homodyne.data.mapping import release_pages
+from homodyne.data.missing import examine, sentences, upright
 from homodyne.data.readers import open_catalog
 from homodyne.data.readers.catalog import Angles, Catalog, Wavevectors, is_open, resolve_dt, select_phi, select_q
 from homodyne.data.twotime import (
     MIN_FRAMES,
     TwoTimeData,
     assemble,
-    each_map,
-    map_label,
-    require_symmetric,
-    zero_frames,
+    examine_maps,
+    oriented,
 )
 from homodyne.errors import DataError
 
@@ -78,6 +78,7 @@ def load(
     DataError
         The file cannot be read, does not hold what is asked for, contradicts `dt`, or has no usable frames.
     """
+    checks.refuse_masked(q=q, phi=phi)
     with _naming(path), open_catalog(path, format) as catalog:
         index, waves, directions = _choose_maps(catalog, q, phi)
         first, last = checks.frame_range(frames, catalog.num_frames)
@@ -87,14 +88,14 @@ def load(
         interval = resolve_dt(catalog, dt)
         times, origin = _times(catalog, first, last, interval, age_origin)
         chosen = slice(first - 1, last)
-        maps = _maps(catalog, index, chosen)
-        for k, one in enumerate(each_map(maps)):
-            require_symmetric(one, map_label(waves[k], directions[k]))
+        maps = oriented(_maps(catalog, index, chosen), waves, directions)
         facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
         place = {"read": os.path.abspath(path), "format": catalog.format, "frames": [first - 1, last]}
         if catalog.names:
             facts["map names"] = ", ".join(catalog.names[k] for k in index)
-        extras = {name: _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")}
+        pixels, mean_counts = (
+            _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")
+        )
         return assemble(
             maps,
             t=times,
@@ -108,12 +109,13 @@ def load(
             frames=(catalog.first_frame + first - 1, catalog.first_frame + last - 1),
             source=facts,
             places=tuple({**place, "map": int(number)} for number in index),
-            **extras,
+            pixels=pixels,
+            mean_counts=mean_counts,
         )
 
 
 def read_map(path: str | Path, format: str, number: int, frames: slice) -> MapArray:  # noqa: A002
-    """Elements i < j of one map of a file, (n, n); the others have no meaning.
+    """Elements i < j of one map of a file, (n, n), as `load` finds them; the others have no meaning.
 
     Parameters
     ----------
@@ -138,7 +140,7 @@ def read_map(path: str | Path, format: str, number: int, frames: slice) -> MapAr
         n = frames.stop - frames.start
         one = np.zeros((n, n), np.float32)
         catalog.read_map(number, frames, one)
-        return one
+        return examine(upright(one)).values
 
 
 @contextmanager
@@ -237,6 +239,8 @@ class FileDescription:
         Time between frames, s.
     bad_frames : tuple of int
         Numbers (1-based) of the frames without data in any map of the suggested q.
+    left_out : tuple of str
+        What is no data in the maps of the suggested q, a line for each kind.
     pixels, mean_counts : ndarray or None
         Per map at the suggested q.
     missing : tuple of str
@@ -256,6 +260,7 @@ class FileDescription:
     pixels: FloatArray | None
     mean_counts: FloatArray | None
     missing: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
@@ -274,6 +279,7 @@ class FileDescription:
         lines.append(("dt", "not stated" if self.dt is None else f"{self.dt:.6g} s"))
         bad = listed(self.bad_frames) if self.bad_frames else "none"
         lines.append(("bad frames", f"{bad} ({len(self.bad_frames)} of {self.num_frames}){there}"))
+        lines += [("left out", f"{one}{there}") for one in self.left_out]
         for name, values in (("pixels", self.pixels), ("counts", self.mean_counts)):
             if values is not None:
                 kind, unit = (".0f", "per map") if name == "pixels" else (".4g", "per pixel and frame")
@@ -291,7 +297,7 @@ class FileDescription:
 
 
 def describe(path: str | Path, format: str | None = None) -> FileDescription:  # noqa: A002
-    """Say what a file holds, reading no more maps than needed to find the bad frames of the suggested q.
+    """Say what a file holds, reading the maps of the suggested q one by one to find what in them is no data.
 
     Raises
     ------
@@ -310,7 +316,7 @@ def describe(path: str | Path, format: str | None = None) -> FileDescription:  #
             pixels = np.ones(catalog.num_maps) if catalog.pixels is None else catalog.pixels
             best = max(range(present.size), key=lambda k: (counts[k], float(np.sum(pixels[at[k]])), -k))
             index, suggested = at[best], float(present[best])
-        bad = _bad_frames(catalog, index)
+        bad, left_out = _bad_frames(catalog, index)
     return FileDescription(
         path=str(path),
         format=catalog.format,
@@ -325,17 +331,26 @@ def describe(path: str | Path, format: str | None = None) -> FileDescription:  #
         pixels=None if catalog.pixels is None else catalog.pixels[index],
         mean_counts=None if catalog.mean_counts is None else catalog.mean_counts[index],
         missing=catalog.missing,
+        left_out=left_out,
     )
 
 
-def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[int, ...]:
-    """Frames without data in every one of the maps; stops at the first map that leaves none."""
+def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Frames without data in every one of the maps, and what is left out of these."""
     n = catalog.num_frames
-    checks.require_memory(8 * n * n, f"A map of {n} frames", "The file may be damaged.")
-    one, bad = np.empty((n, n), np.float32), np.ones(n, dtype=bool)
-    for number in index:
-        catalog.read_map(int(number), slice(0, n), one)
-        bad &= zero_frames(one) if catalog.alive is None else zero_frames(one) | ~catalog.alive[number]
-        if not bad.any():
-            break
-    return tuple(int(k) + catalog.first_frame for k in np.flatnonzero(bad))
+    in_file = None if catalog.map_file is None else catalog.map_file(index)
+    checks.require_memory(8 * n * n if in_file is None else 0, f"A map of {n} frames", "The file may be damaged.")
+    bad, left_out = np.ones(n, dtype=bool), []
+    for k, number in enumerate(index):
+        if in_file is None:
+            one = np.empty((n, n), np.float32)
+            catalog.read_map(int(number), slice(0, n), one)
+        else:
+            one = in_file[k]
+        given = None if catalog.diagonal is None else catalog.diagonal[[number]]
+        found = examine_maps((upright(one),), given, None if catalog.alive is None else catalog.alive[[number]])
+        bad &= ~found.alive[0]
+        left_out += [replace(record, map=k) for record in found.left_out]
+        release_pages(one)
+    lines = sentences(left_out, index.size, catalog.first_frame)
+    return tuple(int(k) + catalog.first_frame for k in np.flatnonzero(bad)), tuple(lines)

@@ -36,12 +36,14 @@ def from_arrays(
     """Make a data set from points (data, t1, t2, phi, q), with a map for every q and phi that occur together.
 
     Points may come in any order. (t1, t2) and (t2, t1) are the same point: it is counted once, and the two
-    values must agree. Points with t1 = t2 are the raw diagonal. Grid points that do not occur are missing.
+    values must agree. Points with t1 = t2 are the raw diagonal. Grid points that do not occur are missing, and so is
+    what is no measurement by the rules of `homodyne.data.missing`.
 
     Parameters
     ----------
     data : array
-        c2 at each point: flat, or (n_maps, n, n). NaN is a missing value.
+        c2 at each point: flat, or (n_maps, n, n). NaN is a missing value, a masked one too. A point is masked where
+        (t1, t2) or (t2, t1) is, unless all points with t1 < t2, or all with t1 > t2, are.
     t1, t2 : array
         Ages in s, positive: one per point, or broadcastable to `data` (scalars, meshes). With (n_maps, n, n)
         data a vector of n times belongs to the axis of that time.
@@ -81,6 +83,17 @@ def from_arrays(
         on, off = known & (i == j), known & (i != j)
         _put(diagonal, (k[on], i[on]), value[on], times, labels)
         _put(cube, (k[off], np.minimum(i, j)[off], np.maximum(i, j)[off]), value[off], times, labels)
+    masked = None
+    if points.masked:
+        masked, counted = np.zeros((n_maps, n, n), dtype=bool), points.masked_sides()
+        for mask, first, second, wave, angle in points.chunks("mask", "t1", "t2", "q", "phi"):
+            i, j = np.searchsorted(time_edges, first), np.searchsorted(time_edges, second)
+            k = number[np.searchsorted(q_edges, wave), np.searchsorted(angle_edges, angle)]
+            out = (mask != 0) & counted[np.sign(j - i) + 1]
+            masked[k[out], np.minimum(i, j)[out], np.maximum(i, j)[out]] = True
+        cube[masked] = np.nan
+        diagonal[np.diagonal(masked, axis1=1, axis2=2)] = np.nan
+        masked[:, np.arange(n), np.arange(n)] = False
     dt = float(np.median(np.diff(times)))
     return assemble(
         cube,
@@ -94,6 +107,7 @@ def from_arrays(
         mean_counts=mean_counts,
         age_origin=float(times[0] - dt),
         source={"format": "flat arrays", "points": str(points.size)},
+        masked=masked,
     )
 
 
@@ -102,6 +116,11 @@ class _Points:
 
     def __init__(self, data: ArrayLike, t1: ArrayLike, t2: ArrayLike, phi: ArrayLike, q: ArrayLike) -> None:
         given = {"data": data, "t1": t1, "t2": t2, "phi": phi, "q": q}
+        checks.refuse_masked(t1=t1, t2=t2, phi=phi, q=q)
+        values = np.asanyarray(data)
+        self.masked = bool(np.ma.is_masked(values))
+        if self.masked and values.dtype.kind == "f":
+            given["data"] = np.ma.filled(values, np.nan)
         arrays = {name: np.asarray(values) for name, values in given.items()}
         for name, array in arrays.items():
             if array.dtype.kind not in ("f" if name == "data" else "fiu"):
@@ -124,10 +143,25 @@ class _Points:
         if self.size == 0:
             raise DataError("data is empty; expected at least one point.")
         self._given = arrays
+        if self.masked:
+            full["mask"] = arrays["mask"] = np.ma.getmaskarray(values)
         self._flat = {
             name: np.broadcast_to(a.flat[0], (self.size,)) if arrays[name].size == 1 else _flat(a)
             for name, a in full.items()
         }
+
+    def masked_sides(self) -> NDArray[np.bool_]:
+        """Whether what is masked of the points with t1 > t2, t1 = t2 and t1 < t2 is masked as a pair.
+
+        It is not where a whole side is masked of which the other one has values.
+        """
+        masked, there = np.zeros(3, np.int64), np.zeros(3, np.int64)
+        for mask, first, second in self.chunks("mask", "t1", "t2"):
+            side = np.sign(second - first).astype(np.int64) + 1
+            masked += np.bincount(side[mask != 0], minlength=3)
+            there += np.bincount(side, minlength=3)
+        whole = masked == there
+        return np.asarray(~whole | whole[::-1])
 
     def distinct(self, name: str) -> FloatArray:
         """Sorted distinct values of "phi" or "q", or of "t1" and "t2" together ("t")."""

@@ -9,7 +9,6 @@ A reference is a mapping that JSON can hold, with the key
 
 import hashlib
 import json
-import mmap
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from homodyne.data.files import read_map
-from homodyne.data.mapping import mapping_of
+from homodyne.data.mapping import offset_in_file
 from homodyne.data.twotime import TwoTimeData, update_with_pairs
 from homodyne.errors import DataError
 from homodyne.references import import_reference
@@ -36,17 +35,11 @@ def references_of(data: TwoTimeData) -> list[Reference | None]:
 
 def mapped_reference(one: NDArray[Any]) -> Reference | None:
     """Reference of an array that is mapped from a file; None of any other."""
-    mapping = mapping_of(one)
-    if mapping is None or not isinstance(one, np.memmap) or one.filename is None:
+    offset = offset_in_file(one)
+    if offset is None or not isinstance(one, np.memmap) or one.filename is None:
         return None
-    start = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]  # of the page that the mapping begins at
-    before = one.offset - one.offset % _PAGE
-    offset = before + one.__array_interface__["data"][0] - start
     layout = {"offset": offset, "shape": list(one.shape), "strides": list(one.strides), "dtype": one.dtype.str}
     return {"mapped": os.path.abspath(one.filename), **layout}
-
-
-_PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 def identity(reference: Reference) -> str:

@@ -5,8 +5,8 @@ in :class:`TwoTimeData`. Maps may be larger than memory: everything here goes ov
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import BoolArray, FloatArray, MapArray, MapArrays
-from homodyne.data.mapping import release_pages
+from homodyne.data.mapping import mapping_of, release_pages
+from homodyne.data.missing import LeftOut, constant, examine, sentences, strips, upper_strips, upright
 from homodyne.errors import DataError
 
 MIN_FRAMES = 3
@@ -23,8 +24,6 @@ MIN_FRAMES = 3
 
 DUPLICATE_TOLERANCE = 1e-4
 """Relative difference up to which c2(t1, t2) and c2(t2, t1) are the same measurement (float32 rounding)."""
-
-_ROWS = 256  # rows handled at once, so that temporaries stay small next to a map
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,6 +63,8 @@ class TwoTimeData:
         Where the numbers come from: format, path, dataset names.
     places : tuple of mappings
         Where `homodyne.load` finds every map again, see `homodyne.data.references`; empty for maps in memory.
+    left_out : tuple of LeftOut
+        Which pairs are no data and why, map by map; see `homodyne.data.missing`.
     """
 
     c2: MapArrays
@@ -80,6 +81,7 @@ class TwoTimeData:
     frames: tuple[int, int]
     source: Mapping[str, str] = field(default_factory=dict)
     places: tuple[Mapping[str, Any], ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def num_maps(self) -> int:
@@ -112,8 +114,12 @@ class TwoTimeData:
         return sum(
             int(np.count_nonzero(self.usable(k, rows)))
             for k, _ in enumerate(each_map(self.c2))
-            for rows in _strips(self.num_frames)
+            for rows in strips(self.num_frames)
         )
+
+    def left_out_lines(self) -> list[str]:
+        """What is no data and why, a line for each kind; frames as numbered in the source."""
+        return sentences(self.left_out, self.num_maps, self.frames[0])
 
     def usable(self, k: int, rows: slice = slice(None)) -> BoolArray:
         """Elements in some rows of map k that are data, (rows, n): i < j, finite, both frames alive in this map."""
@@ -151,7 +157,7 @@ def update_with_pairs(found: "hashlib._Hash", one: NDArray[Any]) -> None:
         found.update(np.ravel(one[i, i + 1 :]).data)
 
 
-def each_map(c2: MapArrays) -> Iterator[MapArray]:
+def each_map(c2: MapArrays | Sequence[MapArray]) -> Iterator[MapArray]:
     """Yield the maps in turn; what was read of one that is mapped from a file leaves memory before the next."""
     for one in c2:
         yield one
@@ -175,9 +181,11 @@ def from_cube(
     Parameters
     ----------
     c2 : array, (n_maps, n, n) or (n, n)
-        Correlation maps; the triangle i < j is read, and the other one must be its mirror image, zero or NaN.
-        The diagonal is taken as the raw c2(t, t). NaN is a missing element; a row and column of zeros or NaN
-        is a frame without counts. A float32 cube whose rows are contiguous is not copied.
+        Correlation maps; the triangle i < j is read, and the other one must be its mirror image, or hold one number
+        throughout, such as zero or NaN; where only the triangle i > j has values, it is read. The diagonal is taken as
+        the raw c2(t, t). What is masked, NaN, or no measurement by the rules of `homodyne.data.missing` is left out
+        and counted in `left_out`; a pair is masked where (i, j) or (j, i) is, unless a triangle is masked as a whole.
+        A float32 cube whose rows are contiguous is not copied.
     t : array, (n,)
         Age of the sample at each frame, s; positive and strictly increasing.
     phi : array, (n_maps,)
@@ -199,7 +207,8 @@ def from_cube(
         Wrong shape, dtype, times, angles or values; maps that are not symmetric; fewer than three usable
         frames.
     """
-    cube = np.asanyarray(c2)
+    several = isinstance(c2, list | tuple) and any(np.ma.isMaskedArray(one) for one in c2)
+    cube: NDArray[Any] = np.ma.stack(c2) if several else np.asanyarray(c2)  # type: ignore[arg-type]
     if cube.ndim == 2:
         cube = cube[None]
     if cube.dtype.kind != "f":
@@ -211,11 +220,10 @@ def from_cube(
         raise DataError(f"c2 has {n} frames; expected at least {MIN_FRAMES}.")
     times, waves = checks.ages(t, n), checks.wavevectors(q, n_maps)
     directions = checks.angles(phi, waves)
-    for k, one in enumerate(each_map(cube)):
-        require_symmetric(one, map_label(waves[k], directions[k]))
+    maps, masked = _unmasked(cube)
     dt = float(np.median(np.diff(times)))
     return assemble(
-        as_float32(cube),
+        oriented(maps, waves, directions),
         t=times,
         phi=directions,
         q=waves,
@@ -226,7 +234,48 @@ def from_cube(
         age_origin=float(times[0] - dt),
         frames=frames,
         source=source if source is not None else {"format": "cube"},
+        masked=masked,
     )
+
+
+def _unmasked(cube: NDArray[Any]) -> tuple[MapArray, BoolArray | None]:
+    """Return a float32 cube with NaN where it is masked, and which pairs i < j are; no mask where nothing is."""
+    if not np.ma.isMaskedArray(cube):
+        return as_float32(cube), None
+    values, given = np.ma.getdata(cube), np.ma.getmaskarray(cube)
+    maps = as_float32(values)
+    if not given.any():
+        return maps, None
+    if maps is values:
+        checks.require_memory(4 * cube.size, "A copy of the maps without what is masked", "Select fewer maps.")
+        maps = maps.copy()
+    masked, upper = np.zeros(cube.shape, dtype=bool), np.triu(np.ones(cube.shape[1:], dtype=bool), 1)
+    for one, mask, found in zip(maps, given, masked, strict=True):
+        one[mask] = np.nan
+        above, below = mask[upper], mask.T[upper]
+        if above.all():
+            found[upper] = below
+        else:
+            found[upper] = above | (below & (not below.all()))
+            one[found] = np.nan
+    return maps, masked if masked.any() else None
+
+
+def oriented(c2: MapArrays, q: FloatArray, phi: FloatArray) -> MapArrays:
+    """Maps with their data above the diagonal, after making sure that what lies below does not contradict it."""
+    given = list(c2)
+    found = [upright(one) for one in each_map(given)]
+    for k, one in enumerate(each_map(found)):
+        require_symmetric(one, map_label(q[k], phi[k]))
+    return _gathered(c2, given, found)
+
+
+def _gathered(c2: MapArrays, given: Sequence[MapArray], found: Sequence[MapArray]) -> MapArrays:
+    """The maps themselves where all that was found are those given; one array where they are in memory."""
+    if all(new is old for new, old in zip(found, given, strict=True)):
+        return c2
+    in_file = isinstance(c2, tuple) or any(mapping_of(one) is not None for one in given)
+    return tuple(found) if in_file else np.stack(found)
 
 
 def as_float32(cube: NDArray[np.floating]) -> MapArray:
@@ -257,81 +306,95 @@ def assemble(
     frames: tuple[int, int] | None = None,
     source: Mapping[str, str] | None = None,
     places: tuple[Mapping[str, Any], ...] = (),
+    masked: BoolArray | None = None,
 ) -> TwoTimeData:
-    """Find bad frames, judge the diagonal, and make the record; the last step of every reader.
+    """Find what is no data, judge the diagonal, and make the record; the last step of every reader.
 
-    `alive` are frames that are known to be used; `diagonal` overrides the diagonal of the maps.
+    `alive` are frames that are known to be used; `diagonal` overrides the diagonal of the maps; `masked` (n_maps, n, n)
+    are pairs i < j of the NaN in the maps that the user has masked.
     """
     n_maps, n = len(c2), len(c2[0])
     times, waves = checks.ages(t, n), checks.wavevectors(q, n_maps)
     directions = checks.angles(phi, waves)
-    raw = _raw_diagonal(c2, diagonal)
-    found = np.array([_frames_with_data(one, None if raw is None else raw[k]) for k, one in enumerate(each_map(c2))])
-    if alive is not None:
-        found &= alive
-    _require_usable(c2, found, waves, directions)
-    if raw is not None:
-        raw[~found] = np.nan
+    found = examine_maps(c2, diagonal, alive)
+    left_out = found.left_out if masked is None else _with_masked(found.left_out, masked)
+    _require_usable(found.c2, found.alive, waves, directions, left_out)
     return TwoTimeData(
-        c2=c2,
+        c2=found.c2,
         t=times,
         phi=directions,
         q=waves,
         gap=None if gap is None else checks.real_scalar("gap", gap, "Å"),
         dt=checks.real_scalar("dt", dt, "s"),
-        alive=found,
-        diagonal=raw,
+        alive=found.alive,
+        diagonal=found.diagonal,
         pixels=None if pixels is None else checks.per_map("pixels", pixels, n_maps),
         mean_counts=None if mean_counts is None else checks.per_map("mean_counts", mean_counts, n_maps),
         age_origin=checks.real_scalar("age_origin", age_origin, "s", positive=False),
         frames=(1, n) if frames is None else (int(frames[0]), int(frames[1])),
         source=dict(source or {}),
         places=places,
+        left_out=tuple(sorted(left_out, key=lambda record: record.map)),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class ExaminedMaps:
+    """What of some maps is data: fields as those of TwoTimeData."""
+
+    c2: MapArrays
+    alive: BoolArray
+    diagonal: FloatArray | None
+    left_out: list[LeftOut]
+
+
+def examine_maps(c2: MapArrays, diagonal: FloatArray | None = None, alive: BoolArray | None = None) -> ExaminedMaps:
+    """Find what is data of some maps; arguments as of :func:`assemble`."""
+    raw = _raw_diagonal(c2, diagonal)
+    given, examined = [], []
+    for k, one in enumerate(each_map(c2)):
+        given.append(one)
+        examined.append(examine(one, None if raw is None else raw[k], k))
+    found = np.array([one.alive for one in examined])
+    left_out = [record for one in examined for record in one.left_out]
+    if alive is not None:
+        left_out += [marked for k, one in enumerate(given) if (marked := _marked(k, one, found[k], alive[k]))]
+        found &= alive
+    if raw is not None:
+        raw[~found] = np.nan
+    return ExaminedMaps(_gathered(c2, given, [one.values for one in examined]), found, raw, left_out)
+
+
+def _with_masked(left_out: list[LeftOut], masked: BoolArray) -> list[LeftOut]:
+    """Count what is masked apart from what was NaN before."""
+    found = []
+    for k, mask in enumerate(masked):
+        pairs, of_frame = int(np.count_nonzero(mask)), np.count_nonzero(mask, axis=0) + np.count_nonzero(mask, axis=1)
+        frames = np.flatnonzero(of_frame == len(mask) - 1).tolist()
+        for record in (one for one in left_out if one.map == k):
+            if record.kind == "nan" and pairs:
+                rest = tuple(frame for frame in record.frames if frame not in frames)
+                record = replace(record, pairs=record.pairs - pairs, frames=rest)
+            found += [record] if record.pairs else []
+        found += [LeftOut(k, "masked", pairs, tuple(frames))] if pairs else []
+    return found
+
+
+def _marked(k: int, one: MapArray, found: BoolArray, alive: BoolArray) -> LeftOut | None:
+    """What is left out of a map only because the file marks its frames."""
+    frames = np.flatnonzero(found & ~alive)
+    if not frames.size:
+        return None
+    others = np.flatnonzero(found & alive)
+    first, second = np.minimum.outer(frames, others), np.maximum.outer(frames, others)
+    i, j = frames[np.array(np.triu_indices(frames.size, 1))]
+    pairs = np.count_nonzero(np.isfinite(one[first, second])) + np.count_nonzero(np.isfinite(one[i, j]))
+    return LeftOut(k, "marked", int(pairs), tuple(frames.tolist()))
 
 
 def map_label(q: float, phi: float) -> str:
     """Name of a map by its q (1/Å) and phi (degrees)."""
     return f"q = {q:.6g} 1/Å, phi = {phi:.6g}°"
-
-
-def _strips(n: int) -> list[slice]:
-    """Rows that are handled at once, so that temporaries stay small next to a map."""
-    return [slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS)]
-
-
-def upper_strips(one: MapArray) -> Iterator[tuple[slice, MapArray, BoolArray]]:
-    """Yield (rows, their elements from the first diagonal one on, which of these are i < j)."""
-    frame = np.arange(len(one))
-    for rows in _strips(len(one)):
-        yield rows, one[rows, rows.start :], frame[rows, None] < frame[rows.start :]
-
-
-def zero_frames(one: MapArray) -> BoolArray:
-    """Frames of one (n, n) map that have only zeros and NaN in common with the other frames."""
-    return ~_frames_with_data(one, None)
-
-
-def _frames_with_data(one: MapArray, diagonal: FloatArray | None) -> BoolArray:
-    """Frames that have an element other than zero and NaN with another frame.
-
-    A frame whose raw diagonal is positive had counts: its zeros are coincidences that did not happen, hence
-    data.
-    """
-    nonzero, finite = np.zeros(len(one), dtype=bool), np.zeros(len(one), dtype=bool)
-    for rows, strip, later in upper_strips(one):
-        known = np.isfinite(strip)
-        if not known.all() and (infinite := np.isinf(strip) & later).any():
-            i, j = np.argwhere(infinite)[0]
-            raise DataError(
-                f"c2 holds {strip[i, j]} at frames {rows.start + i + 1}, {rows.start + j + 1}; expected finite values "
-                "or NaN (missing)."
-            )
-        known &= later
-        for frames, pairs in ((finite, known), (nonzero, known & (strip != 0))):
-            frames[rows] |= pairs.any(axis=1)
-            frames[rows.start :] |= pairs.any(axis=0)
-    return nonzero if diagonal is None else nonzero | (finite & (diagonal > 0))
 
 
 def _raw_diagonal(c2: MapArrays, given: FloatArray | None) -> FloatArray | None:
@@ -359,16 +422,18 @@ def _replaced(diagonal: FloatArray, above: FloatArray) -> bool:
     return any(np.mean(np.abs(values - one) <= tolerance * np.abs(one)) > 0.9 for one in stand_ins)
 
 
-def _require_usable(c2: MapArrays, alive: BoolArray, q: FloatArray, phi: FloatArray) -> None:
+def _require_usable(
+    c2: MapArrays, alive: BoolArray, q: FloatArray, phi: FloatArray, left_out: Sequence[LeftOut]
+) -> None:
+    """Refuse maps with too few frames, and one whose data are all the same number."""
     usable = int(np.count_nonzero(alive.any(axis=0)))
     if usable == 0:
-        if any(np.any(np.isfinite(strip) & later) for one in each_map(c2) for _, strip, later in upper_strips(one)):
-            found = "all frames are bad (rows of zeros or NaN)"
-        else:
-            found = "every element i < j is NaN"
-        mirrored = not all(zero_frames(one.T).all() for one in each_map(c2))
-        hint = " The data lie below the diagonal: swap the last two axes." if mirrored else ""
-        raise DataError(f"No usable frame: {found}; expected c2 above the diagonal.{hint}")
+        found = "; ".join(sentences(left_out, len(c2)))
+        empty = all(one.kind in ("nan", "masked") for one in left_out)
+        raise DataError(
+            f"No usable frame: {'every element i < j is NaN' if empty else 'all frames are bad'} ({found}); expected "
+            "finite, varying c2 above the diagonal. Look at the source of the maps, or select others."
+        )
     if usable < MIN_FRAMES:
         raise DataError(f"Only {usable} of {alive.shape[1]} frames are usable; expected at least {MIN_FRAMES}.")
     counts = np.count_nonzero(alive, axis=1)
@@ -378,18 +443,36 @@ def _require_usable(c2: MapArrays, alive: BoolArray, q: FloatArray, phi: FloatAr
             f"The map at {map_label(q[k], phi[k])} has {counts[k]} usable frames; expected at least {MIN_FRAMES}. "
             "Leave it out."
         )
+    for k, one in enumerate(each_map(c2)):
+        _require_varying(one, alive[k], map_label(q[k], phi[k]))
+
+
+def _require_varying(one: MapArray, alive: BoolArray, label: str) -> None:
+    number = None
+    for rows, strip, later in upper_strips(one):
+        values = strip[later & np.isfinite(strip) & alive[rows, None] & alive[rows.start :]]
+        if number is None and values.size:
+            number = values[0]
+        if np.any(values != number):
+            return
+    raise DataError(
+        f"The map at {label} does not vary: every pair of frames has the value {number:.6g}; expected a correlation "
+        "that decays with the time between them. Leave the map out, or look how it was made."
+    )
 
 
 def require_symmetric(one: NDArray[np.floating], label: str) -> None:
-    """Refuse a map whose two triangles disagree; zeros and NaN in either triangle are ignored."""
-    strips = _strips(len(one))
-    for rows, columns in ((strips[r], strips[c]) for r in range(len(strips)) for c in range(r, len(strips))):
+    """Refuse a map whose two triangles disagree; zeros and NaN in either are ignored, and a lower one of one number."""
+    parts = strips(len(one))
+    for rows, columns in ((parts[r], parts[c]) for r in range(len(parts)) for c in range(r, len(parts))):
         above, below = one[rows, columns], one[columns, rows].T
         apart = (above != below) & (below != 0) & (above != 0)
         if apart.any():
             with np.errstate(invalid="ignore", over="ignore"):
                 apart &= np.abs(above - below) > DUPLICATE_TOLERANCE * np.maximum(np.abs(above), np.abs(below))
         if apart.any():
+            if constant(one.T):
+                return
             row, column = np.argwhere(apart)[0]
             i, j = rows.start + row, columns.start + column
             raise DataError(

@@ -84,8 +84,8 @@ class Maps:
         count, width, n = rows.stop - rows.start, lags.stop - lags.start, self.num_frames
         one = self.values[k]
         last_row, last = rows.stop - 1, rows.stop - 1 + lags.stop - 1
-        if last < n or last_row * n + last < n * n:
-            down, across = one.strides
+        down, across = one.strides
+        if last < n or (abs(down) > across and last_row * n + last < n * n):  # behind a row the next one follows
             view = as_strided(one[rows.start :, rows.start + lags.start :], (count, width), (down + across, across))
         else:
             i = np.arange(rows.start, rows.stop)[:, None]

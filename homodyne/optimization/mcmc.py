@@ -520,6 +520,7 @@ def _run(
         **((drawn.facts if drawn else None) or {}),
         **facts,
         "methods": trail,
+        "left_out": data.left_out_lines(),
         "noise": dict(report.facts),
         "checks": dict(report.checks),
         "pilot": {

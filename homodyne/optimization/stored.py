@@ -100,6 +100,7 @@ class StoredRun:
             bad_frames=tuple(int(k) for k in manifest.setup.get("bad_frames", ())),
             facts={
                 "methods": [f"cmc: combined from the store {self.store.path}"],
+                "left_out": [str(line) for line in manifest.setup.get("left_out", ())],
                 "noise": noise.get("facts", {}),
                 "checks": noise.get("checks", {}),
             },

@@ -300,6 +300,7 @@ def fit_shards(
         "sigma": pilot.sigma.tolist(),
         "slope_scales": {name: float(scale) for name, scale in model.space.slope_scales.items()},
         "bad_frames": [int(k) for k in data.bad_frames],
+        "left_out": data.left_out_lines(),
         "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
         "notes": list(pilot.notes),
         "noise": dict(noise or {}),

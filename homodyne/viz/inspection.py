@@ -42,16 +42,20 @@ def draw_frames(ax: Axes, t: Array, values: Array, colour: ColorType, **style: A
     return [*ax.plot(np.add.reduceat(t, first) / np.diff([*first, t.size]), mean, color=colour, linewidth=0.9, **style)]
 
 
-def inspect_figure(data: TwoTimeData) -> Figure:
+def inspect_figure(data: TwoTimeData, max_cells: int = maps.MAX_CELLS) -> Figure:
     """At most four maps spread over q and angle, the diagonal above its neighbours, the mean over each frame's pairs.
 
-    The distance between the diagonal and its neighbours is the shot noise; bad frames are gray.
+    More than ``max_cells`` frames are averaged in blocks.
+
+    The distance between the diagonal and its neighbours is the shot noise. Gray is what is no data: pairs, and whole
+    frames; the legend says how many and why.
     """
     shown = spread_over(np.argsort(np.lexsort((data.phi, data.q))).astype(float), MAX_MAPS)
     names = [_name(data, k) for k in shown]
     uppers = [maps.measured_pairs(data, k) for k in shown]
     figure, top, above, left, right = _panels(len(shown), data.diagonal is not None)
-    step = _draw_maps(figure, top, data, names, uppers)
+    step = -(-data.num_frames // max_cells)
+    _draw_maps(figure, top, data, shown, names, uppers, step)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, len(shown)))
     for ax in (left, right) if above is None else (above, left, right):
         for time in data.t[~data.good]:
@@ -70,8 +74,10 @@ def inspect_figure(data: TwoTimeData) -> Figure:
         left, "age $t$ (s)", r"$c_2(t,t+\Delta t)$", "" if above is not None else f"neighbours of the diagonal{binned}"
     )
     style_axes(right, "age $t$ (s)", "$c_2$", f"mean over all pairs of a frame{binned}")
-    if len(shown) > 1:
-        figure.legend(loc="outside lower center", ncols=len(shown), fontsize=SMALL, frameon=False)
+    if data.left_out:
+        maps.explain_left_out(right, data)
+    if len(shown) > 1 or data.left_out:
+        figure.legend(loc="outside lower center", ncols=len(shown) + bool(data.left_out), fontsize=SMALL, frameon=False)
     low, high = data.q.min(), data.q.max()
     waves = f"q = {low:.4g} 1/Å" if low == high else f"{data.wavevectors.size} q, {low:.4g} to {high:.4g} 1/Å"
     figure.suptitle(f"{waves}, {maps.map_title(data, len(shown), step)}", fontsize=NORMAL)
@@ -106,15 +112,26 @@ def _panels(count: int, diagonal: bool) -> tuple[Figure, list[Axes], Axes | None
     return figure, top, above, left, figure.add_subplot(wide[1])
 
 
-def _draw_maps(figure: Figure, axes: list[Axes], data: TwoTimeData, names: list[str], uppers: list[Array]) -> int:
-    """Maps with one colour bar; returns the number of frames per cell."""
-    step = -(-data.num_frames // maps.MAX_CELLS)
-    cells = [maps.block_mean(values, step)[0] for values in uppers]
-    limits = maps.colour_limits(cells)
-    for k, (ax, name, values) in enumerate(zip(axes, names, cells, strict=True)):
-        maps.draw_map(ax, maps.cell_edges(data.t, step), values, "viridis", limits)
+def _draw_maps(
+    figure: Figure,
+    axes: list[Axes],
+    data: TwoTimeData,
+    shown: list[int],
+    names: list[str],
+    uppers: list[Array],
+    step: int,
+) -> None:
+    """Maps with one colour bar, ``step`` frames per cell."""
+    cells, counts = zip(*(maps.block_mean(values, step) for values in uppers), strict=True)
+    limits, edges = maps.colour_limits(list(cells)), maps.cell_edges(data.t, step)
+    upper = np.triu(np.ones((data.num_frames, data.num_frames), dtype=bool), 1)
+    for k, (ax, name, values, count) in enumerate(zip(axes, names, cells, counts, strict=True)):
+        maps.draw_map(ax, edges, values, "viridis", limits)
+        if step > 1:
+            alive = data.alive[shown[k]]
+            _, pairs = maps.block_mean(np.where(upper & alive & alive[:, None], 1.0, np.nan), step)
+            maps.mark_left_out(ax, edges, (count > 0) & (count < pairs))
         maps.mark_bad_frames(ax, data, step)
         style_axes(ax, "$t_1$ (s)", "" if k else "$t_2$ (s)", name)
         ax.tick_params(labelleft=k == 0)
     maps.add_colour_bar(figure, axes, "$c_2$", "right")
-    return step

@@ -112,6 +112,20 @@ def mark_bad_frames(ax: Axes, data: TwoTimeData, step: int) -> None:
         ax.axhline(time, color=_MISSING, linewidth=0.5)
 
 
+def mark_left_out(ax: Axes, edges: Array, partly: NDArray[np.bool_]) -> None:
+    """Gray veil over cells of which single pairs were left out, where averaging would hide them."""
+    if not partly.any():
+        return
+    veil = np.ma.masked_where(~partly, np.zeros(partly.shape))
+    ax.pcolorfast(edges, edges, veil, cmap=matplotlib.colors.ListedColormap([_MISSING]), alpha=0.6)
+
+
+def explain_left_out(ax: Axes, data: TwoTimeData) -> None:
+    """Entry of a legend that says what gray means, a line for each kind of what is no data."""
+    text = "\n".join(["left out (gray):", *(line.split("; frames")[0] for line in data.left_out_lines())])
+    ax.plot([], [], "s", color=_MISSING, label=text)
+
+
 def block_text(step: int) -> str:
     """How cells came about; nothing when every pair has its own."""
     return f"block mean of {step} x {step} frames" if step > 1 else ""

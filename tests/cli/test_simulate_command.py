@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 
@@ -92,6 +93,18 @@ def test_inspect_shows_and_draws(homodyne, tmp_path):
     assert "2 maps x 10 frames" in outcome.out
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.h5", "run.png"]
+
+
+def test_inspect_lists_what_is_left_out(homodyne):
+    homodyne("simulate", "run.h5", "--frames", 20, "--angles", 2)
+    with h5py.File("run.h5", "r+") as file:
+        for one in file["/xpcs/twotime/correlation_map"].values():
+            one[3, 3:] = one[:4, 3] = -1.0
+    line = "left out    38 pairs in frames of one constant number (-1), in 2 of 2 maps; frames 4"
+    assert line in homodyne("inspect", "run.h5").out.splitlines()
+    chosen = homodyne("inspect", "run.h5", "--frames", "2:20").out.splitlines()
+    assert "left out    36 pairs in frames of one constant number (-1), in 2 of 2 maps; frames 4" in chosen
+    assert "left out" not in homodyne("inspect", "run.h5", "--frames", "5:20").out.split("selected")[1]
 
 
 def test_many_wavevectors_from_the_command_line(homodyne, tmp_path):

@@ -334,6 +334,7 @@ class TestWrongModels:
             ({"y": 1.0}, "first axis"),
             ({"y": np.zeros(3, np.float32)}, "float32, expected float64"),
             ({"y": np.array(["a"])}, "expected float64"),
+            ({"y": np.ma.masked_equal(np.arange(3.0), 1.0)}, "has 1 masked values; expected a value at every"),
             ({"y": np.zeros(3), "x": np.zeros(4)}, "different numbers of observations"),
         ],
     )

@@ -341,6 +341,14 @@ def test_frame_blocks_have_points_where_one_row_has_most():
     assert np.array_equal(assign_points("frame_blocks", 3.0 - row, 3.0 - row, row, 4), 3 - row)
 
 
+def test_masked_values_become_nan():
+    t = np.arange(10.0)
+    shards = shard_data_stratified(np.ma.masked_equal(t, 4.0), t, t + 1, np.zeros(10), 2)
+    values = np.concatenate([shard["data"] for shard in shards])
+    assert np.count_nonzero(np.isnan(values)) == 1
+    assert np.nansum(values) == 45 - 4
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -351,6 +359,7 @@ def test_frame_blocks_have_points_where_one_row_has_most():
         ({"t1": np.ones(9)}, r"equal lengths.*'t1': \(9,\)"),
         ({"data": np.ones((2, 5))}, "flat arrays"),
         ({"phi": np.full(10, np.nan)}, "phi holds NaN"),
+        ({"t1": np.ma.masked_less(np.arange(10.0), 2)}, "t1 has 2 masked values"),
         ({"t2": np.full(10, np.inf)}, "t2 holds NaN or infinite"),
         ({name: np.empty(0) for name in ("data", "t1", "t2", "phi")}, "no points"),
         ({"seed": -3}, "seed = -3"),

@@ -85,6 +85,14 @@ def test_one_sentence_says_what_to_believe(laminar, change, sentence):
     assert table.belief in str(table).splitlines()
 
 
+def test_what_is_left_out_is_told(laminar):
+    lines = ["57 pairs masked; frames 11", "3 pairs NaN, in 1 of 3 maps"]
+    result = replace(laminar.result, diagnostics={**laminar.result.diagnostics, "left_out": lines})
+    text = str(result.summary())
+    assert [line for line in text.splitlines() if line.startswith("left out")] == [f"left out: {one}" for one in lines]
+    assert "left out" not in str(laminar.result.summary())
+
+
 def test_maps_are_called_by_what_differs():
     q, phi = np.array([0.004, 0.004, 0.00812345]), np.array([0.0, -90.0, 0.0])
     both = ["q = 0.004 1/Å, φ = 0°", "q = 0.004 1/Å, φ = -90°", "q = 0.008123 1/Å, φ = 0°"]

@@ -11,6 +11,7 @@ import pytest
 from matplotlib.text import Text
 
 import homodyne
+from homodyne.data import from_cube
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.viz import inspect_figure, save_figures
 from homodyne.viz.figures import figure_format, standard_figures
@@ -152,6 +153,22 @@ def test_inspect_figure_shows_diagonal_and_bad_frames(static):
     assert len(above.patches) == len(left.patches) == 2
     assert "2 bad frames (gray)" in figure.get_suptitle()
     assert inspect_figure(static.data).axes[1].get_title() == "neighbours of the diagonal"
+
+
+def test_inspect_figure_says_what_is_left_out(static):
+    """Averaged cells that lack single pairs lie under a veil; a legend says why pairs are gray."""
+    c2, n = np.array(static.data.c2), static.data.num_frames
+    c2[0, 5, 9:13] = np.inf
+    data = from_cube(c2, static.data.t, static.data.phi, static.data.q)
+    figure = inspect_figure(data)
+    (text,) = (text for legend in figure.legends for text in (t.get_text() for t in legend.texts) if "gray" in text)
+    assert text.splitlines()[0] == "left out (gray):"
+    assert "4 pairs infinite" in text
+    assert len(figure.axes[0].images) == 1
+    assert figure.axes[0].images[0].get_array().mask[9:13, 5].all()
+    assert not inspect_figure(replace(data, left_out=())).legends
+    veiled = inspect_figure(data, max_cells=n // 4).axes[0].images[1].get_array()
+    assert np.argwhere(~veiled.mask[: n // 4, : n // 4]).tolist() == [[1, 2], [1, 3], [2, 1], [3, 1]]
 
 
 _NO_PYPLOT = """

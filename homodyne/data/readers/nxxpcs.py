@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.data.checks import MapArray
+from homodyne.data.missing import upper_strips, zero_frames
 from homodyne.data.readers import hdf5
 from homodyne.data.readers.aps_u import roi_statistics
 from homodyne.data.readers.catalog import Catalog
-from homodyne.data.twotime import upper_strips, zero_frames
 from homodyne.errors import DataError
 
 if TYPE_CHECKING:

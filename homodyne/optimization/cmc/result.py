@@ -67,7 +67,8 @@ class MCMCResult:
     diagnostics : mapping
         ``rhat``, ``ess_bulk``, ``ess_tail`` by name (a list for a parameter with one value per map),
         ``divergences``, ``ebfmi``, ``pilot``, ``warnings`` (list of str), ``cmc`` (validation of shards),
-        ``reduction`` (of the maps to nodes, and how exact it is), ``checks`` (tests of the fit).
+        ``reduction`` (of the maps to nodes, and how exact it is), ``checks`` (tests of the fit), ``left_out`` (list of
+        str: pairs of frames that are no data, and why).
     t, q, phi, sigma : array or None
         Frame times (n,) in s; wave vector in 1/Å and angle in degrees of each map (n_maps,); noise standard
         deviation of c2 in each map (n_maps,) used in the fit.

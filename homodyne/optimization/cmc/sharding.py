@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.data.checks import refuse_masked
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps
@@ -125,7 +126,7 @@ def shard_data_stratified(
     Parameters
     ----------
     data : (N,) array
-        c2 at the points; NaN values stay with their points.
+        c2 at the points; NaN values stay with their points, masked ones become NaN.
     t1, t2, phi, num_shards, strategy, seed
         As in :func:`assign_points`.
     q, L : float, optional
@@ -136,6 +137,9 @@ def shard_data_stratified(
     InputError
         As :func:`assign_points`.
     """
+    refuse_masked(t1=t1, t2=t2, phi=phi)
+    if np.ma.is_masked(data):
+        data = np.ma.filled(np.ma.asarray(data, dtype=np.float64), np.nan)
     values, first, second, angle = (np.asarray(array) for array in (data, t1, t2, phi))
     _require_flat({"data": values, "t1": first, "t2": second, "phi": angle})
     numbers = assign_points(strategy, first, second, angle, num_shards, seed=seed)
@@ -311,6 +315,7 @@ def _angle_problems(shards: Sequence[Shard], min_phi_angles: int) -> list[str]:
 
 
 def _finite(name: str, values: npt.ArrayLike) -> Array:
+    refuse_masked(**{name: values})
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinite values; expected finite numbers only")

@@ -39,6 +39,11 @@ def check_arrays(data: Arrays) -> dict[str, npt.NDArray[Any]]:
         )
     arrays = {name: np.asanyarray(value) for name, value in data.items()}
     for name, value in arrays.items():
+        if np.ma.is_masked(value):
+            raise InputError(
+                f"data[{name!r}] has {np.count_nonzero(np.ma.getmaskarray(value))} masked values; expected a value at "
+                "every observation. Leave the masked observations out of every array."
+            )
         if value.ndim == 0 or len(value) == 0:
             raise InputError(f"data[{name!r}] has shape {value.shape}: its first axis must count the observations")
         if value.dtype.kind not in "biuf" or (value.dtype.kind == "f" and value.dtype != np.float64):

@@ -102,7 +102,8 @@ def summarise(result: "MCMCResult") -> SummaryTable:
     unknown = result.missing_model if result.t is not None else ""
     rates = () if result.t is None or unknown else middle_rates(result)
     notes = (*warnings, unknown) if unknown else tuple(warnings)
-    facts = "\n".join(filter(None, [run_facts(result), _reduction(result)]))
+    left_out = [f"left out: {line}" for line in result.diagnostics.get("left_out") or ()]
+    facts = "\n".join(filter(None, [run_facts(result), *left_out, _reduction(result)]))
     return SummaryTable(result.verdict, reason, facts, tuple(_rows(result)), notes, belief(result), rates)
 
 
