@@ -34,7 +34,7 @@ from homodyne.optimization.cmc.other_modes import other_modes
 from homodyne.optimization.cmc.polish import Polished, polish
 from homodyne.optimization.cmc.proposal import Mode
 from homodyne.optimization.cmc.store import ShardStore
-from homodyne.optimization.cmc.types import Initialization, ShardFailure, ShardResult, ShardTask
+from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import not_converged
 from homodyne.optimization.nuts import NutsSettings
@@ -276,6 +276,7 @@ class _Run:
         return ShardTask(
             shard_id=shard_id, model=self.model, data=self.store.shard_path(shard_id), power=1.0 / self.num_shards,
             settings=self.settings.nuts, init=self.init, seed=self.settings.seed, points=points,
+            operation=CHEAPEST if points is None else "",
         )  # fmt: skip
 
     def _told(self, step: str) -> Progress | None:

@@ -12,6 +12,9 @@ from homodyne.optimization.nuts import NutsSettings
 
 Array = npt.NDArray[np.float64]
 
+CHEAPEST = "cheapest"
+"""Operation of a task that samples by whatever is exact and costs least, not by Markov chains at any rate."""
+
 
 @dataclass(frozen=True, eq=False)
 class Initialization:
@@ -94,7 +97,7 @@ class ShardResult:
     names : tuple of str
         Their D names.
     stats : dict of (chain, draw) arrays
-        lp, diverging, energy, num_steps, acceptance_rate, tree_depth.
+        lp; of Markov chains also diverging, energy, num_steps, acceptance_rate, tree_depth.
     num_points : int
         Observations in the shard.
     converged : bool
@@ -105,6 +108,7 @@ class ShardResult:
     divergences : int
     ebfmi : (chain,) array
     num_gradients : int
+        Evaluations of the density, with its gradient in chains.
     attempts : int
         Runs that it took, 1 when the first one was good.
     seconds : float

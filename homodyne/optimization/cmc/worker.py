@@ -9,7 +9,7 @@ import pickle
 import threading
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ import homodyne.physics  # noqa: F401  makes JAX compute in float64
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.store import read_arrays
-from homodyne.optimization.cmc.types import ShardResult, ShardTask
+from homodyne.optimization.cmc.types import CHEAPEST, ShardResult, ShardTask
+from homodyne.optimization.cmc.weighted_shard import programs, weighted_draws
 from homodyne.optimization.diagnostics import diagnose
 from homodyne.optimization.nuts import NutsSettings, sample
 
@@ -58,18 +59,16 @@ class _Programs:
             return jnp.asarray(model.log_subposterior(z, data, power) - 0.5 * away @ away)
 
         self.model, self.power, self.log_density = model, power, log_density
-        self.settings = _cautious(settings, caution)
+        self.settings, self.weighted = _cautious(settings, caution), programs(log_density)
 
     def sample(self, task: ShardTask, shard: Any) -> ShardResult:
         began, model = time.perf_counter(), self.model
-        key = jax.random.fold_in(jax.random.key(task.seed), task.shard_id)
-        init = task.init
+        init, rng = task.init, np.random.default_rng([task.seed, task.shard_id])
         root = np.sqrt(init.cavity) * np.linalg.inv(np.linalg.cholesky(init.covariance))
         argument = model.argument(shard), init.center, root
         covariance = init.covariance / (1.0 + init.cavity)
-        drawn = sample(self.log_density, argument, init.center, covariance, self.settings, key)
+        drawn = self._draw(task, argument, covariance)
         flat = drawn.draws.reshape(-1, len(model.names))
-        rng = np.random.default_rng([task.seed, task.shard_id])
         x = model.complete(flat, shard, self.power, rng).reshape(*drawn.draws.shape[:2], -1)
         judged = diagnose(x, drawn.stats, model.joint_names, min_ess=MIN_ESS)
         stuck = [chain for chain, steps in enumerate(np.ptp(drawn.draws, axis=1).min(axis=1)) if not steps > 0]
@@ -84,14 +83,38 @@ class _Programs:
             converged=judged.converged,
             problems=judged.problems,
             rhat=judged.rhat,
-            ess_bulk=judged.ess_bulk,
-            ess_tail=judged.ess_tail,
+            ess_bulk=np.minimum(judged.ess_bulk, drawn.worth),
+            ess_tail=np.minimum(judged.ess_tail, drawn.worth),
             divergences=judged.divergences,
             ebfmi=judged.ebfmi,
-            num_gradients=drawn.num_gradients,
+            num_gradients=drawn.num_evaluations,
             attempts=task.attempt + 1,
             seconds=time.perf_counter() - began,
         )
+
+    def _draw(self, task: ShardTask, argument: Any, covariance: Array) -> "_Drawn":
+        """Draws by weighted points where these do, and the task leaves it open; by Markov chains otherwise."""
+        settings, init = self.settings, task.init
+        if task.operation == CHEAPEST and task.attempt == 0 and init.method != "identity":
+            n, rng = settings.num_chains * settings.num_samples, np.random.default_rng([task.seed, task.shard_id, 1])
+            found = weighted_draws(self.weighted, argument, init.center, covariance, n, rng)
+            if found is not None and found.ess >= MIN_ESS:
+                shape = settings.num_chains, settings.num_samples
+                return _Drawn(
+                    found.draws.reshape(*shape, -1), {"lp": found.lp.reshape(shape)}, found.num_evaluations, found.ess
+                )
+        key = jax.random.fold_in(jax.random.key(task.seed), task.shard_id)
+        drawn = sample(self.log_density, argument, init.center, covariance, settings, key)
+        return _Drawn(drawn.draws, drawn.stats, drawn.num_gradients)
+
+
+class _Drawn(NamedTuple):
+    """Draws (chain, draw, d), what is known of them (chain, draw), evaluations, and what they are worth at most."""
+
+    draws: Array
+    stats: dict[str, npt.NDArray[Any]]
+    num_evaluations: int
+    worth: float = np.inf
 
 
 def _cautious(settings: NutsSettings, caution: int) -> NutsSettings:

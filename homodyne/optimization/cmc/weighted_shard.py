@@ -1,0 +1,104 @@
+"""Draws of a subposterior that is nearly normal, without Markov chains: points drawn around its mode by their weights.
+
+A shard's subposterior differs from the one that its chains would start in by little but its place. A few Newton steps
+with the known covariance lead there; points of a t distribution around that place are weighed by the exact density and
+resampled. Where the weights are uneven nothing is returned, and chains are due.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+
+from homodyne.optimization.cmc.importance import smoothed
+from homodyne.optimization.cmc.proposal import DEFENSIVE, WIDE, Mixture
+from homodyne.physics.compiling import at_points
+
+Array = npt.NDArray[np.float64]
+Density = Callable[[jax.Array, Any], jax.Array]
+
+POINTS = 500  # at least
+EVEN_TAIL, EVEN_SHARE = 0.5, 0.3  # tail index of the weights, and share of effective points, to be used
+_STEPS, _NEAR = 8, 0.02  # Newton steps at most, and expected gain of the last one
+
+
+class WeightedDraws(NamedTuple):
+    """Draws (n, d), the log density there (n,), what they are worth, and the number of evaluations."""
+
+    draws: Array
+    lp: Array
+    ess: float
+    num_evaluations: int
+
+
+def programs(log_density: Density) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Value and gradient at a point, and values at many points, of a density (z, argument)."""
+    return jax.jit(jax.value_and_grad(log_density)), at_points(log_density)
+
+
+def weighted_draws(
+    of: tuple[Callable[..., Any], Callable[..., Any]],
+    argument: Any,
+    center: Array,
+    covariance: Array,
+    n: int,
+    rng: np.random.Generator,
+) -> WeightedDraws | None:
+    """Draws of a density that is nearly normal with a known covariance; None where it is not.
+
+    Parameters
+    ----------
+    of
+        `programs` of the density.
+    argument
+        Its argument.
+    center, covariance
+        Where the climb begins, (d,), and the covariance to be expected, (d, d).
+    n
+        Draws.
+    rng
+        Source of the points.
+    """
+    gradient_of, values_of = of
+    place, spent = _climbed(gradient_of, argument, center, covariance)
+    if place is None:
+        return None
+    root = np.linalg.cholesky(covariance)
+    proposal = Mixture(np.array([1.0 - DEFENSIVE, DEFENSIVE]), np.array([place, place]), np.array([root, WIDE * root]))
+    points = proposal.draw(max(POINTS, 2 * n), rng)
+    values = np.asarray(values_of(points, argument))
+    if np.isnan(values).any() or np.isfinite(values).sum() < len(points) // 2:
+        return None
+    weights = smoothed(values - proposal.log_density(points))
+    if not (weights.k_hat < EVEN_TAIL and weights.ess >= EVEN_SHARE * len(points)):
+        return None
+    share = np.cumsum(np.exp(weights.log_weights))
+    chosen = np.searchsorted(share, (np.arange(n) + rng.random()) / n * share[-1]).clip(max=len(points) - 1)
+    chosen = rng.permutation(chosen)
+    worth = 1.0 / (1.0 / weights.ess + 1.0 / n)
+    return WeightedDraws(points[chosen], values[chosen], worth, spent + len(points))
+
+
+def _climbed(
+    gradient_of: Callable[..., Any], argument: Any, start: Array, covariance: Array
+) -> tuple[Array | None, int]:
+    """Where Newton steps with a fixed covariance end, None where they do not, and the number of evaluations."""
+    z, spent = np.asarray(start, dtype=np.float64), 1
+    value, gradient = (np.asarray(x) for x in gradient_of(z, argument))
+    for _ in range(_STEPS):
+        if not (np.isfinite(value) and np.isfinite(gradient).all()):
+            return None, spent
+        step = covariance @ gradient
+        if gradient @ step < _NEAR:
+            return z, spent
+        for factor in (1.0, 0.5, 0.25, 0.125):
+            new, slope = (np.asarray(x) for x in gradient_of(z + factor * step, argument))
+            spent += 1
+            if new > value:
+                break
+        else:
+            return None, spent
+        z, value, gradient = z + factor * step, new, slope
+    return None, spent
