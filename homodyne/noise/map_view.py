@@ -1,7 +1,7 @@
 """One measured map with the model that was fitted to it, as the noise and the tests of a fit see it: `MapView`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class MapView:
         Of the same ages: g alone, (*shape).
     offset, contrast : float
         Of the fit.
+    scaling : (2, k) array
+        Directions of (offset, contrast), in its columns, that the data determine.
     """
 
     t: Array
@@ -36,3 +38,4 @@ class MapView:
     correlation: Callable[[Any, Any], Any]
     offset: float
     contrast: float
+    scaling: Array = field(default_factory=lambda: np.eye(2))

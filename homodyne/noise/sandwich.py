@@ -18,24 +18,23 @@ import numpy as np
 
 from homodyne.errors import InputError
 from homodyne.noise.map_view import MapView
-from homodyne.noise.sampling import crossed_frames
-from homodyne.noise.speckle_noise import (
-    COUNT_SOURCES,
-    PIXEL_SOURCES,
+from homodyne.noise.sources import (
     RESIDUALS,
-    CountingFacts,
-    SpeckleNoise,
-    count_notes,
-    first_of,
-    pixel_notes,
-    pixels_by_source,
-    residual_share,
-    shares,
+    Judgement,
+    MapEvidence,
+    counts_of,
+    evidence,
+    judged_counts,
+    judged_variance,
 )
-from homodyne.noise.traces import definite, evaluated, pair_sums
+from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
+from homodyne.noise.traces import definite, pair_sums
 from homodyne.threads import in_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_LEFT = 0.01  # share of the squares of the noise that a fit leaves, at least
+_KNOWN = 0.3  # standard error of a contrast, over itself, with which it is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +125,12 @@ class _Map:
         """Variability of the score of z once that of (offset, contrast) is eliminated, (d, d)."""
         return self.variability(share)[:-2, :-2]
 
+    def contrast_sd(self, inverse: Array, prior: Array) -> float:
+        """Standard error of the contrast for independent pairs; `inverse` is the covariance of z."""
+        own = np.linalg.inv(self.scaling + np.diag(prior))
+        slope = own[1] @ self.information[-2:, :-2]
+        return float(np.sqrt(own[1, 1] + slope @ inverse @ slope))
+
     def taken_up(self, share: float, inverse: Array) -> float:
         """Weighted squares of noise (variance one) that the fit takes up, over sigma²; `inverse` is that of H."""
         taken = np.linalg.solve(self.scaling, self.variability(share)[-2:, -2:])
@@ -166,15 +171,18 @@ def sandwich(
     contrast, offset = np.array([view.contrast for view in views]), np.array([view.offset for view in views])
     maps = zip(views, sigma, squares, strict=True)
     parts = in_threads(lambda one: _sums(*one), maps, workers)
-    measured = np.array(in_threads(_measured_share, views, workers))
+    seen = in_threads(evidence, views, workers)
     known_scaling = np.sum([part.prior_information(np.diag(scaling_prior)) for part in parts], axis=0)
-    known = shares(contrast, offset, facts, measured)
-    if not known:
+    white = np.array([part.squares / part.weights[0] for part in parts])
+    inverse = np.linalg.inv(_information(parts) + white_prior + known_scaling)
+    known = contrast > np.array([part.contrast_sd(inverse, scaling_prior) for part in parts]) / _KNOWN
+    counts = judged_counts(contrast, offset, white, facts, seen, known)
+    if counts is None:
         raise InputError(
             "no two pairs of a map share a frame, so the correlation of their noise cannot be seen: give "
             "speckle.mean_counts, or use uncertainty: independent"
         )
-    noise = _noise(parts, known, contrast, sigma, facts, white_prior + known_scaling)
+    noise = _noise(parts, counts, contrast, sigma, facts, seen, known, inverse)
     return _assemble(parts, noise, np.linalg.inv(root), white_prior, known_scaling)
 
 
@@ -195,35 +203,40 @@ def _sums(view: MapView, sigma: float, squares: float) -> _Map:
     )
 
 
-def _measured_share(view: MapView) -> float:
-    """Correlated part of the noise of one map, from residuals of some rows and some runs of columns."""
-    rows, columns = crossed_frames(len(view.t))
-
-    def correlation(one: Array, other: Array) -> Array:
-        i, j = np.minimum(one[:, None], other), np.maximum(one[:, None], other)
-        return evaluated(view.correlation, view.t[i], view.t[j])
-
-    g = correlation(rows, columns)
-    residual = view.sample.crossed - view.offset - view.contrast * g
-    return residual_share(correlation(columns, columns), g, residual)
-
-
 def _noise(
-    parts: list[_Map], known: dict[str, Array], contrast: Array, sigma: Array, facts: CountingFacts, prior: Array
+    parts: list[_Map],
+    counts: Judgement,
+    contrast: Array,
+    sigma: Array,
+    facts: CountingFacts,
+    seen: list[MapEvidence],
+    known: Array,
+    inverse: Array,
 ) -> SpeckleNoise:
-    """Noise of every map; the squares of the residuals are too small by what the fit has taken up."""
-    counts = first_of(COUNT_SOURCES, known)
-    share, inverse = known[counts], np.linalg.inv(_information(parts) + prior)
+    """Noise of every map; the squares of the residuals are too small by what the fit has taken up.
+
+    `inverse` is the covariance of z for independent pairs.
+    """
+    share = counts.values
     taken = [v**2 * part.taken_up(s, inverse) for part, s, v in zip(parts, share, sigma, strict=True)]
     expected = [part.expected(s) for part, s in zip(parts, share, strict=True)]
-    variance = np.array([part.squares for part in parts]) / (np.array(expected) - np.array(taken))
-    pixels = pixels_by_source(share, contrast, variance, facts)
-    used = first_of(PIXEL_SOURCES, pixels)
-    if used != RESIDUALS:  # without a correlated part the pixels say nothing
-        seen = share > 0
-        variance[seen] = (contrast[seen] / share[seen]) ** 2 / pixels[used][seen]
-    notes = (*count_notes(contrast, known), *pixel_notes(used, pixels))
-    return SpeckleNoise(share, variance, contrast, counts, used, notes)
+    left = np.maximum(np.array(expected) - np.array(taken), _LEFT * np.array(expected))
+    variance = np.array([part.squares for part in parts]) / left
+    pixels = judged_variance(share, contrast, variance, facts, seen, known)
+    if pixels.used != RESIDUALS:  # without a correlated part the pixels say nothing
+        correlated = share > 0
+        variance[correlated] = (contrast[correlated] / share[correlated]) ** 2 / pixels.values[correlated]
+    sources = {
+        "mean_counts": {name: counts_of(contrast, one) for name, one in counts.found.items()},
+        "pixels": {name: _with_error(one.middle, one.error) for name, one in pixels.found.items()},
+    }
+    notes = (*counts.notes, *pixels.notes)
+    return SpeckleNoise(share, variance, contrast, counts.used, pixels.used, notes, sources)
+
+
+def _with_error(value: float, relative: float) -> tuple[float | None, float | None]:
+    finite = np.isfinite(value) and np.isfinite(relative)
+    return (value, value * relative) if finite else (value if np.isfinite(value) else None, None)
 
 
 def _information(parts: list[_Map]) -> Array:

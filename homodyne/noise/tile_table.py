@@ -7,7 +7,7 @@ parameters take a step of their own, it does not matter how they were estimated.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,8 @@ class MapTiles:
         Covariance of the mean with either noise.
     neighbours : (3,) array
         Correlation of residuals next to each other in a row: measured, as speckle has it, error of the first; or NaN.
+    scaling : (2, k) array
+        As in `MapView`.
     """
 
     contrast: float
@@ -64,6 +66,7 @@ class MapTiles:
     speckle: Array
     independent: Array
     neighbours: Array
+    scaling: Array = field(default_factory=lambda: np.eye(2))
 
     def whitening(self, noise: str) -> Array:
         """Matrix that makes one kind of noise of the means white."""
@@ -158,6 +161,7 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
         speckle=variance * speckle[two],
         independent=variance * tiling.white[two],
         neighbours=_neighbours(view, rows, left[-1], right[-1], share),
+        scaling=view.scaling,
     )
 
 
@@ -195,8 +199,8 @@ def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: fl
 
 
 def scaling_columns(one: MapTiles) -> Array:
-    """Derivatives with respect to offset and contrast."""
-    return np.stack([np.ones_like(one.g), one.g], axis=1)
+    """Derivatives with respect to what the data determine of offset and contrast."""
+    return np.asarray(np.stack([np.ones_like(one.g), one.g], axis=1) @ one.scaling)
 
 
 def _none(one: MapTiles, k: int) -> Array:

@@ -1,7 +1,7 @@
 """From the posterior for independent pairs to the calibrated one, whose width is that under correlated noise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from homodyne.device.config import detect_hardware
 from homodyne.errors import ConvergenceError
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
 from homodyne.noise.adjustment import Adjustment, adjusted_covariance, adjustment_to, unadjusted
-from homodyne.noise.crosscheck import cross_check
 from homodyne.noise.map_view import MapView
 from homodyne.noise.sandwich import Sandwich, sandwich
 from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
@@ -30,6 +29,7 @@ WIDEST = 200.0
 
 _ROUNDS = 8  # times that the sandwich is made, at most
 _SHRINKS = 0.7  # times the step before that a step is long, at most, if steps go on without being cut in half
+_LIGHTEST = 0.3  # mean square of residuals over that of their robust sd, at least
 _NEAR = 0.3  # standard deviations between the point where it was made and the mode
 
 
@@ -50,8 +50,12 @@ class NoiseReport:
         Counts, pixels, and where they come from.
     notes : tuple of str
         What a user should know.
+    noise : SpeckleNoise
+        Where it was estimated.
     checks : dict
-        Tests of the fit against its data, see `homodyne.noise.crosscheck`.
+        Tests of the fit against its data, see `homodyne.noise.crosscheck`; empty until these have run.
+    prior : dict
+        Distance between prior and data, as of `homodyne.optimization.agreement.prior_distance`; likewise.
     """
 
     adjustment: Adjustment
@@ -59,22 +63,20 @@ class NoiseReport:
     inflation: Mapping[str, Any]
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
-    checks: Mapping[str, Any]
+    noise: SpeckleNoise
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    prior: Mapping[str, Any] = field(default_factory=dict)
 
 
 def noise_report(data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> NoiseReport:
-    """Estimate the noise at the best mode of a pilot fit, what it does to the uncertainty, and whether the fit is good.
+    """Estimate the noise at the best mode of a pilot fit, and what it does to the uncertainty.
 
     Raises
     ------
     InputError
         When neither the data nor the user say how many counts there are.
     """
-    report, noise = _report_at(pilot.mode, data, pilot, known)
-    space = pilot.space
-    views = map_views(pilot, pilot.mode.z[: space.dim], np.eye(space.dim))
-    maps = pilot.problem.maps
-    return replace(report, checks=cross_check(views, noise, maps.q, maps.phi, maps.t))
+    return _report_at(pilot.mode, data, pilot, known)
 
 
 def calibrated(
@@ -114,7 +116,7 @@ def calibrated(
         between = place + share * gap
         usable = share < 1 and bool(np.isfinite(space.log_prior(jnp.asarray(between[: space.dim]))))
         where = replace(top, z=between if usable else top.z)
-        report = replace(_report_at(where, data, pilot, known)[0], checks=report.checks)
+        report = _report_at(where, data, pilot, known)
     assert best is not None
     moved, posterior, modes, report = best
     if moved >= _NEAR:
@@ -198,25 +200,28 @@ def _without_adjustment(pilot: Pilot) -> Posterior:
     return replace(pilot.posterior, sigma=pilot.sigma, adjustment=none)
 
 
-def _squares(at: Evaluation) -> Array:
-    """Sums over pairs of squared residuals at the conditional means of offset and contrast, (n_maps,)."""
+def _squares(at: Evaluation, sigma: Array) -> Array:
+    """Sums over pairs of squared residuals at the conditional means of offset and contrast, (n_maps,).
+
+    A signal a million times the noise leaves no digits for them; then those of the robust `sigma` (n_maps,) stand.
+    """
     m, (offset, contrast) = at.moments, at.scaling_mean[0].T
     gap = m.mean[0] - offset
     cross = m.yg[0] + gap * m.g[0]
-    return np.asarray(m.scatter[0] + m.weight[0] * gap**2 - 2 * contrast * cross + contrast**2 * m.gg[0])
+    squares = m.scatter[0] + m.weight[0] * gap**2 - 2 * contrast * cross + contrast**2 * m.gg[0]
+    return np.asarray(np.where(squares > _LIGHTEST * m.weight[0] * sigma**2, squares, m.weight[0] * sigma**2))
 
 
-def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> tuple[NoiseReport, SpeckleNoise]:
-    """Noise and sandwich at a point, without tests of the fit."""
+def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> NoiseReport:
+    """Noise and sandwich at a point."""
     space, scaling_prior = pilot.space, np.asarray(pilot.posterior.scaling)[1]
     d = space.dim
     z, root = mode.z[:d], np.linalg.cholesky(mode.covariance[:d, :d])
     at, here = _independent(pilot, z), local(z, space)
     facts = CountingFacts(data.diagonal, data.pixels, data.mean_counts, known.pixels, known.mean_counts)
     views = map_views(pilot, z, root)
-    found = sandwich(
-        views, pilot.sigma, facts, root, scaling_prior, _squares(at), here.information, detect_hardware().cores
-    )
+    squares, cores = _squares(at, pilot.sigma), detect_hardware().cores
+    found = sandwich(views, pilot.sigma, facts, root, scaling_prior, squares, here.information, cores)
     covariance = np.linalg.inv(found.information + found.prior_information + here.information)
     slope = score_many(z[None], _without_adjustment(pilot)).gradient[0] - here.gradient
     adjustment = adjustment_to(found, z + covariance @ slope, covariance)
@@ -229,9 +234,10 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
         "pixels": _plain(noise.pixels),
         "counts_source": noise.counts_source,
         "pixels_source": noise.pixels_source,
+        "sources": noise.sources,
         "widening": adjustment.widening,
     }
-    return NoiseReport(adjustment, wide, inflation, numbers, noise.notes, {}), noise
+    return NoiseReport(adjustment, wide, inflation, numbers, noise.notes, noise)
 
 
 def _inflation(space: ParameterSpace, here: Local, narrow: Array, wide: Array) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from homodyne.likelihood.posterior import (
     physical_draws,
 )
 from homodyne.likelihood.reduction import Accuracy
+from homodyne.optimization.agreement import model_checks, prior_distance
 from homodyne.optimization.assembly import Run, assemble, consensus_result
 from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
 from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
@@ -176,9 +177,12 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
     )
     clock.mark("pilot fit")
     report = noise_report(data, pilot, settings.speckle)
+    tested = model_checks(pilot, report.noise)
     if widened:
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
-    pilot = pilot.noting(*report.notes)
+    report = replace(report, checks=tested, prior=prior_distance(pilot))
+    conflict = [report.prior["alarm"]] if report.prior.get("alarm") else []
+    pilot = replace(pilot, notes=(*conflict, *pilot.notes)).noting(*report.notes)
     clock.mark("noise")
     names, reason = _names(pilot.posterior.nodes.num_points, settings)
     for round_number in range(1, _REDUCTIONS + 1):
@@ -343,7 +347,7 @@ def _shards(
     """Consensus Monte Carlo from the modes of the pilot fit."""
     if settings.noise == "sampled":
         raise InputError("noise: sampled is not possible with method cmc: use noise: fixed, or method nuts")
-    noise = {"inflation": report.inflation, "facts": report.facts, "checks": report.checks}
+    noise = {"inflation": report.inflation, "facts": report.facts, "checks": report.checks, "prior": report.prior}
     found, how = fit_shards(data, pilot, settings, detect_hardware(gpus=True), tell, noise)
     trail.append(how)
     return found
@@ -523,6 +527,7 @@ def _run(
         "left_out": data.left_out_lines(),
         "noise": dict(report.facts),
         "checks": dict(report.checks),
+        "prior": dict(report.prior),
         "pilot": {
             "num_starts": pilot.num_starts,
             "num_converged": pilot.num_converged,

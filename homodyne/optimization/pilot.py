@@ -39,7 +39,7 @@ _STEP = 0.3  # of differences for the curvature, in posterior sd
 _STILL = 0.01  # change of the noise, in its own standard errors, that is none
 _ROUNDS = 4  # of climbing and taking the noise from the residuals
 _RESIDUALS = 1_000_000  # pairs over all maps that the noise is taken from
-_RESOLVED = 1e-8  # least noise over the values themselves: less than single precision resolves
+_RESOLVED = 2e-7  # least noise over the values themselves; rounding to single precision makes up to 4e-8
 _MAD_TO_SD = 1.4826022185056018  # 1 / quantile(normal, 3/4)
 _FAR_DRAWS = 4  # points about the mode at which cells are tried
 _FAR = 3.0  # spread of these, in posterior sd
@@ -197,8 +197,16 @@ def pilot_fit(
     ------
     ConvergenceError
         When the density is zero at all starting points.
+    DataError
+        When there are not more pairs of frames than parameters, or the values of a map do not scatter.
     """
     count = problem.maps.num_maps
+    if problem.num_pairs <= problem.space.dim + 2 * count:
+        raise DataError(
+            f"{problem.num_pairs} pairs of frames for {problem.space.dim} parameters, and contrast and offset of "
+            f"{count} map(s), leave nothing that tells the noise: expected more pairs; use longer records, or fix "
+            "parameters"
+        )
     thin = problem.posterior(problem.thinned(settings.thin_points), np.ones(count))
     starts, sigma = _screen(thin, problem, rng, settings, progress)
     progress("pilot fit: starts", 0, 1)
@@ -317,7 +325,7 @@ _physical = compiled(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, No
 
 def _damped(information: Array, gradient: Array, damping: float) -> Array:
     """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
-    scale = np.diag(information) + 1e-12 * np.trace(information) + 1e-300
+    scale = np.maximum(np.diag(information) + 1e-12 * np.trace(information), 1e-300)  # less than 0 by rounding
     matrix = information + np.diag(damping * scale)
     root = np.sqrt(scale)
     return np.asarray(np.linalg.lstsq(matrix / np.outer(root, root), gradient / root, rcond=None)[0] / root)
@@ -435,8 +443,9 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
         found[k] = _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
         if not found[k] > _RESOLVED * abs(center[k]):
             raise DataError(
-                f"half of the pairs of frames at {_place(problem, k)} do not scatter about the model: expected "
-                "measured values, which do; look at the map with 'homodyne inspect', and leave it out"
+                f"data without noise cannot be given error bars: half of the pairs of frames at {_place(problem, k)} "
+                f"do not scatter about the model by more than rounding ({found[k]:.1g}); expected measured values, "
+                "which do; look at the map with 'homodyne inspect', and leave it out"
             )
     return found
 

@@ -103,6 +103,7 @@ class StoredRun:
                 "left_out": [str(line) for line in manifest.setup.get("left_out", ())],
                 "noise": noise.get("facts", {}),
                 "checks": noise.get("checks", {}),
+                "prior": noise.get("prior", {}),
             },
             warnings=tuple(warnings),
             noise_inflation=noise.get("inflation"),

@@ -149,15 +149,15 @@ class ParameterSpace:
         possible = self.model.supported(params, self.ends[0], self.ends[1]) & jnp.isfinite(total)
         return jnp.where(possible, total, -jnp.inf)
 
+    def prior_scales(self, z: jax.Array) -> jax.Array:
+        """Values, one for each of `free_names`, of which priors are normal: parameters, shares, or their logarithms."""
+        params, _ = self._judged(self.physical(z))
+        values = [jnp.log(params[n]) if self.priors[n].logarithmic else params[n] for n in self.free_names]
+        return jnp.stack(values)
+
     def prior_information(self, z: jax.Array) -> jax.Array:
         """Curvature (dim, dim) of normal priors along z, and that of logits: positive semidefinite."""
-
-        def scales(z: jax.Array) -> jax.Array:
-            params, _ = self._judged(self.physical(z))
-            values = [jnp.log(params[n]) if self.priors[n].logarithmic else params[n] for n in self.free_names]
-            return jnp.stack(values)
-
-        slopes = jax.jacfwd(scales)(z)
+        slopes = jax.jacfwd(self.prior_scales)(z)
         precision = jnp.stack([jnp.asarray(self.priors[name].numbers)[1] for name in self.free_names])
         logits = np.array([name.startswith("logit_") for name in self.coordinate_names])
         bent = jnp.where(logits, 2.0 * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z), 0.0)

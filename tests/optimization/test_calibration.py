@@ -44,7 +44,7 @@ def fitted(data, mode, seed, parameters=(), priors=WIDE):
 def remade_at_mode(data, pilot, known, report):
     """Widths by a sandwich made at the calibrated mode over those of the fit, and what the fit says of its own."""
     found, last = calibrated(data, pilot, known, report, PilotSettings())
-    again, _ = calibration._report_at(found.mode, data, pilot, known)
+    again = calibration._report_at(found.mode, data, pilot, known)
     ratio = np.sqrt(np.diag(again.covariance) / np.diag(last.covariance))
     return ratio, [note for note in last.notes if "take the widths as rough" in note]
 

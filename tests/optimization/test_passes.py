@@ -20,6 +20,7 @@ from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs, reduce_shards
 from homodyne.noise.sampling import sampled
 from homodyne.optimization import passes as module
+from homodyne.optimization.agreement import model_checks
 from homodyne.optimization.calibration import noise_report
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
 from homodyne.optimization.passes import Passes
@@ -142,7 +143,7 @@ def test_noise_and_tests_of_the_fit_need_no_maps_here(maps, made):
         with passes:
             pilot, before = pilot_fit(replace(problem, passes=passes), np.random.default_rng(0)), num_made(made)
             report = noise_report(data, pilot, settings.speckle)
-            return report, num_made(made) - before
+            return replace(report, checks=model_checks(pilot, report.noise)), num_made(made) - before
 
     there = remote(problem.maps, settings)
     (here, _), (elsewhere, made_for_it) = reported(Passes(problem.maps, settings)), reported(there)

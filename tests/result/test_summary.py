@@ -76,6 +76,14 @@ CHECKS = {"alarms": [], "angles": [{"phi": 0.0, "p": 0.3}], "misfit": {"p": 0.25
             {"diagnostics": {"checks": CHECKS | {"alarms": ["blocks disagree", "rows disagree"]}}},
             "the numbers only as a description by a model that the data contradict: blocks disagree; rows disagree",
         ),
+        (
+            {"diagnostics": {"checks": CHECKS, "prior": {"alarm": "prior and data contradict each other: D0"}}},
+            "the numbers only as a compromise: prior and data contradict each other: D0",
+        ),
+        (
+            {"diagnostics": {"checks": CHECKS | {"alarms": ["blocks disagree"]}, "prior": {"alarm": "prior and data"}}},
+            "the numbers only as a description by a model that the data contradict: blocks disagree; prior and data",
+        ),
         ({"verdict": "REFUSED", "certificate": None}, "nothing; the draws are not the posterior"),
     ],
 )

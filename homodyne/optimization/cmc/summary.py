@@ -156,11 +156,15 @@ def belief(result: "MCMCResult") -> str:
         "independent": "but error bars only if points of the map have independent noise",
     }.get(result.uncertainty, f"with uncertainty {result.uncertainty}")
     checks = result.diagnostics.get("checks")
+    conflict = (result.diagnostics.get("prior") or {}).get("alarm")
+    if conflict and not (checks and checks["alarms"]):
+        return f"believe: {draws} only as a compromise: {conflict}"
     if not checks:
         return f"believe: {draws}, {width}; whether the model fits the data was not tested"
     if checks["alarms"]:
         return (
-            f"believe: {draws} only as a description by a model that the data contradict: {'; '.join(checks['alarms'])}"
+            f"believe: {draws} only as a description by a model that the data contradict: "
+            f"{'; '.join([*checks['alarms'], *filter(None, [conflict])])}"
         )
     parts = "blocks of frames and angles" if checks["angles"] else "blocks of frames"
     return f"believe: {draws}, {width}; the model fits the data (p = {checks['misfit']['p']:.2g}), {parts} agree"
