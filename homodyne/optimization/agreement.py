@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import eigh
 from scipy.stats import chi2, norm
@@ -125,6 +126,26 @@ def prior_distance(pilot: Pilot) -> dict[str, Any]:
     together = float(norm.isf(improbable / 2)) if improbable > 0 else square**0.5
     distances = dict(zip(names, apart.tolist(), strict=True)) | _scaling_distances(pilot, found, at, pull)
     return {"parameters": distances, "together": together, "alarm": _alarm(distances, together)}
+
+
+def prior_shares(pilot: Pilot) -> dict[str, float]:
+    """Share of the variance of every free parameter that lies in directions which the prior holds, to first order.
+
+    Near 1 the data do not determine the parameter: its posterior is as wide as the prior leaves it, given what the data
+    say of others.
+    """
+    found = _directions(pilot)
+    slopes = np.asarray(_slopes(pilot.mode.z[: pilot.space.dim], pilot.space)) @ found.vectors
+    variance = np.square(slopes)
+    total = variance.sum(axis=1)
+    shares = variance[:, found.share >= _HELD].sum(axis=1) / np.where(total > 0.0, total, 1.0)
+    return dict(zip(pilot.space.free_names, shares.tolist(), strict=True))
+
+
+@compiled
+def _slopes(z: jax.Array, space: ParameterSpace) -> Any:
+    """Derivatives of the free parameters by the coordinates, (parameters, d)."""
+    return jax.jacfwd(lambda z: jnp.stack([space.physical(z)[name] for name in space.free_names]))(z)
 
 
 def _around(pilot: Pilot, found: Directions) -> Evaluation:

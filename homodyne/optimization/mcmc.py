@@ -32,7 +32,7 @@ from homodyne.likelihood.posterior import (
     physical_draws,
 )
 from homodyne.likelihood.reduction import Accuracy
-from homodyne.optimization.agreement import model_checks, prior_distance
+from homodyne.optimization.agreement import model_checks, prior_distance, prior_shares
 from homodyne.optimization.assembly import Run, assemble, consensus_result
 from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
 from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
@@ -180,7 +180,7 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
     tested = model_checks(pilot, report.noise)
     if widened:
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
-    report = replace(report, checks=tested, prior=prior_distance(pilot))
+    report = replace(report, checks=tested, prior={**prior_distance(pilot), "shares": prior_shares(pilot)})
     conflict = [report.prior["alarm"]] if report.prior.get("alarm") else []
     pilot = replace(pilot, notes=(*conflict, *pilot.notes)).noting(*report.notes)
     clock.mark("noise")

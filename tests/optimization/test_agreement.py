@@ -8,7 +8,7 @@ import pytest
 import homodyne
 from homodyne.config.io import load_config
 from homodyne.optimization import agreement
-from homodyne.optimization.agreement import directions, model_checks, prior_distance
+from homodyne.optimization.agreement import directions, model_checks, prior_distance, prior_shares
 from homodyne.optimization.calibration import calibrated, noise_report
 from homodyne.optimization.pilot import PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
@@ -46,6 +46,23 @@ def test_directions_separate_prior_and_data():
     assert 0 < determined.shape[1] < 3
     gain = [np.diag(determined.T @ x @ determined) for x in (prior, data)]
     assert np.all(gain[0] < gain[1])
+
+
+def test_what_the_data_do_not_determine_is_the_priors(monkeypatch):
+    """Of a Brownian sample, rate and slope are known, but not which part of the rate is a power law."""
+    brownian = {"D0": 2e4, "alpha": 0.0, "D_offset": 0.0}
+
+    def shares(truth, parameters):
+        return prior_shares(judgement(speckle(truth), parameters)[0])
+
+    found = shares(brownian, {})
+    assert found["D0"] > 0.5
+    assert found["D_offset"] > 0.5
+    assert max(shares(TRUTH, FIXED).values()) < 1e-6
+    narrow = shares(TRUTH, {**FIXED, "alpha": normal(-0.5, 0.003)})
+    assert narrow["alpha"] > 0.5 > narrow["D0"]
+    monkeypatch.setattr(agreement, "_HELD", 1.1)  # planted: nothing is ever held by the prior
+    assert max(shares(brownian, {}).values()) == 0.0
 
 
 def test_the_distance_is_that_of_prior_and_likelihood():

@@ -101,6 +101,18 @@ def test_what_is_left_out_is_told(laminar):
     assert "left out" not in str(laminar.result.summary())
 
 
+def test_what_the_data_do_not_determine_is_marked(laminar):
+    name = laminar.result.free_names[-1]
+    diagnostics = {**laminar.result.diagnostics, "prior": {"shares": {name: 0.9, laminar.result.free_names[0]: 0.1}}}
+    table = replace(laminar.result, diagnostics=diagnostics).summary()
+    assert table.undetermined == (name,)
+    marked = [line.split()[0] for line in str(table).splitlines() if " * " in line]
+    assert marked == [name]
+    assert f"the width of {name} is that of the prior" in str(table)
+    assert f"parameters.{name}.fixed" in str(table)
+    assert "not determined" not in str(laminar.result.summary())
+
+
 def test_maps_are_called_by_what_differs():
     q, phi = np.array([0.004, 0.004, 0.00812345]), np.array([0.0, -90.0, 0.0])
     both = ["q = 0.004 1/Å, φ = 0°", "q = 0.004 1/Å, φ = -90°", "q = 0.008123 1/Å, φ = 0°"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult
 
 REFUSED = "REFUSED"
+HELD = 0.5  # share of the variance of a parameter that the prior holds, above which the data do not determine it
 PER_MAP = ("contrast", "offset", "sigma")
 _HEADER = ("parameter", "unit", "mean", "sd", "5 %", "50 %", "95 %", "ESS", "R-hat")
 _BANNER = "!" * 24 + "  REFUSED: DO NOT USE THESE NUMBERS  " + "!" * 24
@@ -70,7 +71,10 @@ class RateRow:
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """Verdict, one sentence on its reason, facts of the run, rows, warnings, what to believe, rates of the model."""
+    """Verdict, one sentence on its reason, facts of the run, rows, warnings, what to believe, rates of the model.
+
+    ``undetermined`` are parameters of which the posterior is as wide as the prior leaves it.
+    """
 
     verdict: str
     reason: str
@@ -79,14 +83,24 @@ class SummaryTable:
     warnings: tuple[str, ...] = ()
     belief: str = ""
     rates: tuple[RateRow, ...] = ()
+    undetermined: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        table = align_table([_HEADER, *_body(self.rows)])
+        table = [*align_table([_HEADER, *_body(self.rows, self.undetermined)]), *self._advice()]
         head = [f"{self.verdict}: {self.reason}", self.facts, *filter(None, [self.belief]), "", *self._rate_lines()]
         notes = ["", *(f"warning: {text}" for text in self.warnings)] if self.warnings else []
         if self.verdict == REFUSED:
             return "\n".join([head[0], _BANNER, *head[1:], *table, *notes, _BANNER])
         return "\n".join([*head, *table, *notes])
+
+    def _advice(self) -> list[str]:
+        if not self.undetermined:
+            return []
+        names = ", ".join(self.undetermined)
+        above = "rely on the rates above" if self.rates else "rely on the others"
+        return ["", f"* not determined by the data: the width of {names} is that of the prior; {above}, or fix "
+                    f"{'one of them' if len(self.undetermined) > 1 else 'it'} where it is known "
+                    f"(parameters.{self.undetermined[-1]}.fixed)"]  # fmt: skip
 
     def _rate_lines(self) -> list[str]:
         if not self.rates:
@@ -104,7 +118,9 @@ def summarise(result: "MCMCResult") -> SummaryTable:
     notes = (*warnings, unknown) if unknown else tuple(warnings)
     left_out = [f"left out: {line}" for line in result.diagnostics.get("left_out") or ()]
     facts = "\n".join(filter(None, [run_facts(result), *left_out, _reduction(result)]))
-    return SummaryTable(result.verdict, reason, facts, tuple(_rows(result)), notes, belief(result), rates)
+    shares = (result.diagnostics.get("prior") or {}).get("shares") or {}
+    undetermined = tuple(name for name in result.parameter_names if shares.get(name, 0.0) > HELD)
+    return SummaryTable(result.verdict, reason, facts, tuple(_rows(result)), notes, belief(result), rates, undetermined)
 
 
 def middle_rates(result: "MCMCResult", t: float | None = None) -> tuple[RateRow, ...]:
@@ -269,15 +285,16 @@ def with_error(value: float, error: float) -> str:
     return f"{format_number(value, error, size)} ± {format_number(error, error, size)}"
 
 
-def _body(rows: Sequence[SummaryRow]) -> list[tuple[str, ...]]:
-    """Cells of all lines; a name with one row per map gets a line of its own before its maps."""
+def _body(rows: Sequence[SummaryRow], marked: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """Cells of all lines; a name with one row per map gets a line of its own before its maps, some get a star."""
     lines: list[tuple[str, ...]] = []
     group = None
     for row in rows:
         if row.label and row.name != group:
             lines.append((f"{row.name} per map",))
         group = row.name if row.label else None
-        lines.append(_cells(row))
+        cells = _cells(row)
+        lines.append((f"{cells[0]} *", *cells[1:]) if row.name in marked else cells)
     return lines
 
 
