@@ -42,7 +42,7 @@ from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose, not_converged
 from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.nuts import NutsSettings, sample
-from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
+from homodyne.optimization.pilot import DEAD, UNSEEN, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
 from homodyne.optimization.xpcs import XpcsModel, fit_shards
 
@@ -203,6 +203,13 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
         reason = (
             f"The reduced data do not stand for all pairs: their log density is off by {error:.2g} at the draws, after "
             f"{round_number} reductions (limit {reduction.max_error:g}, reduction.max_error); lower its tolerance."
+        )
+        best = replace(best, certificate=replace(best.certificate, verdict=REFUSED, reason=reason))
+    elif pilot.unseen >= UNSEEN and best.certificate.verdict != REFUSED:
+        reason = (
+            f"Not all modes of the posterior are known: {len(pilot.modes)} were found from {pilot.num_starts} starts, "
+            f"and new ones, with about {pilot.unseen:.0%} of the mass, were still coming; narrow the priors, fix "
+            "parameters, or raise optimization.nlsq.num_starts."
         )
         best = replace(best, certificate=replace(best.certificate, verdict=REFUSED, reason=reason))
     facts = {
@@ -532,6 +539,7 @@ def _run(
             "num_starts": pilot.num_starts,
             "num_converged": pilot.num_converged,
             "num_modes": len(pilot.modes),
+            "unseen": pilot.unseen,
             "newton_step": pilot.mode.newton_step,
         },
     }

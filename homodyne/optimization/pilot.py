@@ -16,9 +16,10 @@ import numpy as np
 
 from homodyne.errors import ConvergenceError, DataError
 from homodyne.likelihood.nodes import Nodes
-from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
+from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, log_densities, score_many
 from homodyne.likelihood.reduction import Accuracy, Grid
 from homodyne.likelihood.scaling import least_squares
+from homodyne.optimization.ascent import Basins, Ends, basins, climb, root_of_inverse
 from homodyne.optimization.density import Progress
 from homodyne.optimization.problem import Problem, sampled_pairs
 from homodyne.physics.compiling import compiled
@@ -26,14 +27,17 @@ from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_SAME = 0.5  # modes closer than this many posterior sd are one
 DEAD = 30.0
 """A mode whose log density is this far below the best one carries no mass."""
-_MOST_MODES = 4  # modes that are followed on all data
+_MOST_MODES = 12  # modes that are followed on all data
+_TRIED_MODES = 4  # modes, the heaviest, at which cells are tried
+UNSEEN = 0.01  # probability of modes not found that is left
+_DOUBLINGS = 5  # of the starts, at most
+_SCANNED, _PEAKS = 256, 12  # points of a scan along a coordinate, and local maxima, the highest, that are climbed from
+_PEAK_DEPTH = 1e4  # log density below the best end, from which on a local maximum is none
 _HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at a mode
 _NEAR = 0.01  # gain in log density that a step of a climb on thinned data has to promise
-_FOLLOWED = 8  # ends of climbs that are followed when the noise is known
 _ACCURACY = Accuracy(8, 1e-4)
 _STEP = 0.3  # of differences for the curvature, in posterior sd
 _STILL = 0.01  # change of the noise, in its own standard errors, that is none
@@ -130,9 +134,11 @@ class Pilot:
     sigma : (n_maps,) array
         Noise of a pair of weight one, from the residuals at the best mode.
     num_starts, num_converged : int
-        Starts from which the fit climbed, and those that reached a maximum of the thinned posterior.
+        Starts from which the fit climbed, and those of the first of them that were inside the support.
     notes : tuple of str
         What a user should know.
+    unseen : float
+        Estimate of the share of the mass in modes that were not found.
     """
 
     problem: Problem
@@ -144,6 +150,7 @@ class Pilot:
     num_starts: int
     num_converged: int
     notes: tuple[str, ...]
+    unseen: float = 0.0
 
     @property
     def mode(self) -> Mode:
@@ -210,15 +217,16 @@ def pilot_fit(
     thin = problem.posterior(problem.thinned(settings.thin_points), np.ones(count))
     starts, sigma = _screen(thin, problem, rng, settings, progress)
     progress("pilot fit: starts", 0, 1)
-    ends = climb(thin.with_sigma(sigma), starts, settings, _NEAR)
+    ends = climb(thin.with_sigma(sigma), starts[: settings.num_starts], settings.max_iterations, _NEAR)
     if not len(ends.z):
         raise ConvergenceError(
-            f"the posterior is zero at all {len(starts)} starting points: the priors exclude these data; look at the "
-            "maps with 'homodyne inspect' and check q, gap and the priors"
+            f"the posterior is zero at the best {settings.num_starts} of {settings.num_candidates} draws from the "
+            "prior: the priors exclude these data; look at the maps with 'homodyne inspect' and check q, gap and priors"
         )
     sigma = noise_at(problem, thin, ends.z[0])
     thin = thin.with_sigma(sigma)
-    modes = modes_from(thin, ends.apart(problem.space, np.inf).z[:_FOLLOWED], settings)[:_MOST_MODES]
+    found, num_starts = _searched(thin, ends.z, starts, settings, rng)
+    modes = modes_from(thin, found.z[:_MOST_MODES], settings)
     space = _seen_slopes(problem.space, modes[0])
     points = space.coordinates(physical_values(problem.space, np.array([mode.z for mode in modes])))
     problem, thin = replace(problem, space=space), replace(thin, space=space)
@@ -241,31 +249,57 @@ def pilot_fit(
     notes = _misfit(problem, evaluate_many(modes[0].z[None], posterior), sigma)
     if sample_noise:
         posterior, modes = posterior.with_sigma(None), [_with_noise(mode, posterior) for mode in modes]
-    return Pilot(problem, posterior, grid, coarse, tuple(modes), sigma, len(starts), len(ends.z), tuple(notes))
+    return Pilot(
+        problem, posterior, grid, coarse, tuple(modes), sigma, num_starts, len(ends.z), tuple(notes), found.unseen
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class Ends:
-    """Where climbs ended, best first: coordinates (n, dim), log densities (n,), expected curvatures (n, dim, dim)."""
+def _searched(
+    thin: Posterior, ends: Array, candidates: Array, settings: PilotSettings, rng: np.random.Generator
+) -> tuple[Basins, int]:
+    """Modes of thinned data, from ends of climbs with another noise, and the number of starts that they came from.
 
-    z: Array
-    value: Array
-    information: Array
+    Further starts are local maxima of scans along every coordinate from the best end, and more of the candidates, the
+    best first, while modes that were not found may matter.
+    """
+    climbs = climb(thin, ends, settings.max_iterations, _NEAR)
+    if settings.num_starts == 1:  # as the user has asked
+        return basins(climbs, thin), 1
+    scanned = _scan(thin, climbs, candidates)
+    climbs = climbs.joined(climb(thin, scanned, settings.max_iterations, _NEAR)) if len(scanned) else climbs
+    num_starts, used = len(ends) + len(scanned), settings.num_starts
+    for _ in range(_DOUBLINGS):
+        found = basins(climbs, thin)
+        more = candidates[used : 2 * used]
+        if found.unseen < UNSEEN or not len(more):
+            break
+        climbs = climbs.joined(climb(thin, more, settings.max_iterations, _NEAR))
+        num_starts, used = num_starts + len(more), 2 * used
+    return basins(climbs, thin), num_starts
 
-    def apart(self, space: ParameterSpace, depth: float) -> "Ends":
-        """Those that differ by more than half a standard deviation and are not more than `depth` below the best."""
-        kept: list[int] = []
-        for k in np.flatnonzero(self.value > self.value[0] - depth) if len(self.z) else ():
-            gaps = [(j, np.asarray(space.difference(self.z[k], self.z[j]))) for j in kept]
-            if all(gap @ self.information[j] @ gap > _SAME**2 for j, gap in gaps):
-                kept.append(int(k))
-        return Ends(self.z[kept], self.value[kept], self.information[kept])
+
+def _scan(thin: Posterior, climbs: Ends, candidates: Array) -> Array:
+    """Local maxima (n, dim) of the density along every coordinate from the best end, beyond its own mode."""
+    best, d = climbs.z[0], climbs.z.shape[1]
+    sd = 1.0 / np.sqrt(np.maximum(np.diag(climbs.information[0]), 1e-300))
+    low, high = candidates.min(axis=0), candidates.max(axis=0)
+    points = np.repeat(best[None], d * _SCANNED, axis=0).reshape(d, _SCANNED, d)
+    for k in range(d):
+        points[k, :, k] = np.linspace(low[k], high[k], _SCANNED)
+    heights = log_densities(points.reshape(-1, d), thin).reshape(d, _SCANNED)
+    inner = (heights[:, 1:-1] > heights[:, :-2]) & (heights[:, 1:-1] >= heights[:, 2:])
+    which, place = np.nonzero(inner & (heights[:, 1:-1] > climbs.value[0] - _PEAK_DEPTH))
+    own = np.abs(points[which, place + 1, which] - best[which]) < 2 * sd[which]
+    order = np.argsort(-heights[which, place + 1] + np.where(own, np.inf, 0.0))[: np.count_nonzero(~own)][:_PEAKS]
+    return np.asarray(points[which[order], place[order] + 1])
 
 
 def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Progress) -> Pilot:
     """Reduce the data again, more finely and about draws (n, dim) of the posterior, and climb to its modes again."""
     problem, d = pilot.problem, pilot.space.dim
-    some = np.resize(np.concatenate([[m.z[:d] for m in pilot.modes], points[:, :d]]), (_MOST_MODES + _FAR_DRAWS, d))
+    some = np.resize(
+        np.concatenate([[m.z[:d] for m in pilot.modes[:_TRIED_MODES]], points[:, :d]]), (_TRIED_MODES + _FAR_DRAWS, d)
+    )
     progress("reduction", 0, 1)
     signal = signal_of(problem, pilot.posterior, pilot.mode.z, pilot.sigma)
     grid = problem.grid(physical_values(pilot.space, some), settings.accuracy, signal)
@@ -273,36 +307,8 @@ def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Prog
     progress("reduction", 1, 1)
     if posterior.sigma is None:
         return replace(pilot, posterior=posterior, grid=grid)
-    modes = modes_from(posterior, np.array([mode.z for mode in pilot.modes]), settings)
-    return replace(pilot, posterior=posterior, grid=grid, modes=tuple(modes))
-
-
-def climb(posterior: Posterior, starts: Array, settings: PilotSettings, near: float = 1e-6) -> Ends:
-    """Go up from every start (n, dim) by Fisher scoring with a trust region.
-
-    A climb ends where a step is expected to gain less than `near` in log density. Starts without density are left out.
-    """
-    z, at = np.array(starts, dtype=float), score_many(starts, posterior)
-    usable = np.isfinite(at.value) & np.isfinite(at.gradient).all(axis=1)
-    z = z[usable]
-    value, gradient, information = (np.array(x[usable]) for x in at)
-    damping, active = np.full(len(z), 1e-2), np.ones(len(z), dtype=bool)
-    for _ in range(settings.max_iterations):
-        which = np.flatnonzero(active)
-        if not which.size:
-            break
-        step = np.array([_damped(information[k], gradient[k], damping[k]) for k in which])
-        there = score_many(z[which] + step, posterior)
-        for row, k in enumerate(which):
-            gain, expected = there.value[row] - value[k], abs(gradient[k] @ step[row])
-            better = bool(np.isfinite(gain) and gain > 0 and np.isfinite(there.gradient[row]).all())
-            if better:
-                z[k], value[k] = z[k] + step[row], there.value[row]
-                gradient[k], information[k] = there.gradient[row], there.information[row]
-            damping[k] *= 0.2 if better and gain > 0.25 * expected else 1.0 if better else 8.0
-            active[k] = expected > near and damping[k] < 1e9
-    order = np.argsort(-value)
-    return Ends(posterior.space.canonical(z[order]), value[order], information[order])
+    further = modes_from(posterior, np.array([mode.z for mode in pilot.modes]), settings)
+    return replace(pilot, posterior=posterior, grid=grid, modes=tuple(further))
 
 
 def modes_from(posterior: Posterior, starts: Array, settings: PilotSettings) -> list[Mode]:
@@ -310,7 +316,7 @@ def modes_from(posterior: Posterior, starts: Array, settings: PilotSettings) -> 
 
     Where a climb does not end at a maximum, the point where it ends stands for one, and says that it is at an edge.
     """
-    ends = climb(posterior, starts, settings).apart(posterior.space, settings.depth)
+    ends = climb(posterior, starts, settings.max_iterations).apart(posterior.space, settings.depth)
     modes = [_mode(z, posterior, information) for z, information in zip(ends.z, ends.information, strict=True)]
     return sorted(modes, key=lambda mode: -mode.log_density)
 
@@ -323,17 +329,9 @@ def physical_values(space: ParameterSpace, points: Array) -> dict[str, Array]:
 _physical = compiled(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
 
 
-def _damped(information: Array, gradient: Array, damping: float) -> Array:
-    """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
-    scale = np.maximum(np.diag(information) + 1e-12 * np.trace(information), 1e-300)  # less than 0 by rounding
-    matrix = information + np.diag(damping * scale)
-    root = np.sqrt(scale)
-    return np.asarray(np.linalg.lstsq(matrix / np.outer(root, root), gradient / root, rcond=None)[0] / root)
-
-
 def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
     """Curvature at z by differences of the exact gradient along the axes of the expected one."""
-    root = _root_of_inverse(information)
+    root = root_of_inverse(information)
     for width in (0.1, _STEP):
         steps = np.concatenate([width * root.T, -width * root.T, np.zeros((1, len(z)))])
         at = score_many(z + steps, posterior)
@@ -346,15 +344,6 @@ def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
         root = root @ np.linalg.cholesky(np.linalg.inv(curvature))
     newton = float(np.linalg.norm(root.T @ gradient))
     return Mode(z, value, root @ root.T, newton, newton > _ARRIVED)
-
-
-def _root_of_inverse(information: Array) -> Array:
-    """Root of the inverse of a positive semidefinite matrix; directions without information get a unit width."""
-    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
-    values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
-    values = np.maximum(values, 1e-10)
-    root = vectors / np.sqrt(values) / scale[:, None]
-    return np.asarray(np.linalg.qr(root.T)[1].T)
 
 
 def _screen(
@@ -372,9 +361,10 @@ def _screen(
     left = least_squares(at.moments)[0] / count
     usable = (left > 0).all(axis=1) & np.isfinite(at.log_density)
     cost = np.where(usable, 0.5 * (count * np.log(np.where(left > 0, left, 1.0))).sum(axis=1), np.inf)
-    order = np.argsort(cost)[: settings.num_starts]
-    if problem.initial is not None and 0 not in order:
-        order = np.concatenate([[0], order[:-1]])
+    order = np.argsort(cost)
+    order = order[np.isfinite(cost[order]) | (np.arange(len(order)) < settings.num_starts)]
+    if problem.initial is not None:
+        order = np.concatenate([[0], order[order != 0]])
     best = left[np.argmin(cost)]
     return candidates[order], np.sqrt(np.where(best > 0, best, 1.0))
 
@@ -383,8 +373,8 @@ def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generat
     """Points of the parameter space at which cells are tried: every mode, and draws about the best."""
     around = modes[0].z + _FAR * (modes[0].draw(8 * _FAR_DRAWS, rng) - modes[0].z)
     supported = np.asarray(_supported(around, space))
-    points = np.concatenate([[m.z for m in modes], around[supported][:_FAR_DRAWS]])
-    return physical_values(space, np.resize(points, (_MOST_MODES + _FAR_DRAWS, space.dim)))
+    points = np.concatenate([[m.z for m in modes[:_TRIED_MODES]], around[supported][:_FAR_DRAWS]])
+    return physical_values(space, np.resize(points, (_TRIED_MODES + _FAR_DRAWS, space.dim)))
 
 
 def signal_of(problem: Problem, posterior: Posterior, z: Array, sigma: Array) -> float:
@@ -410,7 +400,7 @@ def _on_all_data(
     still = _STILL / np.sqrt(np.maximum(np.asarray(nodes.sums)[:, 0], 1))
     posterior, starts = problem.posterior(nodes, sigma), np.array([mode.z for mode in modes])
     for _ in range(_ROUNDS):
-        starts = climb(posterior, starts, settings).apart(problem.space, settings.depth).z
+        starts = climb(posterior, starts, settings.max_iterations).apart(problem.space, settings.depth).z
         before, sigma = sigma, noise_at(problem, posterior, starts[0])
         if np.all(np.abs(sigma / before - 1) < still):
             sigma = before

@@ -12,8 +12,9 @@ from homodyne.errors import ConvergenceError
 from homodyne.likelihood.posterior import log_densities, log_density, score_many
 from homodyne.likelihood.reduction import reduce_pairs
 from homodyne.optimization import pilot as pilot_module
+from homodyne.optimization.ascent import Ends, basins, climb
 from homodyne.optimization.passes import Passes
-from homodyne.optimization.pilot import PilotSettings, climb, modes_from, noise_at, pilot_fit
+from homodyne.optimization.pilot import PilotSettings, modes_from, noise_at, pilot_fit
 from homodyne.optimization.problem import MOST_THINNED, build_problem, sampled_pairs, thinned_pairs
 from known_answers.samples import MIRROR, STATIC
 
@@ -151,6 +152,31 @@ def test_the_search_starts_where_the_user_says(mirrored):
         assert found.num_starts == 1
 
 
+def test_starts_are_doubled_until_no_mode_is_missing(mirrored, monkeypatch):
+    problem, _ = mirrored
+    few = PilotSettings(num_candidates=400, num_starts=2)
+    found = fitted(problem, settings=few)
+    assert len(found.modes) == 2
+    assert found.unseen < pilot_module.UNSEEN
+    assert found.num_starts > 2
+    monkeypatch.setattr(pilot_module, "_scan", lambda thin, climbs, candidates: climbs.z[:0])
+    monkeypatch.setattr(pilot_module, "_DOUBLINGS", 0)
+    unseen = [fitted(problem, settings=few, seed=seed).unseen for seed in range(4)]  # planted: nobody looks further
+    assert max(unseen) > 0.3
+
+
+def test_ends_on_one_ridge_are_one_mode(problem, found):
+    """Far apart, but with no lower density between them."""
+    posterior = found.posterior
+    flat = replace(posterior, sigma=1e3 * np.ones_like(found.sigma))  # the data say nothing
+    root = found.space.prior_information(found.mode.z)
+    points = found.mode.z + np.array([[0.0, 0.0, 0.0], [0.3, 0.3, 0.0], [-0.3, 0.0, 0.3]])
+    sharp = np.repeat(1e4 * np.asarray(root)[None] + 1e4 * np.eye(3), 3, axis=0)
+    assert basins(Ends(points, np.asarray(log_densities(points, flat)), sharp), flat).counts.tolist() == [3]
+    heights = np.asarray(log_densities(points, posterior))
+    assert len(basins(Ends(points, heights + 1e6, sharp), posterior).counts) == 3  # planted: as if there were barriers
+
+
 def test_sampled_noise_has_its_own_mode(problem, found):
     free = fitted(problem, sample_noise=True)
     assert free.posterior.sigma is None
@@ -165,9 +191,9 @@ def test_sampled_noise_has_its_own_mode(problem, found):
 def test_priors_that_exclude_the_data_are_told(problem, monkeypatch):
     posterior = problem.posterior(problem.thinned(2000), np.full(2, 0.02))
     nowhere = np.tile([0.0, 0.0, 60.0], (4, 1))  # negative rates
-    assert not len(climb(posterior, nowhere, SETTINGS).z)
+    assert not len(climb(posterior, nowhere, 100).z)
     monkeypatch.setattr(pilot_module, "_screen", lambda *arguments: (nowhere, np.full(2, 0.02)))
-    with pytest.raises(ConvergenceError, match="zero at all 4 starting points.*homodyne inspect"):
+    with pytest.raises(ConvergenceError, match="zero at the best 4 of 200 draws.*homodyne inspect"):
         fitted(problem)
 
 
@@ -175,7 +201,7 @@ def test_climbs_end_at_maxima(problem, found):
     """From anywhere near: all at one place, where the gradient vanishes."""
     root = np.linalg.cholesky(found.mode.covariance)
     starts = found.mode.z + 3 * np.random.default_rng(0).standard_normal((6, 3)) @ root.T
-    ends = climb(found.posterior, starts, SETTINGS)
+    ends = climb(found.posterior, starts, 100)
     assert len(ends.z) == 6
     assert np.all(np.diff(ends.value) <= 0)
     off = np.linalg.solve(root, (ends.z - found.mode.z).T)

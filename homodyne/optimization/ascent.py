@@ -1,0 +1,147 @@
+"""Climbs on a posterior from many starts at once: where they end, which ends are one mode, and what may be missing.
+
+Ends belong to one mode where they lie together, or where the density between them does not fall. The share of the mass
+in modes that one start alone has found is about that of modes that none has found (Good, Biometrika 40, 237, 1953).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from homodyne.likelihood.posterior import Posterior, log_densities, score_many
+from homodyne.physics.space import ParameterSpace
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SAME = 0.5  # ends closer than this many posterior sd are one mode
+_BARRIER = 2.0  # fall of the log density between two ends, below the lower one, from which they are two modes
+_BETWEEN = np.arange(1, 8) / 8  # places on the way from one end to another at which it is evaluated
+_WEIGHTY = 1e-4  # share of the mass of a mode, below which it is not asked whether it is connected to another
+
+
+class Ends(NamedTuple):
+    """Where climbs ended, best first: coordinates (n, dim), log densities (n,), expected curvatures (n, dim, dim)."""
+
+    z: Array
+    value: Array
+    information: Array
+
+    @property
+    def mass(self) -> Array:
+        """Mass under the normal approximation at every end, (n,), the largest being 1."""
+        roots = np.array([root_of_inverse(one) for one in self.information]).reshape(
+            len(self.z), *2 * [self.z.shape[1]]
+        )
+        logs = self.value + np.linalg.slogdet(roots)[1]
+        return np.asarray(np.exp(logs - logs.max(initial=-np.inf)))
+
+    def joined(self, other: "Ends") -> "Ends":
+        """These and others, best first."""
+        z, value, information = (np.concatenate(x) for x in zip(self, other, strict=True))
+        order = np.argsort(-value)
+        return Ends(z[order], value[order], information[order])
+
+    def apart(self, space: ParameterSpace, depth: float) -> "Ends":
+        """Those that differ by more than half a standard deviation and are not more than `depth` below the best."""
+        kept: list[int] = []
+        for k in np.flatnonzero(self.value > self.value[0] - depth) if len(self.z) else ():
+            gaps = [(j, np.asarray(space.difference(self.z[k], self.z[j]))) for j in kept]
+            if all(gap @ self.information[j] @ gap > _SAME**2 for j, gap in gaps):
+                kept.append(int(k))
+        return Ends(self.z[kept], self.value[kept], self.information[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class Basins:
+    """Modes that climbs have found.
+
+    Attributes
+    ----------
+    z : (k, dim) array
+        The highest end of each, the heaviest mode first.
+    shares : (k,) array
+        Of the mass, by normal approximations.
+    counts : (k,) array of int
+        Starts that led to each.
+    """
+
+    z: Array
+    shares: Array
+    counts: Array
+
+    @property
+    def unseen(self) -> float:
+        """Estimate of the share of the mass in modes that were not found."""
+        return float(self.shares[self.counts == 1].sum())
+
+
+def basins(ends: Ends, posterior: Posterior) -> Basins:
+    """Modes to which ends of climbs belong."""
+    space, mass = posterior.space, ends.mass
+    first: list[int] = []  # an end of every mode
+    owner = np.empty(len(ends.z), dtype=int)
+    for k in np.argsort(-mass):
+        gaps = np.array([space.difference(ends.z[k], ends.z[j]) for j in first]).reshape(len(first), ends.z.shape[1])
+        near = [gap @ ends.information[j] @ gap < _SAME**2 for j, gap in zip(first, gaps, strict=True)]
+        if not any(near) and first and mass[k] > _WEIGHTY * mass.max():
+            near = _connected(ends, int(k), first, gaps, posterior)
+        owner[k] = int(np.argmax(near)) if any(near) else len(first)
+        if owner[k] == len(first):
+            first.append(int(k))
+    sums = np.array([mass[owner == number].max() for number in range(len(first))])
+    return Basins(ends.z[first], sums / sums.sum(), np.bincount(owner, minlength=len(first)))
+
+
+def _connected(ends: Ends, k: int, others: Sequence[int], gaps: Array, posterior: Posterior) -> list[bool]:
+    """Whether the density does not fall on the straight way from end k to each of the others."""
+    ways = ends.z[list(others)][:, None] + _BETWEEN[:, None] * gaps[:, None]
+    heights = log_densities(ways.reshape(-1, ends.z.shape[1]), posterior).reshape(len(others), -1)
+    lower = np.minimum(ends.value[list(others)], ends.value[k])
+    return [bool(low > limit - _BARRIER) for low, limit in zip(heights.min(axis=1), lower, strict=True)]
+
+
+def climb(posterior: Posterior, starts: Array, max_iterations: int, near: float = 1e-6) -> Ends:
+    """Go up from every start (n, dim) by Fisher scoring with a trust region.
+
+    A climb ends where a step is expected to gain less than `near` in log density. Starts without density are left out.
+    """
+    z, at = np.array(starts, dtype=float), score_many(starts, posterior)
+    usable = np.isfinite(at.value) & np.isfinite(at.gradient).all(axis=1)
+    z = z[usable]
+    value, gradient, information = (np.array(x[usable]) for x in at)
+    damping, active = np.full(len(z), 1e-2), np.ones(len(z), dtype=bool)
+    for _ in range(max_iterations):
+        which = np.flatnonzero(active)
+        if not which.size:
+            break
+        step = np.array([_damped(information[k], gradient[k], damping[k]) for k in which])
+        there = score_many(z[which] + step, posterior)
+        for row, k in enumerate(which):
+            gain, expected = there.value[row] - value[k], abs(gradient[k] @ step[row])
+            better = bool(np.isfinite(gain) and gain > 0 and np.isfinite(there.gradient[row]).all())
+            if better:
+                z[k], value[k] = z[k] + step[row], there.value[row]
+                gradient[k], information[k] = there.gradient[row], there.information[row]
+            damping[k] *= 0.2 if better and gain > 0.25 * expected else 1.0 if better else 8.0
+            active[k] = expected > near and damping[k] < 1e9
+    order = np.argsort(-value)
+    return Ends(posterior.space.canonical(z[order]), value[order], information[order])
+
+
+def _damped(information: Array, gradient: Array, damping: float) -> Array:
+    """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
+    scale = np.maximum(np.diag(information) + 1e-12 * np.trace(information), 1e-300)  # less than 0 by rounding
+    matrix = information + np.diag(damping * scale)
+    root = np.sqrt(scale)
+    return np.asarray(np.linalg.lstsq(matrix / np.outer(root, root), gradient / root, rcond=None)[0] / root)
+
+
+def root_of_inverse(information: Array) -> Array:
+    """Root of the inverse of a positive semidefinite matrix; directions without information get a unit width."""
+    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
+    values = np.maximum(values, 1e-10)
+    root = vectors / np.sqrt(values) / scale[:, None]
+    return np.asarray(np.linalg.qr(root.T)[1].T)
