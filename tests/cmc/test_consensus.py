@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from homodyne.errors import ConvergenceError, ExecutionError, HomodyneWarning, InputError
-from homodyne.optimization.cmc import consensus
+from homodyne.optimization.cmc import certificate, consensus
 from homodyne.optimization.cmc.adapters import LogDensityModel
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.certificate import certify
@@ -470,6 +470,7 @@ def test_draws_of_a_refused_run_have_a_density(monkeypatch):
     shifted = LEVEL.copy()
     shifted[:64] += 6.0
     data = {"y": shifted - shifted.mean()}
+    monkeypatch.setattr(certificate, "MIN_ESS", 1e9)  # no weighted points
     refused = run(WALLED, data, 4, strategy="contiguous")
     assert refused.verdict == "REFUSED"
     assert np.isfinite(refused.sample_stats["lp"]).all()

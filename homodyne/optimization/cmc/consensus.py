@@ -28,7 +28,7 @@ from homodyne.optimization.cmc.certificate import (
 from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors
 from homodyne.optimization.cmc.diagnostics import validate_cmc_results
 from homodyne.optimization.cmc.duplicates import duplicates
-from homodyne.optimization.cmc.likelihood_ratios import CERTAIN, contradictions
+from homodyne.optimization.cmc.likelihood_ratios import contradictions, unusual
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.other_modes import other_modes
 from homodyne.optimization.cmc.polish import Polished, polish
@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
 PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)
 LOOKS = 64  # draws of shards from which other modes are looked for
+TRIED, DEALT = 64, 39  # points at which shards are compared with others, and how often these are dealt anew
 PROBES = 3  # points at which the identity is checked
 
 
@@ -78,7 +79,7 @@ class ConsensusSettings:
     tree_depth: int = 2
     min_success_rate: float = 0.9
     checkpoint_frequency: int = 1
-    num_draws: int = 4000
+    num_draws: int = 1000
     num_chains: int = 4
     certificate_points: int = 1000
     strict: bool = True
@@ -234,14 +235,14 @@ class _Run:
         _, report = validate_cmc_results(records, combined, strict=self.settings.strict, cavity=bool(self.init.cavity))
         z = self._draws(results, combined, polished)
         judged = self._timed("certificate", lambda: self._certify(z, results, combined, polished))
-        doubts = self._timed("agreement", lambda: self._doubts(results))
-        objections = tuple(text for text, p in doubts if p < CERTAIN and self.settings.strict)
+        doubts, grave = self._timed("agreement", lambda: self._doubts(results))
+        objections = tuple(doubts) if grave and self.settings.strict else ()
         if objections:
             judged = refused(judged, f"The shards cannot be multiplied: {'; '.join(objections[:3])}.")
         certificate, z = judged.certificate, self._usable(judged, z)
         samples, lp = self._timed("finish", lambda: self._finish(z))
         notes = [*self.init.notes, *(combined.notes if combined else ()), *report["problems"], *report["warnings"]]
-        notes += [text for text, _ in doubts]
+        notes += doubts
         if polished and not polished.arrived:
             notes.append(f"the polish did not arrive: its Newton steps have lengths {_lengths(polished)} posterior sd")
         return Consensus(
@@ -375,9 +376,7 @@ class _Run:
             seed=settings.seed + 1,
             modes=modes,
             gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
-            approximate=0
-            if combined is None or combined.method == "average"
-            else min(settings.num_draws, settings.certificate_points),
+            approximate=0 if combined is None or combined.method == "average" else settings.num_draws,
             unbelievable=not_converged(results[0].problems) if combined is None else "",
         )
         if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
@@ -418,26 +417,48 @@ class _Run:
             polished = polish(evaluate, self.highest, normal.factor @ normal.factor.T)
         return other_modes(evaluate, polished, some)
 
-    def _doubts(self, results: list[ShardResult]) -> list[tuple[str, float]]:
-        """Sentences on shards that hold the same data, or contradict each other, with the probability of each."""
+    def _doubts(self, results: list[ShardResult]) -> tuple[list[str], bool]:
+        """Sentences on shards that hold the same data, or contradict each other, and whether these are beyond doubt."""
         if self.num_shards == 1:
-            return []
+            return [], False
         same = duplicates([self.store.read_shard(k) for k in range(self.num_shards)])
         if same:
-            return [(f"shards {i} and {j} hold the same data, which would count twice", 0.0) for i, j in same]
+            return [f"shards {i} and {j} hold the same data, which would count twice" for i, j in same], True
         return self._contradictions(results)
 
-    def _contradictions(self, results: list[ShardResult]) -> list[tuple[str, float]]:
-        """Sentences on shards whose likelihood has its mode elsewhere, with their probabilities."""
+    def _contradictions(self, results: list[ShardResult]) -> tuple[list[str], bool]:
+        """Sentences on shards whose likelihood has its mode elsewhere, and whether that is unusual for these data."""
         names, init, points = [result.shard_id for result in results], self.init, {}
         for result in results:
             draws = result.samples[:, :, : self.dim].reshape(-1, self.dim)
             alone = init.center + (1.0 + init.cavity) * (draws.mean(axis=0) - init.center)  # without the cavity
             points[result.shard_id] = np.array([draws[np.argmax(result.stats["lp"])], alone, self.highest])
         parts = self._parts(points, "agreement")
-        prior = {k: [float(self.model.log_prior(jnp.asarray(point))) for point in points[k]] for k in names}
-        values = np.array([self.model.log_density(points[k], self.model.merge([parts[k]])) - prior[k] for k in names])
-        return contradictions(np.fmax(values[:, 0], values[:, 1]), values[:, 2], self.dim, names)
+        values = np.array([self._log_likelihood(points[k], parts[k]) for k in names])
+        said = contradictions(np.fmax(values[:, 0], values[:, 1]), values[:, 2], self.dim, names)
+        if not said:
+            return [], False
+        rng = np.random.default_rng([self.settings.seed, 8])
+        tried = np.concatenate([points[k][:2] for k in names])
+        tried = np.concatenate([rng.permutation(tried)[:TRIED], self.highest[None]])
+        shards = [self.model.load(self.store.read_shard(k)) for k in names]
+        anew = [self._heights(tried, self.model.dealt_anew(shards, rng)) for _ in range(DEALT)]
+        known = [table for table in anew if table is not None]
+        observed = self._heights(tried, shards)
+        return said, not known or observed is None or unusual(observed, known, len(tried) - 1)
+
+    def _heights(self, points: Array, shards: Sequence[Any] | None) -> Array | None:
+        """Log likelihood of shards at points, (M, K)."""
+        if shards is None:
+            return None
+        return np.array([self._log_likelihood(points, self.model.statistics(points, shard)) for shard in shards])
+
+    def _log_likelihood(self, points: Array, statistics: Array) -> Array:
+        """Log likelihood of a shard at points (S, d) from its statistics there; -inf outside the support."""
+        prior = np.array([float(self.model.log_prior(jnp.asarray(point))) for point in points])
+        inside = np.isfinite(prior)
+        values = self.model.log_density(points, self.model.merge([statistics]))
+        return np.where(inside, values - np.where(inside, prior, 0.0), -np.inf)
 
     def _finish(self, z: Array) -> tuple[dict[str, Array], Array]:
         """Draws of everything that has a name, and the exact log density."""

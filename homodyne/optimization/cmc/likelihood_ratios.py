@@ -2,7 +2,9 @@
 
 The tests between moments of shards take subposteriors for normal. Twice the logarithm of a likelihood ratio needs no
 shape: it is about chi-square distributed (Wilks, Ann. Math. Stat. 9, 60, 1938), and in a family with one parameter
-exceeds t with a probability of at most 2 exp(-t / 2) even where a shard has seen a single event.
+exceeds t with a probability of at most 2 exp(-t / 2) even where a shard has seen a single event. That holds for large
+shards of smooth models; where observations can be exchanged, shards that are dealt anew say what is usual of these data
+(`unusual`): two clusters in the tails of a heavy-tailed model are no contradiction, however few see both.
 """
 
 import numpy as np
@@ -12,12 +14,11 @@ from scipy.special import chdtrc
 Array = npt.NDArray[np.float64]
 
 FALSE_ALARM = 0.0025  # probability that shards of a healthy run are named, and that they disagree as a whole
-CERTAIN = 1e-8  # probability below which they cannot be data of one model, whatever the shape of its likelihood
 NEXT = 0.5  # share of the largest ratio below which a shard is not named: the worst one pulls all data away from it
 
 
-def contradictions(own: Array, common: Array, dimension: int, names: list[int]) -> list[tuple[str, float]]:
-    """Sentences on shards whose likelihood has its mode elsewhere, each with its probability; at best on all together.
+def contradictions(own: Array, common: Array, dimension: int, names: list[int]) -> list[str]:
+    """Sentences on shards whose likelihood has its mode elsewhere, the worst first; at best on all shards together.
 
     Parameters
     ----------
@@ -37,20 +38,36 @@ def contradictions(own: Array, common: Array, dimension: int, names: list[int]) 
     # a shard is part of all data, which takes the share 1 / M of its deviance
     p = count * chdtrc(dimension, ratios * count / (count - 1))
     said = [
-        (
-            f"shard {names[m]} disagrees with all data: its log likelihood is lower by {0.5 * ratios[m]:.3g} there "
-            f"than at its own mode (p = {p[m]:.1g})",
-            float(p[m]),
-        )
+        f"shard {names[m]} disagrees with all data: its log likelihood is lower by {0.5 * ratios[m]:.3g} there than at "
+        f"its own mode (p = {p[m]:.1g})"
         for m in np.argsort(-ratios, kind="stable")
         if p[m] < FALSE_ALARM and ratios[m] >= NEXT * ratios.max()
     ]
     total, expected = float(ratios.sum()), (count - 1) * dimension
     if not said and (together := chdtrc(expected, total)) < FALSE_ALARM:
-        text = (
+        said.append(
             f"the shards disagree as a whole, none of them in particular: their likelihood ratios add up to "
             f"{total:.4g}, where {expected} at most is expected (p = {together:.1g}); either the noise is "
             f"{np.sqrt(total / expected):.2f} times larger, or the model does not fit all of the data"
         )
-        said.append((text, float(together)))
     return said
+
+
+def unusual(heights: Array, dealt_anew: list[Array], common: int) -> bool:
+    """Whether the largest likelihood ratio of shards exceeds those of all others with the same observations.
+
+    Parameters
+    ----------
+    heights : (M, K) array
+        Log likelihood of every shard at common points.
+    dealt_anew : list of (M, K) arrays
+        That of shards that were dealt anew at random.
+    common
+        Number of the point that is best for all data.
+    """
+
+    def largest(table: Array) -> float:
+        best = np.where(np.isfinite(table), table, -np.inf).max(axis=1)
+        return float(np.max(np.nan_to_num(best - table[:, common], nan=0.0, posinf=np.inf)))
+
+    return largest(heights) > max(map(largest, dealt_anew))

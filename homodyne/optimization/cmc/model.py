@@ -94,6 +94,10 @@ class Model(ABC):
         """One shard with the data of all; None where it would be as large as all, and only statistics are added."""
         return None
 
+    def dealt_anew(self, shards: Sequence[Any], rng: np.random.Generator) -> list[Any] | None:
+        """Shards of the same sizes with the observations dealt out at random; None where they cannot be exchanged."""
+        return None
+
     def merge(self, statistics: Sequence[Array]) -> Array:
         """Statistics of all shards together, (S, k), from those of each."""
         return np.asarray(np.sum(statistics, axis=0))

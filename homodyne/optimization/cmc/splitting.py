@@ -178,6 +178,16 @@ class ArrayModel(Model):
                 return None
         return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
+    def dealt_anew(self, shards: Sequence[Any], rng: np.random.Generator) -> list[Any] | None:
+        """Shards of the same sizes with the observations dealt out at random."""
+        whole = self.joined(shards)
+        if whole is None:
+            return None
+        sizes = [self.num_points(shard) for shard in shards]
+        order = rng.permutation(sum(sizes))
+        parts = np.split(order, np.cumsum(sizes)[:-1])
+        return [jax.tree.map(lambda array: array[part], whole) for part in parts]  # noqa: B023
+
     def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Draws of everything that has a name, (chain, draw, ...) each, from draws z (chain, draw, d)."""
         values = jax.jit(jax.vmap(jax.vmap(self.constrain)))(jnp.asarray(z))
