@@ -342,7 +342,7 @@ class ShardStore:
                 f"expected float64 (chain, draw, {size})"
             )
         chains = result.samples.shape[:2]
-        energies = chains[:1] if "energy" in result.stats else (0,)
+        energies = chains[:1] if np.size(result.ebfmi) else (0,)  # none of weighted points
         expected = {"rhat": (size,), "ess_bulk": (size,), "ess_tail": (size,), "ebfmi": energies}
         shapes = {name: np.shape(getattr(result, name)) for name in expected}
         shapes |= {f"stats[{name!r}]": np.shape(value) for name, value in result.stats.items()}
