@@ -293,6 +293,7 @@ class MCMCConfig(Section):
     num_samples: PositiveInt = Field(250, description="draws kept per chain")
     num_chains: Annotated[int, Field(ge=2)] = Field(4, description="chains; at least 2, so that R-hat means something")
     target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
+    max_gradients: PositiveInt = Field(500_000, description="budget of gradients of all chains together")
 
 
 def _shard_count(given: Any) -> Any:

@@ -439,7 +439,12 @@ def _nuts(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Dra
     """
     mcmc, posterior = settings.optimization.mcmc, pilot.posterior
     nuts = NutsSettings(
-        mcmc.num_warmup, mcmc.num_samples, mcmc.num_chains, mcmc.target_accept_prob, init_spread=_SPREAD
+        mcmc.num_warmup,
+        mcmc.num_samples,
+        mcmc.num_chains,
+        mcmc.target_accept_prob,
+        init_spread=_SPREAD,
+        max_gradients=mcmc.max_gradients,
     )
     known, spent = course(), 0
     for attempt in range(2):

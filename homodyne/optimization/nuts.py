@@ -59,6 +59,9 @@ class NutsSettings:
         A trajectory has at most ``2**max_tree_depth - 1`` leapfrogs.
     init_spread
         Chains start at center + spread * (standard normal in whitened coordinates): over-dispersed above 1.
+    max_gradients
+        Budget of all chains together, above which the run ends with an error: chains that need more are lost in a
+        posterior that they cannot follow.
     adapt_mass
         Also learn a dense mass matrix in the warm-up, from the draws of all chains, for posteriors that the pilot
         covariance describes badly. Wants a longer warm-up.
@@ -71,9 +74,10 @@ class NutsSettings:
     max_tree_depth: int = 10
     init_spread: float = 2.0
     adapt_mass: bool = False
+    max_gradients: int = 500_000
 
     def __post_init__(self) -> None:
-        limits = {"num_warmup": 10, "num_samples": 10, "num_chains": 1, "max_tree_depth": 1}
+        limits = {"num_warmup": 10, "num_samples": 10, "num_chains": 1, "max_tree_depth": 1, "max_gradients": 1}
         for name, least in limits.items():
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}, must be at least {least}")
@@ -221,7 +225,7 @@ def sample(
     InputError
         When the density is not float64, or the covariance is not positive definite.
     ConvergenceError
-        When a chain finds no starting point with finite density and gradient.
+        When a chain finds no starting point with finite density and gradient, or the budget of gradients is used up.
     """
     origin = np.asarray(center, dtype=np.float64)
     check_log_density(lambda z: log_density(z, argument), origin.size)
@@ -319,14 +323,21 @@ class _Programs(NamedTuple):
 
 
 class _Report:
-    """Counts transitions over all chains and passes them on."""
+    """Counts transitions over all chains and passes them on; ends a run that has used up its gradients."""
 
     def __init__(self, progress: Progress | None, settings: NutsSettings) -> None:
         self.progress, self.chains, self.done = progress, settings.num_chains, 0
+        self.gradients, self.most = 0, settings.max_gradients
         self.total = settings.num_chains * (settings.num_warmup + settings.num_samples)
 
-    def __call__(self, count: int) -> None:
+    def __call__(self, count: int, gradients: int) -> None:
         self.done += count * self.chains
+        self.gradients += gradients
+        if self.gradients > self.most and self.done < self.total:
+            raise ConvergenceError(
+                f"{self.gradients} gradients were needed for {self.done} of {self.total} transitions; no more than "
+                f"{self.most} are allowed (max_gradients): the chains cannot follow the posterior"
+            )
         if self.progress is not None:
             self.progress("sampling", self.done, self.total)
 
@@ -552,7 +563,7 @@ def _transitions(
         chains, rows = _advanced(run, chains, points, adapting)
         chunks.append(rows)
         done += size
-        run.report(size)
+        run.report(size, int(rows["num_steps"].sum()))
         size = max(1, min(2 * size, int(size * CHUNK_SECONDS / (time.perf_counter() - clock + 1e-9))))
     return chains, {name: np.concatenate([chunk[name] for chunk in chunks]).swapaxes(0, 1) for name in chunks[0]}
 

@@ -201,6 +201,11 @@ def test_choice_of_draws(key):
     assert not np.array_equal(seen_in_draws(method), seen_in_draws(method, f"{key}={value}"))
 
 
+def test_budget_of_gradients():
+    with pytest.raises(ConvergenceError, match="max_gradients"):
+        seen_in_draws("nuts", "optimization.mcmc.max_gradients=10")
+
+
 CMC = "optimization.cmc."
 BIG = 10**7  # points of a measurement
 HARDWARE = HardwareConfig(cores=4, machine_cores=4, total_memory=2**33, available_memory=2**33)
@@ -341,7 +346,7 @@ def test_choice_of_start(key):
 def test_every_key_is_tested():
     elsewhere = {"output.directory", "output.figures", "output.overwrite"}  # tests/cli
     tested = {f"experimental_data.{key}" for key in (*DATA, "dt")} | set(MODEL) | set(FIT) | set(DRAWS)
-    tested |= {"reduction.backend", "reduction.store"}
+    tested |= {"reduction.backend", "reduction.store", "optimization.mcmc.max_gradients"}
     tested |= {f"{CMC}backend.jobs.{key}" for key in JOBS}
     tested |= {f"{CMC}{key}" for key in (*PLAN, "sharding.strategy")} | {f"{CMC}initialization.{key}" for key in START}
     keys = set(known_keys(find_model("laminar_flow")))

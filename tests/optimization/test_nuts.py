@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -347,3 +349,12 @@ class TestDiagnose:
         for draws in (np.zeros((4, 100)), np.zeros((4, 100, 2)), np.zeros((4, 5, 3))):
             with pytest.raises(InputError, match="expected"):
                 diagnose(draws, {}, self.names)
+
+
+def test_a_budget_of_gradients_ends_a_run():
+    settings = NutsSettings(num_warmup=20, num_samples=200, num_chains=2, max_gradients=100)
+    with pytest.raises(ConvergenceError, match=r"gradients were needed for \d+ of 440 transitions.*100 are allowed"):
+        sample_posterior(lambda z: -0.5 * jnp.sum(z**2), np.zeros(2), np.eye(2), settings, jax.random.key(0))
+    enough = replace(settings, max_gradients=100_000)
+    drawn = sample_posterior(lambda z: -0.5 * jnp.sum(z**2), np.zeros(2), np.eye(2), enough, jax.random.key(0))
+    assert drawn.draws.shape == (2, 200, 2)
