@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +33,10 @@ from homodyne.optimization.cmc.likelihood_ratios import contradictions, unusual
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.other_modes import other_modes
 from homodyne.optimization.cmc.polish import Polished, polish
-from homodyne.optimization.cmc.proposal import Mode
+from homodyne.optimization.cmc.proposal import Mode, Normal
 from homodyne.optimization.cmc.store import ShardStore
 from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardFailure, ShardResult, ShardTask
+from homodyne.optimization.cmc.weighted_shard import climbed
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import not_converged
 from homodyne.optimization.nuts import NutsSettings
@@ -46,7 +48,7 @@ logger = logging.getLogger(__name__)
 IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
 PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)
 LOOKS = 64  # draws of shards from which other modes are looked for
-TRIED, DEALT = 64, 39  # points at which shards are compared with others, and how often these are dealt anew
+DEALT = 39  # times that observations are dealt to shards anew
 PROBES = 3  # points at which the identity is checked
 
 
@@ -350,11 +352,17 @@ class _Run:
     def _draws(
         self, results: list[ShardResult], combined: CombinedPosterior | None, polished: Polished | None
     ) -> Array:
-        """Draws (chain, draw, d) of the coordinates, moved affinely to the polished mean and covariance."""
+        """Draws (chain, draw, d) of the coordinates, moved affinely to the polished mean and covariance.
+
+        Where the shards could not be merged as asked, they are of the normal distribution of the polish.
+        """
         if combined is None:
             return results[0].samples[:, :, : self.dim]
         z = combined.samples[:, : self.dim]
-        if polished is not None:
+        if polished is not None and self._pooled(combined):
+            rng = np.random.default_rng([self.settings.seed, 6])
+            z = Normal.of(polished.mean, polished.covariance).draw(len(z), rng)
+        elif polished is not None:
             before = np.linalg.cholesky(combined.cov[: self.dim, : self.dim])
             white = np.linalg.solve(before, (z - combined.mean[: self.dim]).T)
             z = polished.mean + (np.linalg.cholesky(polished.covariance) @ white).T
@@ -367,7 +375,9 @@ class _Run:
         settings = self.settings
         found = self._other_modes(z.reshape(-1, self.dim), results, polished)
         modes = [*self.modes, *((mode.mean, mode.covariance) for mode in found)]
-        normal = polished is not None and combined is not None and combined.method in ("weighted", "hierarchical")
+        normal = combined is not None and (
+            combined.method in ("weighted", "hierarchical") or (polished is not None and self._pooled(combined))
+        )
         judged = certify(
             lambda points: self._log_density(points, "certificate"),
             z if combined is None else z.reshape(-1, self.dim),
@@ -376,12 +386,17 @@ class _Run:
             seed=settings.seed + 1,
             modes=modes,
             gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
-            approximate=0 if combined is None or combined.method == "average" else settings.num_draws,
+            approximate=0 if combined is None or settings.combination == "average" else settings.num_draws,
             unbelievable=not_converged(results[0].problems) if combined is None else "",
         )
-        if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
+        asked = settings.combination == "average"  # who asks for pooled draws gets them judged
+        if combined is not None and asked and judged.certificate.verdict == CERTIFIED:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
         return judged
+
+    def _pooled(self, combined: CombinedPosterior) -> bool:
+        """Whether draws were pooled because shards could not be multiplied, not because this was asked for."""
+        return combined.method == "average" and self.settings.combination != "average"
 
     def _usable(self, judged: Certified, z: Array) -> Array:
         """Draws (chain, draw, d) to use: weighted points, resampled, where they replace the draws."""
@@ -438,20 +453,27 @@ class _Run:
         said = contradictions(np.fmax(values[:, 0], values[:, 1]), values[:, 2], self.dim, names)
         if not said:
             return [], False
-        rng = np.random.default_rng([self.settings.seed, 8])
-        tried = np.concatenate([points[k][:2] for k in names])
-        tried = np.concatenate([rng.permutation(tried)[:TRIED], self.highest[None]])
-        shards = [self.model.load(self.store.read_shard(k)) for k in names]
-        anew = [self._heights(tried, self.model.dealt_anew(shards, rng)) for _ in range(DEALT)]
-        known = [table for table in anew if table is not None]
-        observed = self._heights(tried, shards)
-        return said, not known or observed is None or unusual(observed, known, len(tried) - 1)
+        shards, rng = (
+            [self.model.load(self.store.read_shard(k)) for k in names],
+            np.random.default_rng([self.settings.seed, 8]),
+        )
+        gradient = jax.jit(jax.value_and_grad(self._subposterior))
+        anew = [self.model.dealt_anew(shards, rng) for _ in range(DEALT)]
+        known = [self._gains(gradient, dealt) for dealt in anew if dealt is not None]
+        return said, not known or unusual(self._gains(gradient, shards), known)
 
-    def _heights(self, points: Array, shards: Sequence[Any] | None) -> Array | None:
-        """Log likelihood of shards at points, (M, K)."""
-        if shards is None:
-            return None
-        return np.array([self._log_likelihood(points, self.model.statistics(points, shard)) for shard in shards])
+    def _subposterior(self, z: jax.Array, argument: Any) -> jax.Array:
+        return self.model.log_subposterior(z, argument, 1.0 / self.num_shards)
+
+    def _gains(self, gradient: Callable[..., Any], shards: Sequence[Any]) -> Array:
+        """What the log likelihood of every shard gains from the best point of all data to its own, (M,)."""
+        gains = np.zeros(len(shards))
+        for k, shard in enumerate(shards):
+            own, _ = climbed(gradient, self.model.argument(shard), self.highest, self.init.covariance)
+            if own is not None:
+                points = np.array([own, self.highest])
+                gains[k] = -np.diff(self._log_likelihood(points, self.model.statistics(points, shard)))[0]
+        return gains
 
     def _log_likelihood(self, points: Array, statistics: Array) -> Array:
         """Log likelihood of a shard at points (S, d) from its statistics there; -inf outside the support."""

@@ -53,21 +53,14 @@ def contradictions(own: Array, common: Array, dimension: int, names: list[int]) 
     return said
 
 
-def unusual(heights: Array, dealt_anew: list[Array], common: int) -> bool:
-    """Whether the largest likelihood ratio of shards exceeds those of all others with the same observations.
+def unusual(gains: Array, dealt_anew: list[Array]) -> bool:
+    """Whether the largest gain of a shard exceeds that of all others with the same observations.
 
     Parameters
     ----------
-    heights : (M, K) array
-        Log likelihood of every shard at common points.
-    dealt_anew : list of (M, K) arrays
-        That of shards that were dealt anew at random.
-    common
-        Number of the point that is best for all data.
+    gains : (M,) array
+        What the log likelihood of every shard gains from the best point of all data to its own.
+    dealt_anew : list of (M,) arrays
+        Gains of shards that were dealt anew at random.
     """
-
-    def largest(table: Array) -> float:
-        best = np.where(np.isfinite(table), table, -np.inf).max(axis=1)
-        return float(np.max(np.nan_to_num(best - table[:, common], nan=0.0, posinf=np.inf)))
-
-    return largest(heights) > max(map(largest, dealt_anew))
+    return float(np.nanmax(gains)) > max(float(np.nanmax(other)) for other in dealt_anew)

@@ -62,7 +62,7 @@ def weighted_draws(
         Source of the points.
     """
     gradient_of, values_of = of
-    place, spent = _climbed(gradient_of, argument, center, covariance)
+    place, spent = climbed(gradient_of, argument, center, covariance)
     if place is None:
         return None
     root = np.linalg.cholesky(covariance)
@@ -81,10 +81,13 @@ def weighted_draws(
     return WeightedDraws(points[chosen], values[chosen], worth, spent + len(points))
 
 
-def _climbed(
+def climbed(
     gradient_of: Callable[..., Any], argument: Any, start: Array, covariance: Array
 ) -> tuple[Array | None, int]:
-    """Where Newton steps with a fixed covariance end, None where they do not, and the number of evaluations."""
+    """Where Newton steps with a fixed covariance (d, d) end, None where they do not, and the number of evaluations.
+
+    `gradient_of` gives value and gradient at a point (d,) for an argument.
+    """
     z, spent = np.asarray(start, dtype=np.float64), 1
     value, gradient = (np.asarray(x) for x in gradient_of(z, argument))
     for _ in range(_STEPS):
