@@ -389,8 +389,7 @@ class _Run:
             approximate=0 if combined is None or settings.combination == "average" else settings.num_draws,
             unbelievable=not_converged(results[0].problems) if combined is None else "",
         )
-        asked = settings.combination == "average"  # who asks for pooled draws gets them judged
-        if combined is not None and asked and judged.certificate.verdict == CERTIFIED:
+        if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
         return judged
 
