@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.validation import alarms, calibration, coverage
+from benchmarks.validation import alarms, calibration, coverage, wide
 from benchmarks.validation.records import Unit
 from known_answers.conjugate import PROBLEMS
 from known_answers.hard_cases import CASES
@@ -35,6 +35,7 @@ STUDIES = {
     "agreement": Study(alarms.SHARDS, 300, 50, alarms.agreement),
     "hard cases": Study(CASES, 20, 2, alarms.hard_case),
     "healthy cases": Study(PROBLEMS, 20, 2, alarms.healthy_case),
+    "wide": Study(wide.KINDS, 60, 1, wide.one, {"Brownian": 4.0}),
 }
 """Every study by name."""
 

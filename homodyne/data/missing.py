@@ -51,13 +51,15 @@ FAR = 1e4
 ROWS = 256
 """Rows handled at once, so that temporaries stay small next to a map."""
 
+COINCIDENCE = (0.0, -1.0)
+"""What a pair without a coincidence has, also after 1 was subtracted."""
+
 _SAMPLE, _PARTNERS = 1 << 18, 64  # pairs looked at for repeated values; with how many frames each frame is looked at
 _OFTEN, _TWICE = 10, 3  # pairs that make a number a repeated one, and one that is alone
 _ALONE = 8.0  # spreads around it without another value
 _NEIGHBOURS = 8  # values that are compared with it, and commonest ones of a map that are not
 _FEW = 8  # values of a frame that do not show their scatter
 _SCATTER = 0.5  # of that of coincidences, above which zeros are some
-_COINCIDENCE = (0.0, -1.0)  # what a pair without one has, also after 1 was subtracted
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def _rules(sample: MapArray, partners: NDArray[np.intp]) -> _Rules:
             if _approached(values, counts, k):
                 continue
             kept = None
-            if values[k] in _COINCIDENCE:
+            if values[k] in COINCIDENCE:
                 common = ~left | (counts >= _OFTEN * _usual(counts[left])) | (values == values[k])
                 kept = _coincidences(values[k], counts[k] / counts[left].sum(), sample, values[common])
                 if kept is None:

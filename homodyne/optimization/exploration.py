@@ -80,7 +80,9 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     values = exact(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
         return plain
-    weights = np.exp(smoothed(values - proposal.log_density(points)).log_weights)
+    weights = _weights(values - proposal.log_density(points), posterior.dim)
+    if weights is None:
+        return plain
     few = _approximation(pilot, points, values, weights, rng)
     cheap: Callable[[Array], Array] = exact
     count = num_points
@@ -92,12 +94,20 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     values = cheap(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
         return plain
-    weights = np.exp(smoothed(values - proposal.log_density(points)).log_weights)
+    weights = _weights(values - proposal.log_density(points), posterior.dim)
+    if weights is None:
+        return plain
     shape = proposal.parts[0]
     assert isinstance(shape, Shape)
     center, covariance = weighted_moments(shape.bend.unbent(points), weights)
     jumps = _jumps(shape.mixture, center, np.linalg.cholesky(covariance))
     return Exploration(shape.bend, center, covariance, proposal, jumps, few)
+
+
+def _weights(log_ratios: Array, dim: int) -> Array | None:
+    """Weights of points; None where too few are effective to have a covariance."""
+    found = smoothed(log_ratios)
+    return np.exp(found.log_weights) if found.ess > dim else None
 
 
 def _jumps(mixture: Mixture, center: Array, factor: Array) -> Jumps:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from homodyne.data.missing import COINCIDENCE
 from homodyne.errors import ConvergenceError, DataError
 from homodyne.likelihood.nodes import Nodes
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, log_densities, score_many
@@ -412,7 +413,9 @@ def _on_all_data(
 def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
     """Robust standard deviation of the residuals of every map at z (dim,), (n_maps,).
 
-    From the median absolute deviation, which outliers hardly move, of at most a million pairs over all maps.
+    From the median absolute deviation, which outliers hardly move, of at most a million pairs over all maps. Where
+    photons are so few that half of the pairs are without a coincidence, it says nothing, and the standard deviation is
+    taken.
 
     Raises
     ------
@@ -429,8 +432,10 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
     for k in range(maps.num_maps):
         g = np.asarray(_g(space.model, params, maps.t[i], maps.t[j], maps.q[k], maps.phi[k], gap))
         left = values[k] - scaling[k, 0] - scaling[k, 1] * g
-        left = left[np.isfinite(left)]
-        found[k] = _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
+        finite = np.isfinite(left)
+        left, empty = left[finite], np.isin(values[k][finite], COINCIDENCE)
+        sparse = 2 * np.count_nonzero(empty) > empty.size
+        found[k] = left.std() if sparse else _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
         if not found[k] > _RESOLVED * abs(center[k]):
             raise DataError(
                 f"data without noise cannot be given error bars: half of the pairs of frames at {_place(problem, k)} "

@@ -123,3 +123,22 @@ def test_peaks_stay_apart_and_keep_their_shares(monkeypatch):
             found = confirm(two_peaks, points, weights, [wide], ["z"], K_CERTIFIED, rng)
         planted.append(found.weights.ess if found.complaint is None else 0.0)
     assert min(kept) > 0.5 * NUM_POINTS > 4.0 * max(planted)
+
+
+def test_a_correction_of_one_point_is_none():
+    """It has no covariance, and made the comparison fail."""
+    points = np.random.default_rng(0).standard_normal((NUM_POINTS, 3))
+    ratios = np.zeros(NUM_POINTS)
+    ratios[7] = 16_000.0
+    found = confirm(flat, points, smoothed(ratios), [Normal.of(np.zeros(3), np.eye(3))], list("abc"), K_CERTIFIED,
+                    np.random.default_rng(1))  # fmt: skip
+    assert found.complaint == "only 1.0 points are effective"
+
+
+def test_weights_beside_a_point_that_has_all_are_numbers_with_an_endless_tail():
+    ratios = np.random.default_rng(0).standard_normal(800)
+    ratios[7] += 16_000.0
+    weights = smoothed(ratios)
+    assert weights.k_hat == np.inf
+    assert weights.ess == pytest.approx(1.0)
+    assert np.argmax(weights.log_weights) == 7

@@ -62,6 +62,8 @@ def confirm(
         Source of the points.
     """
     for _ in range(ROUNDS):
+        if weights.ess <= len(names):
+            return Confirmation(points, weights, f"only {weights.ess:.1f} points are effective")
         share = np.exp(weights.log_weights)
         centres = _refitted(centres, points, share)
         wider = [Normal(centre.mean, WIDER * centre.factor) for centre in centres]

@@ -52,6 +52,8 @@ def smoothed(log_ratios: Array) -> Weights:
     else:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             smooth, k_hat = array_stats().psislw(-kept)
+        if np.isnan(smooth).any():  # there is no tail beside ratios that are all of the sum
+            smooth, k_hat = plain, np.inf
     log_weights = np.full(len(log_ratios), -np.inf)
     log_weights[finite] = smooth
     log_evidence = float(np.median(kept - smooth)) - np.log(len(log_ratios))
