@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.validation import alarms, calibration, coverage, wide
+from benchmarks.validation import alarms, calibration, coverage, engine, wide
 from benchmarks.validation.records import Unit
 from known_answers.conjugate import PROBLEMS
+from known_answers.families import FAMILIES
 from known_answers.hard_cases import CASES
 
 
@@ -36,6 +37,7 @@ STUDIES = {
     "hard cases": Study(CASES, 20, 2, alarms.hard_case),
     "healthy cases": Study(PROBLEMS, 20, 2, alarms.healthy_case),
     "wide": Study(wide.KINDS, 60, 1, wide.one, {"Brownian": 4.0}),
+    "generic engine": Study(FAMILIES, 5, 1, engine.one),
 }
 """Every study by name."""
 

@@ -10,12 +10,13 @@ from homodyne.likelihood import condensed
 from homodyne.likelihood.condensed import Condensation, Condensed, condensation
 from homodyne.likelihood.nodes import Nodes
 from homodyne.likelihood.posterior import Posterior, log_densities
-from homodyne.optimization.bend import Bend, weighted_moments
+from homodyne.optimization.bend import Bend
 from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.importance import smoothed
-from homodyne.optimization.cmc.proposal import DEGREES, Mixture, Normal, around
+from homodyne.optimization.cmc.jumps import frame_of
+from homodyne.optimization.cmc.proposal import Normal, around
 from homodyne.optimization.cmc.rung import MIN_INSIDE
-from homodyne.optimization.cmc.shape import LARGEST, Joined, Shape
+from homodyne.optimization.cmc.shape import Joined, Shape
 from homodyne.optimization.density import Progress
 from homodyne.optimization.nuts import Jumps
 from homodyne.optimization.pilot import Pilot, physical_values, signal_of
@@ -99,26 +100,14 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
         return plain
     shape = proposal.parts[0]
     assert isinstance(shape, Shape)
-    center, covariance = weighted_moments(shape.bend.unbent(points), weights)
-    jumps = _jumps(shape.mixture, center, np.linalg.cholesky(covariance))
-    return Exploration(shape.bend, center, covariance, proposal, jumps, few)
+    bend, center, covariance, jumps = frame_of(shape, points, weights)
+    return Exploration(bend, center, covariance, proposal, jumps, few)
 
 
 def _weights(log_ratios: Array, dim: int) -> Array | None:
     """Weights of points; None where too few are effective to have a covariance."""
     found = smoothed(log_ratios)
     return np.exp(found.log_weights) if found.ess > dim else None
-
-
-def _jumps(mixture: Mixture, center: Array, factor: Array) -> Jumps:
-    """The mixture of unbent coordinates in whitened ones, filled up to one number of components."""
-    more = LARGEST + 1 - len(mixture.weights)
-    with np.errstate(divide="ignore"):
-        shares = np.log(np.pad(mixture.weights, (0, more)))
-    locations = np.linalg.solve(factor, (mixture.locations - center).T).T
-    factors = np.linalg.solve(factor, mixture.factors)
-    factors = np.concatenate([factors, np.repeat(np.eye(len(center))[None], more, axis=0)])
-    return Jumps(shares, np.pad(locations, ((0, more), (0, 0))), factors, np.linalg.inv(factors), DEGREES)
 
 
 def _evaluated(few: Condensed) -> Callable[[Array], Array]:

@@ -157,7 +157,9 @@ def stored_model(store: ShardStore, maps: str | None = None) -> Any:
     if setup.get("passes"):
         return MapWork(model_of(load_config(setup["config"], importing=False)), maps)
     reference = setup.get("model")
-    return reopen(store)[0] if reference is None else as_model(str(reference), store.read_shard(0))
+    if reference is None:
+        return reopen(store)[0]
+    return as_model(str(reference), store.read_shard(0), setup.get("prior_sites"))
 
 
 def _incomplete(store: ShardStore, missing: list[int]) -> str:

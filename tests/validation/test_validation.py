@@ -1,16 +1,23 @@
 """A thinned validation: is a right posterior passed, and is a wrong one seen?"""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from benchmarks.validation import alarms, coverage
+from benchmarks.validation import alarms, coverage, engine
 from benchmarks.validation.bands import band, grid, uniform_p
 from benchmarks.validation.calibration import STATIC, with_noise
 from benchmarks.validation.fits import LIKELIHOOD, Answer, from_weights, pilot_at, ranks, with_likelihood
 from benchmarks.validation.records import Unit, append, read
 from benchmarks.validation.report import misses, ranks_by_name, smallest_p, write_report
 from known_answers.conjugate import gaussian_mean
+from known_answers.families import FAMILIES, LEVELS, Case
+
+SOME = [("Poisson rate", 1)]
+"""Families and seeds of the study of the generic engine that run here."""
 
 
 class TestBands:
@@ -28,8 +35,6 @@ class TestBands:
         assert abs(inside - 0.95) < 0.02
 
     def test_draws_that_are_too_narrow_or_shifted_are_seen(self):
-        from scipy.stats import norm
-
         z = norm.ppf((np.arange(150) + 0.5) / 150)
         assert uniform_p(norm.cdf(z)) > 0.05
         assert uniform_p(norm.cdf(z / 0.7)) < 0.01
@@ -109,6 +114,40 @@ def test_shards_that_agree_and_one_that_does_not():
     assert sum(one["sick named"] for one in found) >= 80
 
 
+class TestGenericEngine:
+    @pytest.mark.parametrize(("family", "seed"), SOME)
+    def test_a_tenth_of_the_models(self, family, seed):
+        record = engine.one(family, seed)
+        assert engine.complaints([record | {"mean": [0.0], "low": [0.0], "high": [0.0], "width": [0.0]}]) == []
+
+    def test_spoilt_draws_are_seen(self):
+        """Exact draws of a normal distribution, and what is wrong with others."""
+        exact = np.array([[2.0, 3.0, *(2.0 + 3.0 * norm.ppf(LEVELS))]])
+        case = Case(lambda data: None, {}, 1, {"x": exact})
+        draws = 2.0 + 3.0 * np.random.default_rng(0).standard_normal((4, 1000))
+        draws += 2.0 - draws.mean()
+        certificate = SimpleNamespace(weighted=False, reason="")
+
+        def judged(x, verdict="CERTIFIED"):
+            return engine.judge(case, SimpleNamespace(samples={"x": x}, verdict=verdict, certificate=certificate))
+
+        right = judged(draws)
+        assert right["fault"] == ""
+        assert engine.complaints([right]) == []
+        assert "x: mean +0.4" in judged(draws + 1.2)["fault"]
+        assert "width" in judged(2.0 + 1.3 * (draws - 2.0))["fault"]
+        assert judged(draws + 1.2, "REFUSED")["fault"] == ""
+        assert engine.complaints(20 * [right] + [judged(draws, "REFUSED")]) == ["1 of 21 are refused"]
+        assert engine.complaints([judged(draws + 0.2)]) == [f"mean is off by {judged(draws + 0.2)['mean'][0]:+.3f}"]
+        assert engine.complaints([{"error": "no", "seconds": 1.0}]) == ["no"]
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_exact_answers_are_finite_and_in_order(self, family):
+        for exact in FAMILIES[family](0).exact.values():
+            assert np.isfinite(exact).all()
+            assert (np.diff(exact[:, 2:]) > 0.0).all()
+
+
 def test_a_run_that_was_killed_goes_on(tmp_path):
     path, first, second = tmp_path / "records.jsonl", Unit("coverage", "a", 0), Unit("coverage", "a", 1)
     append(path, [(first, {"x": 1})])
@@ -130,18 +169,23 @@ def _made_up(case, seed, names):
 
 def test_page_holds_what_was_found(tmp_path):
     names = ("D0", "alpha", "D_offset", "contrast", "offset", LIKELIHOOD)
+    engine_run = {"verdict": "CERTIFIED", "seconds": 3.0, "mean": [0.01], "low": [0.0], "high": [0.0], "width": [0.0]}
     records = dict(_made_up("static, short, 0.1", seed, names) for seed in range(200))
     for name in alarms.PROBLEMS:
         records[Unit("certificate", name, 0)] = dict.fromkeys(alarms.DEFECTS, "CERTIFIED")
+    records[Unit("generic engine", "banana", 0)] = engine_run
+    records[Unit("generic engine", "banana", 1)] = {"error": "banana, seed 1: no", "seconds": 1.0}
     path = tmp_path / "validation.md"
     write_report(records, path, "python -m benchmarks.validation", "0a1b2c3")
     text = path.read_text()
     assert "| short, 0.1 | calibrated | 200 of 200 | 3.3 to 3.3 | **100 / 100** |" in text
     assert "| skewed | exact draws | 1 CERTIFIED |" in text
+    assert "| all | 2 | 1 | 1 CERTIFIED, 1 error | +0.010 | +0.000 | +0.000 | +0.000 | 3, 3 |" in text
+    assert "- banana, seed 1: no" in text
     assert (tmp_path / "images" / "validation-coverage.png").read_bytes().startswith(b"\x89PNG")
     assert "laminar" not in text
     write_report(dict(_made_up("static, short, 0.1", seed, names) for seed in range(3)), path, "again", "4d5e6f7")
     again = path.read_text()
     assert "| short, 0.1 | calibrated | 3 of 3 |" in again
     assert again.count("| skewed | exact draws | 1 CERTIFIED |") == 1  # what has no records stays
-    assert again.count("Written by") == 2
+    assert again.count("Written by") == 3

@@ -19,7 +19,7 @@ from homodyne.references import import_reference
 __all__ = ["LogDensityModel", "NumPyroModel", "as_model"]
 
 
-def as_model(model: object, data: Arrays) -> Model:
+def as_model(model: object, data: Arrays, prior_sites: Sequence[str] | None = None) -> Model:
     """Turn what a user gives into a `Model`, and try it on a few observations.
 
     Parameters
@@ -29,6 +29,8 @@ def as_model(model: object, data: Arrays) -> Model:
     data
         Arrays by name, the leading axis counts observations; `Model` instances other than `LogDensityModel` may
         take anything.
+    prior_sites
+        Factor and observed sites of a NumPyro model that belong to the prior, see `NumPyroModel`.
 
     Raises
     ------
@@ -37,13 +39,15 @@ def as_model(model: object, data: Arrays) -> Model:
     """
     if isinstance(model, str):
         model = import_reference(model, "model")
+    if prior_sites is not None and isinstance(model, Model):
+        raise InputError("prior_sites belongs to NumPyro model functions; other models have a log_prior of their own")
     if isinstance(model, LogDensityModel):
         model.check(data)
         return model
     if isinstance(model, Model):
         return model
     if callable(model):
-        return NumPyroModel(model, data)
+        return NumPyroModel(model, data, prior_sites)
     raise InputError(
         f"model is {model!r}, expected a NumPyro model function model(data), a LogDensityModel, "
         "or another subclass of homodyne.optimization.cmc.model.Model"

@@ -47,6 +47,7 @@ def sample_consensus(
     data: Mapping[str, npt.ArrayLike],
     *,
     num_shards: int | None = None,
+    prior_sites: Sequence[str] | None = None,
     combination: str = "weighted",
     strategy: str = "random",
     initialization: str = "nlsq",
@@ -68,6 +69,9 @@ def sample_consensus(
         Arrays by name; the leading axis counts observations.
     num_shards
         Shards; as few as workers and memory allow unless given.
+    prior_sites
+        Names of the factor and observed sites of a NumPyro model that belong to its prior; () where all factors are
+        sums over observations. A model with factors is refused without it.
     combination
         See `combine_subposteriors`.
     strategy
@@ -102,7 +106,7 @@ def sample_consensus(
     if initialization not in INITIALIZATIONS:
         raise InputError(f"unknown initialization {initialization!r}; known: {', '.join(INITIALIZATIONS)}")
     known_method(combination)
-    engine, arrays, hardware = as_model(model, data), check_arrays(data), detect_hardware(gpus=True)
+    engine, arrays, hardware = as_model(model, data, prior_sites), check_arrays(data), detect_hardware(gpus=True)
     size = len(next(iter(arrays.values())))
     notes = []
     if num_shards is None:
@@ -122,7 +126,7 @@ def sample_consensus(
         names=engine.joint_names,
         points=tuple(np.bincount(owner, minlength=num_shards).tolist()),
         seed=seed,
-        setup={"model": model} if isinstance(model, str) else {},
+        setup={"model": model, "prior_sites": prior_sites} if isinstance(model, str) else {},
         versions=used_versions(),
     )
     with opened(store, manifest) as held:

@@ -4,7 +4,7 @@ Its latent sites make the prior, its observed sites the likelihood; what belongs
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,8 @@ class NumPyroModel(ArrayModel):
     """A posterior given by a NumPyro model function ``function(data)``.
 
     The coordinates are those of ``biject_to(support)`` of the latent sites, flattened in the order of the model.
-    The prior is made of the latent sites and log |det dT/dz|, the likelihood of the sites with ``obs=``. The
+    The prior is made of the latent sites, log |det dT/dz| and `prior_sites`, the likelihood of all other sites with
+    ``obs=`` and all other factors. The
     function must give the number of observations from the arrays (``plate("data", len(data["y"]))``), because
     shards are shorter than the data. A few rows of the data are kept, for evaluating the prior.
 
@@ -63,18 +64,24 @@ class NumPyroModel(ArrayModel):
         NumPyro model; pickled by reference, so it must stand in an importable module to run in other processes.
     example_data
         Arrays by name, the leading axis counts observations.
+    prior_sites
+        Names of the factor and observed sites that belong to the prior: they do not depend on the data, and get its
+        power. None where there is no factor site; an empty sequence says that all factors are sums over observations.
 
     Raises
     ------
     InputError
-        For models that cannot be split over shards: without latent or observed sites; with discrete latents, factor
-        or param sites, subsampling; with latents per observation; with a prior that depends on the
-        data; with a likelihood that is no product over the observations; with less than float64 anywhere.
+        For models that cannot be split over shards: without latent or observed sites; with discrete or complex
+        latents, factor sites of unknown side, param sites, subsampling; with latents per observation; with a prior
+        that depends on the data; with a likelihood that is no product over the observations; with less than float64
+        anywhere.
     """
 
-    def __init__(self, function: Callable[[Any], Any], example_data: Arrays) -> None:
+    def __init__(
+        self, function: Callable[[Any], Any], example_data: Arrays, prior_sites: Sequence[str] | None = None
+    ) -> None:
         check_log_density(jnp.sum, 1)  # that JAX runs in float64
-        self._function = function
+        self._function, self._prior_sites = function, _names_of(prior_sites)
         self._rows = some_rows(check_arrays(example_data))
         self._sites, self._deterministic = self._inspect(self._rows)
         self._names = check_names([label for site in self._sites for label in site.labels])
@@ -86,14 +93,17 @@ class NumPyroModel(ArrayModel):
         return next(site.distribution for site in self._sites if self._names[index] in site.labels)
 
     def log_prior(self, z: jax.Array) -> jax.Array:
-        """Log density of the latent sites in z (d,), Jacobian included."""
+        """Log density of the latent sites and `prior_sites` in z (d,), Jacobian included."""
         parts = self._prior_by_site(z, self._rows)
         return jnp.sum(jnp.stack(list(parts.values())))
 
     def log_likelihood(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
-        """Log probability of the observed sites of a shard at z (d,)."""
-        trace = self._trace(z, shard)
-        observed = [_log_prob(site) for site in trace.values() if site["type"] == "sample" and site["is_observed"]]
+        """Log probability of the observed sites of a shard at z (d,), but for `prior_sites`."""
+        observed = [
+            _log_prob(site)
+            for name, site in self._trace(z, shard).items()
+            if site["type"] == "sample" and site["is_observed"] and name not in (self._prior_sites or ())
+        ]
         return float64_scalar(jnp.sum(jnp.stack(observed)), "the sum of the observed sites")
 
     def prior_draws(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
@@ -138,7 +148,7 @@ class NumPyroModel(ArrayModel):
 
         def run(data: Any) -> None:
             for name, site in block(trace(model).get_trace)(data).items():
-                _check_site(site)
+                _check_site(site, sides_known=self._prior_sites is not None)
                 kinds[name] = "observed" if site.get("is_observed") else site["type"]
                 if kinds[name] == "sample":
                     latent.append(_latent_site(site))
@@ -147,7 +157,14 @@ class NumPyroModel(ArrayModel):
             jax.eval_shape(run, load_arrays(rows))
         if not latent:
             raise InputError("the model has no latent site: there is nothing to sample")
-        if "observed" not in kinds.values():
+        observed = {name for name, kind in kinds.items() if kind == "observed"}
+        unknown = sorted(set(self._prior_sites or ()) - observed)
+        if unknown:
+            raise InputError(
+                f"prior_sites names {', '.join(map(repr, unknown))}, expected factor or observed sites; the model has "
+                f"{', '.join(map(repr, sorted(observed))) or 'none'}"
+            )
+        if not observed - set(self._prior_sites or ()):
             raise InputError("the model observes nothing: give the data to at least one site by obs=")
         return tuple(latent), tuple(name for name, kind in kinds.items() if kind == "deterministic")
 
@@ -176,7 +193,8 @@ class NumPyroModel(ArrayModel):
 
     def _prior_by_site(self, z: jax.Array, data: Any) -> dict[str, jax.Array]:
         sites = self._trace(z, data)
-        return {site.name: _log_prob(sites[site.name]) + _log_det(sites[site.name]) for site in self._sites}
+        parts = {site.name: _log_prob(sites[site.name]) + _log_det(sites[site.name]) for site in self._sites}
+        return parts | {name: _log_prob(sites[name]) for name in self._prior_sites or ()}
 
     def _check_prior(self, z: jax.Array) -> None:
         """Compare shapes, prior and deterministic sites on different parts of the data."""
@@ -198,11 +216,12 @@ class NumPyroModel(ArrayModel):
         with on_rows(self._rows):
             prior, values = evaluate(load_arrays(self._rows))
             others = [evaluate(load_arrays(part)) for part in parts]
-        for site in self._sites:
-            if not all(_equal(other[site.name], prior[site.name]) for other, _ in others):
+        for name in prior:
+            if not all(_equal(other[name], prior[name]) for other, _ in others):
                 raise InputError(
-                    f"the prior of site {site.name!r} depends on the data, so that each shard would have another "
+                    f"the prior of site {name!r} depends on the data, so that each shard would have another "
                     "one and data would count twice: write numbers in its place"
+                    + (", or leave it out of prior_sites" if name in (self._prior_sites or ()) else "")
                 )
         varying = sorted(n for n in values if not all(_equal(other[n], values[n]) for _, other in others))
         if varying:
@@ -211,9 +230,16 @@ class NumPyroModel(ArrayModel):
         self._deterministic = tuple(name for name in self._deterministic if name not in varying)
 
 
-def _check_site(site: dict[str, Any]) -> None:
+def _names_of(prior_sites: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return names as a tuple; an InputError for a single string."""
+    if isinstance(prior_sites, str):
+        raise InputError(f"prior_sites is {prior_sites!r}, expected a sequence of names: ({prior_sites!r},)")
+    return None if prior_sites is None else tuple(dict.fromkeys(prior_sites))
+
+
+def _check_site(site: dict[str, Any], sides_known: bool) -> None:
     """Refuse a site that is neither prior nor likelihood, or cannot be sampled by gradients."""
-    from numpyro.distributions import Delta, Unit
+    from numpyro.distributions import Delta, Unit, constraints
 
     kind, name = site["type"], site["name"]
     if kind == "plate":
@@ -224,13 +250,16 @@ def _check_site(site: dict[str, Any]) -> None:
             )
     elif kind == "sample":
         base = _base(site["fn"])
-        if isinstance(base, Unit):
+        if isinstance(base, Unit) and not sides_known:
             raise InputError(
-                f"factor site {name!r} can belong to the prior or to the data, which shards treat differently: "
-                "give observations by numpyro.sample(..., obs=), or use LogDensityModel"
+                f"factor site {name!r} can belong to the prior or to the data, which shards treat differently: name "
+                f"it in prior_sites=({name!r},) if it is part of the prior, write prior_sites=() if it is a sum over "
+                "observations"
             )
         if not site["is_observed"] and base.support.is_discrete:
             raise InputError(f"latent site {name!r} is discrete ({type(base).__name__}): sum it out of the likelihood")
+        if not site["is_observed"] and getattr(base.support, "base_constraint", base.support) is constraints.complex:
+            raise InputError(f"latent site {name!r} is complex: sample its real and imaginary part")
         if not site["is_observed"] and isinstance(base, Delta):
             raise InputError(f"latent site {name!r} is a constant (Delta): use numpyro.deterministic")
     elif kind != "deterministic":

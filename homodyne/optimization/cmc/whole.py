@@ -9,13 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.optimization.cmc.certificate import Certified, certify
+from homodyne.optimization.bend import Bend
+from homodyne.optimization.cmc.adaptation import adapt
+from homodyne.optimization.cmc.certificate import MORE, Certified, Evaluate, certify, normal_of
+from homodyne.optimization.cmc.importance import smoothed
+from homodyne.optimization.cmc.jumps import Frame, frame_of
 from homodyne.optimization.cmc.mode import Mode, climb, expansion
 from homodyne.optimization.cmc.mode_search import Search, search
 from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.proposal import Normal, around
+from homodyne.optimization.cmc.shape import Shape
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose, not_converged
-from homodyne.optimization.nuts import NutsSettings, sample
+from homodyne.optimization.nuts import NutsDraws, NutsSettings, sample
 
 Array = npt.NDArray[np.float64]
 
@@ -23,6 +29,7 @@ POOL = 4000  # observations on which modes are looked for
 MOST = 40  # modes, the heaviest, that are followed to all data
 CHAINS = NutsSettings(num_warmup=500, num_samples=500, num_chains=4, target_accept_prob=0.85, adapt_mass=True)
 _CAREFUL = 0.25  # factor of rejected steps in a second run
+_FIXED = 20  # effective points of a proposal per dimension that fix coordinates
 _WIDE = 3.0  # standard deviation of starts where nothing is known of a prior
 
 
@@ -97,7 +104,11 @@ def sample_whole(
     seed: int,
     progress: Progress | None = None,
 ) -> Whole:
-    """Sample the posterior of all data by the no-U-turn sampler; once more, with smaller steps, where that fails.
+    """Sample the posterior of all data by the no-U-turn sampler; once more, by other means, where that fails.
+
+    Then steps are smaller, coordinates follow the bends of the posterior, and chains jump between its parts. They jump
+    at once where several modes are known: chains that all started at one of them agree with each other, and are
+    certified only where they could have left it.
 
     Parameters
     ----------
@@ -125,17 +136,31 @@ def sample_whole(
     def log_density(z: jax.Array, argument: Any) -> jax.Array:
         return jnp.asarray(model.log_likelihood(z, argument, 1.0) + model.log_prior(z))
 
-    settings = CHAINS
-    for attempt in range(2):
-        key = jax.random.fold_in(jax.random.key(seed), 7 + attempt)
-        drawn = sample(log_density, model.argument(whole), center, covariance, settings, key, progress)
-        chains = diagnose(drawn.draws, drawn.stats, model.names)
-        if chains.converged and not chains.divergences:
-            break
+    def evaluate(points: Array) -> Array:
+        return model.log_density(points, model.statistics(points, whole))
+
+    settings, rng = CHAINS, np.random.default_rng([seed, 6])
+    frame, centres = Frame(Bend.none(len(center)), center, covariance, None), [Normal.of(*mode) for mode in modes]
+    if len(centres) > 1:
+        frame = _followed(evaluate, centres, num_points, rng) or frame
+
+    def chains_of(settings: NutsSettings, frame: Frame, number: int) -> tuple[NutsDraws, ChainDiagnostics]:
+        key, argument = jax.random.fold_in(jax.random.key(seed), number), model.argument(whole)
+        drawn = sample(
+            log_density, argument, frame.center, frame.covariance, settings, key, progress,
+            bend=frame.bend, jumps=frame.jumps,
+        )  # fmt: skip
+        return drawn, diagnose(drawn.draws, drawn.stats, model.names)
+
+    drawn, chains = chains_of(settings, frame, 7)
+    if not chains.converged or chains.divergences:
         rejected = _CAREFUL * (1.0 - settings.target_accept_prob)
         settings = replace(settings, num_warmup=1000, num_samples=1500, target_accept_prob=1.0 - rejected)
+        main = normal_of(drawn.draws.reshape(-1, len(center)))
+        frame = _followed(evaluate, [*([main] if main else []), *centres], num_points, rng) or frame
+        drawn, chains = chains_of(settings, frame, 8)
     judged = certify(
-        lambda points: model.log_density(points, model.statistics(points, whole)),
+        evaluate,
         drawn.draws,
         names=model.names,
         num_points=num_points,
@@ -143,6 +168,22 @@ def sample_whole(
         modes=modes,
         draws_log_density=drawn.stats.get("lp"),
         unbelievable=not_converged(chains.problems),
-        converged=chains.converged and not chains.divergences,
+        converged=chains.converged and not chains.divergences and (len(modes) < 2 or frame.jumps is not None),
     )
     return Whole(drawn.draws, chains, judged)
+
+
+def _followed(evaluate: Evaluate, centres: list[Normal], num_points: int, rng: np.random.Generator) -> Frame | None:
+    """Coordinates and jumps from a proposal fitted to the posterior around these; None where that fails."""
+    if not centres:
+        return None
+    wide = around(centres[0], centres[1:], evaluate)
+    points = wide.draw(num_points, rng)
+    values = evaluate(points)
+    proposal = adapt(evaluate, wide, wide, points, values, num_points, rng)
+    points = proposal.draw(MORE * num_points, rng)
+    weights = smoothed(np.nan_to_num(evaluate(points), nan=-np.inf) - proposal.log_density(points))
+    shape = proposal.parts[0]
+    if not isinstance(shape, Shape) or weights.ess < _FIXED * points.shape[1]:
+        return None
+    return frame_of(shape, points, np.exp(weights.log_weights))
