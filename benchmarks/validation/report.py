@@ -297,7 +297,7 @@ detector frames would take minutes to simulate.
 Counted are parameters, and rates with their logarithmic slopes in the middle of the record, of fits in use (CERTIFIED
 or CORRECTED) of which the data say something: their central 90 % interval holds less than {100 * INFORMED:.0f} % of
 the prior. Truths do not come from the prior, so that where the prior decides, coverage means nothing. Contrast and
-offset are those of the first map. Shares of truths in central intervals; bias is the mean of
+offset are those of the first map. Shares of truths in central intervals; bias is the median of
 (posterior mean - truth) / posterior sd. Every {REFERENCE}th case has a reference: a second fit by No-U-turn sampling
 alone, with another seed and 4 x 1500 draws, that is CERTIFIED by its own draws. It shares the reduction of maps to
 nodes, which direct sums over all pairs check, and the noise with the fit. `farthest` is the largest distance of a

@@ -65,11 +65,12 @@ def _row(kind: str, records: Sequence[Record]) -> list[Any]:
     told = [one for record in records for one in counted(record)]
     against = [pair for record in records for pair in compared(record).values()]
     seconds = [fit["seconds"] for fit in fits]
-    bias = f"{np.mean([one.z for one in told]):+.2f} ± {np.std([one.z for one in told]) / len(told) ** 0.5:.2f}"
+    z = np.array([one.z for one in told])
+    bias = f"{np.median(z):+.2f}" if told else ""  # one fit that is far off would be all of a mean
     return [
         kind, len(records), sum("error" in fit for fit in fits) or "none",
         ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items())), len(told),
-        *(f"{100 * share:.0f}" if told else "" for share in coverage(told)), bias if told else "",
+        *(f"{100 * share:.0f}" if told else "" for share in coverage(told)), bias,
         f"{sum(map(usable_reference, records))} of {sum('reference' in record for record in records)}",
         f"{max(distance for distance, _ in against):.2f}" if against else "",
         f"{np.median([width for _, width in against]):.2f}" if against else "",
