@@ -149,6 +149,11 @@ def started(file: Path, folder: Path) -> subprocess.Popen:
     return process
 
 
+def shard_draws(store):
+    """Draws of every shard of a store; what is returned of a run follows from the exact density, not from them."""
+    return {str(result.shard_id): result.samples for result in store.results()}
+
+
 def test_a_killed_fit_is_resumed_to_the_draws_of_an_undisturbed_one(homodyne, tmp_path, file, fitted):
     process = started(file, tmp_path / "out")
     process.kill()
@@ -163,11 +168,11 @@ def test_a_killed_fit_is_resumed_to_the_draws_of_an_undisturbed_one(homodyne, tm
     after = {path.name: path.stat().st_mtime_ns for path in results.glob("*.npz")}
     assert before.items() < after.items()
     assert same(draws(Path("out")), draws(fitted))
-    kept = ShardStore.open(Path("out.store"))
+    kept, undisturbed = ShardStore.open(Path("out.store")), ShardStore.open(fitted.with_name("out.store"))
+    assert same(shard_draws(kept), shard_draws(undisturbed))
     other = replace(kept.read_result(1), shard_id=0, num_points=kept.manifest.points[0])
     kept.write_result(other)  # planted: a shard has the draws of another
-    assert homodyne("combine", "out.store", "--output", "planted").code in (0, 3)
-    assert not same(draws(Path("planted")), draws(fitted))
+    assert not same(shard_draws(kept), shard_draws(undisturbed))
 
 
 def test_an_interrupted_fit_says_what_is_kept_and_how_to_go_on(tmp_path, file):
@@ -229,7 +234,7 @@ def test_certify_shows_the_verdict_and_writes_nothing(homodyne, tmp_path, fitted
     assert outcome.code == 0, outcome
     assert outcome.out.startswith(f"{certificate.verdict}: ")
     assert "k_hat" in outcome.out
-    assert "of 1000 points" in outcome.out
+    assert f"of {certificate.num_points} points" in outcome.out
     assert [path.name for path in tmp_path.iterdir()] == ["copy.store"]
 
 

@@ -49,8 +49,8 @@ def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int
 
 def _prior_draws(model: Model, d: int) -> Callable[[int, np.random.Generator], Array]:
     """Draws of the prior, or of a normal distribution like it where it cannot be drawn from."""
-    trial = model.prior_draws(4, np.random.default_rng(0))
-    if trial is not None:
+    trial = model.prior_draws(64, np.random.default_rng(0))
+    if trial is not None and len(trial) > 32:  # of few priors that reach beyond all numbers hardly a draw is finite
         return lambda n, rng: np.asarray(model.prior_draws(n, rng))
     expand = expansion(model.log_prior)
     top = climb(expand, np.zeros(d)) if np.isfinite(expand(np.zeros(d))[0]) else None
