@@ -56,6 +56,9 @@ _AT_EDGE = (
 )
 
 
+_ONE_START = "one start was asked for (optimization.nlsq.num_starts): no other mode was looked for"
+
+
 @dataclass(frozen=True)
 class PilotSettings:
     """Settings of the pilot fit.
@@ -226,7 +229,7 @@ def pilot_fit(
         )
     sigma = noise_at(problem, thin, ends.z[0])
     thin = thin.with_sigma(sigma)
-    found, num_starts = _searched(thin, ends.z, starts, settings, rng)
+    found, num_starts = _searched(thin, ends.z, starts, settings)
     modes = modes_from(thin, found.z[:_MOST_MODES], settings)
     space = _seen_slopes(problem.space, modes[0])
     points = space.coordinates(physical_values(problem.space, np.array([mode.z for mode in modes])))
@@ -250,14 +253,13 @@ def pilot_fit(
     notes = _misfit(problem, evaluate_many(modes[0].z[None], posterior), sigma)
     if sample_noise:
         posterior, modes = posterior.with_sigma(None), [_with_noise(mode, posterior) for mode in modes]
-    return Pilot(
-        problem, posterior, grid, coarse, tuple(modes), sigma, num_starts, len(ends.z), tuple(notes), found.unseen
-    )
+    counts, unseen = (num_starts, len(ends.z)), found.unseen
+    if settings.num_starts == 1:
+        notes, unseen = [*notes, _ONE_START], 0.0
+    return Pilot(problem, posterior, grid, coarse, tuple(modes), sigma, *counts, tuple(notes), unseen)
 
 
-def _searched(
-    thin: Posterior, ends: Array, candidates: Array, settings: PilotSettings, rng: np.random.Generator
-) -> tuple[Basins, int]:
+def _searched(thin: Posterior, ends: Array, candidates: Array, settings: PilotSettings) -> tuple[Basins, int]:
     """Modes of thinned data, from ends of climbs with another noise, and the number of starts that they came from.
 
     Further starts are local maxima of scans along every coordinate from the best end, and more of the candidates, the
@@ -269,14 +271,15 @@ def _searched(
     scanned = _scan(thin, climbs, candidates)
     climbs = climbs.joined(climb(thin, scanned, settings.max_iterations, _NEAR)) if len(scanned) else climbs
     num_starts, used = len(ends) + len(scanned), settings.num_starts
+    found = basins(climbs, thin)
     for _ in range(_DOUBLINGS):
-        found = basins(climbs, thin)
         more = candidates[used : 2 * used]
         if found.unseen < UNSEEN or not len(more):
             break
         climbs = climbs.joined(climb(thin, more, settings.max_iterations, _NEAR))
         num_starts, used = num_starts + len(more), 2 * used
-    return basins(climbs, thin), num_starts
+        found = basins(climbs, thin)
+    return found, num_starts
 
 
 def _scan(thin: Posterior, climbs: Ends, candidates: Array) -> Array:

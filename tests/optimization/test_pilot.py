@@ -150,6 +150,8 @@ def test_the_search_starts_where_the_user_says(mirrored):
         expected = 80.0 if value < 120.0 else 160.0
         assert float(problem.space.physical(found.mode.z)["phi0"]) % 180 == pytest.approx(expected, abs=8.0)
         assert found.num_starts == 1
+        assert found.unseen == 0.0  # nobody was asked to look
+        assert any("one start was asked for" in note for note in found.notes)
 
 
 def test_starts_are_doubled_until_no_mode_is_missing(mirrored, monkeypatch):
