@@ -515,9 +515,7 @@ def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> 
     """Return the method's own draws, or resampled weighted points where these replace them."""
     if not judged.certificate.weighted:
         return drawn.z
-    chains = len(drawn.z)
-    per_chain = -(-settings.optimization.laplace.num_draws // chains)
-    z = judged.resample(chains * per_chain, settings.seed + 2).reshape(chains, per_chain, -1)
+    z = judged.chains(settings.optimization.laplace.num_draws, len(drawn.z), settings.seed + 2)
     return pilot.space.canonical(z, around=pilot.mode.z)
 
 

@@ -35,7 +35,7 @@ import numpy.typing as npt
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.confirmation import confirm
-from homodyne.optimization.cmc.importance import smoothed
+from homodyne.optimization.cmc.importance import smoothed, systematic, worth
 from homodyne.optimization.cmc.proposal import Density, Mode, Normal, around, shaped
 from homodyne.optimization.cmc.rung import Draws, Rung, climb
 
@@ -109,7 +109,7 @@ class Certificate:
 
     def worth(self, n: int) -> float:
         """Independent draws that n draws, resampled from the weighted points, are worth."""
-        return 1.0 / (1.0 / self.ess + 1.0 / n)
+        return worth(self.ess, n)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, for JSON; what is not finite becomes None."""
@@ -141,8 +141,8 @@ class Certified:
         """Return n draws (n, d) from the weighted points.
 
         Points repeat: the draws are worth ``certificate.ess`` independent ones, however large n is. They are drawn
-        systematically along the principal axis of the points (Kitagawa, J. Comput. Graph. Stat. 5, 1, 1996), so that
-        each stretch of it, a small mode for instance, gets its share of the draws.
+        systematically along the principal axis of the points, so that each stretch of it, a small mode for instance,
+        gets its share of the draws.
 
         Raises
         ------
@@ -153,10 +153,13 @@ class Certified:
             raise InputError(f"there are no weighted points to draw from: {self.certificate.reason}")
         rng = _generator(seed)
         order = _along_main_axis(self.points, np.exp(self.log_weights))
-        cumulative = np.cumsum(np.exp(self.log_weights[order]))
-        ticks = (np.arange(n) + rng.random()) / n * cumulative[-1]
-        chosen = order[np.searchsorted(cumulative, ticks).clip(max=len(cumulative) - 1)]
-        return self.points[rng.permutation(chosen)]
+        chosen = order[systematic(np.exp(self.log_weights[order]), n, rng)]
+        return np.asarray(self.points[rng.permutation(chosen)])
+
+    def chains(self, num_draws: int, num_chains: int, seed: int | jax.Array) -> Array:
+        """At least `num_draws` draws as of `resample`, laid out as (chain, draw, d)."""
+        count = -(-num_draws // num_chains)
+        return self.resample(count * num_chains, seed).reshape(num_chains, count, -1)
 
 
 def certify(

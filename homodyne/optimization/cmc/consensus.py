@@ -402,9 +402,7 @@ class _Run:
         settings = self.settings
         if not judged.certificate.weighted:
             return self._inside(z)
-        count = -(-settings.num_draws // settings.num_chains)
-        drawn = judged.resample(count * settings.num_chains, settings.seed + 2)
-        return drawn.reshape(settings.num_chains, count, self.dim)
+        return judged.chains(settings.num_draws, settings.num_chains, settings.seed + 2)
 
     def _inside(self, z: Array) -> Array:
         """Draws (chain, draw, d) of which those where the posterior is zero are replaced by others."""

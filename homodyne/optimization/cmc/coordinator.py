@@ -146,7 +146,9 @@ def sample_consensus(
         pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
         runner = select_backend(hardware, backend, num_shards=num_shards, pure_jax=pure, options=options)
         found = run_consensus(engine, held, init, settings, runner, modes=modes.normals(), progress=progress)
-    found = _completed(found, modes, engine, whole, init, settings, progress)
+    if found.certificate.verdict == REFUSED and not found.objections and engine.joined([whole]) is not None:
+        found = _sampled_whole(found, modes, engine, whole, init, settings, progress)
+    found = _with_modes(found, modes)
     diagnostics = {
         **convergence(found.samples, found.certificate),
         **found.diagnostics,
@@ -174,25 +176,16 @@ def sample_consensus(
     )
 
 
-def _completed(
-    found: Consensus,
-    modes: Search,
-    model: Model,
-    whole: Any,
-    init: Initialization,
-    settings: ConsensusSettings,
-    progress: Progress | None,
-) -> Consensus:
-    """The result of a consensus run, or chains on all data where it was refused; refused where modes are missing."""
+def _with_modes(found: Consensus, modes: Search) -> Consensus:
+    """The result with what the search for modes says; refused where some may be missing."""
     certificate = found.certificate
-    if certificate.verdict == REFUSED and not found.objections and model.joined([whole]) is not None:
-        found = _sampled_whole(found, modes, model, whole, init, settings, progress)
-        certificate = found.certificate
-    if modes.modes and not modes.complete and certificate.verdict != REFUSED:
+    if not modes.modes:
+        return found
+    if not modes.complete and certificate.verdict != REFUSED:
         reason = f"Not all modes of the posterior are known: {modes.sentence}."
         return replace(found, certificate=replace(certificate, verdict=REFUSED, reason=reason))
     reason = f"{certificate.reason} {modes.sentence[0].upper()}{modes.sentence[1:]}."
-    return replace(found, certificate=replace(certificate, reason=reason)) if modes.modes else found
+    return replace(found, certificate=replace(certificate, reason=reason))
 
 
 def _sampled_whole(
@@ -213,12 +206,10 @@ def _sampled_whole(
     except ConvergenceError as error:
         warnings = [*found.diagnostics["warnings"], f"all data could not be sampled directly: {error}"]
         return replace(found, diagnostics={**found.diagnostics, "warnings": warnings})
-    judged, z, chain = chains.judged, chains.z, chains.z.shape[:2]
+    judged, z = chains.judged, chains.z
     if judged.certificate.weighted:
-        count = -(-settings.num_draws // settings.num_chains)
-        chain = settings.num_chains, count
-        z = judged.resample(count * settings.num_chains, seed + 2).reshape(*chain, -1)
-    flat = z.reshape(-1, z.shape[-1])
+        z = judged.chains(settings.num_draws, settings.num_chains, seed + 2)
+    flat, chain = z.reshape(-1, z.shape[-1]), z.shape[:2]
     statistics = model.statistics(flat, whole)
     lp = model.log_density(flat, statistics).reshape(chain)
     samples = model.finish(z, statistics.reshape(*chain, -1), np.random.default_rng([seed, 1]))

@@ -66,3 +66,18 @@ def effective(weights: Array) -> tuple[float, float]:
     n, squares = len(weights), float(np.square(weights).sum())
     influence = 2.0 * n * weights - n * np.square(weights) / squares
     return 1.0 / squares, float(influence.std() / np.sqrt(n) / squares)
+
+
+def systematic(weights: Array, n: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Indices (n,) of weighted points, each as often as its weight says to within one draw, in the points' order.
+
+    (Kitagawa, J. Comput. Graph. Stat. 5, 1, 1996.)
+    """
+    cumulative = np.cumsum(weights)
+    ticks = (np.arange(n) + rng.random()) / n * cumulative[-1]
+    return np.asarray(np.searchsorted(cumulative, ticks).clip(max=len(cumulative) - 1))
+
+
+def worth(ess: float, n: int) -> float:
+    """Independent draws that n draws, resampled from points of which `ess` are effective, are worth."""
+    return 1.0 / (1.0 / ess + 1.0 / n)

@@ -176,7 +176,7 @@ class ArrayModel(Model):
             size += sum(value.nbytes for value in jax.tree.leaves(shard))
             if size > JOINED:
                 return None
-        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+        return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
     def dealt_anew(self, shards: Sequence[Any], rng: np.random.Generator) -> list[Any] | None:
         """Shards of the same sizes with the observations dealt out at random."""

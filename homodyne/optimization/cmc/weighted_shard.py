@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.optimization.cmc.importance import smoothed
+from homodyne.optimization.cmc.importance import smoothed, systematic, worth
 from homodyne.optimization.cmc.proposal import DEFENSIVE, WIDE, Mixture
 from homodyne.physics.compiling import at_points
 
@@ -74,11 +74,8 @@ def weighted_draws(
     weights = smoothed(values - proposal.log_density(points))
     if not (weights.k_hat < EVEN_TAIL and weights.ess >= EVEN_SHARE * len(points)):
         return None
-    share = np.cumsum(np.exp(weights.log_weights))
-    chosen = np.searchsorted(share, (np.arange(n) + rng.random()) / n * share[-1]).clip(max=len(points) - 1)
-    chosen = rng.permutation(chosen)
-    worth = 1.0 / (1.0 / weights.ess + 1.0 / n)
-    return WeightedDraws(points[chosen], values[chosen], worth, spent + len(points))
+    chosen = rng.permutation(systematic(np.exp(weights.log_weights), n, rng))
+    return WeightedDraws(points[chosen], values[chosen], worth(weights.ess, n), spent + len(points))
 
 
 def climbed(
