@@ -37,12 +37,13 @@ from homodyne.optimization.assembly import Run, assemble, consensus_result
 from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
 from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
 from homodyne.optimization.cmc.consensus import Consensus
+from homodyne.optimization.cmc.mode_search import UNSEEN
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.density import Progress
 from homodyne.optimization.diagnostics import diagnose, not_converged
 from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.nuts import NutsSettings, sample
-from homodyne.optimization.pilot import DEAD, UNSEEN, Pilot, PilotSettings, pilot_fit, refined
+from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
 from homodyne.optimization.xpcs import XpcsModel, fit_shards
 

@@ -21,6 +21,7 @@ from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, 
 from homodyne.likelihood.reduction import Accuracy, Grid
 from homodyne.likelihood.scaling import least_squares
 from homodyne.optimization.ascent import Basins, Ends, basins, climb, root_of_inverse
+from homodyne.optimization.cmc.mode_search import UNSEEN
 from homodyne.optimization.density import Progress
 from homodyne.optimization.problem import Problem, sampled_pairs
 from homodyne.physics.compiling import compiled
@@ -32,7 +33,6 @@ DEAD = 30.0
 """A mode whose log density is this far below the best one carries no mass."""
 _MOST_MODES = 12  # modes that are followed on all data
 _TRIED_MODES = 4  # modes, the heaviest, at which cells are tried
-UNSEEN = 0.01  # probability of modes not found that is left
 _DOUBLINGS = 5  # of the starts, at most
 _SCANNED, _PEAKS = 256, 12  # points of a scan along a coordinate, and local maxima, the highest, that are climbed from
 _PEAK_DEPTH = 1e4  # log density below the best end, from which on a local maximum is none

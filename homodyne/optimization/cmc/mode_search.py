@@ -41,8 +41,6 @@ class Search:
     ----------
     modes : list of Mode
         The heaviest first; none where no climb has ended at a maximum.
-    shares : (k,) array
-        Of the mass.
     num_starts : int
         Climbs.
     unseen : float
@@ -50,9 +48,13 @@ class Search:
     """
 
     modes: list[Mode]
-    shares: Array
     num_starts: int
     unseen: float
+
+    @property
+    def shares(self) -> Array:
+        """Shares of the modes in the mass, (k,)."""
+        return _shares(self.modes)
 
     @property
     def complete(self) -> bool:
@@ -103,7 +105,7 @@ def search(log_density: LogDensity, draw: Draw, known: Array, rng: np.random.Gen
         starts = draw(FIRST * 2**doubling, rng)
     shares = _shares(found)
     order = [k for k in np.argsort(-shares) if shares[k] > _LEAST]
-    return Search([found[k] for k in order], shares[order], num_starts, unseen)
+    return Search([found[k] for k in order], num_starts, unseen)
 
 
 def _climber(log_density: LogDensity) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
