@@ -23,7 +23,11 @@ COUNTS = 2.0  # per pixel and frame
 def one(num_frames: int, num_angles: int) -> None:
     """Print seconds and GB of memory of the sandwich, and of the tests after it, as JSON."""
     pilot = pilot_of(num_frames, num_angles)
-    maps, z, precision = pilot.problem.maps, pilot.mode.z, np.asarray(pilot.posterior.scaling)[1]
+    maps, z, precision = (
+        pilot.problem.maps,
+        pilot.mode.z,
+        np.asarray(pilot.posterior.scaling.precision_at(np.tile([1.0, 0.3], (pilot.problem.maps.num_maps, 1)))),
+    )
     root = np.linalg.cholesky(pilot.mode.covariance)
     squares = pilot.sigma**2 * np.asarray(pilot.posterior.nodes.sums)[:, 0]
     facts = CountingFacts(given_counts=COUNTS)

@@ -3,12 +3,18 @@
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments
+from homodyne.likelihood.scaling import ScalingPrior, loguniform
 from homodyne.physics.model import CorrelationModel
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+SCALING = ScalingPrior.product([(1.0, 1.0, 0.1)], loguniform(0.01, 1.0))
+"""Prior of offset and contrast as it is by default."""
 
 
 def whole_maps(model: CorrelationModel, params: dict[str, float], maps: Maps) -> list[tuple[Array, Array]]:
@@ -31,13 +37,16 @@ def whole_moments(model: CorrelationModel, params: dict[str, float], maps: Maps)
     return Moments(*np.array(rows, dtype=np.float64).T)
 
 
-def integrated(y: Array, g: Array, sigma: float, scaling: Array, points: int = 200) -> float:
+def integrated(y: Array, g: Array, sigma: float, prior: ScalingPrior, points: int = 200) -> float:
     """Log of the likelihood of one map, integrated over offset and contrast by quadrature.
 
-    Gauss-Legendre over eight standard deviations of what data and prior leave of offset and contrast. `scaling` holds
-    mean and precision of their prior, (2, 2).
+    Gauss-Legendre over eight standard deviations of what data and each normal distribution of the prior leave of them.
     """
-    mean, precision = np.asarray(scaling)
+    parts = zip(*(np.asarray(values) for values in prior), strict=True)
+    return float(logsumexp([weight + _integrated(y, g, sigma, *one, points) for weight, *one in parts]))
+
+
+def _integrated(y: Array, g: Array, sigma: float, mean: Array, precision: Array, points: int) -> float:
     design = np.stack([np.ones_like(g), g], axis=1)
     information = design.T @ design / sigma**2 + np.diag(precision)
     middle = np.linalg.solve(information, design.T @ y / sigma**2 + precision * mean)

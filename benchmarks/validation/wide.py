@@ -14,7 +14,7 @@ import numpy as np
 
 import homodyne
 from homodyne.config.io import load_config
-from homodyne.config.physics import space_of
+from homodyne.config.physics import scaling_of, space_of
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import HomodyneError
 from homodyne.optimization.cmc.certificate import CERTIFIED
@@ -282,12 +282,14 @@ def _values(case: Case, result: MCMCResult) -> dict[str, dict[str, Any]]:
 def _prior(mode: str, ages: Array, t: float) -> dict[str, Array]:
     """Draws of everything from the default prior."""
     config = load_config({"analysis_mode": mode})
-    space, rng = space_of(config, ages), np.random.default_rng(0)
+    space, scaling, rng = space_of(config, ages), scaling_of(config), np.random.default_rng(0)
     params = {name: space.priors[name].quantile(rng.random(_PRIOR_DRAWS)) for name in space.free_names}
     found = _with_rates(space.model, {**space.with_offsets(params), **space.fixed}, t)
     for name in ("contrast", "offset"):
-        prior = getattr(config.parameters, name).prior
-        found[name] = prior.mean + prior.sd * rng.standard_normal(_PRIOR_DRAWS)
+        column = ("offset", "contrast").index(name)
+        which = rng.choice(len(scaling.log_weight), _PRIOR_DRAWS, p=np.exp(scaling.log_weight))
+        mean, sd = scaling.mean[which, column], scaling.precision[which, column] ** -0.5
+        found[name] = mean + sd * rng.standard_normal(_PRIOR_DRAWS)
     return found
 
 

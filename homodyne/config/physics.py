@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from homodyne.config.schema import Config, ParameterConfig
-from homodyne.likelihood.scaling import ScalingPrior
+from homodyne.config.schema import Config, LoguniformPrior, NormalPrior, ParameterConfig
+from homodyne.likelihood.scaling import Components, ScalingPrior, loguniform
 from homodyne.physics.model import CorrelationModel, Parameter, find_model
 from homodyne.physics.priors import Prior, make_prior
 from homodyne.physics.space import ParameterSpace, parameter_space
@@ -42,8 +42,14 @@ def space_of(config: Config, t: Any) -> ParameterSpace:
 
 def scaling_of(config: Config) -> ScalingPrior:
     """Prior of offset and contrast of every map."""
-    offset, contrast = config.parameters.offset.prior, config.parameters.contrast.prior
-    return ScalingPrior(offset.mean, offset.sd, contrast.mean, contrast.sd)
+    parameters = config.parameters
+    return ScalingPrior.product(*(_components(own.prior) for own in (parameters.offset, parameters.contrast)))
+
+
+def _components(prior: NormalPrior | LoguniformPrior) -> Components:
+    if isinstance(prior, LoguniformPrior):
+        return loguniform(prior.low, prior.high)
+    return [(1.0, prior.mean, prior.sd)]
 
 
 def initial_of(config: Config, space: ParameterSpace) -> Array | None:

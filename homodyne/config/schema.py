@@ -135,9 +135,12 @@ class ParameterConfig(Section):
 
 
 class ScalingConfig(Section):
-    """Prior of the contrast or the offset, which are integrated out for every angle."""
+    """Prior of the contrast or the offset, which are integrated out for every angle.
 
-    prior: NormalPrior
+    A loguniform one is made of normal distributions, one for every factor of two, so that its ends are soft.
+    """
+
+    prior: Annotated[NormalPrior | LoguniformPrior, Field(discriminator="type")]
 
 
 class ModelConfig(Section):
@@ -157,10 +160,11 @@ class ParametersConfig(Section):
     __pydantic_extra__: dict[str, ParameterConfig]
 
     contrast: ScalingConfig = Field(
-        ScalingConfig(prior=NormalPrior(type="normal", mean=0.5, sd=1.0)), description="speckle contrast of every angle"
+        ScalingConfig(prior=LoguniformPrior(type="loguniform", low=0.01, high=1.0)),
+        description="speckle contrast of every angle",
     )
     offset: ScalingConfig = Field(
-        ScalingConfig(prior=NormalPrior(type="normal", mean=1.0, sd=1.0)), description="baseline of c2 of every angle"
+        ScalingConfig(prior=NormalPrior(type="normal", mean=1.0, sd=0.1)), description="baseline of c2 of every angle"
     )
 
     def given(self) -> dict[str, ParameterConfig]:

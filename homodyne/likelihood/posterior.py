@@ -17,7 +17,14 @@ from jax.scipy.stats import norm
 
 from homodyne import two_by_two
 from homodyne.likelihood.nodes import Moments, Nodes, moments, moments_from
-from homodyne.likelihood.scaling import effective_noise, marginal_log_likelihood, scaling_draws, scaling_posterior
+from homodyne.likelihood.scaling import (
+    ScalingPosterior,
+    ScalingPrior,
+    effective_noise,
+    marginal_log_likelihood,
+    scaling_draws,
+    scaling_posterior,
+)
 from homodyne.noise.adjustment import Adjustment
 from homodyne.physics.compiling import at_points
 from homodyne.physics.space import ParameterSpace
@@ -38,8 +45,7 @@ class Posterior:
     space : ParameterSpace
     nodes : Nodes
         The data.
-    scaling : (2, 2) array
-        Mean and precision of the prior of (offset, contrast).
+    scaling : ScalingPrior
     sigma : (n_maps,) array or None
         Standard deviation of a pair of weight one.
     adjustment : Adjustment
@@ -48,7 +54,7 @@ class Posterior:
 
     space: ParameterSpace
     nodes: Nodes
-    scaling: Any
+    scaling: ScalingPrior
     sigma: Any
     adjustment: Adjustment
 
@@ -71,13 +77,14 @@ class Posterior:
 class Evaluation(NamedTuple):
     """Log density at a point with everything that the same sums tell.
 
-    Log density, moments, physical parameters by name, conditional mean (n_maps, 2) and covariance (n_maps, 2, 2) of
-    (offset, contrast).
+    Log density, moments, physical parameters by name, conditional distribution of (offset, contrast) with its mean
+    (n_maps, 2) and covariance (n_maps, 2, 2).
     """
 
     log_density: Any
     moments: Moments
     params: dict[str, Any]
+    scaling: ScalingPosterior
     scaling_mean: Any
     scaling_covariance: Any
 
@@ -170,7 +177,7 @@ def physical_draws(
     distinct, which = np.unique(z.reshape(-1, posterior.dim), axis=0, return_inverse=True)
     count, which = len(distinct), which.reshape(z.shape[:-1])
     at = evaluate_many(distinct, posterior, lambda done: progress("contrast and offset", done, count))
-    scaling = scaling_draws(at.scaling_mean[which], at.scaling_covariance[which], rng)
+    scaling = scaling_draws(ScalingPosterior(*(values[which] for values in at.scaling)), rng)
     draws = {name: at.params[name][which] for name in posterior.space.free_names}
     draws["contrast"], draws["offset"] = scaling[..., 1], scaling[..., 0]
     if posterior.sigma is None:
@@ -202,7 +209,7 @@ def _evaluation_from(z: jax.Array, m: Moments, sigma: jax.Array, difference: Any
     total += log_prior(z, posterior)
     total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
     scaling = scaling_posterior(m, sigma, posterior.scaling, posterior.adjustment, difference)
-    return Evaluation(total, m, posterior.space.physical(z[: posterior.space.dim]), *scaling)
+    return Evaluation(total, m, posterior.space.physical(z[: posterior.space.dim]), scaling, *scaling.moments())
 
 
 class Scoring(NamedTuple):
@@ -244,11 +251,11 @@ def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
     data = jnp.einsum("mk,mkd->md", nodes.weight_y, slopes)
     gradient = by_sums[0] @ first + 2 * by_sums[1] @ second + by_sums[2] @ data + by_z
 
-    mean, _ = scaling_posterior(m, sigma, posterior.scaling, adjustment, _difference(z, posterior))
+    mean, _ = scaling_posterior(m, sigma, posterior.scaling, adjustment, _difference(z, posterior)).moments()
     noise = effective_noise(sigma, adjustment)
     both = jnp.einsum("mk,mka,mkb->mab", nodes.weight, slopes, slopes)
     across = jnp.stack([first, second], axis=1)
-    scale = jnp.asarray(posterior.scaling)[1] * noise[:, None] ** 2
+    scale = posterior.scaling.precision_at(mean) * noise[:, None] ** 2
     pair = two_by_two.matrix(m.weight + scale[:, 0], m.g, m.gg + scale[:, 1] + 1e-30)
     explained = jnp.einsum("mia,mij,mjb->mab", across, two_by_two.inverse(pair), across)
     information = jnp.einsum("m,mab->ab", (mean[:, 1] / noise) ** 2, both - explained)

@@ -2,17 +2,19 @@
 
     y ~ Normal(offset + contrast * g, sigma² / w)
 
-Given g this is linear in (offset, contrast), together called the scaling of a map, whose priors are normal. With X =
-(1, g), prior mean m and precision P, the normal equations A = X'WX/sigma² + P and b = X'W(y - Xm)/sigma² hold
-everything: the marginal likelihood, and the conditional distribution from which offset and contrast are drawn exactly.
+Given g this is linear in (offset, contrast), together called the scaling of a map. Their prior is a mixture of normal
+distributions, K of them, often one. With X = (1, g), and mean m and precision P of one of these, the normal equations
+A = X'WX/sigma² + P and b = X'W(y - Xm)/sigma² hold everything: the marginal likelihood, and the conditional
+distribution from which offset and contrast are drawn exactly.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logsumexp
 
 from homodyne import two_by_two
 from homodyne.likelihood.nodes import Moments
@@ -25,22 +27,90 @@ _Estimate = tuple[jax.Array, jax.Array]
 _WEAK = 1e-10, 1e-30  # precision that says nothing, over that of the data and that of the prior
 
 
-@dataclass(frozen=True)
-class ScalingPrior:
-    """Normal prior of the offset and of the contrast of every map, independent of each other."""
+Components = Sequence[tuple[float, float, float]]
+"""Normal distributions that together are the prior of a quantity: weight, mean and standard deviation of each."""
 
-    offset_mean: float = 1.0
-    offset_sd: float = 1.0
-    contrast_mean: float = 0.5
-    contrast_sd: float = 1.0
+
+def loguniform(low: float, high: float) -> Components:
+    """Normal distributions, one for every factor of about two, whose logarithm is about uniform from low to high.
+
+    The density times the value is constant within 5 % but for the last factor of two at both ends, which are soft.
+    """
+    count = max(1, round(np.log2(high / low)))
+    means = low * (high / low) ** ((np.arange(count) + 0.5) / count)
+    return [(1.0 / count, float(mean), float(mean) / 2.0) for mean in means]
+
+
+class ScalingPrior(NamedTuple):
+    """Prior of the offset and of the contrast of a map, a mixture of normal distributions; maps are independent.
+
+    Attributes
+    ----------
+    log_weight : (K,) array
+    mean, precision : (K, 2) array
+        Of (offset, contrast), which are independent within each.
+    """
+
+    log_weight: Any
+    mean: Any
+    precision: Any
+
+    @classmethod
+    def product(cls, offset: "Components", contrast: "Components") -> "ScalingPrior":
+        """Prior of an offset and a contrast that are independent, from those of each."""
+        pairs = [(a, b) for a in offset for b in contrast]
+        log_weight, mean, sd = np.moveaxis(np.array(pairs), -1, 0)
+        return cls(np.log(log_weight).sum(-1), mean, sd**-2.0)
+
+    def to_power(self, power: Any) -> "ScalingPrior":
+        """Prior to a power, up to a factor: exact for one normal distribution, else where neighbours are alike."""
+        if len(self.log_weight) == 1:
+            return self._replace(precision=power * self.precision)
+        height = 0.5 * jnp.log(self.precision).sum(-1)
+        weight = power * (self.log_weight + height) - height
+        return self._replace(log_weight=weight - logsumexp(weight))
+
+    def log_density(self, pairs: Any) -> jax.Array:
+        """Log density at pairs (..., 2)."""
+        return jnp.asarray(logsumexp(self._terms(pairs), axis=-1))
+
+    def precision_at(self, pairs: Any) -> jax.Array:
+        """Mean precision (..., 2) of the normal distributions to which pairs (..., 2) may belong."""
+        return jax.nn.softmax(self._terms(pairs), axis=-1) @ jnp.asarray(self.precision)
 
     @property
-    def table(self) -> Array:
-        """Mean and precision of (offset, contrast), (2, 2)."""
-        return np.array([[self.offset_mean, self.contrast_mean], [self.offset_sd**-2.0, self.contrast_sd**-2.0]])
+    def middle(self) -> jax.Array:
+        """Mean of (offset, contrast), (2,)."""
+        return jnp.exp(jnp.asarray(self.log_weight)) @ jnp.asarray(self.mean)
+
+    def _terms(self, pairs: Any) -> jax.Array:
+        precision = jnp.asarray(self.precision)
+        square = precision * (jnp.asarray(pairs)[..., None, :] - self.mean) ** 2
+        return jnp.asarray(self.log_weight + 0.5 * (jnp.log(precision / (2 * jnp.pi)) - square).sum(-1))
 
 
-def marginal_log_likelihood(m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment, difference: Any) -> jax.Array:
+class ScalingPosterior(NamedTuple):
+    """Distribution of (offset, contrast) of every map given g: a mixture as its prior.
+
+    log_weight (..., K, n_maps), mean (..., K, n_maps, 2), covariance (..., K, n_maps, 2, 2).
+    """
+
+    log_weight: Any
+    mean: Any
+    covariance: Any
+
+    def moments(self) -> tuple[jax.Array, jax.Array]:
+        """Mean (..., n_maps, 2) and covariance (..., n_maps, 2, 2)."""
+        weight = jnp.exp(jnp.asarray(self.log_weight))
+        mean = (weight[..., None] * self.mean).sum(axis=-3)
+        off = self.mean - mean[..., None, :, :]
+        square = self.covariance + off[..., :, None] * off[..., None, :]
+        return mean, (weight[..., None, None] * square).sum(axis=-4)
+
+
+def marginal_log_likelihood(
+    m: Moments, sigma: Any, prior: ScalingPrior, adjustment: Adjustment, difference: Any
+) -> jax.Array:
     """Log likelihood of every map with offset and contrast integrated out, (n_maps,), normalised.
 
     Parameters
@@ -48,36 +118,47 @@ def marginal_log_likelihood(m: Moments, sigma: Any, scaling: Any, adjustment: Ad
     m : Moments
     sigma : (n_maps,) array
         Standard deviation of a pair of weight one.
-    scaling : (2, 2) array
-        Mean and precision of the prior of (offset, contrast).
+    prior : ScalingPrior
     adjustment : Adjustment
         Calibration for correlated noise.
     difference : (d,) array
         z minus the centre of the adjustment.
     """
-    scaling, sigma = jnp.asarray(scaling), effective_noise(sigma, adjustment)
-    normal, right, misfit = _normal_equations(m, sigma, scaling)
-    volume = two_by_two.log_det(normal) - jnp.log(scaling[1]).sum()
-    constant = -0.5 * m.points * jnp.log(2 * jnp.pi * sigma**2) + 0.5 * m.log_weights
-    total = constant - 0.5 * (m.scatter / sigma**2 + misfit - two_by_two.quadratic(normal, right)) - 0.5 * volume
-    before, after = _estimates(m, sigma, scaling, adjustment, difference)  # what their prior says of z, anew
-    return jnp.asarray(total + _log_evidence(*after, scaling) - _log_evidence(*before, scaling))
+    return jnp.asarray(logsumexp(_terms(m, sigma, prior, adjustment, difference)[0], axis=0))
 
 
 def scaling_posterior(
-    m: Moments, sigma: Any, scaling: Any, adjustment: Adjustment, difference: Any
-) -> tuple[jax.Array, jax.Array]:
-    """Mean (n_maps, 2) and covariance (n_maps, 2, 2) of (offset, contrast) given z; parameters as above."""
-    scaling, sigma = jnp.asarray(scaling), effective_noise(sigma, adjustment)
+    m: Moments, sigma: Any, prior: ScalingPrior, adjustment: Adjustment, difference: Any
+) -> ScalingPosterior:
+    """Distribution of (offset, contrast) of every map given z; parameters as above."""
+    total, (mean, information) = _terms(m, sigma, prior, adjustment, difference)
     base = jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
-    mean, information = _estimates(m, sigma, scaling, adjustment, difference)[1]
-    normal = information + jnp.diag(scaling[1])
-    right = jnp.einsum("kij,kj->ki", information, mean - base) + scaling[1] * (scaling[0] - base)
-    return two_by_two.solve(normal, right) + base, two_by_two.inverse(normal)
+
+    def one(own: jax.Array, precision: jax.Array) -> tuple[jax.Array, jax.Array]:
+        normal = information + jnp.diag(precision)
+        right = jnp.einsum("kij,kj->ki", information, mean - base) + precision * (own - base)
+        return two_by_two.solve(normal, right) + base, two_by_two.inverse(normal)
+
+    return ScalingPosterior(total - logsumexp(total, axis=0), *jax.vmap(one)(*map(jnp.asarray, prior[1:])))
 
 
-def scaling_draws(mean: Array, covariance: Array, rng: np.random.Generator) -> Array:
+def scaling_estimate(
+    m: Moments, sigma: Any, prior: ScalingPrior, adjustment: Adjustment, difference: Any
+) -> tuple[jax.Array, jax.Array]:
+    """What the data alone say of (offset, contrast): estimate (n_maps, 2), information (n_maps, 2, 2); see above."""
+    return _estimates(m, effective_noise(sigma, adjustment), prior, adjustment, difference)[1]
+
+
+def scaling_draws(found: ScalingPosterior, rng: np.random.Generator) -> Array:
     """Draw (offset, contrast) of every map, (..., n_maps, 2), from their conditional distributions."""
+    weight, mean, covariance = (np.asarray(values) for values in found)
+    if weight.shape[-2] == 1:
+        mean, covariance = mean[..., 0, :, :], covariance[..., 0, :, :, :]
+    else:
+        below = np.cumsum(np.exp(weight), axis=-2)[..., :-1, :] < rng.random((*weight.shape[:-2], 1, weight.shape[-1]))
+        which = below.sum(axis=-2)[..., None, :, None]
+        mean = np.take_along_axis(mean, which, axis=-3)[..., 0, :, :]
+        covariance = np.take_along_axis(covariance, which[..., None], axis=-4)[..., 0, :, :, :]
     noise = rng.standard_normal(mean.shape)
     return np.asarray(mean + np.einsum("...ij,...j->...i", np.linalg.cholesky(covariance), noise))
 
@@ -95,26 +176,45 @@ def least_squares(m: Moments) -> tuple[Array, Array]:
     return scatter - 2 * contrast * yg + contrast**2 * spread, contrast
 
 
-def _normal_equations(m: Moments, sigma: jax.Array, scaling: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _terms(
+    m: Moments, sigma: Any, prior: ScalingPrior, adjustment: Adjustment, difference: Any
+) -> tuple[jax.Array, _Estimate]:
+    """Logarithms of the terms (K, n_maps) whose sum is the likelihood, and what the data say of (offset, contrast)."""
+    noise = effective_noise(sigma, adjustment)
+    constant = -0.5 * m.points * jnp.log(2 * jnp.pi * noise**2) + 0.5 * m.log_weights
+    before, after = _estimates(m, noise, prior, adjustment, difference)
+
+    def one(log_weight: jax.Array, mean: jax.Array, precision: jax.Array) -> jax.Array:
+        normal, right, misfit = _normal_equations(m, noise, mean, precision)
+        volume = two_by_two.log_det(normal) - jnp.log(precision).sum()
+        total = constant - 0.5 * (m.scatter / noise**2 + misfit - two_by_two.quadratic(normal, right)) - 0.5 * volume
+        # what the prior says of z through offset and contrast, anew
+        return log_weight + total + _log_evidence(*after, mean, precision) - _log_evidence(*before, mean, precision)
+
+    return jax.vmap(one)(*map(jnp.asarray, prior)), after
+
+
+def _normal_equations(
+    m: Moments, sigma: jax.Array, mean: Any, precision: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A and b for (offset - mean of the data, contrast), and the prior's misfit of zero."""
-    precision = scaling[1]
-    prior_mean = scaling[0] - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
+    prior_mean = mean - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
     data = two_by_two.matrix(m.weight, m.g, m.gg) / sigma[:, None, None] ** 2
     right = jnp.stack([jnp.zeros_like(m.yg), m.yg], -1) / sigma[:, None] ** 2 + precision * prior_mean
     return data + jnp.diag(precision), right, (precision * prior_mean**2).sum(-1)
 
 
 def _estimates(
-    m: Moments, sigma: jax.Array, scaling: jax.Array, adjustment: Adjustment, difference: Any
+    m: Moments, sigma: jax.Array, prior: ScalingPrior, adjustment: Adjustment, difference: Any
 ) -> tuple[_Estimate, _Estimate]:
     """(offset, contrast) and their information without the prior, for independent pairs and as adjusted.
 
     What the data leave open is decided by a prior too weak to matter elsewhere; a second step takes that out.
     """
-    data, right, _ = _normal_equations(m, sigma, jnp.zeros((2, 2)))
+    data, right, _ = _normal_equations(m, sigma, jnp.zeros(2), jnp.zeros(2))
     base = jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
-    weak = _WEAK[0] * jnp.diagonal(data, axis1=1, axis2=2) + _WEAK[1] * scaling[1]
-    found = scaling[0] - base
+    weak = _WEAK[0] * jnp.diagonal(data, axis1=1, axis2=2) + _WEAK[1] * jnp.asarray(prior.precision).min(axis=0)
+    found = prior.middle - base
     normal = data + weak[:, :, None] * jnp.eye(2)
     for _ in range(2):
         found = two_by_two.solve(normal, right + weak * found)
@@ -122,8 +222,8 @@ def _estimates(
     return before, adjustment.scaling(difference, *before)
 
 
-def _log_evidence(mean: jax.Array, information: jax.Array, scaling: jax.Array) -> jax.Array:
+def _log_evidence(mean: jax.Array, information: jax.Array, prior_mean: Any, precision: Any) -> jax.Array:
     """Log density of estimates (n_maps, 2) of what has a normal prior, less half the log determinant of information."""
-    whole, off = information + jnp.diag(scaling[1]), mean - scaling[0]
-    square = jnp.einsum("ki,kij,kj->k", off, information, two_by_two.solve(whole, scaling[1] * off))
+    whole, off = information + jnp.diag(precision), mean - prior_mean
+    square = jnp.einsum("ki,kij,kj->k", off, information, two_by_two.solve(whole, precision * off))
     return jnp.asarray(-0.5 * (two_by_two.log_det(whole) + square))

@@ -116,10 +116,10 @@ def adjustment_to(sandwich: "Sandwich", center: Array, covariance: Array) -> Adj
 def adjusted_covariance(adjustment: Adjustment, sandwich: "Sandwich", prior: Array, scaling_prior: Array) -> Array:
     """Covariance of the calibrated posterior to first order.
 
-    `prior` (d, d) and `scaling_prior` (2,) are the precisions of the priors of z and of (offset, contrast).
+    `prior` (d, d) and `scaling_prior` (n_maps, 2) are the precisions of the priors of z and of (offset, contrast).
     """
     narrowed = adjustment.matrix.T @ sandwich.information @ adjustment.matrix / adjustment.widening**2
     root = np.linalg.cholesky(sandwich.scaling_information)
-    spread = sandwich.scaling_spread + np.swapaxes(root, 1, 2) @ np.diag(1.0 / scaling_prior) @ root
+    spread = sandwich.scaling_spread + np.swapaxes(root, 1, 2) @ (root / scaling_prior[:, :, None])
     known = np.einsum("kia,kij,kjb->ab", sandwich.scaling_slope, np.linalg.inv(spread), sandwich.scaling_slope)
     return np.asarray(np.linalg.inv(narrowed + known + prior))

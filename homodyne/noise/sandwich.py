@@ -158,7 +158,7 @@ def sandwich(
     facts : CountingFacts
     root : (d, d) array
         Its columns are about the widths of the posterior in z: whitening, for accuracy only.
-    scaling_prior : (2,) array
+    scaling_prior : (n_maps, 2) array
         Precision of the prior of offset and contrast.
     squares : (n_maps,) array
         Sums over pairs of squared residuals.
@@ -172,10 +172,11 @@ def sandwich(
     maps = zip(views, sigma, squares, strict=True)
     parts = in_threads(lambda one: _sums(*one), maps, workers)
     seen = in_threads(evidence, views, workers)
-    known_scaling = np.sum([part.prior_information(np.diag(scaling_prior)) for part in parts], axis=0)
+    both = list(zip(parts, scaling_prior, strict=True))
+    known_scaling = np.sum([part.prior_information(np.diag(own)) for part, own in both], axis=0)
     white = np.array([part.squares / part.weights[0] for part in parts])
     inverse = np.linalg.inv(_information(parts) + white_prior + known_scaling)
-    known = contrast > np.array([part.contrast_sd(inverse, scaling_prior) for part in parts]) / _KNOWN
+    known = contrast > np.array([part.contrast_sd(inverse, own) for part, own in both]) / _KNOWN
     counts = judged_counts(contrast, offset, white, facts, seen, known)
     if counts is None:
         raise InputError(

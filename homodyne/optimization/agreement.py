@@ -15,8 +15,9 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.stats import chi2, norm
 
-from homodyne.likelihood.posterior import Evaluation, evaluate_many, score_many
-from homodyne.likelihood.scaling import effective_noise, least_squares
+from homodyne.likelihood.nodes import Moments
+from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
+from homodyne.likelihood.scaling import effective_noise, least_squares, scaling_estimate
 from homodyne.noise.crosscheck import cross_check
 from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.optimization.calibration import local, map_views
@@ -74,9 +75,10 @@ def model_checks(pilot: Pilot, noise: SpeckleNoise) -> dict[str, Any]:
     """
     maps, found = pilot.problem.maps, _directions(pilot)
     views = map_views(pilot, pilot.mode.z[: pilot.space.dim], found.determined)
-    at, precision = evaluate_many(pilot.mode.z[None], pilot.posterior), np.diag(np.asarray(pilot.posterior.scaling)[1])
+    at = evaluate_many(pilot.mode.z[None], pilot.posterior)
+    held = np.asarray(pilot.posterior.scaling.precision_at(at.scaling_mean[0]))
     for k, own in enumerate(np.asarray(at.scaling_covariance)[0]):
-        views[k] = replace(views[k], scaling=directions(precision, own).determined)
+        views[k] = replace(views[k], scaling=directions(np.diag(held[k]), own).determined)
     return cross_check(views, noise, maps.q, maps.phi, maps.t)
 
 
@@ -114,7 +116,8 @@ def prior_distance(pilot: Pilot) -> dict[str, Any]:
     normal = precision > 0
     names = [name for name, keep in zip(space.free_names, normal, strict=True) if keep]
     value, slopes, mean, precision = value[normal], slopes[normal], mean[normal], precision[normal]
-    covariance, at = found.likelihood_covariance, _around(pilot, found)
+    covariance, points = found.likelihood_covariance, _around(pilot, found)
+    at = evaluate_many(points, pilot.posterior)
     pull = _pull(pilot, at) / np.maximum(1.0 - found.share, _LEAST)  # from the mode to the maximum of the likelihood
     if not np.isfinite(pull).all():
         return {}
@@ -124,7 +127,7 @@ def prior_distance(pilot: Pilot) -> dict[str, Any]:
     square = float(gap @ np.linalg.solve(joint, gap))
     improbable = chi2.sf(square, max(len(gap), 1))
     together = float(norm.isf(improbable / 2)) if improbable > 0 else square**0.5
-    distances = dict(zip(names, apart.tolist(), strict=True)) | _scaling_distances(pilot, found, at, pull)
+    distances = dict(zip(names, apart.tolist(), strict=True)) | _scaling_distances(pilot, found, points, at, pull)
     return {"parameters": distances, "together": together, "alarm": _alarm(distances, together)}
 
 
@@ -148,12 +151,12 @@ def _slopes(z: jax.Array, space: ParameterSpace) -> Any:
     return jax.jacfwd(lambda z: jnp.stack([space.physical(z)[name] for name in space.free_names]))(z)
 
 
-def _around(pilot: Pilot, found: Directions) -> Evaluation:
-    """Evaluation at steps along the directions, at the same back, and at the mode."""
+def _around(pilot: Pilot, found: Directions) -> Array:
+    """Steps along the directions, the same back, and the mode, (2d + 1, dim)."""
     d = pilot.space.dim
     steps = np.zeros((2 * d + 1, len(pilot.mode.z)))
     steps[:d, :d], steps[d : 2 * d, :d] = _STEP * found.vectors.T, -_STEP * found.vectors.T
-    return evaluate_many(pilot.mode.z + steps, pilot.posterior)
+    return np.asarray(pilot.mode.z + steps)
 
 
 def _pull(pilot: Pilot, at: Evaluation) -> Array:
@@ -167,18 +170,31 @@ def _pull(pilot: Pilot, at: Evaluation) -> Array:
     return np.asarray((half[d : 2 * d] - half[:d]) / (2 * _STEP))
 
 
-def _scaling_distances(pilot: Pilot, found: Directions, at: Evaluation, pull: Array) -> dict[str, float]:
-    """Distances of contrast and offset; what the data say of them moves with z."""
-    d, (mean, precision) = pilot.space.dim, np.asarray(pilot.posterior.scaling)
-    information = np.linalg.inv(np.asarray(at.scaling_covariance))
-    known = information - np.diag(precision) + _LEAST * np.diag(precision)
-    score = np.einsum("skij,skj->ski", information, np.asarray(at.scaling_mean)) - precision * mean
-    estimate = np.linalg.solve(known, score[..., None])[..., 0]
+@compiled
+def _data_alone(points: jax.Array, m: Moments, sigma: Any, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
+    """Estimate and information of (offset, contrast) without their prior at points (n, dim) with moments."""
+    center = posterior.adjustment.center
+
+    def one(z: jax.Array, m: Moments) -> tuple[jax.Array, jax.Array]:
+        difference = posterior.space.difference(z[: posterior.space.dim], center)
+        return scaling_estimate(m, sigma, posterior.scaling, posterior.adjustment, difference)
+
+    return jax.vmap(one)(points, m)
+
+
+def _scaling_distances(pilot: Pilot, found: Directions, points: Array, at: Evaluation, pull: Array) -> dict[str, float]:
+    """Distances of contrast and offset; what the data say of them moves with z.
+
+    Where the prior is made of several normal distributions, that to the nearest.
+    """
+    d, prior = pilot.space.dim, pilot.posterior.scaling
+    estimate, known = (np.asarray(x) for x in _data_alone(points, at.moments, pilot.sigma, pilot.posterior))
     slope = (estimate[:d] - estimate[d : 2 * d]) / (2 * _STEP)
     spread = 1.0 / np.maximum(1.0 - found.share, _LEAST)
     moved = estimate[-1] + np.einsum("ski,s->ki", slope, pull)
     variance = np.diagonal(np.linalg.inv(known[-1]), axis1=1, axis2=2) + np.einsum("ski,s->ki", slope**2, spread)
-    apart = np.max(np.abs(moved - mean) / np.sqrt(variance + 1.0 / precision), axis=0)
+    wide = np.sqrt(variance + 1.0 / np.asarray(prior.precision)[:, None])
+    apart = np.max(np.min(np.abs(moved - np.asarray(prior.mean)[:, None]) / wide, axis=0), axis=0)
     return {"contrast": float(apart[1]), "offset": float(apart[0])}
 
 

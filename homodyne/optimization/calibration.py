@@ -214,11 +214,12 @@ def _squares(at: Evaluation, sigma: Array) -> Array:
 
 def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> NoiseReport:
     """Noise and sandwich at a point."""
-    space, scaling_prior = pilot.space, np.asarray(pilot.posterior.scaling)[1]
+    space = pilot.space
     d = space.dim
     z, root = mode.z[:d], np.linalg.cholesky(mode.covariance[:d, :d])
     at, here = _independent(pilot, z), local(z, space)
     facts = CountingFacts(data.diagonal, data.pixels, data.mean_counts, known.pixels, known.mean_counts)
+    scaling_prior = np.asarray(pilot.posterior.scaling.precision_at(at.scaling_mean[0]))
     views = map_views(pilot, z, root)
     squares, cores = _squares(at, pilot.sigma), detect_hardware().cores
     found = sandwich(views, pilot.sigma, facts, root, scaling_prior, squares, here.information, cores)
@@ -247,7 +248,7 @@ def _inflation(space: ParameterSpace, here: Local, narrow: Array, wide: Array) -
 
 
 def _scaling_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: Array, prior: Array) -> dict[str, Any]:
-    """Ratio of standard deviations of contrast and offset of every map; `prior` (2,) is their precision."""
+    """Ratio of standard deviations of contrast and offset of every map; `prior` (n_maps, 2) is their precision."""
     root = np.linalg.cholesky(found.scaling_information)
     upper = np.swapaxes(root, 1, 2)
 
@@ -257,7 +258,7 @@ def _scaling_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: A
 
     before = variance(np.asarray(conditional), found.elimination, narrow)
     narrowed = np.linalg.inv(found.scaling_spread)
-    own = np.linalg.inv(root @ narrowed @ upper + np.diag(prior))
+    own = np.linalg.inv(root @ narrowed @ upper + prior[:, :, None] * np.eye(2))
     ratio = np.sqrt(variance(own, narrowed @ found.scaling_slope, wide) / before)
     return {"contrast": ratio[:, 1].tolist(), "offset": ratio[:, 0].tolist()}
 

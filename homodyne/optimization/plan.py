@@ -177,10 +177,11 @@ def _sandwich(problem: Problem, z: Array, measurement: Measurement) -> Sandwich:
     pilot, root = _pilot(problem, z, measurement), np.eye(z.size)
     facts = CountingFacts(given_pixels=measurement.pixels, given_counts=measurement.counts)
     squares = pilot.sigma**2 * np.asarray(pilot.posterior.nodes.sums)[:, 0]
+    held = np.asarray(problem.scaling.precision_at(np.tile([1.0, measurement.contrast], (measurement.angles, 1))))
     for _ in range(2):
         views = [replace(one, offset=1.0, contrast=measurement.contrast) for one in map_views(pilot, z, root)]
         try:
-            found = sandwich(views, pilot.sigma, facts, root, np.asarray(problem.scaling)[1], squares)
+            found = sandwich(views, pilot.sigma, facts, root, held, squares)
             root = np.linalg.cholesky(found.independent)
         except np.linalg.LinAlgError:
             raise InputError(

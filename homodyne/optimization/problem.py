@@ -15,6 +15,7 @@ from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes, padded
 from homodyne.likelihood.posterior import Posterior
 from homodyne.likelihood.reduction import Accuracy, Grid, find_cells
+from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.noise.adjustment import unadjusted
 from homodyne.optimization.passes import Passes
 from homodyne.physics.space import ParameterSpace
@@ -40,15 +41,14 @@ class Problem:
     passes : Passes
         The maps, and the operations that read them.
     space : ParameterSpace
-    scaling : (2, 2) array
-        Mean and precision of the prior of (offset, contrast).
+    scaling : ScalingPrior
     initial : (dim,) array or None
         Where the user wants the search to start.
     """
 
     passes: Passes
     space: ParameterSpace
-    scaling: Array
+    scaling: ScalingPrior
     initial: Array | None
 
     @property
@@ -108,9 +108,7 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
         )
     space = space_of(config, data.t)
     maps = Maps(data.c2, data.alive, data.t, data.q, data.phi, gap if model.needs_gap else None)
-    return Problem(
-        Passes(maps, config, references_of(data)), space, scaling_of(config).table, initial_of(config, space)
-    )
+    return Problem(Passes(maps, config, references_of(data)), space, scaling_of(config), initial_of(config, space))
 
 
 def thinned_pairs(maps: Maps, points: int) -> tuple[Array, Array]:

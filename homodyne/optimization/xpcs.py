@@ -27,7 +27,7 @@ from homodyne.errors import ConvergenceError, InputError
 from homodyne.likelihood.condensed import Condensation, Condensed, Trial, log_likelihood, posterior_of
 from homodyne.likelihood.nodes import Moments, Nodes, add, padded
 from homodyne.likelihood.posterior import Posterior, evaluate_many, evaluation_from, log_densities, log_prior
-from homodyne.likelihood.scaling import effective_noise, scaling_draws
+from homodyne.likelihood.scaling import ScalingPrior, effective_noise, scaling_draws
 from homodyne.noise.adjustment import Adjustment
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
@@ -98,8 +98,7 @@ class XpcsModel(Model):
     t, q, phi : arrays
         Ages of the frames, wave vector and angle of every map.
     gap : float or None
-    scaling : (2, 2) array
-        Mean and precision of the prior of (offset, contrast).
+    scaling : ScalingPrior
     sigma : (n_maps,) array
         Standard deviation of a pair of weight one.
     adjustment : Adjustment
@@ -111,7 +110,7 @@ class XpcsModel(Model):
     q: Array
     phi: Array
     gap: float | None
-    scaling: Array
+    scaling: ScalingPrior
     sigma: Array
     adjustment: Adjustment
 
@@ -149,8 +148,7 @@ class XpcsModel(Model):
 
     def posterior(self, nodes: Nodes, power: float = 1.0) -> Posterior:
         """Posterior of a part of the data, with the prior of (offset, contrast) to a power."""
-        mean, precision = self.scaling
-        return Posterior(self.space, nodes, np.stack([mean, power * precision]), self.sigma, self.adjustment)
+        return Posterior(self.space, nodes, self.scaling.to_power(power), self.sigma, self.adjustment)
 
     def argument(self, shard: Shard) -> Posterior | Condensed:
         """Everything that the log density depends on, as an argument of compiled programs."""
@@ -169,8 +167,7 @@ class XpcsModel(Model):
     def log_likelihood(self, z: jax.Array, shard: Posterior | Condensed, power: float) -> jax.Array:
         """Marginal log likelihood of the shard whose `argument` is given."""
         own = posterior_of(shard)
-        mean, precision = jnp.asarray(own.scaling)
-        tempered = replace(own, scaling=jnp.stack([mean, power * precision]))
+        tempered = replace(own, scaling=own.scaling.to_power(power))
         return log_likelihood(z, tempered if isinstance(shard, Posterior) else Condensed(tempered, shard.trial))
 
     def log_subposterior(self, z: jax.Array, shard: Posterior | Condensed, power: float) -> jax.Array:
@@ -180,7 +177,7 @@ class XpcsModel(Model):
     def complete(self, z: Array, shard: Shard, power: float, rng: np.random.Generator) -> Array:
         """Draw offset and contrast of every map for draws of z (n, d), given this shard."""
         at = evaluate_many(z, self.posterior(shard.nodes, power))
-        scaling = scaling_draws(at.scaling_mean, at.scaling_covariance, rng)
+        scaling = scaling_draws(at.scaling, rng)
         return np.concatenate([z, scaling[..., 0], scaling[..., 1]], axis=1)
 
     def log_joint(self, x: Array, shard: Shard, power: float) -> float:
@@ -192,11 +189,8 @@ class XpcsModel(Model):
         squares = m.scatter + m.weight * gap**2 - 2 * contrast * (m.yg + gap * m.g) + contrast**2 * m.gg
         sigma = np.asarray(effective_noise(self.sigma, self.adjustment))
         likelihood = -0.5 * m.points * np.log(2 * np.pi * sigma**2) + 0.5 * m.log_weights - 0.5 * squares / sigma**2
-        mean, precision = self.scaling
-        pairs = np.stack([offset, contrast], axis=1)
-        scaling = 0.5 * (np.log(precision / (2.0 * np.pi)) - precision * (pairs - mean) ** 2)
-        prior = scaling.sum() + float(self.log_prior(jnp.asarray(x[:d])))
-        return float(likelihood.sum() + power * prior)
+        prior = self.scaling.log_density(np.stack([offset, contrast], axis=1)).sum()
+        return float(likelihood.sum() + power * (prior + self.log_prior(jnp.asarray(x[:d]))))
 
     def statistics(self, z: Array, shard: Shard) -> Array:
         """Moments of the shard at points z (S, d), (S, 8 n_maps)."""
@@ -242,8 +236,7 @@ class XpcsModel(Model):
         """Draws of free physical parameters, contrast and offset from draws z (chain, draw, d)."""
         points = z.reshape(-1, z.shape[-1])
         at = _from_moments(jnp.asarray(points), _moments(merged.reshape(-1, merged.shape[-1])), self._numbers)
-        scaling = scaling_draws(np.asarray(at.scaling_mean), np.asarray(at.scaling_covariance), rng)
-        scaling = scaling.reshape(*z.shape[:2], -1, 2)
+        scaling = scaling_draws(at.scaling, rng).reshape(*z.shape[:2], -1, 2)
         physical = physical_values(self.space, points)
         draws = {name: physical[name].reshape(z.shape[:2]) for name in self.space.free_names}
         return {**draws, "contrast": scaling[..., 1], "offset": scaling[..., 0]}
@@ -373,7 +366,7 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
             f"the store {store.path} was not made by fitting two-time maps, or its manifest is damaged ({error})"
         ) from error
     space = replace(space_of(config, t), slope_scales=scales)
-    model = XpcsModel(space, t, q, phi, gap, scaling_of(config).table, sigma, adjustment)
+    model = XpcsModel(space, t, q, phi, gap, scaling_of(config), sigma, adjustment)
     init = Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity)
     return model, config, init, list(modes)
 

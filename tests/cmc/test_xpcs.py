@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.special import logsumexp
 
 import homodyne
 from homodyne.config.io import load_config
@@ -14,6 +15,7 @@ from homodyne.config.schema import Config
 from homodyne.likelihood.condensed import condensation
 from homodyne.likelihood.posterior import evaluate_many
 from homodyne.likelihood.reduction import Accuracy, reduce_shards
+from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.optimization import xpcs
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
@@ -72,10 +74,11 @@ def test_the_joint_density_is_the_marginal_times_the_conditional(measured):
     at = evaluate_many(x[None, :7], posterior)
     marginal = float(at.log_density[0])
     pairs = np.stack([x[7:10], x[10:]], axis=1)
-    conditional = sum(
-        stats.multivariate_normal(mean, cov).logpdf(pair)
-        for pair, mean, cov in zip(pairs, at.scaling_mean[0], at.scaling_covariance[0], strict=True)
-    )
+    weight, mean, covariance = (values[0] for values in at.scaling)
+    conditional = 0.0
+    for k, pair in enumerate(pairs):
+        parts = zip(weight[:, k], mean[:, k], covariance[:, k], strict=True)
+        conditional += logsumexp([w + stats.multivariate_normal(m, c).logpdf(pair) for w, m, c in parts])
     assert model.log_joint(x, Shard(nodes), 1.0) == pytest.approx(marginal + conditional, rel=1e-10)
 
 
@@ -124,6 +127,7 @@ def test_few_nodes_of_a_shard_give_its_subposterior(measured):
 def test_joint_draws_of_a_shard_follow_their_conditional_distribution(measured):
     """Mean and covariance of (offset, contrast) of one angle against derivatives of the exact joint density."""
     data, _, model = measured
+    model = replace(model, scaling=ScalingPrior.product([(1.0, 1.0, 1.0)], [(1.0, 0.5, 1.0)]))  # one that has powers
     shard = shards_of(data, model, "interleaved", 4)[1]
     weak = replace(model, sigma=100 * model.sigma)  # so noisy that the prior matters
     z, pair = np.tile(point(model)[:7], (4000, 1)), [8, 11]

@@ -77,7 +77,7 @@ def seen_in_space(config: Config) -> Any:
         space.fixed,
         space.coordinate_names,
         initial,
-        scaling_of(config),
+        repr(scaling_of(config)),
     )
 
 

@@ -1,4 +1,4 @@
-from dataclasses import astuple, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
@@ -20,7 +20,6 @@ from homodyne.config.schema import (
 from homodyne.config.template import template
 from homodyne.errors import ConfigError
 from homodyne.likelihood.direct import LIMIT
-from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.optimization.cmc import backends
 from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.combination import ALIASES
@@ -244,12 +243,6 @@ def test_every_kind_of_prior_can_be_built(kind):
     word = kind.model_fields[name].annotation.__args__[0]
     prior = make_prior(word, {argument: values[argument] for argument in arguments})
     assert prior.low < prior.quantile(0.5) < prior.high
-
-
-def test_priors_of_contrast_and_offset_are_those_of_the_likelihood():
-    given = load_config().parameters
-    contrast, offset = given.contrast.prior, given.offset.prior
-    assert (offset.mean, offset.sd, contrast.mean, contrast.sd) == astuple(ScalingPrior())
 
 
 def test_defaults_of_the_methods_are_written_once():

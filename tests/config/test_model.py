@@ -11,7 +11,6 @@ from homodyne.config.io import load_config, resolve, to_mapping, to_yaml, with_a
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.template import template
 from homodyne.errors import ConfigError, InputError
-from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.physics import models
 from homodyne.physics.model import find_model
 from homodyne.physics.models.laminar_flow import LaminarFlow
@@ -143,7 +142,7 @@ def test_space_is_what_the_user_says():
     inside = normal.cdf(-1) + shares * (normal.cdf(0.5) - normal.cdf(-1))
     assert space.priors["alpha"].quantile(shares) == pytest.approx(normal.ppf(inside))
     assert space.fixed == {"D_offset": 1.5}
-    assert scaling_of(config) == ScalingPrior(contrast_mean=0.2, contrast_sd=0.1)
+    assert [np.asarray(x).tolist() for x in scaling_of(config)] == [[0.0], [[1.0, 0.2]], [[pytest.approx(100.0)] * 2]]
     start = initial_of(config, space)
     assert start is not None
     params = space.physical(start)

@@ -10,10 +10,10 @@ from homodyne.likelihood.condensed import Condensed, condensation, log_densities
 from homodyne.likelihood.nodes import moments
 from homodyne.likelihood.posterior import Posterior
 from homodyne.likelihood.reduction import reduce_pairs
-from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.noise.adjustment import unadjusted
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
+from known_answers.pairs import SCALING
 
 ROWS, COLUMNS = np.triu_indices(70, 1)
 SPREAD = 0.02  # of the parameters, relative
@@ -74,7 +74,13 @@ def test_the_density_is_not_high_where_few_nodes_do_not_stand_for_all():
     maps.values[:, i, j] = 1.0 + 0.3 * g
     nodes = reduce_pairs(maps, i, j)
     found = condensation(nodes, model, points_near(params, POINTS, 1), 1e-6, np.random.default_rng(0))
-    exact = Posterior(space, nodes, ScalingPrior().table, np.full(3, 0.01), unadjusted(space.dim, 3))
+    exact = Posterior(
+        space,
+        nodes,
+        SCALING,
+        np.full(3, 0.01),
+        unadjusted(space.dim, 3),
+    )
     cheap = Condensed(replace(exact, nodes=found.few(nodes)), found.trial)
     untried = cheap._replace(trial=found.trial._replace(limit=np.inf))  # planted
 

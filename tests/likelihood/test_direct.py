@@ -10,11 +10,10 @@ from homodyne.likelihood.direct import LIMIT, direct_moments, reduction_errors
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.posterior import Posterior, score_many
 from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs
-from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
-from known_answers.pairs import whole_moments
+from known_answers.pairs import SCALING, whole_moments
 
 PARAMS = {
     "D0": 2e4,
@@ -99,7 +98,7 @@ def noisy():
 
 
 def posterior_of(maps, space, nodes):
-    return Posterior(space, nodes, ScalingPrior().table, np.full(2, 0.02), unadjusted(7, 2))
+    return Posterior(space, nodes, SCALING, np.full(2, 0.02), unadjusted(7, 2))
 
 
 def reduced(posterior, maps, points, accuracy):

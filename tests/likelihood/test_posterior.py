@@ -26,7 +26,7 @@ from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.physics.model import CorrelationModel, Parameter, find_model
 from homodyne.physics.space import parameter_space
-from known_answers.pairs import integrated, whole_maps
+from known_answers.pairs import SCALING, integrated, whole_maps
 from known_answers.statistics import assert_covariance, assert_mean
 
 N, SIGMA = 16, np.array([0.05, 0.08])
@@ -41,8 +41,8 @@ PARAMS = {
     "phi0": 15.0,
 }
 LIKELIHOOD, PRIOR, DENSITY = jax.jit(log_likelihood), jax.jit(log_prior), jax.jit(log_density)
-NARROW = ScalingPrior(1.02, 0.01, 0.25, 0.02).table
-WIDE = ScalingPrior().table
+NARROW = ScalingPrior.product([(1.0, 1.02, 0.01)], [(1.0, 0.25, 0.02)])
+WIDE = ScalingPrior.product([(1.0, 1.0, 1.0)], [(1.0, 0.5, 1.0)])
 
 
 def posterior_of(noise=1.0, scaling=WIDE, seed=0):
@@ -71,7 +71,7 @@ def near(z, count, seed=2, width=0.1):
     return z + width * np.random.default_rng(seed).standard_normal((count, z.size))
 
 
-@pytest.mark.parametrize("scaling", [NARROW, WIDE], ids=["narrow", "wide"])
+@pytest.mark.parametrize("scaling", [NARROW, WIDE, SCALING], ids=["narrow", "wide", "mixture"])
 def test_offset_and_contrast_are_integrated_out(scaling):
     posterior, maps, z = posterior_of(scaling=scaling)
     for point in near(z, 3):
@@ -79,7 +79,8 @@ def test_offset_and_contrast_are_integrated_out(scaling):
         whole = whole_maps(posterior.space.model, params, maps)
         expected = [integrated(y, g, sigma, scaling) for (y, g), sigma in zip(whole, SIGMA, strict=True)]
         assert float(LIKELIHOOD(point, posterior)) == pytest.approx(sum(expected), abs=1e-8)
-        wider = [integrated(y, g, sigma, scaling * [[1], [0.9]]) for (y, g), sigma in zip(whole, SIGMA, strict=True)]
+        broader = scaling._replace(precision=0.9 * scaling.precision)
+        wider = [integrated(y, g, sigma, broader) for (y, g), sigma in zip(whole, SIGMA, strict=True)]
         assert abs(sum(wider) - sum(expected)) > 1e-3  # priors that are 5 % wider are seen
 
 
@@ -178,7 +179,7 @@ def test_an_adjustment_widens_the_noise_and_turns_about_its_centre():
 def conditional(posterior, maps, point):
     """Mean and covariance of (offset, contrast) of every map given z, from all pairs."""
     params = {name: float(value) for name, value in posterior.space.physical(point).items()}
-    mean, precision = posterior.scaling
+    [mean], [precision] = posterior.scaling[1:]
     found = []
     for (y, g), sigma in zip(whole_maps(posterior.space.model, params, maps), SIGMA, strict=True):
         design = np.stack([np.ones_like(g), g])
@@ -205,6 +206,26 @@ def test_draws_of_offset_and_contrast_are_exact(scaling):
         assert_covariance(both, mean, covariance)
         with pytest.raises(AssertionError):  # the correlation of the two forgotten
             assert_covariance(both, mean, np.diag(np.diag(covariance)))
+
+
+def test_draws_from_a_mixture_follow_the_weights_of_its_parts():
+    """Of a map that says little of its contrast."""
+    posterior, maps, z = posterior_of(scaling=SCALING)
+    posterior, wide = posterior.with_sigma(3 * SIGMA), 3 * SIGMA
+    params = {name: float(value) for name, value in posterior.space.physical(z).items()}
+    draws, _ = physical_draws(np.tile(z, (4, 2000, 1)), posterior, np.random.default_rng(0))
+    for k, (y, g) in enumerate(whole_maps(posterior.space.model, params, maps)):
+        design, weights, means = np.stack([np.ones_like(g), g]), [], []
+        for one in range(len(SCALING.log_weight)):
+            part = ScalingPrior(*(values[one : one + 1] for values in SCALING))
+            weights.append(integrated(y, g, wide[k], part))
+            information = design @ design.T / wide[k] ** 2 + np.diag(part.precision[0])
+            means.append(np.linalg.solve(information, design @ y / wide[k] ** 2 + part.precision[0] * part.mean[0])[1])
+        share = np.exp(np.array(weights) - np.max(weights))
+        expected = float(share @ means / share.sum())
+        assert_mean(draws["contrast"][..., k].reshape(-1, 1), np.array([expected]))
+        with pytest.raises(AssertionError):  # all parts alike
+            assert_mean(draws["contrast"][..., k].reshape(-1, 1), np.array([np.mean(means)]))
 
 
 def test_noise_that_is_sampled():
