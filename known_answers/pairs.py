@@ -42,8 +42,8 @@ def integrated(y: Array, g: Array, sigma: float, prior: ScalingPrior, points: in
 
     Gauss-Legendre over eight standard deviations of what data and each normal distribution of the prior leave of them.
     """
-    parts = zip(*(np.asarray(values) for values in prior), strict=True)
-    return float(logsumexp([weight + _integrated(y, g, sigma, *one, points) for weight, *one in parts]))
+    parts = zip(prior.mean, prior.precision, strict=True)
+    return float(logsumexp(prior.log_weight + np.array([_integrated(y, g, sigma, *one, points) for one in parts])))
 
 
 def _integrated(y: Array, g: Array, sigma: float, mean: Array, precision: Array, points: int) -> float:

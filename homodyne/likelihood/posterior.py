@@ -193,7 +193,7 @@ def _split(z: jax.Array, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
 
 
 def _difference(own: jax.Array, posterior: Posterior) -> jax.Array:
-    return jnp.asarray(posterior.space.difference(own, posterior.adjustment.center))
+    return own - jnp.asarray(posterior.adjustment.center)
 
 
 def _moments_at(own: jax.Array, posterior: Posterior) -> tuple[Moments, jax.Array]:

@@ -189,7 +189,8 @@ def _terms(
         volume = two_by_two.log_det(normal) - jnp.log(precision).sum()
         total = constant - 0.5 * (m.scatter / noise**2 + misfit - two_by_two.quadratic(normal, right)) - 0.5 * volume
         # what the prior says of z through offset and contrast, anew
-        return log_weight + total + _log_evidence(*after, mean, precision) - _log_evidence(*before, mean, precision)
+        change = _log_evidence(*after, mean, precision) - _log_evidence(*before, mean, precision)
+        return jnp.asarray(log_weight + total + change)
 
     return jax.vmap(one)(*map(jnp.asarray, prior)), after
 

@@ -176,7 +176,7 @@ def _data_alone(points: jax.Array, m: Moments, sigma: Any, posterior: Posterior)
     center = posterior.adjustment.center
 
     def one(z: jax.Array, m: Moments) -> tuple[jax.Array, jax.Array]:
-        difference = posterior.space.difference(z[: posterior.space.dim], center)
+        difference = z[: posterior.space.dim] - center
         return scaling_estimate(m, sigma, posterior.scaling, posterior.adjustment, difference)
 
     return jax.vmap(one)(points, m)

@@ -463,7 +463,7 @@ def _nuts(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Dra
             known.approximation,
         )
         spent += sampled.num_gradients
-        z = posterior.space.canonical(sampled.draws, around=pilot.mode.z)
+        z = sampled.draws
         chains = diagnose(z, sampled.stats, posterior.names)
         if chains.converged:
             break
@@ -516,8 +516,7 @@ def _usable(drawn: Draws, judged: Certified, pilot: Pilot, settings: Config) -> 
     """Return the method's own draws, or resampled weighted points where these replace them."""
     if not judged.certificate.weighted:
         return drawn.z
-    z = judged.chains(settings.optimization.laplace.num_draws, len(drawn.z), settings.seed + 2)
-    return pilot.space.canonical(z, around=pilot.mode.z)
+    return judged.chains(settings.optimization.laplace.num_draws, len(drawn.z), settings.seed + 2)
 
 
 def _run(

@@ -97,7 +97,8 @@ class Mode:
         Coordinates.
     log_density : float
     covariance : (dim, dim) array
-        Inverse of minus the Hessian; from the expected curvature at an edge.
+        Inverse of minus the Hessian, with the curvature of a direction of which nothing is known added; from the
+        expected curvature at an edge.
     newton_step : float
         Length of the Newton step that is left, in posterior sd.
     at_edge : bool
@@ -231,7 +232,7 @@ def pilot_fit(
     thin = thin.with_sigma(sigma)
     found, num_starts = _searched(thin, ends.z, starts, settings)
     modes = modes_from(thin, found.z[:_MOST_MODES], settings)
-    space = _seen_slopes(problem.space, modes[0])
+    space = _suited(problem.space, modes[0])
     points = space.coordinates(physical_values(problem.space, np.array([mode.z for mode in modes])))
     problem, thin = replace(problem, space=space), replace(thin, space=space)
     modes = modes_from(thin, points, settings)
@@ -335,13 +336,14 @@ _physical = compiled(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, No
 
 def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
     """Curvature at z by differences of the exact gradient along the axes of the expected one."""
-    root = root_of_inverse(information)
+    root, turning = root_of_inverse(information), posterior.space.turning
     for width in (0.1, _STEP):
         steps = np.concatenate([width * root.T, -width * root.T, np.zeros((1, len(z)))])
         at = score_many(z + steps, posterior)
         d = len(z)
         table = (at.gradient[:d] - at.gradient[d : 2 * d]) @ root / (2 * width)
         curvature = -0.5 * (table + table.T)
+        curvature += root[: len(turning)].T @ (turning[:, None] * root[: len(turning)])
         value, gradient = float(at.value[-1]), at.gradient[-1]
         if not np.isfinite(curvature).all() or np.linalg.eigvalsh(curvature)[0] < 1e-3:
             return Mode(z, value, root @ root.T, float(np.linalg.norm(root.T @ gradient)), True)
@@ -390,11 +392,11 @@ def signal_of(problem: Problem, posterior: Posterior, z: Array, sigma: Array) ->
 _supported = compiled(jax.vmap(lambda z, space: space.supported(z), in_axes=(0, None)))
 
 
-def _seen_slopes(space: ParameterSpace, mode: Mode) -> ParameterSpace:
-    """Space whose coordinates of power laws suit the slopes that these data leave open."""
+def _suited(space: ParameterSpace, mode: Mode) -> ParameterSpace:
+    """Space whose coordinates suit the slopes that these data leave open, and the directions that they see."""
     sd = dict(zip(space.coordinate_names, np.sqrt(np.diag(mode.covariance)), strict=True))
     rates = [law.law.rate for law in space.laws]
-    return space.with_slopes({rate: sd[f"slope_{rate}"] for rate in rates if f"slope_{rate}" in sd})
+    return space.about(mode.z[: space.dim], {rate: sd[f"slope_{rate}"] for rate in rates if f"slope_{rate}" in sd})
 
 
 def _on_all_data(

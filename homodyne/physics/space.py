@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.stats import norm
 
 from homodyne.errors import InputError
 from homodyne.physics.compiling import namespace
@@ -33,6 +34,8 @@ from homodyne.physics.priors import Prior, log_prob, make_prior
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_SOFT = 0.125  # width of the ends of the window in which a direction is unwrapped, over its period
+_FLAT = 1.0 / 3.0  # standard deviation of a direction of which nothing is known, over its period
 _SLOWEST, _FASTEST = 0.3, 3.0  # decays per record and per frame between which starting points are moved
 
 
@@ -53,6 +56,10 @@ class ParameterSpace:
         Middle age of the record in s, see `homodyne.physics.power_laws.middle_age`.
     slope_scales : dict
         rho0 of `homodyne.physics.coordinates` by the name of the law's rate.
+    directions : dict
+        By the name of a free direction, the value about which it is unwrapped. Its coordinate has the density on the
+        circle times a window whose copies, a period from each other, add up to one: proper on the whole line, without
+        an edge, and the same on the circle whatever the window.
     model : CorrelationModel
     """
 
@@ -61,6 +68,7 @@ class ParameterSpace:
     ends: Any
     middle: Any
     slope_scales: Mapping[str, Any]
+    directions: Mapping[str, Any]
     model: CorrelationModel = field(metadata={"static": True})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -120,6 +128,10 @@ class ParameterSpace:
         for k, name in enumerate(self.singles, position):
             params[name], log_det = single_value(z[k], self.priors[name])
             total += log_det
+            if self.periods[k]:
+                away = (z[k] - self.directions[name]) / self.periods[k]
+                params[name] -= self.periods[k] * jnp.round(away)
+                total += _log_window(away)
         return {name: params[name] for name in self.names}, total
 
     def physical(self, z: jax.Array) -> dict[str, jax.Array]:
@@ -156,12 +168,17 @@ class ParameterSpace:
         return jnp.stack(values)
 
     def prior_information(self, z: jax.Array) -> jax.Array:
-        """Curvature (dim, dim) of normal priors along z, and that of logits: positive semidefinite."""
+        """Curvature (dim, dim) of normal priors along z, and that of logits and directions: positive semidefinite."""
         slopes = jax.jacfwd(self.prior_scales)(z)
         precision = jnp.stack([jnp.asarray(self.priors[name].numbers)[1] for name in self.free_names])
         logits = np.array([name.startswith("logit_") for name in self.coordinate_names])
         bent = jnp.where(logits, 2.0 * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z), 0.0)
-        return jnp.asarray(slopes.T @ (precision[:, None] * slopes)) + jnp.diag(bent)
+        return jnp.asarray(slopes.T @ (precision[:, None] * slopes)) + jnp.diag(bent + self.turning)
+
+    @property
+    def turning(self) -> Array:
+        """Precision (dim,) of directions of which nothing is known; 0 for other coordinates."""
+        return np.where(self.periods > 0, 1.0 / (_FLAT * np.where(self.periods > 0, self.periods, 1.0)) ** 2, 0.0)
 
     def coordinates(self, params: Params) -> Array:
         """Inverse of `physical`: (dim,) for numbers, (count, dim) for arrays of values.
@@ -180,10 +197,10 @@ class ParameterSpace:
             raise InputError(f"{given}: rates must be positive and values inside their bounds")
         return z
 
-    def canonical(self, z: Array, around: Array | None = None) -> Array:
-        """Points (..., >= dim) with directions within half a period of those of `around` (dim,), of 0 by default."""
+    def canonical(self, z: Array) -> Array:
+        """Points (..., >= dim) with directions in the middle of their windows."""
         z, period = np.array(z), np.where(self.periods > 0, self.periods, 1.0)
-        gap = z[..., : self.dim] - (0.0 if around is None else np.asarray(around)[: self.dim])
+        gap = z[..., : self.dim] - np.array([self.directions.get(name, 0.0) for name in self.coordinate_names])
         z[..., : self.dim] -= np.where(self.periods > 0, period * np.round(gap / period), 0.0)
         return z
 
@@ -239,8 +256,11 @@ class ParameterSpace:
                 found[law.law.offset] = law.offset_from_share(params, params[law.law.offset], self._place(law))
         return found
 
-    def with_slopes(self, slope_sd: Mapping[str, float]) -> "ParameterSpace":
-        """Space whose coordinates suit data that leave these standard deviations of the slopes d log J / d log t."""
+    def about(self, z: Array, slope_sd: Mapping[str, float]) -> "ParameterSpace":
+        """Space whose coordinates suit data with a mode at z (dim,).
+
+        `slope_sd` has the standard deviations of the slopes d log J / d log t there, by the name of the rate.
+        """
         scales = dict(self.slope_scales)
         for law in self.laws:
             exponent, sd = law.law.exponent, slope_sd.get(law.law.rate)
@@ -248,7 +268,14 @@ class ParameterSpace:
                 prior = self.priors[exponent]
                 spread = float(np.diff(prior.quantile(np.array([0.1587, 0.8413])))[0]) / 2.0
                 scales[law.law.rate] = float(np.clip(sd / spread, 1e-4, 1.0))
-        return replace(self, slope_scales=scales)
+        at = dict(zip(self.coordinate_names, z, strict=True))
+        return replace(self, slope_scales=scales, directions={name: float(at[name]) for name in self.directions})
+
+
+def _log_window(away: jax.Array) -> jax.Array:
+    """Logarithm of a window of length one with soft ends; those of all whole steps add up to one."""
+    above, below = ((end - jnp.abs(away)) / _SOFT for end in (0.5, -0.5))
+    return jnp.asarray(norm.logcdf(above) + jnp.log1p(-jnp.exp(norm.logcdf(below) - norm.logcdf(above))))
 
 
 def parameter_space(
@@ -302,4 +329,5 @@ def parameter_space(
             )
     scales = {law.rate: SLOPE_SCALE for law in model.coordinates()}
     middle = float(middle_age(t[0], t[-1]))
-    return ParameterSpace(complete, held, np.array([float(t[0]), float(t[-1])]), middle, scales, model)
+    directions = {name: 0.0 for name, prior in complete.items() if prior.circular}
+    return ParameterSpace(complete, held, np.array([float(t[0]), float(t[-1])]), middle, scales, directions, model)
