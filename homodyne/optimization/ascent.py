@@ -18,6 +18,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _SAME = 0.5  # ends closer than this many posterior sd are one mode
 _BARRIER = 2.0  # fall of the log density between two ends, below the lower one, from which they are two modes
 _BETWEEN = np.arange(1, 8) / 8  # places on the way from one end to another at which it is evaluated
+_GAIN, _IDLE = 1e-4, 10  # log density that a climb gains at least once in so many steps
+_CLOSE = 10.0  # gain expected of a step, below which what a step has taught holds for the next
+_DEFINITE = 1e-4  # least eigenvalue of a curvature in units of the expected one
 _WEIGHTY = 1e-4  # share of the mass of a mode, below which it is not asked whether it is connected to another
 
 
@@ -105,29 +108,56 @@ def _connected(ends: Ends, k: int, others: Sequence[int], gaps: Array, posterior
 def climb(posterior: Posterior, starts: Array, max_iterations: int, near: float = 1e-6) -> Ends:
     """Go up from every start (n, dim) by Fisher scoring with a trust region.
 
-    A climb ends where a step is expected to gain less than `near` in log density. Starts without density are left out.
+    What the expected curvature misses of the true one is learnt from the gradients (Dennis, Gay and Welsch, ACM Trans.
+    Math. Softw. 7, 348, 1981). A climb ends where a step is expected to gain less than `near` in log density, or where
+    many steps have gained nothing, as at an edge of the support. Starts without density are left out.
     """
-    z, at = np.array(starts, dtype=float), score_many(starts, posterior)
+    z = posterior.space.canonical(starts)
+    at = score_many(z, posterior)
     usable = np.isfinite(at.value) & np.isfinite(at.gradient).all(axis=1)
     z = z[usable]
     value, gradient, information = (np.array(x[usable]) for x in at)
-    damping, active = np.full(len(z), 1e-2), np.ones(len(z), dtype=bool)
+    damping, active, idle = np.full(len(z), 1e-2), np.ones(len(z), dtype=bool), np.zeros(len(z), dtype=int)
+    missed = np.zeros_like(information)
     for _ in range(max_iterations):
         which = np.flatnonzero(active)
         if not which.size:
             break
-        step = np.array([_damped(information[k], gradient[k], damping[k]) for k in which])
+        step = np.array([_damped(_curvature(information[k], missed[k]), gradient[k], damping[k]) for k in which])
         there = score_many(z[which] + step, posterior)
         for row, k in enumerate(which):
             gain, expected = there.value[row] - value[k], abs(gradient[k] @ step[row])
             better = bool(np.isfinite(gain) and gain > 0 and np.isfinite(there.gradient[row]).all())
+            idle[k] = 0 if better and gain > max(near, _GAIN) else idle[k] + 1
             if better:
+                change = gradient[k] - there.gradient[row]
+                learnt = _learnt(missed[k], there.information[row], step[row], change)
+                missed[k] = learnt if expected < _CLOSE else 0.0
                 z[k], value[k] = z[k] + step[row], there.value[row]
                 gradient[k], information[k] = there.gradient[row], there.information[row]
             damping[k] *= 0.2 if better and gain > 0.25 * expected else 1.0 if better else 8.0
-            active[k] = expected > near and damping[k] < 1e9
+            active[k] = expected > near and damping[k] < 1e9 and idle[k] < _IDLE
     order = np.argsort(-value)
-    return Ends(posterior.space.canonical(z[order]), value[order], information[order])
+    return Ends(z[order], value[order], information[order])
+
+
+def _curvature(information: Array, missed: Array) -> Array:
+    """The sum of both where it is positive definite, else the first."""
+    whole = information + missed
+    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    return whole if np.linalg.eigvalsh(whole / np.outer(scale, scale))[0] > _DEFINITE else information
+
+
+def _learnt(missed: Array, information: Array, step: Array, change: Array) -> Array:
+    """What the information misses of the curvature, after a step along which the gradient fell by `change`."""
+    along, own = float(change @ step), float(step @ missed @ step)
+    if not along > 0:
+        return missed
+    wanted = change - information @ step
+    missed = min(1.0, abs(float(wanted @ step)) / abs(own)) * missed if own else missed
+    left = wanted - missed @ step
+    both = np.outer(left, change) / along
+    return np.asarray(missed + both + both.T - (left @ step) * np.outer(change, change) / along**2)
 
 
 def _damped(information: Array, gradient: Array, damping: float) -> Array:

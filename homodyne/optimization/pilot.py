@@ -37,6 +37,7 @@ _DOUBLINGS = 5  # of the starts, at most
 _SCANNED, _PEAKS = 256, 12  # points of a scan along a coordinate, and local maxima, the highest, that are climbed from
 _PEAK_DEPTH = 1e4  # log density below the best end, from which on a local maximum is none
 _HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
+_SEEN = 7.0  # how far below the best one a mode may lie that decides about coordinates, in log density
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at a mode
 _NEAR = 0.01  # gain in log density that a step of a climb on thinned data has to promise
 _ACCURACY = Accuracy(8, 1e-4)
@@ -232,7 +233,7 @@ def pilot_fit(
     thin = thin.with_sigma(sigma)
     found, num_starts = _searched(thin, ends.z, starts, settings)
     modes = modes_from(thin, found.z[:_MOST_MODES], settings)
-    space = _suited(problem.space, modes[0])
+    space = _suited(problem.space, modes)
     points = space.coordinates(physical_values(problem.space, np.array([mode.z for mode in modes])))
     problem, thin = replace(problem, space=space), replace(thin, space=space)
     modes = modes_from(thin, points, settings)
@@ -392,11 +393,12 @@ def signal_of(problem: Problem, posterior: Posterior, z: Array, sigma: Array) ->
 _supported = compiled(jax.vmap(lambda z, space: space.supported(z), in_axes=(0, None)))
 
 
-def _suited(space: ParameterSpace, mode: Mode) -> ParameterSpace:
+def _suited(space: ParameterSpace, modes: Sequence[Mode]) -> ParameterSpace:
     """Space whose coordinates suit the slopes that these data leave open, and the directions that they see."""
-    sd = dict(zip(space.coordinate_names, np.sqrt(np.diag(mode.covariance)), strict=True))
+    sd = dict(zip(space.coordinate_names, np.sqrt(np.diag(modes[0].covariance)), strict=True))
+    heavy = [mode.z[: space.dim] for mode in modes if mode.log_density > modes[0].log_density - _SEEN]
     rates = [law.law.rate for law in space.laws]
-    return space.about(mode.z[: space.dim], {rate: sd[f"slope_{rate}"] for rate in rates if f"slope_{rate}" in sd})
+    return space.about(np.array(heavy), {rate: sd[f"slope_{rate}"] for rate in rates if f"slope_{rate}" in sd})
 
 
 def _on_all_data(

@@ -34,7 +34,7 @@ from homodyne.physics.priors import Prior, log_prob, make_prior
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-_SOFT = 0.125  # width of the ends of the window in which a direction is unwrapped, over its period
+_SOFT = 1.0 / 12.0  # width of the ends of the window in which a direction is unwrapped, over its period
 _FLAT = 1.0 / 3.0  # standard deviation of a direction of which nothing is known, over its period
 _SLOWEST, _FASTEST = 0.3, 3.0  # decays per record and per frame between which starting points are moved
 
@@ -199,7 +199,7 @@ class ParameterSpace:
 
     def canonical(self, z: Array) -> Array:
         """Points (..., >= dim) with directions in the middle of their windows."""
-        z, period = np.array(z), np.where(self.periods > 0, self.periods, 1.0)
+        z, period = np.array(z, dtype=float), np.where(self.periods > 0, self.periods, 1.0)
         gap = z[..., : self.dim] - np.array([self.directions.get(name, 0.0) for name in self.coordinate_names])
         z[..., : self.dim] -= np.where(self.periods > 0, period * np.round(gap / period), 0.0)
         return z
@@ -256,10 +256,11 @@ class ParameterSpace:
                 found[law.law.offset] = law.offset_from_share(params, params[law.law.offset], self._place(law))
         return found
 
-    def about(self, z: Array, slope_sd: Mapping[str, float]) -> "ParameterSpace":
-        """Space whose coordinates suit data with a mode at z (dim,).
+    def about(self, modes: Array, slope_sd: Mapping[str, float]) -> "ParameterSpace":
+        """Space whose coordinates suit data with these modes (n, dim).
 
-        `slope_sd` has the standard deviations of the slopes d log J / d log t there, by the name of the rate.
+        `slope_sd` has the standard deviations of the slopes d log J / d log t there, by the name of the rate. The ends
+        of the window of a direction are in the middle of the largest gap between modes.
         """
         scales = dict(self.slope_scales)
         for law in self.laws:
@@ -268,8 +269,13 @@ class ParameterSpace:
                 prior = self.priors[exponent]
                 spread = float(np.diff(prior.quantile(np.array([0.1587, 0.8413])))[0]) / 2.0
                 scales[law.law.rate] = float(np.clip(sd / spread, 1e-4, 1.0))
-        at = dict(zip(self.coordinate_names, z, strict=True))
-        return replace(self, slope_scales=scales, directions={name: float(at[name]) for name in self.directions})
+        directions = {}
+        for name in self.directions:
+            column = self.coordinate_names.index(name)
+            period, at = self.periods[column], np.sort(modes[:, column] % self.periods[column])
+            gaps = np.diff(at, append=at[0] + period)
+            directions[name] = float((at + 0.5 * (gaps + period))[np.argmax(gaps)] % period)
+        return replace(self, slope_scales=scales, directions=directions)
 
 
 def _log_window(away: jax.Array) -> jax.Array:
