@@ -1,7 +1,7 @@
 """One measured map with the model that was fitted to it, as the noise and the tests of a fit see it: `MapView`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,3 +39,24 @@ class MapView:
     offset: float
     contrast: float
     scaling: Array = field(default_factory=lambda: np.eye(2))
+
+    @property
+    def resting(self) -> float:
+        """Share of the correlation of the intensities that does not decay: what the baseline has above one."""
+        above = max(self.offset - 1.0, 0.0)
+        return above / (above + self.contrast) if above + self.contrast > 0 else 0.0
+
+    def as_intensities(self) -> "MapView":
+        """The same c2 as one and the correlation of the intensities, whose noise it has.
+
+        c2 - 1 is that correlation, what lies in a baseline above one included: a slow decay may be fitted as a fast one
+        of less contrast over a higher baseline, and scatters as much.
+        """
+        above, resting = max(self.offset - 1.0, 0.0), self.resting
+        if not above:
+            return self
+
+        def correlation(t1: Any, t2: Any) -> Any:
+            return resting + (1.0 - resting) * self.correlation(t1, t2)
+
+        return replace(self, offset=1.0, contrast=self.contrast + above, correlation=correlation)

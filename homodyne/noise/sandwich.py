@@ -98,7 +98,7 @@ class _Map:
     information: Array
     elimination: Array
     powers: Array
-    weights: tuple[float, float]  # sums over pairs of w and w g^2
+    weights: tuple[float, float]  # sums over pairs of w and w g^2, g being that of the intensities
     squares: float  # sum over pairs of w times squared residual
 
     def variability(self, share: float) -> Array:
@@ -168,15 +168,17 @@ def sandwich(
         Threads.
     """
     white_prior = np.zeros_like(root) if prior is None else root.T @ prior @ root
-    contrast, offset = np.array([view.contrast for view in views]), np.array([view.offset for view in views])
+    intensities = [view.as_intensities() for view in views]
+    contrast, offset = (np.array([getattr(view, name) for view in intensities]) for name in ("contrast", "offset"))
+    fitted = np.array([view.contrast for view in views])
     maps = zip(views, sigma, squares, strict=True)
     parts = in_threads(lambda one: _sums(*one), maps, workers)
-    seen = in_threads(evidence, views, workers)
+    seen = in_threads(evidence, intensities, workers)
     both = list(zip(parts, scaling_prior, strict=True))
     known_scaling = np.sum([part.prior_information(np.diag(own)) for part, own in both], axis=0)
     white = np.array([part.squares / part.weights[0] for part in parts])
     inverse = np.linalg.inv(_information(parts) + white_prior + known_scaling)
-    known = contrast > np.array([part.contrast_sd(inverse, own) for part, own in both]) / _KNOWN
+    known = fitted > np.array([part.contrast_sd(inverse, own) for part, own in both]) / _KNOWN
     counts = judged_counts(contrast, offset, white, facts, seen, known)
     if counts is None:
         raise InputError(
@@ -191,15 +193,15 @@ def _sums(view: MapView, sigma: float, squares: float) -> _Map:
     """Sums over the pairs of one map."""
     present = view.sample.present(len(view.t))
     weight = None if present is None else present.astype(np.float32)
-    found = pair_sums(view.t, view.design, weight)
-    size = len(found.information)
+    found, resting = pair_sums(view.t, view.design, weight, view.resting), view.resting
+    size, (ones, once, twice) = len(found.information), found.information[[-2, -2, -1], [-2, -1, -1]]
     units = np.append(np.full(size - 2, view.contrast), [1.0, 1.0])
     scale = np.outer(units, units)
     return _Map(
         scale * found.information / sigma**2,
         view.contrast * found.elimination,
         scale * found.powers / (4.0 * sigma**4),
-        (float(found.information[-2, -2]), float(found.information[-1, -1])),
+        (ones, resting**2 * ones + 2 * resting * (1 - resting) * once + (1 - resting) ** 2 * twice),
         squares,
     )
 

@@ -141,9 +141,9 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
     parts = [np.concatenate(x) for x in zip(*places, strict=True)]
     design = evaluated(view.design, t[parts[0]], t[parts[1]])
     correlated, at_nodes, left, right = np.split(design, np.cumsum([x[0].size for x in places])[:-1], axis=1)
-    g = correlated[-1]
+    g, intensities = view.resting + (1.0 - view.resting) * correlated[-1], view.as_intensities()
     correlations = plan.grid.condensed(g), plan.grid.condensed(np.sqrt(np.abs(g)))
-    speckle = tiling.speckle_covariance(*correlations, share, max(view.contrast, 0.0))
+    speckle = tiling.speckle_covariance(*correlations, share, max(intensities.contrast, 0.0))
     counts = view.sample.counts
     use = np.flatnonzero(counts >= tiling.pairs / 2)
     exact = _EXACT * np.sqrt(variance * np.diag(speckle)) / max(abs(view.contrast), 1e-300)
@@ -160,7 +160,9 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
         g=means[-1],
         speckle=variance * speckle[two],
         independent=variance * tiling.white[two],
-        neighbours=_neighbours(view, rows, left[-1], right[-1], share),
+        neighbours=_neighbours(
+            intensities, rows, *(view.resting + (1.0 - view.resting) * x[-1] for x in (left, right)), share
+        ),
         scaling=view.scaling,
     )
 

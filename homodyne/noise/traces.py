@@ -59,7 +59,9 @@ class PairSums(NamedTuple):
     powers: Array
 
 
-def pair_sums(t: Array, design: Design, weight: Array | None = None, largest: int = LARGEST) -> PairSums:
+def pair_sums(
+    t: Array, design: Design, weight: Array | None = None, resting: float = 0.0, largest: int = LARGEST
+) -> PairSums:
     """Information of independent pairs, and the traces by which correlated noise changes it.
 
     Parameters
@@ -70,12 +72,14 @@ def pair_sums(t: Array, design: Design, weight: Array | None = None, largest: in
     weight : (n, n) array, optional
         Weights of pairs i < j, 0 where one is missing; other elements are not read. Of long records only their mean
         and mean square matter, by lag near the diagonal and by blocks of the map elsewhere.
+    resting : float
+        Share r of the correlation of the noise that does not decay: r + (1 - r) g stands for g in the traces.
     largest : int
         See `LARGEST`.
     """
     grids = _grids(len(t), largest)
     density = None if weight is None else _density(np.asarray(weight), exact=len(grids) == 1)
-    parts = [_part(grids, level, t, design, density) for level in range(len(grids))]
+    parts = [_part(grids, level, t, design, density, resting) for level in range(len(grids))]
     information, squares, excess, excess_gg = np.sum([part.sums for part in parts], axis=0)
     elimination = _elimination(information)
     eliminated = np.eye(len(information))
@@ -184,7 +188,9 @@ class _Part(NamedTuple):
         return np.concatenate([np.tensordot(combinations, self.values, 1), self.g[None]], dtype=np.float32)
 
 
-def _part(grids: list[_Grid], level: int, t: Array, design: Design, density: "_Density | None") -> _Part:
+def _part(
+    grids: list[_Grid], level: int, t: Array, design: Design, density: "_Density | None", resting: float
+) -> _Part:
     """Evaluate the design at the pairs of a grid."""
     grid, m = grids[level], grids[level].frames.size
     if grid.reach is None:
@@ -198,7 +204,7 @@ def _part(grids: list[_Grid], level: int, t: Array, design: Design, density: "_D
     taper = np.where(inside, 1.0 if grid.reach is None else _taper((second - first) / grid.scale), 0.0)
     before = _taper((second - first) * (_STEP / grid.scale)) if level else 0.0
     pairs = np.where(inside, (taper - before) * grid.counts[i] * grid.counts[j], 0.0)
-    g, columns = values[-1], values.reshape(len(values), -1)
+    g, columns = resting + (1.0 - resting) * values[-1], values.reshape(len(values), -1)
     if density is None:
         information = _inner(columns * pairs.ravel(), columns)
         return _Part(values * taper, g * taper, np.stack([information, information, 0 * information, 0 * information]))

@@ -64,7 +64,7 @@ def whole(function, t):
     return maps
 
 
-def dense_sums(t, design, weight=None):
+def dense_sums(t, design, weight=None, resting=0.0):
     """`homodyne.noise.traces.PairSums` from products of whole maps."""
     derivatives = whole(design, t)
     upper = np.triu(np.ones((len(t),) * 2) if weight is None else weight, 1)
@@ -73,6 +73,6 @@ def dense_sums(t, design, weight=None):
     elimination = -np.linalg.solve(information[-2:, -2:], information[-2:, :-2])
     scores = weight * derivatives
     scores[:-2] += np.tensordot(elimination.T, scores[-2:], 1)
-    passed = scores @ (derivatives[-1] + np.eye(len(t)))
+    passed = scores @ (resting + (1 - resting) * derivatives[-1] + (1 - resting) * np.eye(len(t)))
     powers = [np.einsum("aij,bji->ab", *two, optimize=True) for two in ((scores,) * 2, (passed, scores), (passed,) * 2)]
     return PairSums(information, elimination, np.array(powers))

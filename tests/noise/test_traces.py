@@ -135,3 +135,12 @@ def test_a_slow_decay_keeps_its_digits():
     got, expected = pair_sums(t, design).powers, dense.dense_sums(t, design).powers
     scale = np.sqrt(np.diagonal(expected, axis1=1, axis2=2))
     assert np.abs((got - expected) / (scale[:, :, None] * scale[:, None])).max() < 1e-3
+
+
+def test_what_does_not_decay_in_the_noise_is_no_part_of_the_fit():
+    """The noise of a decay over a baseline above one, in one grid and in several."""
+    design, t = dense.functions(dense.static, [3.0, 0.3, -1.0])[1], T[:300]
+    for largest in (LARGEST, 150):
+        found, expected = pair_sums(t, design, None, 0.4, largest), dense.dense_sums(t, design, resting=0.4)
+        assert max(errors(found, expected)) < 0.01
+        assert max(errors(pair_sums(t, design, largest=largest), expected)) > 0.1  # planted: the noise of the fit
