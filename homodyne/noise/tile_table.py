@@ -144,6 +144,7 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
     g, intensities = view.resting + (1.0 - view.resting) * correlated[-1], view.as_intensities()
     correlations = plan.grid.condensed(g), plan.grid.condensed(np.sqrt(np.abs(g)))
     speckle = tiling.speckle_covariance(*correlations, share, max(intensities.contrast, 0.0))
+    beside = [view.resting + (1.0 - view.resting) * x[-1] for x in (left, right)]
     counts = view.sample.counts
     use = np.flatnonzero(counts >= tiling.pairs / 2)
     exact = _EXACT * np.sqrt(variance * np.diag(speckle)) / max(abs(view.contrast), 1e-300)
@@ -160,9 +161,7 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
         g=means[-1],
         speckle=variance * speckle[two],
         independent=variance * tiling.white[two],
-        neighbours=_neighbours(
-            intensities, rows, *(view.resting + (1.0 - view.resting) * x[-1] for x in (left, right)), share
-        ),
+        neighbours=_neighbours(intensities, rows, beside[0], beside[1], share),
         scaling=view.scaling,
     )
 
