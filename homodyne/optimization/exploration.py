@@ -14,7 +14,7 @@ from homodyne.optimization.bend import Bend
 from homodyne.optimization.cmc.adaptation import adapt
 from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.jumps import frame_of
-from homodyne.optimization.cmc.proposal import Normal, around
+from homodyne.optimization.cmc.proposal import Mixture, Normal, around
 from homodyne.optimization.cmc.rung import MIN_INSIDE
 from homodyne.optimization.cmc.shape import Joined, Shape
 from homodyne.optimization.density import Progress
@@ -25,6 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 POINTS = 400  # at which the density of few nodes is made, and as many at which it is tried
 CLOSE = 0.5  # standard deviation of its log density about the exact one, at most
+PRIOR_DRAWS, PRIOR_SHARE = 1000, 0.2  # from which a part is made, and that part in the first proposal
 WORTH = 1000  # nodes, from which few are made
 FIRST = 4  # rounds in which the proposal is fitted before there are few nodes
 FINAL = 2  # times as many points to which it is fitted on few nodes
@@ -71,7 +72,7 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     rough = pilot.rough
     near = exact if rough is None else lambda points: log_densities(points, rough)
     centres = [Normal.of(one.z, one.covariance) for one in pilot.modes]
-    wide = around(centres[0], centres, near)
+    wide = _with_prior(around(centres[0], centres, near), pilot, rng)
     points = wide.draw(num_points, rng)
     values = near(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
@@ -102,6 +103,16 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     assert isinstance(shape, Shape)
     bend, center, covariance, jumps = frame_of(shape, points, weights)
     return Exploration(bend, center, covariance, proposal, jumps, few)
+
+
+def _with_prior(wide: Mixture, pilot: Pilot, rng: np.random.Generator) -> Mixture:
+    """Add a part that has mean and covariance of the prior, which data of little signal leave as it is."""
+    space = pilot.space
+    if pilot.posterior.sigma is None:
+        return wide
+    drawn = space.draw_supported(rng, PRIOR_DRAWS)
+    prior = Normal.of(drawn.mean(axis=0), np.atleast_2d(np.cov(drawn, rowvar=False)))
+    return wide.joined(Mixture(np.ones(1), prior.mean[None], prior.factor[None]), PRIOR_SHARE)
 
 
 def _weights(log_ratios: Array, dim: int) -> Array | None:
