@@ -27,7 +27,7 @@ POINTS = 400  # at which the density of few nodes is made, and as many at which 
 CLOSE = 0.5  # standard deviation of its log density about the exact one, at most
 PRIOR_DRAWS, PRIOR_SHARE = 1000, 0.2  # from which a part is made, and that part in the first proposal
 WORTH = 1000  # nodes, from which few are made
-FIRST = 4  # rounds in which the proposal is fitted before there are few nodes
+FIRST, ROUGH = 24, 0.1  # rounds at most before there are few nodes, and share of effective points that ends them
 FINAL = 2  # times as many points to which it is fitted on few nodes
 ERROR = 2e-3  # of few nodes, relative to that of the log density, which is the signal times as large
 
@@ -77,7 +77,7 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     values = near(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
         return plain
-    proposal = adapt(near, wide, wide, points, values, num_points, rng, FIRST)
+    proposal = adapt(near, wide, wide, points, values, num_points, rng, FIRST, ROUGH)
     points = proposal.draw(2 * POINTS, rng)
     values = exact(points)
     if np.isfinite(values).sum() < MIN_INSIDE:

@@ -38,6 +38,7 @@ def adapt(
     num_points: int,
     rng: np.random.Generator,
     rounds: int = ROUNDS,
+    even: float = EVEN_SHARE,
 ) -> Joined:
     """Fit a proposal to the posterior.
 
@@ -58,6 +59,8 @@ def adapt(
         Source of the points.
     rounds
         At most.
+    even
+        Share of effective points with which a proposal is good.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def adapt(
         parts.append(log_sizes[-1] + proposal.log_density(points))
         if np.isfinite(there).sum() >= MIN_INSIDE:
             own = smoothed(there - proposal.log_density(further))
-            good = good + 1 if own.ess >= EVEN_SHARE * num_points and own.k_hat < EVEN_TAIL else 0
+            good = good + 1 if own.ess >= even * num_points and own.k_hat < EVEN_TAIL else 0
             if good == GOOD_ROUNDS:
                 break
     return proposal

@@ -58,6 +58,7 @@ ADAPTED = 500  # points, at least, of each round in which a proposal is fitted t
 MORE = 4  # times as many where these do not suffice, but this share of effective points says that they may
 PROMISING = 0.05
 SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
+SHARE_ADAPTED, ESS_ADAPTED = 0.1, 400.0  # the same of a proposal fitted to the posterior, and their number
 K_UNCONFIRMED = 0.7  # to replace draws neither confirmed nor contradicted; 1 - 1 / log10(points) where that is less
 MIN_ESS = 100.0  # effective points, at least
 MOST_FURTHER = 4  # times as many points at most, so that draws which are resampled are worth their number
@@ -342,9 +343,11 @@ def _verdict(rung: Rung, first: Rung | None, adapted: bool = False) -> tuple[str
     num_points, k_hat, ess = len(rung.points), rung.weights.k_hat, rung.weights.ess
     complaint, doubt = rung.comparison.complaint, rung.comparison.doubt
     k_limit = min(1.0 - 1.0 / np.log10(num_points), K_UNCONFIRMED)
-    share = 1.0
+    share, least, needed = 1.0, MIN_ESS, SHARE_CORRECTED
     if complaint and adapted:
         share = ess / num_points
+        if share < SHARE_CORRECTED:
+            least, needed = ESS_ADAPTED, SHARE_ADAPTED
     elif complaint:
         k_limit = K_CERTIFIED
         if first is not None:
@@ -354,7 +357,7 @@ def _verdict(rung: Rung, first: Rung | None, adapted: bool = False) -> tuple[str
             f"The importance weights have too heavy a tail (k-hat {k_hat:.2f}, must be below {k_limit:.2f}): the "
             "posterior reaches where the draws hardly do."
         )
-    if not (ess >= MIN_ESS and share >= SHARE_CORRECTED):
+    if not (ess >= least and share >= needed):
         return REFUSED, (
             f"Too few of the weighted points are effective ({ess:.0f} of {num_points}"
             + (f", on the first rung {100.0 * share:.0f} %" if first is not None else f", {100.0 * share:.0f} %")
