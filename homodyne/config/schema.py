@@ -229,7 +229,7 @@ def _frames(given: Any) -> tuple[int, int] | None:
     if given is None:
         return None
     ends = _range_ends(given, _FRAMES) if isinstance(given, str) else given
-    if isinstance(ends, (list, tuple)) and len(ends) == 2 and all(end == int(end) for end in ends):
+    if isinstance(ends, (list, tuple)) and len(ends) == 2 and all(isfinite(end) and end == int(end) for end in ends):
         first, last = (int(end) for end in ends)
         if 1 <= first < last:
             return first, last

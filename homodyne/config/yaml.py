@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from homodyne.errors import ConfigError
+from homodyne.reading import reading
 
-MAX_BYTES = 1_000_000
+MAX_BYTES, MAX_NODES, MAX_DEPTH = 1_000_000, 20_000, 50
+"""Largest configuration: bytes; keys and values, each of which takes about a kilobyte; sections within one another."""
 
 _SCALARS = [
     ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN"),
@@ -29,12 +31,20 @@ _SCALARS = [
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # PyYAML's interface
 
+    num_nodes = depth = 0
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs leave it open
+        self.num_nodes, self.depth = self.num_nodes + 1, self.depth + 1
+        if self.num_nodes > MAX_NODES or self.depth > MAX_DEPTH:
+            found = f"more than {MAX_NODES} keys and values" if self.depth <= MAX_DEPTH else "nested too deeply"
+            raise yaml.MarkedYAMLError(problem=f"{found}; this is no configuration", problem_mark=event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) is not None:
             problem = "tags (!) and aliases (*) are not accepted here"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -76,16 +86,15 @@ def parse(text: str, source: str) -> Any:
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{source}: longer than {MAX_BYTES} characters; this is no configuration")
-    try:
-        return yaml.load(text, Loader=_Loader)  # the loader is a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-        raise ConfigError(f"{source}{where}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not readable as YAML: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply; this is no configuration") from None
+    with reading(f"{source} as YAML", ConfigError):
+        try:
+            return yaml.load(text, Loader=_Loader)  # the loader is a SafeLoader
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+            raise ConfigError(f"{source}{where}: {error.problem}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{source}: not readable as YAML: {error}") from None
 
 
 def read(path: Path) -> Any:

@@ -170,7 +170,7 @@ def frame_range(frames: Sequence[int] | None, num_frames: int) -> tuple[int, int
     if frames is None:
         return 1, num_frames
     refuse_masked(frames=frames)
-    if len(frames) != 2 or any(int(f) != f for f in frames):
+    if len(frames) != 2 or not all(math.isfinite(f) and int(f) == f for f in frames):
         raise DataError(f"frames = {frames!r}; expected (first, last), 1-based and inclusive.")
     first, last = int(frames[0]), int(frames[1])
     if not 1 <= first <= last <= num_frames:

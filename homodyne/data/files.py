@@ -23,6 +23,7 @@ from homodyne.data.twotime import (
     oriented,
 )
 from homodyne.errors import DataError
+from homodyne.reading import reading, require_budget
 
 MAPPED_BYTES = 1 << 26
 """Size from which maps stay in the file where its layout allows it; smaller ones are read and need no file any more."""
@@ -138,6 +139,7 @@ def read_map(path: str | Path, format: str, number: int, frames: slice) -> MapAr
                 f"frames {frames.start} to {frames.stop - 1}, both counted from 0."
             )
         n = frames.stop - frames.start
+        require_budget(4 * n * n, path, f"A map of {n} frames")
         one = np.zeros((n, n), np.float32)
         catalog.read_map(number, frames, one)
         return examine(upright(one)).values
@@ -184,6 +186,7 @@ def _maps(catalog: Catalog, index: NDArray[np.intp], frames: slice) -> MapArrays
         if isinstance(in_file, tuple):
             return tuple(one[frames, frames] for one in in_file)
         return in_file[:, frames, frames]
+    require_budget(size, catalog.path, f"{index.size} maps of {n} frames")
     checks.require_memory(size, f"{index.size} maps of {n} frames", "Select fewer maps or frames.")
     cube = np.empty((index.size, n, n), np.float32)
     for k, number in enumerate(index):
@@ -339,7 +342,8 @@ def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[tuple[int, .
     """Frames without data in every one of the maps, and what is left out of these."""
     n = catalog.num_frames
     in_file = None if catalog.map_file is None else catalog.map_file(index)
-    checks.require_memory(8 * n * n if in_file is None else 0, f"A map of {n} frames", "The file may be damaged.")
+    if in_file is None:
+        require_budget(4 * n * n, catalog.path, f"A map of {n} frames")
     bad, left_out = np.ones(n, dtype=bool), []
     for k, number in enumerate(index):
         if in_file is None:

@@ -4,7 +4,7 @@ One module per layout, entered in ``LAYOUTS``. Detection looks at the content, n
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from homodyne.data.readers import aps_8idi, aps_u, hdf5, native, npy, npz, nxxpcs
 from homodyne.data.readers.catalog import Catalog
 from homodyne.errors import DataError
+from homodyne.reading import reading
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -54,13 +55,16 @@ def open_catalog(path: str | Path, format: str | None = None) -> Iterator[Catalo
     candidates = [reader for kind, reader in LAYOUTS if kind == container and format in (None, reader.NAME)]
     if not candidates:
         raise DataError(f"{file} is {container}, which is no container of format = {format!r}.")
-    with _OPENERS[container](file) as opened:
-        lacking = {}
-        for reader in candidates:
-            lacking[reader.NAME] = reader.absent(opened)
-            if not lacking[reader.NAME]:
-                yield replace(reader.catalog(opened), path=str(file), format=reader.NAME)
-                return
+    with ExitStack() as stack:
+        with reading(str(file)):
+            opened = stack.enter_context(_OPENERS[container](file))
+        with reading(str(file)):
+            lacking = {reader.NAME: reader.absent(opened) for reader in candidates}
+            complete = [reader for reader in candidates if not lacking[reader.NAME]]
+            listed = replace(complete[0].catalog(opened), path=str(file), format=complete[0].NAME) if complete else None
+        if listed is not None:
+            yield listed
+            return
     raise DataError(
         f"{file} is {container} of a layout that is not known. Looked for "
         + "; ".join(f"{name}: {', '.join(paths)} (missing)" for name, paths in lacking.items())

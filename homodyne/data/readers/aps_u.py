@@ -91,7 +91,7 @@ def _bin_positions(file: "h5py.File", bins: NDArray[np.int64]) -> tuple[FloatArr
     path = file.filename
     q_list = hdf5.vector(file, f"{QMAP}/dynamic_v_list_dim0")
     phi_list = hdf5.vector(file, f"{QMAP}/dynamic_v_list_dim1")
-    grid = hdf5.integers(file, f"{QMAP}/dynamic_num_pts")
+    grid = hdf5.integers(file, f"{QMAP}/dynamic_num_pts", 2)
     if grid.tolist() != [q_list.size, phi_list.size]:
         raise DataError(
             f"{path}: {QMAP}/dynamic_num_pts is {grid.tolist()}, but dynamic_v_list_dim0 and dynamic_v_list_dim1 have "
@@ -150,27 +150,38 @@ def roi_statistics(
     if hdf5.find(file, roi_path) is None:
         missing.append(f"pixels per bin: {roi_path}")
         return None, None
-    roi = np.squeeze(hdf5.numbers(file, roi_path, kinds="iu"))
-    if roi.ndim != 2 or (roi.size and (roi.min() < 0 or roi.max() > num_bins)):
-        raise DataError(
-            f"{file.filename}: {roi_path} has shape {roi.shape} and values up to {roi.max(initial=0)}; "
-            f"expected an image of bin numbers 0..{num_bins}."
-        )
-    labels = roi.astype(np.int64)
-    if hdf5.find(file, mask_path) is None:
+    shape, _ = hdf5.shape_and_dtype(file, roi_path)
+    paths, kinds = [roi_path], ["iu"]
+    mask = hdf5.find(file, mask_path)
+    if mask is None:
         missing.append(f"mask: {mask_path} (all pixels of the bins are counted)")
+    elif hdf5.image_shape(mask) != hdf5.image_shape(hdf5.dataset(file, roi_path)):
+        raise DataError(f"{file.filename}: {mask_path} has shape {mask.shape}; expected {shape}.")
     else:
-        mask = np.squeeze(hdf5.numbers(file, mask_path, kinds="iub"))
-        if mask.shape != roi.shape:
-            raise DataError(f"{file.filename}: {mask_path} has shape {mask.shape}; expected {roi.shape}.")
-        labels[mask == 0] = 0
-    pixels = np.bincount(labels.ravel(), minlength=num_bins + 1)[1:].astype(np.float64)
-    if scattering_path is None or hdf5.find(file, scattering_path) is None:
+        paths, kinds = [*paths, mask_path], [*kinds, "iub"]
+    scattering = None if scattering_path is None else hdf5.find(file, scattering_path)
+    if scattering is None or scattering_path is None:
         missing.append(f"mean counts per pixel and frame{'' if scattering_path is None else f': {scattering_path}'}")
+    elif hdf5.image_shape(scattering) != hdf5.image_shape(hdf5.dataset(file, roi_path)):
+        missing.append(f"mean counts: {scattering_path} has shape {scattering.shape}, not {shape}")
+        scattering = None
+    else:
+        paths, kinds = [*paths, scattering_path], [*kinds, "fiu"]
+    pixels, total = np.zeros(num_bins + 1), np.zeros(num_bins + 1)
+    for roi, *others in hdf5.images(file, paths, kinds):
+        if roi.size and (roi.min() < 0 or roi.max() > num_bins):
+            raise DataError(
+                f"{file.filename}: {roi_path} has shape {shape} and values up to {roi.max()}; "
+                f"expected an image of bin numbers 0..{num_bins}."
+            )
+        labels = roi.astype(np.int64)
+        if mask is not None:
+            labels[others[0] == 0] = 0
+        pixels += np.bincount(labels.ravel(), minlength=num_bins + 1)
+        if scattering is not None:
+            counts = np.where(labels > 0, others[-1].astype(np.float64), 0.0)
+            total += np.bincount(labels.ravel(), weights=counts.ravel(), minlength=num_bins + 1)
+    pixels, total = pixels[1:], total[1:]
+    if scattering is None:
         return pixels, None
-    counts = np.squeeze(hdf5.numbers(file, scattering_path)).astype(np.float64)
-    if counts.shape != roi.shape:
-        missing.append(f"mean counts: {scattering_path} has shape {counts.shape}, not {roi.shape}")
-        return pixels, None
-    total = np.bincount(labels.ravel(), weights=np.where(labels > 0, counts, 0.0).ravel(), minlength=num_bins + 1)[1:]
     return pixels, np.divide(total, pixels, out=np.full(num_bins, np.nan), where=pixels > 0)

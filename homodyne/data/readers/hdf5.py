@@ -4,6 +4,8 @@ Every access of the HDF5 readers goes through here: paths are walked link by lin
 opened, and sizes, shapes and types are checked before memory is allocated.
 """
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +18,23 @@ from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.readers.catalog import MapFile, ReadMap
 from homodyne.errors import DataError
+from homodyne.reading import reading, require_budget
 
 if TYPE_CHECKING:
     import h5py
 
 _MAX_LINKS = 16  # soft links followed on the way to one dataset
 _MAX_TEXT = 4096  # bytes of one string
+_MOST_TEXTS = 10_000  # names in one list
+_PIXELS = 1 << 20  # of an image handled at once
+_CACHE = 1 << 27  # bytes of the cache of chunks: an image in one is decompressed once
 _MAX_CHUNK_RATIO = 4  # storage chunk over dataset size; more is a decompression bomb
+
+MOST_NUMBERS = 1_000_000
+"""Longest list of numbers beside the maps: bins of a partition, frames."""
+
+MOST_PIXELS = 1 << 28
+"""Most pixels of a detector image; the largest detectors have 2e7."""
 
 SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 PER_ANGSTROM = {
@@ -33,25 +45,38 @@ DEGREES = {**dict.fromkeys(("deg", "degree", "degrees", "°"), 1.0), **dict.from
 
 
 @contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turn what the HDF5 library raises on a damaged file into a DataError that names `what`."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
-        raise DataError(f"{what} cannot be read; the file may be damaged or incomplete ({error}).") from error
-
-
-@contextmanager
 def open_hdf5(path: Path) -> Iterator["h5py.File"]:
     """Open an HDF5 file for reading only."""
     import h5py
 
-    with reading(str(path)):
-        file = h5py.File(path, "r", locking="best-effort")
+    try:
+        file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=_CACHE)
+    except OSError as error:
+        if state := unfinished(path, error):
+            raise DataError(f"{path} {state}.") from error
+        raise
     with file:
         yield file
+
+
+def unfinished(path: Path, error: OSError) -> str | None:
+    """Say why an HDF5 file that cannot be opened is no damaged one: it is locked, open for writing, or cut off."""
+    if error.errno in (errno.EAGAIN, errno.EACCES) and os.access(path, os.R_OK):
+        return "is locked by a program that writes it; wait until that has closed the file, or copy it"
+    with path.open("rb") as stream:
+        head, size = stream.read(64), stream.seek(0, os.SEEK_END)
+    version = head[8]
+    # sizes of addresses; flags; addresses of base and end: HDF5 file format specification, II.A
+    width, flags, start = (head[9], head[11], 12) if version >= 2 else (head[13], 0, 24 if version == 0 else 28)
+    if flags & 0b101:
+        return (
+            "is open for writing by another program, or that ended without closing it; wait until it is closed (if it "
+            "never will be: h5clear --status FILE on a copy)"
+        )
+    end = int.from_bytes(head[start + 2 * width : start + 3 * width], "little")
+    if head.startswith(b"\x89HDF") and end > size:
+        return f"has {size} bytes, but says that it has {end}: it is still being written or copied, or was cut off"
+    return None
 
 
 def find(file: "h5py.File", path: str) -> Any:
@@ -118,20 +143,22 @@ def group_names(file: "h5py.File", path: str) -> list[str]:
         return [str(name) for name in found]
 
 
-def numbers(file: "h5py.File", path: str, *, kinds: str = "fiu") -> NDArray[Any]:
-    """Read a numeric dataset of any shape after checking its type and size."""
+def numbers(file: "h5py.File", path: str, most: int = MOST_NUMBERS, *, kinds: str = "fiu") -> NDArray[Any]:
+    """Read a numeric dataset of any shape after checking its type, and that it has at most so many numbers."""
     found = dataset(file, path)
     where = f"{file.filename}: {path}"
     with reading(where):
         if found.dtype.kind not in kinds or found.shape is None:
             raise DataError(f"{where} has dtype {found.dtype}; expected numbers.")
-        _require_readable(found, where)
+        if found.size > most:
+            raise DataError(f"{where} has shape {found.shape}; expected at most {most} numbers.")
+        _require_readable(found, where, found.nbytes)
         return np.asarray(found[()])
 
 
-def vector(file: "h5py.File", path: str, *, finite: bool = True) -> FloatArray:
+def vector(file: "h5py.File", path: str, most: int = MOST_NUMBERS, *, finite: bool = True) -> FloatArray:
     """Read a list of numbers, (n,), (1, n) or (n, 1), as float64."""
-    values = numbers(file, path)
+    values = numbers(file, path, most)
     if values.size and max(values.shape, default=1) != values.size:
         raise DataError(f"{file.filename}: {path} has shape {values.shape}; expected a list of numbers.")
     flat = values.reshape(-1).astype(np.float64)
@@ -140,9 +167,9 @@ def vector(file: "h5py.File", path: str, *, finite: bool = True) -> FloatArray:
     return flat
 
 
-def integers(file: "h5py.File", path: str) -> NDArray[np.int64]:
+def integers(file: "h5py.File", path: str, most: int = MOST_NUMBERS) -> NDArray[np.int64]:
     """Read a list of whole numbers (instruments also store them as floats)."""
-    values = vector(file, path)
+    values = vector(file, path, most)
     if np.any(values != np.rint(values)) or np.any(np.abs(values) > 2**53):
         raise DataError(f"{file.filename}: {path} holds fractions; expected whole numbers.")
     return values.astype(np.int64)
@@ -152,10 +179,38 @@ def optional_scalar(file: "h5py.File", path: str) -> float | None:
     """Read one number of any shape with one element, or None when the dataset is not there."""
     if find(file, path) is None:
         return None
-    values = vector(file, path)
+    values = vector(file, path, 1)
     if values.size != 1:
         raise DataError(f"{file.filename}: {path} has {values.size} values; expected one number.")
     return float(values[0])
+
+
+def images(file: "h5py.File", paths: Sequence[str], kinds: Sequence[str]) -> Iterator[list[NDArray[Any]]]:
+    """Yield some rows of each of several detector images of one shape, (h, w) or (1, h, w), in turn."""
+    found = [dataset(file, path) for path in paths]
+    for path, one, kind in zip(paths, found, kinds, strict=True):
+        if one.dtype.kind not in kind or len(image_shape(one)) != 2:
+            raise DataError(
+                f"{file.filename}: {path} has shape {one.shape} and dtype {one.dtype}; expected an image of numbers."
+            )
+    height, width = image_shape(found[0])
+    if height * width > MOST_PIXELS:
+        raise DataError(f"{file.filename}: {paths[0]} has {height} x {width} pixels; expected a detector image.")
+    step = max(1, _PIXELS // max(width, 1))
+    for row in range(0, height, step):
+        strips = []
+        for path, one in zip(paths, found, strict=True):
+            where = f"{file.filename}: {path}"
+            with reading(where):
+                _require_readable(one, where, min(step, height) * width * one.dtype.itemsize)
+                strips.append(np.asarray(one[(0,) * (one.ndim - 2) + (slice(row, row + step),)]))
+        yield strips
+
+
+def image_shape(found: "h5py.Dataset") -> tuple[int, ...]:
+    """Shape of an image without the axes of length one that stand before it."""
+    shape = tuple(int(length) for length in found.shape or ())
+    return shape[-2:] if len(shape) > 2 and set(shape[:-2]) == {1} else shape
 
 
 def text(value: Any, where: str) -> str:
@@ -169,14 +224,15 @@ def text(value: Any, where: str) -> str:
     return value.strip()
 
 
-def texts(file: "h5py.File", path: str) -> list[str]:
+def texts(file: "h5py.File", path: str, most: int = _MOST_TEXTS) -> list[str]:
     """Read a list of strings."""
     found = dataset(file, path)
     where = f"{file.filename}: {path}"
     with reading(where):
-        if found.dtype.kind not in "SO" or found.dtype.itemsize > _MAX_TEXT or found.size > 1 << 20:
-            raise DataError(f"{where} has dtype {found.dtype} and {found.size} values; expected a list of names.")
-        return [text(value, where) for value in np.atleast_1d(found[()]).reshape(-1)]
+        if found.dtype.kind not in "SO" or found.dtype.itemsize > _MAX_TEXT or found.size > most:
+            raise DataError(f"{where} has dtype {found.dtype} and {found.size} values; expected at most {most} names.")
+        # one by one: any number of strings may share their bytes in the file
+        return [text(found[place], where) for place in np.ndindex(found.shape)]
 
 
 def unit_factor(units: str | None, known: dict[str, float], where: str) -> float:
@@ -249,22 +305,22 @@ def mapped(found: "h5py.Dataset", where: str) -> MapArray | None:
 def read_block(found: "h5py.Dataset", selection: Any, out: MapArray, where: str) -> None:
     """Read part of a dataset straight into a float32 array."""
     with reading(where):
-        _require_readable(found, where, read=4 * out.size)
+        _require_readable(found, where, 4 * out.size)
         with np.errstate(over="ignore"):
             found.read_direct(out, selection)
 
 
-def _require_readable(found: "h5py.Dataset", where: str, read: int | None = None) -> None:
-    """Check memory for values and storage chunk, and that the compression can be undone."""
+def _require_readable(found: "h5py.Dataset", where: str, num_bytes: int) -> None:
+    """Check memory for the bytes that are read and for a storage chunk, and that compression can be undone."""
     import h5py
 
-    checks.require_memory(found.nbytes if read is None else read, where, "The file may be damaged.")
+    require_budget(num_bytes, found.file.filename, where)
     if found.chunks is None:
         return
     chunk = int(np.prod(found.chunks, dtype=object)) * found.dtype.itemsize
     if chunk > _MAX_CHUNK_RATIO * found.nbytes + (1 << 20):
         raise DataError(f"{where} is stored in chunks of {found.chunks}, far beyond its shape {found.shape}.")
-    checks.require_memory(chunk, f"{where} (storage chunk)", "The file may be damaged.")
+    require_budget(chunk, found.file.filename, f"{where} (a storage chunk)")
     filters = found.id.get_create_plist()
     for k in range(filters.get_nfilters()):
         if not h5py.h5z.filter_avail(filters.get_filter(k)[0]):

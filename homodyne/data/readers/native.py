@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "homodyne"
 MARK = "homodyne_two_time"
 VERSION = 2
+MAX_FACTS = 1_000_000  # bytes
 SCALARS = ("gap", "dt", "age_origin")
 REQUIRED = (MARK, "c2", "t", "phi", "q", "alive", "frames", "scalars", "source")
 OPTIONAL = ("diagonal", "pixels", "mean_counts")
@@ -35,9 +36,9 @@ class GroupFields:
         """Shape of a dataset."""
         return hdf5.shape_and_dtype(self._file, name)[0]
 
-    def array(self, name: str) -> NDArray[Any]:
-        """Read a small dataset."""
-        return hdf5.numbers(self._file, name)
+    def array(self, name: str, most: int) -> NDArray[Any]:
+        """Read a dataset of at most so many numbers."""
+        return hdf5.numbers(self._file, name, most)
 
     def block(self, name: str, index: int, frames: slice, out: MapArray) -> None:
         """Read one map."""
@@ -66,7 +67,7 @@ def catalog(source: Source) -> Catalog:
     """List the maps of one of the package's own files."""
     fields = _fields(source)
     path = str(fields.path)
-    version = fields.array(MARK)
+    version = fields.array(MARK, 1)
     if version.size != 1 or int(version.reshape(-1)[0]) != VERSION:
         raise DataError(
             f"{path}: {MARK} is {version}; this version of homodyne reads {VERSION}. Update homodyne, or write the "
@@ -79,13 +80,13 @@ def catalog(source: Source) -> Catalog:
     if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
         raise DataError(f"{path}: c2 has shape {shape}; expected (n_maps, n, n).")
     n_maps, n = shape[:2]
-    numbers = fields.array("scalars").astype(np.float64).reshape(-1)
-    frames = fields.array("frames").reshape(-1)
+    numbers = fields.array("scalars", len(SCALARS)).astype(np.float64).reshape(-1)
+    frames = fields.array("frames", 2).reshape(-1)
     if numbers.size != len(SCALARS) or frames.size != 2:
         raise DataError(f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 3 and 2.")
     gap, dt, age_origin = (float(x) for x in numbers)
-    extra = {name: fields.array(name).astype(np.float64) if name in fields.names else None for name in OPTIONAL}
-    alive = fields.array("alive") != 0
+    extra = {name: fields.array(name, n_maps * n).astype(np.float64) if name in fields.names else None for name in OPTIONAL}
+    alive = fields.array("alive", n_maps * n) != 0
     for name, array in {**extra, "alive": alive}.items():
         expected = (n_maps, n) if name in ("diagonal", "alive") else (n_maps,)
         if array is not None and array.shape != expected:
@@ -95,15 +96,15 @@ def catalog(source: Source) -> Catalog:
         num_frames=n,
         read_map=lambda index, chosen, out: fields.block("c2", index, chosen, out),
         map_file=None if isinstance(fields, Members) else lambda index: fields.map_file("c2", index),
-        q=checks.per_map("q", fields.array("q"), n_maps),
-        phi=checks.real_vector("phi", fields.array("phi"), n_maps),
+        q=checks.per_map("q", fields.array("q", n_maps), n_maps),
+        phi=checks.real_vector("phi", fields.array("phi", n_maps), n_maps),
         dt=checks.real_scalar("dt", dt, "s"),
         dt_where="scalars",
         age_origin=age_origin,
-        times=checks.ages(fields.array("t"), n),
+        times=checks.ages(fields.array("t", n), n),
         first_frame=int(frames[0]),
         gap=None if np.isnan(gap) else gap,
-        facts=_source(path, fields.array("source")),
+        facts=_source(path, fields.array("source", MAX_FACTS)),
         missing=tuple(name for name in OPTIONAL if extra[name] is None),
         alive=alive,
         # without one, an absent diagonal keeps the values on the diagonal of the maps from being taken for it

@@ -18,11 +18,7 @@ NAME = "npy"
 @contextmanager
 def open_npy(path: Path) -> Iterator[tuple[Path, NDArray[Any]]]:
     """Map the array into memory; its size is checked against the file."""
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise DataError(f"{path} cannot be read as NPY; it may be damaged or incomplete ({error}).") from error
-    yield path, array
+    yield path, np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def absent(source: tuple[Path, NDArray[Any]]) -> list[str]:

@@ -3,11 +3,9 @@
 Layout: wavevector_q_list, phi_angles_list, t1, t2 (times in s) and c2_exp (n_phi, n, n).
 """
 
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,11 +18,10 @@ from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.readers.catalog import Catalog
 from homodyne.errors import DataError
+from homodyne.reading import reading, require_budget
 
 NAME = "npz"
 MEMBERS = ("wavevector_q_list", "phi_angles_list", "t1", "t2", "c2_exp")
-
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,16 @@ class Members:
         with self._reading(name):
             return self._member(name).shape
 
-    def array(self, name: str) -> NDArray[Any]:
-        """Read a small array."""
+    def array(self, name: str, most: int) -> NDArray[Any]:
+        """Read an array of at most so many numbers."""
         with self._reading(name):
             member = self._member(name)
-            checks.require_memory(4 * member.num_bytes, f"{self.path}: array {name}", "The file may be damaged.")
+            if member.dtype.kind not in "fiub" or int(np.prod(member.shape, dtype=object)) > most:
+                raise DataError(
+                    f"{self.path}: array {name} has shape {member.shape} and dtype {member.dtype}; expected at most "
+                    f"{most} numbers."
+                )
+            require_budget(member.num_bytes, self.path, f"{self.path}: array {name}")
             member.stream.seek(member.start)
             return np.frombuffer(member.stream.read(member.num_bytes), member.dtype).reshape(member.shape)
 
@@ -107,24 +109,14 @@ class Members:
                 for row in out:
                     row[:] = np.frombuffer(member.stream.read(row_bytes), dtype)[frames]
 
-    @contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except DataError:
-            raise
-        except _DAMAGE as error:
-            raise DataError(f"{self.path}: array {name} cannot be read; the file may be damaged ({error}).") from error
+    def _reading(self, name: str) -> AbstractContextManager[None]:
+        return reading(f"{self.path}: array {name}")
 
 
 @contextmanager
 def open_npz(path: Path) -> Iterator[Members]:
     """Open an NPZ file."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except _DAMAGE as error:
-        raise DataError(f"{path} cannot be read as NPZ; it may be damaged or incomplete ({error}).") from error
-    with archive:
+    with zipfile.ZipFile(path) as archive:
         members = Members(path, archive)
         try:
             yield members
@@ -144,8 +136,8 @@ def catalog(members: Members) -> Catalog:
     if len(shape) != 3 or shape[0] == 0 or shape[1] != shape[2]:
         raise DataError(f"{path}: c2_exp has shape {shape}; expected (n_phi, n, n).")
     n_maps, n = shape[:2]
-    phi = checks.real_vector("phi_angles_list", members.array("phi_angles_list"), n_maps)
-    q = checks.real_vector("wavevector_q_list", np.atleast_1d(members.array("wavevector_q_list")))
+    phi = checks.real_vector("phi_angles_list", members.array("phi_angles_list", n_maps), n_maps)
+    q = checks.real_vector("wavevector_q_list", np.atleast_1d(members.array("wavevector_q_list", n_maps)))
     if q.size not in (1, n_maps):
         raise DataError(f"{path}: wavevector_q_list has {q.size} values; expected 1 or {n_maps}, one per map.")
     dt, origin = _time_axis(path, members, n)
@@ -168,7 +160,7 @@ def _time_axis(path: Path, members: Members, n: int) -> tuple[float, float]:
 
     A time axis that starts at zero counts from the first frame, whose age is dt (see homodyne.load).
     """
-    t1, t2 = (_axis(path, name, members.array(name), n) for name in ("t1", "t2"))
+    t1, t2 = (_axis(path, name, members.array(name, n * n), n) for name in ("t1", "t2"))
     if not np.allclose(t1, t2, rtol=1e-6, atol=0):
         raise DataError(f"{path}: t1 and t2 differ; expected the same time axis.")
     steps = np.diff(t1)

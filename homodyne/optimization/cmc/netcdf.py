@@ -19,10 +19,10 @@ import xarray as xr
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.result import Array, MCMCResult, plain_fields
 from homodyne.optimization.cmc.summary import PER_MAP, map_labels
+from homodyne.reading import reading, require_plausible_size
 
 _FORMAT = "homodyne result 2"
 _SEAL = f"{_FORMAT} sha256 ".encode()
-_MAX_COMPRESSION = 1100  # deflate reaches 1032 to 1: more data than that cannot be in an honest file
 _CONSTANTS = {
     "t": ("frame", "s"),
     "q": ("map", "1/angstrom"),
@@ -30,7 +30,6 @@ _CONSTANTS = {
     "sigma": ("map", "1"),
     "gap": ((), "angstrom"),
 }
-_DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError)
 
 
 def result_to_datatree(result: MCMCResult) -> xr.DataTree:
@@ -79,18 +78,14 @@ def read_result(path: str | os.PathLike[str]) -> MCMCResult:
     if not place.is_file():
         raise InputError(f"no result file at {os.fspath(path)!r}; give the .nc file that a fit has saved")
     try:
-        content = _sealed_content(place)
-        _check_structure(content)
-        options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "phony_dims": "access"}
-        with xr.open_datatree(io.BytesIO(content), engine="h5netcdf", **options) as tree:
-            return _from_datatree(tree.load())
+        with reading("its content", InputError):
+            content = _sealed_content(place)
+            _check_structure(content)
+            options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "phony_dims": "access"}
+            with xr.open_datatree(io.BytesIO(content), engine="h5netcdf", **options) as tree:
+                return _from_datatree(tree.load())
     except InputError as error:
         raise InputError(f"{os.fspath(path)!r} cannot be used as a result: {error}") from error
-    except _DAMAGE as error:
-        raise InputError(
-            f"{os.fspath(path)!r} cannot be read as a homodyne result ({type(error).__name__}: {error}); "
-            "it was not written by homodyne"
-        ) from error
 
 
 def _sealed_content(place: Path) -> bytes:
@@ -145,8 +140,7 @@ def _check_structure(content: bytes) -> None:
                     if item.external or item.is_virtual:
                         raise InputError(f"{item.name} is stored in another file, which a result never does")
                     declared += item.nbytes
-    if declared > _MAX_COMPRESSION * len(content):
-        raise InputError(f"it declares {declared} bytes of draws, far more than the file can hold")
+    require_plausible_size(declared, len(content), "what it declares")
 
 
 def _plain_fields(result: MCMCResult) -> dict[str, Any]:
