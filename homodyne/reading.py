@@ -27,7 +27,7 @@ def reading(what: str, kind: type[InputError] = DataError) -> Iterator[None]:
         yield
     except HomodyneError:
         raise
-    except Exception as error:  # noqa: BLE001  foreign bytes may raise anything
+    except Exception as error:  # foreign bytes may raise anything
         said = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         raise kind(f"{what} cannot be read; it may be damaged, incomplete or still being written ({said}).") from error
 
@@ -48,7 +48,7 @@ def require_plausible_size(num_bytes: int, size: int, what: str) -> None:
     """As `require_budget`, for a file of `size` bytes."""
     if num_bytes > ALLOWANCE + EXPANSION * size:
         raise DataError(
-            f"{what} would take {num_bytes / 1e6:.4g} MB, but the file has {size / 1e6:.3g} MB: it is damaged, or holds "
-            f"one number over and over. Expected at most {EXPANSION} times the size of the file and "
+            f"{what} would take {num_bytes / 1e6:.4g} MB, but the file has {size / 1e6:.3g} MB: it is damaged, or "
+            f"holds one number over and over. Expected at most {EXPANSION} times the size of the file and "
             f"{ALLOWANCE / 1e6:.0f} MB; write what is meant without compression, or select fewer maps or frames."
         )

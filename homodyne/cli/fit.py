@@ -9,7 +9,7 @@ import typer
 
 from homodyne.cli import jobs, store
 from homodyne.cli.interruption import told_when_interrupted
-from homodyne.cli.measurement import DT, Frames, Phi, Q, given, load_measurement, selection
+from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, given, load_measurement, selection
 from homodyne.cli.output import exit_if_refused, staged, write_result
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def fit(
     phi: Phi = None,
     frames: Frames = None,
     dt: DT = None,
+    unit: Unit = None,
     gap: Annotated[float | None, typer.Option(help="Distance of the plates in Å (2e6 = 200 µm).")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
@@ -55,7 +56,9 @@ def fit(
     }
     is_config = source.suffix.lower() in (".yaml", ".yml")
     base = source if is_config else {"experimental_data": {"file_path": source}}
-    config = load_config(base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt), *given(options)])
+    config = load_config(
+        base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit), *given(options)]
+    )
     config = store.place_store(config)
     if resume:
         store.require_store(config)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from homodyne.cli.measurement import DT, Frames, Phi, Q, load_measurement, selection
+from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, load_measurement, selection, units_of
 from homodyne.cli.output import write_figure
 
 
@@ -15,14 +15,15 @@ def inspect(
     phi: Phi = None,
     frames: Frames = None,
     dt: DT = None,
+    unit: Unit = None,
     figure: Annotated[Path | None, typer.Option(help="Draw the selected maps into this PNG file.")] = None,
 ) -> None:
     """Show format, wavevectors, angles, frames, frame time and what is no data in a data file."""
     from homodyne.config.io import load_config
     from homodyne.data import describe
 
-    print(describe(file))
-    chosen = selection(q=q, phi=phi, frames=frames, dt=dt)
+    print(describe(file, units=units_of(unit)))
+    chosen = selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit)
     if not chosen and figure is None:
         return
     data = load_measurement(load_config({"experimental_data": {"file_path": file}}, chosen).experimental_data)

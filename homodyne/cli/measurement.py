@@ -21,11 +21,30 @@ Phi = Annotated[str | None, typer.Option(help="Angles in degrees: low:high, or a
 Frames = Annotated[str | None, typer.Option(help="First and last frame, counted from 1, as first:last.")]
 DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; for files that do not say.")]
 
+Unit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--unit",
+        metavar="QUANTITY=UNIT",
+        help="Unit of frame_time, q or phi in the file, where it does not say: frame_time=ms; may come again.",
+    ),
+]
 
-def selection(*, q: str | None, phi: str | None, frames: str | None, dt: float | None) -> list[tuple[str, Any]]:
+
+def selection(
+    *, q: str | None, phi: str | None, frames: str | None, dt: float | None, unit: list[str] | None
+) -> list[tuple[str, Any]]:
     """Translate options to configuration changes; those not given are left out."""
-    options = {"q": q, "phi": phi, "frames": frames, "dt": dt}
+    options = {"q": q, "phi": phi, "frames": frames, "dt": dt, "units": units_of(unit)}
     return given({f"experimental_data.{key}": value for key, value in options.items()})
+
+
+def units_of(options: list[str] | None) -> dict[str, str] | None:
+    """Translate ``--unit`` to units by quantity; None if there is none."""
+    pairs = [(text, *text.partition("=")) for text in options or ()]
+    if wrong := [text for text, name, _, unit in pairs if not (name and unit)]:
+        raise ConfigError(f"--unit {wrong[0]}: expected QUANTITY=UNIT, such as frame_time=ms or q=1/nm")
+    return {name.strip(): unit.strip() for _, name, _, unit in pairs} or None
 
 
 def given(options: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -48,4 +67,5 @@ def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
         dt=wanted.dt,
         age_origin=wanted.age_origin,
         format=wanted.format,
+        units=wanted.units,
     )

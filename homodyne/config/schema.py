@@ -258,6 +258,9 @@ class ExperimentalData(Section):
         None, description="distance of the plates in Å (2e6 = 200 µm); needed for laminar flow"
     )
     format: str | None = Field(None, description="file format; recognised from the content by default")
+    units: dict[str, str] | None = Field(
+        None, description="units of frame_time, q and phi in the file where it does not state them, such as {q: 1/nm}"
+    )
     age_origin: float = Field(0.0, description="age of the sample in seconds one frame before the first selected one")
 
     @property

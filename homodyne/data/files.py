@@ -1,10 +1,11 @@
 """Reading two-time data from files: :func:`load` returns maps, :func:`describe` what a file holds."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from homodyne.data.twotime import (
     oriented,
 )
 from homodyne.errors import DataError
-from homodyne.reading import reading, require_budget
+from homodyne.reading import require_budget
 
 MAPPED_BYTES = 1 << 26
 """Size from which maps stay in the file where its layout allows it; smaller ones are read and need no file any more."""
@@ -38,6 +39,7 @@ def load(
     dt: float | None = None,
     age_origin: float = 0.0,
     format: str | None = None,  # noqa: A002
+    units: Mapping[str, str] | None = None,
 ) -> TwoTimeData:
     """Load maps from a file; only the selected maps are read, one at a time.
 
@@ -69,6 +71,10 @@ def load(
         files state their ages, which are kept.
     format : str, optional
         Name of the layout instead of automatic detection.
+    units : mapping, optional
+        Units of the numbers in the file, where it does not state them: of "frame_time" (also "dt", "t"), "q" and
+        "phi", such as {"frame_time": "ms", "q": "1/nm", "phi": "rad"}. The arguments above stay in the units named
+        there.
 
     Returns
     -------
@@ -80,7 +86,7 @@ def load(
         The file cannot be read, does not hold what is asked for, contradicts `dt`, or has no usable frames.
     """
     checks.refuse_masked(q=q, phi=phi)
-    with _naming(path), open_catalog(path, format) as catalog:
+    with _naming(path), open_catalog(path, format, units) as catalog:
         index, waves, directions = _choose_maps(catalog, q, phi)
         first, last = checks.frame_range(frames, catalog.num_frames)
         n = last - first + 1
@@ -91,7 +97,9 @@ def load(
         chosen = slice(first - 1, last)
         maps = oriented(_maps(catalog, index, chosen), waves, directions)
         facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
-        place = {"read": os.path.abspath(path), "format": catalog.format, "frames": [first - 1, last]}
+        place: dict[str, Any] = {"read": os.path.abspath(path), "format": catalog.format, "frames": [first - 1, last]}
+        if units:
+            place["units"] = dict(units)
         if catalog.names:
             facts["map names"] = ", ".join(catalog.names[k] for k in index)
         pixels, mean_counts = (
@@ -115,7 +123,13 @@ def load(
         )
 
 
-def read_map(path: str | Path, format: str, number: int, frames: slice) -> MapArray:  # noqa: A002
+def read_map(
+    path: str | Path,
+    format: str,  # noqa: A002
+    number: int,
+    frames: slice,
+    units: Mapping[str, str] | None = None,
+) -> MapArray:
     """Elements i < j of one map of a file, (n, n), as `load` finds them; the others have no meaning.
 
     Parameters
@@ -126,13 +140,15 @@ def read_map(path: str | Path, format: str, number: int, frames: slice) -> MapAr
         Of the map in the file, from 0.
     frames : slice
         Frames in the file, from 0.
+    units
+        As in `load`, for files that are not understood without.
 
     Raises
     ------
     DataError
         The file cannot be read, or does not hold that map.
     """
-    with _naming(path), open_catalog(path, format) as catalog:
+    with _naming(path), open_catalog(path, format, units) as catalog:
         if number >= catalog.num_maps or frames.stop > catalog.num_frames:
             raise DataError(
                 f"the file holds {catalog.num_maps} maps of {catalog.num_frames} frames; expected map {number} with "
@@ -299,7 +315,11 @@ class FileDescription:
         return "\n".join(f"{name:<11} {value}" for name, value in lines)
 
 
-def describe(path: str | Path, format: str | None = None) -> FileDescription:  # noqa: A002
+def describe(
+    path: str | Path,
+    format: str | None = None,  # noqa: A002
+    units: Mapping[str, str] | None = None,
+) -> FileDescription:
     """Say what a file holds, reading the maps of the suggested q one by one to find what in them is no data.
 
     Raises
@@ -307,7 +327,7 @@ def describe(path: str | Path, format: str | None = None) -> FileDescription:  #
     DataError
         The file cannot be read or its layout is not known.
     """
-    with _naming(path), open_catalog(path, format) as catalog:
+    with _naming(path), open_catalog(path, format, units) as catalog:
         index: NDArray[np.intp] = np.arange(catalog.num_maps)
         present: FloatArray | None = None
         counts: tuple[int, ...] = ()

@@ -1,6 +1,6 @@
 """Two-time data from flat arrays, one number per point: the layout of point lists and of thinned data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.twotime import DUPLICATE_TOLERANCE, MIN_FRAMES, TwoTimeData, assemble, map_label
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 
 SAME_TIME = 5e-7
@@ -32,6 +33,7 @@ def from_arrays(
     *,
     pixels: ArrayLike | None = None,
     mean_counts: ArrayLike | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> TwoTimeData:
     """Make a data set from points (data, t1, t2, phi, q), with a map for every q and phi that occur together.
 
@@ -55,6 +57,8 @@ def from_arrays(
         Gap between the plates, Å.
     pixels, mean_counts : array or float, optional
         Pixels per map and mean counts per pixel and frame, in the order of increasing q, then phi.
+    units : mapping, optional
+        Units of "t", "phi", "q" and "gap" where they are others than these, such as {"t": "ms", "q": "1/nm"}.
 
     Raises
     ------
@@ -62,7 +66,11 @@ def from_arrays(
         Unequal lengths, times that are not positive, contradicting duplicates, points that form no grid, and
         everything that :func:`homodyne.from_cube` refuses.
     """
-    points = _Points(data, t1, t2, phi, q)
+    stated = Units(units)
+    scale = {name: stated.factor(name, None, name) for name in ("t", "q", "phi")}
+    gap = gap if gap is None else stated.scaled("gap", gap)
+    stated.require_used()
+    points = _Points(data, t1, t2, phi, q, scale)
     times = checks.merged(points.distinct("t"), SAME_TIME)
     waves = checks.distinct_q(points.distinct("q"))
     directions = checks.merged(points.distinct("phi"), SAME_ANGLE, relative=False)
@@ -114,7 +122,10 @@ def from_arrays(
 class _Points:
     """The arrays broadcast against `data` without being expanded, handed out in chunks."""
 
-    def __init__(self, data: ArrayLike, t1: ArrayLike, t2: ArrayLike, phi: ArrayLike, q: ArrayLike) -> None:
+    def __init__(
+        self, data: ArrayLike, t1: ArrayLike, t2: ArrayLike, phi: ArrayLike, q: ArrayLike, scale: Mapping[str, float]
+    ) -> None:
+        self._scale = {"t1": scale["t"], "t2": scale["t"], "phi": scale["phi"], "q": scale["q"]}
         given = {"data": data, "t1": t1, "t2": t2, "phi": phi, "q": q}
         checks.refuse_masked(t1=t1, t2=t2, phi=phi, q=q)
         values = np.asanyarray(data)
@@ -169,7 +180,7 @@ class _Points:
         for part in ("t1", "t2") if name == "t" else (name,):
             values = _flat(self._given[part])
             for start in range(0, self._given[part].size, _CHUNK):
-                some = np.unique(np.asarray(values[start : start + _CHUNK], dtype=np.float64))
+                some = np.unique(self._in_our_unit(part, values[start : start + _CHUNK]))
                 if not np.isfinite(some).all():
                     raise DataError(f"{part} holds NaN or infinite values; expected finite numbers at every point.")
                 found = np.union1d(found, some)
@@ -183,7 +194,12 @@ class _Points:
     def chunks(self, *names: str) -> Iterator[list[FloatArray]]:
         """Yield arrays of points in float64, a chunk at a time."""
         for start in range(0, self.size, _CHUNK):
-            yield [np.asarray(self._flat[name][start : start + _CHUNK], dtype=np.float64) for name in names]
+            yield [self._in_our_unit(name, self._flat[name][start : start + _CHUNK]) for name in names]
+
+    def _in_our_unit(self, name: str, values: Any) -> FloatArray:
+        found = np.asarray(values, dtype=np.float64)
+        factor = self._scale.get(name, 1.0)
+        return found if factor == 1.0 else found * factor
 
 
 def _flat(values: NDArray[Any]) -> Any:

@@ -75,7 +75,8 @@ def open_reference(reference: Reference, function: str | None = None) -> NDArray
         The file cannot be read or is too short, or what is opened is no map.
     """
     if "read" in reference:
-        return read_map(reference["read"], reference["format"], reference["map"], slice(*reference["frames"]))
+        frames, units = slice(*reference["frames"]), reference.get("units")
+        return read_map(reference["read"], reference["format"], reference["map"], frames, units)
     if "mapped" in reference:
         return _mapped(reference)
     if "arguments" not in reference or function is None:

@@ -17,6 +17,7 @@ from homodyne.data import checks
 from homodyne.data.checks import BoolArray, FloatArray, MapArray, MapArrays
 from homodyne.data.mapping import mapping_of, release_pages
 from homodyne.data.missing import LeftOut, constant, examine, sentences, strips, upper_strips, upright
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 
 MIN_FRAMES = 3
@@ -175,6 +176,7 @@ def from_cube(
     mean_counts: ArrayLike | None = None,
     frames: tuple[int, int] | None = None,
     source: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> TwoTimeData:
     """Make a data set from maps in memory, or from a ``numpy.memmap`` that is larger than memory.
 
@@ -200,6 +202,8 @@ def from_cube(
         Frame numbers in the experiment, 1-based and inclusive; 1..n by default.
     source : mapping, optional
         Facts to keep with the data.
+    units : mapping, optional
+        Units of "t", "phi", "q" and "gap" where they are others than these, such as {"t": "ms", "q": "1/nm"}.
 
     Raises
     ------
@@ -218,8 +222,11 @@ def from_cube(
     n_maps, n = cube.shape[:2]
     if n < MIN_FRAMES:
         raise DataError(f"c2 has {n} frames; expected at least {MIN_FRAMES}.")
-    times, waves = checks.ages(t, n), checks.wavevectors(q, n_maps)
-    directions = checks.angles(phi, waves)
+    stated = Units(units)
+    times, waves = checks.ages(stated.scaled("t", t), n), checks.wavevectors(stated.scaled("q", q), n_maps)
+    directions = checks.angles(stated.scaled("phi", phi), waves)
+    gap = gap if gap is None else stated.scaled("gap", gap)
+    stated.require_used()
     maps, masked = _unmasked(cube)
     dt = float(np.median(np.diff(times)))
     return assemble(

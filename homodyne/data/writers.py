@@ -161,6 +161,7 @@ def _write_detector(file: "h5py.File", data: TwoTimeData, order: NDArray[np.intp
 
 def _write_settings(file: "h5py.File", data: TwoTimeData) -> None:
     file["/entry/instrument/detector_1/frame_time"] = data.dt
+    file["/entry/instrument/detector_1/frame_time"].attrs["units"] = "s"
     config = file.create_group("/xpcs/twotime/config")
     config["stride_frame"] = 1
     config["avg_frame"] = 1

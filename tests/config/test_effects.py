@@ -89,6 +89,7 @@ DATA = {
     "gap": 1e6,
     "format": "nxxpcs",
     "age_origin": 2.0,
+    "units": "{frame_time: ms}",
 }
 
 

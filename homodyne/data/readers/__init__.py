@@ -3,7 +3,7 @@
 One module per layout, entered in ``LAYOUTS``. Detection looks at the content, never at the name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from homodyne.data.readers import aps_8idi, aps_u, hdf5, native, npy, npz, nxxpcs
 from homodyne.data.readers.catalog import Catalog
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 from homodyne.reading import reading
 
@@ -27,7 +28,7 @@ LAYOUTS: tuple[tuple[str, Any], ...] = (
     ("NPY", npy),
 )
 """Container and reader of every layout. A reader has a ``NAME``, the value of ``format``; ``absent(source)`` returns
-what marks the layout and is not in an open file, and ``catalog(source)`` lists its maps.
+what marks the layout and is not in an open file, and ``catalog(source, units)`` lists its maps.
 """
 
 _OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
@@ -38,7 +39,11 @@ _OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
 
 
 @contextmanager
-def open_catalog(path: str | Path, format: str | None = None) -> Iterator[Catalog]:  # noqa: A002  the public keyword
+def open_catalog(
+    path: str | Path,
+    format: str | None = None,  # noqa: A002  the public keyword
+    units: Mapping[str, str] | None = None,
+) -> Iterator[Catalog]:
     """Open a file, find out its layout (or take the one named) and list its maps.
 
     Raises
@@ -61,7 +66,7 @@ def open_catalog(path: str | Path, format: str | None = None) -> Iterator[Catalo
         with reading(str(file)):
             lacking = {reader.NAME: reader.absent(opened) for reader in candidates}
             complete = [reader for reader in candidates if not lacking[reader.NAME]]
-            listed = replace(complete[0].catalog(opened), path=str(file), format=complete[0].NAME) if complete else None
+            listed = _listed(complete[0], opened, file, Units(units)) if complete else None
         if listed is not None:
             yield listed
             return
@@ -70,6 +75,16 @@ def open_catalog(path: str | Path, format: str | None = None) -> Iterator[Catalo
         + "; ".join(f"{name}: {', '.join(paths)} (missing)" for name, paths in lacking.items())
         + "."
     )
+
+
+def _listed(reader: Any, opened: Any, file: Path, units: Units) -> Catalog:
+    """Catalog of an open file, which says what units were assumed."""
+    found: Catalog = reader.catalog(opened, units)
+    units.require_used()
+    assumed = [
+        f"unit of {name}: {unit} assumed (--unit {name}=... if it is another)" for name, unit in units.assumed.items()
+    ]
+    return replace(found, path=str(file), format=reader.NAME, missing=(*found.missing, *assumed))
 
 
 def _container(path: Path) -> str:

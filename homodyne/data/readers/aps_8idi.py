@@ -7,6 +7,7 @@ import numpy as np
 from homodyne.data.readers import hdf5
 from homodyne.data.readers.aps_u import numbered_bins, roi_statistics
 from homodyne.data.readers.catalog import Catalog
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def absent(file: "h5py.File") -> list[str]:
     return [path for path in (MAPS, Q_LIST) if hdf5.find(file, path) is None]
 
 
-def catalog(file: "h5py.File") -> Catalog:
+def catalog(file: "h5py.File", units: Units) -> Catalog:
     """List the maps of an 8-ID-I file; map k belongs to bin qphi_bin_to_process[k], counted from 1."""
     path = file.filename
     names, bins = numbered_bins(file, MAPS, "g2", BINS)
@@ -34,13 +35,16 @@ def catalog(file: "h5py.File") -> Catalog:
             f"{path}: {Q_LIST} has {q_list.size} and {PHI_LIST} {phi_list.size} values for bins "
             f"{bins.min()}..{bins.max()} of {BINS}; expected one value per bin, bins counted from 1."
         )
-    q, phi = q_list[bins - 1], phi_list[bins - 1]
+    q = q_list[bins - 1] * hdf5.factor(file, Q_LIST, "q", units)
+    phi = phi_list[bins - 1] * hdf5.factor(file, PHI_LIST, "phi", units)
     if not (np.isfinite(q).all() and np.isfinite(phi).all()):
         bad = bins[~(np.isfinite(q) & np.isfinite(phi))][0]
         raise DataError(f"{path}: bin {bad} has no finite q and phi in {Q_LIST} and {PHI_LIST}; expected numbers.")
     where = (PERIOD, "/xpcs/avg_frames", "/xpcs/stride_frames")
     parts = [hdf5.optional_scalar(file, one) for one in where]
     dt = None if any(one is None for one in parts) else float(np.prod(np.array(parts, dtype=np.float64)))
+    if dt is not None:
+        dt *= hdf5.factor(file, PERIOD, "frame_time", units)
     missing = [f"dt: {' * '.join(where)}"] if dt is None or dt <= 0 else []
     paths = [f"{MAPS}/{name}" for name in names]
     num_frames, read_map, map_file = hdf5.square_maps(file, paths)

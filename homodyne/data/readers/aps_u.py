@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from homodyne.data.checks import FloatArray
 from homodyne.data.readers import hdf5
 from homodyne.data.readers.catalog import Catalog
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,11 +29,11 @@ def absent(file: "h5py.File") -> list[str]:
     return [path for path in (MAPS, QMAP) if hdf5.find(file, path) is None]
 
 
-def catalog(file: "h5py.File") -> Catalog:
+def catalog(file: "h5py.File", units: Units) -> Catalog:
     """List the maps of an APS-U file."""
     names, bins = numbered_bins(file, MAPS, "c2", BINS)
-    q, phi, num_bins = _bin_positions(file, bins)
-    dt, dt_where, average = _frame_interval(file)
+    q, phi, num_bins = _bin_positions(file, bins, units)
+    dt, dt_where, average = _frame_interval(file, units)
     paths = [f"{MAPS}/{name}" for name in names]
     num_frames, read_map, map_file = hdf5.square_maps(file, paths)
     missing = [] if dt is not None else [f"dt: {dt_where}"]
@@ -82,7 +83,7 @@ def _numbered(file: "h5py.File", group: str, prefix: str) -> list[str]:
     return [found[k] for k in sorted(found)]
 
 
-def _bin_positions(file: "h5py.File", bins: NDArray[np.int64]) -> tuple[FloatArray, FloatArray, int]:
+def _bin_positions(file: "h5py.File", bins: NDArray[np.int64], units: Units) -> tuple[FloatArray, FloatArray, int]:
     """Return q (1/Å) and phi (degrees) of each processed bin, and the number of bins of the partition.
 
     Bins number the non-empty cells of the (q, phi) grid, so a bin reaches its cell through
@@ -105,29 +106,31 @@ def _bin_positions(file: "h5py.File", bins: NDArray[np.int64]) -> tuple[FloatArr
         )
     if np.any(bins < 1) or np.any(bins > cells.size) or np.unique(bins).size != bins.size:
         raise DataError(f"{path}: {BINS} holds {bins.min()}..{bins.max()}; expected distinct bins in 1..{cells.size}.")
-    factors = _grid_units(file)
+    factors = _grid_units(file, units)
     flat = cells[bins - 1]
     return q_list[flat // phi_list.size] * factors[0], phi_list[flat % phi_list.size] * factors[1], cells.size
 
 
-def _grid_units(file: "h5py.File") -> tuple[float, float]:
+def _grid_units(file: "h5py.File", units: Units) -> tuple[float, float]:
     """Factors to 1/Å and degrees; a partition in other coordinates than q and phi is refused."""
     path = file.filename
-    names, units = f"{QMAP}/map_names", f"{QMAP}/map_units"
+    names, listed = f"{QMAP}/map_names", f"{QMAP}/map_units"
     if hdf5.find(file, names) is not None:
         found = [name.lower() for name in hdf5.texts(file, names)]
         if found[:2] not in (["q", "phi"], ["q"]):
             raise DataError(f"{path}: {names} is {found}; expected a partition in q and phi.")
-    if hdf5.find(file, units) is None:
-        return 1.0, 1.0
-    stated = [*hdf5.texts(file, units), "", ""]
-    return (
-        hdf5.unit_factor(stated[0], hdf5.PER_ANGSTROM, f"{path}: {units} (q)"),
-        hdf5.unit_factor(stated[1], hdf5.DEGREES, f"{path}: {units} (phi)"),
-    )
+    stated = ["", ""] if hdf5.find(file, listed) is None else [*hdf5.texts(file, listed), "", ""]
+    factors = []
+    for k, quantity in enumerate(("q", "phi")):
+        where = f"{QMAP}/dynamic_v_list_dim{k}"
+        own = hdf5.stated_unit(file, where)
+        if stated[k] and own and units.factor(quantity, own, where) != units.factor(quantity, stated[k], listed):
+            raise DataError(f"{path}: {where} is in {own!r}, but {listed} says {stated[k]!r}; expected one unit.")
+        factors.append(units.factor(quantity, own or stated[k], f"{path}: {where if own else listed} ({quantity})"))
+    return factors[0], factors[1]
 
 
-def _frame_interval(file: "h5py.File") -> tuple[float | None, str, float]:
+def _frame_interval(file: "h5py.File", units: Units) -> tuple[float | None, str, float]:
     """Return dt = frame_time * avg_frame * stride_frame, where it was looked for, and avg_frame."""
     where = (FRAME_TIME, f"{CONFIG}/avg_frame", f"{CONFIG}/stride_frame")
     frame_time, average, stride = (hdf5.optional_scalar(file, path) for path in where)
@@ -140,7 +143,7 @@ def _frame_interval(file: "h5py.File") -> tuple[float | None, str, float]:
             f"{file.filename}: frame_time = {frame_time}, avg_frame = {average}, stride_frame = {stride}; "
             "expected positive numbers."
         )
-    return frame_time * hdf5.scale(file, FRAME_TIME, hdf5.SECONDS) * average * stride, looked, average
+    return frame_time * hdf5.factor(file, FRAME_TIME, "frame_time", units) * average * stride, looked, average
 
 
 def roi_statistics(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.readers.catalog import MapFile, ReadMap
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 from homodyne.reading import reading, require_budget
 
@@ -35,13 +36,6 @@ MOST_NUMBERS = 1_000_000
 
 MOST_PIXELS = 1 << 28
 """Most pixels of a detector image; the largest detectors have 2e7."""
-
-SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-PER_ANGSTROM = {
-    **dict.fromkeys(("1/a", "1/å", "1/angstrom", "a^-1", "å^-1", "å⁻¹", "a-1", "angstrom^-1", "inverse angstrom"), 1.0),
-    **dict.fromkeys(("1/nm", "nm^-1", "nm⁻¹", "nm-1"), 0.1),
-}
-DEGREES = {**dict.fromkeys(("deg", "degree", "degrees", "°"), 1.0), **dict.fromkeys(("rad", "radian"), 180 / np.pi)}
 
 
 @contextmanager
@@ -75,7 +69,10 @@ def unfinished(path: Path, error: OSError) -> str | None:
         )
     end = int.from_bytes(head[start + 2 * width : start + 3 * width], "little")
     if head.startswith(b"\x89HDF") and end > size:
-        return f"has {size} bytes, but says that it has {end}: it is still being written or copied, or was cut off"
+        return (
+            f"cannot be read: it has {size} bytes, but says that it has {end}; it is still being written or copied, or "
+            "was cut off"
+        )
     return None
 
 
@@ -235,22 +232,22 @@ def texts(file: "h5py.File", path: str, most: int = _MOST_TEXTS) -> list[str]:
         return [text(found[place], where) for place in np.ndindex(found.shape)]
 
 
-def unit_factor(units: str | None, known: dict[str, float], where: str) -> float:
-    """Return the factor to our unit; no unit stated means ours."""
-    if not units:
-        return 1.0
-    factor = known.get(units.strip().lower())
-    if factor is None:
-        raise DataError(f"{where} is in {units!r}; expected one of {', '.join(known)}.")
-    return factor
+def stated_unit(file: "h5py.File", path: str) -> str | None:
+    """Return the unit that the attributes of a dataset state: `units`, or `unit`, in any case."""
+    found = dataset(file, path)
+    with reading(f"{path} (attributes)"):
+        names = [name for name in found.attrs if name.strip().lower() in ("units", "unit")]
+        stated = {text(found.attrs[name], f"{path} (attribute {name})") for name in names} - {""}
+    if len(stated) > 1:
+        raise DataError(
+            f"{file.filename}: {path} is in {' and in '.join(map(repr, sorted(stated)))}; expected one unit."
+        )
+    return next(iter(stated), None)
 
 
-def scale(file: "h5py.File", path: str, known: dict[str, float]) -> float:
-    """Return the factor to our unit from the `units` attribute of a dataset."""
-    where = f"{path} (attribute units)"
-    with reading(where):
-        value = dataset(file, path).attrs.get("units")
-    return unit_factor(None if value is None else text(value, where), known, path)
+def factor(file: "h5py.File", path: str, quantity: str, units: Units) -> float:
+    """Return the factor to our unit of the numbers of a dataset; see `Units.factor`."""
+    return units.factor(quantity, stated_unit(file, path), f"{file.filename}: {path}")
 
 
 def shape_and_dtype(file: "h5py.File", path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -11,6 +11,7 @@ from homodyne.data.checks import MapArray, MapArrays
 from homodyne.data.readers import hdf5
 from homodyne.data.readers.catalog import Catalog, maps_of
 from homodyne.data.readers.npz import Members
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def absent(source: Source) -> list[str]:
     return [] if MARK in _fields(source).names else [MARK]
 
 
-def catalog(source: Source) -> Catalog:
+def catalog(source: Source, units: Units) -> Catalog:
     """List the maps of one of the package's own files."""
     fields = _fields(source)
     path = str(fields.path)
@@ -85,7 +86,9 @@ def catalog(source: Source) -> Catalog:
     if numbers.size != len(SCALARS) or frames.size != 2:
         raise DataError(f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 3 and 2.")
     gap, dt, age_origin = (float(x) for x in numbers)
-    extra = {name: fields.array(name, n_maps * n).astype(np.float64) if name in fields.names else None for name in OPTIONAL}
+    extra = {
+        name: fields.array(name, n_maps * n).astype(np.float64) if name in fields.names else None for name in OPTIONAL
+    }
     alive = fields.array("alive", n_maps * n) != 0
     for name, array in {**extra, "alive": alive}.items():
         expected = (n_maps, n) if name in ("diagonal", "alive") else (n_maps,)

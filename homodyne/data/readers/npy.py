@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from homodyne.data.checks import MapArray
 from homodyne.data.readers.catalog import Catalog, maps_of
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 
 NAME = "npy"
@@ -26,7 +27,7 @@ def absent(source: tuple[Path, NDArray[Any]]) -> list[str]:
     return []
 
 
-def catalog(source: tuple[Path, NDArray[Any]]) -> Catalog:
+def catalog(source: tuple[Path, NDArray[Any]], units: Units) -> Catalog:
     """List the maps of an array."""
     path, array = source
     cube = array[None] if array.ndim == 2 else array

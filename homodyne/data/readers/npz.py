@@ -1,6 +1,7 @@
 """NPZ files: members are checked by their headers and maps are read one at a time; nothing is unpickled.
 
-Layout: wavevector_q_list, phi_angles_list, t1, t2 (times in s) and c2_exp (n_phi, n, n).
+Layout: wavevector_q_list, phi_angles_list, t1, t2 and c2_exp (n_phi, n, n), in s, 1/Å and degrees unless the user says
+otherwise.
 """
 
 import zipfile
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.readers.catalog import Catalog
+from homodyne.data.units import Units
 from homodyne.errors import DataError
 from homodyne.reading import reading, require_budget
 
@@ -129,7 +131,7 @@ def absent(members: Members) -> list[str]:
     return [name for name in MEMBERS if name not in members.names]
 
 
-def catalog(members: Members) -> Catalog:
+def catalog(members: Members, units: Units) -> Catalog:
     """List the maps of an NPZ file with the arrays named in MEMBERS."""
     path = members.path
     shape = members.shape("c2_exp")
@@ -140,7 +142,10 @@ def catalog(members: Members) -> Catalog:
     q = checks.real_vector("wavevector_q_list", np.atleast_1d(members.array("wavevector_q_list", n_maps)))
     if q.size not in (1, n_maps):
         raise DataError(f"{path}: wavevector_q_list has {q.size} values; expected 1 or {n_maps}, one per map.")
-    dt, origin = _time_axis(path, members, n)
+    q = q * units.factor("q", None, f"{path}: wavevector_q_list")
+    phi = phi * units.factor("phi", None, f"{path}: phi_angles_list")
+    scale = units.factor("frame_time", None, f"{path}: t1 and t2")
+    dt, origin = (scale * time for time in _time_axis(path, members, n))
     return Catalog(
         num_maps=n_maps,
         num_frames=n,
@@ -167,7 +172,7 @@ def _time_axis(path: Path, members: Members, n: int) -> tuple[float, float]:
     dt = float(np.mean(steps)) if n > 1 else float(t1[0])
     if n < 2 or dt <= 0 or np.any(np.abs(steps - dt) > 1e-3 * dt) or t1[0] < 0:
         raise DataError(
-            f"{path}: t1 runs from {t1[0]} to {t1[-1]} s; expected uniform, increasing times from 0 or later."
+            f"{path}: t1 runs from {t1[0]} to {t1[-1]}; expected uniform, increasing times from 0 or later."
         )
     return dt, max(float(t1[0]) - dt, 0.0)
 

@@ -11,7 +11,9 @@ from homodyne.data.missing import upper_strips, zero_frames
 from homodyne.data.readers import hdf5
 from homodyne.data.readers.aps_u import roi_statistics
 from homodyne.data.readers.catalog import Catalog
+from homodyne.data.units import Units
 from homodyne.errors import DataError
+from homodyne.reading import reading
 
 if TYPE_CHECKING:
     import h5py
@@ -36,27 +38,27 @@ def _entry(file: "h5py.File") -> str | None:
     return None
 
 
-def catalog(file: "h5py.File") -> Catalog:
+def catalog(file: "h5py.File", units: Units) -> Catalog:
     """List the maps of an NXxpcs file; map number k belongs to region k + 1 of the masks."""
     path, entry = file.filename, _entry(file)
     where = f"{entry}/{MAPS}"
     mode, baseline, lower_left = _attributes(file, where)
     num_maps, num_frames, read_raw, map_raw, names = _STORAGE[mode](file, where)
     q_path, phi_path = (f"{entry}/{MASKS}/dynamic_{name}_list" for name in ("q", "phi"))
-    q = hdf5.vector(file, q_path) * hdf5.scale(file, q_path, hdf5.PER_ANGSTROM)
+    q = hdf5.vector(file, q_path) * hdf5.factor(file, q_path, "q", units)
     missing: list[str] = []
     phi = None
     if hdf5.find(file, phi_path) is None:
         missing.append(f"phi: {phi_path}")
     else:
-        phi = hdf5.vector(file, phi_path)
+        phi = hdf5.vector(file, phi_path) * hdf5.factor(file, phi_path, "phi", units)
     if q.size != num_maps or (phi is not None and phi.size != num_maps):
         raise DataError(
             f"{path}: {where} holds {num_maps} maps, but {q_path} {q.size} values"
             + ("" if phi is None else f" and {phi_path} {phi.size}")
             + "; expected one per map."
         )
-    dt, dt_where = _frame_time(file, f"{entry}/instrument")
+    dt, dt_where = _frame_time(file, f"{entry}/instrument", units)
     if dt is None:
         missing.append(f"dt: {dt_where}")
     pixels, _ = roi_statistics(
@@ -110,7 +112,7 @@ def _attributes(file: "h5py.File", where: str) -> tuple[str, int, bool]:
     """Return storage_mode, baseline_reference and whether time starts at the lower left."""
     found = hdf5.dataset(file, where)
     label = f"{file.filename}: {where} (attribute {{}})"
-    with hdf5.reading(label.format("list")):
+    with reading(label.format("list")):
         attributes = {
             name: found.attrs.get(name)
             for name in ("storage_mode", "baseline_reference", "time_origin_location", "populated_elements")
@@ -183,14 +185,14 @@ _STORAGE: dict[str, Callable[["h5py.File", str], Storage]] = {
 }
 
 
-def _frame_time(file: "h5py.File", instrument: str) -> tuple[float | None, str]:
+def _frame_time(file: "h5py.File", instrument: str, units: Units) -> tuple[float | None, str]:
     """Return frame_time of the detector in s, and where it was looked for."""
     found: dict[str, float] = {}
     for name in hdf5.group_names(file, instrument):
         where = f"{instrument}/{name}/frame_time"
         value = hdf5.optional_scalar(file, where)
         if value is not None:
-            found[where] = value * hdf5.scale(file, where, hdf5.SECONDS)
+            found[where] = value * hdf5.factor(file, where, "frame_time", units)
     if len(set(found.values())) > 1:
         raise DataError(f"{file.filename} holds different frame times: {found}; expected one detector.")
     if not found:
