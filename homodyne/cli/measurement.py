@@ -1,5 +1,6 @@
 """The options that select a measurement, shared by the commands that read one."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +59,7 @@ def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
 
     if wanted.file_path is None:
         raise ConfigError("experimental_data.file_path: missing; give the data file")
-    return load(
+    data = load(
         Path(wanted.file_path),
         q=wanted.q_selection,
         phi=wanted.phi_selection,
@@ -69,3 +70,6 @@ def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
         format=wanted.format,
         units=wanted.units,
     )
+    if "age" in data.source and wanted.frames is not None:
+        print(f"age: {data.source['age']}", file=sys.stderr)
+    return data

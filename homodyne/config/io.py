@@ -5,6 +5,7 @@ on the command line or in a call. What is read from a result or a store is loade
 a model that is not imported stays a word there, and `homodyne.config.physics.model_of` says what is missing.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -63,6 +64,8 @@ def load_config(
     data = _moved(_raw(source), name)
     for path, value in changes:
         _set(data, MOVED.get(path, path).split("."), _plain(value))
+    for keys in PATHS:
+        _anchor(data, keys, Path())
     try:
         return Config.model_validate(data, context={"importing": importing})
     except ValidationError as error:
@@ -154,11 +157,11 @@ def _moved(data: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _anchor(data: Any, keys: Sequence[str], folder: Path) -> None:
-    """Make a relative path in a configuration start at a folder."""
+    """Make a relative path in a configuration start at a folder, and one with a tilde at a home."""
     for key in keys[:-1]:
         data = data.get(key) if isinstance(data, dict) else None
     if isinstance(data, dict) and isinstance(data.get(keys[-1]), str):
-        data[keys[-1]] = str(folder / data[keys[-1]])
+        data[keys[-1]] = str(folder / os.path.expanduser(data[keys[-1]]))
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray, MapArrays, distinct_q, listed, maps_at_q
 from homodyne.data.mapping import release_pages
 from homodyne.data.missing import examine, sentences, upright
+from homodyne.data.plausibility import level, unusual
 from homodyne.data.readers import open_catalog
 from homodyne.data.readers.catalog import Angles, Catalog, Wavevectors, is_open, resolve_dt, select_phi, select_q
 from homodyne.data.twotime import (
@@ -55,9 +56,9 @@ def load(
         1 %; a tuple of two is a range. May be left out when the file holds one q only. For files without q: that of
         all maps, or a list with that of each.
     phi : tuple (low, high), list, or float, optional
-        A tuple is a range of angles in degrees, counter-clockwise from low to high; a list picks the nearest
-        angles (within 0.5 degrees), which every q has to have. All angles by default. A q that comes from a range or
-        from "all" is left out where it has no angle in the range. For files without angles: the angle of each map.
+        A tuple is a range of angles in degrees from low to high (350 to 370 goes through zero); a list picks the
+        nearest angles (within 0.5 degrees), which every q has to have. All angles by default. A q that comes from a
+        range or from "all" is left out where it has no angle in the range. For files without angles: the angle of each map.
     frames : (first, last), optional
         Frames, 1-based and inclusive. All by default.
     gap : float, optional
@@ -97,6 +98,15 @@ def load(
         chosen = slice(first - 1, last)
         maps = oriented(_maps(catalog, index, chosen), waves, directions)
         facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
+        if catalog.times is None:
+            facts["age"] = f"{times[0]:.6g} s at frame {catalog.first_frame + first - 1}"
+            if first > 1 and origin == catalog.age_origin:
+                skipped = catalog.age_origin + (first - 1) * interval
+                facts["age"] += (
+                    f": ages count from there (age_origin = {skipped:.6g}: from frame {catalog.first_frame})"
+                )
+            others = [f"{catalog.num_maps - index.size} other maps"] if index.size < catalog.num_maps else []
+            facts.update({"not used": "; ".join([*others, *catalog.unused])} if [*others, *catalog.unused] else {})
         place: dict[str, Any] = {"read": os.path.abspath(path), "format": catalog.format, "frames": [first - 1, last]}
         if units:
             place["units"] = dict(units)
@@ -264,6 +274,10 @@ class FileDescription:
         Per map at the suggested q.
     missing : tuple of str
         What the file does not state.
+    implausible : tuple of str
+        What is unusual; see `homodyne.data.plausibility`.
+    unused : tuple of str
+        What the file says beside the maps and is not used.
     """
 
     path: str
@@ -280,9 +294,12 @@ class FileDescription:
     mean_counts: FloatArray | None
     missing: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    implausible: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [
+            *(("WARNING", one) for one in self.implausible),
             ("file", self.path),
             ("format", self.format),
             ("maps", f"{self.num_maps} of {self.num_frames} x {self.num_frames} frames"),
@@ -304,7 +321,7 @@ class FileDescription:
                 kind, unit = (".0f", "per map") if name == "pixels" else (".4g", "per pixel and frame")
                 limits = dict.fromkeys(format(value, kind) for value in (values.min(), values.max()))
                 lines.append((name, f"{' to '.join(limits)} {unit}"))
-        lines += [("missing", one) for one in self.missing]
+        lines += [("missing", one) for one in self.missing] + [("not used", one) for one in self.unused]
         if self.q is not None and several:
             first, second, last = (f"{self.q[k]:.6g}" for k in (0, 1, -1))
             lines += [
@@ -339,7 +356,7 @@ def describe(
             pixels = np.ones(catalog.num_maps) if catalog.pixels is None else catalog.pixels
             best = max(range(present.size), key=lambda k: (counts[k], float(np.sum(pixels[at[k]])), -k))
             index, suggested = at[best], float(present[best])
-        bad, left_out = _bad_frames(catalog, index)
+        bad, left_out, levels = _bad_frames(catalog, index)
     return FileDescription(
         path=str(path),
         format=catalog.format,
@@ -354,17 +371,25 @@ def describe(
         pixels=None if catalog.pixels is None else catalog.pixels[index],
         mean_counts=None if catalog.mean_counts is None else catalog.mean_counts[index],
         missing=catalog.missing,
+        unused=catalog.unused,
         left_out=left_out,
+        implausible=(
+            *unusual("gap", catalog.gap),
+            *unusual("q", catalog.q),
+            *unusual("dt", catalog.dt),
+            *unusual("contrast", levels[:, 0] - levels[:, 1]),
+            *unusual("baseline", levels[:, 1]),
+        ),
     )
 
 
-def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Frames without data in every one of the maps, and what is left out of these."""
+def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[tuple[int, ...], tuple[str, ...], FloatArray]:
+    """Frames without data in every one of the maps, what is left out of these, and their levels (n, 2)."""
     n = catalog.num_frames
     in_file = None if catalog.map_file is None else catalog.map_file(index)
     if in_file is None:
         require_budget(4 * n * n, catalog.path, f"A map of {n} frames")
-    bad, left_out = np.ones(n, dtype=bool), []
+    bad, left_out, levels = np.ones(n, dtype=bool), [], []
     for k, number in enumerate(index):
         if in_file is None:
             one = np.empty((n, n), np.float32)
@@ -374,7 +399,8 @@ def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[tuple[int, .
         given = None if catalog.diagonal is None else catalog.diagonal[[number]]
         found = examine_maps((upright(one),), given, None if catalog.alive is None else catalog.alive[[number]])
         bad &= ~found.alive[0]
+        levels.append(level(found.c2[0], found.alive[0]))
         left_out += [replace(record, map=k) for record in found.left_out]
         release_pages(one)
     lines = sentences(left_out, index.size, catalog.first_frame)
-    return tuple(int(k) + catalog.first_frame for k in np.flatnonzero(bad)), tuple(lines)
+    return tuple(int(k) + catalog.first_frame for k in np.flatnonzero(bad)), tuple(lines), np.array(levels)

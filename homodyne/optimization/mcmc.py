@@ -7,6 +7,7 @@ one gives a result that can be used; the best answer that was seen is returned. 
 over all pairs.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ import numpy as np
 from homodyne.config.io import load_config
 from homodyne.config.schema import Config
 from homodyne.data.flat import from_arrays
+from homodyne.data.plausibility import implausible, unusual
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError, InputError
@@ -46,6 +48,8 @@ from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
 from homodyne.optimization.xpcs import XpcsModel, fit_shards
+
+logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Course = Callable[[], Exploration]
@@ -164,6 +168,9 @@ def fit(
 
 def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, clock: _Clock) -> MCMCResult:
     """Fit a problem; the arguments of `fit`, worked out."""
+    doubts = implausible(data, problem.maps.gap)
+    for one in doubts:
+        logger.warning(one)
     clock.mark("preparation")
     reduction = settings.reduction
     accuracy = Accuracy(reduction.order, reduction.tolerance)
@@ -177,6 +184,7 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
         progress=tell,
     )
     clock.mark("pilot fit")
+    doubts += _strain(pilot, data)
     report = noise_report(data, pilot, settings.speckle)
     tested = model_checks(pilot, report.noise)
     if widened:
@@ -213,7 +221,8 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
             "parameters, or raise optimization.nlsq.num_starts."
         )
         best = replace(best, certificate=replace(best.certificate, verdict=REFUSED, reason=reason))
-    facts = {
+    facts: dict[str, Any] = {
+        "implausible": doubts,
         "reduction": {
             "nodes": int(np.asarray(pilot.posterior.nodes.weight).any(axis=0).sum()),
             "pairs": pilot.posterior.nodes.num_points,
@@ -221,9 +230,22 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
             "error": error,
             "limit": reduction.max_error,
             "attempts": round_number,
-        }
+        },
     }
     return _result(best, tried, data, settings, pilot, report, trail, clock, facts, tell)
+
+
+def _strain(pilot: Pilot, data: TwoTimeData) -> list[str]:
+    """Warn of a shear rate at the mode that no sample has, before hours are spent; the sentences."""
+    rate = next((one for one in pilot.space.model.rates() if one.name == "gamma_dot"), None)
+    if rate is None:
+        return []
+    params = parameters_at(pilot.mode.z[None], pilot.posterior)
+    fastest = max(float(np.abs(np.asarray(rate.value(params, t))).max()) for t in data.t[[0, -1]])
+    found = unusual("shear rate times record", fastest * float(np.ptp(data.t)))
+    for one in found:
+        logger.warning(one)
+    return found
 
 
 def _best_attempt(
@@ -552,7 +574,7 @@ def _run(
         num_points=pilot.posterior.nodes.num_points,
         bad_frames=tuple(int(k) for k in data.bad_frames),
         facts=found,
-        warnings=(*pilot.notes, *(drawn.problems if drawn else ())),
+        warnings=(*facts["implausible"], *pilot.notes, *(drawn.problems if drawn else ())),
         timings=timings,
         noise_inflation=report.inflation,
     )

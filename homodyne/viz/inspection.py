@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from homodyne.data.twotime import TwoTimeData
 from homodyne.viz import maps
 from homodyne.viz.labels import NORMAL, SMALL, angle_text, new_figure, style_axes
-from homodyne.viz.model import spread_over
+from homodyne.viz.model import chosen_maps
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ def inspect_figure(data: TwoTimeData, max_cells: int = maps.MAX_CELLS) -> Figure
     The distance between the diagonal and its neighbours is the shot noise. Gray is what is no data: pairs, and whole
     frames; the legend says how many and why.
     """
-    shown = spread_over(np.argsort(np.lexsort((data.phi, data.q))).astype(float), MAX_MAPS)
+    shown = chosen_maps(data.q, data.phi, MAX_MAPS)
     names = [_name(data, k) for k in shown]
     uppers = [maps.measured_pairs(data, k) for k in shown]
     figure, top, above, left, right = _panels(len(shown), data.diagonal is not None)

@@ -56,5 +56,25 @@ def chosen_maps(q: Array, phi: Array, limit: int) -> list[int]:
     chosen = []
     for wave in shown:
         own = np.flatnonzero(q == wave)
-        chosen += [int(own[k]) for k in spread_over(phi[own], limit // shown.size)]
+        chosen += [int(own[k]) for k in spread_over_directions(phi[own], limit // shown.size)]
     return chosen
+
+
+def spread_over_directions(phi: Array, limit: int) -> list[int]:
+    """Positions of at most ``limit`` angles (degrees), in their order, that stand for all directions.
+
+    Directions are the same 180 degrees apart. The one nearest to 0 comes first, then always the one farthest from those
+    chosen: across the flow, the one nearest to 90 or -90 degrees, is the second.
+    """
+    apart = _between(phi, 0.0)
+    chosen = [int(np.argmin(apart))]
+    while len(chosen) < min(limit, phi.size):
+        apart = np.min([_between(phi, phi[k]) for k in chosen], axis=0)
+        apart[chosen] = -1.0
+        chosen.append(int(np.argmax(np.round(apart, 6))))
+    return sorted(chosen, key=lambda k: float(phi[k]))
+
+
+def _between(phi: Array, direction: float) -> Array:
+    """Angles between directions, 0 to 90 degrees."""
+    return np.asarray(np.abs((phi - direction + 90.0) % 180.0 - 90.0))

@@ -201,7 +201,7 @@ def test_maps_of_one_file_have_the_same_frames(aps_u):
         (None, [-30.0, 0.0, 90.0]),
         ((-30.0, 0.0), [-30.0, 0.0]),
         ((-1, 100), [0.0, 90.0]),
-        ((80, -20), [-30.0, 90.0]),  # counter-clockwise through 180
+        ((80, 340), [-30.0, 90.0]),
         ((320.0, 370.0), [-30.0, 0.0]),
         ([90.2, -30.0], [90.0, -30.0]),
         ([330.0], [-30.0]),
@@ -338,3 +338,59 @@ def test_only_the_selected_maps_are_read(aps_u):
     assert load(path, q=0.0054).num_maps == 3
     with pytest.raises(DataError, match="link to another file"):
         load(path, q=0.0071)
+
+
+def test_a_range_of_angles_does_not_turn_in_silence(aps_u):
+    with pytest.raises(DataError, match=r"180:0 degrees ends below its beginning. Give 0:180 .*, or 180:360 to go on"):
+        load(aps_u(), q=0.0054, phi=(180, 0))
+
+
+def test_the_pointer_of_the_file_decides(nxxpcs, aps_8idi):
+    def second(default):
+        def change(file):
+            file.copy("/entry", "/reprocessed")
+            file["/reprocessed/twotime/two_time_corr_func"][...] += 1
+            if default:
+                file.attrs["default"] = default
+
+        return change
+
+    first = load(nxxpcs(), q=0.005).c2[0][0, 1]
+    assert load(nxxpcs(change=second("reprocessed")), q=0.005).c2[0][0, 1] == pytest.approx(first + 1)
+    data = load(nxxpcs(change=second("entry")), q=0.005)
+    assert data.c2[0][0, 1] == first
+    assert data.source["not used"] == "1 other maps; results in /reprocessed (@default names /entry)"
+    with pytest.raises(DataError, match="several results, /entry, /reprocessed, and @default, .* is missing"):
+        load(nxxpcs(change=second(None)), q=0.005)
+
+    def again(pointer):
+        def change(file):
+            file.copy("/exchange", "/exchange_1")
+            for one in file["/exchange_1/C2T_all"].values():
+                one[...] += 1
+            if pointer:
+                file["/xpcs/output_data"] = pointer
+
+        return change
+
+    first = load(aps_8idi(), q=0.01).c2[0][0, 1]
+    assert load(aps_8idi(again("/exchange_1")), q=0.01).c2[0][0, 1] == pytest.approx(first + 1)
+    assert load(aps_8idi(again("/exchange")), q=0.01).c2[0][0, 1] == first
+    with pytest.raises(DataError, match="several results, /exchange, /exchange_1, and /xpcs/output_data"):
+        load(aps_8idi(again(None)), q=0.01)
+
+
+def test_what_is_not_used_is_listed(aps_u, npz, tmp_path):
+    def change(file):
+        file["/xpcs/twotime/config/begin_frame"][...] = 101
+        file["/xpcs/multitau/normalized_g2"] = np.ones(3)
+
+    listed = describe(aps_u(change=change)).unused
+    assert listed[0].startswith("begin_frame = 101: the maps begin at that frame of the record, and ages with them")
+    assert listed[1] == "multi-tau results in /xpcs/multitau"
+    assert "begin_frame = 101" in load(aps_u(change=change), q=0.004).source["not used"]
+    assert describe(npz(mask=np.ones(3))).unused == ("arrays mask",)
+    with h5py.File(tmp_path / "g2.h5", "w") as file:
+        file["/xpcs/multitau/normalized_g2"] = np.ones(3)
+    with pytest.raises(DataError, match=r"It holds g2 \(/xpcs/multitau\), averages over time"):
+        load(tmp_path / "g2.h5")

@@ -9,7 +9,7 @@ import pytest
 from homodyne.optimization.cmc.curves import g_of
 from homodyne.viz import maps
 from homodyne.viz.labels import new_figure
-from homodyne.viz.model import best_draw, chosen_maps, noise_sd, spread_over
+from homodyne.viz.model import best_draw, chosen_maps, noise_sd, spread_over, spread_over_directions
 
 
 def slow_panels(example, k, step):
@@ -106,7 +106,7 @@ def test_figure_shares_scales_and_names_what_it_shows(laminar):
     limits = [ax.images[0].get_clim() for ax in panels]
     assert len(set(limits[:12])) == 1
     assert set(limits[12:]) == {(-4.0, 4.0)}
-    shown = spread_over(laminar.data.phi, 6)
+    shown = spread_over_directions(laminar.data.phi, 6)
     for ax, angle in zip(panels[:6], shown, strict=True):
         expected = maps.measured_pairs(laminar.data, angle)
         upper = np.triu_indices(50, 1)
@@ -129,9 +129,19 @@ def test_spread_over():
     assert spread_over(phi, 1) == [3]
 
 
+def test_directions_along_and_across_the_flow_are_shown():
+    phi = np.arange(8) * 22.5
+    assert phi[spread_over_directions(phi, 4)].tolist() == [0.0, 45.0, 90.0, 135.0]
+    assert phi[spread_over_directions(phi, 2)].tolist() == [0.0, 90.0]
+    phi = np.linspace(-95.0, 95.0, 20)
+    assert {-85.0, -5.0, 5.0, 85.0} & set(phi[spread_over_directions(phi, 3)].round().tolist())
+    assert abs(phi[spread_over_directions(phi, 3)]).max() > 84
+    assert spread_over_directions(phi, 99) == list(range(20))
+
+
 def test_chosen_maps():
     phi = np.array([90.0, 0.0, 45.0, -90.0, 10.0])
-    assert chosen_maps(np.full(5, 0.01), phi, 3) == [3, 4, 0]
+    assert chosen_maps(np.full(5, 0.01), phi, 3) == [1, 2, 0]
     assert chosen_maps(np.array([0.3, 0.1, 0.2, 0.5, 0.4]), phi, 3) == [1, 0, 3]
     q, phi = np.repeat([0.1, 0.2, 0.3, 0.4], 3), np.tile([0.0, 90.0, 45.0], 4)
     assert chosen_maps(q, phi, 6) == [0, 1, 6, 7, 9, 10]  # three of four wave vectors, the ends of the angles

@@ -31,6 +31,9 @@ LAYOUTS: tuple[tuple[str, Any], ...] = (
 what marks the layout and is not in an open file, and ``catalog(source, units)`` lists its maps.
 """
 
+AVERAGES = ("/xpcs/multitau", "/exchange/norm-0-g2", "/entry/data/g2", "/entry/data_0/g2")
+"""Where files hold g2 without two-time maps."""
+
 _OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
     "HDF5": hdf5.open_hdf5,
     "NPZ": npz.open_npz,
@@ -67,11 +70,15 @@ def open_catalog(
             lacking = {reader.NAME: reader.absent(opened) for reader in candidates}
             complete = [reader for reader in candidates if not lacking[reader.NAME]]
             listed = _listed(complete[0], opened, file, Units(units)) if complete else None
+            averages = next((one for one in AVERAGES if container == "HDF5" and hdf5.find(opened, one) is not None), "")
         if listed is not None:
             yield listed
             return
+    only = (
+        f" It holds g2 ({averages}), averages over time, from which a two-time fit cannot be made." if averages else ""
+    )
     raise DataError(
-        f"{file} is {container} of a layout that is not known. Looked for "
+        f"{file} is {container} of a layout that is not known.{only} Looked for "
         + "; ".join(f"{name}: {', '.join(paths)} (missing)" for name, paths in lacking.items())
         + "."
     )

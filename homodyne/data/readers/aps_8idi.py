@@ -1,5 +1,6 @@
 """APS 8-ID-I results from before the upgrade: /exchange/C2T_all and /xpcs."""
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 NAME = "aps-8idi"
 MAPS = "/exchange/C2T_all"
+POINTER = "/xpcs/output_data"
 BINS = "/xpcs/qphi_bin_to_process"
 Q_LIST, PHI_LIST = "/xpcs/dqlist", "/xpcs/dphilist"
 PERIOD = "/measurement/instrument/detector/exposure_period"
@@ -22,13 +24,22 @@ PERIOD = "/measurement/instrument/detector/exposure_period"
 
 def absent(file: "h5py.File") -> list[str]:
     """Paths that mark this layout and are not in the file."""
-    return [path for path in (MAPS, Q_LIST) if hdf5.find(file, path) is None]
+    lists = [path for path in (Q_LIST,) if hdf5.find(file, path) is None]
+    return lists if _results(file) else [MAPS, *lists]
+
+
+def _results(file: "h5py.File") -> list[str]:
+    """Groups /exchange, /exchange_1, ... that hold two-time maps."""
+    names = [f"/{name}" for name in hdf5.group_names(file, "/") if re.fullmatch(r"exchange(_\d+)?", name)]
+    return [name for name in names if hdf5.find(file, f"{name}/C2T_all") is not None]
 
 
 def catalog(file: "h5py.File", units: Units) -> Catalog:
     """List the maps of an 8-ID-I file; map k belongs to bin qphi_bin_to_process[k], counted from 1."""
     path = file.filename
-    names, bins = numbered_bins(file, MAPS, "g2", BINS)
+    group, unused = hdf5.named(file, POINTER, _results(file))
+    maps = f"{group}/C2T_all"
+    names, bins = numbered_bins(file, maps, "g2", BINS)
     q_list, phi_list = (hdf5.vector(file, where, finite=False) for where in (Q_LIST, PHI_LIST))
     if q_list.size != phi_list.size or bins.min() < 1 or bins.max() > q_list.size:
         raise DataError(
@@ -46,7 +57,7 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
     if dt is not None:
         dt *= hdf5.factor(file, PERIOD, "frame_time", units)
     missing = [f"dt: {' * '.join(where)}"] if dt is None or dt <= 0 else []
-    paths = [f"{MAPS}/{name}" for name in names]
+    paths = [f"{maps}/{name}" for name in names]
     num_frames, read_map, map_file = hdf5.square_maps(file, paths)
     pixels, _ = roi_statistics(file, "/xpcs/dqmap", "/xpcs/mask", None, q_list.size, missing)
 
@@ -61,6 +72,7 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
         dt_where=" * ".join(where),
         pixels=None if pixels is None else pixels[bins - 1],
         names=tuple(names),
-        facts={"maps": MAPS, "q and phi": f"{Q_LIST}, {PHI_LIST}"},
+        facts={"maps": maps, "q and phi": f"{Q_LIST}, {PHI_LIST}"},
         missing=tuple(missing),
+        unused=unused,
     )

@@ -53,7 +53,18 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
         names=tuple(names),
         facts={"maps": MAPS, "q and phi": f"{QMAP}/dynamic_index_mapping"},
         missing=tuple(missing),
+        unused=tuple(_unused(file)),
     )
+
+
+def _unused(file: "h5py.File") -> list[str]:
+    """What the file says beside the maps."""
+    begin = hdf5.optional_scalar(file, f"{CONFIG}/begin_frame")
+    late = begin is not None and begin > 1
+    lines = [
+        f"begin_frame = {begin:g}: the maps begin at that frame of the record, and ages with them (age_origin)"
+    ] * late
+    return lines + ["multi-tau results in /xpcs/multitau"] * (hdf5.find(file, "/xpcs/multitau") is not None)
 
 
 def numbered_bins(file: "h5py.File", maps: str, prefix: str, bins: str) -> tuple[list[str], NDArray[np.int64]]:

@@ -75,8 +75,8 @@ class Catalog:
         Frames that are used, when the file says so.
     names : tuple of str
         Name of each map inside the file.
-    facts, missing : mapping, tuple
-        What was found where; what was looked for in vain.
+    facts, missing, unused : mapping, tuple, tuple
+        What was found where; what was looked for in vain; what the file says beside and is not used.
     path, format : str
         File and name of its layout, which `open_catalog` adds.
     """
@@ -100,6 +100,7 @@ class Catalog:
     names: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     path: str = ""
     format: str = ""
 
@@ -181,7 +182,12 @@ def select_phi(phi: FloatArray, wanted: Angles, q: float) -> NDArray[np.intp]:
         return np.arange(phi.size)
     if _is_range(wanted):
         low, high = (real_scalar("phi", w, "degrees", positive=False) for w in wanted)
-        width = high - low if high - low >= 360 else (high - low) % 360.0
+        if low > high:
+            raise DataError(
+                f"phi = {low:g}:{high:g} degrees ends below its beginning. Give {high:g}:{low:g} for the angles "
+                f"between, or {low:g}:{high + 360 * np.ceil((low - high) / 360):g} to go on beyond 360 degrees."
+            )
+        width = high - low
         return np.flatnonzero((phi - low + 1e-9) % 360.0 <= width + 2e-9)
     chosen = []
     for value in np.atleast_1d(np.asarray(wanted)):

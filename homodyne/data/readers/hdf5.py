@@ -140,6 +140,38 @@ def group_names(file: "h5py.File", path: str) -> list[str]:
         return [str(name) for name in found]
 
 
+def named(file: "h5py.File", pointer: str, candidates: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+    """Return which of several groups holds the answer, and a note on the others.
+
+    Parameters
+    ----------
+    pointer : str
+        Path of the dataset, or of the attribute of the root after "@", in which the file names one of them.
+    candidates : sequence of str
+        Their paths.
+
+    Raises
+    ------
+    DataError
+        There are several, and the file names none.
+    """
+    if len(candidates) <= 1:
+        return next(iter(candidates), None), ()
+    with reading(f"{file.filename}: {pointer}"):
+        if pointer.startswith("@"):
+            stated = [text(file.attrs[pointer[1:]], pointer)] if pointer[1:] in file.attrs else []
+        else:
+            stated = texts(file, pointer, 1) if find(file, pointer) is not None else []
+    chosen = [one for one in candidates if one.strip("/") in [name.strip("/") for name in stated]]
+    if not chosen:
+        raise DataError(
+            f"{file.filename} holds several results, {', '.join(candidates)}, and {pointer}, which would name one of "
+            f"them, is {stated[0] if stated else 'missing'}. Copy the one that is meant into a file of its own, or set "
+            f"{pointer} in a copy."
+        )
+    return chosen[0], tuple(f"results in {one} ({pointer} names {chosen[0]})" for one in candidates if one != chosen[0])
+
+
 def numbers(file: "h5py.File", path: str, most: int = MOST_NUMBERS, *, kinds: str = "fiu") -> NDArray[Any]:
     """Read a numeric dataset of any shape after checking its type, and that it has at most so many numbers."""
     found = dataset(file, path)

@@ -146,6 +146,7 @@ def catalog(members: Members, units: Units) -> Catalog:
     phi = phi * units.factor("phi", None, f"{path}: phi_angles_list")
     scale = units.factor("frame_time", None, f"{path}: t1 and t2")
     dt, origin = (scale * time for time in _time_axis(path, members, n))
+    others = [name for name in members.names if name not in MEMBERS]
     return Catalog(
         num_maps=n_maps,
         num_frames=n,
@@ -157,6 +158,7 @@ def catalog(members: Members, units: Units) -> Catalog:
         age_origin=origin,
         facts={"maps": "c2_exp", "q and phi": "wavevector_q_list, phi_angles_list", "first time": f"{origin + dt:g} s"},
         missing=("pixels per bin", "mean counts per pixel and frame"),
+        unused=(f"arrays {', '.join(others)}",) if others else (),
     )
 
 

@@ -25,22 +25,24 @@ MASKS = "instrument/masks"
 
 def absent(file: "h5py.File") -> list[str]:
     """Paths that mark this layout and are not in the file."""
-    return [] if _entry(file) else ["/entry/definition = NXxpcs", f"/entry/{MAPS}"]
+    return [] if _entries(file) else ["/entry/definition = NXxpcs", f"/entry/{MAPS}"]
 
 
-def _entry(file: "h5py.File") -> str | None:
-    """Return the path of the first entry that says it is NXxpcs and holds two-time maps."""
+def _entries(file: "h5py.File") -> list[str]:
+    """Paths of the entries that say they are NXxpcs and hold two-time maps."""
+    found = []
     for name in hdf5.group_names(file, "/"):
         if hdf5.find(file, f"/{name}/{MAPS}") is None or hdf5.find(file, f"/{name}/definition") is None:
             continue
         if hdf5.texts(file, f"/{name}/definition")[:1] == ["NXxpcs"]:
-            return f"/{name}"
-    return None
+            found.append(f"/{name}")
+    return found
 
 
 def catalog(file: "h5py.File", units: Units) -> Catalog:
     """List the maps of an NXxpcs file; map number k belongs to region k + 1 of the masks."""
-    path, entry = file.filename, _entry(file)
+    path = file.filename
+    entry, unused = hdf5.named(file, "@default", _entries(file))
     where = f"{entry}/{MAPS}"
     mode, baseline, lower_left = _attributes(file, where)
     num_maps, num_frames, read_raw, map_raw, names = _STORAGE[mode](file, where)
@@ -94,6 +96,7 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
         names=names,
         facts={"maps": where, "storage_mode": mode, "baseline_reference": str(baseline), "q": q_path, "phi": phi_path},
         missing=tuple(missing),
+        unused=unused,
     )
 
 

@@ -112,12 +112,14 @@ class SummaryTable:
 def summarise(result: "MCMCResult") -> SummaryTable:
     """Table of all parameters of ``result``, fixed ones included, under its verdict."""
     reason = "no certificate was computed" if result.certificate is None else result.certificate.reason
-    warnings = [str(text) for text in result.diagnostics.get("warnings") or ()]
+    first = result.diagnostics.get("implausible") or ()
+    warnings = [str(text) for text in result.diagnostics.get("warnings") or () if text not in first]
     unknown = result.missing_model if result.t is not None else ""
     rates = () if result.t is None or unknown else middle_rates(result)
     notes = (*warnings, unknown) if unknown else tuple(warnings)
+    doubts = [f"WARNING: {line}" for line in first]
     left_out = [f"left out: {line}" for line in result.diagnostics.get("left_out") or ()]
-    facts = "\n".join(filter(None, [run_facts(result), *left_out, _reduction(result)]))
+    facts = "\n".join(filter(None, [*doubts, run_facts(result), *left_out, _reduction(result)]))
     shares = (result.diagnostics.get("prior") or {}).get("shares") or {}
     undetermined = tuple(name for name in result.parameter_names if shares.get(name, 0.0) > HELD)
     return SummaryTable(result.verdict, reason, facts, tuple(_rows(result)), notes, belief(result), rates, undetermined)
