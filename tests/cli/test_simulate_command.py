@@ -130,3 +130,19 @@ def test_many_wavevectors_from_the_command_line(homodyne, tmp_path):
     outcome = homodyne("inspect", "run.h5", "--phi", "0")
     assert outcome.code == 2
     assert "(0.004:0.008), or all" in outcome.err
+
+
+def test_inspect_takes_units_and_says_where_ages_begin(homodyne):
+    homodyne("simulate", "run.h5", "--frames", 20, "--angles", 2)
+    with h5py.File("run.h5", "r+") as file:
+        file["/entry/instrument/detector_1/frame_time"][...] = 100.0
+        file["/entry/instrument/detector_1/frame_time"].attrs["units"] = "ticks"
+    refused = homodyne("inspect", "run.h5")
+    assert refused.code == 2
+    assert "'ticks', which is no unit of frame_time" in refused.err
+    assert "(--unit frame_time=ms)" in refused.err
+    outcome = homodyne("inspect", "run.h5", "--unit", "frame_time=ms", "--frames", "11:20")
+    assert outcome.code == 0, outcome.err
+    assert "dt          0.1 s" in outcome.out
+    assert "age: 0.1 s at frame 11: ages count from there (age_origin = 1: from frame 1)" in outcome.err
+    assert "expected QUANTITY=UNIT" in homodyne("inspect", "run.h5", "--unit", "ms").err

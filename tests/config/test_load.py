@@ -276,3 +276,13 @@ def test_a_registered_backend_can_be_named(monkeypatch):
         load_config(None, [change])
     backends.register_backend("mine", BACKENDS["sequential"])
     assert load_config(None, [change]).optimization.cmc.backend.name == "mine"
+
+
+def test_a_tilde_is_a_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (tmp_path / "run.yaml").write_text("experimental_data: {file_path: ~/run.h5}\noutput: {directory: out}\n")
+    config = load_config(tmp_path / "run.yaml", ["reduction.store=~/kept"])
+    assert config.experimental_data.file_path == "/home/somebody/run.h5"
+    assert config.reduction.store == "/home/somebody/kept"
+    assert config.output.directory == str(tmp_path / "out")
+    assert load_config({"output": {"directory": "plain"}}).output.directory == "plain"

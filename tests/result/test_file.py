@@ -109,7 +109,7 @@ def test_missing_and_foreign_files(tmp_path):
         with pytest.raises(InputError, match=r"foreign\.nc.*checksum"):
             load_result(tmp_path / "foreign.nc")
         (tmp_path / "foreign.nc").write_bytes(seal(content))
-        with pytest.raises(InputError, match=r"foreign\.nc.*not written by homodyne"):
+        with pytest.raises(InputError, match=r"foreign\.nc.*its content cannot be read"):
             load_result(tmp_path / "foreign.nc")
 
 
