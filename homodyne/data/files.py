@@ -58,7 +58,7 @@ def load(
     phi : tuple (low, high), list, or float, optional
         A tuple is a range of angles in degrees from low to high (350 to 370 goes through zero); a list picks the
         nearest angles (within 0.5 degrees), which every q has to have. All angles by default. A q that comes from a
-        range or from "all" is left out where it has no angle in the range. Without angles in the file: that of each map.
+        range or from "all" is left out where it has no angle in the range. For files without angles: that of each map.
     frames : (first, last), optional
         Frames, 1-based and inclusive. All by default.
     gap : float, optional

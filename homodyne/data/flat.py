@@ -230,7 +230,7 @@ def _put(
     """Write values into an array of NaN; a place that is taken must hold the same value."""
     before = target[index]
     _require_agreement(np.where(np.isnan(before), value, before), value, index, times, labels)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         target[index] = value
     _require_agreement(target[index], value, index, times, labels)
 

@@ -291,7 +291,7 @@ def as_float32(cube: NDArray[np.floating]) -> MapArray:
         return np.asanyarray(cube)
     checks.require_memory(4 * cube.size, "A float32 copy of the maps", "Select fewer maps or frames.")
     maps = np.empty(cube.shape, np.float32)
-    with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported as such
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinite and is reported as such
         for k, one in enumerate(each_map(cube)):
             maps[k] = one
     return maps

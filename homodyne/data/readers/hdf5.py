@@ -335,7 +335,7 @@ def read_block(found: "h5py.Dataset", selection: Any, out: MapArray, where: str)
     """Read part of a dataset straight into a float32 array."""
     with reading(where):
         _require_readable(found, where, 4 * out.size)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             found.read_direct(out, selection)
 
 

@@ -38,7 +38,7 @@ def catalog(source: tuple[Path, NDArray[Any]], units: Units) -> Catalog:
         )
 
     def read_map(index: int, frames: slice, out: MapArray) -> None:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             out[:] = cube[index, frames, frames]
 
     return Catalog(

@@ -107,7 +107,7 @@ class Members:
                 )
             row_bytes = shape[1] * dtype.itemsize
             member.stream.seek(member.start + (index * shape[1] + frames.start) * row_bytes)
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 for row in out:
                     row[:] = np.frombuffer(member.stream.read(row_bytes), dtype)[frames]
 
