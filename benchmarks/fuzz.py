@@ -3,8 +3,8 @@
     python benchmarks/fuzz.py [ROUNDS] [SEED]
 
 Each round damages one file and loads it in a process of its own, which an alarm ends where it hangs. Not part of the
-tests: what is found becomes one. Signals (SIGSEGV, SIGALRM) are those of the HDF5 library: strings of variable length in
-a damaged heap make it crash or loop.
+tests: what is found becomes one. Signals (SIGSEGV, SIGALRM) are those of the HDF5 library: strings of variable length
+in a damaged heap make it crash or loop.
 """
 
 import os
