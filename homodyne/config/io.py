@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from homodyne.config import yaml
 from homodyne.config.problems import describe_problems
 from homodyne.config.schema import Config, ModelConfig, ParameterConfig, ParametersConfig, known_model
-from homodyne.errors import ConfigError
+from homodyne.errors import ConfigError, InputError
+from homodyne.physics.model import CorrelationModel, find_model_class
 
-MOVED = {"shear_convention": "model.shear_convention"}
-"""Keys that are read at the top of a configuration, and where they stand in one that is written."""
+SPELLINGS = {"shear_convention": "model.shear_convention", "cmc": "optimization.cmc", "mcmc": "optimization.mcmc"}
+"""Other places at which a key or section is read, and where it stands in a configuration that is written."""
 
 PATHS = (
     ("experimental_data", "file_path"),
@@ -36,8 +37,11 @@ def load_config(
     overrides: Iterable[str | tuple[str, Any]] = (),
     *,
     importing: bool = True,
+    spellings: Mapping[str, str] | None = None,
 ) -> Config:
     """Read and check a configuration.
+
+    What stands at two places (`SPELLINGS`, and other names of parameters) is merged key by key.
 
     Parameters
     ----------
@@ -51,26 +55,37 @@ def load_config(
         Whether the model ``module:Class`` of `analysis_mode` is imported. False for what comes from a result or a
         store, whoever made that: a model that is not registered or imported already is kept as a word, and its options
         and the names of its parameters are not checked.
+    spellings
+        Further ones, which come before `SPELLINGS`.
 
     Raises
     ------
     ConfigError
-        Naming every problem at once: path of the key, value given, what was expected.
+        Naming every problem at once: path of the key, value given, what was expected; two values of one key, too.
     """
     name = str(source) if isinstance(source, (str, Path)) else "the configuration"
     changes = [_parse_override(change) if isinstance(change, str) else change for change in overrides]
     if isinstance(source, Config) and not changes:
         return source
-    data = _moved(_raw(source), name)
+    data = _raw(source)
+    mode = dict(changes).get("analysis_mode", data.get("analysis_mode", Config().analysis_mode))
+    model = _model_of_name(mode, data.get("model"), importing)
+    others = SPELLINGS | dict(spellings or {}) | _other_names(model)
+    contradictions = [text for old, new in others.items() for text in _move(data, old.split("."), new.split("."))]
+    if isinstance(source, (str, Path)):
+        for keys in PATHS:
+            _anchor(data, keys, Path(source).parent)
     for path, value in changes:
-        _set(data, MOVED.get(path, path).split("."), _plain(value))
+        _set(data, _usual(path, others).split("."), _plain(value))
     for keys in PATHS:
         _anchor(data, keys, Path())
     try:
-        return Config.model_validate(data, context={"importing": importing})
+        config = Config.model_validate(data, context={"importing": importing})
     except ValidationError as error:
-        model = known_model(data.get("analysis_mode", Config().analysis_mode))  # of its default options
-        raise ConfigError(describe_problems(error, name, model)) from None
+        raise ConfigError(describe_problems(error, name, known_model(mode), contradictions)) from None
+    if contradictions:
+        raise ConfigError(describe_problems(None, name, None, contradictions))
+    return config
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
@@ -132,28 +147,59 @@ def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, An
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values (YAML), found {type(data).__name__}")
-    for keys in PATHS:
-        _anchor(data, keys, path.parent)
     return data
 
 
-def _moved(data: dict[str, Any], name: str) -> dict[str, Any]:
-    """Put values of keys that have moved where these stand now.
+def _model_of_name(name: Any, options: Any, importing: bool) -> CorrelationModel | None:
+    """Model whose other names of parameters are read; None where validation is going to say what is wrong."""
+    try:
+        find_model_class(str(name), importing=importing)
+    except InputError:
+        return None
+    return known_model(name, options if isinstance(options, Mapping) else None)
 
-    Raises
-    ------
-    ConfigError
-        Both places have a value, and these differ.
-    """
-    for old, new in MOVED.items():
-        section, _, key = new.partition(".")
-        options = data.get(section, {})
-        if old in data and isinstance(options, dict):
-            value = data.pop(old)
-            if options.get(key, value) != value:
-                raise ConfigError(f"{name}: {old} is {value!r} and {new} is {options[key]!r}: keep the second alone")
-            data[section] = {**options, key: value}
-    return data
+
+def _other_names(model: CorrelationModel | None) -> dict[str, str]:
+    """Spellings of the parameters of a model."""
+    parameters = () if model is None else model.parameters
+    return {f"parameters.{alias}": f"parameters.{one.name}" for one in parameters for alias in one.aliases}
+
+
+def _usual(path: str, spellings: Mapping[str, str]) -> str:
+    """Dotted path at its usual place."""
+    for old, new in spellings.items():
+        if path == old or path.startswith(f"{old}."):
+            return new + path.removeprefix(old)
+    return path
+
+
+def _move(data: dict[str, Any], old: list[str], new: list[str]) -> list[str]:
+    """Merge what stands at one place into another, key by key; a sentence for each key with two values."""
+    source, target = _section(data, old[:-1]), _section(data, new[:-1], make=old[0] in data)
+    if source is None or target is None or old[-1] not in source:
+        return []
+    return _merge(source.pop(old[-1]), target, new[-1], ".".join(old), ".".join(new))
+
+
+def _section(data: Any, keys: list[str], *, make: bool = False) -> dict[str, Any] | None:
+    """A nested section, which may be made; None where there is something else, or nothing."""
+    for key in keys:
+        if make:
+            data.setdefault(key, {})
+        data = data.get(key)
+        if not isinstance(data, dict):
+            return None
+    return data if isinstance(data, dict) else None
+
+
+def _merge(value: Any, target: dict[str, Any], key: str, old: str, new: str) -> list[str]:
+    if key not in target:
+        target[key] = value
+        return []
+    there = target[key]
+    if isinstance(value, dict) and isinstance(there, dict):
+        return [text for name in value for text in _merge(value[name], there, name, f"{old}.{name}", f"{new}.{name}")]
+    return [] if value == there else [f"{old} is {value!r} and {new} is {there!r}: keep the second alone"]
 
 
 def _anchor(data: Any, keys: Sequence[str], folder: Path) -> None:

@@ -13,7 +13,19 @@ from homodyne.physics.model import MODELS, CorrelationModel, find_model
 MOST_ELSEWHERE = 2  # sections that may know a key of one name for it to be suggested
 
 
-def describe_problems(error: ValidationError, source: str, model: CorrelationModel | None = None) -> str:
+FOREIGN = {
+    "advanced": "every number is float64 here, and there is nothing else to choose: remove it",
+    "pbs": "what jobs are given stands in optimization.cmc.backend.jobs (account, queue, walltime, cpus, memory_gb, "
+    "select), and optimization.cmc.backend.name is pbs",
+    "slurm": "what jobs are given stands in optimization.cmc.backend.jobs (account, queue, walltime, cpus, memory_gb), "
+    "and optimization.cmc.backend.name is slurm",
+}
+"""Sections of the developer guide that are none here, and what to write instead."""
+
+
+def describe_problems(
+    error: ValidationError | None, source: str, model: CorrelationModel | None = None, more: Sequence[str] = ()
+) -> str:
     """Tell every problem of a configuration, one per line: dotted path, value, what was expected.
 
     Parameters
@@ -24,8 +36,11 @@ def describe_problems(error: ValidationError, source: str, model: CorrelationMod
         What to call the configuration.
     model
         its model, None when that is not known.
+    more
+        Further problems.
     """
-    lines = [_describe(problem, model) for problem in error.errors(include_url=False)]
+    found = error.errors(include_url=False) if error else []
+    lines = [*(_describe(problem, model) for problem in found), *more]
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
     return "\n  ".join([f"{count} in {source}:", *lines])
 
@@ -61,6 +76,9 @@ def _describe(problem: Mapping[str, Any], model: CorrelationModel | None) -> str
 def _unknown(path: str, siblings: Sequence[str], model: CorrelationModel | None) -> str:
     """Say that a key is unknown, and which one was probably meant, or else which are known."""
     parent, _, name = path.rpartition(".")
+    foreign = next((FOREIGN[part] for part in path.split(".") if part in FOREIGN), "")
+    if foreign and parent not in _OF_MODEL:
+        return f"{path}: unknown key; {foreign}"
     if model is None or parent not in _OF_MODEL:
         return f"{path}: unknown key; {_nearest(path, siblings, model) or 'known here: ' + ', '.join(siblings)}"
     has = f"{model.name} has {', '.join(siblings) or 'none'}"

@@ -5,6 +5,7 @@ its options, and `parameters`; `keys_of` lists the keys of every section. `homod
 YAML; unknown keys are refused there with the nearest known key named.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from math import isfinite
@@ -28,20 +29,18 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from homodyne.backend_registry import find_backend
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Parameter, find_model, find_model_class
 
 COMBINATION_ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
 
-BACKEND_NAMES = {
-    "auto", "dask", "executor", "multiprocessing", "parsl", "pbs", "pjit", "ray", "sequential", "slurm", "torque",
-}  # fmt: skip
-"""Names that a configuration may give as backend; `register_backend` adds to them."""
 
-
-def _known_backend(name: str) -> str:
-    if name not in BACKEND_NAMES:
-        raise ValueError(f"expected one of {', '.join(sorted(BACKEND_NAMES))}")
+def _known_backend(name: str, info: ValidationInfo) -> str:
+    """Name of a backend; one that is not known stays when that is a stored configuration's."""
+    importing = (info.context or {}).get("importing")
+    if name != "auto" and importing is not False:
+        find_backend(name, importing=bool(importing))
     return name
 
 
@@ -177,10 +176,17 @@ _ANGLES = "expected a range low:high, such as -30:30, or a list of angles in deg
 _FRAMES = "expected [first, last] or first:last, counted from 1, first < last"
 
 
+def _number(text: str) -> float:
+    """Read a number as YAML does: no digits of other scripts, no underscores."""
+    if not text.isascii() or "_" in text:
+        raise ValueError
+    return float(text)
+
+
 def _range_ends(text: str, expected: str) -> tuple[float, float]:
     """Read "low:high", two finite numbers."""
     try:
-        low, high = (float(end) for end in text.split(":"))
+        low, high = (_number(end) for end in text.split(":"))
     except ValueError:
         raise ValueError(expected) from None
     if not (isfinite(low) and isfinite(high)):
@@ -196,7 +202,7 @@ def _numbers(given: Any, expected: str) -> str | tuple[float, ...]:
     """
     if isinstance(given, str) and ":" not in given:
         try:
-            given = [float(number) for number in given.split(",")]
+            given = [_number(number) for number in given.split(",")]
         except ValueError:
             raise ValueError(expected) from None
     if isinstance(given, str) or (isinstance(given, tuple) and len(given) == 2):
@@ -337,6 +343,21 @@ _WORD = r"^[A-Za-z0-9_][A-Za-z0-9_.@/+-]*$"
 Word = Annotated[str, Field(pattern=_WORD)]
 """Name at a cluster: nothing in it means anything to a shell or starts an option."""
 
+_WALLTIME = re.compile(r"(?:([0-9]{1,3})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
+
+
+def _walltime(given: Any) -> str:
+    """Normalise a time limit to hours:minutes:seconds, which all schedulers read alike."""
+    found = _WALLTIME.fullmatch(given) if isinstance(given, str) else None
+    if found is None:
+        raise ValueError(
+            "expected hours:minutes:seconds, such as 00:30:00, or days-hours:minutes:seconds; a single number means "
+            "seconds to PBS and minutes to Slurm"
+        )
+    days, hours, minutes, seconds = found.groups()
+    return f"{24 * int(days or 0) + int(hours):02d}:{minutes}:{seconds}"
+
+
 Directive = Annotated[str, Field(pattern=r"^-[A-Za-z0-9_=:,.@/+% -]+$")]
 
 
@@ -345,13 +366,13 @@ class JobsConfig(Section):
 
     account: Word | None = Field(None, description="account or project that pays")
     queue: Word | None = Field(None, description="queue, or partition of Slurm")
-    walltime: Annotated[str, Field(pattern=r"^\d{1,4}:[0-5]\d:[0-5]\d$")] = Field(
-        "01:00:00", description="time limit of one shard, hours:minutes:seconds"
+    walltime: Annotated[str, BeforeValidator(_walltime)] = Field(
+        "01:00:00", description="time limit of one shard, hours:minutes:seconds, or days before them: 1-12:00:00"
     )
     cpus: PositiveInt = Field(1, description="cores of one shard")
     memory_gb: PositiveFloat | None = Field(None, description="memory of one shard in GiB")
     gpus: NonNegativeInt = Field(0, description="GPUs of one shard")
-    select: Annotated[str, Field(pattern=r"^\d+(:[A-Za-z0-9_]+(=[A-Za-z0-9_.:/+-]+)?)*$")] | None = Field(
+    select: Annotated[str, Field(pattern=r"^[0-9]+(:[A-Za-z0-9_]+(=[A-Za-z0-9_.:/+-]+)?)*$")] | None = Field(
         None, description="PBS: what -l select (Torque: -l nodes) asks for, instead of cpus, memory_gb and gpus"
     )
     directives: Annotated[tuple[Directive, ...], Field(strict=False)] = Field(
@@ -369,12 +390,26 @@ class JobsConfig(Section):
         False, description="evaluate exact densities in jobs too, instead of on the machine of `homodyne fit`"
     )
 
+    @property
+    def num_cpus(self) -> int:
+        """Cores that a shard is given: those of `select` where it says (ncpus, or ppn of Torque)."""
+        return self._selected("ncpus", "ppn", otherwise=self.cpus)
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that a shard is given: those of `select` where that is used."""
+        return self.gpus if self.select is None else self._selected("ngpus", "gpus", otherwise=0)
+
+    def _selected(self, *names: str, otherwise: int) -> int:
+        said = dict(part.partition("=")[::2] for part in (self.select or "").split(":"))
+        return next((int(said[name]) for name in names if re.fullmatch("[0-9]+", said.get(name, ""))), otherwise)
+
 
 class BackendConfig(Section):
     """Where the shards are sampled."""
 
     name: Annotated[str, AfterValidator(_known_backend)] = Field(
-        "auto", description="what runs the shards, by its name; auto: what suits this machine"
+        "auto", description="what runs the shards: its name, or module:Class of your own; auto: what suits this machine"
     )
     num_workers: PositiveInt | None = Field(None, description="worker processes; one for each core by default")
     timeout: PositiveFloat | None = Field(None, description="seconds that one attempt at a shard may take")

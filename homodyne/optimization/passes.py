@@ -419,7 +419,8 @@ class Passes:
                 jobs=given.jobs.model_copy(update={"evaluate_in_jobs": True}),
             )  # fmt: skip
             hardware = detect_hardware()
-            backend = select_backend(hardware, self.config.reduction.backend, num_shards=maps.num_maps, options=options)
+            name = self.config.reduction.backend
+            backend = select_backend(hardware, name, num_shards=maps.num_maps, options=options, importing=False)
             jobs = isinstance(backend, ArrayBackend)
             if jobs and self.folder is None:
                 raise InputError(

@@ -395,7 +395,7 @@ def consensus_settings(config: Config) -> ConsensusSettings:
 def placed(cmc: CMCConfig, num_shards: int, hardware: HardwareConfig) -> CMCBackend:
     """Choose the backend."""
     return select_backend(
-        hardware, cmc.backend.name, num_shards=num_shards, pure_jax=True, options=backend_options(cmc)
+        hardware, cmc.backend.name, num_shards=num_shards, pure_jax=True, options=backend_options(cmc), importing=False
     )
 
 

@@ -21,7 +21,7 @@ WRONG = {
     "parameters.beta.prior": (5, "5 given, expected keys and values"),
     "parameters.offset": ([], "[] given, expected keys and values"),
     "optimization.method": ("nutz", "'nutz' given, expected 'auto', 'laplace', 'nuts' or 'cmc'"),
-    "optimization.cmc.backend.name": ("cluster", "'cluster' given, expected one of auto, "),
+    "optimization.cmc.backend.name": ("cluster", "unknown backend 'cluster'; expected one of auto, "),
     "optimization.cmc.enable": ("maybe", "'maybe' given, expected True, False or 'auto'"),
     "optimization.cmc.sharding.num_shards": (0, "0 given, expected auto or an integer of 1 or more"),
     "optimization.cmc.combination.method": ("mean", "'mean' given, expected 'weighted', 'consensus'"),

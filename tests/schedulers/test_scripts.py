@@ -139,8 +139,8 @@ def test_an_answer_without_a_number_is_an_error(dialect):
 WRONG = {
     "account": ["x; rm -rf /", "a b", "-A", "$(id)", "`id`", "x\n#SBATCH --uid=0", ""],
     "queue": ["main&"],
-    "walltime": ["1h", "00:61:00", "10", "01:00:00\n"],
-    "select": ["1:ncpus=4;id", "1 -A other"],
+    "walltime": ["1h", "00:61:00", "10", 30, "01:00:00\n", "٠١:٠٠:٠٠", "1-24", "-1-00:00:00"],
+    "select": ["1:ncpus=4;id", "1 -A other", "١:ncpus=4"],
     "directives": [["--comment=$(id)"], ["rm -rf"], ["--x\n#PBS -A other"]],
     "modules": [["python; id"]],
     "environment": [{"A B": "1"}, {"X;id": "1"}],
@@ -200,6 +200,30 @@ def test_what_a_scheduler_does_not_have():
         SlurmBackend(BackendOptions(jobs=JobsConfig(select="1:ncpus=3")))
     assert "#PBS -l select=2:ncpus=3" in PBS().directives(JobsConfig(select="2:ncpus=3"), 4)
     assert "#PBS -l nodes=1:ppn=36" in Torque().directives(JobsConfig(select="1:ppn=36", memory_gb=3), 4)
+
+
+def test_a_time_limit_is_told_to_every_scheduler_in_one_form():
+    assert JobsConfig(walltime="1-12:00:00").walltime == "36:00:00"
+    assert JobsConfig(walltime="2:30:00").walltime == "02:30:00"
+    assert "#SBATCH --time=36:00:00" in Slurm().directives(JobsConfig(walltime="1-12:00:00"), 2)
+    with pytest.raises(ConfigError, match="walltime: 30 given, .* seconds to PBS and minutes to Slurm"):
+        load_config(None, [f"{KEY}.walltime=30"])
+
+
+@pytest.mark.parametrize(
+    ("dialect", "select", "threads", "gpu"),
+    [
+        (PBS(), "1:ncpus=8:mem=16gb", 8, False),
+        (PBS(), "1:ncpus=8:ngpus=2", 8, True),
+        (Torque(), "1:ppn=36", 36, False),
+        (Torque(), "1:ppn=4:gpus=1", 4, True),
+        (PBS(), "1:mem=16gb", 3, False),
+    ],
+)
+def test_threads_and_gpus_are_those_that_select_asks_for(dialect, select, threads, gpu, tmp_path):
+    script = job_script(dialect, JobsConfig(select=select, cpus=3), tmp_path, "sampling", 0, 4)
+    assert f"export OMP_NUM_THREADS={threads}\n" in script
+    assert ("JAX_PLATFORMS" not in script) == gpu
 
 
 def test_commands_that_fail():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
-from homodyne.optimization.cmc.backends import BACKENDS
+from homodyne.optimization.cmc.backends import find_backend
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.jobs import Dialect, Job, State, ask, recorded, submit
@@ -119,8 +119,8 @@ def dialect_of(job: Job) -> Dialect:
     InputError
         No backend here has submitted it.
     """
-    factory = BACKENDS.get(job.scheduler)
-    backend = factory(BackendOptions()) if factory else None
+    factory = find_backend(job.scheduler, importing=False)
+    backend = factory(BackendOptions())
     if not isinstance(backend, ArrayBackend):
         raise InputError(f"job {job.job} was submitted by the backend {job.scheduler!r}, which is not known here")
     return backend.dialect

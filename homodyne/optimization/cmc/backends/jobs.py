@@ -197,8 +197,8 @@ def job_script(
     """
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
-    exports = thread_limits(jobs.cpus)
-    exports |= {} if jobs.gpus else {"JAX_PLATFORMS": "cpu"}
+    exports = thread_limits(jobs.num_cpus)
+    exports |= {} if jobs.num_gpus else {"JAX_PLATFORMS": "cpu"}
     exports |= jobs.environment
     worker = [jobs.python or sys.executable, "-m", "homodyne", "worker", str(store)]
     worker += ["--model", model] if ":" in model else []

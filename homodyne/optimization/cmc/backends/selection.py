@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
+from homodyne.backend_registry import find_backend
 from homodyne.device.config import HardwareConfig
-from homodyne.errors import InputError
-from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 
 
@@ -15,6 +14,7 @@ def select_backend(
     num_shards: int | None = None,
     pure_jax: bool = False,
     options: BackendOptions | None = None,
+    importing: bool = True,
 ) -> CMCBackend:
     """Make the backend that was asked for, or the one that suits the machine.
 
@@ -23,13 +23,15 @@ def select_backend(
     hardware
         What this process may use; its cores are the number of workers when the options name none.
     requested
-        Name of a backend; None or "auto" lets the machine decide, see `choose_backend`.
+        Name of a backend, or ``module:Class``; None or "auto" lets the machine decide, see `choose_backend`.
     num_shards
         Shards to run, when known.
     pure_jax
         Whether the model runs on accelerators; see `homodyne.optimization.cmc.backends.pjit.is_pure_jax`.
     options
         Limits and attempts.
+    importing
+        Whether ``module:Class`` may be imported; false where the name comes from a store.
 
     Returns
     -------
@@ -45,7 +47,7 @@ def select_backend(
     options = options or BackendOptions()
     if options.num_workers is None:
         options = replace(options, num_workers=hardware.cores)
-    backend = BACKENDS[name](options)
+    backend: CMCBackend = find_backend(name, importing=importing)(options)
     backend.reason = reason
     return backend
 
@@ -58,15 +60,8 @@ def choose_backend(
     For one shard there is nothing to choose. Accelerators are taken for a model that is nothing but JAX, and worker
     processes otherwise when there are cores for them. A scheduler and other nodes cost somebody's budget: they are
     never taken unasked, the reason only mentions them.
-
-    Raises
-    ------
-    InputError
-        The name is not known.
     """
     if requested is not None and requested != "auto":
-        if requested not in BACKENDS:
-            raise InputError(f"unknown backend {requested!r}; known: auto, {', '.join(sorted(BACKENDS))}")
         return requested, f"{requested}: asked for"
     if num_shards == 1:
         return "sequential", "sequential: there is one shard"

@@ -1,0 +1,72 @@
+"""Arguments of public functions: everything that is wrong with them is told at once, before work starts."""
+
+from collections.abc import Callable, Iterable
+from math import inf as INFINITY
+from math import isfinite
+from numbers import Integral, Real
+from types import TracebackType
+from typing import Any
+
+from homodyne.errors import InputError
+
+
+class Faults:
+    """Collects what is wrong with arguments; at the end of its ``with`` block all of it is one `InputError`."""
+
+    def __init__(self) -> None:
+        self.found: list[InputError] = []
+
+    def of(self, check: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        """Return what a function returns, or None where it raises an `InputError`, which is noted."""
+        try:
+            return check(*given, **named)
+        except InputError as error:
+            self.found.append(error)
+            return None
+
+    def integer(self, name: str, value: Any, least: int = 0) -> None:
+        """Note anything but an integer of `least` or more."""
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            self.add(f"{name} is {value!r}, must be an integer of {least} or more")
+        elif value < least:
+            self.add(f"{name} is {value}, must be at least {least}")
+
+    def number(
+        self, name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float = INFINITY
+    ) -> None:
+        """Note anything but a finite number inside the limits; that of `least` is allowed, the others are not."""
+        if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(number := float(value)):
+            self.add(f"{name} is {value!r}, must be a finite number")
+            return
+        low = f"at least {least:g}" if least is not None else f"above {above:g}" if above is not None else ""
+        high = f"below {below:g}" if below < INFINITY else ""
+        if (least is not None and number < least) or (above is not None and number <= above) or number >= below:
+            self.add(f"{name} is {value}, must be {' and '.join(filter(None, [low, high]))}")
+
+    def choice(self, name: str, value: Any, known: Iterable[str]) -> None:
+        """Note anything but one of the known words."""
+        if value not in (words := list(known)):
+            self.add(f"unknown {name} {value!r}; use one of {', '.join(words)}")
+
+    def kind(self, name: str, value: Any, *kinds: type) -> None:
+        """Note anything but None and instances of some types."""
+        if value is not None and not isinstance(value, kinds):
+            self.add(f"{name} is {value!r:.80}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+
+    def add(self, sentence: str) -> None:
+        """Note a fault."""
+        self.found.append(InputError(sentence))
+
+    def __enter__(self) -> "Faults":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None or not self.found:
+            return
+        if len(self.found) == 1:
+            raise self.found[0]
+        lines = [line for fault in self.found for line in str(fault).split("\n  ")]
+        lines = [line for line in lines if not line.endswith(("problems in the configuration:", "arguments:"))]
+        raise InputError("\n  ".join([f"{len(lines)} problems:", *lines]))
