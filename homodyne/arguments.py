@@ -1,8 +1,7 @@
 """Arguments of public functions: everything that is wrong with them is told at once, before work starts."""
 
 from collections.abc import Callable, Iterable
-from math import inf as INFINITY
-from math import isfinite
+from math import inf, isfinite
 from numbers import Integral, Real
 from types import TracebackType
 from typing import Any
@@ -32,16 +31,15 @@ class Faults:
             self.add(f"{name} is {value}, must be at least {least}")
 
     def number(
-        self, name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float = INFINITY
+        self, name: str, value: Any, *, above: float = -inf, least: float = -inf, most: float = inf, below: float = inf
     ) -> None:
-        """Note anything but a finite number inside the limits; that of `least` is allowed, the others are not."""
+        """Note anything but a finite number inside the limits; `least` and `most` are allowed, the others are not."""
         if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(number := float(value)):
             self.add(f"{name} is {value!r}, must be a finite number")
-            return
-        low = f"at least {least:g}" if least is not None else f"above {above:g}" if above is not None else ""
-        high = f"below {below:g}" if below < INFINITY else ""
-        if (least is not None and number < least) or (above is not None and number <= above) or number >= below:
-            self.add(f"{name} is {value}, must be {' and '.join(filter(None, [low, high]))}")
+        elif not (above < number < below and least <= number <= most):
+            limits = {"above": above, "at least": least, "at most": most, "below": below}
+            told = [f"{words} {limit:g}" for words, limit in limits.items() if isfinite(limit)]
+            self.add(f"{name} is {value}, must be {' and '.join(told)}")
 
     def choice(self, name: str, value: Any, known: Iterable[str]) -> None:
         """Note anything but one of the known words."""

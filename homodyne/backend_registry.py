@@ -5,6 +5,7 @@ A configuration names a backend before anything of the engine is loaded, so the 
 
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -22,7 +23,11 @@ BackendFactory = Callable[[Any], Any]
 
 def _imported(module: str, name: str) -> BackendFactory:
     """Factory whose module is imported when it is called."""
-    return lambda options: import_reference(f"{_HOME}.{module}:{name}", "backend")(options)
+
+    def make(options: Any) -> Any:
+        return getattr(import_module(f"{_HOME}.{module}"), name)(options)
+
+    return make
 
 
 BACKENDS: dict[str, BackendFactory | str] = {

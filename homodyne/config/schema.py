@@ -638,6 +638,8 @@ class Config(Section):
     def _one_noise(self) -> Self:
         if self.noise == "sampled" and self.uncertainty == "calibrated":
             raise ValueError("noise: sampled learns the noise from independent points: add uncertainty: independent")
+        if self.noise == "sampled" and self.optimization.method == "cmc":
+            raise ValueError("noise: sampled is not possible with method cmc: use noise: fixed, or method nuts")
         return self
 
 

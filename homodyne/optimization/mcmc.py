@@ -18,13 +18,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from homodyne.arguments import Faults
 from homodyne.config.io import load_config
 from homodyne.config.schema import Config
 from homodyne.data.flat import from_arrays
 from homodyne.data.plausibility import implausible, unusual
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
-from homodyne.errors import ConvergenceError, InputError
+from homodyne.errors import ConvergenceError
 from homodyne.likelihood.condensed import log_density
 from homodyne.likelihood.direct import errors_against, parameters_at
 from homodyne.likelihood.posterior import (
@@ -47,7 +48,7 @@ from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
-from homodyne.optimization.xpcs import XpcsModel, fit_shards
+from homodyne.optimization.xpcs import XpcsModel, check_execution, fit_shards
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,10 @@ def fit(
     given = {"analysis_mode": mode, "optimization.method": method, "uncertainty": uncertainty, "seed": seed}
     settings = load_config(config, [(key, value) for key, value in given.items() if value is not None])
     tell, clock = progress or _silent, _Clock()
-    problem = build_problem(data, settings)
+    with Faults() as faults:
+        if settings.optimization.method == "cmc":
+            faults.of(check_execution, settings)
+        problem = faults.of(build_problem, data, settings)
     with problem.passes:
         return _fit(data, problem, settings, tell, clock)
 
@@ -358,6 +362,8 @@ def _names(num_points: int, settings: Config) -> tuple[tuple[str, ...], str]:
     if chosen != "auto":
         return ("cmc", "nuts") if chosen == "cmc" and cmc.escalate else (chosen,), ""
     decision = decide(num_points, settings)
+    if settings.noise == "sampled":
+        return ("laplace", "nuts"), "noise: sampled is not possible with method cmc"
     if not decision:
         return ("laplace", "nuts"), decision.reason
     return ("laplace", "cmc", "nuts") if cmc.escalate else ("laplace", "cmc"), decision.reason
@@ -375,8 +381,6 @@ def _shards(
     data: TwoTimeData, pilot: Pilot, report: NoiseReport, settings: Config, tell: Progress, trail: list[str]
 ) -> Consensus:
     """Consensus Monte Carlo from the modes of the pilot fit."""
-    if settings.noise == "sampled":
-        raise InputError("noise: sampled is not possible with method cmc: use noise: fixed, or method nuts")
     noise = {"inflation": report.inflation, "facts": report.facts, "checks": report.checks, "prior": report.prior}
     found, how = fit_shards(data, pilot, settings, detect_hardware(gpus=True), tell, noise)
     trail.append(how)
@@ -390,10 +394,10 @@ def fit_mcmc_jax(
     phi: Any,
     q: Any,
     L: float | None = None,
-    analysis_mode: str = "laminar_flow",
-    method: str = "auto",
+    analysis_mode: str | None = None,
+    method: str | None = None,
     *,
-    cmc_config: Mapping[str, Any] | None = None,
+    cmc_config: Config | Mapping[str, Any] | str | Path | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
 ) -> MCMCResult:
@@ -408,13 +412,12 @@ def fit_mcmc_jax(
         Wave vector, 1/Å, of all points or of each.
     L : float, optional
         Distance of the plates in Å, for laminar flow.
-    analysis_mode : str
+    analysis_mode : str, optional
         Correlation model, as `mode` of `fit`.
-    method : "auto", "nuts", "cmc" or "laplace"
+    method : "auto", "nuts", "cmc" or "laplace", optional
         "auto" takes nuts or cmc, as `should_use_cmc` decides.
-    cmc_config : mapping, optional
-        Configuration with the keys of the YAML file; a top-level ``mcmc`` or ``cmc`` is read as
-        ``optimization.mcmc`` or ``optimization.cmc``.
+    cmc_config : Config, mapping or path of a YAML file, optional
+        Everything else, as `config` of `fit`; the arguments above, where given, replace its values.
     seed : int, optional
     progress : callable, optional
 
@@ -427,14 +430,27 @@ def fit_mcmc_jax(
     InputError, ConvergenceError
         As in `fit`.
     """
-    settings = dict(cmc_config or {})
-    for section in ("mcmc", "cmc"):
-        if section in settings:
-            settings["optimization"] = {**settings.get("optimization", {}), section: settings.pop(section)}
-    measured = from_arrays(data, t1, t2, phi, q, gap=L)
-    if method == "auto":
-        method = "cmc" if decide(measured.num_pairs, load_config(settings)) else "nuts"
-    return fit(measured, mode=analysis_mode, method=method, seed=seed, config=settings, progress=progress)
+    given = {"analysis_mode": analysis_mode, "optimization.method": method, "seed": seed}
+    return fit_flat((data, t1, t2, phi, q, L), cmc_config, given, {}, progress)
+
+
+def fit_flat(
+    points: tuple[Any, ...],
+    config: Config | Mapping[str, Any] | str | Path | None,
+    given: Mapping[str, Any],
+    spellings: Mapping[str, str],
+    progress: Progress | None,
+) -> MCMCResult:
+    """Fit flat arrays (data, t1, t2, phi, q, gap); `given` values replace those of the configuration where not None."""
+    changes = [(key, value) for key, value in given.items() if value is not None]
+    changes += [] if points[5] is None else [("experimental_data.gap", points[5])]
+    with Faults() as faults:
+        settings = faults.of(load_config, config, changes, spellings=spellings)
+        measured = faults.of(from_arrays, *points)
+    if settings.optimization.method == "auto":
+        method = "cmc" if decide(measured.num_pairs, settings) else "nuts"
+        settings = load_config(settings, [("optimization.method", method)])
+    return fit(measured, config=settings, progress=progress)
 
 
 def _laplace(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Draws:

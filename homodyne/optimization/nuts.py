@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from jax.scipy.special import logsumexp
 
+from homodyne.arguments import Faults
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.bend import Bend
 from homodyne.optimization.density import LogDensity, Progress, check_log_density
@@ -78,13 +79,11 @@ class NutsSettings:
 
     def __post_init__(self) -> None:
         limits = {"num_warmup": 10, "num_samples": 10, "num_chains": 1, "max_tree_depth": 1, "max_gradients": 1}
-        for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, must be at least {least}")
-        if not 0.0 < self.target_accept_prob < 1.0:
-            raise InputError(f"target_accept_prob is {self.target_accept_prob}, must lie between 0 and 1")
-        if not 0.0 <= self.init_spread < np.inf:
-            raise InputError(f"init_spread is {self.init_spread}, must be finite and not negative")
+        with Faults() as faults:
+            for name, least in limits.items():
+                faults.integer(name, getattr(self, name), least)
+            faults.number("target_accept_prob", self.target_accept_prob, above=0.0, below=1.0)
+            faults.number("init_spread", self.init_spread, least=0.0)
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arguments import Faults
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.physics import scaling_of, space_of
 from homodyne.config.schema import CMCConfig, Config
 from homodyne.data.twotime import TwoTimeData
-from homodyne.device.config import HardwareConfig
+from homodyne.device.config import HardwareConfig, detect_hardware
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.likelihood.condensed import Condensation, Condensed, Trial, log_likelihood, posterior_of
 from homodyne.likelihood.nodes import Moments, Nodes, add, padded
@@ -410,6 +411,26 @@ def backend_options(cmc: CMCConfig) -> BackendOptions:
 def cavity_of(cmc: CMCConfig, num_shards: int) -> float:
     """Strength of the cavity; who asks for pooled draws gets those of plain subposteriors."""
     return 0.0 if cmc.combination.method == "average" else min(cmc.per_shard_mcmc.cavity, num_shards - 1.0)
+
+
+def check_execution(config: Config) -> None:
+    """Refuse settings of shards that would only fail after the pilot fit.
+
+    Raises
+    ------
+    InputError
+        The backend cannot be made here, or needs a folder and has none, or there is an earlier run in it.
+    """
+    cmc = config.optimization.cmc
+    with Faults() as faults:
+        folder = faults.of(_folder, cmc)
+        if cmc.backend.name != "auto":
+            backend = faults.of(placed, cmc, 2, detect_hardware())
+            if backend is not None and backend.elsewhere and folder is None and not faults.found:
+                faults.add(
+                    f"optimization.cmc.backend.name is {cmc.backend.name!r}, whose jobs need a folder that they see "
+                    "too: set optimization.cmc.backend.checkpoint_dir, and keep enable_checkpoints true"
+                )
 
 
 def _folder(cmc: CMCConfig) -> Path | None:

@@ -60,6 +60,7 @@ PROMISING = 0.05
 SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
 SHARE_ADAPTED, ESS_ADAPTED = 0.1, 400.0  # the same of a proposal fitted to the posterior, and their number
 K_UNCONFIRMED = 0.7  # to replace draws neither confirmed nor contradicted; 1 - 1 / log10(points) where that is less
+LEAST_POINTS = 100  # exact evaluations, at least
 MIN_ESS = 100.0  # effective points, at least
 MOST_FURTHER = 4  # times as many points at most, so that draws which are resampled are worth their number
 NEAR_CEILING = 0.8  # share of the ceiling, to certify on the first rung; the second has a sharper test of shape
@@ -504,8 +505,8 @@ def _checked(draws: npt.ArrayLike, names: Sequence[str], num_points: int) -> tup
         )
     if not np.isfinite(x).all():
         raise InputError(f"{(~np.isfinite(x)).any(axis=2).sum()} draws are not finite; look at the sampler first")
-    if num_points < 100:
-        raise InputError(f"num_points is {num_points}, must be at least 100")
+    if num_points < LEAST_POINTS:
+        raise InputError(f"num_points is {num_points}, must be at least {LEAST_POINTS}")
     return x, independent
 
 

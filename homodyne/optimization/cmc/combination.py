@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arguments import Faults
 from homodyne.errors import ExecutionError, HomodyneWarning, InputError
+from homodyne.optimization.cmc.shard_records import finished_and_failed
 from homodyne.optimization.cmc.subposteriors import Merged, Shard, Subposteriors, collect, equations, triangulated
 
 __all__ = ["METHODS", "CombinedPosterior", "Merged", "Request", "Subposteriors", "combine_subposteriors"]
@@ -90,7 +92,8 @@ def combine_subposteriors(
     shard_results
         One mapping or record per shard: ``samples`` (S, d) or (chain, draw, d) in coordinates without bounds;
         optionally ``ess``, their effective number (or ``ess_bulk``, whose least counts; S by default, and at most),
-        ``shard_id`` for messages, and ``names``, equal in all shards.
+        ``shard_id`` for messages, and ``names``, equal in all shards. One with a ``reason`` and no draws has failed, as
+        `run_parallel_mcmc` returns it: it is left out, with a warning.
     method
         A name in `METHODS`, or ``weighted_gaussian`` or ``simple_average``.
     fallback_enabled
@@ -113,17 +116,29 @@ def combine_subposteriors(
     InputError
         When the method is unknown, or the shards do not fit together, are not finite, or have fewer than d + 3 draws.
     ExecutionError
-        When the method cannot be applied, for draws that do not vary in all directions for example, and
-        ``fallback_enabled`` is false.
+        When every shard has failed, or the method cannot be applied, for draws that do not vary in all directions for
+        example, and ``fallback_enabled`` is false.
     """
-    name = known_method(method)
-    for what, number in (("num_samples", num_samples), ("tree_depth", tree_depth)):
-        if number is not None and number < 1:
-            raise InputError(f"{what} is {number}, must be at least 1")
-    shards = collect(shard_results, groups)
+    with Faults() as faults:
+        name = faults.of(known_method, method)
+        faults.integer("tree_depth", tree_depth, 1)
+        faults.integer("seed", seed)
+        if num_samples is not None:
+            faults.integer("num_samples", num_samples, 1)
+        finished, failures = finished_and_failed(shard_results)
+        shards = faults.of(collect, finished, groups) if finished or not failures else []
+    notes: tuple[str, ...] = ()
+    if failures:
+        lost = "; ".join(f"shard {number}: {reason}" for number, reason in failures.items())
+        if not shards:
+            raise ExecutionError(f"no shard has draws to combine ({lost})")
+        notes = (
+            f"{len(failures)} of {len(shard_results)} shards failed and are left out, with what their data say and "
+            f"their share of the prior ({lost})",
+        )
+        warnings.warn(notes[0], HomodyneWarning, stacklevel=2)
     count = min(len(shard.samples) for shard in shards) if num_samples is None else num_samples
     request = Request(count, np.random.default_rng(seed), tree_depth)
-    notes: tuple[str, ...] = ()
     try:
         merged = _applied(name, shards, request)
         merged = merged if name == "average" else _without(cavity, len(shards), merged)
@@ -131,8 +146,8 @@ def combine_subposteriors(
         reason = f"the shards cannot be combined by {name}: {error}"
         if name == "average" or not fallback_enabled:
             raise ExecutionError(f"{reason}. Sample the named shards again, or choose another method.") from error
-        name, notes = "average", (f"{reason}; average was used instead",)
-        warnings.warn(notes[0], HomodyneWarning, stacklevel=2)
+        name, notes = "average", (*notes, f"{reason}; average was used instead")
+        warnings.warn(notes[-1], HomodyneWarning, stacklevel=2)
         merged = _applied(name, shards, request)
     return CombinedPosterior(*merged[:3], name, notes + merged.notes)
 

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arguments import Faults
 from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends.base import CMCBackend
 from homodyne.optimization.cmc.certificate import (
     CERTIFIED,
+    LEAST_POINTS,
     Certificate,
     Certified,
     certify,
@@ -26,7 +28,7 @@ from homodyne.optimization.cmc.certificate import (
     refused,
     without_draws,
 )
-from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors
+from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors, known_method
 from homodyne.optimization.cmc.diagnostics import validate_cmc_results
 from homodyne.optimization.cmc.duplicates import duplicates
 from homodyne.optimization.cmc.likelihood_ratios import contradictions, unusual
@@ -86,6 +88,17 @@ class ConsensusSettings:
     certificate_points: int = 1000
     strict: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        with Faults() as faults:
+            faults.kind("nuts", self.nuts, NutsSettings)
+            faults.of(known_method, self.combination)
+            faults.number("min_success_rate", self.min_success_rate, above=0.0, most=1.0)
+            for name, least in {
+                "tree_depth": 1, "checkpoint_frequency": 1, "num_draws": 1, "num_chains": 1,
+                "certificate_points": LEAST_POINTS, "seed": 0,
+            }.items():  # fmt: skip
+                faults.integer(name, getattr(self, name), least)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arguments import Faults
 from homodyne.device.config import detect_hardware
-from homodyne.errors import ConvergenceError, InputError
+from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.adapters import as_model
-from homodyne.optimization.cmc.backends.base import BackendOptions
+from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.certificate import REFUSED
@@ -24,8 +25,9 @@ from homodyne.optimization.cmc.mode_search import Search
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.cmc.shard_count import choose_num_shards
-from homodyne.optimization.cmc.sharding import shard_rows
-from homodyne.optimization.cmc.splitting import check_arrays
+from homodyne.optimization.cmc.shard_strategies import ROWS
+from homodyne.optimization.cmc.sharding import require_fewer, shard_rows
+from homodyne.optimization.cmc.splitting import check_observations
 from homodyne.optimization.cmc.store import Manifest, digest_arrays, opened
 from homodyne.optimization.cmc.svi_init import (
     identity_initialization,
@@ -38,6 +40,7 @@ from homodyne.optimization.density import Progress
 from homodyne.versions import used_versions
 
 INITIALIZATIONS = ("nlsq", "svi", "identity")
+PER_SHARD = "optimization.cmc.per_shard_mcmc"
 CAVITY = 3.0  # what a shard is told of the others, in units of what it knows itself
 _POOLED = 20_000  # observations that svi looks at
 
@@ -48,14 +51,14 @@ def sample_consensus(
     *,
     num_shards: int | None = None,
     prior_sites: Sequence[str] | None = None,
-    combination: str = "weighted",
+    combination: str | None = None,
     strategy: str = "random",
     initialization: str = "nlsq",
     backend: str | None = None,
     options: BackendOptions | None = None,
     settings: ConsensusSettings | None = None,
     store: str | Path | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress | None = None,
 ) -> MCMCResult:
     """Sample the posterior of any model by Consensus Monte Carlo.
@@ -73,7 +76,7 @@ def sample_consensus(
         Names of the factor and observed sites of a NumPyro model that belong to its prior; () where all factors are
         sums over observations. A model with factors is refused without it.
     combination
-        See `combine_subposteriors`.
+        See `combine_subposteriors`; that of `settings` unless given.
     strategy
         "random", "contiguous" or "interleaved".
     initialization
@@ -82,11 +85,11 @@ def sample_consensus(
     backend, options
         See `select_backend`.
     settings
-        Everything else; `combination` and `seed` take the place of its values.
+        Everything else.
     store
         Directory that keeps finished shards, so that a run that was interrupted goes on; a temporary one by default.
     seed
-        Of all random numbers; the result does not depend on the backend.
+        Of all random numbers, that of `settings` unless given; the result does not depend on the backend.
     progress
         Called with (step, done, total).
 
@@ -102,12 +105,30 @@ def sample_consensus(
     ExecutionError
         Too few shards could be sampled.
     """
-    settings = replace(settings or ConsensusSettings(), combination=combination, seed=seed)
-    if initialization not in INITIALIZATIONS:
-        raise InputError(f"unknown initialization {initialization!r}; known: {', '.join(INITIALIZATIONS)}")
-    known_method(combination)
-    engine, arrays, hardware = as_model(model, data, prior_sites), check_arrays(data), detect_hardware(gpus=True)
-    size = len(next(iter(arrays.values())))
+    hardware = detect_hardware(gpus=True)
+    with Faults() as faults:
+        faults.kind("settings", settings, ConsensusSettings)
+        faults.kind("options", options, BackendOptions)
+        faults.kind("store", store, str, Path)
+        faults.choice("initialization", initialization, INITIALIZATIONS)
+        faults.choice("strategy", strategy, ROWS)
+        arrays = faults.of(check_observations, data)
+        size = len(next(iter(arrays.values()))) if arrays else 1
+        if num_shards is not None:
+            faults.of(require_fewer, num_shards, size if arrays else num_shards)
+        if isinstance(settings, ConsensusSettings | None):
+            given = {"combination": combination, "seed": seed}
+            given = {name: value for name, value in given.items() if value is not None}
+            settings = faults.of(replace, settings or ConsensusSettings(), **given)
+        runner: CMCBackend | None = None
+        if backend not in (None, "auto") and isinstance(options, BackendOptions | None):
+            runner = faults.of(select_backend, hardware, backend, options=options)
+            faults.of(_require_kept, runner, model, store)
+        engine: Any = None
+        if arrays:
+            engine = faults.of(as_model, model, arrays, prior_sites)
+    assert isinstance(settings, ConsensusSettings)
+    seed = settings.seed
     notes = []
     if num_shards is None:
         chosen = choose_num_shards(
@@ -137,14 +158,15 @@ def sample_consensus(
         shards = [held.read_shard(k) for k in range(num_shards)]
         modes = look_for_modes(engine, pool_samples_from_shards(shards, -(-POOL // num_shards), seed=seed), size, seed)
         init = _initialize(engine, shards, modes, initialization, size / num_shards, seed)
-        if combination != "average" and init.method != "identity":
+        if known_method(settings.combination) != "average" and init.method != "identity":
             init = replace(init, cavity=min(CAVITY, num_shards - 1.0))
         whole = engine.load(arrays)
         check_identity(engine, lambda k: engine.load(shards[k]), num_shards, whole, init.center, seed)
         if engine.joined([whole]) is not None:
             modes = on_all_data(engine, whole, modes)
-        pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
-        runner = select_backend(hardware, backend, num_shards=num_shards, pure_jax=pure, options=options)
+        if runner is None:
+            pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
+            runner = select_backend(hardware, num_shards=num_shards, pure_jax=pure, options=options)
         found = run_consensus(engine, held, init, settings, runner, modes=modes.normals(), progress=progress)
     if found.certificate.verdict == REFUSED and not found.objections and engine.joined([whole]) is not None:
         found = _sampled_whole(found, modes, engine, whole, init, settings, progress)
@@ -174,6 +196,19 @@ def sample_consensus(
         combination_method=found.combination_method,
         per_shard_diagnostics=found.per_shard,
     )
+
+
+def _require_kept(backend: CMCBackend | None, model: object, store: str | Path | None) -> None:
+    """Refuse what jobs of a scheduler cannot read: a model in memory only, a store that does not stay."""
+    if backend is None or not backend.elsewhere:
+        return
+    with Faults() as faults:
+        if not isinstance(model, str):
+            faults.add(
+                f"the backend {backend.get_backend_name()!r} needs the model as 'module:name', which jobs import"
+            )
+        if store is None:
+            faults.add(f"the backend {backend.get_backend_name()!r} needs store=FOLDER, which jobs see too")
 
 
 def _with_modes(found: Consensus, modes: Search) -> Consensus:
@@ -265,12 +300,12 @@ class CMCCoordinator:
     Parameters
     ----------
     config
-        Configuration with the keys of the YAML file; a top-level ``cmc`` is read as ``optimization.cmc``, a top-level
-        ``mcmc`` as its ``per_shard_mcmc``.
+        Configuration with the keys of the YAML file, or the path of one; a top-level ``mcmc`` is read as
+        ``optimization.cmc.per_shard_mcmc``, otherwise as `load_config` says.
     """
 
-    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
-        self.config = dict(config or {})
+    def __init__(self, config: Mapping[str, Any] | str | Path | None = None) -> None:
+        self.config = config or {}
         self.hardware_config = detect_hardware()
 
     def run_cmc(
@@ -279,26 +314,23 @@ class CMCCoordinator:
         t1: Any,
         t2: Any,
         phi: Any,
-        q: float,
+        q: Any,
         L: float | None = None,
-        analysis_mode: str = "laminar_flow",
+        analysis_mode: str | None = None,
         nlsq_params: Mapping[str, float] | None = None,
         *,
+        seed: int | None = None,
         progress: Progress | None = None,
     ) -> MCMCResult:
         """Run shards, initialization, sampling, combination, polish, certificate; see `fit_mcmc_jax`.
 
-        `nlsq_params` are values of physical parameters from which the pilot fit starts first.
+        `nlsq_params` are values of physical parameters from which the pilot fit starts first; with the other arguments
+        they replace values of the configuration.
         """
-        from homodyne.optimization.mcmc import fit_mcmc_jax
+        from homodyne.optimization.mcmc import fit_flat
 
-        config = dict(self.config)
-        if "mcmc" in config:
-            cmc = dict(config.get("cmc", {}))
-            config["cmc"] = {**cmc, "per_shard_mcmc": {**config.pop("mcmc"), **cmc.get("per_shard_mcmc", {})}}
-        if nlsq_params:
-            given = {name: dict(own) for name, own in config.get("parameters", {}).items()}
-            for name, value in nlsq_params.items():
-                given.setdefault(name, {}).setdefault("initial", float(value))
-            config["parameters"] = given
-        return fit_mcmc_jax(data, t1, t2, phi, q, L, analysis_mode, method="cmc", cmc_config=config, progress=progress)
+        with Faults() as faults:
+            faults.kind("nlsq_params", nlsq_params, Mapping)
+        starts = {f"parameters.{name}.initial": value for name, value in (nlsq_params or {}).items()}
+        given = {"analysis_mode": analysis_mode, "optimization.method": "cmc", "seed": seed, **starts}
+        return fit_flat((data, t1, t2, phi, q, L), self.config, given, {"mcmc": PER_SHARD}, progress)

@@ -55,6 +55,14 @@ def get(record: Any, name: str, default: Any = None) -> Any:
     return record.get(name, default) if isinstance(record, Mapping) else getattr(record, name, default)
 
 
+def finished_and_failed(records: Sequence[Any]) -> tuple[list[Any], dict[int, str]]:
+    """Records with draws, and the reasons of those that failed, by number."""
+    numbers = [get(record, "shard_id", k) for k, record in enumerate(records)]
+    reasons = [get(record, "reason") for record in records]
+    finished = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
+    return finished, {k: str(reason) for k, reason in zip(numbers, reasons, strict=True) if reason is not None}
+
+
 def read_shards(records: Sequence[Any]) -> tuple[list[dict[str, Any]], list[ShardDraws]]:
     """Failed shards as mappings with ``shard_id``, ``failed`` (the reason) and ``attempts``; finished ones as records.
 

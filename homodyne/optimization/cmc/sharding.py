@@ -81,7 +81,7 @@ def assign_points(
     _require_strategy(strategy, STRATEGIES)
     first, second, angle = (_finite(name, values) for name, values in (("t1", t1), ("t2", t2), ("phi", phi)))
     _require_flat({"t1": first, "t2": second, "phi": angle})
-    _require_fewer(num_shards, first.size)
+    require_fewer(num_shards, first.size)
     return POINTS[strategy](first, second, angle, num_shards, _generator(seed))
 
 
@@ -105,7 +105,7 @@ def shard_rows(num_points: int, num_shards: int, strategy: str = "random", seed:
         Unknown strategy, no rows, or more shards than rows.
     """
     _require_strategy(strategy, tuple(ROWS))
-    _require_fewer(num_shards, num_points)
+    require_fewer(num_shards, num_points)
     return ROWS[strategy](num_points, num_shards, _generator(seed))
 
 
@@ -191,7 +191,7 @@ def shard_numbers(
     alive = among.alive.any(axis=0)
     frames = np.flatnonzero(alive)
     n = frames.size
-    _require_fewer(num_shards, n * (n - 1) // 2, "pairs of good frames")
+    require_fewer(num_shards, n * (n - 1) // 2, "pairs of good frames")
     place = np.cumsum(alive) - 1  # number of a frame among the good ones
     if strategy in GRIDS:
         by_row, by_column = GRIDS[strategy](n, num_shards)
@@ -338,7 +338,8 @@ def _require_count(name: str, value: int, least: int = 1) -> None:
         raise InputError(f"{name} = {value!r}; expected an integer of {least} or more")
 
 
-def _require_fewer(num_shards: int, num_points: int, what: str = "points") -> None:
+def require_fewer(num_shards: int, num_points: int, what: str = "points") -> None:
+    """Raise an InputError unless every shard gets a point."""
     _require_count("num_shards", num_shards)
     if num_points == 0:
         raise InputError(f"there are no {what} to shard; give at least one for every shard")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arguments import Faults
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.model import Array, Model
 
@@ -54,6 +55,26 @@ def check_arrays(data: Arrays) -> dict[str, npt.NDArray[Any]]:
     lengths = {name: len(value) for name, value in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise InputError(f"the arrays of data count different numbers of observations: {lengths}")
+    return arrays
+
+
+def check_observations(data: Arrays) -> dict[str, npt.NDArray[Any]]:
+    """Return data as `check_arrays` does, after looking for values that are no numbers.
+
+    Raises
+    ------
+    InputError
+        As `check_arrays`, and for NaN or infinite values.
+    """
+    arrays = check_arrays(data)
+    with Faults() as faults:
+        for name, value in arrays.items():
+            bad = ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
+            if bad.any():
+                faults.add(
+                    f"data[{name!r}] has NaN or infinite values at {np.count_nonzero(bad)} of {len(bad)} observations, "
+                    f"the first is number {np.argmax(bad)}; leave these observations out of every array"
+                )
     return arrays
 
 

@@ -75,6 +75,7 @@ class ArrayBackend(CMCBackend):
     """
 
     dialect: Dialect
+    elsewhere = True
 
     def __init__(self, options: BackendOptions | None = None, pace: Pace | None = None) -> None:
         self.options, self.pace = options or BackendOptions(), pace or Pace()

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arguments import Faults
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends.child import Failed, attempt, find_function
@@ -77,12 +78,14 @@ class BackendOptions:
     jobs: JobsConfig | None = None
 
     def __post_init__(self) -> None:
-        for name, least in {"num_workers": 1, "max_attempts": 1, "early_stop": 0}.items():
-            if (number := getattr(self, name)) is not None and number < least:
-                raise InputError(f"{name} is {number}, must be at least {least}")
-        for name in ("timeout", "silence", "straggler"):
-            if (seconds := getattr(self, name)) is not None and not seconds > 0.0:
-                raise InputError(f"{name} is {seconds} s, must be above 0")
+        with Faults() as faults:
+            for name, least in {"num_workers": 1, "max_attempts": 1, "early_stop": 0}.items():
+                if (name, getattr(self, name)) != ("num_workers", None):
+                    faults.integer(name, getattr(self, name), least)
+            for name in ("timeout", "silence", "straggler"):
+                if (name, getattr(self, name)) != ("timeout", None):
+                    faults.number(name, getattr(self, name), above=0.0)
+            faults.kind("jobs", self.jobs, JobsConfig)
 
 
 class CMCBackend(ABC):
@@ -94,9 +97,12 @@ class CMCBackend(ABC):
     ----------
     reason : str
         Why this backend was selected; empty when the caller has made it.
+    elsewhere : bool
+        Whether tasks may run when this process is over: they need a store that stays, and a model that they import.
     """
 
     reason: str = ""
+    elsewhere: bool = False
 
     @abstractmethod
     def run(
