@@ -9,11 +9,13 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
 import homodyne
 from homodyne.device.config import HardwareConfig, detect_hardware, should_use_cmc
-from homodyne.errors import HomodyneWarning, InputError
+from homodyne.errors import ExecutionError, HomodyneWarning, InputError
 from homodyne.optimization.cmc import (
     CMCCoordinator,
     LogDensityModel,
@@ -231,6 +233,36 @@ def test_run_parallel_mcmc(line_shards, initialization):
     assert np.abs(np.sqrt(np.diag(lost["cov"])) / width - 1.0).max() > error
 
 
+def line_function(data):
+    """LINE as a NumPyro model function."""
+    level = numpyro.sample("level", dist.Normal(0.0, 1.0))
+    slope = numpyro.sample("slope", dist.Normal(0.0, 1.0))
+    numpyro.sample("y", dist.Normal(level + slope * data["t1"], 0.1), obs=data["data"])
+
+
+def test_the_calls_of_the_guide_one_after_the_other(line_shards):
+    # svi in the guide's form: the pool says how many shards of which size it is made of, which the guide forgets. A
+    # backend is told the model.
+    pooled = pool_samples_from_shards(line_shards, samples_per_shard=50)
+    assert (pooled.num_shards, pooled.points_per_shard) == (4, 100.0)
+    start = {"level": 0.4, "slope": -0.2}
+    init_params, inv_mass_matrix = run_svi_initialization(line_function, pooled, start, 500)
+    assert list(init_params) == ["level", "slope"]
+    _, covariance = line_posterior(line_shards)
+    assert np.all(np.abs(np.log(np.diag(inv_mass_matrix) / (4 * np.diag(covariance)))) < np.log(2.0))
+    results = SequentialBackend().run_parallel_mcmc(
+        line_shards[:2], {"num_samples": 20}, init_params, inv_mass_matrix, model=line_function
+    )
+    assert [result["samples"].shape for result in results] == [(4, 20, 2)] * 2
+    # the guide gives no model: its backends sampled a placeholder
+    with pytest.raises(InputError, match="model is missing.*give model=.*CMCCoordinator"):
+        SequentialBackend().run_parallel_mcmc(line_shards, {}, init_params, inv_mass_matrix)
+    with pytest.raises(InputError) as caught:
+        run_svi_initialization(line_function, dict(pooled), {"level": 0.0}, 5, rank=0)
+    for fault in ("does not say of how many shards", "the coordinates are level, slope", "num_steps is 5", "rank is 0"):
+        assert fault in str(caught.value)
+
+
 def test_models_made_inside_a_function_run_in_this_process(line_shards):
     local = LogDensityModel(LINE.names, lambda z: log_prior(z), lambda z, data: log_likelihood(z, data))
     arguments = (line_shards[:2], {"num_samples": 20}, {"level": 0.5, "slope": -0.3}, 1e-3 * np.eye(2))
@@ -248,6 +280,22 @@ def test_a_failed_shard_does_not_end_the_others(line_shards):
     assert "samples" in results[0]
     assert results[1]["converged"] is False
     assert "no start" in results[1]["reason"]
+
+
+def test_a_list_with_a_failed_shard_is_combined_and_validated_as_it_is():
+    # as run_parallel_mcmc returns it; the guide drops it in silence
+    failed = {"shard_id": 1, "converged": False, "reason": "the worker was lost", "attempts": 2}
+    results = [draws(3)[0], failed, draws(3)[2]]
+    with pytest.warns(HomodyneWarning, match=r"1 of 3 shards failed and are left out.*shard 1: the worker was lost"):
+        combined = combine_subposteriors(results)
+    assert "shard 1: the worker was lost" in combined.notes[0]
+    np.testing.assert_array_equal(combined.samples, combine_subposteriors([results[0], results[2]]).samples)
+    valid, report = validate_cmc_results(results, combined)
+    assert not valid
+    assert report["problems"][0] == "shard 1 failed: the worker was lost"
+    with pytest.raises(ExecutionError, match=r"no shard has draws to combine \(shard 1: the worker was lost\)"):
+        combine_subposteriors([failed])
+    assert not validate_cmc_results([failed])[0]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arguments import Faults
 from homodyne.errors import ConvergenceError, InputError
+from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.mode import climb, expansion
 from homodyne.optimization.cmc.model import Array, Model
 from homodyne.optimization.cmc.types import Initialization
@@ -29,9 +31,23 @@ SHIFT = 0.5  # standard deviations that the center may be off
 STRETCH = 2.0  # factor by which a width may be off
 
 
+class Pool(dict[str, npt.NDArray[Any]]):
+    """Pooled points, arrays by name, and of how many shards of which size they are.
+
+    Attributes
+    ----------
+    num_shards : int
+    points_per_shard : float
+        Mean.
+    """
+
+    num_shards: int
+    points_per_shard: float
+
+
 def pool_samples_from_shards(
     shards: Sequence[Mapping[str, Any]], samples_per_shard: int = 200, *, seed: int = 0
-) -> dict[str, npt.NDArray[Any]]:
+) -> Pool:
     """Draw the same number of observations from every shard, without replacement.
 
     Parameters
@@ -47,8 +63,8 @@ def pool_samples_from_shards(
 
     Returns
     -------
-    dict of arrays
-        The pooled points.
+    Pool
+        A dictionary of the pooled points.
 
     Raises
     ------
@@ -56,25 +72,30 @@ def pool_samples_from_shards(
         When there is no shard, a shard holds no points, shards hold different arrays, or fewer than one point is
         asked for.
     """
-    if not shards:
-        raise InputError("there are no shards to pool")
-    if samples_per_shard < 1:
-        raise InputError(f"samples_per_shard is {samples_per_shard}, must be at least 1")
+    with Faults() as faults:
+        if not shards:
+            faults.add("there are no shards to pool")
+        faults.integer("samples_per_shard", samples_per_shard, 1)
+        faults.integer("seed", seed)
+    sizes: list[int] = []
     parts: list[dict[str, npt.NDArray[Any]]] = []
     for number, shard in enumerate(shards):
         arrays = {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
         lengths = {len(value) for value in arrays.values()}
         if len(lengths) != 1 or 0 in lengths or (parts and set(arrays) != set(parts[0])):
-            sizes = {name: len(value) for name, value in arrays.items()}
+            found = {name: len(value) for name, value in arrays.items()}
             raise InputError(
-                f"shard {number} holds arrays of lengths {sizes}, expected one common, positive length and the same "
+                f"shard {number} holds arrays of lengths {found}, expected one common, positive length and the same "
                 "names in every shard"
             )
         length = lengths.pop()
+        sizes.append(length)
         rng = np.random.default_rng([seed, number])
         chosen = _balanced(arrays.get("phi"), length, samples_per_shard, rng)
         parts.append({name: np.asarray(value[chosen]) for name, value in arrays.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    pool = Pool({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    pool.num_shards, pool.points_per_shard = len(sizes), float(np.mean(sizes))
+    return pool
 
 
 def _balanced(phi: Any, length: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
@@ -102,6 +123,16 @@ def shard_density(model: Model, pooled: Mapping[str, Any], num_shards: int, poin
     argument = model.argument(shard)
     power, scale = 1.0 / num_shards, points_per_shard / model.num_points(shard)
     return lambda z: scale * model.log_likelihood(z, argument, power) + power * model.log_prior(z)
+
+
+def named_point(values: Mapping[str, float], names: Sequence[str]) -> Array:
+    """Coordinates (d,) in the order of their names; an InputError for others or for what is not finite."""
+    if not isinstance(values, Mapping) or set(values) != set(names):
+        raise InputError(f"init_params holds {', '.join(map(str, values))}; the coordinates are {', '.join(names)}")
+    with Faults() as faults:
+        for name in names:
+            faults.number(f"init_params[{name!r}]", values[name])
+    return np.array([values[name] for name in names], dtype=np.float64)
 
 
 def identity_initialization(model: Model, center: Array | None = None) -> Initialization:
@@ -160,13 +191,14 @@ def _inverse(precision: Array) -> Array | None:
 
 
 def run_svi_initialization(
-    model: Model,
+    model: object,
     pooled_data: Mapping[str, Any],
-    *,
-    num_shards: int,
-    points_per_shard: float,
-    init: Initialization | None = None,
+    init_params: Mapping[str, float] | None = None,
     num_steps: int = 1500,
+    *,
+    num_shards: int | None = None,
+    points_per_shard: float | None = None,
+    init: Initialization | None = None,
     learning_rate: float = 0.02,
     rank: int = 5,
     seed: int = 0,
@@ -182,17 +214,19 @@ def run_svi_initialization(
     Parameters
     ----------
     model
-        Any model.
+        Any model, or what `as_model` makes one of: a NumPyro model function, for instance.
     pooled_data
         Points of all shards, as from `pool_samples_from_shards`.
-    num_shards
-        M; the prior counts with the power 1/M.
-    points_per_shard
-        Observations of a typical shard, to which the likelihood of the pool is scaled.
-    init
-        Center and covariance to start from, those of a pilot fit; found by Newton's method unless given.
+    init_params
+        Coordinates without bounds, by the model's names, at which the search for the mode starts; zero unless given.
     num_steps, learning_rate
         Steps of the Adam optimiser and their first size, in whitened coordinates.
+    num_shards
+        M; the prior counts with the power 1/M. That of the pool unless given.
+    points_per_shard
+        Observations of a typical shard, to which the likelihood of the pool is scaled. That of the pool unless given.
+    init
+        Center and covariance to start from, those of a pilot fit; found by Newton's method unless given.
     rank
         Columns of L; at most d are used.
     seed
@@ -200,25 +234,47 @@ def run_svi_initialization(
     progress
         Called with ("svi", steps done, num_steps).
 
+    Returns
+    -------
+    Initialization
+        Which unpacks to starting point by name and inverse mass matrix.
+
     Raises
     ------
     InputError
-        When a setting is not positive.
+        When a setting is not positive, names do not fit, or the pool does not say how many shards it is made of.
     ConvergenceError
         When the evidence bound is not finite or still grows, or the fit is not stationary: the center is off by more
         than half a standard deviation, or a width by more than a factor of two.
     """
-    if min(num_steps - CHUNKS, learning_rate, rank) <= 0:
-        raise InputError(
-            f"num_steps is {num_steps}, learning_rate {learning_rate}, rank {rank}: expected more than {CHUNKS} steps, "
-            "a positive rate and a positive rank"
-        )
-    density = shard_density(model, pooled_data, num_shards, points_per_shard)
+    num_shards = getattr(pooled_data, "num_shards", None) if num_shards is None else num_shards
+    points_per_shard = getattr(pooled_data, "points_per_shard", None) if points_per_shard is None else points_per_shard
+    with Faults() as faults:
+        made: Any = model if isinstance(model, Model) else faults.of(as_model, model, pooled_data)
+        faults.integer("num_steps", num_steps, CHUNKS + 1)
+        faults.number("learning_rate", learning_rate, above=0.0)
+        faults.integer("rank", rank, 1)
+        faults.integer("seed", seed)
+        if num_shards is None or points_per_shard is None:
+            faults.add(
+                "pooled_data does not say of how many shards of which size it is made, which decides about the widths: "
+                "take it from pool_samples_from_shards, or give num_shards and points_per_shard"
+            )
+        else:
+            faults.integer("num_shards", num_shards, 1)
+            faults.number("points_per_shard", points_per_shard, above=0.0)
+        start: Any = None
+        if made is not None:
+            zero = dict.fromkeys(made.names, 0.0)
+            start = faults.of(named_point, zero if init_params is None else init_params, made.names)
+    assert num_shards is not None
+    assert points_per_shard is not None
+    density = shard_density(made, pooled_data, num_shards, points_per_shard)
     if init is None:
         try:
-            init = mode_initialization(density, np.zeros(len(model.names)), seed=seed)
+            init = mode_initialization(density, start, seed=seed)
         except ConvergenceError:  # no interior mode: optimise in the coordinates of the model
-            init = identity_initialization(model)
+            init = identity_initialization(made)
     origin, factor = init.center, np.linalg.cholesky(init.covariance)
 
     def target(w: jax.Array) -> jax.Array:
@@ -228,7 +284,7 @@ def run_svi_initialization(
     _check_plateau(losses, len(origin))
     _check_stationary(target, loc, covariance, seed)
     result = factor @ covariance @ factor.T
-    return Initialization(origin + factor @ loc, 0.5 * (result + result.T), "svi")
+    return Initialization(origin + factor @ loc, 0.5 * (result + result.T), "svi", names=made.names)
 
 
 def _optimise(

@@ -1,5 +1,6 @@
 """What passes between coordinator, backends and workers: tasks go out, results or failures come back."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,8 @@ class Initialization:
     cavity : float
         Every shard is sampled times a normal density around `center` with covariance / cavity, which stands for what
         the other shards know and is divided out of the merge; 0 for none.
+    names : tuple of str
+        Of the coordinates, where `run_svi_initialization` has made it.
     """
 
     center: Array
@@ -40,6 +43,12 @@ class Initialization:
     method: Literal["nlsq", "svi", "identity"]
     notes: tuple[str, ...] = ()
     cavity: float = 0.0
+    names: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the starting point by name and the inverse mass matrix, as `run_parallel_mcmc` takes them."""
+        yield dict(zip(self.names, self.center.tolist(), strict=True))
+        yield self.covariance
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,6 @@ from homodyne.config.schema import JobsConfig
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends.child import Failed, attempt, find_function
 from homodyne.optimization.cmc.backends.tasks import as_mapping, write_tasks
-from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.types import ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.density import Progress
 
@@ -135,7 +134,7 @@ class CMCBackend(ABC):
         init_params: Mapping[str, float],
         inv_mass_matrix: npt.ArrayLike,
         *,
-        model: Model,
+        model: object = None,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> list[dict[str, Any]]:
@@ -152,7 +151,7 @@ class CMCBackend(ABC):
         inv_mass_matrix : (d, d) array
             Covariance of the posterior of one shard.
         model
-            What is sampled; its prior enters every shard with power 1 / number of shards.
+            What is sampled, see `as_model`; its prior enters every shard with power 1 / number of shards.
         seed
             The draws of a shard depend on it, the shard and its position only.
         progress

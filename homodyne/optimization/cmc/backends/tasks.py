@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.errors import InputError
+from homodyne.arguments import Faults
+from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.store import write_arrays
+from homodyne.optimization.cmc.svi_init import named_point
 from homodyne.optimization.cmc.types import Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 
@@ -24,18 +26,28 @@ def write_tasks(
     mcmc_config: Mapping[str, Any],
     init_params: Mapping[str, float],
     inv_mass_matrix: npt.ArrayLike,
-    model: Model,
+    model: object,
     seed: int,
 ) -> list[ShardTask]:
     """Write the arrays of every shard below `folder` and return one task for each; see `run_parallel_mcmc`."""
-    if not shards:
-        raise InputError("there are no shards to sample")
-    settings, init = _settings(mcmc_config), _initialization(init_params, inv_mass_matrix, model.names)
+    with Faults() as faults:
+        if not shards:
+            faults.add("there are no shards to sample")
+        settings = faults.of(_settings, mcmc_config)
+        faults.integer("seed", seed)
+        if model is None:
+            faults.add(
+                "model is missing: a backend samples any model and knows none; give model=..., a LogDensityModel or a "
+                "NumPyro model function. For two-time maps with the models of this package use CMCCoordinator"
+            )
+        elif shards:
+            made: Any = model if isinstance(model, Model) else faults.of(as_model, model, _example(shards))
+            if made is not None:
+                init = faults.of(_initialization, init_params, inv_mass_matrix, made.names)
     tasks = []
     for k, shard in enumerate(shards):
-        arrays = {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
-        place = write_arrays(folder / f"{k}", arrays)
-        tasks.append(ShardTask(k, model, place, 1.0 / len(shards), settings, init, seed))
+        place = write_arrays(folder / f"{k}", _arrays(shard))
+        tasks.append(ShardTask(k, made, place, 1.0 / len(shards), settings, init, seed))
     return tasks
 
 
@@ -45,23 +57,35 @@ def as_mapping(outcome: ShardResult | ShardFailure) -> dict[str, Any]:
     return {"converged": False, **values}
 
 
+def _arrays(shard: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
+
+
+def _example(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Arrays on which a model function is tried: of the first shard that is finite, where one is."""
+    finite = (shard for shard in map(_arrays, shards) if all(np.isfinite(values).all() for values in shard.values()))
+    return next(finite, _arrays(shards[0]))
+
+
 def _settings(mcmc_config: Mapping[str, Any]) -> NutsSettings:
     known = [field.name for field in fields(NutsSettings)]
-    for name in mcmc_config:
-        if name not in known:
-            raise InputError(f"mcmc_config holds {name!r}; known: {', '.join(known)}")
-    return NutsSettings(**mcmc_config)
+    with Faults() as faults:
+        for name in mcmc_config:
+            if name not in known:
+                faults.add(f"mcmc_config holds {name!r}; known: {', '.join(known)}")
+        settings = faults.of(NutsSettings, **{name: value for name, value in mcmc_config.items() if name in known})
+    assert isinstance(settings, NutsSettings)
+    return settings
 
 
 def _initialization(
     init_params: Mapping[str, float], inv_mass_matrix: npt.ArrayLike, names: tuple[str, ...]
 ) -> Initialization:
-    if set(init_params) != set(names):
-        raise InputError(f"init_params holds {', '.join(init_params)}; the coordinates are {', '.join(names)}")
-    center = np.array([init_params[name] for name in names], dtype=np.float64)
     matrix, d = np.array(inv_mass_matrix, dtype=np.float64), len(names)
-    if matrix.shape != (d, d) or not np.isfinite(matrix).all() or not np.array_equal(matrix, matrix.T):
-        raise InputError(f"inv_mass_matrix has shape {matrix.shape}; expected a symmetric matrix ({d}, {d}), finite")
-    if not np.isfinite(center).all() or not np.linalg.eigvalsh(matrix).min() > 0.0:
-        raise InputError(f"init_params {center} must be finite and inv_mass_matrix positive definite")
+    with Faults() as faults:
+        center = faults.of(named_point, init_params, names)
+        if matrix.shape != (d, d) or not np.isfinite(matrix).all() or not np.array_equal(matrix, matrix.T):
+            faults.add(f"inv_mass_matrix has shape {matrix.shape}; expected a symmetric matrix ({d}, {d}), finite")
+        elif not np.linalg.eigvalsh(matrix).min() > 0.0:
+            faults.add("inv_mass_matrix is not positive definite")
     return Initialization(center, matrix, "identity" if np.array_equal(matrix, np.eye(d)) else "svi")
