@@ -28,7 +28,7 @@ def status(store: Store) -> None:
     for failure in failures:
         print(f"failed     shard {failure.shard_id}: {failure.reason}")
     for job in recorded(held.path):
-        print(f"job        {job.job} ({job.scheduler}, {job.round}): {_states(job)}")
+        print(f"job        {job.job or job.name} ({job.scheduler}, {job.round}): {_states(job)}")
 
 
 def cancel(store: Store) -> None:
@@ -79,14 +79,14 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
 def _states(job: "Job") -> str:
     """Say how many elements of a job are in which state."""
     from homodyne.optimization.cmc.backends.arrays import Pace, dialect_of
+    from homodyne.optimization.cmc.backends.jobs import UNKNOWN
 
     dialect = dialect_of(job)
     try:
-        states = dialect.status(job.job, Pace.command)
+        states = dialect.status(job.job, len(job.elements), Pace.command) if job.job else [UNKNOWN] * len(job.elements)
     except HomodyneError as error:
         return str(error)
-    counts = Counter(state.phase for state in states.values())
-    counts["ended"] = len(job.elements) - counts["queued"] - counts["running"]
-    said = ", ".join(f"{counts[phase]} {phase}" for phase in ("queued", "running", "ended") if counts[phase])
-    why = ", ".join(sorted({state.reason for state in states.values() if state.phase == "queued" and state.reason}))
+    counts = Counter(state.phase for state in states)
+    said = ", ".join(f"{counts[phase]} {phase}" for phase in ("queued", "running", "ended", "unknown") if counts[phase])
+    why = ", ".join(sorted({state.reason for state in states if state.phase == "queued" and state.reason}))
     return said + (", cancelled" if job.cancelled else "") + (f" ({why})" if why else "")

@@ -82,7 +82,7 @@ def pbs_double(folder: Path, kind: str) -> Scheduler:
     """Commands of the double in a folder, first in the search path."""
     programs = folder / "bin"
     programs.mkdir()
-    for name in ("qsub", "qstat", "qdel"):
+    for name in ("qsub", "qstat", "qselect", "qdel"):
         (programs / name).write_text(f"#!{sys.executable}\n" + (HERE / "pbs_double.py").read_text())
         (programs / name).chmod(0o755)
     search = os.pathsep.join([str(programs), os.environ["PATH"]])

@@ -1,8 +1,13 @@
-"""A test double of PBS Pro and of Torque, as far as job arrays go: qsub, qstat and qdel under their names.
+"""A test double of PBS Pro and of Torque, as far as job arrays go: qsub, qstat, qselect and qdel under their names.
 
 It is not PBS. It follows what the manuals say: elements run as processes of this machine, two at a time, from the
 home directory and with a bare environment; exit codes, states and texts are those of the scheduler that
 PBS_DOUBLE_KIND names (pbs or torque). PBS_DOUBLE is the folder of its files.
+
+What a real OpenPBS 23.06 was seen to answer is answered here, too: without job history (the file no-history in that
+folder) qstat -x says nothing at all and exits 0; qdel of a finished job exits 35; with the file plain-signals a killed
+element has exit status 128 + signal, and a deleted one 0 with "terminated" in its comment. The file silent makes qstat
+say nothing, the file slow makes qsub submit and never come back.
 """
 
 import json
@@ -56,12 +61,23 @@ def qsub(script):
     number = len(list(ROOT.glob("job-*"))) + 1
     folder = ROOT / f"job-{number}"
     folder.mkdir()
-    write(folder / "job.json", {"indices": indices, "script": str(script), "most": most})
+    write(folder / "job.json", {"indices": indices, "script": str(script), "most": most, "name": options["-N"]})
     for index in indices or [0]:
         write(folder / f"{index}.json", {"state": "Q"})
     silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
     subprocess.Popen([sys.executable, __file__, "--serve", folder], start_new_session=True, cwd="/", **silent)
+    if (ROOT / "slow").exists():
+        (ROOT / "slow").unlink()
+        time.sleep(600)
     print(f"{number}[].{HOST}" if indices else f"{number}.{HOST}")
+
+
+def qselect(name):
+    for folder in sorted(ROOT.glob("job-*")):
+        job = json.loads((folder / "job.json").read_text())
+        if job["name"] == name:
+            number = folder.name.removeprefix("job-")
+            print(f"{number}[].{HOST}" if job["indices"] else f"{number}.{HOST}")
 
 
 def start(folder, job, index):
@@ -90,8 +106,17 @@ def serve(folder):
             code = process.poll()
             if code is not None:
                 del running[index]
-                write(folder / f"{index}.json", {"state": "F", "exit": code if code >= 0 else SIGNALLED - code})
+                write(folder / f"{index}.json", {"state": "F", **ending(folder, index, code)})
         time.sleep(0.05)
+
+
+def ending(folder, index, code):
+    """Exit status and comment of an element."""
+    if not (ROOT / "plain-signals").exists():
+        return {"exit": code if code >= 0 else SIGNALLED - code}
+    if (folder / f"deleted-{index}").exists():
+        return {"exit": 0, "comment": "Job run at Mon Nov 30 at 10:00 on (host:ncpus=1) and terminated"}
+    return {"exit": code if code >= 0 else 128 - code}
 
 
 def found(name):
@@ -108,9 +133,13 @@ def qstat(arguments):
     if TORQUE and "-x" in arguments:
         complain("qstat: this double has no XML", 1)
     folder, _ = found(arguments[-1])
+    if (ROOT / "silent").exists() or ((ROOT / "no-history").exists() and "-x" in arguments):
+        return
     job = json.loads((folder / "job.json").read_text())
     states = {index: json.loads((folder / f"{index}.json").read_text()) for index in job["indices"] or [0]}
     over = all(state["state"] == "F" for state in states.values())
+    if over and (ROOT / "no-history").exists():
+        complain(f"qstat: Unknown Job Id {arguments[-1]}", 153)
     if over and not TORQUE and "-x" not in arguments:
         complain(f"qstat: {arguments[-1]} Job has finished, use -x or -H to obtain historical job information", 35)
     number = folder.name.removeprefix("job-")
@@ -119,20 +148,28 @@ def qstat(arguments):
     for index, state in states.items():
         name = f"{number}[{index}].{HOST}" if job["indices"] else f"{number}.{HOST}"
         ended = "C" if TORQUE else "F" if over or not job["indices"] else "X"
-        block(name, ended if state["state"] == "F" else state["state"], state.get("exit"))
+        block(name, ended if state["state"] == "F" else state["state"], state.get("exit"), state.get("comment"))
 
 
-def block(name, state, code):
+def block(name, state, code, comment=None):
     print(f"Job Id: {name}\n    Job_Name = homodyne\n    job_state = {state}")
     if code is not None:
         print(f"    {'exit_status' if TORQUE else 'Exit_status'} = {code}")
+    if comment is not None:
+        print(f"    comment = {comment[:40]}\n\t{comment[40:]}")
     print("    Variable_List = PBS_O_HOME=/home/someone,PBS_O_WORKDIR=/a/long/path,\n\tPBS_O_HOST=login1.example\n")
 
 
 def qdel(name):
     folder, element = found(name)
+    indices = json.loads((folder / "job.json").read_text())["indices"] or [0]
+    wanted = indices if element is None else [element]
+    if all(json.loads((folder / f"{index}.json").read_text())["state"] == "F" for index in wanted):
+        complain(f"qdel: Job has finished {name}", 35)
     if element is None:
         (folder / "deleted").touch()
+    for index in wanted:
+        (folder / f"deleted-{index}").touch()
     for file in [folder / f"{element}.json"] if element is not None else folder.glob("[0-9]*.json"):
         state = json.loads(file.read_text())
         if state["state"] == "R":
@@ -146,5 +183,7 @@ if __name__ == "__main__":
         qsub(sys.argv[1])
     elif Path(sys.argv[0]).name == "qstat":
         qstat(sys.argv[1:])
+    elif Path(sys.argv[0]).name == "qselect":
+        qselect(sys.argv[2])
     else:
         qdel(sys.argv[1])

@@ -123,6 +123,11 @@ def test_answers_of_pbs():
     assert "was killed by signal 15" in found[3].reason
     assert PBS().parse_status(PBS_PRO.replace("    Exit_status = 7\n", ""))[1].reason.endswith("keeps no exit codes")
     assert PBS().parse_status("Job Id: 7.pbs01\n    job_state = E\n") == {0: State("running")}
+    killed = "Job Id: 7.pbs01\n    job_state = F\n    Exit_status = 137\n"
+    assert PBS().parse_status(killed)[0].reason.startswith("was killed by signal 9")
+    assert PBS().parse_status(killed.replace("137", "200"))[0].reason == "ended with exit code 200"
+    deleted = "    comment = Job run at Mon Nov 30 at 10:00 on (host:ncpus=1) and termina\n\tted\n"
+    assert "was terminated" in PBS().parse_status(killed.replace("137", "0") + deleted)[0].reason
     torque = Torque().parse_status(TORQUE)
     assert (torque[3].phase, torque[4].phase) == ("ended", "queued")
     assert "time limit" in torque[3].reason
@@ -178,6 +183,7 @@ def test_scripts(dialect, tmp_path, monkeypatch):
     head = [line.removeprefix(mark) for line in script.splitlines() if line.startswith(mark)]
     assert set(HEADS[dialect.name]) <= set(head)
     assert "-l filesystems=home:eagle" in head
+    assert {"slurm": "--output=/dev/null"}.get(dialect.name, "-o /dev/null") in head  # the path has a quote in it
     assert "JAX_PLATFORMS" not in script  # there is a GPU
     program = tmp_path / "python"
     program.write_text('#!/bin/bash\nprintf "%s|" "$@"\necho "$NOTE $NPROC $OMP_NUM_THREADS"\n')
@@ -193,6 +199,14 @@ def test_scripts(dialect, tmp_path, monkeypatch):
     plain = job_script(dialect, JobsConfig(), store, "sampling", 0, 1)
     assert "0-0" not in plain
     assert dialect.array_index not in plain
+
+
+def test_what_scheduler_and_bash_say_has_a_file():
+    outputs = Path("/store/jobs/0003")
+    assert "#SBATCH --output=/store/jobs/0003-%a.out" in Slurm().directives(JobsConfig(), 4, outputs)
+    assert "#SBATCH --output=/store/jobs/0003-0.out" in Slurm().directives(JobsConfig(), 1, outputs)
+    assert "#PBS -o /store/jobs/0003-^array_index^.out" in PBS().directives(JobsConfig(), 4, outputs)
+    assert "#PBS -o /store/jobs/" in Torque().directives(JobsConfig(), 4, outputs)
 
 
 def test_what_a_scheduler_does_not_have():
@@ -292,7 +306,7 @@ def test_records_of_jobs_are_checked(tmp_path):
     assert recorded(store.path) == [job]
     assert job.last_words(1) == ""
     (tmp_path / "0000-1.log").write_text("one\nmodule: command not found\n\n")
-    assert job.last_words(1) == "module: command not found"
+    assert job.last_words(1) == "one; module: command not found"
     assert homodyne(["status", str(store.path)]) == 2  # not the name of a scheduler
     (store.path / "jobs" / "0000.json").write_text('{"elements": [["a"]]}')
     with pytest.raises(InputError, match="no record of a job"):

@@ -176,6 +176,10 @@ class Round:
             return None
         return Failed(str(entry["reason"]), bool(entry["retry"]), bool(entry.get("caution")))
 
+    def forget_failure(self, shard_id: int) -> None:
+        """Remove what was noted about an attempt at a shard, before it is tried anew."""
+        self._file(shard_id, "json").unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove the folder of a round that evaluates: its statistics have been handed over."""
         if self.points is not None:

@@ -9,13 +9,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from homodyne.config.schema import JobsConfig
-from homodyne.errors import ExecutionError, InputError
+from homodyne.errors import ExecutionError, HomodyneError, InputError
 from homodyne.optimization.cmc.backends import find_backend
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
-from homodyne.optimization.cmc.backends.jobs import Dialect, Job, State, ask, recorded, submit
+from homodyne.optimization.cmc.backends.jobs import UNKNOWN, Dialect, Job, State, found, recorded, submit
 from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
 from homodyne.optimization.cmc.rounds import Round
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
@@ -38,24 +39,28 @@ class Pace:
         Limit of one call to the scheduler.
     settle
         How long a shared file system may take to show what a job has written there before it ended.
+    silence
+        How long nothing may be said of a job that was seen before.
     patience
-        How long the scheduler may be out of reach.
+        How long the scheduler may be out of reach, or say nothing of a job that was never seen.
     """
 
     first: float = 2.0
     longest: float = 60.0
     command: float = 30.0
     settle: float = 10.0
+    silence: float = 300.0
     patience: float = 3600.0
 
 
 @dataclass(frozen=True)
 class _Element:
-    """A task in the hands of the scheduler."""
+    """A task in the hands of the scheduler: number of its job, place in it, and whether an earlier run has sent it."""
 
     task: ShardTask
-    job: Job
+    job: int
     index: int
+    earlier: bool
 
 
 class ArrayBackend(CMCBackend):
@@ -128,19 +133,29 @@ def dialect_of(job: Job) -> Dialect:
 
 
 def cancel(store: Path) -> list[Job]:
-    """End every job of a store that is not over, so that its shards are not tried again; return these jobs.
+    """End every job of a store that is not known to be over, so that its shards are not tried again; return these.
 
     Raises
     ------
     ExecutionError
-        The scheduler does not answer.
+        The scheduler does not answer, or could not end a job; the others are ended all the same.
     """
-    ended = []
+    ended, troubles = [], []
     for job in recorded(store):
         dialect = dialect_of(job)
-        if any(state.phase != "ended" for state in dialect.status(job.job, Pace.command).values()):
-            ended.append(replace(job, cancelled=True).write(store))
-            ask(dialect.cancel_command(job.job), Pace.command)
+        try:
+            job = found(dialect, job, store, Pace.command)
+            states = dialect.status(job.job, len(job.elements), Pace.command) if job.job else []
+        except ExecutionError as error:
+            troubles.append(str(error))
+            states = [UNKNOWN] if job.job else []
+        if all(state.phase == "ended" for state in states):
+            continue
+        ended.append(replace(job, cancelled=True).write(store))
+        if trouble := dialect.end(job.job, Pace.command):
+            troubles.append(trouble)
+    if troubles:
+        raise ExecutionError("; ".join(dict.fromkeys(troubles)))
     return ended
 
 
@@ -150,8 +165,14 @@ class _Watch:
     def __init__(self, backend: ArrayBackend, work: Round, agenda: Agenda) -> None:
         self.dialect, self.jobs, self.pace = backend.dialect, backend.jobs, backend.pace
         self.work, self.agenda = work, agenda
+        self.sent: dict[int, Job] = {}  # every job of this run, by number
         self.held: dict[int, _Element] = {}
-        self.gone: dict[int, float] = {}  # when an element without a result was first seen to have ended
+        self.over: set[tuple[int, int]] = set()  # elements that are settled
+        self.ended: dict[int, set[int]] = {}  # elements of a job that have ended, as the scheduler last said
+        self.seen: set[tuple[int, int]] = set()  # elements that the scheduler has said to have
+        self.gone: dict[
+            int, float
+        ] = {}  # since when a shard without a result should have come back, or is not heard of
         self.refused = 0  # submissions, one after the other
         self.heard = time.monotonic()
 
@@ -168,54 +189,78 @@ class _Watch:
                 pause = min(1.5 * pause, self.pace.longest) if len(self.held) == open_before else self.pace.first
                 if not self.agenda.finished:
                     time.sleep(pause)
-        finally:
-            self._leave()
+        except Exception:
+            self._end_all()
+            raise
+        except BaseException:  # an interruption
+            self._say_what_goes_on()
+            raise
+        self._end_all()
 
     def _take_up(self) -> None:
-        """Take over the elements of earlier jobs that the scheduler still has."""
+        """Take over the elements of earlier jobs that the scheduler still has, or may have."""
         waiting = {task.shard_id: task for task in (self.agenda.take() for _ in range(self.agenda.num_waiting))}
-        for job in recorded(self.work.store.path):
-            if job.round != self.work.name or job.cancelled or job.scheduler != self.dialect.name:
+        for job in reversed(recorded(self.work.store.path)):
+            mine = job.round == self.work.name and not job.cancelled and job.scheduler == self.dialect.name
+            if not mine or not any(shard in waiting for shard, _, _ in job.elements):
                 continue
-            for index, state in self.dialect.status(job.job, self.pace.command).items():
-                shard, attempt, caution = job.elements[index] if index < len(job.elements) else (-1, 0, 0)
-                if state.phase != "ended" and shard in waiting:
+            states = self._status(job)
+            for index, (shard, attempt, caution) in enumerate(job.elements):
+                may_run = states is None or states[index].phase != "ended"
+                if may_run and shard in waiting and self.work.failure(shard, attempt) is None:
                     task = replace(waiting.pop(shard), attempt=attempt, caution=caution)
-                    self.held[shard] = _Element(task, job, index)
-                    logger.info("shard %d is already with %s, as job %s", shard, self.dialect.name, job.job)
+                    self._hold(task, self.sent.get(job.number, job), index, earlier=True)
+                    logger.info("shard %d is already with %s, as job %s", shard, self.dialect.name, job.job or job.name)
         for task in reversed(waiting.values()):
             self.agenda.put_back(task)
 
+    def _hold(self, task: ShardTask, job: Job, index: int, *, earlier: bool = False) -> None:
+        self.sent.setdefault(job.number, job)
+        self.held[task.shard_id] = _Element(task, job.number, index, earlier)
+
     def _collect(self) -> None:
-        """Settle the shards whose results are there."""
+        """Settle the shards whose results are there, and those of which the worker has noted that it failed."""
         for shard, element in list(self.held.items()):
-            outcome = self.work.result(shard)
-            if outcome is not None:
+            outcome: Any = self.work.result(shard)
+            if outcome is None:
+                outcome = self.work.failure(shard, element.task.attempt)
+            if outcome is not None and shard in self.held:
                 self._drop(shard)
-                self.agenda.settle(element.task, outcome)
+                self.agenda.settle(element.task, self._unless_cancelled(element, outcome))
 
     def _look(self) -> None:
         """Ask the scheduler for the others, and settle those who have had their time."""
-        jobs = {element.job.number: element.job for element in self.held.values()}
-        states = {number: self._status(job) for number, job in jobs.items()}
+        jobs = {element.job for element in self.held.values()}
+        states = {number: self._status(self.sent[number]) for number in sorted(jobs)}
         now = time.monotonic()
         for shard, element in list(self.held.items()):
-            known = states[element.job.number]
-            if known is None or self.agenda.finished:
+            known = states[element.job]
+            if known is None or self.agenda.finished or shard not in self.held:
                 continue
-            state = known.get(element.index, State("ended", "the scheduler does not know it any more"))
-            if state.phase != "ended":
+            state, place = known[element.index], (element.job, element.index)
+            if state.phase in ("queued", "running"):
+                self.seen.add(place)
                 self.gone.pop(shard, None)
                 if state.phase == "running":
                     self.agenda.note_begun(element.task)
-            elif now - self.gone.setdefault(shard, now) >= self.pace.settle:
-                self._settle(shard, element, state)
+            elif (silent := now - self.gone.setdefault(shard, now)) >= self._limit(state, place):
+                self._settle(shard, element, state, silent)
         self.agenda.stragglers()
 
-    def _status(self, job: Job) -> dict[int, State] | None:
+    def _limit(self, state: State, place: tuple[int, int]) -> float:
+        """Seconds after which an element without a result has failed: silence of the scheduler is no statement."""
+        if state.phase == "ended":
+            return self.pace.settle
+        return self.pace.silence if place in self.seen or not self.sent[place[0]].job else self.pace.patience
+
+    def _status(self, job: Job) -> list[State] | None:
         """States of the elements of a job; None when the scheduler does not answer."""
         try:
-            found = self.dialect.status(job.job, self.pace.command)
+            job = found(self.dialect, job, self.work.store.path, self.pace.command)
+            self.sent[job.number] = job
+            known = [State("unknown", "its submission was not answered")] * len(job.elements)
+            if job.job:
+                known = self.dialect.status(job.job, len(job.elements), self.pace.command)
         except ExecutionError as error:
             silent = time.monotonic() - self.heard
             if silent > self.pace.patience:
@@ -223,27 +268,45 @@ class _Watch:
             logger.warning("%s; %s is asked again", error, self.dialect.name)
             return None
         self.heard = time.monotonic()
-        return found
+        self.ended[job.number] = {index for index, state in enumerate(known) if state.phase == "ended"}
+        return known
 
-    def _settle(self, shard: int, element: _Element, state: State) -> None:
-        """Settle a shard whose element has ended."""
-        self._drop(shard)
-        outcome = self.work.result(shard)
-        if outcome is not None:
-            self.agenda.settle(element.task, outcome)
+    def _settle(self, shard: int, element: _Element, state: State, silent: float) -> None:
+        """Settle a shard whose element has ended, or is not heard of for too long: that one is ended first."""
+        self._collect()
+        if shard not in self.held:
             return
-        failed = self.work.failure(shard, element.task.attempt)
-        if failed is None:
-            words = element.job.last_words(element.index)
-            said = f"job {element.job.job}, element {element.index}: {state.reason}, without a valid result"
-            failed = Failed(f"{said}; it last said: {words}" if words else said)
-        if Job.read(self.work.store.path / "jobs" / f"{element.job.number:04d}.json").cancelled:
-            failed = Failed(f"job {element.job.job} was cancelled by homodyne cancel", retry=False)
-        self.agenda.settle(element.task, failed)
+        job = self.sent[element.job]
+        if state.phase == "unknown" and job.job:
+            plain = len(job.elements) == 1
+            if trouble := self.dialect.end(job.job, self.pace.command, None if plain else element.index):
+                if silent > self.pace.patience + self.pace.silence:
+                    raise ExecutionError(f"nothing is heard of job {job.job}, and it cannot be ended: {trouble}")
+                logger.warning("nothing is heard of shard %d, and it cannot be ended: %s", shard, trouble)
+                return
+        self._drop(shard)
+        if element.earlier and state.phase == "unknown" and not self._cancelled(element):
+            self.agenda.put_back(element.task)
+            return
+        reason = state.reason or "nothing is heard of it any more"
+        said = f"job {job.job or job.name}, element {element.index}: {reason}, without a valid result"
+        words = job.last_words(element.index)
+        failed = Failed(f"{said}; it last said: {words}" if words else said)
+        self.agenda.settle(element.task, self._unless_cancelled(element, failed))
+
+    def _cancelled(self, element: _Element) -> bool:
+        return Job.read(self.work.store.path / "jobs" / f"{element.job:04d}.json").cancelled
+
+    def _unless_cancelled(self, element: _Element, outcome: Any) -> Any:
+        """What has come of an element; that it was cancelled where it failed and a user has said so."""
+        if isinstance(outcome, Failed) and self._cancelled(element):
+            return Failed(f"job {self.sent[element.job].job} was cancelled by homodyne cancel", retry=False)
+        return outcome
 
     def _drop(self, shard: int) -> None:
-        del self.held[shard]
+        element = self.held.pop(shard)
         self.gone.pop(shard, None)
+        self.over.add((element.job, element.index))
 
     def _submit(self) -> None:
         """Submit what waits, in arrays of the size that the scheduler takes."""
@@ -259,6 +322,8 @@ class _Watch:
         for first in range(0, len(tasks), size):
             part = tasks[first : first + size]
             elements = [(task.shard_id, task.attempt, task.caution) for task in part]
+            for task in part:
+                self.work.forget_failure(task.shard_id)
             try:
                 job = submit(self.dialect, self.jobs, self.work, elements, self.pace.command)
             except ExecutionError as error:
@@ -266,8 +331,9 @@ class _Watch:
                 for task in reversed(tasks[first:]):
                     self.agenda.put_back(task)
                 return
-            logger.info("job %s of %s has %d shards", job.job, self.dialect.name, len(part))
-            self.held |= {task.shard_id: _Element(task, job, index) for index, task in enumerate(part)}
+            logger.info("job %s of %s has %d shards", job.job or job.name, self.dialect.name, len(part))
+            for index, task in enumerate(part):
+                self._hold(task, job, index)
             self.heard, self.refused = time.monotonic(), 0
 
     def _not_now(self, error: ExecutionError) -> None:
@@ -277,12 +343,29 @@ class _Watch:
             raise error
         logger.warning("%s; it is tried again", error)
 
-    def _leave(self) -> None:
-        """End what runs in vain, or say what goes on."""
-        jobs = {element.job.job: element.job for element in self.held.values()}
-        if jobs and not self.agenda.finished:
+    def _open_jobs(self) -> list[Job]:
+        """Jobs of this run of which not every element is known to have ended."""
+        return [
+            job
+            for job in self.sent.values()
+            if any(
+                (job.number, index) not in self.over and index not in self.ended.get(job.number, ())
+                for index in range(len(job.elements))
+            )
+        ]
+
+    def _end_all(self) -> None:
+        """End what still runs, which is in vain; what goes wrong with that is no reason of anything else."""
+        for job in self._open_jobs():
+            try:
+                job = found(self.dialect, job, self.work.store.path, self.pace.command)
+                trouble = self.dialect.end(job.job, self.pace.command) if job.job else ""
+            except HomodyneError as error:
+                trouble = str(error)
+            if trouble:
+                logger.warning("job %s may still be there: %s", job.job or job.name, trouble)
+
+    def _say_what_goes_on(self) -> None:
+        if jobs := [job.job or job.name for job in self._open_jobs()]:
             place = self.work.store.path
             logger.warning("jobs that go on: %s; to end them: homodyne cancel %s", ", ".join(jobs), place)
-            return
-        for job in jobs:
-            ask(self.dialect.cancel_command(job), self.pace.command)

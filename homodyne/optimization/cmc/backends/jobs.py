@@ -6,17 +6,22 @@ A `Dialect` is a handful of pure methods; `slurm` and `pbs` hold them. In the st
     jobs/0003.txt     its list: line k has shard, attempt and caution of element k
     jobs/0003.json    its number at the scheduler, and what it was submitted for
     jobs/0003-7.log   what element 7 has printed, unless another folder was chosen
+    jobs/0003-7.out   what the scheduler and bash said of it before that began; named by PBS where it takes no name
+
+A scheduler that says nothing of an element says nothing: its state is unknown, not ended.
 """
 
 import json
+import logging
 import os
 import re
+import secrets
 import shlex
 import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,18 +32,31 @@ from homodyne.optimization.cmc.backends.multiprocessing import thread_limits
 from homodyne.optimization.cmc.rounds import Round
 from homodyne.optimization.cmc.store_files import read_json
 
+logger = logging.getLogger(__name__)
+
 OUT_OF_MEMORY = "out of memory: give the jobs more (memory_gb), or make more shards"
 OUT_OF_TIME = "reached its time limit: give the jobs more (walltime), or make more shards"
 
-_TAIL = 2000  # bytes at the end of a log that are looked at
+FORGOTTEN = "the scheduler does not know it any more"
+
+_TAIL, _LINES = 2000, 3  # bytes at the end of a log that are looked at, and lines that are told
+_PLAIN = re.compile(r"[\w./+@=-]+", re.ASCII)
+"""Paths that every scheduler reads as they are."""
+
+
+class NoAnswerError(ExecutionError):
+    """A command of a scheduler has not ended in time: nobody knows what it has done."""
 
 
 @dataclass(frozen=True)
 class State:
     """An element of a job as the scheduler sees it: a hint, the files in the store are the truth."""
 
-    phase: Literal["queued", "running", "ended"]
+    phase: Literal["queued", "running", "ended", "unknown"]
     reason: str = ""
+
+
+UNKNOWN = State("unknown")
 
 
 class Dialect(ABC):
@@ -48,11 +66,25 @@ class Dialect(ABC):
     array_index: str
     """Variable that holds the number of an element."""
     unknown: re.Pattern[str]
-    """What a command says of a job that the scheduler has forgotten, or never knew."""
+    """What a command says of a job that the scheduler has forgotten, has finished, or never knew."""
 
     @abstractmethod
-    def directives(self, jobs: JobsConfig, count: int) -> list[str]:
-        """Lines at the head of a script for `count` elements."""
+    def directives(
+        self, jobs: JobsConfig, count: int, outputs: Path | None = None, name: str = "homodyne"
+    ) -> list[str]:
+        """Lines at the head of a script for `count` elements.
+
+        Parameters
+        ----------
+        jobs
+            What is asked for.
+        count
+            Elements; a single one makes a plain job.
+        outputs
+            Folder and stem of the files of what scheduler and bash say, nowhere when None.
+        name
+            Of the job.
+        """
 
     @abstractmethod
     def submit_command(self, script: Path) -> list[str]:
@@ -63,34 +95,52 @@ class Dialect(ABC):
         """Number of the job in what the submission has printed."""
 
     @abstractmethod
+    def find_command(self, name: str) -> list[str]:
+        """Command that prints the numbers of the jobs of a name which are not over."""
+
+    @abstractmethod
     def status_commands(self, job: str) -> list[list[str]]:
-        """Commands that tell the states of all elements; the first that works is used."""
+        """Commands that tell the states of elements; they are asked in turn until the job is heard of."""
 
     @abstractmethod
     def parse_status(self, text: str) -> dict[int, State]:
         """States by element; a plain job is element 0."""
 
     @abstractmethod
-    def cancel_command(self, job: str) -> list[str]:
-        """Command that ends a job."""
+    def cancel_command(self, job: str, element: int | None = None) -> list[str]:
+        """Command that ends a job, or one element of an array."""
 
-    def status(self, job: str, timeout: float) -> dict[int, State]:
-        """States by element; empty when the scheduler does not know the job.
+    def status(self, job: str, count: int, timeout: float) -> list[State]:
+        """States of the elements of a job; those of which nothing is said are unknown.
 
         Raises
         ------
         ExecutionError
-            It does not answer.
+            No command is answered.
         """
-        said = ""
+        said, silent = "", False
         for command in self.status_commands(job):
             try:
-                return self.parse_status(ask(command, timeout))
+                known = self.parse_status(ask(command, timeout))
             except ExecutionError as error:
                 said = str(error)
+                continue
+            if known:
+                return [known.get(element, UNKNOWN) for element in range(count)]
+            said, silent = "", True
         if self.unknown.search(said):
-            return {}
+            return [State("ended", FORGOTTEN)] * count
+        if silent:
+            return [UNKNOWN] * count
         raise ExecutionError(said)
+
+    def end(self, job: str, timeout: float, element: int | None = None) -> str:
+        """End a job or one of its elements; what went wrong, empty when it is over by now."""
+        try:
+            ask(self.cancel_command(job, element), timeout)
+        except ExecutionError as error:
+            return "" if self.unknown.search(str(error)) else str(error)
+        return ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +162,9 @@ class Job:
         Folder of the logs.
     cancelled : bool
         Whether a user has ended it: nothing of it is to be tried again.
+    name : str
+        Of the job at the scheduler, by which it is found when the answer to the submission is lost; `job` is empty
+        until that is known.
     """
 
     number: int
@@ -121,6 +174,7 @@ class Job:
     elements: tuple[tuple[int, int, int], ...]
     logs: str
     cancelled: bool = False
+    name: str = ""
 
     @classmethod
     def read(cls, file: Path) -> "Job":
@@ -138,14 +192,29 @@ class Job:
         return self
 
     def last_words(self, element: int) -> str:
-        """Last line that an element has printed; empty when there is none."""
-        try:
-            with (Path(self.logs) / f"{self.number:04d}-{element}.log").open("rb") as stream:
-                stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
-                lines = stream.read().decode(errors="replace").split("\n")
-        except OSError:
-            return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        """Last lines that an element has printed, or else what scheduler and bash have said of it; or nothing."""
+        stem, number = Path(self.logs) / f"{self.number:04d}-{element}", self.job.partition(".")[0].rstrip("[]")
+        own = [stem.with_suffix(".log"), stem.with_suffix(".out")]
+        named = [f"homodyne*.o{number}{ending}" for ending in (f".{element}", f"-{element}", "")]
+        texts = (_tail(path) for path in (*own, *(path for one in named for path in Path(self.logs).glob(one))))
+        return next(filter(None, texts), "")
+
+
+def _tail(file: Path) -> str:
+    """Last lines of a file that say something, in one."""
+    try:
+        with file.open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
+            lines = stream.read().decode(errors="replace").split("\n")
+    except OSError:
+        return ""
+    said = [line.strip() for line in lines if line.strip()]
+    return "; ".join("".join(c if c.isprintable() else " " for c in line) for line in said[-_LINES:])
+
+
+def plain_path(path: Path) -> str | None:
+    """A path as a scheduler reads it; None for one with characters that some of them take for something else."""
+    return str(path) if _PLAIN.fullmatch(str(path)) else None
 
 
 def recorded(store: Path) -> list[Job]:
@@ -158,26 +227,52 @@ def submit(
 ) -> Job:
     """Write script, list and record of a job, and submit it.
 
+    Where no answer comes to the submission, the record says so: its `job` is empty, see `found`.
+
     Raises
     ------
     ExecutionError
-        The scheduler refuses it, or does not answer.
+        The scheduler refuses it.
     """
     folder = work.store.path.resolve() / "jobs"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else folder
     for each in (folder, logs):
         each.mkdir(parents=True, exist_ok=True)
     number = len(list(folder.glob("[0-9]*.sh")))
-    stem = folder / f"{number:04d}"
+    stem, name = folder / f"{number:04d}", f"homodyne{secrets.token_hex(3)}"
     text = "".join(f"{shard} {attempt} {caution}\n" for shard, attempt, caution in elements)
     write_atomically(stem.with_suffix(".txt"), text.encode())
     setup = work.store.manifest.setup
     model, maps = str(setup.get("config", {}).get("analysis_mode", "")), str(setup.get("maps") or "")
-    script = job_script(dialect, jobs, work.store.path.resolve(), work.name, number, len(elements), model, maps)
+    place = work.store.path.resolve()
+    script = job_script(dialect, jobs, place, work.name, number, len(elements), model, maps, name)
     write_atomically(stem.with_suffix(".sh"), script.encode())
-    said = ask(dialect.submit_command(stem.with_suffix(".sh")), timeout)
-    job = Job(number, dialect.name, dialect.parse_id(said), work.name, tuple(elements), str(logs))
-    return job.write(work.store.path)
+    job = Job(number, dialect.name, "", work.name, tuple(elements), str(logs), name=name).write(work.store.path)
+    try:
+        said = ask(dialect.submit_command(stem.with_suffix(".sh")), timeout)
+    except NoAnswerError as error:
+        logger.warning("%s: whether the job is there is asked by its name", error)
+        return job
+    except (ExecutionError, InputError):
+        (folder / f"{number:04d}.json").unlink(missing_ok=True)
+        raise
+    try:
+        return replace(job, job=dialect.parse_id(said)).write(work.store.path)
+    except ExecutionError as error:
+        logger.warning("%s: the number is asked by its name", error)
+        return job
+
+
+def found(dialect: Dialect, job: Job, store: Path, timeout: float) -> Job:
+    """The record of a job with its number, asked for by its name; as it was where the scheduler has no such job.
+
+    Raises
+    ------
+    ExecutionError
+        The scheduler does not answer.
+    """
+    said = [] if job.job else ask(dialect.find_command(job.name), timeout).split()
+    return replace(job, job=dialect.parse_id(said[0])).write(store) if said else job
 
 
 def job_script(
@@ -189,11 +284,12 @@ def job_script(
     count: int,
     model: str = "",
     maps: str = "",
+    title: str = "homodyne",
 ) -> str:
     """Text of the script of a job with `count` elements; a single one makes a plain job.
 
     A correlation model of one's own, ``module:Class``, and a function that makes maps are named to the workers, who
-    import them: a store may not.
+    import them: a store may not. `title` is the name of the job.
     """
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
@@ -205,7 +301,7 @@ def job_script(
     worker += ["--maps", maps] if maps else []
     lines = [
         "#!/bin/bash",
-        *dialect.directives(jobs, count),
+        *dialect.directives(jobs, count, logs / stem.name, title),
         f"element=${{{dialect.array_index}}}" if count > 1 else "element=0",
         f'exec > {shlex.quote(f"{logs / stem.name}-")}"$element".log 2>&1',
         f"cd -- {shlex.quote(os.getcwd())} || exit 1",
@@ -238,7 +334,7 @@ def ask(command: Sequence[str], timeout: float) -> str:
             f"there is no command {command[0]!r} here: start homodyne where jobs can be submitted"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise ExecutionError(f"{command[0]} gave no answer within {timeout:g} s") from error
+        raise NoAnswerError(f"{command[0]} gave no answer within {timeout:g} s") from error
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "no message").replace("\n", "; ")
         raise ExecutionError(f"{command[0]} failed with exit code {done.returncode}: {said}")

@@ -7,7 +7,15 @@ from pathlib import Path
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.optimization.cmc.backends.arrays import ArrayBackend
-from homodyne.optimization.cmc.backends.jobs import OUT_OF_MEMORY, OUT_OF_TIME, Dialect, State, ask
+from homodyne.optimization.cmc.backends.jobs import (
+    FORGOTTEN,
+    OUT_OF_MEMORY,
+    OUT_OF_TIME,
+    Dialect,
+    State,
+    ask,
+    plain_path,
+)
 
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 _ALIVE = {"RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "SUSPENDED", "STOPPED", "RESIZING"}
@@ -31,15 +39,18 @@ class Slurm(Dialect):
 
     name = "slurm"
     array_index = "SLURM_ARRAY_TASK_ID"
-    unknown = re.compile("Invalid job id")
+    unknown = re.compile("Invalid job id|already completing or completed", re.IGNORECASE)
 
-    def directives(self, jobs: JobsConfig, count: int) -> list[str]:
+    def directives(
+        self, jobs: JobsConfig, count: int, outputs: Path | None = None, name: str = "homodyne"
+    ) -> list[str]:
         """``#SBATCH`` lines."""
+        stem = plain_path(outputs) if outputs else None
         if jobs.select is not None:
             raise InputError("optimization.cmc.backend.jobs.select is for pbs; slurm has cpus, memory_gb and gpus")
         most = f"%{jobs.max_running}" if jobs.max_running else ""
         options = [
-            "--job-name=homodyne",
+            f"--job-name={name}",
             f"--array=0-{count - 1}{most}" if count > 1 else "",
             f"--account={jobs.account}" if jobs.account else "",
             f"--partition={jobs.queue}" if jobs.queue else "",
@@ -49,7 +60,7 @@ class Slurm(Dialect):
             f"--cpus-per-task={jobs.cpus}",
             f"--mem={round(jobs.memory_gb * 1024)}M" if jobs.memory_gb else "",
             f"--gres=gpu:{jobs.gpus}" if jobs.gpus else "",
-            "--output=/dev/null",
+            f"--output={stem}-{'%a' if count > 1 else '0'}.out" if stem else "--output=/dev/null",
             *jobs.directives,
         ]
         return [f"#SBATCH {option}" for option in options if option]
@@ -61,7 +72,7 @@ class Slurm(Dialect):
     def parse_id(self, text: str) -> str:
         """Number before the name of a cluster, if there is one."""
         job = text.strip().partition(";")[0]
-        if not job.isdigit():
+        if not re.fullmatch("[0-9]+", job):
             raise ExecutionError(f"sbatch printed {text.strip()!r}, expected the number of a job")
         return job
 
@@ -69,12 +80,17 @@ class Slurm(Dialect):
         """``scontrol show job``."""
         return [["scontrol", "show", "job", "-o", job]]
 
-    def status(self, job: str, timeout: float) -> dict[int, State]:
-        """States by element, from the accounts when the controller has forgotten the job."""
-        found = super().status(job, timeout)
-        if not found:
+    def find_command(self, name: str) -> list[str]:
+        """``squeue``, of arrays once."""
+        return ["squeue", "-h", "-t", "all", "-o", "%F", "-n", name]
+
+    def status(self, job: str, count: int, timeout: float) -> list[State]:
+        """States of the elements, from the accounts when the controller has forgotten the job."""
+        found = super().status(job, count, timeout)
+        if any(state.reason == FORGOTTEN or state.phase == "unknown" for state in found):
             with suppress(ExecutionError, InputError):  # there are no accounts, or no sacct
-                return self.parse_accounts(ask(["sacct", "-X", "-n", "-P", "-o", _ACCOUNTS, "-j", job], timeout))
+                known = self.parse_accounts(ask(["sacct", "-X", "-n", "-P", "-o", _ACCOUNTS, "-j", job], timeout))
+                return [known.get(element, state) for element, state in enumerate(found)]
         return found
 
     def parse_accounts(self, text: str) -> dict[int, State]:
@@ -87,9 +103,9 @@ class Slurm(Dialect):
         """One line for each element, and one for all that wait."""
         return {element: _state(line) for line in text.splitlines() for element in _elements(line)}
 
-    def cancel_command(self, job: str) -> list[str]:
+    def cancel_command(self, job: str, element: int | None = None) -> list[str]:
         """``scancel``."""
-        return ["scancel", job]
+        return ["scancel", job if element is None else f"{job}_{element}"]
 
 
 def _field(line: str, name: str) -> str:
