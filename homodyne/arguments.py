@@ -65,6 +65,5 @@ class Faults:
             return
         if len(self.found) == 1:
             raise self.found[0]
-        lines = [line for fault in self.found for line in str(fault).split("\n  ")]
-        lines = [line for line in lines if not line.endswith(("problems in the configuration:", "arguments:"))]
-        raise InputError("\n  ".join([f"{len(lines)} problems:", *lines]))
+        problems = [problem for fault in self.found for problem in fault.problems]
+        raise InputError(f"{len(problems)} problems:", problems)

@@ -4,6 +4,8 @@ The command line turns ``exit_code`` into the exit status of the process, so tha
 (2) from a posterior that cannot be trusted (3) and from a failed execution (4).
 """
 
+from collections.abc import Sequence
+
 
 class HomodyneError(Exception):
     """Base of all errors raised by homodyne."""
@@ -12,9 +14,21 @@ class HomodyneError(Exception):
 
 
 class InputError(HomodyneError, ValueError):
-    """Something the user gave is wrong; the message names the value, what was expected and what to do."""
+    """Something the user gave is wrong; the message names the value, what was expected and what to do.
+
+    Parameters
+    ----------
+    message
+        One sentence, or the heading of several.
+    problems
+        The sentences, where there are several or a heading is wanted.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__("\n  ".join([message, *problems]))
+        self.problems = tuple(problems) or (message,)
 
 
 class DataError(InputError):

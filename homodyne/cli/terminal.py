@@ -1,25 +1,33 @@
-"""Progress bars."""
+"""How far a long computation is: bars on a terminal, otherwise a line now and then."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+EVERY = 30.0  # seconds between two lines, at least
+
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show one bar per stage of a long computation on the terminal.
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far a computation is, and how long its stage will still take: by bars, or lines where no terminal is.
 
     Yields
     ------
-    A function of stage, steps done and steps in total, or None when nobody is watching (no terminal).
+    A function of stage, steps done and steps in total.
     """
     if not sys.stderr.isatty():
-        yield None
+        yield ProgressLines(lambda line: print(line, file=sys.stderr, flush=True))
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
     bars: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True)) as display:
 
@@ -29,3 +37,41 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None] | None]:
             display.update(bars[stage], completed=done, total=total)
 
         yield report
+
+
+class ProgressLines:
+    """Tells stage and remaining time in a line every `EVERY` seconds at most.
+
+    Parameters
+    ----------
+    write
+        Called with a line.
+    clock
+        Seconds since some moment.
+    """
+
+    def __init__(self, write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._clock = write, clock
+        self._last = clock()
+        self._stage, self._began, self._before = "", self._last, 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Note that some steps of a stage are done."""
+        now = self._clock()
+        if stage != self._stage or done < self._before:  # another, or the same once more
+            self._stage, self._began = stage, now
+        self._before = done
+        if now - self._last < EVERY:
+            return
+        self._last = now
+        left = (now - self._began) * (total - done) / done if done else 0.0
+        more = f", about {_words(left)} left" if 0 < done < total and left else ""
+        self._write(f"{stage}: {done} of {total}{more}")
+
+
+def _words(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from homodyne.config import yaml
-from homodyne.config.problems import describe_problems
+from homodyne.config.problems import problems_of
 from homodyne.config.schema import Config, ModelConfig, ParameterConfig, ParametersConfig, known_model
 from homodyne.errors import ConfigError, InputError
 from homodyne.physics.model import CorrelationModel, find_model_class
@@ -82,9 +82,12 @@ def load_config(
     try:
         config = Config.model_validate(data, context={"importing": importing})
     except ValidationError as error:
-        raise ConfigError(describe_problems(error, name, known_model(mode), contradictions)) from None
-    if contradictions:
-        raise ConfigError(describe_problems(None, name, None, contradictions))
+        problems = [*problems_of(error, known_model(mode)), *contradictions]
+    else:
+        problems = contradictions
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ConfigError(f"{count} in {name}:", problems)
     return config
 
 

@@ -23,26 +23,17 @@ FOREIGN = {
 """Sections of the developer guide that are none here, and what to write instead."""
 
 
-def describe_problems(
-    error: ValidationError | None, source: str, model: CorrelationModel | None = None, more: Sequence[str] = ()
-) -> str:
-    """Tell every problem of a configuration, one per line: dotted path, value, what was expected.
+def problems_of(error: ValidationError, model: CorrelationModel | None = None) -> list[str]:
+    """Tell every problem of a configuration: dotted path, value, what was expected.
 
     Parameters
     ----------
     error
         What validation of `Config` raised.
-    source
-        What to call the configuration.
     model
         its model, None when that is not known.
-    more
-        Further problems.
     """
-    found = error.errors(include_url=False) if error else []
-    lines = [*(_describe(problem, model) for problem in found), *more]
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return "\n  ".join([f"{count} in {source}:", *lines])
+    return [_describe(problem, model) for problem in error.errors(include_url=False)]
 
 
 def known_keys(model: CorrelationModel | None = None, section: type[Section] = Config, path: str = "") -> Iterator[str]:

@@ -109,7 +109,7 @@ class Attempt:
 
 @dataclass(eq=False)
 class _Clock:
-    """Seconds by stage."""
+    """Seconds by stage, each logged when it is done."""
 
     last: float = field(default_factory=time.perf_counter)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -117,6 +117,7 @@ class _Clock:
     def mark(self, stage: str) -> None:
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.last
+        logger.info("%s: %.1f s", stage, now - self.last)
         self.last = now
 
 

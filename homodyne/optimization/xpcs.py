@@ -37,6 +37,7 @@ from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.proposal import Mode, Normal
 from homodyne.optimization.cmc.shard_count import choose_num_shards
+from homodyne.optimization.cmc.steps import step
 from homodyne.optimization.cmc.store import Manifest, ShardStore, opened
 from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_initialization
 from homodyne.optimization.cmc.types import Initialization
@@ -283,10 +284,21 @@ def fit_shards(
     """
     cmc, model, problem = config.optimization.cmc, XpcsModel.of(pilot), pilot.problem
     full = pilot.posterior.nodes
-    count, reason = count_shards(full.num_points, cmc, hardware)
+    with step("hardware"):
+        count, reason = count_shards(full.num_points, cmc, hardware)
+        backend = placed(cmc, count, hardware)
     modes = [(mode.z, mode.covariance) for mode in pilot.modes]
-    init = _initialization(model, pilot, count, config, progress)
-    init = replace(init, cavity=cavity_of(cmc, count))
+    told = (lambda done, total: None) if progress is None else partial(progress, "reduction to shards")
+    with step("sharding"):
+        parts = problem.passes.split(pilot.grid, count, cmc.sharding.strategy, config.seed, told)
+    if empty := [m for m, part in enumerate(parts) if not part.num_points]:
+        raise InputError(
+            f"{cmc.sharding.strategy}: shard {empty[0]} of {count} has no measured pair of frames; use fewer shards"
+        )
+    with step("initialization"):
+        init = _initialization(model, pilot, count, config, progress)
+        init = replace(init, cavity=cavity_of(cmc, count))
+        few = _condensation(model, pilot, init, parts[0], count, np.random.default_rng([config.seed, 5]))
     folder = _folder(cmc)
     setup = {
         "config": to_mapping(resolve(config)),
@@ -301,13 +313,6 @@ def fit_shards(
         "adjustment": model.adjustment.to_dict(),
         "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
     }  # fmt: skip
-    told = (lambda done, total: None) if progress is None else partial(progress, "reduction to shards")
-    parts = problem.passes.split(pilot.grid, count, cmc.sharding.strategy, config.seed, told)
-    if empty := [m for m, part in enumerate(parts) if not part.num_points]:
-        raise InputError(
-            f"{cmc.sharding.strategy}: shard {empty[0]} of {count} has no measured pair of frames; use fewer shards"
-        )
-    few = _condensation(model, pilot, init, parts[0], count, np.random.default_rng([config.seed, 5]))
     manifest = Manifest(
         data=data.digest(),
         model="homodyne two-time maps 4",
@@ -318,7 +323,6 @@ def fit_shards(
         setup=setup,
         versions=used_versions(),
     )
-    backend = placed(cmc, count, hardware)
     with opened(folder, manifest) as store:
         if not store.ready:
             for k, part in enumerate(parts):

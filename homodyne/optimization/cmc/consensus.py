@@ -4,7 +4,6 @@
 the store, from which an interrupted run goes on. What is missing, replaced or doubtful is said in the `Consensus`.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,7 @@ from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.other_modes import other_modes
 from homodyne.optimization.cmc.polish import Polished, polish
 from homodyne.optimization.cmc.proposal import Mode, Normal
+from homodyne.optimization.cmc.steps import step
 from homodyne.optimization.cmc.store import ShardStore
 from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.cmc.weighted_shard import climbed
@@ -44,8 +44,6 @@ from homodyne.optimization.diagnostics import not_converged
 from homodyne.optimization.nuts import NutsSettings
 
 Array = npt.NDArray[np.float64]
-
-logger = logging.getLogger(__name__)
 
 IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
 PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)
@@ -242,11 +240,23 @@ class _Run:
         self.highest, self.height = np.full(self.dim, np.nan), -np.inf  # the best point met, and its log density
 
     def result(self) -> Consensus:
-        records = self._timed("sampling", self._sample)
-        self.whole = self.model.joined(self.model.load(self.store.read_shard(k)) for k in range(self.num_shards))
-        results = [record for record in records if isinstance(record, ShardResult)]
-        combined = self._timed("combination", lambda: self._combine(results))
-        polished = self._timed("polish", lambda: self._polish(combined))
+        with step("sampling"):
+            records = self._timed("sampling", self._sample)
+        with step("combination"):
+            self.whole = self.model.joined(self.model.load(self.store.read_shard(k)) for k in range(self.num_shards))
+            results = [record for record in records if isinstance(record, ShardResult)]
+            combined = self._timed("combination", lambda: self._combine(results))
+            polished = self._timed("polish", lambda: self._polish(combined))
+        with step("validation"):
+            return self._validated(records, results, combined, polished)
+
+    def _validated(
+        self,
+        records: list[ShardResult | ShardFailure],
+        results: list[ShardResult],
+        combined: CombinedPosterior | None,
+        polished: Polished | None,
+    ) -> Consensus:
         _, report = validate_cmc_results(records, combined, strict=self.settings.strict, cavity=bool(self.init.cavity))
         z = self._draws(results, combined, polished)
         judged = self._timed("certificate", lambda: self._certify(z, results, combined, polished))
@@ -281,11 +291,10 @@ class _Run:
             objections=objections,
         )
 
-    def _timed(self, step: str, action: Callable[[], Any]) -> Any:
+    def _timed(self, part: str, action: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         value = action()
-        self.timings[step] = time.perf_counter() - began
-        logger.info("%s: %.1f s", step, self.timings[step])
+        self.timings[part] = time.perf_counter() - began
         return value
 
     def _task(self, shard_id: int, points: Array | None = None) -> ShardTask:

@@ -28,6 +28,7 @@ from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.shard_strategies import ROWS
 from homodyne.optimization.cmc.sharding import require_fewer, shard_rows
 from homodyne.optimization.cmc.splitting import check_observations
+from homodyne.optimization.cmc.steps import step
 from homodyne.optimization.cmc.store import Manifest, digest_arrays, opened
 from homodyne.optimization.cmc.svi_init import (
     identity_initialization,
@@ -105,7 +106,8 @@ def sample_consensus(
     ExecutionError
         Too few shards could be sampled.
     """
-    hardware = detect_hardware(gpus=True)
+    with step("hardware"):
+        hardware = detect_hardware(gpus=True)
     with Faults() as faults:
         faults.kind("settings", settings, ConsensusSettings)
         faults.kind("options", options, BackendOptions)
@@ -151,19 +153,22 @@ def sample_consensus(
         versions=used_versions(),
     )
     with opened(store, manifest) as held:
-        if not held.ready:
-            for k in range(num_shards):
-                held.write_shard(k, {name: array[owner == k] for name, array in arrays.items()})
-            held.finish_setup()
-        shards = [held.read_shard(k) for k in range(num_shards)]
-        modes = look_for_modes(engine, pool_samples_from_shards(shards, -(-POOL // num_shards), seed=seed), size, seed)
-        init = _initialize(engine, shards, modes, initialization, size / num_shards, seed)
-        if known_method(settings.combination) != "average" and init.method != "identity":
-            init = replace(init, cavity=min(CAVITY, num_shards - 1.0))
-        whole = engine.load(arrays)
-        check_identity(engine, lambda k: engine.load(shards[k]), num_shards, whole, init.center, seed)
-        if engine.joined([whole]) is not None:
-            modes = on_all_data(engine, whole, modes)
+        with step("sharding"):
+            if not held.ready:
+                for k in range(num_shards):
+                    held.write_shard(k, {name: array[owner == k] for name, array in arrays.items()})
+                held.finish_setup()
+            shards = [held.read_shard(k) for k in range(num_shards)]
+        with step("initialization"):
+            pool = pool_samples_from_shards(shards, -(-POOL // num_shards), seed=seed)
+            modes = look_for_modes(engine, pool, size, seed)
+            init = _initialize(engine, shards, modes, initialization, size / num_shards, seed)
+            if known_method(settings.combination) != "average" and init.method != "identity":
+                init = replace(init, cavity=min(CAVITY, num_shards - 1.0))
+            whole = engine.load(arrays)
+            check_identity(engine, lambda k: engine.load(shards[k]), num_shards, whole, init.center, seed)
+            if engine.joined([whole]) is not None:
+                modes = on_all_data(engine, whole, modes)
         if runner is None:
             pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
             runner = select_backend(hardware, num_shards=num_shards, pure_jax=pure, options=options)
