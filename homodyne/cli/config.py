@@ -1,5 +1,6 @@
 """``homodyne config``: write and check configuration files."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,10 @@ def check(
     file: Annotated[Path, typer.Argument(help="Configuration file.")],
     changes: Annotated[list[str] | None, typer.Argument(help="Changes, key=value.")] = None,
 ) -> None:
-    """Check a configuration file and show it with every default filled in."""
+    """Check a configuration file, and whether its data file is there, and show it with every default filled in."""
     from homodyne.config.io import load_config, resolve, to_yaml
 
-    print(to_yaml(resolve(load_config(file, changes or ()))), end="")
+    config = load_config(file, changes or (), reading=True)
+    print(to_yaml(resolve(config)), end="")
+    if config.experimental_data.file_path is None:
+        print("note: experimental_data.file_path is not given, which homodyne fit needs", file=sys.stderr)

@@ -38,6 +38,7 @@ def load_config(
     *,
     importing: bool = True,
     spellings: Mapping[str, str] | None = None,
+    reading: bool = False,
 ) -> Config:
     """Read and check a configuration.
 
@@ -57,6 +58,8 @@ def load_config(
         and the names of its parameters are not checked.
     spellings
         Further ones, which come before `SPELLINGS`.
+    reading
+        Whether the data file must be there.
 
     Raises
     ------
@@ -85,6 +88,7 @@ def load_config(
         problems = [*problems_of(error, known_model(mode)), *contradictions]
     else:
         problems = contradictions
+    problems += _unreadable(data) if reading else []
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{count} in {name}:", problems)
@@ -151,6 +155,20 @@ def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, An
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values (YAML), found {type(data).__name__}")
     return data
+
+
+def _unreadable(data: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the data file that unchecked values name."""
+    section = data.get("experimental_data")
+    name = section.get("file_path") if isinstance(section, dict) else None
+    if not isinstance(name, str):  # not given, or told already
+        return []
+    found = Path(name)
+    if not found.exists():
+        return [f"experimental_data.file_path: {name!r} given, there is no such file"]
+    if not found.is_file():
+        return [f"experimental_data.file_path: {name!r} given, which is no file"]
+    return [] if os.access(found, os.R_OK) else [f"experimental_data.file_path: {name!r} given, it may not be read"]
 
 
 def _model_of_name(name: Any, options: Any, importing: bool) -> CorrelationModel | None:

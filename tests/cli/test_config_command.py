@@ -31,3 +31,20 @@ def test_check_tells_every_problem(homodyne, tmp_path):
         "  sed: unknown key; did you mean seed?",
     ]
     assert outcome.out == ""
+
+
+def test_check_looks_for_the_data_file(homodyne, tmp_path):
+    (tmp_path / "run.yaml").write_text("experimental_data: {file_path: absent.h5}\nseed: -1\n")
+    outcome = homodyne("config", "check", "run.yaml")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "error: 2 problems in run.yaml:" in outcome.err
+    assert "file_path: 'absent.h5' given, there is no such file" in outcome.err
+    (tmp_path / "folder").mkdir()
+    there = homodyne("config", "check", "run.yaml", "seed=1", "experimental_data.file_path=folder")
+    assert "'folder' given, which is no file" in there.err
+    (tmp_path / "absent.h5").touch()
+    assert homodyne("config", "check", "run.yaml", "seed=1").code == 0
+    (tmp_path / "bare.yaml").write_text("seed: 1\n")
+    bare = homodyne("config", "check", "bare.yaml")
+    assert bare.code == 0
+    assert "experimental_data.file_path is not given" in bare.err
