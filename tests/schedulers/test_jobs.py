@@ -132,6 +132,37 @@ def test_what_goes_wrong_is_named_and_costs_no_other_draws(scheduler, tmp_path, 
     assert sum(len(job.elements) for job in recorded(store.path)) == 8 + len(faults)  # nothing finished runs again
 
 
+@pytest.mark.parametrize("scheduler", ["pbs"], indirect=True)
+def test_openpbs_without_history_as_it_was_seen(scheduler, tmp_path, caplog):
+    """`qstat -x` says nothing, killed elements exit with 137, deleted ones with 0: no job is sent twice or left behind."""
+    for file in ("no-history", "plain-signals"):
+        (scheduler.folder / file).touch()
+    store = store_of(tmp_path / "store", 4)
+    for shard_id, fault in {0: "die", 1: "hang"}.items():
+        (store.path / f"fault-{shard_id}").write_text(fault)
+
+    def delete():
+        until(lambda: (store.path / "hangs-1").exists())
+        scheduler.call("qdel", recorded(store.path)[0].job.replace("[]", "[1]"))
+
+    helper = threading.Thread(target=delete)
+    helper.start()
+    try:
+        with caplog.at_level(logging.INFO, "homodyne"):
+            results, failures = outcome(backend_of(scheduler), tasks_of(store))
+    finally:
+        helper.join()
+        for file in ("no-history", "plain-signals"):
+            (scheduler.folder / file).unlink()
+    assert failures == []
+    assert {k: result.attempts for k, result in results.items()} == {0: 2, 1: 2, 2: 1, 3: 1}
+    assert [len(job.elements) for job in recorded(store.path)][0] == 4
+    assert sum(len(job.elements) for job in recorded(store.path)) == 6  # two once more, nothing twice
+    again = [text for text in caplog.messages if "is tried again" in text]
+    assert any("shard 0" in text and "was killed by signal 9" in text for text in again)
+    assert any("shard 1" in text and "was terminated" in text for text in again)
+
+
 def test_a_scheduler_passes_the_suite_of_all_backends(scheduler, tmp_path):
     """The worker of one shard is killed at its first attempt, which changes no draw; failures are told alike."""
     import jax_shards
