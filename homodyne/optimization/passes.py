@@ -27,7 +27,7 @@ from homodyne.data.references import Reference, content_digest, file_of, identit
 from homodyne.data.twotime import map_label
 from homodyne.device.config import detect_hardware
 from homodyne.errors import DataError, ExecutionError, InputError
-from homodyne.files import replacing, write_atomically
+from homodyne.files import write_atomically
 from homodyne.likelihood.direct import direct_sums, moments_of_sums
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes
@@ -466,11 +466,12 @@ class Passes:
         return {**files, "reference": np.frombuffer(json.dumps(dict(reference)).encode(), np.uint8)}
 
     def _stamp(self, store: ShardStore) -> None:
-        """Tell the tasks what the map has to be that they open."""
-        for k, digest in enumerate(self.digests):
-            if "arguments" not in (self.references[k] or {}):
-                with replacing(store.shard_path(k) / "digest.npy") as sink:
-                    np.lib.format.write_array(sink, np.frombuffer(bytes.fromhex(digest), np.uint8), allow_pickle=False)
+        """Tell the tasks what a map has to be that they open elsewhere; values in the store are known to it."""
+        opened_elsewhere = [k for k, one in enumerate(self.references) if one is not None and "arguments" not in one]
+        for k in opened_elsewhere:
+            store.write_shard(k, {**self._files(k), "digest": np.frombuffer(bytes.fromhex(self.digests[k]), np.uint8)})
+        if opened_elsewhere:
+            store.finish_setup()
         self._stamped = True
 
     def _state(self, k: int) -> str:

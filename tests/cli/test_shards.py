@@ -1,6 +1,5 @@
 """Shards on the command line: kept beside the result, resumed after any end, combined and certified again."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from homodyne.data import write_aps_u
 from homodyne.data.twotime import TwoTimeData
 from homodyne.optimization.cmc import certificate
 from homodyne.optimization.cmc.store import ShardStore
+from homodyne.optimization.cmc.store_files import read_json, write_json
 
 TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
 SETTINGS = [
@@ -279,9 +279,9 @@ def test_what_decides_about_the_shards_cannot_be_changed(homodyne, store, change
 
 def test_what_is_no_store_of_maps(homodyne, store):
     assert homodyne("certify", "absent").code == 2
-    manifest = json.loads((store / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(store / "manifest.json")
     del manifest["setup"]["modes"]
-    (store / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_json(store / "manifest.json", manifest)
     outcome = homodyne("certify", store)
     assert outcome.code == 2
     assert "was not made by fitting two-time maps" in outcome.err

@@ -20,8 +20,16 @@ from running import until
 from homodyne.cli.program import run as homodyne
 from homodyne.errors import ExecutionError, InputError
 from homodyne.optimization.cmc import store_lock
-from homodyne.optimization.cmc.store import Manifest, ShardStore, digest_arrays, flatten, read_arrays, write_arrays
-from homodyne.optimization.cmc.store_files import seal, unseal
+from homodyne.optimization.cmc.store import (
+    FORMAT,
+    Manifest,
+    ShardStore,
+    digest_arrays,
+    flatten,
+    read_arrays,
+    write_arrays,
+)
+from homodyne.optimization.cmc.store_files import seal, unseal, write_json
 from homodyne.optimization.cmc.types import ShardFailure, ShardResult
 
 NAMES = ("D0", "alpha", "D_offset")
@@ -191,7 +199,7 @@ def test_a_killed_setup_is_done_again(tmp_path):
     second.finish_setup()
     assert second.ready
     assert list(second.read_shard(0)) == ["other"]
-    assert [file.name for file in second.shard_path(0).iterdir()] == ["other.npy"]
+    assert sorted(file.name for file in second.shard_path(0).iterdir()) == ["arrays.json", "other.npy"]
     with pytest.raises(InputError, match="another run: different seed"):
         first.ready  # noqa: B018
 
@@ -290,6 +298,7 @@ def test_a_lying_header_takes_no_memory(tmp_path):
 
 def test_pickles_are_never_read(tmp_path):
     file = tmp_path / "x.npy"
+    write_arrays(tmp_path, {"x": np.zeros(1)})
     np.save(file, np.array([print], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="holds object, expected numbers"):
         read_arrays(tmp_path)
@@ -297,6 +306,47 @@ def test_pickles_are_never_read(tmp_path):
         write_arrays(tmp_path, {"x": np.array([print], dtype=object)})
     with pytest.raises(InputError, match="holds object, expected numbers"):
         unseal(sealed(tmp_path / "made.npz", file))
+
+
+def flip(file, place):
+    """Turn over one bit of a file."""
+    content = bytearray(file.read_bytes())
+    content[place] ^= 64
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["t.npy", "index.npy", "c2.npy", "arrays.json"])
+def test_a_flipped_bit_of_a_shard_is_seen_wherever_it_is_read_and_the_file_is_named(store, name):
+    file, rng = store.shard_path(1) / name, np.random.default_rng(0)
+    content = file.read_bytes()
+    for place in rng.integers(0, len(content), 40):
+        flip(file, place)
+        for read in (lambda: store.read_shard(1), lambda: read_arrays(store.shard_path(1))):
+            with pytest.raises(InputError, match=f"0001.{file.stem}"):
+                read()
+        file.write_bytes(content)
+    assert store.read_shard(1)
+
+
+def test_a_flipped_bit_of_the_manifest_is_seen(store):
+    file = store.path / "manifest.json"
+    content, rng = file.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(0, len(content), 100):
+        flip(file, place)
+        with pytest.raises(InputError, match=r"manifest\.json"):
+            ShardStore.open(store.path)
+        file.write_bytes(content)
+
+
+def test_shards_in_each_others_place_are_refused(store):
+    first, second = store.shard_path(0), store.shard_path(1)
+    os.replace(first, store.path / "other")
+    os.replace(second, first)
+    os.replace(store.path / "other", second)
+    with pytest.raises(InputError, match=r"0000/arrays\.json' is missing, damaged or of another run"):
+        store.read_shard(0)
+    with pytest.raises(InputError, match="0001' is not the folder that was written"):
+        read_arrays(second)
 
 
 @pytest.mark.parametrize("how", ["truncated", "lost", "added", "retyped"])
@@ -310,7 +360,7 @@ def test_a_damaged_shard_is_refused(store, how):
         np.save(folder / "u.npy", np.zeros(3))
     else:
         np.save(folder / "t.npy", np.zeros(11, dtype=np.float32))
-    with pytest.raises(InputError, match="0001.*(cannot be used|is not what the manifest says)"):
+    with pytest.raises(InputError, match="0001.*(cannot be used|is damaged|is not the folder)"):
         store.read_shard(1)
     assert store.read_shard(0)
 
@@ -339,6 +389,8 @@ def test_array_names_are_identifiers(store, name):
         {"stats": {"lp": np.zeros((2, 4))}},
         {"rhat": np.zeros(2)},
         {"ebfmi": np.zeros(3)},
+        {"samples": np.full((2, 5, 3), np.nan)},
+        {"converged": True},
     ],
 )
 def test_a_result_that_does_not_fit_is_not_written(store, changes):
@@ -368,12 +420,16 @@ def test_failures_are_kept_until_the_shard_succeeds(store, caplog):
         (b"{", "is damaged"),
         (b"[" * 100_000, "is damaged"),
         (b"[]", "holds no mapping"),
-        (b'{"format": "homodyne consensus store 99"}', "use the version of homodyne that wrote it"),
-        (b'{"format": "homodyne consensus store 1"}', "cannot be used as a manifest"),
+        (b"{}", "its SHA-256 is wrong"),
+        ({"format": "homodyne consensus store 99"}, "use the version of homodyne that wrote it"),
+        ({"format": FORMAT}, "cannot be used as a manifest"),
     ],
 )
 def test_a_manifest_that_is_none(store, content, message):
-    (store.path / "manifest.json").write_bytes(content)
+    if isinstance(content, bytes):
+        (store.path / "manifest.json").write_bytes(content)
+    else:
+        write_json(store.path / "manifest.json", content)
     with pytest.raises(InputError, match=message):
         ShardStore.open(store.path)
 
@@ -383,6 +439,10 @@ def test_a_manifest_changed_by_hand_is_refused(store):
     entries = json.loads(file.read_text())
     entries["configuration"]["cmc.sharding.num_shards"] = 4
     file.write_text(json.dumps(entries))
+    with pytest.raises(InputError, match=r"manifest\.json' is damaged or was changed by hand"):
+        ShardStore.open(store.path)
+    del entries["sha256"]
+    write_json(file, entries)
     with pytest.raises(InputError, match="its fingerprint does not fit its content"):
         ShardStore.open(store.path)
 

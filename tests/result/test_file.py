@@ -308,3 +308,40 @@ def test_link_is_followed(laminar, tmp_path):
     laminar.result.save(tmp_path / "link.nc")
     assert (tmp_path / "link.nc").is_symlink()
     assert_same(load_result(tmp_path / "real" / "fit.nc", model=LaminarFlow), laminar.result)
+
+
+def poison(path, where):
+    """Put NaN into a file of HDF5, and seal it again."""
+
+    def change(file):
+        values = file[where][...]
+        values[(0,) * values.ndim] = np.nan
+        file[where][...] = values
+
+    edit(path, change, sealed=True)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "posterior/D0",
+        "posterior/contrast",
+        "sample_stats/lp",
+        *(f"constant_data/{n}" for n in ("t", "q", "phi", "sigma")),
+    ],
+)
+def test_a_seal_says_nothing_of_what_has_no_meaning(saved, where):
+    poison(saved, where)
+    with pytest.raises(InputError, match=rf"fit\.nc.*{where.rpartition('/')[2]}.*(not finite|no log densities)"):
+        load_result(saved)
+
+
+@pytest.mark.parametrize("change", [None, {"k_hat": None}, {"ess": None}])
+def test_a_certified_result_has_a_certificate_with_numbers(saved, change):
+    def rewrite(file):
+        old = json.loads(file.attrs["certificate"])
+        file.attrs["certificate"] = json.dumps(None if change is None else {**old, **change})
+
+    edit(saved, rewrite, sealed=True)
+    with pytest.raises(InputError, match="without a certificate whose k-hat and ESS are numbers"):
+        load_result(saved)

@@ -18,6 +18,7 @@ from homodyne.optimization.cmc.backends.pbs import PBS, PBSBackend, Torque
 from homodyne.optimization.cmc.backends.slurm import Slurm, SlurmBackend
 from homodyne.optimization.cmc.rounds import Round
 from homodyne.optimization.cmc.store import Manifest, ShardStore
+from homodyne.optimization.cmc.store_files import write_json
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 
@@ -294,7 +295,16 @@ def test_rounds_are_told_apart_and_checked(tmp_path):
     for name in ("../jobs", "absent"):
         with pytest.raises(InputError):
             Round.read(store, name)
+    points = first.folder / "points.npy"
+    good = points.read_bytes()
+    points.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"points\.npy' is damaged"):
+        Round.read(store, first.name)
+    points.write_bytes(good)
     (first.folder / "task.json").write_text('{"fingerprint": "other"}')
+    with pytest.raises(InputError, match="SHA-256 is wrong"):
+        Round.read(store, first.name)
+    write_json(first.folder / "task.json", {"fingerprint": "other"})
     with pytest.raises(InputError, match="belongs to another run"):
         Round.read(store, first.name)
 
@@ -308,7 +318,7 @@ def test_records_of_jobs_are_checked(tmp_path):
     (tmp_path / "0000-1.log").write_text("one\nmodule: command not found\n\n")
     assert job.last_words(1) == "one; module: command not found"
     assert homodyne(["status", str(store.path)]) == 2  # not the name of a scheduler
-    (store.path / "jobs" / "0000.json").write_text('{"elements": [["a"]]}')
+    write_json(store.path / "jobs" / "0000.json", {"elements": [["a"]]})
     with pytest.raises(InputError, match="no record of a job"):
         recorded(store.path)
 

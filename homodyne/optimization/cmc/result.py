@@ -139,6 +139,8 @@ class MCMCResult:
             except ValidationError as error:
                 raise InputError(f"{name} of a result is {value!r}: {error.errors()[0]['msg']}") from None
         _check_consistency(self)
+        _check_numbers(self)
+        _check_verdict(self)
 
     def __repr__(self) -> str:
         return f"<MCMCResult {self.verdict}: {run_facts(self).replace(chr(10), '; ')}>"
@@ -328,10 +330,26 @@ def _check_consistency(result: MCMCResult) -> None:
     for name in result.parameter_names:
         if (name in result.samples) == (name in result.fixed):
             raise InputError(f"parameter {name} must have either draws or a fixed value")
+
+
+def _check_verdict(result: MCMCResult) -> None:
     if result.verdict not in VERDICTS:
         raise InputError(f"verdict is {result.verdict!r}; expected one of {', '.join(VERDICTS)}")
     if result.certificate is not None and result.certificate.verdict != result.verdict:
         raise InputError(f"verdict is {result.verdict} but the certificate says {result.certificate.verdict}")
+    if result.converged and (
+        result.certificate is None or not np.isfinite([result.certificate.k_hat, result.certificate.ess]).all()
+    ):
+        raise InputError(f"verdict is {result.verdict} without a certificate whose k-hat and ESS are numbers")
+
+
+def _check_numbers(result: MCMCResult) -> None:
+    for name, values in ({name: getattr(result, name) for name in (*_VECTORS, "gap")} | dict(result.fixed)).items():
+        if values is not None and not np.isfinite(values).all():
+            raise InputError(f"{name} of a result holds values that are not finite; expected numbers")
+    lp = result.sample_stats.get("lp", np.zeros(1))
+    if np.isnan(lp).any() or (result.converged and not np.isfinite(lp).all()):
+        raise InputError(f"lp of a result holds {np.count_nonzero(~np.isfinite(lp))} values that are no log densities")
 
 
 def _flat(draws: Array) -> Array:

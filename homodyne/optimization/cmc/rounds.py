@@ -81,12 +81,8 @@ class Round:
             "threads": first.threads, "operation": first.operation, "settings": asdict(first.settings),
             "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
         }  # fmt: skip
-        content = json.dumps(shared, sort_keys=True).encode()
         points = first.points
-        name = SAMPLING
-        if points is not None:
-            name = store_files.digest(content, *store_files.pieces({"points": points}))[:32]
-        made = cls(store, name, shared, points)
+        made = cls(store, _name(shared, points), shared, points)
         try:
             made.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -94,7 +90,8 @@ class Round:
         if points is not None:
             with replacing(made.folder / "points.npy") as sink:
                 np.lib.format.write_array(sink, np.ascontiguousarray(points), allow_pickle=False)
-        write_atomically(made.folder / "task.json", content)
+            shared["points"] = store_files.array_entry(made.folder / "points.npy")
+        store_files.write_json(made.folder / "task.json", shared)
         return made
 
     @classmethod
@@ -112,7 +109,9 @@ class Round:
         shared = store_files.read_json(file)
         if shared.get("fingerprint") != store.manifest.fingerprint:
             raise InputError(f"{os.fspath(file)!r} belongs to another run; start the fit again with --resume")
-        points = None if name == SAMPLING else np.array(store_files.memory_map(file.with_name("points.npy")))
+        points = None
+        if "points" in shared:
+            points = np.array(store_files.memory_map(file.with_name("points.npy"), shared["points"]))
         return cls(store, name, shared, points)
 
     def work(self, model: Model, shard_id: int, attempt: int, caution: int) -> Outcome:
@@ -163,8 +162,7 @@ class Round:
 
     def keep_failure(self, shard_id: int, attempt: int, failed: Failed) -> None:
         """Note why an attempt at a shard came to nothing."""
-        text = json.dumps({"attempt": attempt, **asdict(failed)})
-        write_atomically(self._file(shard_id, "json"), text.encode())
+        store_files.write_json(self._file(shard_id, "json"), {"attempt": attempt, **asdict(failed)})
 
     def failure(self, shard_id: int, attempt: int) -> Failed | None:
         """What a worker has noted about this attempt at a shard."""
@@ -187,6 +185,14 @@ class Round:
 
     def _file(self, shard_id: int, ending: str) -> Path:
         return self.folder / f"{self.store.shard_path(shard_id).name}.{ending}"
+
+
+def _name(shared: Mapping[str, Any], points: npt.NDArray[np.float64] | None) -> str:
+    """What a round is called: one that evaluates by its inputs."""
+    if points is None:
+        return SAMPLING
+    content = json.dumps(shared, sort_keys=True).encode()
+    return store_files.digest(content, *store_files.pieces({"points": points}))[:32]
 
 
 def _store_of(task: ShardTask) -> ShardStore:

@@ -2,13 +2,15 @@
 
     manifest.json          what the run is: fingerprint, configuration, model; written last when the run is set up
     shards/0007/NAME.npy   arrays of a shard, read by memory map
+    shards/0007/arrays.json  type, shape and SHA-256 of each; the manifest holds the SHA-256 of this file
     results/0007.npz       a `ShardResult`, sealed with a SHA-256
     failures/0007.json     why a shard could not be run
     lock                   who coordinates the run now
 
 `ShardStore.create` makes one or resumes one, `ShardStore.open` reads one. Every file is replaced atomically, so a
-process may be killed at any moment: what stands there is whole. A result that is damaged, or that belongs to another
-run, counts as missing and is moved aside. Nothing is pickled.
+process may be killed at any moment: what stands there is whole. Whatever is read is compared with what was written.
+A result that is damaged, or that belongs to another run, counts as missing and is moved aside; a damaged manifest or
+shard is refused. Nothing is pickled.
 """
 
 import json
@@ -16,7 +18,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,7 +35,7 @@ from homodyne.optimization.cmc.types import ShardFailure, ShardResult
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "homodyne consensus store 1"
+FORMAT = "homodyne consensus store 2"
 """First entry of a manifest; a program that does not know it must not read the store."""
 
 SAME = 1e-9
@@ -42,6 +44,7 @@ SAME = 1e-9
 _OURS = re.compile(r"shards|results|failures|lock|\.homodyne-[0-9a-f]+\.part")
 _MAX_MANIFEST = 64 * 2**20  # bytes
 _SCALARS = ("num_points", "converged", "problems", "divergences", "num_gradients", "attempts", "seconds")
+_ARRAYS_FILE = "arrays.json"
 _ARRAYS = ("samples", "rhat", "ess_bulk", "ess_tail", "ebfmi")
 
 
@@ -99,7 +102,7 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 over everything that decides about the draws."""
         parts = {name: getattr(self, name) for name in ("data", "model", "configuration", "names", "points", "seed")}
-        return store_files.digest(_to_json(parts, sort_keys=True).encode())
+        return store_files.digest(store_files.to_json(parts, sort_keys=True).encode())
 
     def same_densities(self, other: "Manifest") -> bool:
         """Whether the log densities of two runs agree to rounding."""
@@ -119,7 +122,7 @@ class Manifest:
         return found + [
             f"configuration key {key!r} ({_short(mine, key)} there, {_short(theirs, key)} here)"
             for key in sorted(mine.keys() | theirs.keys())
-            if _to_json(mine.get(key, _ABSENT)) != _to_json(theirs.get(key, _ABSENT))
+            if store_files.to_json(mine.get(key, _ABSENT)) != store_files.to_json(theirs.get(key, _ABSENT))
         ]
 
 
@@ -232,15 +235,12 @@ class ShardStore:
         InputError
             A shard was not written.
         """
-        layouts = [_layout(self.shard_path(shard_id)) for shard_id in range(self.manifest.num_shards)]
-        missing = [shard_id for shard_id, layout in enumerate(layouts) if not layout]
+        marks = [_mark(self.shard_path(shard_id)) for shard_id in range(self.manifest.num_shards)]
+        missing = [shard_id for shard_id, mark in enumerate(marks) if not mark]
         if missing:
             raise InputError(f"shards {missing[:10]} of {self.path} were not written; write all of them first")
-        entries = {"format": FORMAT, "fingerprint": self.manifest.fingerprint, "shards": layouts}
-        text = _to_json({**entries, **asdict(self.manifest)}, indent=1)
-        if len(text) > _MAX_MANIFEST:
-            raise InputError(f"the manifest of {self.path} has {len(text)} bytes, more than {_MAX_MANIFEST}")
-        write_atomically(self.path / "manifest.json", text.encode())
+        entries = {"format": FORMAT, "fingerprint": self.manifest.fingerprint, "shards": marks}
+        store_files.write_json(self.path / "manifest.json", {**entries, **asdict(self.manifest)}, _MAX_MANIFEST)
 
     def read_shard(self, shard_id: int) -> dict[str, npt.NDArray[Any]]:
         """Arrays of a shard as memory maps.
@@ -248,14 +248,14 @@ class ShardStore:
         Raises
         ------
         InputError
-            They are not as they were written: an array is missing, or has another size or type.
+            They are not as they were written: a file is missing, or its content is another.
         """
         folder = self.shard_path(shard_id)
-        _, layouts = _read_manifest(self.path / "manifest.json")
-        if _layout(folder) != layouts[shard_id]:
+        _, marks = _read_manifest(self.path / "manifest.json")
+        if _mark(folder) != marks[shard_id]:
             raise InputError(
-                f"the data of shard {shard_id} in {os.fspath(folder)!r} is not what the manifest says "
-                f"({_short(_layout(folder))} there, {_short(layouts[shard_id])} expected); copy the store again"
+                f"{os.fspath(folder / _ARRAYS_FILE)!r} is missing, damaged or of another run: it is not what the "
+                "manifest says; copy the store again"
             )
         return read_arrays(folder)
 
@@ -266,7 +266,7 @@ class ShardStore:
         head |= {"fingerprint": self.manifest.fingerprint, "shard_id": result.shard_id, "names": result.names}
         arrays = {name: getattr(result, name) for name in _ARRAYS}
         arrays |= {f"stats.{name}": value for name, value in result.stats.items()}
-        arrays["head"] = np.frombuffer(_to_json(head).encode(), dtype=np.uint8)
+        arrays["head"] = np.frombuffer(store_files.to_json(head).encode(), dtype=np.uint8)
         write_atomically(self._result_path(result.shard_id), store_files.seal(arrays))
         with suppress(OSError):
             self._failure_path(result.shard_id).unlink()
@@ -295,8 +295,8 @@ class ShardStore:
 
     def write_failure(self, failure: ShardFailure) -> None:
         """Note why a shard could not be run."""
-        text = _to_json({"fingerprint": self.manifest.fingerprint, **asdict(failure)}, indent=1)
-        write_atomically(self._failure_path(failure.shard_id), text.encode())
+        entries = {"fingerprint": self.manifest.fingerprint, **asdict(failure)}
+        store_files.write_json(self._failure_path(failure.shard_id), entries)
 
     def failures(self) -> list[ShardFailure]:
         """Failures noted so far, of shards that have not succeeded since."""
@@ -340,6 +340,12 @@ class ShardStore:
             raise InputError(
                 f"draws of shard {result.shard_id} are {result.samples.dtype} {result.samples.shape}, "
                 f"expected float64 (chain, draw, {size})"
+            )
+        if bad := int(np.count_nonzero(~np.isfinite(result.samples))):
+            raise InputError(f"{bad} draws of shard {result.shard_id} are not finite; a sampler must not return them")
+        if result.converged == bool(result.problems):
+            raise InputError(
+                f"shard {result.shard_id}: converged is {result.converged}, its problems are {result.problems}"
             )
         chains = result.samples.shape[:2]
         energies = chains[:1] if np.size(result.ebfmi) else (0,)  # none of weighted points
@@ -402,28 +408,36 @@ def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
             raise InputError(f"array {name!r} has type {np.asarray(value).dtype}; a shard holds numbers only")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in [*folder.glob("*.npy"), *folder.glob(".homodyne-*.part")]:  # of a set-up that was killed
-            stale.unlink()
+        for stale in [*folder.glob("*.npy"), folder / _ARRAYS_FILE, *folder.glob(".homodyne-*.part")]:  # of a set-up
+            stale.unlink(missing_ok=True)  # that was killed
     except OSError as error:
         raise InputError(f"cannot write to {os.fspath(folder)!r}: {error.strerror or error}") from error
     for name, value in arrays.items():
         with replacing(folder / f"{name}.npy") as sink:
             np.lib.format.write_array(sink, np.asarray(value, order="C"), allow_pickle=False)
+    entries = {name: store_files.array_entry(folder / f"{name}.npy") for name in arrays}
+    store_files.write_json(folder / _ARRAYS_FILE, {"folder": folder.name, "arrays": entries})
     return folder
 
 
 def read_arrays(folder: Path) -> dict[str, npt.NDArray[Any]]:
-    """Memory maps of the arrays in a folder, by name; nothing is read before it is used.
+    """Memory maps of the arrays in a folder, by name, once their content is found to be what was written.
 
     Raises
     ------
     InputError
-        There are none, or a file does not hold what its header says.
+        There are none, or a file is missing, too many, damaged, or of another folder.
     """
-    layout = _layout(folder)
-    if not layout:
-        raise InputError(f"{os.fspath(folder)!r} holds no .npy files: it is not the data of a shard")
-    return {name: store_files.memory_map(folder / f"{name}.npy") for name in layout}
+    if not folder.is_dir() or not (folder / _ARRAYS_FILE).exists():
+        raise InputError(f"{os.fspath(folder)!r} holds no {_ARRAYS_FILE}: it is not the data of a shard")
+    written = store_files.read_json(folder / _ARRAYS_FILE)
+    names = sorted(file.stem for file in folder.glob("*.npy"))
+    if written["folder"] != folder.name or sorted(written["arrays"]) != names:
+        raise InputError(
+            f"{os.fspath(folder)!r} is not the folder that was written: it holds {_short(names)}, as "
+            f"{written['folder']!r} {_short(sorted(written['arrays']))} was written; copy the store again"
+        )
+    return {name: store_files.memory_map(folder / f"{name}.npy", written["arrays"][name]) for name in names}
 
 
 def digest_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -454,10 +468,14 @@ def _short(value: Any, key: str | None = None) -> str:
     return text if len(text) <= 60 else f"{text[:40]}...{text[-15:]}"
 
 
-def _layout(folder: Path) -> dict[str, Any]:
-    """Type and shape of every array in a folder, by name."""
-    files: Sequence[Path] = sorted(folder.glob("*.npy")) if folder.is_dir() else []
-    return {file.stem: store_files.array_layout(file) for file in files}
+def _mark(folder: Path) -> str:
+    """SHA-256 of the file that says what the arrays of a folder are; empty when there is none."""
+    try:
+        return store_files.digest((folder / _ARRAYS_FILE).read_bytes())
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise InputError(f"cannot read {os.fspath(folder / _ARRAYS_FILE)!r}: {error.strerror or error}") from error
 
 
 def _move_aside(file: Path, reason: str) -> None:
@@ -467,15 +485,8 @@ def _move_aside(file: Path, reason: str) -> None:
         os.replace(file, file.with_name(f"{file.name}.corrupt"))
 
 
-def _to_json(value: Any, **options: Any) -> str:
-    try:
-        return json.dumps(value, **options)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"only plain values can be stored (text, numbers, lists, mappings): {error}") from error
-
-
-def _read_manifest(file: Path) -> tuple[Manifest, list[dict[str, Any]]]:
-    """Manifest of a store, and type and shape of every array of every shard."""
+def _read_manifest(file: Path) -> tuple[Manifest, list[str]]:
+    """Manifest of a store, and the mark of every shard."""
     entries = store_files.read_json(file, _MAX_MANIFEST)
     if entries.get("format") != FORMAT:
         raise InputError(
@@ -484,9 +495,9 @@ def _read_manifest(file: Path) -> tuple[Manifest, list[dict[str, Any]]]:
         )
     try:
         fields = {name: entries[name] for name in Manifest.__dataclass_fields__}
-        manifest, layouts = Manifest(**fields), entries["shards"]
-        if manifest.fingerprint != entries["fingerprint"] or len(layouts) != manifest.num_shards:
+        manifest, marks = Manifest(**fields), entries["shards"]
+        if manifest.fingerprint != entries["fingerprint"] or len(marks) != manifest.num_shards:
             raise InputError("its fingerprint does not fit its content; it was changed by hand or damaged")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{os.fspath(file)!r} cannot be used as a manifest: {error}") from error
-    return manifest, layouts
+    return manifest, marks

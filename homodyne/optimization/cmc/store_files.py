@@ -1,8 +1,9 @@
-"""Files of arrays that are checked before they are believed.
+"""Files that are compared with what was written before they are believed.
 
-`seal` and `unseal` are for small files that must not change: an ordinary ``.npz`` whose archive comment, the last
-64 bytes of the file, is the SHA-256 of everything before it. `memory_map` opens large arrays: its header is compared
-with the size of the file before anything is mapped.
+`seal` and `unseal` are for small files of arrays: an ordinary ``.npz`` whose archive comment, the last 64 bytes of the
+file, is the SHA-256 of everything before it. `write_json` and `read_json` are for plain values, with the SHA-256 of all
+others among them. `memory_map` opens a large array: its header is compared with the size of the file before anything is
+mapped, and its bytes with the SHA-256 that `array_entry` gave when it was written.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
+from homodyne.files import write_atomically
 
 NUMBERS = "biufc"
 """Kinds of types that may be stored: truth values, integers, real and complex numbers."""
@@ -87,13 +89,28 @@ def unseal(file: Path) -> dict[str, npt.NDArray[Any]] | None:
     return arrays
 
 
-def read_json(file: Path, limit: int = _MAX_JSON) -> dict[str, Any]:
-    """Mapping in a JSON file of at most `limit` bytes.
+def write_json(file: Path, entries: Mapping[str, Any], limit: int = _MAX_JSON) -> None:
+    """Write a mapping of plain values with its SHA-256.
 
     Raises
     ------
     InputError
-        There is none.
+        A value is not plain, there are more than `limit` bytes, or the file cannot be written.
+    """
+    sealed = {"sha256": digest(to_json(entries, sort_keys=True).encode()), **entries}
+    content = to_json(sealed, indent=1).encode()
+    if len(content) > limit:
+        raise InputError(f"{os.fspath(file)!r} would have {len(content)} bytes, more than {limit}; use fewer shards")
+    write_atomically(file, content)
+
+
+def read_json(file: Path, limit: int = _MAX_JSON) -> dict[str, Any]:
+    """Mapping that `write_json` has written, as it was written.
+
+    Raises
+    ------
+    InputError
+        There is none, or it has changed since.
     """
     try:
         with file.open("rb") as stream:
@@ -105,11 +122,27 @@ def read_json(file: Path, limit: int = _MAX_JSON) -> dict[str, Any]:
         raise InputError(f"{os.fspath(file)!r} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{os.fspath(file)!r} holds no mapping of moderate size: homodyne did not write it")
+    if value.pop("sha256", None) != digest(to_json(value, sort_keys=True).encode()):
+        raise InputError(f"{os.fspath(file)!r} is damaged or was changed by hand: its SHA-256 is wrong; restore it")
     return value
 
 
-def array_layout(file: Path) -> dict[str, Any]:
-    """Type and shape of the array in a ``.npy`` file, whose size agrees with them.
+def to_json(value: Any, **options: Any) -> str:
+    """Plain values as text.
+
+    Raises
+    ------
+    InputError
+        They are not plain.
+    """
+    try:
+        return json.dumps(value, **options)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"only plain values can be stored (text, numbers, lists, mappings): {error}") from error
+
+
+def array_entry(file: Path) -> dict[str, Any]:
+    """Type, shape and SHA-256 of a ``.npy`` file, whose size agrees with its type and shape.
 
     Raises
     ------
@@ -119,35 +152,45 @@ def array_layout(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             dtype, shape = _check_header(stream, os.fstat(stream.fileno()).st_size)
+            stream.seek(0)
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"cannot read {os.fspath(file)!r}: {error.strerror or error}") from error
-    except (ValueError, EOFError) as error:
+    except InputError as error:
         raise InputError(f"{os.fspath(file)!r} cannot be used: {error}; copy or write the store again") from error
-    return {"dtype": dtype.str, "shape": list(shape)}
+    return {"dtype": dtype.str, "shape": list(shape), "sha256": sha256}
 
 
-def memory_map(file: Path) -> npt.NDArray[Any]:
-    """Read-only array whose values stay in a ``.npy`` file until they are used.
+def memory_map(file: Path, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """Read-only array whose values stay in a ``.npy`` file, which is as `array_entry` has described it.
 
     Raises
     ------
     InputError
-        As `array_layout`.
+        The file is damaged, or another one.
     """
-    layout = array_layout(file)
-    if 0 in layout["shape"]:  # nothing to map
-        return np.empty(layout["shape"], dtype=layout["dtype"])
+    if array_entry(file) != entry:
+        raise InputError(
+            f"{os.fspath(file)!r} is damaged: its content is not what was written (SHA-256); copy or write it again"
+        )
+    if 0 in entry["shape"]:  # nothing to map
+        return np.empty(entry["shape"], dtype=entry["dtype"])
     mapped: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     return mapped
 
 
 def _check_header(stream: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Read the header of an array and see whether a file of `size` bytes holds just that."""
-    version = np.lib.format.read_magic(stream)
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        raise InputError(f"version {version} of the npy format is not one that homodyne writes")
-    shape, _, dtype = readers[version](stream)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version not in readers:
+            raise InputError(f"version {version} of the npy format is not one that homodyne writes")
+        shape, _, dtype = readers[version](stream)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # a header is Python text: damaged, it raises anything
+        raise InputError(f"its header cannot be read ({type(error).__name__}: {error})") from error
     if dtype.kind not in NUMBERS:
         raise InputError(f"it holds {dtype}, expected numbers")
     expected = stream.tell() + dtype.itemsize * math.prod(shape)

@@ -11,7 +11,6 @@ A `Dialect` is a handful of pure methods; `slurm` and `pbs` hold them. In the st
 A scheduler that says nothing of an element says nothing: its state is unknown, not ended.
 """
 
-import json
 import logging
 import os
 import re
@@ -30,7 +29,7 @@ from homodyne.errors import ExecutionError, InputError
 from homodyne.files import write_atomically
 from homodyne.optimization.cmc.backends.multiprocessing import thread_limits
 from homodyne.optimization.cmc.rounds import Round
-from homodyne.optimization.cmc.store_files import read_json
+from homodyne.optimization.cmc.store_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +187,7 @@ class Job:
 
     def write(self, store: Path) -> "Job":
         """Write the record of a job."""
-        write_atomically(store / "jobs" / f"{self.number:04d}.json", json.dumps(asdict(self)).encode())
+        write_json(store / "jobs" / f"{self.number:04d}.json", asdict(self))
         return self
 
     def last_words(self, element: int) -> str:
