@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from homodyne.files import write_atomically
+from homodyne.files import OWN, write_atomically
 
 
 class Row(NamedTuple):
@@ -61,7 +61,7 @@ def keep(path: Path, name: str, made: Made, rows: Iterable[Row]) -> None:
     found = {} if not path.exists() else json.loads(path.read_text())
     same = {other: own for other, own in found.items() if own["made"][0] == made.commit}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({**same, name: {"made": made, "rows": list(rows)}}).encode())
+    write_atomically(path, json.dumps({**same, name: {"made": made, "rows": list(rows)}}).encode(), OWN)
 
 
 def write_page(path: Path, records: Path, sections: Iterable[tuple[str, str]]) -> None:
@@ -71,7 +71,7 @@ def write_page(path: Path, records: Path, sections: Iterable[tuple[str, str]]) -
     for name, text in sections:
         told = _table(**found[name]) if name in found else "Not measured with this version of the code."
         parts.append(f"## {name.replace('_', ' ').capitalize()}\n\n{text}\n\n{told}")
-    write_atomically(path, ("\n\n".join(parts) + "\n").encode())
+    write_atomically(path, ("\n\n".join(parts) + "\n").encode(), OWN)
 
 
 def _table(made: list[str], rows: list[list[str]]) -> str:

@@ -1,71 +1,252 @@
-"""Replace a file atomically: afterwards the path holds either the whole new content or what it held before.
+"""The one door through which files are written: whole or not at all, and never over a file of somebody else.
 
-`write_atomically` takes content that is in memory, `replacing` yields a file for content that is not.
+`write_atomically` takes content that is in memory, `replacing` yields a file for content that is not, `write_together`
+takes several files that belong together. An existing file is replaced only when it is of the `Kind` that is written,
+which its content says. What is being written lies beside its place, under a name of `STAGE`, locked by its writer;
+`remove_abandoned` removes those whose writer is dead.
 """
 
+import fcntl
 import io
 import os
+import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from homodyne.errors import ExecutionError, InputError
 
+STAGE = re.compile(r"\.homodyne-[0-9a-f]{16}\.part")
+"""Names of files that are being written."""
 
-def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) -> Path:
+_OWNER = ".homodyne-owner"  # file in a temporary folder that its owner has locked
+_TEMPORARY = "homodyne-"
+_ENDS = 65536  # bytes at either end of a file in which the mark of its kind lies
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files that this program writes, and may therefore replace.
+
+    Attributes
+    ----------
+    name : str
+        What such a file is, for messages.
+    mark : bytes
+        What each of them, and no other file, has near its beginning or end.
+    """
+
+    name: str
+    mark: bytes
+
+
+OWN = Kind("file of its own", b"")
+"""Any file, in a folder where everything is the program's, such as a store."""
+FIGURE = Kind("figure", b"homodyne figure 1")
+RESULT = Kind("result", b"homodyne result 2 sha256 ")
+TABLE = Kind("table", b"parameter,unit,file,model,method,uncertainty,verdict,q_min,q_max")
+PLAN = Kind("plan", b"homodyne plan 1")
+MEASUREMENT = Kind("measurement", b"homodyne_two_time")
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview, kind: Kind | None) -> Path:
     """Write `content` to `path`, whole or not at all, and return the path.
+
+    Parameters
+    ----------
+    kind
+        What an existing file must be to be replaced; None for a path where no file may be.
 
     Raises
     ------
     InputError, ExecutionError
         As `replacing`.
     """
-    with replacing(path) as sink:
+    with replacing(path, kind) as sink:
         sink.write(content)
     return Path(path)
 
 
+def write_together(contents: Mapping[Path, bytes], kind: Kind | None) -> None:
+    """Write files that belong together: none takes its place before all are on the disk.
+
+    Raises
+    ------
+    InputError, ExecutionError
+        As `replacing`.
+    """
+    with ExitStack() as stack:
+        parts = [stack.enter_context(_staged(path, kind)) for path in contents]
+        for part, content in zip(parts, contents.values(), strict=True):
+            part.sink.write(content)
+        for part in parts:
+            part.finish()
+        for part in parts:
+            part.put()
+
+
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator["Sink"]:
+def replacing(path: str | os.PathLike[str], kind: Kind | None) -> Iterator["Sink"]:
     """Yield a file to write; it takes the place of `path` when the block ends well, else nothing changes.
 
-    An existing file is replaced; a symbolic link is followed.
+    An existing file is replaced when it is of the kind; a symbolic link is followed.
 
     Raises
     ------
     InputError
-        The directory does not exist or cannot be written to, or the path is a directory.
+        The directory does not exist or cannot be written to, the path is a directory, or a file of another kind.
     ExecutionError
         Writing failed, for instance because the disk is full. A file that was there before is intact.
     """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".homodyne-{secrets.token_hex(8)}.part")
+    with _staged(path, kind) as part:
+        yield part.sink
+        part.finish()
+        part.put()
+
+
+def require_writable(path: str | os.PathLike[str], kind: Kind | None) -> None:
+    """Refuse, before any work is done, a path that `replacing` would refuse.
+
+    Raises
+    ------
+    InputError
+        As `replacing`.
+    """
+    with _staged(path, kind):
+        pass
+
+
+def remove_abandoned(folder: Path) -> list[Path]:
+    """Remove what dead processes have left half-written in a folder and below; return what it was."""
+    found = [Path(place) / name for place, _, names in os.walk(folder) for name in names if STAGE.fullmatch(name)]
+    return [file for file in found if _abandoned(file, file)]
+
+
+def remove_abandoned_temporaries() -> list[Path]:
+    """Remove temporary folders of dead processes; return them."""
+    folders = Path(tempfile.gettempdir()).glob(f"{_TEMPORARY}*")
+    return [folder for folder in folders if _abandoned(folder / _OWNER, folder)]
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Folder that is removed when the block ends; where its process is killed, by `remove_abandoned_temporaries`."""
+    folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
     try:
+        descriptor = os.open(folder / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(descriptor)
+            yield folder
+        finally:
+            os.close(descriptor)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Part:
+    """A file that is being written beside its place."""
+
+    def __init__(self, path: str | os.PathLike[str], target: Path, stage: Path, raw: io.FileIO) -> None:
+        self.path, self.target, self.stage, self.raw = path, target, stage, raw
+        self.sink = Sink(raw)
+
+    def finish(self) -> None:
+        """Bring everything to the disk."""
+        with self.failures():
+            self.sink.require_written()
+            os.fsync(self.raw.fileno())
+
+    def put(self) -> None:
+        """Take the place."""
+        with self.failures():
+            os.replace(self.stage, self.target)
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ExecutionError(
+                f"writing {os.fspath(self.path)!r} failed: {error.strerror or error}; the file that was there before, "
+                "if any, is intact; make room or write elsewhere"
+            ) from error
+
+
+@contextmanager
+def _staged(path: str | os.PathLike[str], kind: Kind | None) -> Iterator[_Part]:
+    """Yield an empty file that can take the place of `path`; it is removed when the block ends."""
+    try:
+        target = Path(os.path.realpath(path))
+        stage = target.with_name(f".homodyne-{secrets.token_hex(8)}.part")
         if target.is_dir():
             raise IsADirectoryError(21, "is a directory")
-        raw = io.FileIO(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), "r+")
-    except OSError as error:
+        _require_kind(path, target, kind)
+        raw = io.FileIO(os.open(stage, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "r+")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # the second of a zero byte in the name
         raise InputError(
-            f"cannot write {os.fspath(path)!r}: {error.strerror}; choose a file in a directory "
-            "that exists and that you may write to"
+            f"cannot write {os.fspath(path)!r}: {getattr(error, 'strerror', None) or error}; choose a file in a "
+            "directory that exists and that you may write to"
         ) from error
+    part = _Part(path, target, stage, raw)
     try:
         with raw:
-            sink = Sink(raw)
-            yield sink
-            sink.require_written()
-            os.fsync(raw.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise ExecutionError(
-            f"writing {os.fspath(path)!r} failed: {error.strerror or error}; the file that was there before, "
-            "if any, is intact; make room or write elsewhere"
-        ) from error
+            _lock(raw.fileno())
+            with part.failures():
+                yield part
     finally:
         with suppress(OSError):
-            temporary.unlink()
+            stage.unlink()
+
+
+def _require_kind(path: str | os.PathLike[str], target: Path, kind: Kind | None) -> None:
+    """Refuse an existing file that must not be replaced."""
+    if not target.exists() or kind == OWN:
+        return
+    if not target.is_file():
+        raise InputError(f"{os.fspath(path)!r} is no ordinary file; choose another name")
+    if kind is None:
+        raise InputError(f"{os.fspath(path)!r} exists; choose another name or remove it")
+    with target.open("rb") as stream:
+        ends = stream.read(_ENDS)
+        stream.seek(max(stream.seek(0, os.SEEK_END) - _ENDS, 0))
+        ends += stream.read()
+    if kind.mark not in ends:
+        raise InputError(
+            f"{os.fspath(path)!r} exists and is no {kind.name} that homodyne has written: it is not replaced; choose "
+            "another name"
+        )
+
+
+def _lock(descriptor: int) -> None:
+    """Let other processes see that the owner of a file lives, where the file system can tell."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _abandoned(lock: Path, place: Path) -> bool:
+    """Remove a file or folder when nobody holds its lock; whether that was so."""
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 class Sink(io.RawIOBase):

@@ -17,7 +17,7 @@ from benchmarks.validation.records import Record, Unit, by_case
 from benchmarks.validation.scenario import ANGLES
 from benchmarks.validation.studies import STUDIES
 from benchmarks.validation.wide import FRAMES, INFORMED, REFERENCE
-from homodyne.files import write_atomically
+from homodyne.files import OWN, write_atomically
 from homodyne.physics.model import find_model
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -42,7 +42,7 @@ def write_report(records: Mapping[Unit, Record], path: Path, command: str, commi
             parts += [text, section(own, images), _made(sum(map(len, own.values())), command, commit)]
         elif title in before:
             parts.append(before[title])
-    write_atomically(path, ("\n\n".join(parts) + "\n").encode())
+    write_atomically(path, ("\n\n".join(parts) + "\n").encode(), OWN)
 
 
 def _sections(path: Path) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _coverage(cases: Mapping[str, list[Record]], images: Path) -> str:
-    write_atomically(images / "validation-coverage.png", coverage_figure(cases))
+    write_atomically(images / "validation-coverage.png", coverage_figure(cases), OWN)
     parts = ["![coverage](images/validation-coverage.png)"]
     for mode in ANGLES:
         names = [*(one.name for one in find_model(mode).parameters), "contrast", "offset"]
@@ -159,7 +159,7 @@ def misses(cases: Mapping[str, list[Record]], posterior: str) -> list[str]:
 def _calibration(cases: Mapping[str, list[Record]], images: Path) -> str:
     parts, rows, drawn = [], [], _ranks_of(cases)
     if drawn:
-        write_atomically(images / "validation-calibration.png", calibration_figure(drawn))
+        write_atomically(images / "validation-calibration.png", calibration_figure(drawn), OWN)
         parts.append("![ranks](images/validation-calibration.png)")
     for case, records in cases.items():
         ranks = ranks_by_name(records)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homodyne.cli.interruption import told_when_interrupted
+from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.cli.measurement import given
-from homodyne.cli.output import exit_if_refused, staged, write_result
+from homodyne.cli.output import exit_if_refused, output_folder
+from homodyne.cli.terminal import progress_bars, say
 
 if TYPE_CHECKING:
     from homodyne.optimization.cmc.certificate import Certificate
@@ -48,13 +49,15 @@ def combine(
     }
     stored = open_stored(store, [*(changes or ()), *given(options)])
     wanted = stored.config.output
-    with staged(Path(wanted.directory), overwrite=wanted.overwrite) as stage:
+    with output_folder(Path(wanted.directory), overwrite=wanted.overwrite, figures=wanted.figures) as folder:
         result = _finish(stored, run)
-        write_result(result, stored.config, None, stage)
-    print(result.summary())
-    print(f"wrote {wanted.directory}")
-    if wanted.figures:
-        print("figures of the measured maps are left out: the store does not hold the data as maps")
+        with uninterrupted():
+            folder.write_result(result, stored.config)
+        say(result.summary())
+        say(f"wrote {wanted.directory}")
+        if wanted.figures:
+            say("figures of the measured maps are left out: the store does not hold the data as maps")
+            folder.draw(result, None)
     exit_if_refused(result)
 
 
@@ -74,15 +77,12 @@ def certify(
     stored = open_stored(store, [*(changes or ()), *given({"certificate.num_points": points})])
     result = _finish(stored, run)
     if result.certificate is not None:
-        print(_facts(result.certificate))
+        say(_facts(result.certificate))
     exit_if_refused(result)
 
 
 def _finish(stored: "StoredRun", run: bool) -> "MCMCResult":
-    from homodyne.cli.terminal import progress_bars
-
-    kept = f"the finished shards in {stored.store.path} are kept: start the same command again"
-    with told_when_interrupted(lambda: kept), progress_bars() as progress:
+    with telling_what_remains(stored.store.remains), progress_bars() as progress:
         return stored.finish(sample_missing=run, progress=progress)
 
 

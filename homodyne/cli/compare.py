@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homodyne.cli.output import RESULT, write_figure
+from homodyne.cli.output import RESULT, require_figure, write_figure
+from homodyne.cli.terminal import printable, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,18 +26,17 @@ def compare(
     Results of different models are compared in the parameters that they have in common. Ends with 0, whatever the
     verdicts are.
     """
-    from homodyne.files import write_atomically
+    from homodyne.files import TABLE, require_writable, write_atomically
     from homodyne.optimization.cmc.comparison import compare as put_side_by_side
 
-    if figure is not None:
-        from homodyne.viz.figures import figure_format
-
-        figure_format(figure)  # refused before the work begins
+    require_figure(figure)
+    if csv is not None:
+        require_writable(csv, TABLE)
     found = put_side_by_side([file / RESULT if file.is_dir() else file for file in files])
     _show(found)
     if csv is not None:
-        write_atomically(csv, found.to_csv().encode())
-        print(f"wrote {csv}")
+        write_atomically(csv, found.to_csv().encode(), TABLE)
+        say(f"wrote {csv}")
     if figure is not None:
         from homodyne.viz.comparison import comparison_figure
 
@@ -50,10 +50,10 @@ def _show(found: "Comparison") -> None:
     console = Console(width=1000, highlight=False)
     console.width = max(console.measure(table).maximum for table in tables)
     console.print(tables[0])
-    print()
+    say()
     console.print(tables[1])
     for note in found.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _table(cells: "list[Cells]", num_left: int) -> "Table":
@@ -68,5 +68,5 @@ def _table(cells: "list[Cells]", num_left: int) -> "Table":
     for k, line in enumerate(lines):
         style = "red" if "REFUSED" in line else ""
         last = k + 1 == len(lines) or bool(lines[k + 1][0])
-        table.add_row(*(Text(cell, style=style) for cell in line), end_section=last and len(header) == 8)
+        table.add_row(*(Text(printable(cell), style=style) for cell in line), end_section=last and len(header) == 8)
     return table

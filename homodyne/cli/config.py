@@ -1,12 +1,11 @@
 """``homodyne config``: write and check configuration files."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from homodyne.errors import InputError
+from homodyne.cli.terminal import say
 
 app = typer.Typer(help="Write and check configuration files.", no_args_is_help=True)
 
@@ -20,11 +19,8 @@ def new(
     from homodyne.config.template import template
     from homodyne.files import write_atomically
 
-    text = template(mode)
-    if file.exists():
-        raise InputError(f"{file} exists; choose another name or remove it")
-    write_atomically(file, text.encode())
-    print(f"wrote {file}: fill in experimental_data, then run  homodyne fit {file}")
+    write_atomically(file, template(mode).encode(), None)
+    say(f"wrote {file}: fill in experimental_data, then run  homodyne fit {file}")
 
 
 @app.command("check")
@@ -36,6 +32,6 @@ def check(
     from homodyne.config.io import load_config, resolve, to_yaml
 
     config = load_config(file, changes or (), reading=True)
-    print(to_yaml(resolve(config)), end="")
+    say(to_yaml(resolve(config)), end="")
     if config.experimental_data.file_path is None:
-        print("note: experimental_data.file_path is not given, which homodyne fit needs", file=sys.stderr)
+        say("note: experimental_data.file_path is not given, which homodyne fit needs", error=True)

@@ -8,6 +8,7 @@ import typer
 from homodyne.cli.fit import fit_and_write
 from homodyne.cli.inspect import inspect
 from homodyne.cli.simulate import GAP, TRUTHS, simulate
+from homodyne.cli.terminal import say
 
 if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult
@@ -34,7 +35,7 @@ def demo(
     _compare(result, truth)
     if map_file is not None:
         _title(f"A measured map, which comes without q, angle and frame time: {map_file}")
-        print("It does not determine amplitude, exponent and offset together: D_offset is fixed at 0.\n")
+        say("It does not determine amplitude, exponent and offset together: D_offset is fixed at 0.\n")
         rest = {
             "analysis_mode": "static",
             "experimental_data": {"file_path": map_file, "q": 0.01, "phi": [0.0], "dt": 1.0},
@@ -55,12 +56,12 @@ def _compare(result: "MCMCResult", truth: dict[str, float]) -> None:
     """Print how far the posterior lies from the parameters that made the data."""
     import numpy as np
 
-    print(f"\n{'':18s}{'truth':>12s}{'mean':>12s}{'sd':>12s}{'(mean - truth) / sd':>22s}")
+    say(f"\n{'':18s}{'truth':>12s}{'mean':>12s}{'sd':>12s}{'(mean - truth) / sd':>22s}")
     for name, value in truth.items():
         draws = np.asarray(result.samples[name])
         mean, sd = float(draws.mean()), float(draws.std())
-        print(f"{name:18s}{value:12.4g}{mean:12.4g}{sd:12.2g}{(mean - value) / sd:22.2f}")
+        say(f"{name:18s}{value:12.4g}{mean:12.4g}{sd:12.2g}{(mean - value) / sd:22.2f}")
 
 
 def _title(text: str) -> None:
-    print(f"\n== {text}")
+    say(f"\n== {text}")

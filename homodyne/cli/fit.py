@@ -1,16 +1,17 @@
 """``homodyne fit``: from a measurement to a posterior with a verdict, written to a folder."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from homodyne.cli import jobs, store
-from homodyne.cli.interruption import told_when_interrupted
+from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, given, load_measurement, selection
-from homodyne.cli.output import exit_if_refused, staged, write_result
+from homodyne.cli.output import exit_if_refused, output_folder
+from homodyne.cli.terminal import progress_bars, say
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
@@ -59,32 +60,53 @@ def fit(
     config = load_config(
         base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit), *given(options)]
     )
-    config = store.place_store(config)
+    place = store.choose_place(config, resume=resume)
     if resume:
-        store.require_store(config)
+        store.require_store(place)
     data = load_measurement(config.experimental_data)
     if dry_run:
-        print(jobs.show_script(data, config), end="")
+        say(jobs.show_script(data, store.at(config, place)), end="")
         return
-    with nullcontext() if resume else store.replaced(config):
-        result = fit_and_write(data, config)
-    exit_if_refused(result)
+    exit_if_refused(fit_and_write(data, config, place=place, inputs=[source]))
 
 
-def fit_and_write(data: "TwoTimeData", config: "Config", truth: Mapping[str, float] | None = None) -> "MCMCResult":
-    """Fit a measurement and write result, summary, configuration and figures into the output folder.
+def fit_and_write(
+    data: "TwoTimeData",
+    config: "Config",
+    truth: Mapping[str, float] | None = None,
+    *,
+    place: Path | None = None,
+    inputs: Sequence[Path] = (),
+) -> "MCMCResult":
+    """Fit a measurement and write result, summary, configuration and, after these, figures into the output folder.
 
-    The folder is complete afterwards, or as it was before. Figures also show the truth where it is known.
+    Parameters
+    ----------
+    data, config
+        What is fitted, and how.
+    truth
+        Parameters of a simulated measurement, for the figures.
+    place
+        Where finished shards are kept; None where they are not.
+    inputs
+        Files that were read, which are not replaced.
     """
-    from homodyne.cli.terminal import progress_bars
+    from homodyne.config.io import resolve, to_mapping
     from homodyne.optimization.mcmc import fit
 
-    directory = Path(config.output.directory)
-    with staged(directory, overwrite=config.output.overwrite) as stage:
-        with told_when_interrupted(lambda: store.remains(config)), progress_bars() as progress:
-            result = fit(data, config=config, progress=progress)
-        write_result(result, config, data, stage, truth)
-    print(result.summary())
-    print(f"wrote {directory}")
-    store.say_where(config, result)
+    wanted = config.output
+    with output_folder(
+        Path(wanted.directory), overwrite=wanted.overwrite, figures=wanted.figures, inputs=inputs
+    ) as folder:
+        with telling_what_remains(lambda: store.remains(place)), progress_bars() as progress:
+            result = fit(data, config=store.at(config, place), progress=progress)
+            with uninterrupted():
+                result = replace(result, config=to_mapping(resolve(config)))
+                folder.write_result(result, config)
+                place = store.settle(place)
+        say(result.summary())
+        say(f"wrote {folder.path}")
+        store.say_where(place, result)
+        if wanted.figures:
+            folder.draw(result, data, truth)
     return result

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from homodyne.cli.terminal import say
+
 if TYPE_CHECKING:
     from homodyne.device.config import HardwareConfig
 
@@ -19,8 +21,8 @@ def hardware(
     from homodyne.device.config import detect_hardware
 
     found = detect_hardware(gpus=True)
-    print(found)
-    print(plan(points, found))
+    say(found)
+    say(plan(points, found))
 
 
 def plan(points: int, found: "HardwareConfig") -> str:

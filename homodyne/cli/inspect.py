@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, load_measurement, selection, units_of
-from homodyne.cli.output import write_figure
+from homodyne.cli.output import require_figure, write_figure
+from homodyne.cli.terminal import say
 
 
 def inspect(
@@ -16,20 +17,21 @@ def inspect(
     frames: Frames = None,
     dt: DT = None,
     unit: Unit = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the selected maps into this PNG file.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the maps into this picture (.png, .pdf, .svg).")] = None,
 ) -> None:
     """Show format, wavevectors, angles, frames, frame time and what is no data in a data file."""
     from homodyne.config.io import load_config
     from homodyne.data import describe
 
-    print(describe(file, units=units_of(unit)))
+    require_figure(figure)
+    say(describe(file, units=units_of(unit)))
     chosen = selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit)
     if not chosen and figure is None:
         return
     data = load_measurement(load_config({"experimental_data": {"file_path": file}}, chosen).experimental_data)
-    print(f"selected: {data}")
+    say(f"selected: {data}")
     for line in data.left_out_lines():
-        print(f"left out    {line}")
+        say(f"left out    {line}")
     if figure is not None:
         from homodyne.viz import inspect_figure
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ def status(store: Store) -> None:
     held = ShardStore.open(store)
     pending, count = set(held.pending()), held.manifest.num_shards
     failures = [failure for failure in held.failures() if failure.shard_id in pending]
-    print(f"shards     {count}: {count - len(pending)} done, {len(pending)} without a result")
+    say(f"shards     {count}: {count - len(pending)} done, {len(pending)} without a result")
     for failure in failures:
-        print(f"failed     shard {failure.shard_id}: {failure.reason}")
+        say(f"failed     shard {failure.shard_id}: {failure.reason}")
     for job in recorded(held.path):
-        print(f"job        {job.job or job.name} ({job.scheduler}, {job.round}): {_states(job)}")
+        say(f"job        {job.job or job.name} ({job.scheduler}, {job.round}): {_states(job)}")
 
 
 def cancel(store: Store) -> None:
@@ -37,7 +38,7 @@ def cancel(store: Store) -> None:
     from homodyne.optimization.cmc.store import ShardStore
 
     ended = end(ShardStore.open(store).path)
-    print("\n".join(f"cancelled job {job.job} of {job.scheduler}" for job in ended) or "no job is running or waiting")
+    say("\n".join(f"cancelled job {job.job} of {job.scheduler}" for job in ended) or "no job is running or waiting")
 
 
 def unlock(store: Store) -> None:
@@ -46,7 +47,7 @@ def unlock(store: Store) -> None:
     from homodyne.optimization.cmc.store_lock import release
 
     holder = release(ShardStore.open(store).path / "lock")
-    print(f"the lock of {holder} is given up" if holder else "nobody holds this store")
+    say(f"the lock of {holder} is given up" if holder else "nobody holds this store")
 
 
 def show_script(data: "TwoTimeData", config: "Config") -> str:

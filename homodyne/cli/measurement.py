@@ -1,11 +1,11 @@
 """The options that select a measurement, shared by the commands that read one."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homodyne.cli.terminal import say
 from homodyne.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,5 +71,5 @@ def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
         units=wanted.units,
     )
     if "age" in data.source and wanted.frames is not None:
-        print(f"age: {data.source['age']}", file=sys.stderr)
+        say(f"age: {data.source['age']}", error=True)
     return data

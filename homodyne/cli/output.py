@@ -1,16 +1,16 @@
-"""Output folders that are either complete or as they were before."""
+"""Output folders: the result is complete before figures are drawn, and only files of the program are ever replaced."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from homodyne.cli.interruption import telling_what_remains
+from homodyne.cli.terminal import say
 from homodyne.errors import InputError
-from homodyne.files import write_atomically
+from homodyne.files import FIGURE, OWN, remove_abandoned, require_writable, write_atomically, write_together
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,92 +19,154 @@ if TYPE_CHECKING:
     from homodyne.data.twotime import TwoTimeData
     from homodyne.optimization.cmc.result import MCMCResult
 
-RESULT = "result.nc"
+RESULT, SUMMARY, CONFIG, FIGURES = "result.nc", "summary.txt", "config.yaml", "figures"
+INVENTORY = ".homodyne.json"
+"""File with the SHA-256 of every file that the program has written into the folder."""
+
 NOT_TRUSTED = 3  # exit code
 
 
-@contextmanager
-def staged(directory: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a temporary folder whose content moves into `directory` when the block ends well.
+class OutputFolder:
+    """A folder for a result.
 
-    When it does not, `directory` is left as it was, or removed again if it was made here. The result moves
-    last, so that where it stands the rest stands too.
+    Parameters
+    ----------
+    path
+        It may hold other files, which are left alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write_result(self, result: "MCMCResult", config: "Config") -> None:
+        """Write result, summary and configuration, all or none; figures of an earlier result go."""
+        from homodyne.config.io import resolve, to_yaml, with_absolute_paths
+        from homodyne.optimization.cmc.netcdf import result_to_bytes
+
+        contents = {
+            SUMMARY: f"{result.summary()}\n".encode(),
+            CONFIG: to_yaml(with_absolute_paths(resolve(config))).encode(),
+            RESULT: result_to_bytes(result),
+        }
+        self._note(*contents.values())
+        write_together({self.path / name: content for name, content in contents.items()}, OWN)
+        for old in self._figures():
+            if self._wrote(old):
+                old.unlink()
+        _remove_empty([self.path / FIGURES])
+
+    def draw(self, result: "MCMCResult", data: "TwoTimeData | None", truth: Mapping[str, float] | None = None) -> None:
+        """Draw the figures of a result that is written; those of maps are left out without data."""
+        with telling_what_remains(lambda: f"the result is in {self.path}, {len(self._figures())} figures are drawn"):
+            from homodyne.viz.figures import figure_bytes, standard_figures
+
+            (self.path / FIGURES).mkdir(exist_ok=True)
+            for name, figure in standard_figures(result, data, truth):
+                content = bytes(figure_bytes(figure))
+                self._note(content)
+                write_atomically(self.path / FIGURES / f"{name}.png", content, OWN)
+
+    def require_replaceable(self, *, overwrite: bool, figures: bool, inputs: Sequence[Path]) -> None:
+        """Refuse to replace files unasked, files of others, and what the command reads."""
+        wanted = [self.path / name for name in (RESULT, SUMMARY, CONFIG)] + (self._figures() if figures else [])
+        for file in wanted:
+            if not file.exists() and not file.is_symlink():
+                continue
+            if any(one.exists() and one.samefile(file) for one in inputs):
+                raise InputError(f"{file} is read by this command and would be replaced; choose another --output")
+            if not overwrite:
+                raise InputError(f"{file} exists; choose another folder (--output) or replace it (--overwrite)")
+            if not self._wrote(file):
+                raise InputError(
+                    f"{file} is not as homodyne has written it, --overwrite does not replace it; move it away or "
+                    "choose another folder (--output)"
+                )
+
+    def _figures(self) -> list[Path]:
+        folder = self.path / FIGURES
+        return sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
+
+    def _known(self) -> list[str]:
+        from homodyne.optimization.cmc.store_files import read_json
+
+        file = self.path / INVENTORY
+        return list(read_json(file)["written"]) if file.exists() else []
+
+    def _wrote(self, file: Path) -> bool:
+        from homodyne.optimization.cmc.store_files import digest
+
+        return file.is_file() and digest(file.read_bytes()) in self._known()
+
+    def _note(self, *contents: bytes) -> None:
+        """Note what will be written, before it is: so that it is known whenever the program is killed."""
+        from homodyne.optimization.cmc.store_files import digest, write_json
+
+        marks = [*self._known(), *map(digest, contents)]
+        write_json(self.path / INVENTORY, {"written": list(dict.fromkeys(marks))})
+
+
+@contextmanager
+def output_folder(
+    directory: Path, *, overwrite: bool, figures: bool, inputs: Sequence[Path] = ()
+) -> Iterator[OutputFolder]:
+    """Yield a folder to write a result into; it is removed again if it was made here and nothing was written.
 
     Parameters
     ----------
     directory
-        Where the files shall lie at the end; it may hold other files, which are left alone.
+        Where the files shall lie at the end.
     overwrite
         Replace a result that is there already.
+    figures
+        Whether figures will be drawn.
+    inputs
+        Files that the command reads.
 
     Raises
     ------
     InputError
-        When there is a result already, or the folder cannot be written; before the block starts.
+        When a file would be replaced that must not be, or the folder cannot be written; before the block starts.
     """
     made: list[Path] = []
+    folder = OutputFolder(directory)
     try:
-        if (directory / RESULT).exists() and not overwrite:
-            raise InputError(
-                f"{directory / RESULT} exists; choose another folder (--output) or replace it (--overwrite)"
-            )
-        made += [folder for folder in (directory, *directory.parents) if not folder.exists()]
+        folder.require_replaceable(overwrite=overwrite, figures=figures, inputs=inputs)
+        made += [each for each in (directory, *directory.parents) if not each.exists()]
         directory.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".homodyne-", dir=directory))
-    except OSError as error:
+        remove_abandoned(directory)
+        require_writable(directory / INVENTORY, OWN)
+    except (OSError, InputError) as error:
         _remove_empty(made)
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"cannot write to the folder {directory}: {error.strerror}; choose another one") from None
     try:
-        yield stage
-        for item in sorted(stage.iterdir(), key=lambda path: path.name == RESULT):
-            _move(item, directory / item.name)
+        yield folder
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
         _remove_empty(made)
-
-
-def write_result(
-    result: "MCMCResult",
-    config: "Config",
-    data: "TwoTimeData | None",
-    stage: Path,
-    truth: Mapping[str, float] | None = None,
-) -> None:
-    """Write result, summary, configuration and, where wanted, figures into a folder.
-
-    Figures of maps are left out without data. Figures also show the truth where it is known.
-    """
-    from homodyne.config.io import resolve, to_yaml, with_absolute_paths
-
-    result.save(stage / RESULT)
-    write_atomically(stage / "summary.txt", f"{result.summary()}\n".encode())
-    write_atomically(stage / "config.yaml", to_yaml(with_absolute_paths(resolve(config))).encode())
-    if config.output.figures:
-        from homodyne.viz import save_figures
-
-        (stage / "figures").mkdir()
-        save_figures(result, data, stage / "figures", truth=truth)
 
 
 def write_figure(file: Path, figure: "Figure") -> None:
     """Write a figure into a picture file, which appears only when it is complete."""
     from homodyne.viz.figures import figure_bytes, figure_format
 
-    write_atomically(file, figure_bytes(figure, figure_format(file)))
-    print(f"wrote {file}")
+    write_atomically(file, figure_bytes(figure, figure_format(file)), FIGURE)
+    say(f"wrote {file}")
+
+
+def require_figure(file: Path | None) -> None:
+    """Refuse a picture file that cannot be written, before the work begins."""
+    from homodyne.viz.figures import figure_format
+
+    if file is not None:
+        figure_format(file)
+        require_writable(file, FIGURE)
 
 
 def exit_if_refused(result: "MCMCResult") -> None:
     """End the program where the result must not be used."""
     if result.verdict == "REFUSED":
         raise typer.Exit(NOT_TRUSTED)
-
-
-def _move(source: Path, target: Path) -> None:
-    """Put a file or folder in the place of another one."""
-    if target.is_dir():
-        target.rename(source.with_name(f"{target.name}.replaced"))
-    source.replace(target)
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homodyne.cli.output import write_figure
+from homodyne.cli.output import require_figure, write_figure
 from homodyne.cli.simulate import GAP, TRUTHS, Q
+from homodyne.cli.terminal import say
 from homodyne.errors import InputError
+from homodyne.files import PLAN, require_writable, write_atomically
 
 if TYPE_CHECKING:
     from homodyne.optimization.plan import Measurement, Precision
@@ -38,7 +40,7 @@ def plan(
     simulate: Annotated[int, typer.Option(min=0, help="Measurements to simulate and fit for each line.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Write the numbers into this file (.json or .yaml).")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw the comparison into this PNG file.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw it into this picture (.png, .pdf, .svg).")] = None,
 ) -> None:
     """Tell how precisely the parameters of a sample would be measured."""
     from homodyne.optimization.plan import Measurement
@@ -97,6 +99,9 @@ def _check_files(output: Path | None, figure: Path | None, lines: int) -> None:
         raise InputError(f"--output {output}: expected a name that ends in .json or .yaml")
     if figure is not None and lines < 2:
         raise InputError("--figure draws a comparison: give two values or more to --vary, such as frames=100,300,1000")
+    require_figure(figure)
+    if output is not None:
+        require_writable(output, PLAN)
 
 
 def _precisions(measurements: "list[Measurement]", simulate: int, seed: int) -> "list[Precision]":
@@ -140,7 +145,7 @@ def _print_table(
     console = Console(width=max(100, 16 + 22 * len(free)), markup=False)
     console.print(table)
     brackets = "; in square brackets: scatter of simulated measurements" if simulated else ""
-    print(f"in brackets: what independent noise would promise{brackets}; what the data alone say, without a prior")
+    say(f"in brackets: what independent noise would promise{brackets}; what the data alone say, without a prior")
 
 
 def _shown(width: float, value: float, relative: bool) -> str:
@@ -151,14 +156,13 @@ def _shown(width: float, value: float, relative: bool) -> str:
 def _write_numbers(file: Path, planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]") -> None:
     import yaml
 
-    from homodyne.files import write_atomically
-
     settings = {key: value for key, value in asdict(planned).items() if key != name} | {"fixed": list(planned.fixed)}
     content = {
+        "program": PLAN.mark.decode(),
         "measurement": settings,
         "varied": name,
         "precision": [{name: value, **asdict(one)} for value, one in zip(varied, found, strict=True)],
     }
     text = json.dumps(content, indent=1) if file.suffix == ".json" else yaml.safe_dump(content, sort_keys=False)
-    write_atomically(file, text.encode())
-    print(f"wrote {file}")
+    write_atomically(file, text.encode(), PLAN)
+    say(f"wrote {file}")

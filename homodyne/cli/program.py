@@ -3,20 +3,24 @@
 import logging
 import signal
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from homodyne import __version__
-from homodyne.cli import combine, compare, config, demo, fit, hardware, inspect, jobs, plan, simulate, worker
-from homodyne.cli.interruption import Interrupted, remains_of
+from homodyne.cli import combine, compare, config, demo, fit, hardware, inspect, jobs, plan, simulate, store, worker
+from homodyne.cli.interruption import Interrupted, interrupt, remains_of
+from homodyne.cli.terminal import printable, say
 from homodyne.errors import HomodyneError, HomodyneWarning
 
 EXECUTION_FAILED = 4
+FAULT = 70
 REPEAT = 3.0  # seconds after which an interruption that was swallowed is raised again
 INTERRUPTED = 130
 
@@ -33,11 +37,12 @@ for _command in (
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(config.app, name="config")
+app.add_typer(store.app, name="store")
 
 
 def _show_version(value: bool) -> None:
     if value:
-        print(f"homodyne {__version__}")
+        say(f"homodyne {__version__}")
         raise typer.Exit
 
 
@@ -49,7 +54,14 @@ def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more of what is done.")] = False,
 ) -> None:
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_printable_record)
     logging.getLogger("homodyne").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _printable_record(record: logging.LogRecord) -> bool:
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -66,31 +78,48 @@ def run(arguments: Sequence[str]) -> int:
             app(args=list(arguments), prog_name="homodyne")
         except SystemExit as end:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
-        except HomodyneError as error:
-            if stopped:  # a shard that was interrupted may count as one that failed
-                return _say_interrupted(error)
-            return _complain(str(error), error.exit_code)
-        except Interrupted as error:
-            return _say_interrupted(error)
-        except MemoryError as error:
-            return _complain(f"not enough memory: {error}; select fewer frames or angles", EXECUTION_FAILED)
-        except OSError as error:
-            return _complain(f"the system refused: {error}", EXECUTION_FAILED)
-        except (RuntimeError, ValueError) as error:
-            if stopped:  # compiled code reports what is raised inside of it as an error of its own
-                return _say_interrupted(error)
-            raise
+        except (Exception, Interrupted) as error:  # noqa: BLE001  the one place where every error becomes a message
+            remains = remains_of(error)
+            if stopped:  # compiled code and shards turn what is raised inside of them into errors of their own
+                remains = remains or "nothing of this run was kept: start the same command again"
+                return _complain(f"interrupted; {remains}", INTERRUPTED)
+            message, code = _explained(error)
+            return _complain("; ".join(filter(None, (message, remains))), code)
     return 0
 
 
+def _explained(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, HomodyneError):
+        return str(error), error.exit_code
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # the second of compiled code
+        return f"not enough memory: {error}; select fewer frames or angles", EXECUTION_FAILED
+    if isinstance(error, OSError):
+        return f"the system refused: {error}", EXECUTION_FAILED
+    log = _log_of(error)
+    return (
+        f"this is a fault of the program, not of what you gave: {type(error).__name__}: {error}; please report it with "
+        f"{log}",
+        FAULT,
+    )
+
+
+def _log_of(error: BaseException) -> str:
+    """Write down where an error came from; say where that lies."""
+    text = f"homodyne {__version__}, {sys.version}\n{sys.argv}\n" + "".join(traceback.format_exception(error))
+    try:
+        descriptor, file = tempfile.mkstemp(prefix="homodyne-fault-", suffix=".log")
+        with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(text)
+    except OSError:
+        return f"this:\n{text}"
+    return f"the log {file}"
+
+
 def _complain(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    with suppress(OSError):  # of a terminal that is closed
+        say(f"error: {message}", error=True)
     return code
-
-
-def _say_interrupted(error: BaseException) -> int:
-    remains = remains_of(error) or "nothing of this run was kept: start the same command again"
-    return _complain(f"interrupted; files that were there before are as they were, {remains}", INTERRUPTED)
 
 
 @contextmanager
@@ -110,9 +139,11 @@ def _signals(stopped: list[int]) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
         signal.setitimer(signal.ITIMER_REAL, REPEAT)
-        raise Interrupted
+        interrupt()
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    handled = [signal.SIGINT, signal.SIGTERM, signal.SIGALRM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks
+        handled.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in handled}
     sys.unraisablehook = swallowed
     try:
@@ -131,7 +162,7 @@ def _plain_warnings() -> Iterator[None]:
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, HomodyneWarning):
-            print(f"warning: {message}", file=sys.stderr)
+            say(f"warning: {message}", error=True)
         else:
             usual(message, category, *where, **more)
 

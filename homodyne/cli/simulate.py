@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from homodyne.cli.terminal import say
 from homodyne.errors import InputError
+from homodyne.files import MEASUREMENT, require_writable
 
 if TYPE_CHECKING:
     from homodyne.physics.model import CorrelationModel
@@ -79,6 +81,7 @@ def simulate(
 
     if file.exists() and not overwrite:
         raise InputError(f"{file} exists; choose another name or replace it (--overwrite)")
+    require_writable(file, MEASUREMENT)
     law, params = chosen_law(model, values or [])
     used = gap if law.needs_gap else None
     given = {"pixels": pixels, "mean_counts": counts, "sigma": sigma}
@@ -97,10 +100,10 @@ def simulate(
         **noise,
     )
     write_aps_u(file, data)
-    print(f"wrote {file}: {data}")
-    print("truth: " + ", ".join(f"{name}={value:g}" for name, value in complete_params(law, params).items()))
+    say(f"wrote {file}: {data}")
+    say("truth: " + ", ".join(f"{name}={value:g}" for name, value in complete_params(law, params).items()))
     several = " --q all" if "," in q else ""
-    print(f"next:  homodyne fit {file} --mode {model}" + (f" --gap {used:g}" if used else "") + several)
+    say(f"next:  homodyne fit {file} --mode {model}" + (f" --gap {used:g}" if used else "") + several)
 
 
 def chosen_law(name: str, values: list[str]) -> "tuple[CorrelationModel, dict[str, float]]":

@@ -1,11 +1,12 @@
-"""Where a fit keeps its finished shards, and what is said of them."""
+"""Where a fit keeps its finished shards, and what is said of them; ``homodyne store``."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from homodyne.cli.terminal import say
 from homodyne.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,19 +14,45 @@ if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult
 
 _DIR = "optimization.cmc.backend.checkpoint_dir"
+_NEW = ".new"  # behind the name of a store that will take the place of another
 
 
-def place_store(config: "Config") -> "Config":
-    """Keep the shards beside the result folder, as OUTPUT.store, unless the configuration says where, or not at all."""
+def choose_place(config: "Config", *, resume: bool) -> Path | None:
+    """Where a fit keeps its finished shards now; None where it keeps none.
+
+    This is the folder of the configuration, else OUTPUT.store. A fit that replaces a result with its shards uses
+    a folder beside that one until it is finished.
+    """
+    backend = config.optimization.cmc.backend
+    if not may_use_shards(config) or backend.enable_checkpoints is False:
+        return None
+    directory = Path(config.output.directory)
+    if backend.checkpoint_dir is None:
+        folder = directory.resolve() if directory.name in ("", "..") else directory
+        place = folder.with_name(f"{folder.name}.store")
+    else:
+        place = Path(backend.checkpoint_dir)
+    new = _new(place)
+    if config.output.overwrite and (new.exists() or (not resume and _belongs(place, directory))):
+        return new
+    return place
+
+
+def at(config: "Config", place: Path | None) -> "Config":
+    """The configuration with that folder for the shards."""
     from homodyne.config.io import load_config
 
-    backend = config.optimization.cmc.backend
-    if not may_use_shards(config) or not backend.enable_checkpoints or backend.checkpoint_dir is not None:
-        return config
-    folder = Path(config.output.directory)
-    if folder.name in ("", ".."):
-        folder = folder.resolve()
-    return load_config(config, [(_DIR, f"{folder}.store")])
+    return config if place is None else load_config(config, [(_DIR, str(place))])
+
+
+def settle(place: Path | None) -> Path | None:
+    """Let the shards of a finished fit take the place of those that they replace; return where they are."""
+    if place is None or not place.name.endswith(_NEW) or not place.exists():
+        return place
+    final = place.with_name(place.name.removesuffix(_NEW))
+    shutil.rmtree(final, ignore_errors=True)
+    place.rename(final)
+    return final
 
 
 def may_use_shards(config: "Config") -> bool:
@@ -34,7 +61,7 @@ def may_use_shards(config: "Config") -> bool:
     return method == "cmc" or (method == "auto" and enable is not False)
 
 
-def require_store(config: "Config") -> None:
+def require_store(place: Path | None) -> None:
     """Refuse to resume where there is nothing to resume.
 
     Raises
@@ -42,10 +69,10 @@ def require_store(config: "Config") -> None:
     InputError
         The method uses no shards, keeps none, or there is no store.
     """
-    place = store_of(config)
     if place is None:
         raise InputError(
-            "--resume: this fit keeps no shards; use --method cmc with optimization.cmc.backend.enable_checkpoints=true"
+            "--resume: this fit keeps no shards; use --method cmc without optimization.cmc.backend.enable_checkpoints="
+            "false"
         )
     if not (place / "manifest.json").is_file():
         raise InputError(
@@ -54,36 +81,8 @@ def require_store(config: "Config") -> None:
         )
 
 
-def store_of(config: "Config") -> Path | None:
-    """Where finished shards are kept; None where they are not."""
-    backend = config.optimization.cmc.backend
-    kept = backend.checkpoint_dir if may_use_shards(config) and backend.enable_checkpoints else None
-    return None if kept is None else Path(kept)
-
-
-@contextmanager
-def replaced(config: "Config") -> Iterator[None]:
-    """Let a fit that replaces a result start without the store which that result was made from.
-
-    The old store comes back when the block fails before it has finished a shard. A store of anything else, and any
-    store of a fit that is resumed, stays where it is.
-    """
-    place = store_of(config)
-    if place is None or not config.output.overwrite or not _belongs(place, Path(config.output.directory)):
-        yield
-        return
-    aside = place.with_name(f"{place.name}.replaced")
-    shutil.rmtree(aside, ignore_errors=True)
-    place.rename(aside)
-    try:
-        yield
-    except BaseException:
-        if not finished_shards(place):
-            shutil.rmtree(place, ignore_errors=True)
-            aside.rename(place)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+def _new(place: Path) -> Path:
+    return place.with_name(place.name + _NEW)
 
 
 def _belongs(place: Path, directory: Path) -> bool:
@@ -99,27 +98,35 @@ def _belongs(place: Path, directory: Path) -> bool:
     return of_store is not None and not decisive_changes(of_store, load_result(directory / RESULT).config)
 
 
-def finished_shards(place: Path | None) -> int:
-    """Count the files of finished shards in a store."""
-    return 0 if place is None else len(list((place / "results").glob("*.npz")))
+def remains(place: Path | None) -> str:
+    """Sentence on what an unfinished fit has left in its store, and how to go on; empty when it is nothing."""
+    from homodyne.optimization.cmc.store import kept_shards
+
+    kept = "" if place is None else kept_shards(place)
+    return f"{kept}: start the same command again with --resume to go on with them" if kept else ""
 
 
-def remains(config: "Config") -> str:
-    """Sentence on the shards that an interrupted fit has finished; empty when there are none."""
-    place = store_of(config)
-    count = finished_shards(place)
-    if not count:
-        return ""
-    shards = "1 finished shard is" if count == 1 else f"{count} finished shards are"
-    return f"{shards} kept in {place}: start the same command again with --resume to go on with them"
-
-
-def say_where(config: "Config", result: "MCMCResult") -> None:
+def say_where(place: Path | None, result: "MCMCResult") -> None:
     """Print where the shards of a fit are, when it has sampled any."""
     from homodyne.optimization.cmc.result import VERDICTS
 
     tried = {"cmc: failed", *(f"cmc: {verdict}" for verdict in VERDICTS)} & set(result.diagnostics["methods"])
-    place = store_of(config)
-    if place is not None and tried and finished_shards(place):
+    if place is not None and tried and (place / "manifest.json").is_file():
         here = "" if place.is_absolute() else f", below {Path.cwd()}"
-        print(f"kept the shards in {place}{here} (for homodyne combine and certify); it may be removed")
+        say(f"kept the shards in {place}{here} (for homodyne combine and certify); it may be removed")
+
+
+app = typer.Typer(help="Look after folders of shards and results.", no_args_is_help=True)
+
+
+@app.command("clean")
+def clean(
+    folder: Annotated[Path, typer.Argument(help="Folder of a store or of results.")] = Path(),
+) -> None:
+    """Remove what programs that were killed have left half-written, here and among temporary files."""
+    from homodyne.files import remove_abandoned, remove_abandoned_temporaries
+
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the folder of a store or of results")
+    removed = [*remove_abandoned(folder), *remove_abandoned_temporaries()]
+    say("\n".join(f"removed {file}" for file in removed) or "there is nothing to remove")

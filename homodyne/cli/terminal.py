@@ -1,11 +1,23 @@
-"""How far a long computation is: bars on a terminal, otherwise a line now and then."""
+"""What reaches the terminal: text without control characters, and how far a long computation is."""
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 EVERY = 30.0  # seconds between two lines, at least
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: object) -> str:
+    """Text whose control characters, which names in files may hold, are written as escapes."""
+    return _CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode(), str(text))
+
+
+def say(text: object = "", *, end: str = "\n", error: bool = False) -> None:
+    """Print text on the terminal, or on that for errors, as `printable` leaves it."""
+    print(printable(text), end=end, file=sys.stderr if error else sys.stdout)
 
 
 @contextmanager
@@ -17,7 +29,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     A function of stage, steps done and steps in total.
     """
     if not sys.stderr.isatty():
-        yield ProgressLines(lambda line: print(line, file=sys.stderr, flush=True))
+        yield ProgressLines(lambda line: say(line, error=True))
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn

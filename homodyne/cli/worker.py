@@ -2,12 +2,13 @@
 
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from homodyne.cli.terminal import say
 
 FAILED = 4
 STOPPED = 75
@@ -48,7 +49,7 @@ def worker(
     outcome = child.attempt(sample)
     if isinstance(outcome, child.Failed):
         work.keep_failure(index, attempt, outcome)
-        print(f"error: {outcome.reason}", file=sys.stderr)
+        say(f"error: {outcome.reason}", error=True)
         raise typer.Exit(FAILED)
 
 
@@ -61,7 +62,7 @@ def _stop_when_told() -> None:
 
     def wait() -> None:
         number = signal.sigwait(_STOP)
-        print(f"stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+        say(f"stopped by {signal.Signals(number).name}", error=True)
         os._exit(STOPPED)
 
     threading.Thread(target=wait, daemon=True).start()

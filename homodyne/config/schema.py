@@ -414,7 +414,9 @@ class BackendConfig(Section):
     num_workers: PositiveInt | None = Field(None, description="worker processes; one for each core by default")
     timeout: PositiveFloat | None = Field(None, description="seconds that one attempt at a shard may take")
     max_attempts: PositiveInt = Field(2, description="times that a shard is tried")
-    enable_checkpoints: bool = Field(True, description="keep every finished shard in checkpoint_dir")
+    enable_checkpoints: bool | None = Field(
+        None, description="keep every finished shard in checkpoint_dir; by default where one is named"
+    )
     checkpoint_frequency: PositiveInt = Field(
         1, description="finished shards that are written together; a kill loses those that are not yet written"
     )

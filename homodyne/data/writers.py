@@ -1,6 +1,9 @@
 """Writing two-time data: the package's own files, which lose nothing, and the APS-U layout of instruments."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +16,7 @@ from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.readers import native
 from homodyne.data.twotime import TwoTimeData, each_map
 from homodyne.errors import DataError
-from homodyne.files import Sink, replacing
+from homodyne.files import MEASUREMENT, Sink, replacing
 
 if TYPE_CHECKING:
     import h5py
@@ -32,7 +35,7 @@ def save_npz(path: str | Path, data: TwoTimeData) -> None:
     if isinstance(data.c2, tuple):
         size = 4 * data.num_maps * data.num_frames**2
         checks.require_memory(size, "The maps in one array", "Use save_hdf5, which writes them one by one.")
-    with replacing(path) as sink:
+    with replacing(path, MEASUREMENT) as sink:
         np.savez(sink, allow_pickle=False, **_fields(data))
 
 
@@ -41,9 +44,7 @@ def save_hdf5(path: str | Path, data: TwoTimeData) -> None:
 
     Maps are written as plain numbers, so that they need not be read into memory to be loaded.
     """
-    import h5py
-
-    with replacing(path) as sink, h5py.File(sink, "w") as file:
+    with _hdf5_file(path) as (file, sink):
         for name, values in _fields(data).items():
             if name == "c2":
                 shape = (data.num_maps, data.num_frames, data.num_frames)
@@ -53,6 +54,18 @@ def save_hdf5(path: str | Path, data: TwoTimeData) -> None:
                     sink.require_written()
             else:
                 file[name] = values
+
+
+@contextmanager
+def _hdf5_file(path: str | Path) -> "Iterator[tuple[h5py.File, Sink]]":
+    """HDF5 file to write, and what it is written to; behind its end stands what tells it from others."""
+    import h5py
+
+    with replacing(path, MEASUREMENT) as sink:
+        with h5py.File(sink, "w") as file:
+            yield file, sink
+        sink.seek(0, os.SEEK_END)
+        sink.write(MEASUREMENT.mark)
 
 
 def _fields(data: TwoTimeData) -> dict[str, Any]:
@@ -101,8 +114,6 @@ def write_aps_u(
     InputError, ExecutionError
         See :func:`homodyne.files.replacing`.
     """
-    import h5py
-
     uniform = data.age_origin + data.dt * np.arange(1, data.num_frames + 1)
     if not np.allclose(data.t, uniform, rtol=1e-6, atol=1e-6 * data.dt):
         raise DataError(
@@ -112,7 +123,7 @@ def write_aps_u(
     qs, phis = _axis("q_list", q_list, data.q), _axis("phi_list", phi_list, data.phi)
     cells = np.searchsorted(qs, data.q) * phis.size + np.searchsorted(phis, data.phi)
     order = np.argsort(cells)
-    with replacing(path) as sink, h5py.File(sink, "w") as file:
+    with _hdf5_file(path) as (file, sink):
         _write_partition(file, qs, phis, cells[order])
         _write_detector(file, data, order)
         _write_settings(file, data)

@@ -27,7 +27,7 @@ from homodyne.data.references import Reference, content_digest, file_of, identit
 from homodyne.data.twotime import map_label
 from homodyne.device.config import detect_hardware
 from homodyne.errors import DataError, ExecutionError, InputError
-from homodyne.files import write_atomically
+from homodyne.files import OWN, write_atomically
 from homodyne.likelihood.direct import direct_sums, moments_of_sums
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes
@@ -521,7 +521,7 @@ class Passes:
             raise InputError(
                 f"cannot make {str(file.parent)!r}, in reduction.store: {error.strerror or error}"
             ) from error
-        write_atomically(file, store_files.seal({"row": row, "key": np.frombuffer(key.encode(), np.uint8)}))
+        write_atomically(file, store_files.seal({"row": row, "key": np.frombuffer(key.encode(), np.uint8)}), OWN)
 
 
 def run_pass(task: ShardTask) -> Array:

@@ -440,7 +440,7 @@ def check_execution(config: Config) -> None:
 def _folder(cmc: CMCConfig) -> Path | None:
     """Directory of the store; None for a temporary one."""
     backend = cmc.backend
-    if not backend.enable_checkpoints or backend.checkpoint_dir is None:
+    if backend.enable_checkpoints is False or backend.checkpoint_dir is None:
         return None
     folder = Path(backend.checkpoint_dir)
     if not backend.resume_from_checkpoint and (folder / "manifest.json").exists():

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import HomodyneWarning, InputError
-from homodyne.files import write_atomically
+from homodyne.files import FIGURE, write_atomically
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.viz.consensus import agreement_figure, divergence_figure, shard_forest_figure
 from homodyne.viz.cuts import cut_figure
@@ -71,7 +71,7 @@ def save_figures(
     except OSError as error:
         raise InputError(f"cannot make directory {os.fspath(directory)!r}: {error.strerror}") from error
     return [
-        write_atomically(place / f"{name}.{format}", figure_bytes(figure, format))
+        write_atomically(place / f"{name}.{format}", figure_bytes(figure, format), FIGURE)
         for name, figure in standard_figures(result, data, truth)
     ]
 
@@ -125,7 +125,8 @@ def figure_format(file: str | os.PathLike[str]) -> str:
 def figure_bytes(figure: Figure, kind: str = "png") -> memoryview:
     """Content of the file of one figure; ``kind`` is one of FORMATS."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind)
+    author = FIGURE.mark.decode()
+    figure.savefig(buffer, format=kind, metadata={"Software" if kind == "png" else "Creator": author})
     return buffer.getbuffer()
 
 

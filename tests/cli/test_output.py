@@ -1,69 +1,147 @@
+"""Output folders: what is replaced, what is refused, and what stands after an end in the middle."""
+
+import os
 from pathlib import Path
 
 import pytest
 
-from homodyne.cli.output import RESULT, staged
-from homodyne.errors import InputError
+from homodyne.cli.interruption import Interrupted
+from homodyne.cli.output import CONFIG, RESULT, SUMMARY, OutputFolder, output_folder
+from homodyne.config.io import load_config
+from homodyne.errors import ExecutionError, InputError
+from homodyne.files import OWN, write_atomically
+from homodyne.optimization.cmc.result import MCMCResult
+from known_answers.results import example_result
 
 
-def tree(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+@pytest.fixture(scope="module")
+def laminar_result() -> MCMCResult:
+    return example_result(num_frames=10, shape=(1, 20)).result
 
 
-def write(stage: Path, text: str) -> None:
-    (stage / RESULT).write_text(text)
-    (stage / "figures").mkdir()
-    (stage / "figures" / f"{text}.png").write_text(text)
+def tree(folder: Path) -> dict[str, bytes]:
+    """Content of every file that is to be seen."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
-def test_new_folder_is_filled(tmp_path):
-    with staged(tmp_path / "a/b", overwrite=False) as stage:
-        write(stage, "one")
-        assert not (tmp_path / "a/b" / RESULT).exists()
-    assert tree(tmp_path) == {"a/b/result.nc": "one", "a/b/figures/one.png": "one"}
-    assert [path.name for path in (tmp_path / "a/b").iterdir() if path.name.startswith(".")] == []
+def fill(folder: OutputFolder, text: str) -> None:
+    """Write what looks like a result with one figure."""
+    contents = {folder.path / name: f"{text} {name}".encode() for name in (SUMMARY, CONFIG, RESULT)}
+    figure = folder.path / "figures" / f"{text}.png"
+    folder._note(*contents.values(), text.encode())
+    for file, content in contents.items():
+        write_atomically(file, content, OWN)
+    figure.parent.mkdir(exist_ok=True)
+    write_atomically(figure, text.encode(), OWN)
 
 
-def test_failure_leaves_nothing(tmp_path):
-    with pytest.raises(KeyError), staged(tmp_path / "a/b", overwrite=False) as stage:
-        write(stage, "one")
+def opened(path: Path, *, overwrite: bool = False, figures: bool = True, inputs: tuple[Path, ...] = ()):
+    return output_folder(path, overwrite=overwrite, figures=figures, inputs=inputs)
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError), opened(tmp_path / "a/b"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failure_leaves_what_was_there(tmp_path):
-    with staged(tmp_path, overwrite=False) as stage:
-        write(stage, "one")
+@pytest.mark.parametrize("name", [RESULT, SUMMARY, CONFIG, "figures/mine.txt", "figures"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_somebody_else_are_never_replaced(tmp_path, name, overwrite):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("precious")
+    with pytest.raises(InputError, match=f"{name} (exists|is not as homodyne has written it)"):
+        opened(tmp_path, overwrite=overwrite).__enter__()
+    assert tree(tmp_path) == {name: b"precious"}
+
+
+def test_other_files_are_left_alone(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures/mine.txt").write_text("precious")
     (tmp_path / "notes.txt").write_text("mine")
     before = tree(tmp_path)
-    with pytest.raises(KeyError), staged(tmp_path, overwrite=True) as stage:
-        write(stage, "two")
-        raise KeyError
+    with opened(tmp_path, figures=False):
+        pass
     assert tree(tmp_path) == before
 
 
-def test_replacing_removes_old_figures_and_keeps_other_files(tmp_path):
-    with staged(tmp_path, overwrite=False) as stage:
-        write(stage, "one")
-    (tmp_path / "notes.txt").write_text("mine")
-    with staged(tmp_path, overwrite=True) as stage:
-        write(stage, "two")
-    assert tree(tmp_path) == {"result.nc": "two", "figures/two.png": "two", "notes.txt": "mine"}
+@pytest.mark.parametrize("name", [RESULT, SUMMARY, CONFIG, "figures/one.png"])
+def test_what_was_changed_since_is_not_replaced(tmp_path, name):
+    with opened(tmp_path) as folder:
+        fill(folder, "one")
+    with pytest.raises(InputError, match="exists"):
+        opened(tmp_path).__enter__()
+    with opened(tmp_path, overwrite=True):
+        pass
+    with (tmp_path / name).open("ab") as file:
+        file.write(b"# my comment")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=f"{name} is not as homodyne has written it"):
+        opened(tmp_path, overwrite=True).__enter__()
+    assert tree(tmp_path) == before
 
 
-def test_existing_result_is_refused_before_anything_runs(tmp_path):
-    (tmp_path / RESULT).write_text("old")
-    with pytest.raises(InputError, match="result.nc exists"), staged(tmp_path, overwrite=False):
-        pytest.fail("ran")
-    assert tree(tmp_path) == {RESULT: "old"}
+def test_what_the_command_reads_is_not_replaced(tmp_path):
+    with opened(tmp_path) as folder:
+        fill(folder, "one")
+    (tmp_path / "link.yaml").symlink_to(CONFIG)
+    with pytest.raises(InputError, match="is read by this command"):
+        opened(tmp_path, overwrite=True, inputs=(tmp_path / "link.yaml",)).__enter__()
+
+
+def test_a_new_result_takes_the_figures_of_the_old_one_away(tmp_path, laminar_result):
+    with opened(tmp_path) as folder:
+        fill(folder, "one")
+    (tmp_path / "figures/mine.txt").write_text("mine")
+    with opened(tmp_path, overwrite=True, figures=False) as folder:
+        folder.write_result(laminar_result, load_config(None))
+    after = tree(tmp_path)
+    assert set(after) == {RESULT, SUMMARY, CONFIG, "figures/mine.txt"}
+    assert after[CONFIG] != b"one config.yaml"
+
+
+def test_a_full_disk_replaces_nothing(tmp_path, monkeypatch, laminar_result):
+    with opened(tmp_path) as folder:
+        fill(folder, "one")
+    before = tree(tmp_path)
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 4:  # inventory, summary and configuration fit
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        pytest.raises(ExecutionError, match=r"result\.nc' failed: No space left on device"),
+        opened(tmp_path, overwrite=True) as folder,
+    ):
+        folder.write_result(laminar_result, load_config(None))
+    monkeypatch.undo()
+    assert tree(tmp_path) == before
+    with opened(tmp_path, overwrite=True):  # all of it is still known
+        pass
+
+
+@pytest.mark.parametrize("error", [Interrupted(), ExecutionError("disk full"), MemoryError()])
+def test_the_result_is_there_whatever_happens_to_the_figures(tmp_path, monkeypatch, laminar_result, error):
+    def figures(*arguments):
+        yield from ()
+        raise error
+
+    monkeypatch.setattr("homodyne.viz.figures.standard_figures", figures)
+    with pytest.raises(type(error)), opened(tmp_path / "out") as folder:
+        folder.write_result(laminar_result, load_config(None))
+        folder.draw(laminar_result, None)
+    assert error.__notes__ == [f"the result is in {tmp_path / 'out'}, 0 figures are drawn"]
+    assert set(tree(tmp_path / "out")) == {RESULT, SUMMARY, CONFIG}
 
 
 @pytest.mark.parametrize("place", ["file/out", "file", "/proc/out", "x" * 300])
 def test_folder_that_cannot_be_written(tmp_path, place):
     (tmp_path / "file").write_text("a file, not a folder")
-    with (
-        pytest.raises(InputError, match="cannot write to the folder"),
-        staged(tmp_path / place, overwrite=False),
-    ):
+    with pytest.raises(InputError, match="cannot write"), opened(tmp_path / place):
         pytest.fail("ran")
-    assert tree(tmp_path) == {"file": "a file, not a folder"}
+    assert tree(tmp_path) == {"file": b"a file, not a folder"}

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import typer
 
 from homodyne import __version__
 from homodyne.cli import program
+from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.errors import ConvergenceError, DataError, ExecutionError, HomodyneWarning
 
 
@@ -52,6 +54,7 @@ def stop_inside_a_destructor() -> None:
         (lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")), 4, "No space left on device"),
         (lambda: stop(signal.SIGINT), 130, "error: interrupted; "),
         (lambda: stop(signal.SIGTERM), 130, "error: interrupted; "),
+        (lambda: stop(signal.SIGHUP), 130, "error: interrupted; "),
         (lambda: stop_inside_compiled_code(RuntimeError), 130, "error: interrupted; "),
         (lambda: stop_inside_compiled_code(ValueError), 130, "error: interrupted; "),
         (stop_inside_a_destructor, 130, "error: interrupted; "),
@@ -74,14 +77,59 @@ def test_what_a_command_does_becomes_an_exit_code_and_one_message(monkeypatch, c
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-@pytest.mark.parametrize("kind", [ZeroDivisionError, ValueError, RuntimeError])
-def test_a_defect_of_the_program_is_not_hidden(monkeypatch, kind):
+@pytest.mark.parametrize("kind", [ZeroDivisionError, ValueError, RuntimeError, RecursionError])
+def test_a_fault_of_the_program_says_so_and_where_its_log_lies(monkeypatch, capsys, tmp_path, kind):
+    def now() -> None:
+        with telling_what_remains(lambda: "3 shards are kept"):
+            raise kind("defect \x1b[2J")
+
     app = typer.Typer()
-    app.command("now")(lambda: (_ for _ in ()).throw(kind("defect")))
+    app.command("now")(now)
     app.command("never")(lambda: None)
     monkeypatch.setattr(program, "app", app)
-    with pytest.raises(kind, match="defect"):
-        program.run(["now"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert program.run(["now"]) == 70
+    said = capsys.readouterr().err
+    (log,) = tmp_path.iterdir()
+    said_first = f"error: this is a fault of the program, not of what you gave: {kind.__name__}: defect "
+    assert said.startswith(said_first + "\\x1b")
+        f"error: this is a fault of the program, not of what you gave: {kind.__name__}: defect \\x1b"
+    )
+    assert said.endswith(f"with the log {log}; 3 shards are kept\n")
+    assert "in now" in log.read_text(encoding="utf-8")
+
+
+def test_an_interruption_waits_for_the_end_of_what_must_not_be_cut_in_two(monkeypatch):
+    done = []
+
+    def now() -> None:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGHUP)
+            done.append("whole")
+        done.append("more")
+
+    app = typer.Typer()
+    app.command("now")(now)
+    app.command("never")(lambda: None)
+    monkeypatch.setattr(program, "app", app)
+    assert program.run(["now"]) == 130
+    assert done == ["whole"]
+
+
+def test_what_is_set_for_windows_and_a_terminal_of_few_characters_do_no_harm(tmp_path):
+    program_file = Path(sys.executable).with_name("homodyne")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "MPLBACKEND": "nonsense"}
+
+    def call(*arguments):
+        return subprocess.run(
+            [program_file, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    made = call("simulate", "x.h5", "--frames", "10", "--angles", "1", "--kind", "independent")
+    assert (made.returncode, "1/\\xc5" in made.stdout) == (0, True), made
+    drawn = call("inspect", "x.h5", "--figure", "x.png")
+    assert drawn.returncode == 0, drawn
+    assert (tmp_path / "x.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import homodyne as package
+from homodyne.cli.interruption import Interrupted
 from homodyne.cli.program import run
-from homodyne.cli.store import place_store
+from homodyne.cli.store import choose_place
 from homodyne.config.io import load_config
 from homodyne.data import write_aps_u
 from homodyne.data.twotime import TwoTimeData
@@ -71,10 +72,10 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
     return first.keys() == second.keys() and all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_shards_lie_beside_the_result_and_the_configuration_says_so(fitted):
+def test_shards_lie_beside_the_result_and_the_configuration_leaves_that_open(fitted):
     place = Path(f"{fitted}.store")
     assert sorted(path.name for path in (place / "results").iterdir()) == [f"000{k}.npz" for k in range(4)]
-    assert load_config(fitted / "config.yaml").optimization.cmc.backend.checkpoint_dir == str(place)
+    assert load_config(fitted / "config.yaml").optimization.cmc.backend.checkpoint_dir is None
 
 
 PLACES = {
@@ -89,15 +90,15 @@ PLACES = {
 
 @pytest.mark.parametrize("changes", PLACES)
 def test_place_of_the_store(changes):
-    config = place_store(load_config(None, changes))
-    assert config.optimization.cmc.backend.checkpoint_dir == PLACES[changes]
+    place = choose_place(load_config(None, changes), resume=False)
+    assert place == (PLACES[changes] and Path(PLACES[changes]))
 
 
 def test_place_of_the_store_of_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    config = place_store(load_config(None, ["optimization.method=cmc", "output.directory=."]))
-    assert config.optimization.cmc.backend.checkpoint_dir == str(tmp_path / "here.store")
+    place = choose_place(load_config(None, ["optimization.method=cmc", "output.directory=."]), resume=False)
+    assert place == tmp_path / "here.store"
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,9 @@ def test_a_replaced_result_takes_its_shards_with_it(homodyne, tmp_path, file, fi
     shutil.copytree(fitted, "out")
     shutil.copytree(f"{fitted}.store", "out.store")
     again = ["fit", file, *TWO, "--seed", "5", "--output", "out"]
+    assert choose_place(load_config(None, ["output.directory=out", "output.overwrite=true"]), resume=True) == Path(
+        "out.store"
+    )
     Path("out.store/mine.txt").touch()
     impossible = ["parameters.D0.prior={type: uniform, low: -9, high: -8}", "parameters.D_offset.fixed=-1"]
     assert homodyne(*again, "--overwrite", *impossible).code == 2
@@ -127,7 +131,7 @@ def test_a_replaced_result_takes_its_shards_with_it(homodyne, tmp_path, file, fi
     assert not Path("out.store/mine.txt").exists()
     assert not same(draws(fitted), draws(Path("out")))
     written = load_config("out/config.yaml")
-    assert written.optimization.cmc.backend.checkpoint_dir == str(tmp_path / "out.store")
+    assert written.optimization.cmc.backend.checkpoint_dir is None
     assert written.output.directory == str(tmp_path / "out")
     shutil.rmtree("out")
     shutil.copytree(fitted, "out")
@@ -135,6 +139,28 @@ def test_a_replaced_result_takes_its_shards_with_it(homodyne, tmp_path, file, fi
     assert outcome.code == 2
     assert "belongs to another run" in outcome.err
     assert homodyne("certify", "out.store").code == 0
+
+
+def test_what_is_replaced_goes_when_the_new_is_complete(homodyne, file, fitted, monkeypatch):
+    shutil.copytree(fitted, "out")
+    shutil.copytree(f"{fitted}.store", "out.store")
+    keep = ShardStore.write_result
+
+    def interrupted(store, result):
+        keep(store, result)
+        raise Interrupted
+
+    monkeypatch.setattr(ShardStore, "write_result", interrupted)
+    again = ["fit", file, *FOUR, "--seed", "5", "--output", "out", "--overwrite"]
+    outcome = homodyne(*again, "optimization.cmc.backend.name=sequential")
+    assert (outcome.code, len(ShardStore.open("out.store").results())) == (130, 4)
+    assert same(draws(fitted), draws(Path("out")))
+    assert "1 finished shard is kept in out.store.new: start the same command again with --resume" in outcome.err
+    monkeypatch.undo()
+    outcome = homodyne(*again, "--resume")
+    assert outcome.code == 0, outcome
+    assert sorted(path.name for path in Path().iterdir()) == ["out", "out.store"]
+    assert ShardStore.open("out.store").manifest.seed == 5
 
 
 def started(file: Path, folder: Path) -> subprocess.Popen:
@@ -177,7 +203,7 @@ def test_a_killed_fit_is_resumed_to_the_draws_of_an_undisturbed_one(homodyne, tm
 
 def test_an_interrupted_fit_says_what_is_kept_and_how_to_go_on(tmp_path, file):
     process = started(file, tmp_path / "out")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGHUP)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert f"kept in {tmp_path / 'out.store'}: " in error

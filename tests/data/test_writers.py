@@ -218,13 +218,13 @@ def test_old_file_is_replaced_with_usual_permissions(tmp_path):
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
-    from homodyne.files import replacing
+    from homodyne.files import OWN, replacing
 
     path = tmp_path / "a.bin"
-    with pytest.raises(ZeroDivisionError), replacing(path) as sink:
+    with pytest.raises(ZeroDivisionError), replacing(path, OWN) as sink:
         sink.write(b"half")
         raise ZeroDivisionError
-    with pytest.raises(ExecutionError, match="No space left"), replacing(path) as sink:
+    with pytest.raises(ExecutionError, match="No space left"), replacing(path, OWN) as sink:
         sink.write(b"half")
         sink.error = OSError(28, os.strerror(28))
     assert not list(tmp_path.iterdir())

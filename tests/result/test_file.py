@@ -259,11 +259,11 @@ except ExecutionError as error:
 _NO_PERMISSION = """
 import os, sys
 from homodyne.errors import InputError
-from homodyne.files import write_atomically
+from homodyne.files import OWN, write_atomically
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
-    write_atomically(sys.argv[1], b"new")
+    write_atomically(sys.argv[1], b"new", OWN)
 except InputError as error:
     print("refused:", error)
 """

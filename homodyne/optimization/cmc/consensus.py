@@ -337,7 +337,7 @@ class _Run:
             reasons = "; ".join(f"shard {k}: {failure.reason}" for k, failure in sorted(failures.items())[:3])
             raise ExecutionError(
                 f"only {good} of {self.num_shards} shards could be sampled, {self.settings.min_success_rate:.0%} are "
-                f"needed ({reasons}); the finished ones are kept in {self.store.path}"
+                f"needed ({reasons}); {self.store.remains()}"
             )
         return records
 
@@ -532,7 +532,7 @@ class _Run:
         if failures:
             raise ExecutionError(
                 f"{len(failures)} shards could not be evaluated (shard {failures[0].shard_id}: {failures[0].reason}); "
-                f"the draws of all finished shards are kept in {self.store.path}"
+                f"{self.store.remains()}"
             )
         return parts
 

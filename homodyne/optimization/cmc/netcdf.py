@@ -17,12 +17,13 @@ import numpy as np
 import xarray as xr
 
 from homodyne.errors import InputError
+from homodyne.files import RESULT
 from homodyne.optimization.cmc.result import Array, MCMCResult, plain_fields
 from homodyne.optimization.cmc.summary import PER_MAP, map_labels
 from homodyne.reading import reading, require_plausible_size
 
 _FORMAT = "homodyne result 2"
-_SEAL = f"{_FORMAT} sha256 ".encode()
+_SEAL = RESULT.mark
 _CONSTANTS = {
     "t": ("frame", "s"),
     "q": ("map", "1/angstrom"),

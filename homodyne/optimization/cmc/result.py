@@ -243,19 +243,19 @@ class MCMCResult:
         return result_to_datatree(self)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the NetCDF file ``path``, whole or not at all.
+        """Write the NetCDF file ``path``, whole or not at all; only another result is replaced.
 
         Raises
         ------
         InputError
-            The place cannot be written.
+            The place cannot be written, or holds a file of another kind.
         ExecutionError
             The disk is full or failed; an old file is intact.
         """
-        from homodyne.files import write_atomically
+        from homodyne.files import RESULT, write_atomically
         from homodyne.optimization.cmc.netcdf import result_to_bytes
 
-        return write_atomically(path, result_to_bytes(self))
+        return write_atomically(path, result_to_bytes(self), RESULT)
 
 
 def load_result(path: str | os.PathLike[str], *, model: "type[CorrelationModel] | None" = None) -> MCMCResult:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
-from homodyne.files import replacing, write_atomically
+from homodyne.files import OWN, replacing, write_atomically
 from homodyne.optimization.cmc import store_files
 from homodyne.optimization.cmc.backends.child import Failed, find_function
 from homodyne.optimization.cmc.model import Model
@@ -88,7 +88,7 @@ class Round:
         except OSError as error:
             raise InputError(f"cannot make {os.fspath(made.folder)!r}: {error.strerror or error}") from error
         if points is not None:
-            with replacing(made.folder / "points.npy") as sink:
+            with replacing(made.folder / "points.npy", OWN) as sink:
                 np.lib.format.write_array(sink, np.ascontiguousarray(points), allow_pickle=False)
             shared["points"] = store_files.array_entry(made.folder / "points.npy")
         store_files.write_json(made.folder / "task.json", shared)
@@ -145,7 +145,7 @@ class Round:
             self.store.write_result(outcome)
         else:
             arrays = {"statistics": outcome, "shard_id": np.array(shard_id)}
-            write_atomically(self._file(shard_id, "npz"), store_files.seal(arrays))
+            write_atomically(self._file(shard_id, "npz"), store_files.seal(arrays), OWN)
 
     def result(self, shard_id: int) -> Outcome | None:
         """What has come of a shard; None when there is nothing that can be used."""

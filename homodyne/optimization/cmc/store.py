@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -28,7 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
-from homodyne.files import replacing, write_atomically
+from homodyne.files import (
+    OWN,
+    STAGE,
+    remove_abandoned,
+    remove_abandoned_temporaries,
+    replacing,
+    temporary_folder,
+    write_atomically,
+)
 from homodyne.optimization.cmc import store_files
 from homodyne.optimization.cmc.store_lock import exclusive
 from homodyne.optimization.cmc.types import ShardFailure, ShardResult
@@ -41,7 +48,7 @@ FORMAT = "homodyne consensus store 2"
 SAME = 1e-9
 """Difference, relative and absolute, of two log densities that are the same."""
 
-_OURS = re.compile(r"shards|results|failures|lock|\.homodyne-[0-9a-f]+\.part")
+_OURS = re.compile(rf"shards|results|failures|lock|{STAGE.pattern}")
 _MAX_MANIFEST = 64 * 2**20  # bytes
 _SCALARS = ("num_points", "converged", "problems", "divergences", "num_gradients", "attempts", "seconds")
 _ARRAYS_FILE = "arrays.json"
@@ -134,13 +141,16 @@ class ShardStore:
     ----------
     path : Path
     manifest : Manifest
+    kept : bool
+        Whether it outlives the run, which one in a temporary folder does not.
     """
 
     path: Path
     manifest: Manifest
+    kept: bool = True
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], manifest: Manifest) -> "ShardStore":
+    def create(cls, path: str | os.PathLike[str], manifest: Manifest, *, kept: bool = True) -> "ShardStore":
         """Make a store, or take up the one that is there when it belongs to the same run.
 
         When it is not yet `ready`, take the `lock`, `write_shard` every shard, then `finish_setup`.
@@ -158,7 +168,7 @@ class ShardStore:
                     f"{os.fspath(path)!r} is not a consensus store and not empty (it holds {foreign[0]!r}); "
                     "choose a new directory"
                 )
-        store = cls(place, manifest)
+        store = cls(place, manifest, kept)
         store.ready  # noqa: B018  refuses the manifest of another run
         try:
             for name in ("shards", "results", "failures"):
@@ -267,7 +277,7 @@ class ShardStore:
         arrays = {name: getattr(result, name) for name in _ARRAYS}
         arrays |= {f"stats.{name}": value for name, value in result.stats.items()}
         arrays["head"] = np.frombuffer(store_files.to_json(head).encode(), dtype=np.uint8)
-        write_atomically(self._result_path(result.shard_id), store_files.seal(arrays))
+        write_atomically(self._result_path(result.shard_id), store_files.seal(arrays), OWN)
         with suppress(OSError):
             self._failure_path(result.shard_id).unlink()
 
@@ -292,6 +302,10 @@ class ShardStore:
     def pending(self) -> list[int]:
         """Shards without a result that can be used. Reads every result: checksums are verified."""
         return [k for k in range(self.manifest.num_shards) if self.read_result(k) is None]
+
+    def remains(self) -> str:
+        """Sentence on the finished shards that are kept."""
+        return kept_shards(self.path) if self.kept else "nothing is kept: no folder was given for the shards"
 
     def write_failure(self, failure: ShardFailure) -> None:
         """Note why a shard could not be run."""
@@ -383,12 +397,24 @@ class ShardStore:
 def opened(path: str | Path | None, manifest: Manifest) -> Iterator[ShardStore]:
     """Create or resume a store, hold its lock, and remove it afterwards where no path was given."""
     if path is None:
-        with tempfile.TemporaryDirectory(prefix="homodyne-") as folder:
-            yield ShardStore.create(Path(folder) / "store", manifest)
+        remove_abandoned_temporaries()
+        with temporary_folder() as folder:
+            yield ShardStore.create(folder / "store", manifest, kept=False)
         return
     store = ShardStore.create(path, manifest)
     with store.lock():
+        remove_abandoned(store.path)
         yield store
+
+
+def kept_shards(place: Path) -> str:
+    """Sentence on the shards that a store holds now; empty when there is none."""
+    if not (place / "manifest.json").is_file():
+        return ""
+    count = len(list((place / "results").glob("[0-9]*.npz")))
+    if not count:
+        return f"the data of the shards, none of them finished, are kept in {place}"
+    return f"{'1 finished shard is' if count == 1 else f'{count} finished shards are'} kept in {place}"
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
@@ -408,12 +434,12 @@ def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
             raise InputError(f"array {name!r} has type {np.asarray(value).dtype}; a shard holds numbers only")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in [*folder.glob("*.npy"), folder / _ARRAYS_FILE, *folder.glob(".homodyne-*.part")]:  # of a set-up
-            stale.unlink(missing_ok=True)  # that was killed
+        for stale in [*folder.glob("*.npy"), folder / _ARRAYS_FILE]:  # of a set-up that was killed
+            stale.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {os.fspath(folder)!r}: {error.strerror or error}") from error
     for name, value in arrays.items():
-        with replacing(folder / f"{name}.npy") as sink:
+        with replacing(folder / f"{name}.npy", OWN) as sink:
             np.lib.format.write_array(sink, np.asarray(value, order="C"), allow_pickle=False)
     entries = {name: store_files.array_entry(folder / f"{name}.npy") for name in arrays}
     store_files.write_json(folder / _ARRAYS_FILE, {"folder": folder.name, "arrays": entries})

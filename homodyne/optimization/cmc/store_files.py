@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
-from homodyne.files import write_atomically
+from homodyne.files import OWN, write_atomically
 
 NUMBERS = "biufc"
 """Kinds of types that may be stored: truth values, integers, real and complex numbers."""
@@ -101,7 +101,7 @@ def write_json(file: Path, entries: Mapping[str, Any], limit: int = _MAX_JSON) -
     content = to_json(sealed, indent=1).encode()
     if len(content) > limit:
         raise InputError(f"{os.fspath(file)!r} would have {len(content)} bytes, more than {limit}; use fewer shards")
-    write_atomically(file, content)
+    write_atomically(file, content, OWN)
 
 
 def read_json(file: Path, limit: int = _MAX_JSON) -> dict[str, Any]:

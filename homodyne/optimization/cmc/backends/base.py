@@ -6,14 +6,12 @@ A new backend is a subclass of `CMCBackend` with `run` and `get_backend_name`, e
 
 import logging
 import statistics
-import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +21,7 @@ import numpy.typing as npt
 from homodyne.arguments import Faults
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import InputError
+from homodyne.files import temporary_folder
 from homodyne.optimization.cmc.backends.child import Failed, attempt, find_function
 from homodyne.optimization.cmc.backends.tasks import as_mapping, write_tasks
 from homodyne.optimization.cmc.types import ShardFailure, ShardResult, ShardTask
@@ -169,8 +168,8 @@ class CMCBackend(ABC):
             The arguments do not fit together.
         """
         outcomes: dict[int, Any] = {}
-        with tempfile.TemporaryDirectory(prefix="homodyne-") as folder:
-            tasks = write_tasks(Path(folder), shards, mcmc_config, init_params, inv_mass_matrix, model, seed)
+        with temporary_folder() as folder:
+            tasks = write_tasks(folder, shards, mcmc_config, init_params, inv_mass_matrix, model, seed)
             failures = self.run(tasks, on_result=outcomes.__setitem__, progress=progress)
         outcomes |= {failure.shard_id: failure for failure in failures}
         return [as_mapping(outcomes[task.shard_id]) for task in tasks]

@@ -26,7 +26,7 @@ from typing import Literal
 
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
-from homodyne.files import write_atomically
+from homodyne.files import OWN, write_atomically
 from homodyne.optimization.cmc.backends.multiprocessing import thread_limits
 from homodyne.optimization.cmc.rounds import Round
 from homodyne.optimization.cmc.store_files import read_json, write_json
@@ -240,12 +240,12 @@ def submit(
     number = len(list(folder.glob("[0-9]*.sh")))
     stem, name = folder / f"{number:04d}", f"homodyne{secrets.token_hex(3)}"
     text = "".join(f"{shard} {attempt} {caution}\n" for shard, attempt, caution in elements)
-    write_atomically(stem.with_suffix(".txt"), text.encode())
+    write_atomically(stem.with_suffix(".txt"), text.encode(), OWN)
     setup = work.store.manifest.setup
     model, maps = str(setup.get("config", {}).get("analysis_mode", "")), str(setup.get("maps") or "")
     place = work.store.path.resolve()
     script = job_script(dialect, jobs, place, work.name, number, len(elements), model, maps, name)
-    write_atomically(stem.with_suffix(".sh"), script.encode())
+    write_atomically(stem.with_suffix(".sh"), script.encode(), OWN)
     job = Job(number, dialect.name, "", work.name, tuple(elements), str(logs), name=name).write(work.store.path)
     try:
         said = ask(dialect.submit_command(stem.with_suffix(".sh")), timeout)

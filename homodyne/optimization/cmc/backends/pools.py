@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shlex
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 
 from homodyne.device.config import detect_hardware
 from homodyne.errors import InputError
+from homodyne.files import temporary_folder
 from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.executor import ExecutorBackend
@@ -114,9 +114,9 @@ def parsl_backend(options: BackendOptions, config: Any = None) -> ExecutorBacken
 
     @contextmanager
     def executor() -> Iterator[Executor]:
-        with tempfile.TemporaryDirectory(prefix="homodyne-parsl-") as folder, starting_programs():
+        with temporary_folder() as folder, starting_programs():
             with _own_programs():
-                own = config or _local_parsl(parsl, num_workers_of(options), options.silence, folder)
+                own = config or _local_parsl(parsl, num_workers_of(options), options.silence, str(folder))
                 pool = concurrent.ParslPoolExecutor(own)
             try:
                 yield pool
