@@ -121,6 +121,28 @@ def require_writable(path: str | os.PathLike[str], kind: Kind | None) -> None:
         pass
 
 
+def require_folder(folder: Path) -> None:
+    """Refuse, before any work is done, a folder that is not there and cannot be made, or cannot be written to.
+
+    Raises
+    ------
+    InputError
+        The sentence says why.
+    """
+    made: list[Path] = []
+    try:
+        made += [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        require_writable(folder / ".homodyne", OWN)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write to the folder {os.fspath(folder)!r}: {reason}; choose another one") from error
+    finally:
+        for each in made:
+            with suppress(OSError, ValueError):
+                each.rmdir()
+
+
 def remove_abandoned(folder: Path) -> list[Path]:
     """Remove what dead processes have left half-written in a folder and below; return what it was."""
     found = [Path(place) / name for place, _, names in os.walk(folder) for name in names if STAGE.fullmatch(name)]

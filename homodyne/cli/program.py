@@ -1,6 +1,7 @@
 """The program: its list of commands, and the one place where errors become messages and exit codes."""
 
 import logging
+import resource
 import signal
 import sys
 import tempfile
@@ -17,10 +18,12 @@ from homodyne import __version__
 from homodyne.cli import combine, compare, config, demo, fit, hardware, inspect, jobs, plan, simulate, store, worker
 from homodyne.cli.interruption import Interrupted, interrupt, remains_of
 from homodyne.cli.terminal import printable, say
-from homodyne.errors import HomodyneError, HomodyneWarning
+from homodyne.errors import ExecutionError, HomodyneError, HomodyneWarning
 
 EXECUTION_FAILED = 4
 FAULT = 70
+ADDRESS_SPACE = 3e9  # bytes that JAX takes with data that hardly count; 1.5e9 on two cores
+_SMALL = ("inspect", "status", "cancel", "unlock", "config", "store", "hardware", "compare")  # commands without JAX
 REPEAT = 3.0  # seconds after which an interruption that was swallowed is raised again
 INTERRUPTED = 130
 
@@ -48,15 +51,28 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more of what is done.")] = False,
 ) -> None:
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    if context.invoked_subcommand not in _SMALL:
+        _require_address_space()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_printable_record)
     logging.getLogger("homodyne").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _require_address_space() -> None:
+    """Refuse a limit of memory under which compiled code would abort, without a word on why."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        raise ExecutionError(
+            f"not enough memory: this process is limited to {limit / 1e9:.2g} GB of address space (ulimit -v), "
+            f"compiled code and its threads take {ADDRESS_SPACE / 1e9:.2g} GB; raise the limit"
+        )
 
 
 def _printable_record(record: logging.LogRecord) -> bool:
@@ -80,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
             return end.code if isinstance(end.code, int) else int(end.code is not None)
         except (Exception, Interrupted) as error:  # noqa: BLE001  the one place where every error becomes a message
             remains = remains_of(error)
-            if stopped:  # compiled code and shards turn what is raised inside of them into errors of their own
+            if stopped or isinstance(error, Interrupted):  # compiled code and shards turn the second into other errors
                 remains = remains or "nothing of this run was kept: start the same command again"
                 return _complain(f"interrupted; {remains}", INTERRUPTED)
             message, code = _explained(error)
@@ -92,7 +108,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
     """What to say of an error, and the exit code."""
     if isinstance(error, HomodyneError):
         return str(error), error.exit_code
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # the second of compiled code
+    if isinstance(error, MemoryError):
         return f"not enough memory: {error}; select fewer frames or angles", EXECUTION_FAILED
     if isinstance(error, OSError):
         return f"the system refused: {error}", EXECUTION_FAILED

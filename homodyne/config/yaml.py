@@ -100,6 +100,8 @@ def parse(text: str, source: str) -> Any:
 def read(path: Path) -> Any:
     """Parse a YAML file; see `parse`."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ConfigError(f"{path}: no ordinary file; expected a configuration in YAML")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         return parse(content.decode("utf-8"), str(path))

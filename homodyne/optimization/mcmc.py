@@ -48,7 +48,7 @@ from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
-from homodyne.optimization.xpcs import XpcsModel, check_execution, fit_shards
+from homodyne.optimization.xpcs import XpcsModel, fit_shards, require_shards
 
 logger = logging.getLogger(__name__)
 
@@ -164,9 +164,9 @@ def fit(
     settings = load_config(config, [(key, value) for key, value in given.items() if value is not None])
     tell, clock = progress or _silent, _Clock()
     with Faults() as faults:
-        if settings.optimization.method == "cmc":
-            faults.of(check_execution, settings)
         problem = faults.of(build_problem, data, settings)
+        if settings.optimization.method == "cmc":
+            faults.of(require_shards, settings, problem and problem.maps)
     with problem.passes:
         return _fit(data, problem, settings, tell, clock)
 

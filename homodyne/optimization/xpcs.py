@@ -24,8 +24,10 @@ from homodyne.config.physics import scaling_of, space_of
 from homodyne.config.schema import CMCConfig, Config
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig, detect_hardware
-from homodyne.errors import ConvergenceError, InputError
+from homodyne.errors import ConfigError, ConvergenceError, InputError
+from homodyne.files import require_folder
 from homodyne.likelihood.condensed import Condensation, Condensed, Trial, log_likelihood, posterior_of
+from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes, add, padded
 from homodyne.likelihood.posterior import Posterior, evaluate_many, evaluation_from, log_densities, log_prior
 from homodyne.likelihood.scaling import ScalingPrior, effective_noise, scaling_draws
@@ -37,6 +39,7 @@ from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.cmc.model import Model
 from homodyne.optimization.cmc.proposal import Mode, Normal
 from homodyne.optimization.cmc.shard_count import choose_num_shards
+from homodyne.optimization.cmc.sharding import require_count
 from homodyne.optimization.cmc.steps import step
 from homodyne.optimization.cmc.store import Manifest, ShardStore, opened
 from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_initialization
@@ -299,7 +302,7 @@ def fit_shards(
         init = _initialization(model, pilot, count, config, progress)
         init = replace(init, cavity=cavity_of(cmc, count))
         few = _condensation(model, pilot, init, parts[0], count, np.random.default_rng([config.seed, 5]))
-    folder = _folder(cmc)
+    folder = store_folder(cmc)
     setup = {
         "config": to_mapping(resolve(config)),
         "t": data.t.tolist(), "phi": data.phi.tolist(), "q": data.q.tolist(), "gap": problem.maps.gap,
@@ -417,17 +420,45 @@ def cavity_of(cmc: CMCConfig, num_shards: int) -> float:
     return 0.0 if cmc.combination.method == "average" else min(cmc.per_shard_mcmc.cavity, num_shards - 1.0)
 
 
-def check_execution(config: Config) -> None:
-    """Refuse settings of shards that would only fail after the pilot fit.
+def store_folder(cmc: CMCConfig) -> Path | None:
+    """Directory of the store; None for a temporary one.
 
     Raises
     ------
     InputError
-        The backend cannot be made here, or needs a folder and has none, or there is an earlier run in it.
+        Shards are to be kept and no directory is given, it cannot be written, or holds a run that is not to be resumed.
+    """
+    backend = cmc.backend
+    if backend.enable_checkpoints and backend.checkpoint_dir is None:
+        raise ConfigError(
+            "optimization.cmc.backend.enable_checkpoints: true, and no folder is given to keep the shards in; give "
+            "optimization.cmc.backend.checkpoint_dir"
+        )
+    if backend.enable_checkpoints is False or backend.checkpoint_dir is None:
+        return None
+    folder = Path(backend.checkpoint_dir)
+    require_folder(folder)
+    if not backend.resume_from_checkpoint and (folder / "manifest.json").exists():
+        raise InputError(
+            f"checkpoint_dir {str(folder)!r} holds an earlier run and resume_from_checkpoint is false: choose another "
+            "directory, or remove this one"
+        )
+    return folder
+
+
+def require_shards(config: Config, maps: Maps | None) -> None:
+    """Refuse, before any work is done, shards that cannot be made, kept or sampled; their number, given the maps.
+
+    Raises
+    ------
+    InputError
+        As `store_folder` and `shard_numbers`; the backend cannot be made here, or needs a folder and has none.
     """
     cmc = config.optimization.cmc
     with Faults() as faults:
-        folder = faults.of(_folder, cmc)
+        folder = faults.of(store_folder, cmc)
+        if maps is not None and isinstance(cmc.sharding.num_shards, int):
+            faults.of(require_count, maps, cmc.sharding.num_shards, cmc.sharding.strategy)
         if cmc.backend.name != "auto":
             backend = faults.of(placed, cmc, 2, detect_hardware())
             if backend is not None and backend.elsewhere and folder is None and not faults.found:
@@ -435,20 +466,6 @@ def check_execution(config: Config) -> None:
                     f"optimization.cmc.backend.name is {cmc.backend.name!r}, whose jobs need a folder that they see "
                     "too: set optimization.cmc.backend.checkpoint_dir, and keep enable_checkpoints true"
                 )
-
-
-def _folder(cmc: CMCConfig) -> Path | None:
-    """Directory of the store; None for a temporary one."""
-    backend = cmc.backend
-    if backend.enable_checkpoints is False or backend.checkpoint_dir is None:
-        return None
-    folder = Path(backend.checkpoint_dir)
-    if not backend.resume_from_checkpoint and (folder / "manifest.json").exists():
-        raise InputError(
-            f"checkpoint_dir {str(folder)!r} holds an earlier run and resume_from_checkpoint is false: choose another "
-            "directory, or remove this one"
-        )
-    return folder
 
 
 def count_shards(num_points: int, cmc: CMCConfig, hardware: HardwareConfig) -> tuple[int, str]:

@@ -15,7 +15,7 @@ def test_new_replaces_nothing(homodyne, tmp_path):
     (tmp_path / "run.yaml").write_text("mine")
     outcome = homodyne("config", "new", "run.yaml")
     assert (outcome.code, (tmp_path / "run.yaml").read_text()) == (2, "mine")
-    assert "run.yaml exists" in outcome.err
+    assert "'run.yaml' exists" in outcome.err
     assert homodyne("config", "new", "nowhere/run.yaml").code == 2
     assert "'flow'" in homodyne("config", "new", "flow.yaml", "--mode", "flow").err
 

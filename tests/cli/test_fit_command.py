@@ -47,7 +47,8 @@ def fitted(file, tmp_path_factory) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Files that are to be seen."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def test_folder_holds_result_summary_configuration_and_figures(fitted, file):

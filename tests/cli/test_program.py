@@ -91,10 +91,8 @@ def test_a_fault_of_the_program_says_so_and_where_its_log_lies(monkeypatch, caps
     assert program.run(["now"]) == 70
     said = capsys.readouterr().err
     (log,) = tmp_path.iterdir()
-    said_first = f"error: this is a fault of the program, not of what you gave: {kind.__name__}: defect "
-    assert said.startswith(said_first + "\\x1b")
-        f"error: this is a fault of the program, not of what you gave: {kind.__name__}: defect \\x1b"
-    )
+    begin = f"error: this is a fault of the program, not of what you gave: {kind.__name__}: defect "
+    assert said.startswith(begin + "\\x1b")
     assert said.endswith(f"with the log {log}; 3 shards are kept\n")
     assert "in now" in log.read_text(encoding="utf-8")
 

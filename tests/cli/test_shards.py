@@ -150,13 +150,13 @@ def test_what_is_replaced_goes_when_the_new_is_complete(homodyne, file, fitted, 
         keep(store, result)
         raise Interrupted
 
-    monkeypatch.setattr(ShardStore, "write_result", interrupted)
     again = ["fit", file, *FOUR, "--seed", "5", "--output", "out", "--overwrite"]
-    outcome = homodyne(*again, "optimization.cmc.backend.name=sequential")
+    with monkeypatch.context() as patched:
+        patched.setattr(ShardStore, "write_result", interrupted)
+        outcome = homodyne(*again, "optimization.cmc.backend.name=sequential")
     assert (outcome.code, len(ShardStore.open("out.store").results())) == (130, 4)
     assert same(draws(fitted), draws(Path("out")))
     assert "1 finished shard is kept in out.store.new: start the same command again with --resume" in outcome.err
-    monkeypatch.undo()
     outcome = homodyne(*again, "--resume")
     assert outcome.code == 0, outcome
     assert sorted(path.name for path in Path().iterdir()) == ["out", "out.store"]
@@ -223,7 +223,7 @@ def test_combining_again_gives_the_same_result(homodyne, fitted, store):
         assert getattr(first, name) == getattr(second, name)
     assert first.certificate == second.certificate
     assert second.per_shard_diagnostics == first.per_shard_diagnostics
-    assert {"summary.txt", "config.yaml", "result.nc"} == {path.name for path in Path("again").iterdir()}
+    assert {"summary.txt", "config.yaml", "result.nc"} == {path.name for path in Path("again").glob("[!.]*")}
 
 
 def test_combining_repeats_what_the_pilot_fit_had_to_say(homodyne):

@@ -81,7 +81,10 @@ def test_nothing_is_replaced_unasked(homodyne, tmp_path):
     (tmp_path / "run.h5").write_text("mine")
     outcome = homodyne("simulate", "run.h5", "--frames", 20)
     assert (outcome.code, (tmp_path / "run.h5").read_text()) == (2, "mine")
-    assert homodyne("simulate", "run.h5", "--frames", 20, "--overwrite").code == 0
+    assert homodyne("simulate", "run.h5", "--frames", 20, "--overwrite").code == 2
+    assert (tmp_path / "run.h5").read_text() == "mine"
+    for _ in range(2):
+        assert homodyne("simulate", "other.h5", "--frames", 20, "--overwrite").code == 0
     assert homodyne("simulate", "nowhere/run.h5", "--frames", 20).code == 2
 
 

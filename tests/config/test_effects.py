@@ -275,7 +275,7 @@ def seen_in_plan(*changes: str) -> Any:
     cmc = config.optimization.cmc
     options = xpcs.backend_options(cmc)
     try:
-        folder = xpcs._folder(cmc)
+        folder = xpcs.store_folder(cmc)
     except InputError as error:
         return str(error)
     where = select_backend(HARDWARE, cmc.backend.name, options=options).get_backend_name()

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,9 +74,12 @@ def test_files_that_are_refused(tmp_path):
     listing.write_text("- 1\n- 2\n")
     huge = tmp_path / "huge.yaml"
     huge.write_text("# " + "x" * (2 * yaml.MAX_BYTES))
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
     for path, message in [
         (tmp_path / "absent.yaml", "No such file"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "no ordinary file"),
+        (pipe, "no ordinary file"),
         (binary, "not a text file"),
         (listing, "expected keys and values .* found list"),
         (huge, "longer than"),

@@ -186,12 +186,11 @@ def shard_numbers(
     InputError
         Unknown strategy, or more shards than pairs of frames or parts of the grid.
     """
-    _require_strategy(strategy, STRATEGIES)
     among = maps if among is None else among
+    require_count(among, num_shards, strategy)
     alive = among.alive.any(axis=0)
     frames = np.flatnonzero(alive)
     n = frames.size
-    require_fewer(num_shards, n * (n - 1) // 2, "pairs of good frames")
     place = np.cumsum(alive) - 1  # number of a frame among the good ones
     if strategy in GRIDS:
         by_row, by_column = GRIDS[strategy](n, num_shards)
@@ -210,6 +209,26 @@ def shard_numbers(
         return np.asarray((number[position] + shift[k]) % num_shards, dtype=np.int32)
 
     return of
+
+
+def require_count(maps: Maps, num_shards: int, strategy: str) -> None:
+    """Refuse more shards than the strategy can fill; no map is read.
+
+    Raises
+    ------
+    InputError
+        The message says how many are possible.
+    """
+    _require_strategy(strategy, STRATEGIES)
+    n = int(np.count_nonzero(maps.alive.any(axis=0)))
+    pairs = n * (n - 1) // 2
+    if strategy in GRIDS and pairs < num_shards:
+        raise InputError(
+            f"{n} good frames cannot fill {num_shards} shards by the strategy {strategy!r}; use at most {n - 1} shards"
+        )
+    require_fewer(num_shards, pairs, "pairs of good frames")
+    if strategy in GRIDS:
+        GRIDS[strategy](n, num_shards)
 
 
 def _before(maps: Maps, q: float, phi: float) -> int:

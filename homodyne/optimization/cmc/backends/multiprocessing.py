@@ -32,6 +32,7 @@ from homodyne.optimization.density import Progress
 logger = logging.getLogger(__name__)
 
 BEAT = 1.0  # seconds between two signs of life
+TOLD = 30.0  # seconds without a sign of life after which that is said
 TICK = 0.25  # most seconds between two looks at the clocks
 GRACE = 10.0  # seconds that the kernel is given to end a killed process
 
@@ -133,7 +134,7 @@ class MultiprocessingBackend(CMCBackend):
     def _handle(self, agenda: Agenda, worker: "_Worker", message: bytes | None) -> None:
         if worker not in self._workers or agenda.finished:
             return
-        worker.silent = 0.0
+        worker.silent, worker.told = 0.0, False
         if message is None:
             self._workers.remove(worker)
             reason = f"the worker process {worker.end()}"
@@ -163,6 +164,7 @@ class MultiprocessingBackend(CMCBackend):
             elif worker.silent > self.options.silence:
                 reason = f"the worker process gave no sign of life for {self.options.silence:g} s and was killed"
             else:
+                worker.warn_once(self.options.silence)
                 continue
             task = worker.task
             self._dismiss([worker])
@@ -245,6 +247,7 @@ class _Worker:
         self.threads = threads
         self.task: ShardTask | None = None
         self.silent = 0.0
+        self.told = False  # whether its silence has been reported
         self.running: float | None = None
         self.tried = False
         self._ours, self._theirs = socket.socketpair()
@@ -252,6 +255,19 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._sender: threading.Thread | None = None
+
+    def warn_once(self, limit: float) -> None:
+        """Report a process that gives no sign of life, long before it is given up."""
+        if self.told or self.task is None or self.silent <= min(TOLD, 0.5 * limit):
+            return
+        self.told = True
+        logger.warning(
+            "shard %d: its worker process has given no sign of life for %.0f s; after %g s it is killed and the shard "
+            "tried again",
+            self.task.shard_id,
+            self.silent,
+            limit,
+        )
 
     @property
     def alive(self) -> bool:
