@@ -36,8 +36,9 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         _hold.blocks -= 1
-    if _hold.waiting and not _hold.blocks:
-        _hold.waiting = False
+        late = _hold.waiting and not _hold.blocks
+        _hold.waiting = _hold.waiting and not late
+    if late:
         raise Interrupted
 
 
