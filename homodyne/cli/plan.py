@@ -10,7 +10,7 @@ import typer
 
 from homodyne.cli.output import require_figure, write_figure
 from homodyne.cli.simulate import GAP, TRUTHS, Q
-from homodyne.cli.terminal import say
+from homodyne.cli.terminal import printable, progress_bars, say
 from homodyne.errors import InputError
 from homodyne.files import PLAN, require_writable, write_atomically
 
@@ -105,7 +105,6 @@ def _check_files(output: Path | None, figure: Path | None, lines: int) -> None:
 
 
 def _precisions(measurements: "list[Measurement]", simulate: int, seed: int) -> "list[Precision]":
-    from homodyne.cli.terminal import progress_bars
     from homodyne.optimization.plan import expected_precision
 
     found = []
@@ -113,8 +112,7 @@ def _precisions(measurements: "list[Measurement]", simulate: int, seed: int) -> 
         for k, one in enumerate(measurements, 1):
 
             def tell(done: int, stage: str = f"simulations {k} of {len(measurements)}") -> None:
-                if progress is not None:
-                    progress(stage, done, simulate)
+                progress(stage, done, simulate)
 
             found.append(expected_precision(one, simulate, seed, tell))
     return found
@@ -133,7 +131,7 @@ def _print_table(
     table = Table(title=f"standard deviations, {', '.join(others)}", title_justify="left")
     table.add_column(name, justify="right")
     for parameter in free:
-        table.add_column(f"{parameter} = {planned.params[parameter]:.4g}", justify="right")
+        table.add_column(printable(f"{parameter} = {planned.params[parameter]:.4g}"), justify="right")
     for value, one in zip(varied, found, strict=True):
         cells = []
         for parameter in free:

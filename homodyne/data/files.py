@@ -133,6 +133,37 @@ def load(
         )
 
 
+def require_selected(
+    data: TwoTimeData,
+    *,
+    q: Wavevectors,
+    phi: Angles,
+    frames: tuple[int, int] | None,
+    gap: float | None,
+    dt: float | None,
+) -> None:
+    """Refuse data that `load` would not have returned for these arguments.
+
+    Raises
+    ------
+    DataError
+        They select a part of the data, or contradict these.
+    """
+
+    def unread(number: int, frames: slice, out: MapArray) -> None:
+        raise NotImplementedError
+
+    own = Catalog(data.num_maps, data.num_frames, unread, q=data.q, phi=data.phi, dt=data.dt, path="the data")
+    if _choose_maps(own, "all" if q is None else q, phi)[0].size < data.num_maps:
+        raise DataError(f"q = {q}, phi = {phi} select a part of the {data.num_maps} maps; give them to load.")
+    first, last = (data.places[0]["frames"][0] + 1, data.places[0]["frames"][1]) if data.places else data.frames
+    if frames is not None and tuple(frames) != (first, last):
+        raise DataError(f"frames = {frames}, but the data have {first} to {last}; give them to load.")
+    if gap is not None and data.gap is not None and gap != data.gap:
+        raise DataError(f"gap = {gap:g} Å, but that of the data is {data.gap:g} Å; leave one out.")
+    resolve_dt(own, dt)
+
+
 def read_map(
     path: str | Path,
     format: str,  # noqa: A002

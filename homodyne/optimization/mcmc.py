@@ -165,7 +165,7 @@ def fit(
     tell, clock = progress or _silent, _Clock()
     with Faults() as faults:
         problem = faults.of(build_problem, data, settings)
-        if settings.optimization.method == "cmc":
+        if "cmc" in _names(problem.num_pairs if problem else 0, settings)[0]:
             faults.of(require_shards, settings, problem and problem.maps)
     with problem.passes:
         return _fit(data, problem, settings, tell, clock)

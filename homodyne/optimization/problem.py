@@ -8,6 +8,7 @@ import numpy as np
 
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.schema import Config
+from homodyne.data.files import require_selected
 from homodyne.data.references import references_of
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import InputError
@@ -98,10 +99,14 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
     Raises
     ------
     InputError
-        When the model needs a gap that nobody gives, or a prior, bound or starting value does not fit.
+        When the model needs a gap that nobody gives, a prior, bound or starting value does not fit, or the data are not
+        those that `experimental_data` describes.
     """
-    gap = data.gap if config.experimental_data.gap is None else config.experimental_data.gap
-    model = model_of(config)
+    wanted, model = config.experimental_data, model_of(config)
+    require_selected(
+        data, q=wanted.q_selection, phi=wanted.phi_selection, frames=wanted.frames, gap=wanted.gap, dt=wanted.dt
+    )
+    gap = wanted.gap if data.gap is None else data.gap
     if model.needs_gap and gap is None:
         raise InputError(
             f"{model.name} needs the distance between the plates: give gap in Å (2e6 Å = 200 µm), or use mode static"

@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 
-from homodyne.data import describe, load
+from homodyne.data import describe, from_cube, load, save_hdf5
 from homodyne.errors import DataError
 
 
@@ -394,3 +394,15 @@ def test_what_is_not_used_is_listed(aps_u, npz, tmp_path):
         file["/xpcs/multitau/normalized_g2"] = np.ones(3)
     with pytest.raises(DataError, match=r"It holds g2 \(/xpcs/multitau\), averages over time"):
         load(tmp_path / "g2.h5")
+
+
+def test_one_of_two_layouts_is_chosen_by_its_name(aps_u, tmp_path):
+    path = aps_u()
+    save_hdf5(tmp_path / "own.h5", from_cube(np.triu(1 + np.arange(16.0).reshape(4, 4)), np.arange(1, 5), 0.0, 0.01))
+    with h5py.File(tmp_path / "own.h5") as own, h5py.File(path, "r+") as file:
+        for name in own:
+            own.copy(name, file["/"], name=name)
+    with pytest.raises(DataError, match="several layouts, homodyne and aps-u"):
+        load(path)
+    assert load(path, format="homodyne").num_frames == 4
+    assert load(path, q=0.004, format="aps-u").num_frames > 4

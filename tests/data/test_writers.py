@@ -180,7 +180,8 @@ def test_places_that_cannot_be_written(tmp_path, save):
 def test_full_disk_leaves_the_old_file(tmp_path, save):
     """A real limit on the size of files, in a process of its own: writes fail as on a full disk."""
     path = tmp_path / "result.h5"
-    path.write_bytes(b"the old file")
+    save(path, measured())
+    old = path.read_bytes()
     script = f"""
         import resource
         import numpy as np
@@ -204,13 +205,13 @@ def test_full_disk_leaves_the_old_file(tmp_path, save):
     assert done.stdout.startswith(f"4 writing {str(path)!r} failed: File too large"), done.stderr
     assert "intact" in done.stdout
     assert done.stderr == ""
-    assert path.read_bytes() == b"the old file"
+    assert path.read_bytes() == old
     assert [one.name for one in tmp_path.iterdir()] == ["result.h5"]
 
 
 def test_old_file_is_replaced_with_usual_permissions(tmp_path):
     path = tmp_path / "a.npz"
-    path.write_bytes(b"old")
+    save_npz(path, measured(phi=(0.0,)))
     save_npz(path, measured())
     assert load(path).num_maps == 3
     (tmp_path / "plain").touch()

@@ -38,6 +38,32 @@ def data():
     return measured(STATIC, (0.0, 90.0), sigma=0.01)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gap": 1e6}, "gap = 1e.06 Å, but that of the data is 2e.06 Å"),
+        ({"phi": [0.0]}, "select a part of the 2 maps"),
+        ({"phi": "10:20"}, "No angle in the range"),
+        ({"q": 0.02}, "is not in the data"),
+        ({"frames": [1, 30]}, "the data have 1 to 60"),
+        ({"dt": 0.2}, "contradicts dt"),
+    ],
+)
+def test_data_that_the_configuration_does_not_describe_are_refused(data, given, message):
+    with pytest.raises(DataError, match=message):
+        fitted(data, experimental_data=given)
+    same = {"gap": 2e6, "phi": [0, 90], "q": "all", "frames": [1, 60], "dt": 0.1}
+    build_problem(data, load_config({"analysis_mode": "static", "experimental_data": same}))
+
+
+def test_shards_that_cannot_be_kept_are_refused_before_the_pilot_fit(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(mcmc, "pilot_fit", None)
+    (tmp_path / "manifest.json").touch()
+    kept = {"checkpoint_dir": str(tmp_path), "resume_from_checkpoint": False}
+    with pytest.raises(InputError, match="holds an earlier run"):
+        fitted(data, method="auto", optimization={"cmc": {"enable": True, "backend": kept}})
+
+
 @dataclass(frozen=True)
 class Exact:
     """A posterior of three coordinates, integrated on a grid: every marginal quantile and moment."""

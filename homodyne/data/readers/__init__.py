@@ -66,17 +66,18 @@ def open_catalog(
     with ExitStack() as stack:
         with reading(str(file)):
             opened = stack.enter_context(_OPENERS[container](file))
-        with reading(str(file)):
-            lacking = {reader.NAME: reader.absent(opened) for reader in candidates}
-            complete = [reader for reader in candidates if not lacking[reader.NAME]]
-            listed = _listed(complete[0], opened, file, Units(units)) if complete else None
-            averages = next((one for one in AVERAGES if container == "HDF5" and hdf5.find(opened, one) is not None), "")
-        if listed is not None:
-            yield listed
+        lacking = {reader.NAME: reader.absent(opened) for reader in candidates}
+        complete = [reader for reader in candidates if not lacking[reader.NAME]]
+        if len(complete) > 1:
+            raise DataError(
+                f"{file} holds maps in several layouts, {' and '.join(one.NAME for one in complete)}. Choose with "
+                "format=."
+            )
+        if complete:
+            yield _listed(complete[0], opened, file, Units(units))
             return
-    only = (
-        f" It holds g2 ({averages}), averages over time, from which a two-time fit cannot be made." if averages else ""
-    )
+        averages = [one for one in AVERAGES if container == "HDF5" and hdf5.find(opened, one) is not None]
+    only = f" It holds g2 ({averages[0]}), averages over time, from which no two-time fit is made." if averages else ""
     raise DataError(
         f"{file} is {container} of a layout that is not known.{only} Looked for "
         + "; ".join(f"{name}: {', '.join(paths)} (missing)" for name, paths in lacking.items())

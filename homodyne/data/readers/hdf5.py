@@ -104,6 +104,7 @@ def find(file: "h5py.File", path: str) -> Any:
                 here = here[name]
         if isinstance(here, h5py.Dataset):
             _require_inside(here, where)
+            _ = here.dtype, here.shape  # damaged ones raise here, not where they are used
         return here
 
 
