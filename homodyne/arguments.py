@@ -1,4 +1,4 @@
-"""Arguments of public functions: everything that is wrong with them is told at once, before work starts."""
+"""Arguments of public functions: everything that is wrong with them is reported at once, before work starts."""
 
 from collections.abc import Callable, Iterable
 from math import inf, isfinite
@@ -38,8 +38,8 @@ class Faults:
             self.add(f"{name} is {value!r}, must be a finite number")
         elif not (above < number < below and least <= number <= most):
             limits = {"above": above, "at least": least, "at most": most, "below": below}
-            told = [f"{words} {limit:g}" for words, limit in limits.items() if isfinite(limit)]
-            self.add(f"{name} is {value}, must be {' and '.join(told)}")
+            bounds = [f"{words} {limit:g}" for words, limit in limits.items() if isfinite(limit)]
+            self.add(f"{name} is {value}, must be {' and '.join(bounds)}")
 
     def choice(self, name: str, value: Any, known: Iterable[str]) -> None:
         """Note anything but one of the known words."""

@@ -103,7 +103,7 @@ def fit_and_write(
             with uninterrupted():
                 result = replace(result, config=to_mapping(resolve(config)))
                 folder.write_result(result, config)
-                place = store.settle(place)
+                place = store.replace_earlier(place)
         say(result.summary())
         say(f"wrote {folder.path}")
         store.say_where(place, result)

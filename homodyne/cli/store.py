@@ -45,7 +45,7 @@ def at(config: "Config", place: Path | None) -> "Config":
     return config if place is None else load_config(config, [(_DIR, str(place))])
 
 
-def settle(place: Path | None) -> Path | None:
+def replace_earlier(place: Path | None) -> Path | None:
     """Let the shards of a finished fit take the place of those that they replace; return where they are."""
     if place is None or not place.name.endswith(_NEW) or not place.exists():
         return place

@@ -161,7 +161,7 @@ def _unreadable(data: Mapping[str, Any]) -> list[str]:
     """What is wrong with the data file that unchecked values name."""
     section = data.get("experimental_data")
     name = section.get("file_path") if isinstance(section, dict) else None
-    if not isinstance(name, str):  # not given, or told already
+    if not isinstance(name, str):  # not given, or reported already
         return []
     found = Path(name)
     if not found.exists():

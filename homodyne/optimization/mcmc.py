@@ -173,8 +173,8 @@ def fit(
 
 def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, clock: _Clock) -> MCMCResult:
     """Fit a problem; the arguments of `fit`, worked out."""
-    doubts = implausible(data, problem.maps.gap)
-    for one in doubts:
+    suspect = implausible(data, problem.maps.gap)
+    for one in suspect:
         logger.warning(one)
     clock.mark("preparation")
     reduction = settings.reduction
@@ -189,7 +189,7 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
         progress=tell,
     )
     clock.mark("pilot fit")
-    doubts += _strain(pilot, data)
+    suspect += _strain(pilot, data)
     report = noise_report(data, pilot, settings.speckle)
     tested = model_checks(pilot, report.noise)
     if widened:
@@ -227,7 +227,7 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
         )
         best = replace(best, certificate=replace(best.certificate, verdict=REFUSED, reason=reason))
     facts: dict[str, Any] = {
-        "implausible": doubts,
+        "implausible": suspect,
         "reduction": {
             "nodes": int(np.asarray(pilot.posterior.nodes.weight).any(axis=0).sum()),
             "pairs": pilot.posterior.nodes.num_points,

@@ -291,9 +291,9 @@ def fit_shards(
         count, reason = count_shards(full.num_points, cmc, hardware)
         backend = placed(cmc, count, hardware)
     modes = [(mode.z, mode.covariance) for mode in pilot.modes]
-    told = (lambda done, total: None) if progress is None else partial(progress, "reduction to shards")
+    report = (lambda done, total: None) if progress is None else partial(progress, "reduction to shards")
     with step("sharding"):
-        parts = problem.passes.split(pilot.grid, count, cmc.sharding.strategy, config.seed, told)
+        parts = problem.passes.split(pilot.grid, count, cmc.sharding.strategy, config.seed, report)
     if empty := [m for m, part in enumerate(parts) if not part.num_points]:
         raise InputError(
             f"{cmc.sharding.strategy}: shard {empty[0]} of {count} has no measured pair of frames; use fewer shards"

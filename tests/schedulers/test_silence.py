@@ -47,7 +47,7 @@ class Scripted(PBS):
             part.write_text(f"{text}")
             part.rename(self.folder / file)
 
-    def told(self, file):
+    def lines(self, file):
         return (self.folder / file).read_text().split()
 
     def do(self, command):
@@ -116,8 +116,8 @@ def beside(action):
 
 
 def asked(dialect, more):
-    before = len(dialect.told("asked"))
-    until(lambda: len(dialect.told("asked")) >= before + more)
+    before = len(dialect.lines("asked"))
+    until(lambda: len(dialect.lines("asked")) >= before + more)
 
 
 @pytest.mark.parametrize("seen", [False, True])
@@ -136,8 +136,8 @@ def test_silence_is_no_end_until_the_result_is_there(dialect, backend, tasks, se
     results, failures = outcome(made, tasks)
     helper.join()
     assert (sorted(results), failures) == ([0, 1], [])
-    assert dialect.told("submitted") == ["0000.sh"]
-    assert dialect.told("cancelled") == []
+    assert dialect.lines("submitted") == ["0000.sh"]
+    assert dialect.lines("cancelled") == []
 
 
 def test_jobs_that_the_history_hides_are_found_among_those_that_are_there(dialect):
@@ -159,15 +159,15 @@ def test_what_was_seen_and_is_not_heard_of_is_ended_before_it_is_sent_again(dial
         asked(dialect, 3)
         finish(tasks, [0])
         dialect.says()
-        until(lambda: dialect.told("submitted") == ["0000.sh", "0001.sh"])
-        assert dialect.told("cancelled") == ["7[1].host"]
+        until(lambda: dialect.lines("submitted") == ["0000.sh", "0001.sh"])
+        assert dialect.lines("cancelled") == ["7[1].host"]
         finish(tasks, [1])
 
     helper = beside(work)
     results, failures = outcome(backend(), tasks)
     helper.join()
     assert (sorted(results), failures) == ([0, 1], [])
-    assert dialect.told("submitted") == ["0000.sh", "0001.sh"]
+    assert dialect.lines("submitted") == ["0000.sh", "0001.sh"]
     assert [len(job.elements) for job in recorded(store_of(tasks).path)] == [2, 1]
 
 
@@ -186,7 +186,7 @@ def test_a_lost_answer_to_a_submission_sends_nothing_twice(dialect, backend, tas
     results, _ = outcome(made, tasks)
     helper.join()
     assert sorted(results) == [0, 1]
-    assert dialect.told("submitted") == ["0000.sh"]
+    assert dialect.lines("submitted") == ["0000.sh"]
     assert [job.job for job in recorded(store_of(tasks).path)] == ["7[].host"]
 
 
@@ -203,7 +203,7 @@ def test_the_next_coordinator_does_not_send_again_what_may_run(dialect, backend,
     results, failures = outcome(backend(), tasks)
     helper.join()
     assert (sorted(results), failures) == ([0, 1], [])
-    assert dialect.told("submitted") == []
+    assert dialect.lines("submitted") == []
 
 
 def test_a_note_of_an_earlier_run_is_not_taken_for_one_of_this(dialect, backend, tasks):
@@ -252,7 +252,7 @@ def test_a_run_that_fails_ends_what_it_has_sent_and_keeps_its_reason(
         backend().run(tasks, on_result=refuse)
     helper.join()
     assert caught.value is error
-    assert dialect.told("cancelled") == (["7[].host"] if ended else [])
+    assert dialect.lines("cancelled") == (["7[].host"] if ended else [])
     assert any("homodyne cancel" in text for text in caplog.messages) == (not ended)
     assert not any("has finished" in text for text in caplog.messages)
 
@@ -262,7 +262,7 @@ def test_cancel_ends_jobs_of_which_nothing_is_said(dialect, backend, tasks):
     (store.path / "jobs").mkdir()
     job = Job(0, "scripted", "7[].host", "sampling", ((0, 0, 0), (1, 0, 0)), str(store.path)).write(store.path)
     assert cancel(store.path) == [replace(job, cancelled=True)]
-    assert dialect.told("cancelled") == ["7[].host"]
+    assert dialect.lines("cancelled") == ["7[].host"]
     dialect.says(error="qstat: Unknown Job Id", code=153)
     assert cancel(store.path) == []
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from homodyne.errors import InputError
 from homodyne.files import OWN, write_atomically
+from homodyne.reading import reading
 
 NUMBERS = "biufc"
 """Kinds of types that may be stored: truth values, integers, real and complex numbers."""
@@ -182,15 +183,11 @@ def memory_map(file: Path, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
 def _check_header(stream: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Read the header of an array and see whether a file of `size` bytes holds just that."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    try:
+    with reading("its header", InputError):  # which is Python text
         version = np.lib.format.read_magic(stream)
         if version not in readers:
             raise InputError(f"version {version} of the npy format is not one that homodyne writes")
         shape, _, dtype = readers[version](stream)
-    except (InputError, OSError):
-        raise
-    except Exception as error:  # a header is Python text: damaged, it raises anything
-        raise InputError(f"its header cannot be read ({type(error).__name__}: {error})") from error
     if dtype.kind not in NUMBERS:
         raise InputError(f"it holds {dtype}, expected numbers")
     expected = stream.tell() + dtype.itemsize * math.prod(shape)

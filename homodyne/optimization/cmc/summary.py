@@ -117,9 +117,9 @@ def summarise(result: "MCMCResult") -> SummaryTable:
     unknown = result.missing_model if result.t is not None else ""
     rates = () if result.t is None or unknown else middle_rates(result)
     notes = (*warnings, unknown) if unknown else tuple(warnings)
-    doubts = [f"WARNING: {line}" for line in first]
+    suspect = [f"WARNING: {line}" for line in first]
     left_out = [f"left out: {line}" for line in result.diagnostics.get("left_out") or ()]
-    facts = "\n".join(filter(None, [*doubts, run_facts(result), *left_out, _reduction(result)]))
+    facts = "\n".join(filter(None, [*suspect, run_facts(result), *left_out, _reduction(result)]))
     shares = (result.diagnostics.get("prior") or {}).get("shares") or {}
     undetermined = tuple(name for name in result.parameter_names if shares.get(name, 0.0) > HELD)
     return SummaryTable(result.verdict, reason, facts, tuple(_rows(result)), notes, belief(result), rates, undetermined)

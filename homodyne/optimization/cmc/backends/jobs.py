@@ -38,7 +38,7 @@ OUT_OF_TIME = "reached its time limit: give the jobs more (walltime), or make mo
 
 FORGOTTEN = "the scheduler does not know it any more"
 
-_TAIL, _LINES = 2000, 3  # bytes at the end of a log that are looked at, and lines that are told
+_TAIL, _LINES = 2000, 3  # bytes at the end of a log that are looked at, and lines that are quoted
 _PLAIN = re.compile(r"[\w./+@=-]+", re.ASCII)
 """Paths that every scheduler reads as they are."""
 

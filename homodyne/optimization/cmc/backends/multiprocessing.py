@@ -32,7 +32,7 @@ from homodyne.optimization.density import Progress
 logger = logging.getLogger(__name__)
 
 BEAT = 1.0  # seconds between two signs of life
-TOLD = 30.0  # seconds without a sign of life after which that is said
+QUIET = 30.0  # seconds without a sign of life after which that is logged
 TICK = 0.25  # most seconds between two looks at the clocks
 GRACE = 10.0  # seconds that the kernel is given to end a killed process
 
@@ -134,7 +134,7 @@ class MultiprocessingBackend(CMCBackend):
     def _handle(self, agenda: Agenda, worker: "_Worker", message: bytes | None) -> None:
         if worker not in self._workers or agenda.finished:
             return
-        worker.silent, worker.told = 0.0, False
+        worker.silent, worker.warned = 0.0, False
         if message is None:
             self._workers.remove(worker)
             reason = f"the worker process {worker.end()}"
@@ -247,7 +247,7 @@ class _Worker:
         self.threads = threads
         self.task: ShardTask | None = None
         self.silent = 0.0
-        self.told = False  # whether its silence has been reported
+        self.warned = False  # of its silence
         self.running: float | None = None
         self.tried = False
         self._ours, self._theirs = socket.socketpair()
@@ -258,9 +258,9 @@ class _Worker:
 
     def warn_once(self, limit: float) -> None:
         """Report a process that gives no sign of life, long before it is given up."""
-        if self.told or self.task is None or self.silent <= min(TOLD, 0.5 * limit):
+        if self.warned or self.task is None or self.silent <= min(QUIET, 0.5 * limit):
             return
-        self.told = True
+        self.warned = True
         logger.warning(
             "shard %d: its worker process has given no sign of life for %.0f s; after %g s it is killed and the shard "
             "tried again",
