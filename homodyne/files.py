@@ -121,25 +121,28 @@ def require_writable(path: str | os.PathLike[str], kind: Kind | None) -> None:
         pass
 
 
-def require_folder(folder: Path) -> None:
-    """Refuse, before any work is done, a folder that is not there and cannot be made, or cannot be written to.
+@contextmanager
+def writable_folder(folder: Path) -> Iterator[None]:
+    """Make a folder where there is none; what was made is removed again at the end when nothing is in it.
 
     Raises
     ------
     InputError
-        The sentence says why.
+        It cannot be made, or not be written to.
     """
     made: list[Path] = []
     try:
-        made += [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        require_writable(folder / ".homodyne", OWN)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write to the folder {os.fspath(folder)!r}: {reason}; choose another one") from error
+        try:
+            made += [each for each in (folder, *folder.parents) if not each.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            require_writable(folder / ".homodyne", OWN)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot write to the folder {os.fspath(folder)!r}: {reason}; choose another") from error
+        yield
     finally:
-        for each in made:
-            with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
+            for each in made:
                 each.rmdir()
 
 

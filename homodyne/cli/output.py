@@ -1,7 +1,7 @@
 """Output folders: the result is complete before figures are drawn, and only files of the program are ever replaced."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,15 @@ import typer
 from homodyne.cli.interruption import telling_what_remains
 from homodyne.cli.terminal import say
 from homodyne.errors import InputError
-from homodyne.files import FIGURE, OWN, remove_abandoned, require_writable, write_atomically, write_together
+from homodyne.files import (
+    FIGURE,
+    OWN,
+    remove_abandoned,
+    require_writable,
+    writable_folder,
+    write_atomically,
+    write_together,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +61,8 @@ class OutputFolder:
         for old in self._figures():
             if self._wrote(old):
                 old.unlink()
-        _remove_empty([self.path / FIGURES])
+        with suppress(OSError):
+            (self.path / FIGURES).rmdir()
 
     def draw(self, result: "MCMCResult", data: "TwoTimeData | None", truth: Mapping[str, float] | None = None) -> None:
         """Draw the figures of a result that is written; those of maps are left out without data."""
@@ -127,23 +136,11 @@ def output_folder(
     InputError
         When a file would be replaced that must not be, or the folder cannot be written; before the block starts.
     """
-    made: list[Path] = []
     folder = OutputFolder(directory)
-    try:
+    with writable_folder(directory):
         folder.require_replaceable(overwrite=overwrite, figures=figures, inputs=inputs)
-        made += [each for each in (directory, *directory.parents) if not each.exists()]
-        directory.mkdir(parents=True, exist_ok=True)
         remove_abandoned(directory)
-        require_writable(directory / INVENTORY, OWN)
-    except (OSError, InputError) as error:
-        _remove_empty(made)
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"cannot write to the folder {directory}: {error.strerror}; choose another one") from None
-    try:
         yield folder
-    finally:
-        _remove_empty(made)
 
 
 def write_figure(file: Path, figure: "Figure") -> None:
@@ -167,11 +164,3 @@ def exit_if_refused(result: "MCMCResult") -> None:
     """End the program where the result must not be used."""
     if result.verdict == "REFUSED":
         raise typer.Exit(NOT_TRUSTED)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove the given folders, innermost first, as far as they are empty."""
-    for folder in folders:
-        if not folder.is_dir() or any(folder.iterdir()):
-            return
-        folder.rmdir()

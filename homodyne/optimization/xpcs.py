@@ -25,7 +25,7 @@ from homodyne.config.schema import CMCConfig, Config
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig, detect_hardware
 from homodyne.errors import ConfigError, ConvergenceError, InputError
-from homodyne.files import require_folder
+from homodyne.files import writable_folder
 from homodyne.likelihood.condensed import Condensation, Condensed, Trial, log_likelihood, posterior_of
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes, add, padded
@@ -437,7 +437,8 @@ def store_folder(cmc: CMCConfig) -> Path | None:
     if backend.enable_checkpoints is False or backend.checkpoint_dir is None:
         return None
     folder = Path(backend.checkpoint_dir)
-    require_folder(folder)
+    with writable_folder(folder):  # found out before any work is done
+        pass
     if not backend.resume_from_checkpoint and (folder / "manifest.json").exists():
         raise InputError(
             f"checkpoint_dir {str(folder)!r} holds an earlier run and resume_from_checkpoint is false: choose another "
