@@ -197,6 +197,6 @@ def test_inspect_figure_of_several_q():
     figure = inspect_figure(data)
     titles = [ax.get_title() for ax in figure.axes[:4]]
     assert titles == [
-        f"q = {q} 1/Å\n$\\varphi$ = {phi}°" for q, phi in ((0.004, 0), (0.006, 0), (0.006, 90), (0.008, 90))
+        f"q = {q} 1/Å\n$\\varphi$ = {phi}°" for q, phi in ((0.004, 0), (0.004, 90), (0.008, 0), (0.008, 90))
     ]
     assert figure.get_suptitle() == "3 q, 0.004 to 0.008 1/Å, 4 of 6 maps, 20 frames"
