@@ -52,7 +52,7 @@ LIMITS = (
 """What is usual, one row for each quantity."""
 
 _ROWS = {row.name: row for row in LIMITS}
-_TYPICAL = 1000  # elements of a map whose median is its level
+_TYPICAL = 100  # frames of which a level is the mean
 
 
 def unusual(name: str, values: FloatArray | float | None) -> list[str]:
@@ -84,12 +84,10 @@ def implausible(data: TwoTimeData, gap: float | None = None) -> list[str]:
 
 
 def level(one: MapArray, alive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> tuple[float, float]:
-    """Median of a map beside its diagonal, and at its longest lags; NaN where there is nothing."""
+    """Mean of a map beside its diagonal, and at lags above half the record; NaN where there is nothing."""
     n = len(one)
-    lag = min(n - 1, max(1, n - max(3, n // 4)))
-    found = []
-    for k in (1, lag):
-        line, known = np.diagonal(one, k), alive[: n - k] & alive[k:]
-        values = line[known & np.isfinite(line)]
-        found.append(float(np.median(values[:: max(1, values.size // _TYPICAL)])) if values.size else np.nan)
-    return found[0], found[1]
+    some = np.arange(0, n // 4 or 1, 1 + n // _TYPICAL)
+    beside, far = np.diagonal(one, 1)[alive[1:] & alive[:-1]], one[np.ix_(some, n - 1 - some)]
+    far = far[np.ix_(alive[some], alive[n - 1 - some])]
+    means = [values[np.isfinite(values)] for values in (beside, far)]
+    return tuple(float(np.mean(values, dtype=np.float64)) if values.size else np.nan for values in means)  # type: ignore[return-value]

@@ -30,13 +30,17 @@ def slow_decay(fixed, seed):
 
 
 WIDE = {"D_offset": 1e4, "gamma_dot_offset": 0.1}  # priors of offsets under which densities rise up to edges
+SCALING = {
+    "contrast": {"prior": {"type": "normal", "mean": 0.5, "sd": 1.0}},
+    "offset": {"prior": {"type": "normal", "mean": 1.0, "sd": 1.0}},
+}  # with which contrast and rate leave each other open
 
 
 def fitted(data, mode, seed, parameters=(), priors=WIDE):
     """The data with settings, pilot fit, and report on the noise."""
     names = find_model(mode).parameter_names
     wide = {n: {"prior": {"type": "normal", "mean": 0.0, "sd": sd}} for n, sd in priors.items() if n in names}
-    config = load_config({"analysis_mode": mode, "parameters": wide | dict(parameters)})
+    config = load_config({"analysis_mode": mode, "parameters": SCALING | wide | dict(parameters)})
     pilot = pilot_fit(build_problem(data, config), np.random.default_rng(seed))
     return data, pilot, config.speckle, noise_report(data, pilot, config.speckle)
 

@@ -360,15 +360,17 @@ def test_maps_of_which_half_the_pairs_are_without_a_coincidence_are_measurements
     )  # fmt: skip
     above = np.triu_indices(80, 1)
     assert all(np.mean(one[above] == 0) > 0.5 for one in sparse.c2)
-    result = homodyne.fit(sparse, mode="static", method="laplace")
+    wide = {"contrast": {"prior": {"type": "normal", "mean": 0.5, "sd": 1.0}}}  # the default one ends without a mode
+    result = homodyne.fit(sparse, mode="static", method="laplace", config={"parameters": wide})
     np.testing.assert_allclose(result.sigma, [one[above].std() for one in sparse.c2], rtol=0.05)
+    assert not result.diagnostics["implausible"]
 
 
 def test_maps_that_do_not_scatter_are_no_measurement(data):
     c2 = data.c2.copy()
     c2[1] = 1.0
     with pytest.raises(DataError, match="phi = 90 deg do not scatter"):
-        fitted(replace(data, c2=c2))
+        fitted(replace(data, c2=c2), parameters={"contrast": {"prior": {"type": "normal", "mean": 0.5, "sd": 1.0}}})
     with pytest.raises(DataError, match="phi = 90° does not vary"):
         homodyne.from_cube(c2, data.t, data.phi, data.q)
 
