@@ -105,7 +105,7 @@ def measure(count: int, frames: int, workers: int) -> dict[str, Any]:
         start = time.perf_counter()
         made, run = "benchmarks.distributed:make", "benchmarks.distributed:timed_pass"
         with Passes(maps, config, arguments, made, run) as work:
-            problem = Problem(work, space_of(config, t), scaling_of(config).table, None)
+            problem = Problem(work, space_of(config, t), scaling_of(config), None)
             space = problem.space
             signal = float(np.sqrt(problem.num_pairs)) * CONTRAST / SIGMA
             grid = problem.grid({name: np.array([value]) for name, value in TRUTH.items()}, Accuracy(), signal)
