@@ -81,7 +81,7 @@ class Scenario:
         z = space.draw_supported(rng, 1)[0]
         phi, scaling = ANGLES[self.mode], scaling_of(config)
         truth = {name: np.asarray(value) for name, value in space.physical(z).items()}
-        mean, precision = scaling.table[:, :, None]
+        (mean,), (precision,) = scaling.mean[..., None], scaling.precision[..., None]  # priors here are normal
         offset, contrast = mean + rng.standard_normal((2, len(phi))) / np.sqrt(precision)
         data = homodyne.simulate(
             {name: float(value) for name, value in truth.items()}, q=Q, gap=GAP, num_frames=self.num_frames, dt=DT,
