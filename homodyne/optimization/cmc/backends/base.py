@@ -5,6 +5,7 @@ A new backend is a subclass of `CMCBackend` with `run` and `get_backend_name`, e
 """
 
 import logging
+import math
 import statistics
 import time
 from abc import ABC, abstractmethod
@@ -59,7 +60,7 @@ class BackendOptions:
         interpreter for a while, so this is long.
     straggler : float
         Seconds after which a shard that also takes three times as long as the others is reported; an executor with
-        a free place runs it a second time, and the first answer counts.
+        a free place runs it a second time, and the first answer counts. Infinite for never, as the two above.
     run : str or callable
         What to do with a task, as "module:function" or a function that can be pickled.
     jobs : JobsConfig, optional
@@ -81,7 +82,7 @@ class BackendOptions:
                 if (name, getattr(self, name)) != ("num_workers", None):
                     faults.integer(name, getattr(self, name), least)
             for name in ("timeout", "silence", "straggler"):
-                if (name, getattr(self, name)) != ("timeout", None):
+                if (name, getattr(self, name)) != ("timeout", None) and getattr(self, name) != math.inf:  # never
                     faults.number(name, getattr(self, name), above=0.0)
             faults.kind("jobs", self.jobs, JobsConfig)
 
