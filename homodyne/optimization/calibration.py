@@ -13,7 +13,7 @@ from homodyne.config.schema import SpeckleConfig
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConvergenceError
-from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
+from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, log_densities, score_many
 from homodyne.noise.adjustment import Adjustment, adjusted_covariance, adjustment_to, unadjusted
 from homodyne.noise.map_view import MapView
 from homodyne.noise.sandwich import Sandwich, sandwich
@@ -30,6 +30,7 @@ WIDEST = 200.0
 _ROUNDS = 8  # times that the sandwich is made, at most
 _SHRINKS = 0.7  # times the step before that a step is long, at most, if steps go on without being cut in half
 _LIGHTEST = 0.3  # mean square of residuals over that of their robust sd, at least
+_TRIED, _STARTS = 1000, 4  # draws among which starts are looked for, and starts
 _NEAR = 0.3  # standard deviations between the point where it was made and the mode
 
 
@@ -95,6 +96,8 @@ def calibrated(
         starts = np.array([where.z, *(mode.z for mode in pilot.modes[1:])])
         modes = tuple(modes_from(posterior, starts, settings))
         if not modes:
+            modes = tuple(modes_from(posterior, _inside(where, posterior), settings))
+        if not modes:
             if best is None:
                 raise ConvergenceError(
                     "with correlated noise the posterior is zero at the modes for independent pairs: a prior or a "
@@ -126,6 +129,18 @@ def calibrated(
         )
         report = replace(report, notes=(*report.notes, far))
     return replace(pilot, posterior=posterior, modes=modes), report
+
+
+def _inside(where: Mode, posterior: Posterior) -> Array:
+    """Starts (n, dim) at which the calibrated posterior is not zero, though it is at a mode for independent pairs.
+
+    One is the point whose likelihood is that of the mode; the others are the best draws about it.
+    """
+    adjustment = posterior.adjustment
+    same = adjustment.center + np.linalg.solve(adjustment.matrix, where.z - adjustment.center)
+    points = np.concatenate([same[None], where.draw(_TRIED, np.random.default_rng(0))])
+    values = log_densities(points, posterior)
+    return np.asarray(points[np.argsort(-values)[: min(_STARTS, np.count_nonzero(np.isfinite(values)))]])
 
 
 def map_views(pilot: Pilot, z: Array, directions: Array) -> list[MapView]:

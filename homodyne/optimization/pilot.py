@@ -347,7 +347,8 @@ def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
         curvature += root[: len(turning)].T @ (turning[:, None] * root[: len(turning)])
         value, gradient = float(at.value[-1]), at.gradient[-1]
         if not np.isfinite(curvature).all() or np.linalg.eigvalsh(curvature)[0] < 1e-3:
-            return Mode(z, value, root @ root.T, float(np.linalg.norm(root.T @ gradient)), True)
+            with np.errstate(over="ignore"):  # a gradient at an edge of the support may be of any size
+                return Mode(z, value, root @ root.T, float(np.linalg.norm(root.T @ gradient)), True)
         root = root @ np.linalg.cholesky(np.linalg.inv(curvature))
     newton = float(np.linalg.norm(root.T @ gradient))
     return Mode(z, value, root @ root.T, newton, newton > _ARRIVED)
