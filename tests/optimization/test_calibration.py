@@ -70,13 +70,13 @@ def test_a_place_from_which_no_mode_is_reached_is_left_half_way(monkeypatch):
 
     def no_mode_the_second_time(posterior, starts, settings):
         places.append(starts[0])
-        return [] if len(places) == 2 else search(posterior, starts, settings)
+        return [] if len(places) in (2, 3) else search(posterior, starts, settings)  # from draws about it neither
 
     monkeypatch.setattr(calibration, "modes_from", no_mode_the_second_time)
     ratio, notes = remade_at_mode(*fit)
     assert not notes
     assert np.all(np.abs(np.log(ratio)) < np.log(1.3))
-    np.testing.assert_allclose(places[2], (places[0] + places[1]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(places[3], (places[0] + places[1]) / 2, rtol=1e-6)
 
 
 def test_a_density_that_rises_up_to_a_rate_of_zero_has_a_mode_too():
