@@ -307,7 +307,7 @@ def fit_shards(
         "config": to_mapping(resolve(config)),
         "t": data.t.tolist(), "phi": data.phi.tolist(), "q": data.q.tolist(), "gap": problem.maps.gap,
         "sigma": pilot.sigma.tolist(),
-        "slope_scales": {name: float(scale) for name, scale in model.space.slope_scales.items()},
+        "coordinates": model.space.suited,
         "bad_frames": [int(k) for k in data.bad_frames],
         "left_out": data.left_out_lines(),
         "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
@@ -318,7 +318,7 @@ def fit_shards(
     }  # fmt: skip
     manifest = Manifest(
         data=data.digest(),
-        model="homodyne two-time maps 4",
+        model="homodyne two-time maps 5",
         configuration=_decisive(config, count, data.q.tolist(), problem.maps.gap),
         names=model.joint_names,
         points=tuple(part.num_points for part in parts),
@@ -365,7 +365,7 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
     try:
         config = load_config(setup["config"], importing=False)
         t, phi, q, sigma = (np.array(setup[name], dtype=np.float64) for name in ("t", "phi", "q", "sigma"))
-        gap, scales = setup["gap"], {str(name): float(scale) for name, scale in setup["slope_scales"].items()}
+        gap, space = setup["gap"], space_of(config, t).suited_as(setup["coordinates"])
         center, covariance, method, notes, cavity = setup["init"]
         modes = [(np.array(mode), np.array(matrix)) for mode, matrix in setup["modes"]]
         adjustment = Adjustment.from_dict(setup["adjustment"])
@@ -373,7 +373,6 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
         raise InputError(
             f"the store {store.path} was not made by fitting two-time maps, or its manifest is damaged ({error})"
         ) from error
-    space = replace(space_of(config, t), slope_scales=scales)
     model = XpcsModel(space, t, q, phi, gap, scaling_of(config), sigma, adjustment)
     init = Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity)
     return model, config, init, list(modes)

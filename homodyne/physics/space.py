@@ -36,6 +36,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _SOFT = 1.0 / 12.0  # width of the ends of the window in which a direction is unwrapped, over its period
 _FLAT = 1.0 / 3.0  # standard deviation of a direction of which nothing is known, over its period
+_SUITED = ("slope_scales", "directions")  # what of a space depends on the data
 _SLOWEST, _FASTEST = 0.3, 3.0  # decays per record and per frame between which starting points are moved
 
 
@@ -276,6 +277,16 @@ class ParameterSpace:
             gaps = np.diff(at, append=at[0] + period)
             directions[name] = float((at + 0.5 * (gaps + period))[np.argmax(gaps)] % period)
         return replace(self, slope_scales=scales, directions=directions)
+
+    @property
+    def suited(self) -> dict[str, dict[str, float]]:
+        """What `about` has chosen for some data, in plain numbers."""
+        return {part: {name: float(x) for name, x in getattr(self, part).items()} for part in _SUITED}
+
+    def suited_as(self, record: Mapping[str, Mapping[str, float]]) -> "ParameterSpace":
+        """Space with what `suited` of another one has returned; KeyError, TypeError or ValueError where it is not."""
+        chosen = {part: {name: float(record[part][name]) for name in getattr(self, part)} for part in _SUITED}
+        return replace(self, **chosen)  # type: ignore[arg-type]
 
 
 def _log_window(away: jax.Array) -> jax.Array:

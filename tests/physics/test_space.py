@@ -1,6 +1,8 @@
 """Coordinates: round trips, Jacobians against autodiff, no wall at exponent zero."""
 
 import itertools
+import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +110,21 @@ def test_direction_has_no_edge():
     assert values.sum() * 0.1 == pytest.approx(1.0, rel=1e-6)  # proper on the whole line
     assert np.isfinite(jax.grad(space.log_prior)(np.array([3000.0]))).all()
     assert float(space.difference(jnp.array([89.0]), jnp.array([-89.0]))[0]) == pytest.approx(-2.0)
+
+
+def test_a_space_comes_back_from_plain_numbers_as_it_suits_its_data():
+    """As a store of shards keeps it: the density there is of the same coordinates."""
+    space = space_of(tuple(VALUES))
+    z = space.coordinates(VALUES)
+    turned = z + 50.0 * (space.periods > 0)
+    suited = space.about(turned[None], {"J": 0.02})
+    again = space.suited_as(json.loads(json.dumps(suited.suited)))
+    assert float(again.log_prior(z)) == float(suited.log_prior(z)) != float(space.log_prior(z))
+    wrapped = replace(suited, directions=space.directions)  # planted: the directions forgotten
+    far = turned + 70.0 * (space.periods > 0)
+    assert float(wrapped.log_prior(far)) != pytest.approx(float(again.log_prior(far)))
+    with pytest.raises(KeyError):
+        space.suited_as({"slope_scales": suited.suited["slope_scales"]})
 
 
 def test_draws_of_the_prior_have_positive_rates():

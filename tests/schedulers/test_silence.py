@@ -120,6 +120,12 @@ def asked(dialect, more):
     until(lambda: len(dialect.lines("asked")) >= before + more)
 
 
+def finish_later(dialect, tasks):
+    """Write the results once the scheduler was asked three times more."""
+    asked(dialect, 3)
+    finish(tasks)
+
+
 @pytest.mark.parametrize("seen", [False, True])
 def test_silence_is_no_end_until_the_result_is_there(dialect, backend, tasks, seen):
     dialect.says(now=RUNNING if seen else "")
@@ -195,11 +201,7 @@ def test_the_next_coordinator_does_not_send_again_what_may_run(dialect, backend,
     (store.path / "jobs").mkdir()
     Job(0, "scripted", "7[].host", work.name, ((0, 0, 0), (1, 0, 0)), str(store.path)).write(store.path)
 
-    def act():
-        asked(dialect, 3)
-        finish(tasks)
-
-    helper = beside(act)
+    helper = beside(lambda: finish_later(dialect, tasks))
     results, failures = outcome(backend(), tasks)
     helper.join()
     assert (sorted(results), failures) == ([0, 1], [])
@@ -210,11 +212,7 @@ def test_a_note_of_an_earlier_run_is_not_taken_for_one_of_this(dialect, backend,
     Round.write(tasks, BackendOptions().run).keep_failure(1, 0, Failed("of yesterday", retry=False))
     dialect.says(now=RUNNING)
 
-    def work():
-        asked(dialect, 3)
-        finish(tasks)
-
-    helper = beside(work)
+    helper = beside(lambda: finish_later(dialect, tasks))
     _, failures = outcome(backend(), tasks)
     helper.join()
     assert failures == []

@@ -170,9 +170,7 @@ class _Watch:
         self.over: set[tuple[int, int]] = set()  # elements that are settled
         self.ended: dict[int, set[int]] = {}  # elements of a job that have ended, as the scheduler last said
         self.seen: set[tuple[int, int]] = set()  # elements that the scheduler has said to have
-        self.gone: dict[
-            int, float
-        ] = {}  # since when a shard without a result should have come back, or is not heard of
+        self.gone: dict[int, float] = {}  # since when a shard without a result is over, or not heard of
         self.refused = 0  # submissions, one after the other
         self.heard = time.monotonic()
 
