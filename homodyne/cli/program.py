@@ -1,5 +1,6 @@
 """The program: its list of commands, and the one place where errors become messages and exit codes."""
 
+import faulthandler
 import logging
 import resource
 import signal
@@ -89,6 +90,8 @@ def run(arguments: Sequence[str]) -> int:
         The command line without the name of the program.
     """
     stopped: list[int] = []
+    with suppress(OSError, ValueError):  # without a terminal or file for it
+        faulthandler.enable(sys.__stderr__ or sys.stderr)  # a file that is cut while it is mapped ends this with SIGBUS
     with _signals(stopped), _plain_warnings():
         try:
             app(args=list(arguments), prog_name="homodyne")

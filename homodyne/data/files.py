@@ -45,7 +45,8 @@ def load(
     """Load maps from a file; only the selected maps are read, one at a time.
 
     Large maps (64 MiB and more) that lie in the file as plain float32 numbers (NPY; HDF5 without chunks and
-    compression) are mapped into memory instead: the file may be larger than it, and must stay as it is.
+    compression) are mapped into memory instead: the file may be larger than it, and must stay as it is. One that is cut
+    meanwhile ends the process that reads it with SIGBUS.
 
     Parameters
     ----------

@@ -1,13 +1,27 @@
 """Arrays that are mapped from files: whether one is, and how what was read of it leaves memory."""
 
 import mmap
+import os
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from homodyne.errors import DataError
+
 Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in its file an array lies: bytes from the beginning, shape, strides in bytes, type of the values."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
 
 
 def mapping_of(one: NDArray[Any]) -> mmap.mmap | None:
@@ -34,6 +48,36 @@ def offset_in_file(one: NDArray[Any]) -> int | None:
     start = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]  # of the page that the mapping begins at
     before = one.offset - one.offset % mmap.ALLOCATIONGRANULARITY
     return int(before + one.__array_interface__["data"][0] - start)
+
+
+def place_of(one: NDArray[Any]) -> Place | None:
+    """Where an array lies that is mapped from a file; None of any other."""
+    offset = offset_in_file(one)
+    return None if offset is None else Place(offset, one.shape, one.strides, one.dtype.str)
+
+
+def map_place(path: str | os.PathLike[str], place: Place) -> NDArray[Any]:
+    """Map real numbers that lie at a place in a file, for reading.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or they do not lie in it.
+    """
+    dtype, size = np.dtype(place.dtype), 0
+    ends = [(length - 1) * step for length, step in zip(place.shape, place.strides, strict=True)]
+    low, high = (place.offset + sum(pick(end, 0) for end in ends) for pick in (min, max))
+    try:
+        size = os.stat(path).st_size
+        if low >= 0 and high + dtype.itemsize <= size and dtype.kind == "f" and min(place.shape) >= 1:
+            content = np.memmap(path, np.uint8, "r", low, (high + dtype.itemsize - low,))
+            first = content[place.offset - low :][: dtype.itemsize].view(dtype)
+            return as_strided(first, place.shape, place.strides, subok=True, writeable=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {os.fspath(path)!r}, where a map lies: {error}") from error
+    raise DataError(
+        f"{os.fspath(path)!r} has {size} bytes; a map of {dtype} {place.shape} was expected at {low} to {high}"
+    )
 
 
 def changeable(one: NDArray[Number]) -> NDArray[Number]:

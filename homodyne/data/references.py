@@ -11,15 +11,14 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from homodyne.data.files import read_map
-from homodyne.data.mapping import offset_in_file
+from homodyne.data.mapping import Place, map_place, place_of
 from homodyne.data.twotime import TwoTimeData, update_with_pairs
 from homodyne.errors import DataError
 from homodyne.references import import_reference
@@ -35,10 +34,10 @@ def references_of(data: TwoTimeData) -> list[Reference | None]:
 
 def mapped_reference(one: NDArray[Any]) -> Reference | None:
     """Reference of an array that is mapped from a file; None of any other."""
-    offset = offset_in_file(one)
-    if offset is None or not isinstance(one, np.memmap) or one.filename is None:
+    place = place_of(one)
+    if place is None or not isinstance(one, np.memmap) or one.filename is None:
         return None
-    layout = {"offset": offset, "shape": list(one.shape), "strides": list(one.strides), "dtype": one.dtype.str}
+    layout = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(place).items()}
     return {"mapped": os.path.abspath(one.filename), **layout}
 
 
@@ -78,7 +77,8 @@ def open_reference(reference: Reference, function: str | None = None) -> NDArray
         frames, units = slice(*reference["frames"]), reference.get("units")
         return read_map(reference["read"], reference["format"], reference["map"], frames, units)
     if "mapped" in reference:
-        return _mapped(reference)
+        shape, strides = tuple(reference["shape"]), tuple(reference["strides"])
+        return map_place(reference["mapped"], Place(reference["offset"], shape, strides, reference["dtype"]))
     if "arguments" not in reference or function is None:
         raise DataError(
             f"a reference has the keys {sorted(reference)}: expected mapped, read, or arguments of a function"
@@ -88,23 +88,6 @@ def open_reference(reference: Reference, function: str | None = None) -> NDArray
     if made.ndim != 2 or made.shape[0] != made.shape[1] or made.dtype.kind != "f":
         raise DataError(f"{function} has made {made.dtype} {made.shape}; expected a map (n, n) of real numbers")
     return made
-
-
-def _mapped(reference: Reference) -> NDArray[Any]:
-    path, dtype = Path(reference["mapped"]), np.dtype(reference["dtype"])
-    shape, strides = tuple(reference["shape"]), tuple(reference["strides"])
-    ends = [(size - 1) * step for size, step in zip(shape, strides, strict=True)]
-    low, high = (reference["offset"] + sum(pick(end, 0) for end in ends) for pick in (min, max))
-    try:
-        content = np.memmap(path, np.uint8, "r")
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {os.fspath(path)!r}, where a map lies: {error}") from error
-    if low < 0 or high + dtype.itemsize > content.size or dtype.kind != "f" or min(shape) < 1:
-        raise DataError(
-            f"{os.fspath(path)!r} has {content.size} bytes; a map of {dtype} {shape} was expected at {low} to {high}"
-        )
-    first = np.ndarray((), dtype, buffer=content, offset=reference["offset"])
-    return np.asarray(as_strided(first, shape, strides, writeable=False))
 
 
 def content_digest(one: NDArray[Any]) -> bytes:

@@ -1,6 +1,7 @@
 """Tasks that need no JAX: what a worker process does with them can be told from a number or a word."""
 
 import ctypes
+import mmap
 import os
 import signal
 import sys
@@ -101,6 +102,16 @@ def die(task):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def cut(task):
+    """Read a mapped file that is cut meanwhile."""
+    file = task.folder / "mapped"
+    file.write_bytes(bytes(mmap.PAGESIZE))
+    with file.open("r+b") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0)
+        stream.truncate(0)
+        mapped[0]
+
+
 def leave(task):
     os._exit(7)
 
@@ -120,5 +131,6 @@ ACTIONS = {
     "stop": stop,
     "wait": wait,
     "die": die,
+    "cut": cut,
     "leave": leave,
 }

@@ -190,13 +190,15 @@ def test_a_killed_worker_costs_one_attempt(tmp_path):
     killer = threading.Thread(target=kill)
     killer.start()
     tasks = [task(0), task(1, "first hang", tmp_path), task(2, "die"), task(3, "leave"), task(4, "first die")]
+    tasks.append(task(5, "cut", tmp_path))
     results, failures = outcome(MultiprocessingBackend(options()), tasks)
     killer.join()
     assert {shard_id: result["attempt"] for shard_id, result in results.items()} == {0: 0, 1: 1, 4: 1}
     assert results[1]["pid"] != pids(tmp_path)["1-0"]
-    assert [(failure.shard_id, failure.attempts) for failure in failures] == [(2, 2), (3, 2)]
+    assert [(failure.shard_id, failure.attempts) for failure in failures] == [(2, 2), (3, 2), (5, 2)]
     assert failures[0].reason.startswith("the worker process was killed by signal 9 (SIGKILL)")
     assert failures[1].reason == "the worker process ended by itself with exit code 7"
+    assert failures[2].reason.endswith("(SIGBUS), as when a file that is mapped into memory is cut while it is read")
     assert all(map(reaped, pids(tmp_path).values()))
 
 

@@ -1,6 +1,7 @@
 """Which reader takes which file: :func:`open_catalog` finds out the layout and lists the maps of a file.
 
-One module per layout, entered in ``LAYOUTS``. Detection looks at the content, never at the name.
+One module per layout, entered in ``LAYOUTS``. Detection looks at the content, never at the name. Files are opened in a
+process of their own, see `apart`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from homodyne.data.readers import aps_8idi, aps_u, hdf5, native, npy, npz, nxxpcs
+from homodyne.data.readers.apart import open_apart
 from homodyne.data.readers.catalog import Catalog
 from homodyne.data.units import Units
 from homodyne.errors import DataError
@@ -55,6 +57,18 @@ def open_catalog(
         No such file, a directory, empty, damaged, or of a layout that is not known; the message says what was
         looked for.
     """
+    _container(Path(path))
+    with open_apart(path, format, units) as catalog:
+        yield catalog
+
+
+@contextmanager
+def open_here(
+    path: str | Path,
+    format: str | None = None,  # noqa: A002
+    units: Mapping[str, str] | None = None,
+) -> Iterator[Catalog]:
+    """Do what `open_catalog` does in this process, which a damaged file can end."""
     file = Path(path)
     names = sorted({reader.NAME for _, reader in LAYOUTS})
     if format is not None and format not in names:

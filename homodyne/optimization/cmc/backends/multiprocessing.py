@@ -36,6 +36,11 @@ QUIET = 30.0  # seconds without a sign of life after which that is logged
 TICK = 0.25  # most seconds between two looks at the clocks
 GRACE = 10.0  # seconds that the kernel is given to end a killed process
 
+_HINTS = {
+    int(signal.SIGKILL): ", which is also what a machine out of memory does",
+    int(signal.SIGBUS): ", as when a file that is mapped into memory is cut while it is read",
+}
+
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables by which libraries are told how many threads they may use."""
 
@@ -309,8 +314,7 @@ class _Worker:
         if code >= 0:
             return f"ended by itself with exit code {code}"
         name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
-        hint = ", which is also what a machine out of memory does" if -code == signal.SIGKILL else ""
-        return f"was killed by signal {-code} ({name}){hint}"
+        return f"was killed by signal {-code} ({name}){_HINTS.get(-code, '')}"
 
     def _send(self, message: bytes) -> None:
         try:
