@@ -425,7 +425,7 @@ def _replaced(diagonal: FloatArray, above: FloatArray) -> bool:
         return False
     tolerance = 4 * float(np.finfo(np.float32).eps)
     values = diagonal[1:-1][inner]
-    stand_ins = ((left + right)[inner] / 2, left[inner], right[inner])
+    stand_ins = ((left[inner] + right[inner]) / 2, left[inner], right[inner])
     return any(np.mean(np.abs(values - one) <= tolerance * np.abs(one)) > 0.9 for one in stand_ins)
 
 

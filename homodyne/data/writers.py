@@ -85,7 +85,8 @@ def _fields(data: TwoTimeData) -> dict[str, Any]:
         values = getattr(data, name)
         if values is not None:
             fields[name] = values
-    return fields
+    beside = {name: np.asarray(values) for name, values in fields.items() if name != "c2"}
+    return {**fields, native.SEAL: native.digests(beside, each_map(data.c2))}
 
 
 def write_aps_u(

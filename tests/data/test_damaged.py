@@ -283,6 +283,11 @@ def test_links_within_the_file_are_followed(aps_u, made):
     made.same(load(aps_u(change=move), q=0.004).c2[0], made.upper_map(int(made.CELLS[0])))
 
 
+def test_a_first_frame_need_not_be_stated(aps_u, made):
+    path = aps_u(change=drop("/xpcs/twotime/config/begin_frame"))
+    made.same(load(path, q=0.004).c2[0], made.upper_map(int(made.CELLS[0])))
+
+
 def test_nothing_usable_in_the_maps(aps_u):
     def fill(value):
         def change(file):

@@ -266,6 +266,8 @@ def test_marked_frames_are_counted(one, tmp_path):
     save_hdf5(tmp_path / "own.h5", cube(one))
     with h5py.File(tmp_path / "own.h5", "r+") as file:
         file["alive"][0, [4, 9]] = 0
+        file["homodyne_two_time"][...] = 2  # as it was written without a seal
+        del file["sha256"]
     data = load(tmp_path / "own.h5")
     assert data.left_out == (LeftOut(0, "marked", 2 * (N - 1) - 1, (4, 9)),)
     assert data.num_pairs == PAIRS - 2 * (N - 1) + 1

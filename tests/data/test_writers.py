@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from homodyne.data import describe, from_cube, load, save_hdf5, save_npz, write_aps_u
+from homodyne import reading
+from homodyne.data import describe, files, from_cube, load, save_hdf5, save_npz, write_aps_u
 from homodyne.errors import DataError, ExecutionError, InputError
 
 N = 14
@@ -96,12 +97,49 @@ def test_own_files_are_checked_too(tmp_path, name):
     save_npz(tmp_path / "a.npz", measured())
     with np.load(tmp_path / "a.npz") as file:
         fields = dict(file)
+    np.savez(tmp_path / "sealed.npz", **fields | {name: fields[name][:-1]})
+    with pytest.raises(DataError, match=r"is not what was written \(SHA-256\)|expected at most 2 numbers"):
+        load(tmp_path / "sealed.npz")
+    del fields["sha256"]
+    with pytest.raises(DataError, match="sha256 missing"):
+        np.savez(tmp_path / "torn.npz", **fields)
+        load(tmp_path / "torn.npz")
+    fields["homodyne_two_time"] = np.array(2)  # as it was written without a seal
     np.savez(tmp_path / "short.npz", **fields | {name: fields[name][:-1]})
     with pytest.raises(DataError, match=f"{name}|expected"):
         load(tmp_path / "short.npz")
+    np.savez(tmp_path / "old.npz", **fields)
+    assert load(tmp_path / "old.npz").digest() == measured().digest()
     np.savez(tmp_path / "new.npz", **fields | {"homodyne_two_time": np.array(1)})
     with pytest.raises(DataError, match="Update homodyne"):
         load(tmp_path / "new.npz")
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize(("save", "name"), [(save_npz, "a.npz"), (save_hdf5, "a.h5")])
+def test_no_other_value_comes_out_of_a_damaged_file(tmp_path, save, name, mapped, monkeypatch):
+    monkeypatch.setattr(reading, "SECONDS", 1)
+    monkeypatch.setattr(files, "MAPPED_BYTES", 0 if mapped else files.MAPPED_BYTES)
+    save(tmp_path / name, measured(frames=(11, 24)))
+    content, written = (tmp_path / name).read_bytes(), load(tmp_path / name, frames=(2, 11))
+    rng, errors = np.random.default_rng(0), 0
+    for _ in range(150):
+        broken = bytearray(content)
+        broken[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+        (tmp_path / name).write_bytes(broken)
+        try:
+            found = load(tmp_path / name, frames=(2, 11))
+        except DataError:
+            errors += 1
+        else:
+            assert_same(found, written)
+    assert errors > 50
+    place = content.index(written.c2[0][0, 5:9].tobytes())  # planted: one bit of one number outside the selection
+    broken = bytearray(content)
+    broken[place - 4 * N] ^= 1
+    (tmp_path / name).write_bytes(broken)
+    with pytest.raises(DataError, match="SHA-256|Bad CRC-32"):
+        load(tmp_path / name, frames=(2, 11))
 
 
 def test_aps_u_round_trip_of_one_q(tmp_path):

@@ -59,11 +59,11 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
 
 def _unused(file: "h5py.File") -> list[str]:
     """What the file says beside the maps."""
-    begin = hdf5.optional_scalar(file, f"{CONFIG}/begin_frame")
-    late = begin is not None and begin > 1
-    lines = [
-        f"begin_frame = {begin:g}: the maps begin at that frame of the record, and ages with them (age_origin)"
-    ] * late
+    begin, lines = hdf5.optional_scalar(file, f"{CONFIG}/begin_frame"), []
+    if begin is not None and begin > 1:
+        lines = [
+            f"begin_frame = {begin:g}: the maps begin at that frame of the record, and ages with them (age_origin)"
+        ]
     return lines + ["multi-tau results in /xpcs/multitau"] * (hdf5.find(file, "/xpcs/multitau") is not None)
 
 

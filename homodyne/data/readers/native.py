@@ -1,6 +1,11 @@
-"""The package's own files, NPZ and HDF5 with the same fields: everything of TwoTimeData comes back."""
+"""The package's own files, NPZ and HDF5 with the same fields: everything of TwoTimeData comes back.
 
+Whatever is read is compared with its SHA-256 first; a part of a map is read with the rest of it.
+"""
+
+import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -8,18 +13,22 @@ from numpy.typing import NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import MapArray, MapArrays
+from homodyne.data.mapping import release_pages
 from homodyne.data.readers import hdf5
 from homodyne.data.readers.catalog import Catalog, maps_of
 from homodyne.data.readers.npz import Members
 from homodyne.data.units import Units
 from homodyne.errors import DataError
+from homodyne.reading import require_budget
 
 if TYPE_CHECKING:
     import h5py
 
 NAME = "homodyne"
 MARK = "homodyne_two_time"
-VERSION = 2
+VERSION, UNSEALED = 3, 2
+SEAL = "sha256"
+"""Field with digests, 32 bytes each: of all other fields but the maps, then of every map."""
 MAX_FACTS = 1_000_000  # bytes
 SCALARS = ("gap", "dt", "age_origin")
 REQUIRED = (MARK, "c2", "t", "phi", "q", "alive", "frames", "scalars", "source")
@@ -69,27 +78,34 @@ def catalog(source: Source, units: Units) -> Catalog:
     fields = _fields(source)
     path = str(fields.path)
     version = fields.array(MARK, 1)
-    if version.size != 1 or int(version.reshape(-1)[0]) != VERSION:
+    if version.size != 1 or int(version.reshape(-1)[0]) not in (VERSION, UNSEALED):
         raise DataError(
             f"{path}: {MARK} is {version}; this version of homodyne reads {VERSION}. Update homodyne, or write the "
             "data again."
         )
-    lacking = [name for name in REQUIRED if name not in fields.names]
+    sealed = int(version.reshape(-1)[0]) != UNSEALED
+    lacking = [name for name in REQUIRED if name not in fields.names] + [SEAL] * (sealed != (SEAL in fields.names))
     if lacking:
         raise DataError(f"{path}: {', '.join(lacking)} missing; expected a file written by homodyne.")
     shape = fields.shape("c2")
     if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
         raise DataError(f"{path}: c2 has shape {shape}; expected (n_maps, n, n).")
     n_maps, n = shape[:2]
-    numbers = fields.array("scalars", len(SCALARS)).astype(np.float64).reshape(-1)
-    frames = fields.array("frames", 2).reshape(-1)
+    most = {MARK: 1, "scalars": len(SCALARS), "frames": 2, "source": MAX_FACTS, "t": n, "alive": n_maps * n}
+    most |= {"diagonal": n_maps * n}
+    arrays = {
+        name: fields.array(name, most.get(name, n_maps))
+        for name in (*REQUIRED, *OPTIONAL)
+        if name in fields.names and name != "c2"
+    }
+    maps = _Maps(fields, n_maps, n, arrays if sealed else None)
+    numbers = arrays["scalars"].astype(np.float64).reshape(-1)
+    frames = arrays["frames"].reshape(-1)
     if numbers.size != len(SCALARS) or frames.size != 2:
         raise DataError(f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 3 and 2.")
     gap, dt, age_origin = (float(x) for x in numbers)
-    extra = {
-        name: fields.array(name, n_maps * n).astype(np.float64) if name in fields.names else None for name in OPTIONAL
-    }
-    alive = fields.array("alive", n_maps * n) != 0
+    extra = {name: arrays[name].astype(np.float64) if name in arrays else None for name in OPTIONAL}
+    alive = arrays["alive"] != 0
     for name, array in {**extra, "alive": alive}.items():
         expected = (n_maps, n) if name in ("diagonal", "alive") else (n_maps,)
         if array is not None and array.shape != expected:
@@ -97,17 +113,17 @@ def catalog(source: Source, units: Units) -> Catalog:
     return Catalog(
         num_maps=n_maps,
         num_frames=n,
-        read_map=lambda index, chosen, out: fields.block("c2", index, chosen, out),
-        map_file=None if isinstance(fields, Members) else lambda index: fields.map_file("c2", index),
-        q=checks.per_map("q", fields.array("q", n_maps), n_maps),
-        phi=checks.real_vector("phi", fields.array("phi", n_maps), n_maps),
+        read_map=maps.read,
+        map_file=None if isinstance(fields, Members) else maps.in_file,
+        q=checks.per_map("q", arrays["q"], n_maps),
+        phi=checks.real_vector("phi", arrays["phi"], n_maps),
         dt=checks.real_scalar("dt", dt, "s"),
         dt_where="scalars",
         age_origin=age_origin,
-        times=checks.ages(fields.array("t", n), n),
+        times=checks.ages(arrays["t"], n),
         first_frame=int(frames[0]),
         gap=None if np.isnan(gap) else gap,
-        facts=_source(path, fields.array("source", MAX_FACTS)),
+        facts=_source(path, arrays["source"]),
         missing=tuple(name for name in OPTIONAL if extra[name] is None),
         alive=alive,
         # without one, an absent diagonal keeps the values on the diagonal of the maps from being taken for it
@@ -115,6 +131,69 @@ def catalog(source: Source, units: Units) -> Catalog:
         pixels=extra["pixels"],
         mean_counts=extra["mean_counts"],
     )
+
+
+def digests(arrays: Mapping[str, NDArray[Any]], maps: Iterable[MapArray]) -> NDArray[np.uint8]:
+    """What the field `SEAL` holds, (1 + number of maps, 32)."""
+    return np.array([np.frombuffer(one, np.uint8) for one in (_digest(arrays), *map(_map_digest, maps))])
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.asarray(arrays[name], order="C")
+        found.update(f"{name} {value.dtype.str} {value.shape} ".encode() + value.tobytes())
+    return found.digest()
+
+
+def _map_digest(one: MapArray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(one, "<f4").data).digest()
+
+
+class _Maps:
+    """The maps of a file, which are as they were written; those of an unsealed one are not looked at."""
+
+    def __init__(
+        self, fields: GroupFields | Members, num_maps: int, num_frames: int, arrays: Mapping[str, NDArray[Any]] | None
+    ) -> None:
+        self._fields, self._n = fields, num_frames
+        self._seals: list[bytes] = []
+        if arrays is None:
+            return
+        seals = fields.array(SEAL, 32 * (1 + num_maps))
+        if seals.shape != (1 + num_maps, 32) or seals.dtype != np.uint8:
+            raise DataError(f"{fields.path}: {SEAL} has shape {seals.shape}; expected {(1 + num_maps, 32)}.")
+        first, *self._seals = (one.tobytes() for one in seals)
+        self._require(_digest(arrays) == first, "what belongs to its maps")
+
+    def read(self, index: int, frames: slice, out: MapArray) -> None:
+        """Read a range of frames of a map."""
+        if not self._seals:
+            self._fields.block("c2", index, frames, out)
+            return
+        require_budget(4 * self._n**2, str(self._fields.path), "a whole map")
+        whole = np.empty((self._n, self._n), np.float32)
+        self._fields.block("c2", index, slice(0, self._n), whole)
+        self._compare(index, whole)
+        out[:] = whole[frames, frames]
+
+    def in_file(self, index: NDArray[np.intp]) -> MapArrays | None:
+        """Maps as they lie in the file, if they do."""
+        found = self._fields.map_file("c2", index) if isinstance(self._fields, GroupFields) else None
+        if found is not None and self._seals:
+            for k, one in zip(index, found, strict=True):
+                self._compare(int(k), one)
+                release_pages(one)
+        return found
+
+    def _compare(self, index: int, one: MapArray) -> None:
+        self._require(_map_digest(one) == self._seals[index], f"map {index}")
+
+    def _require(self, same: bool, what: str) -> None:
+        if not same:
+            raise DataError(
+                f"{self._fields.path} is damaged: {what} is not what was written (SHA-256); copy or write it again."
+            )
 
 
 def _source(path: str, encoded: NDArray[Any]) -> dict[str, str]:
