@@ -121,6 +121,24 @@ def require_writable(path: str | os.PathLike[str], kind: Kind | None) -> None:
         pass
 
 
+def make_folder(folder: Path) -> Path:
+    """Make a folder, and those above it, where there is none; return it.
+
+    Raises
+    ------
+    InputError
+        It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:  # the second of a zero byte in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot make the folder {os.fspath(folder)!r}: {reason}; choose another, or have it made for you"
+        ) from error
+    return folder
+
+
 @contextmanager
 def writable_folder(folder: Path) -> Iterator[None]:
     """Make a folder where there is none; what was made is removed again at the end when nothing is in it.
@@ -134,7 +152,7 @@ def writable_folder(folder: Path) -> Iterator[None]:
     try:
         try:
             made += [each for each in (folder, *folder.parents) if not each.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             require_writable(folder / ".homodyne", OWN)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error

@@ -9,6 +9,7 @@ from homodyne.cli.fit import fit_and_write
 from homodyne.cli.inspect import inspect
 from homodyne.cli.simulate import GAP, TRUTHS, simulate
 from homodyne.cli.terminal import say
+from homodyne.files import make_folder
 
 if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult
@@ -22,7 +23,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
 ) -> None:
     """Simulate a sheared sample, inspect the file, fit it and compare the posterior with the truth."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     file = directory / "measurement.h5"
     _title(f"A measurement with known parameters: {file}")
     simulate(file, frames=400, pixels=10_000, seed=seed, overwrite=True)

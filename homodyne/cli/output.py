@@ -13,6 +13,7 @@ from homodyne.errors import InputError
 from homodyne.files import (
     FIGURE,
     OWN,
+    make_folder,
     remove_abandoned,
     require_writable,
     writable_folder,
@@ -69,7 +70,7 @@ class OutputFolder:
         with telling_what_remains(lambda: f"the result is in {self.path}, {len(self._figures())} figures are drawn"):
             from homodyne.viz.figures import figure_bytes, standard_figures
 
-            (self.path / FIGURES).mkdir(exist_ok=True)
+            make_folder(self.path / FIGURES)
             for name, figure in standard_figures(result, data, truth):
                 content = bytes(figure_bytes(figure))
                 self._note(content)
@@ -85,6 +86,12 @@ class OutputFolder:
                 raise InputError(f"{file} is read by this command and would be replaced; choose another --output")
             if not overwrite:
                 raise InputError(f"{file} exists; choose another folder (--output) or replace it (--overwrite)")
+            if not (self.path / INVENTORY).exists():
+                raise InputError(
+                    f"{file} exists, and there is no {INVENTORY}, in which homodyne notes what it has written: it is "
+                    "of an earlier version, or of somebody else, and --overwrite does not replace it; remove it yourself "
+                    "if it is a result that you do not need, or choose another folder (--output)"
+                )
             if not self._wrote(file):
                 raise InputError(
                     f"{file} is not as homodyne has written it, --overwrite does not replace it; move it away or "

@@ -1,6 +1,7 @@
 """Reading two-time data from files: :func:`load` returns maps, :func:`describe` what a file holds."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.data import checks
-from homodyne.data.checks import FloatArray, MapArray, MapArrays, distinct_q, listed, maps_at_q
+from homodyne.data.checks import CONTRADICTION, FloatArray, MapArray, MapArrays, distinct_q, listed, maps_at_q
 from homodyne.data.mapping import release_pages
 from homodyne.data.missing import examine, sentences, upright
 from homodyne.data.plausibility import level, unusual
@@ -24,7 +25,7 @@ from homodyne.data.twotime import (
     examine_maps,
     oriented,
 )
-from homodyne.errors import DataError
+from homodyne.errors import DataError, HomodyneWarning
 from homodyne.reading import require_budget
 
 MAPPED_BYTES = 1 << 26
@@ -63,7 +64,7 @@ def load(
     frames : (first, last), optional
         Frames, 1-based and inclusive. All by default.
     gap : float, optional
-        Gap between the plates, Å.
+        Gap between the plates, Å. One that the file states otherwise is not used, with a warning.
     dt : float, optional
         Time between frames, s. Needed only when the file does not state it; must agree with it within 1 %
         otherwise.
@@ -111,8 +112,13 @@ def load(
         place: dict[str, Any] = {"read": os.path.abspath(path), "format": catalog.format, "frames": [first - 1, last]}
         if units:
             place["units"] = dict(units)
+        if age_origin:
+            place["age_origin"] = float(age_origin)
         if catalog.names:
             facts["map names"] = ", ".join(catalog.names[k] for k in index)
+        if gap is not None and catalog.gap not in (None, gap):
+            facts["gap"] = f"{gap:g} Å was given; {catalog.gap:g} Å, which the file states, is not used"
+            warnings.warn(HomodyneWarning(f"{path}: gap = {facts['gap']}"), stacklevel=2)
         pixels, mean_counts = (
             _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")
         )
@@ -142,6 +148,7 @@ def require_selected(
     frames: tuple[int, int] | None,
     gap: float | None,
     dt: float | None,
+    age_origin: float,
 ) -> None:
     """Refuse data that `load` would not have returned for these arguments.
 
@@ -163,6 +170,12 @@ def require_selected(
     if gap is not None and data.gap is not None and gap != data.gap:
         raise DataError(f"gap = {gap:g} Å, but that of the data is {data.gap:g} Å; leave one out.")
     resolve_dt(own, dt)
+    known = {data.age_origin, *(place["age_origin"] for place in data.places if "age_origin" in place)}
+    if age_origin and not any(np.isclose(age_origin, one, rtol=CONTRADICTION, atol=0.0) for one in known):
+        raise DataError(
+            f"age_origin = {age_origin:g} s, but the ages of the data count from {data.age_origin:g} s; give it to "
+            "load, or leave it out."
+        )
 
 
 def read_map(

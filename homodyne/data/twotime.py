@@ -406,7 +406,8 @@ def map_label(q: float, phi: float) -> str:
 
 def _raw_diagonal(c2: MapArrays, given: FloatArray | None) -> FloatArray | None:
     """Return the diagonals as float64, or None if one is missing or replaced."""
-    lines = [(np.diagonal(one).astype(np.float64), np.diagonal(one, 1).astype(np.float64)) for one in each_map(c2)]
+    with np.errstate(invalid="ignore"):  # of NaN that signal
+        lines = [(np.diagonal(one).astype(np.float64), np.diagonal(one, 1).astype(np.float64)) for one in each_map(c2)]
     raw = np.array([line for line, _ in lines] if given is None else given, dtype=np.float64)
     return None if any(_replaced(line, above) for line, (_, above) in zip(raw, lines, strict=True)) else raw
 

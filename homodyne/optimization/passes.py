@@ -27,7 +27,7 @@ from homodyne.data.references import Reference, content_digest, file_of, identit
 from homodyne.data.twotime import map_label
 from homodyne.device.config import detect_hardware
 from homodyne.errors import DataError, ExecutionError, InputError
-from homodyne.files import OWN, write_atomically
+from homodyne.files import OWN, make_folder, write_atomically
 from homodyne.likelihood.direct import direct_sums, moments_of_sums
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes
@@ -442,7 +442,7 @@ class Passes:
             )  # fmt: skip
             place = self.folder / "runs" / manifest.fingerprint[:32] if jobs and self.folder is not None else None
             if place is not None:
-                place.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(place.parent)
             store = self._open.enter_context(opened(place, manifest))
             if not store.ready:
                 for k in range(maps.num_maps):
@@ -515,12 +515,7 @@ class Passes:
 
     def _keep(self, key: str, row: Array) -> None:
         file = self._file(key)
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot make {str(file.parent)!r}, in reduction.store: {error.strerror or error}"
-            ) from error
+        make_folder(file.parent)
         write_atomically(file, store_files.seal({"row": row, "key": np.frombuffer(key.encode(), np.uint8)}), OWN)
 
 

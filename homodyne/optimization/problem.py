@@ -104,7 +104,13 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
     """
     wanted, model = config.experimental_data, model_of(config)
     require_selected(
-        data, q=wanted.q_selection, phi=wanted.phi_selection, frames=wanted.frames, gap=wanted.gap, dt=wanted.dt
+        data,
+        q=wanted.q_selection,
+        phi=wanted.phi_selection,
+        frames=wanted.frames,
+        gap=wanted.gap,
+        dt=wanted.dt,
+        age_origin=wanted.age_origin,
     )
     gap = wanted.gap if data.gap is None else data.gap
     if model.needs_gap and gap is None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import HomodyneWarning, InputError
-from homodyne.files import FIGURE, write_atomically
+from homodyne.files import FIGURE, make_folder, write_atomically
 from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.viz.consensus import agreement_figure, divergence_figure, shard_forest_figure
 from homodyne.viz.cuts import cut_figure
@@ -65,11 +65,7 @@ def save_figures(
         raise InputError(f"figure format is {format!r}; expected one of {', '.join(FORMATS)}")
     if data is not None:
         _check_belongs(result, data)
-    place = Path(directory)
-    try:
-        place.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make directory {os.fspath(directory)!r}: {error.strerror}") from error
+    place = make_folder(Path(directory))
     return [
         write_atomically(place / f"{name}.{format}", figure_bytes(figure, format), FIGURE)
         for name, figure in standard_figures(result, data, truth)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from homodyne.cli.interruption import Interrupted
-from homodyne.cli.output import CONFIG, RESULT, SUMMARY, OutputFolder, output_folder
+from homodyne.cli.output import CONFIG, INVENTORY, RESULT, SUMMARY, OutputFolder, output_folder
 from homodyne.config.io import load_config
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import OWN, write_atomically
@@ -51,9 +51,19 @@ def test_files_of_somebody_else_are_never_replaced(tmp_path, name, overwrite):
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.write_text("precious")
-    with pytest.raises(InputError, match=f"{name} (exists|is not as homodyne has written it)"):
+    with pytest.raises(InputError, match=f"{name} exists.*--overwrite"):
         opened(tmp_path, overwrite=overwrite).__enter__()
     assert tree(tmp_path) == {name: b"precious"}
+
+
+def test_a_result_without_a_note_of_what_was_written_is_not_replaced(tmp_path):
+    with opened(tmp_path) as folder:
+        fill(folder, "one")
+    (tmp_path / INVENTORY).unlink()
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=r"there is no .homodyne.json, .* earlier version.* remove it yourself"):
+        opened(tmp_path, overwrite=True).__enter__()
+    assert tree(tmp_path) == before
 
 
 def test_other_files_are_left_alone(tmp_path):

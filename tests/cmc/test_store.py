@@ -209,7 +209,7 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
         ShardStore.create(tmp_path, manifest())
     with pytest.raises(InputError, match="has no manifest.json"):
         ShardStore.open(tmp_path)
-    with pytest.raises(InputError, match="cannot make a store"):
+    with pytest.raises(InputError, match="cannot make the folder"):
         ShardStore.create(tmp_path / "thesis.tex", manifest())
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from homodyne.data import describe, from_cube, load, save_hdf5
-from homodyne.errors import DataError
+from homodyne.errors import DataError, HomodyneWarning
 
 
 def expected_cells(made, bins) -> dict[tuple[float, float], np.ndarray]:
@@ -390,6 +390,30 @@ def test_what_is_not_used_is_listed(aps_u, npz, tmp_path):
     assert listed[1] == "multi-tau results in /xpcs/multitau"
     assert "begin_frame = 101" in load(aps_u(change=change), q=0.004).source["not used"]
     assert describe(npz(mask=np.ones(3))).unused == ("arrays mask",)
+
+
+def test_masks_that_are_not_used_are_listed(aps_u, aps_8idi, nxxpcs):
+    def more(file):
+        file["/entry/instrument/detector_1/pixel_mask"] = np.ones((3, 3))
+        file["/entry/masked"] = h5py.SoftLink("/entry/instrument")
+        file["/entry/again"] = file["/entry"]  # round and round
+
+    said = "masks /entry/instrument/detector_1/pixel_mask"
+    assert describe(aps_u(change=more)).unused == (said,)
+    assert load(nxxpcs(change=more), q=0.005).source["not used"].endswith(said)
+    assert describe(aps_8idi(more)).unused == (said,)
+    assert describe(aps_8idi()).unused == ()
+
+
+def test_a_gap_that_takes_the_place_of_that_of_the_file_is_said(made, tmp_path, recwarn):
+    data = from_cube(made.cube(2), np.arange(1.0, made.N + 1), [0.0, 90.0], 0.01, gap=2e6)
+    save_hdf5(tmp_path / "own.h5", data)
+    with pytest.warns(HomodyneWarning, match=r"own.h5: gap = 1e\+06 Å was given; 2e\+06 Å, which the file states"):
+        again = load(tmp_path / "own.h5", gap=1e6)
+    assert again.gap == 1e6
+    assert "2e+06 Å, which the file states, is not used" in again.source["gap"]
+    assert load(tmp_path / "own.h5", gap=2e6).gap == load(tmp_path / "own.h5").gap == 2e6
+    assert len(recwarn) == 0
     with h5py.File(tmp_path / "g2.h5", "w") as file:
         file["/xpcs/multitau/normalized_g2"] = np.ones(3)
     with pytest.raises(DataError, match=r"It holds g2 \(/xpcs/multitau\), averages over time"):

@@ -47,6 +47,7 @@ def data():
         ({"q": 0.02}, "is not in the data"),
         ({"frames": [1, 30]}, "the data have 1 to 60"),
         ({"dt": 0.2}, "contradicts dt"),
+        ({"age_origin": 5.0}, "age_origin = 5 s, but the ages of the data count from 0 s"),
     ],
 )
 def test_data_that_the_configuration_does_not_describe_are_refused(data, given, message):

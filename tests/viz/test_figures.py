@@ -135,11 +135,10 @@ def test_wrong_input_leaves_nothing(static, laminar, tmp_path):
         save_figures(static.result, replace(static.data, q=np.array([0.0055])), tmp_path / "a")
     with pytest.raises(InputError, match=r"fit.jpeg: expected a name that ends in .png, .pdf, .svg"):
         figure_format("fit.jpeg")
-    with pytest.raises(InputError, match="cannot make directory"):
-        save_figures(static.result, static.data, tmp_path / "a" / "b")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot make directory"):
-        save_figures(static.result, static.data, tmp_path / "file")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=f"cannot make the folder '{folder}': .*; choose another"):
+            save_figures(static.result, static.data, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -74,5 +74,5 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
         names=tuple(names),
         facts={"maps": maps, "q and phi": f"{Q_LIST}, {PHI_LIST}"},
         missing=tuple(missing),
-        unused=unused,
+        unused=(*unused, *hdf5.other_masks(file, "/xpcs/mask")),
     )

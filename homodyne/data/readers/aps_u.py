@@ -53,7 +53,7 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
         names=tuple(names),
         facts={"maps": MAPS, "q and phi": f"{QMAP}/dynamic_index_mapping"},
         missing=tuple(missing),
-        unused=tuple(_unused(file)),
+        unused=(*_unused(file), *hdf5.other_masks(file, f"{QMAP}/mask")),
     )
 
 

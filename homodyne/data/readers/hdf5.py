@@ -265,6 +265,27 @@ def texts(file: "h5py.File", path: str, most: int = _MOST_TEXTS) -> list[str]:
         return [text(found[place], where) for place in np.ndindex(found.shape)]
 
 
+def other_masks(file: "h5py.File", used: str) -> tuple[str, ...]:
+    """What to say of masks of a file, datasets with "mask" in their names, beside the one that is used."""
+    import h5py
+
+    found, groups, seen, num_names = [], ["/"], set(), 0
+    with reading(f"{file.filename}: names of masks"):
+        while groups and num_names < _MOST_TEXTS:
+            here = file[groups.pop()]
+            place = h5py.h5o.get_info(here.id).addr
+            num_names += len(here)
+            for name in () if place in seen else here:
+                inside = here.get(name, getlink=True, getclass=True) is h5py.HardLink
+                kind, path = here.get(name, getclass=True) if inside else None, f"{here.name.rstrip('/')}/{name}"
+                if kind is h5py.Group:
+                    groups.append(path)
+                elif kind is h5py.Dataset and "mask" in name.lower() and path != used:
+                    found.append(path)
+            seen.add(place)
+    return (f"masks {', '.join(sorted(found))}",) if found else ()
+
+
 def stated_unit(file: "h5py.File", path: str) -> str | None:
     """Return the unit that the attributes of a dataset state: `units`, or `unit`, in any case."""
     found = dataset(file, path)

@@ -96,7 +96,7 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
         names=names,
         facts={"maps": where, "storage_mode": mode, "baseline_reference": str(baseline), "q": q_path, "phi": phi_path},
         missing=tuple(missing),
-        unused=unused,
+        unused=(*unused, *hdf5.other_masks(file, f"{entry}/{MASKS}/mask")),
     )
 
 

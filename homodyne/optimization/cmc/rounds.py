@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import InputError
-from homodyne.files import OWN, replacing, write_atomically
+from homodyne.files import OWN, make_folder, replacing, write_atomically
 from homodyne.optimization.cmc import store_files
 from homodyne.optimization.cmc.backends.child import Failed, find_function
 from homodyne.optimization.cmc.model import Model
@@ -83,10 +83,7 @@ class Round:
         }  # fmt: skip
         points = first.points
         made = cls(store, _name(shared, points), shared, points)
-        try:
-            made.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make {os.fspath(made.folder)!r}: {error.strerror or error}") from error
+        make_folder(made.folder)
         if points is not None:
             with replacing(made.folder / "points.npy", OWN) as sink:
                 np.lib.format.write_array(sink, np.ascontiguousarray(points), allow_pickle=False)

@@ -30,6 +30,7 @@ from homodyne.errors import InputError
 from homodyne.files import (
     OWN,
     STAGE,
+    make_folder,
     remove_abandoned,
     remove_abandoned_temporaries,
     replacing,
@@ -170,11 +171,8 @@ class ShardStore:
                 )
         store = cls(place, manifest, kept)
         store.ready  # noqa: B018  refuses the manifest of another run
-        try:
-            for name in ("shards", "results", "failures"):
-                (place / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make a store at {os.fspath(path)!r}: {error.strerror or error}") from error
+        for name in ("shards", "results", "failures"):
+            make_folder(place / name)
         return store
 
     @classmethod
@@ -432,8 +430,8 @@ def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
             raise InputError(f"array name {name!r}: use letters, digits and underscores, a letter first")
         if np.asarray(value).dtype.kind not in store_files.NUMBERS:
             raise InputError(f"array {name!r} has type {np.asarray(value).dtype}; a shard holds numbers only")
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for stale in [*folder.glob("*.npy"), folder / _ARRAYS_FILE]:  # of a set-up that was killed
             stale.unlink(missing_ok=True)
     except OSError as error:

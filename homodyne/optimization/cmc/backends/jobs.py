@@ -26,7 +26,7 @@ from typing import Literal
 
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
-from homodyne.files import OWN, write_atomically
+from homodyne.files import OWN, make_folder, write_atomically
 from homodyne.optimization.cmc.backends.multiprocessing import thread_limits
 from homodyne.optimization.cmc.rounds import Round
 from homodyne.optimization.cmc.store_files import read_json, write_json
@@ -236,7 +236,7 @@ def submit(
     folder = work.store.path.resolve() / "jobs"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else folder
     for each in (folder, logs):
-        each.mkdir(parents=True, exist_ok=True)
+        make_folder(each)
     number = len(list(folder.glob("[0-9]*.sh")))
     stem, name = folder / f"{number:04d}", f"homodyne{secrets.token_hex(3)}"
     text = "".join(f"{shard} {attempt} {caution}\n" for shard, attempt, caution in elements)
