@@ -89,8 +89,8 @@ class OutputFolder:
             if not (self.path / INVENTORY).exists():
                 raise InputError(
                     f"{file} exists, and there is no {INVENTORY}, in which homodyne notes what it has written: it is "
-                    "of an earlier version, or of somebody else, and --overwrite does not replace it; remove it yourself "
-                    "if it is a result that you do not need, or choose another folder (--output)"
+                    "of an earlier version, or of somebody else, and --overwrite does not replace it; remove it "
+                    "yourself if it is a result that you do not need, or choose another folder (--output)"
                 )
             if not self._wrote(file):
                 raise InputError(
