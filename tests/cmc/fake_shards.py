@@ -92,6 +92,7 @@ def wait(task):
     """Wait until the folder holds a file of this name."""
     while not (task.folder / "go").exists():
         time.sleep(0.02)
+    (task.folder / f"{task.shard_id}.done").touch()
 
 
 def stop(task):

@@ -1,10 +1,12 @@
 """Backends: every task is run, a failing one is recorded, and nothing is left behind, whatever is killed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from running import options, outcome, task, until
 from homodyne.device.config import HardwareConfig
 from homodyne.errors import InputError
 from homodyne.optimization.cmc import backends
-from homodyne.optimization.cmc.backends.base import BackendOptions, SequentialBackend
+from homodyne.optimization.cmc.backends.base import BackendOptions, Clock, SequentialBackend
 from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend, worker_environment
 from homodyne.optimization.cmc.backends.selection import choose_backend, select_backend
 from homodyne.optimization.cmc.store import ShardStore, write_arrays
@@ -316,6 +318,82 @@ def test_an_interruption_ends_everything(tmp_path):
     assert errors.count("KeyboardInterrupt") == 1
     assert all(map(reaped, pids(tmp_path).values()))
     assert ShardStore.open(tmp_path / "store").pending() == [1, 2]
+
+
+def stopped(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def test_a_program_that_is_stopped_while_its_workers_work_goes_on(tmp_path):
+    command = [sys.executable, program(tmp_path), tmp_path, "wait", "wait", "return"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        until(lambda: {"0-0", "1-0"} <= pids(tmp_path).keys() or parent.poll() is not None)
+        os.kill(parent.pid, signal.SIGSTOP)
+        until(lambda: stopped(parent.pid))
+        (tmp_path / "go").touch()
+        until(lambda: all((tmp_path / f"{k}.done").exists() for k in range(2)))
+        os.kill(parent.pid, signal.SIGCONT)
+        said, _ = parent.communicate()
+    assert said == "[0, 1, 2] []\n"
+    for result in ShardStore.open(tmp_path / "store").results():
+        expected = np.random.default_rng(result.shard_id).normal(size=result.samples.shape)
+        np.testing.assert_array_equal(result.samples, expected)
+
+
+def test_a_clock_stands_still_while_nobody_looks():
+    now = [5.0]
+    clock = Clock(2.0, lambda: now[0])
+    seen = []
+    for step in (1.0, 1e6, 0.5):
+        now[0] += step
+        seen.append(clock())
+    assert seen == [1.0, 3.0, 3.5]
+
+
+def test_nothing_is_measured_by_the_time_of_day(monkeypatch):
+    """It jumps where a machine sets its clock."""
+    days = iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: 1e5 * next(days) * (-1) ** next(days))
+    limits = options(timeout=600.0, silence=600.0, straggler=600.0)
+    results, failures = outcome(MultiprocessingBackend(limits), [task(0), task(1), task(2, "first die")])
+    assert (sorted(results), failures) == ([0, 1, 2], [])
+    source = Path(backends.__file__).parents[3]
+    assert not [file for file in source.rglob("*.py") if re.search(r"\btime\.time\(|datetime|utcnow", file.read_text())]
+
+
+LIMITED = """
+import os, resource, sys
+sys.path.insert(0, {here!r})
+import fake_shards
+from homodyne.errors import ExecutionError
+from homodyne.data.readers.apart import open_apart
+from homodyne.optimization.cmc.backends.base import BackendOptions
+from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
+import pickle, queue, homodyne.optimization.cmc.types, homodyne.device.config
+
+if os.geteuid() == 0:
+    os.setuid(65534)  # root has no limit
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+try:
+    MultiprocessingBackend(BackendOptions(num_workers=2, run="fake_shards:run")).run(
+        [fake_shards.FakeTask(0)], on_result=print)
+except ExecutionError as error:
+    print(error)
+try:
+    with open_apart("a.h5", None, None):
+        pass
+except ExecutionError as error:
+    print(error)
+"""
+
+
+def test_where_no_process_can_be_started_a_sentence_says_so():
+    done = subprocess.run([sys.executable, "-c", LIMITED.format(here=str(HERE))], capture_output=True, text=True)
+    first, second = done.stdout.splitlines()
+    assert first.startswith("a worker process cannot be started ([Errno 11] Resource temporarily unavailable")
+    assert "raise the limit of processes (ulimit -u)" in first
+    assert second.startswith("the process that reads files cannot be started: Resource temporarily unavailable")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 SCRIPT = """

@@ -260,6 +260,60 @@ def test_who_is_a_straggler():
     assert agenda.stragglers() == [again]
 
 
+def test_what_is_slow_is_said_long_before_it_is_run_a_second_time(caplog):
+    now = [0.0]
+    agenda = Agenda([task(0), task(1)], lambda *_: None, None, options(straggler=300.0), lambda: now[0])
+    first, last = agenda.take(), agenda.take()
+    agenda.note_begun(first), agenda.note_begun(last)
+    now[0] = 5.0
+    agenda.settle(first, "result")
+    now[0] = 29.0
+    assert agenda.stragglers() == []
+    assert caplog.messages == []
+    now[0] = 31.0
+    assert agenda.stragglers() == agenda.stragglers() == []
+    assert caplog.messages == ["shard 1 has been running for 31 s, the median of the 1 finished shards is 5 s"]
+    now[0] = 301.0
+    assert agenda.stragglers() == [last]
+    assert agenda.stragglers() == []
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("come", [None, "result", Failed("lost")])
+def test_workers_of_which_nothing_comes_are_named_once(come, caplog):
+    now = [0.0]
+    agenda = Agenda([task(0), task(1)], lambda *_: None, None, options(silence=300.0), lambda: now[0])
+    agenda.warn_of_silence()
+    first, _ = agenda.take(), agenda.take()
+    now[0] = 149.0
+    agenda.warn_of_silence()
+    if come is not None:
+        agenda.settle(first, come)
+    assert [text for text in caplog.messages if "come back" in text] == []
+    for now[0] in (151.0, 400.0):
+        agenda.warn_of_silence()
+    said = [text for text in caplog.messages if "no shard has come back for 151 s" in text]
+    assert len(said) == (come is None)
+
+
+def test_a_pool_without_workers_is_named(caplog):
+    """Such as a cluster that waits for nodes."""
+    waiting = ThreadPoolExecutor(1)
+    blocked = threading.Event()
+    waiting.submit(blocked.wait)
+
+    def go_on():
+        until(lambda: any("no shard has come back" in text for text in caplog.messages))
+        blocked.set()
+
+    watcher = threading.Thread(target=go_on)
+    watcher.start()
+    with waiting:
+        results, failures = outcome(ExecutorBackend(lambda: nullcontext(waiting), options(silence=0.1)), [task(0)])
+    watcher.join()
+    assert (list(results), failures) == ([0], [])
+
+
 def test_the_last_shard_is_a_straggler_when_none_has_finished():
     now = [0.0]
     agenda = Agenda([task(0), task(1)], lambda *_: None, None, options(straggler=10.0, early_stop=0), lambda: now[0])

@@ -14,7 +14,7 @@ from typing import Any
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, HomodyneError, InputError
 from homodyne.optimization.cmc.backends import find_backend
-from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
+from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, Clock, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.jobs import UNKNOWN, Dialect, Job, State, found, recorded, submit
 from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
@@ -108,10 +108,11 @@ class ArrayBackend(CMCBackend):
         """Submit every task without a result, and wait."""
         if tasks and tasks[0].points is not None and not self.jobs.evaluate_in_jobs:
             return self._here.run(tasks, on_result=on_result, progress=progress)
-        agenda = Agenda(tasks, on_result, progress, self.options)
+        clock = Clock(2 * (self.pace.longest + self.pace.command))
+        agenda = Agenda(tasks, on_result, progress, self.options, clock)
         if not agenda.finished:
             work = Round.write(tasks, self.options.run)
-            _Watch(self, work, agenda).wait()
+            _Watch(self, work, agenda, clock).wait()
             if not agenda.failures:
                 work.remove()
         return agenda.failures
@@ -162,9 +163,9 @@ def cancel(store: Path) -> list[Job]:
 class _Watch:
     """One run: what is in the hands of the scheduler, and since when it should have come back."""
 
-    def __init__(self, backend: ArrayBackend, work: Round, agenda: Agenda) -> None:
+    def __init__(self, backend: ArrayBackend, work: Round, agenda: Agenda, clock: Clock) -> None:
         self.dialect, self.jobs, self.pace = backend.dialect, backend.jobs, backend.pace
-        self.work, self.agenda = work, agenda
+        self.work, self.agenda, self.clock = work, agenda, clock
         self.sent: dict[int, Job] = {}  # every job of this run, by number
         self.held: dict[int, _Element] = {}
         self.over: set[tuple[int, int]] = set()  # elements that are settled
@@ -172,7 +173,7 @@ class _Watch:
         self.seen: set[tuple[int, int]] = set()  # elements that the scheduler has said to have
         self.gone: dict[int, float] = {}  # since when a shard without a result is over, or not heard of
         self.refused = 0  # submissions, one after the other
-        self.heard = time.monotonic()
+        self.heard = self.clock()
 
     def wait(self) -> None:
         """Take up earlier jobs, submit the rest, and settle every task."""
@@ -230,7 +231,7 @@ class _Watch:
         """Ask the scheduler for the others, and settle those who have had their time."""
         jobs = {element.job for element in self.held.values()}
         states = {number: self._status(self.sent[number]) for number in sorted(jobs)}
-        now = time.monotonic()
+        now = self.clock()
         for shard, element in list(self.held.items()):
             known = states[element.job]
             if known is None or self.agenda.finished or shard not in self.held:
@@ -260,12 +261,12 @@ class _Watch:
             if job.job:
                 known = self.dialect.status(job.job, len(job.elements), self.pace.command)
         except ExecutionError as error:
-            silent = time.monotonic() - self.heard
+            silent = self.clock() - self.heard
             if silent > self.pace.patience:
                 raise ExecutionError(f"{self.dialect.name} is out of reach for {silent:.0f} s ({error})") from error
             logger.warning("%s; %s is asked again", error, self.dialect.name)
             return None
-        self.heard = time.monotonic()
+        self.heard = self.clock()
         self.ended[job.number] = {index for index, state in enumerate(known) if state.phase == "ended"}
         return known
 
@@ -332,7 +333,7 @@ class _Watch:
             logger.info("job %s of %s has %d shards", job.job or job.name, self.dialect.name, len(part))
             for index, task in enumerate(part):
                 self._hold(task, job, index)
-            self.heard, self.refused = time.monotonic(), 0
+            self.heard, self.refused = self.clock(), 0
 
     def _not_now(self, error: ExecutionError) -> None:
         """Put up with a submission that failed, while others run or for a few looks."""

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 SLOW = 3.0
 """A straggler takes longer than this many medians of the shards that are finished."""
 
+EARLY = 30.0
+"""Seconds after which one is reported, long before it may be run a second time."""
+
 RUN_SHARD = "homodyne.optimization.cmc.worker:run_shard"
 """The function that does the work: samples a shard, or evaluates statistics on it."""
 
@@ -191,6 +194,29 @@ class CMCBackend(ABC):
         self.close()
 
 
+class Clock:
+    """Seconds that this process has seen pass: it stands still while the process is stopped or the machine sleeps.
+
+    Parameters
+    ----------
+    most
+        Seconds between two looks at most; what is more was not seen.
+    source
+        Seconds since some moment; never the time of day, which jumps.
+    """
+
+    def __init__(self, most: float, source: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._source = most, source
+        self._last, self._seen = source(), 0.0
+
+    def __call__(self) -> float:
+        """Look at the clock."""
+        now = self._source()
+        self._seen += min(now - self._last, self._most)
+        self._last = now
+        return self._seen
+
+
 class Agenda:
     """Which tasks are still to do, and what has come of the others.
 
@@ -224,7 +250,9 @@ class Agenda:
         self._clock = clock
         self._taken: dict[int, tuple[ShardTask, float]] = {}
         self._begun: dict[int, tuple[ShardTask, float]] = {}
-        self._slow: set[int] = set()  # shards whose slowness has been reported
+        self._told: set[int] = set()  # shards whose slowness has been reported
+        self._slow: set[int] = set()  # shards that were returned as stragglers
+        self._silent = True  # until that has been reported
         self._seconds: list[float] = []  # that finished shards have taken
 
     @property
@@ -261,24 +289,36 @@ class Agenda:
         return news
 
     def stragglers(self) -> list[ShardTask]:
-        """Report, and return, tasks that run for much longer than finished ones did; each once.
+        """Report tasks that run for much longer than finished ones did, and return those worth a second run; each once.
 
-        The last task that is open, when none has finished, is reported as soon as it could be a straggler: its
-        answer may be lost.
+        They are reported early, and returned after `straggler` seconds. The last task that is open, when none has
+        finished, is both as soon as it could be a straggler: its answer may be lost.
         """
         lone = len(self._open) == 1 and not self._seconds and not self._waiting
         running = {shard_id: self._taken[shard_id] for shard_id in self._open} if lone else self._begun
-        now = self._clock()
-        late = [each for k, each in running.items() if k not in self._slow and self._is_late(now - each[1], lone)]
-        for task, since in late:
-            logger.warning("shard %d has been running for %.0f s, %s", task.shard_id, now - since, self._usual())
-            self._slow.add(task.shard_id)
-        return [task for task, _ in late]
+        limit, now, found = self._options.straggler, self._clock(), []
+        earliest = limit if lone else min(limit, EARLY)
+        for task, since in running.values():
+            seconds, shard_id = now - since, task.shard_id
+            slow = bool(self._seconds) and seconds > SLOW * statistics.median(self._seconds)
+            if shard_id not in self._told and (slow or lone) and seconds >= earliest:
+                logger.warning("shard %d has been running for %.0f s, %s", shard_id, seconds, self._usual())
+                self._told.add(shard_id)
+            if shard_id not in self._slow and (slow or lone) and seconds >= limit:
+                self._slow.add(shard_id)
+                found.append(task)
+        return found
 
-    def _is_late(self, seconds: float, lone: bool) -> bool:
-        return seconds >= self._options.straggler and (
-            lone or (bool(self._seconds) and seconds > SLOW * statistics.median(self._seconds))
-        )
+    def warn_of_silence(self) -> None:
+        """Report that nothing has come of any task yet, once, for workers that give no other sign of life."""
+        since = min((since for _, since in self._taken.values()), default=math.inf)
+        seconds = self._clock() - since
+        if self._silent and not self._seconds and not self._reasons and seconds >= self._options.silence / 2:
+            self._silent = False
+            logger.warning(
+                "no shard has come back for %.0f s, the only sign of life of these workers: look whether they run",
+                seconds,
+            )
 
     def _usual(self) -> str:
         if not self._seconds:
@@ -289,6 +329,7 @@ class Agenda:
         """Note what has come of a task: a result, or `Failed`."""
         _, since = self._begun.pop(task.shard_id, self._taken[task.shard_id])
         self._slow.discard(task.shard_id)
+        self._told.discard(task.shard_id)
         if isinstance(outcome, Failed):
             self._settle_failure(task, outcome)
         else:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from homodyne.optimization.cmc.backends import child
-from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
+from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, Clock, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.multiprocessing import run_beside, thread_limits
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
@@ -88,7 +88,7 @@ class ExecutorBackend(CMCBackend):
         self, tasks: Sequence[ShardTask], *, on_result: OnResult, progress: Progress | None = None
     ) -> list[ShardFailure]:
         """Run every task through the executor."""
-        agenda = Agenda(tasks, on_result, progress, self.options)
+        agenda = Agenda(tasks, on_result, progress, self.options, Clock(2 * TICK))
         flight = _Flight(child.make_setup(self.options.run, environment=thread_limits(1)))
         try:
             while not agenda.finished:
@@ -107,6 +107,7 @@ class ExecutorBackend(CMCBackend):
     def _submit(self, agenda: Agenda, flight: "_Flight") -> None:
         """Hand over what waits, then stragglers a second time, as far as there are places."""
         limit = 1 if flight.suspects else self._in_flight
+        agenda.warn_of_silence()
         flight.slow += agenda.stragglers()
         while (agenda.num_waiting or flight.slow) and (limit is None or len(flight.tasks) < limit):
             again = not agenda.num_waiting

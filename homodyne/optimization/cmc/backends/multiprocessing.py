@@ -14,17 +14,16 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
 from homodyne.device.config import detect_hardware
-from homodyne.errors import InputError
+from homodyne.errors import ExecutionError, InputError
 from homodyne.optimization.cmc.backends import child
-from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, CMCBackend, OnResult
+from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, Clock, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
 from homodyne.optimization.density import Progress
@@ -93,15 +92,16 @@ class MultiprocessingBackend(CMCBackend):
                 "a worker process was asked to start workers: the program that started it runs its shards when it "
                 "is merely imported; put that call under: if __name__ == '__main__'"
             )
-        agenda = Agenda(tasks, on_result, progress, self.options)
+        clock = Clock(2 * TICK)
+        agenda = Agenda(tasks, on_result, progress, self.options, clock)
         self._dismiss([worker for worker in self._workers if not worker.alive])  # died between two runs
         try:
-            clock = time.monotonic()
+            now = clock()
             while not agenda.finished:
                 self._hand_out(agenda)
                 self._handle_events(agenda)
-                clock, elapsed = time.monotonic(), time.monotonic() - clock
-                self._check_limits(agenda, min(elapsed, 2 * TICK))
+                before, now = now, clock()
+                self._check_limits(agenda, now - before)
                 agenda.stragglers()
         finally:
             self._dismiss([worker for worker in self._workers if worker.task is not None or not self._kept])
@@ -156,10 +156,7 @@ class MultiprocessingBackend(CMCBackend):
             agenda.settle(task, pickle.loads(memoryview(message)[1:]))
 
     def _check_limits(self, agenda: Agenda, elapsed: float) -> None:
-        """Let `elapsed` seconds pass for every busy worker, and end those that have used up a limit.
-
-        The clocks advance by what this process has seen pass, so that they stand still while it is stopped.
-        """
+        """Let `elapsed` seconds pass for every busy worker, and end those that have used up a limit."""
         for worker in [worker for worker in self._workers if worker.task is not None]:
             worker.silent += elapsed
             worker.running = None if worker.running is None else worker.running + elapsed
@@ -281,10 +278,11 @@ class _Worker:
 
     def start(self, setup: bytes, environment: Mapping[str, str], events: "_Events") -> None:
         """Start the process; what it sends goes to `events`."""
-        with self._theirs:
-            self._process = _start(self._theirs.fileno(), environment)
-        reader = threading.Thread(target=self._read, args=(events,), daemon=True)
-        reader.start()
+        with _starting():
+            with self._theirs:
+                self._process = _start(self._theirs.fileno(), environment)
+            reader = threading.Thread(target=self._read, args=(events,), daemon=True)
+            reader.start()
         self._reader = reader
         self._send(setup)
 
@@ -292,7 +290,8 @@ class _Worker:
         """Send a task, in a thread of its own since a stopped process does not read."""
         self.task, self.silent, self.running = task, 0.0, None
         sender = threading.Thread(target=self._send, args=(message,), daemon=True)
-        sender.start()
+        with _starting():
+            sender.start()
         self._sender = sender
 
     def kill(self) -> None:
@@ -332,6 +331,18 @@ class _Worker:
 
 
 _Events = queue.SimpleQueue[tuple[_Worker, bytes | None]]
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Say what to do where the system allows no more processes or threads."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # the second of a thread
+        raise ExecutionError(
+            f"a worker process cannot be started ({error}): raise the limit of processes (ulimit -u), or use fewer "
+            "workers (num_workers)"
+        ) from error
 
 
 def _reap(process: subprocess.Popen[bytes]) -> int:
