@@ -6,6 +6,7 @@ exit code of that. Nobody works: statistics are kept by the tests.
 
 import shlex
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +16,9 @@ from running import outcome, until
 from homodyne.backend_registry import BACKENDS
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError
+from homodyne.optimization.cmc.backends import arrays
 from homodyne.optimization.cmc.backends.arrays import ArrayBackend, Pace, cancel
-from homodyne.optimization.cmc.backends.base import BackendOptions
+from homodyne.optimization.cmc.backends.base import BackendOptions, Clock
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.jobs import Job, State, recorded
 from homodyne.optimization.cmc.backends.pbs import PBS
@@ -175,6 +177,57 @@ def test_what_was_seen_and_is_not_heard_of_is_ended_before_it_is_sent_again(dial
     assert (sorted(results), failures) == ([0, 1], [])
     assert dialect.lines("submitted") == ["0000.sh", "0001.sh"]
     assert [len(job.elements) for job in recorded(store_of(tasks).path)] == [2, 1]
+
+
+ENDED = "".join(f"Job Id: 7[{k}].host\n    job_state = F\n    Exit_status = 0\n" for k in range(2))
+
+
+def test_results_that_a_shared_file_system_shows_late_are_waited_for(dialect, backend, tasks):
+    dialect.says(history=ENDED)
+    made = backend(max_attempts=1)
+    made.pace = replace(PACE, settle=30.0)
+    helper = beside(lambda: finish_later(dialect, tasks))
+    results, failures = outcome(made, tasks)
+    helper.join()
+    assert (sorted(results), failures) == ([0, 1], [])
+    assert dialect.lines("submitted") == ["0000.sh"]
+
+
+def test_results_that_never_come_have_failed_with_the_reason_of_the_scheduler(dialect, backend, tasks):
+    """Planted: the end of the wait above."""
+    dialect.says(history=ENDED.replace("Exit_status = 0", "Exit_status = 7"))
+    _, failures = outcome(backend(max_attempts=1), tasks)
+    assert ["exit code 7" in failure.reason for failure in failures] == [True, True]
+
+
+def test_a_coordinator_that_was_stopped_has_not_waited_meanwhile(dialect, backend, tasks, monkeypatch):
+    """Hours pass between two looks, as they do for a laptop that sleeps: no job is given up for that."""
+    dialect.says(now=RUNNING)
+    ahead = [0.0]
+    own = time.monotonic
+    made = backend()
+    made.pace = replace(PACE, longest=0.5, silence=60.0, patience=60.0)
+    stopping = Clock(2.0, lambda: own() + ahead[0])
+    monkeypatch.setattr(arrays, "Clock", lambda most: stopping)
+
+    def work():
+        asked(dialect, 3)
+        dialect.says()  # nothing is said of jobs that were seen
+        asked(dialect, 3)
+        ahead[0] += 1e5
+        asked(dialect, 3)
+        dialect.says(error="away", code=1)  # nor is the scheduler in reach
+        asked(dialect, 3)
+        ahead[0] += 1e5
+        asked(dialect, 3)
+        finish(tasks)
+
+    helper = beside(work)
+    results, failures = outcome(made, tasks)
+    helper.join()
+    assert (sorted(results), failures) == ([0, 1], [])
+    assert dialect.lines("submitted") == ["0000.sh"]
+    assert dialect.lines("cancelled") == []
 
 
 def test_a_lost_answer_to_a_submission_sends_nothing_twice(dialect, backend, tasks):
