@@ -2,10 +2,12 @@
 
 import faulthandler
 import logging
+import os
 import resource
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,8 @@ from homodyne.errors import ExecutionError, HomodyneError, HomodyneWarning
 EXECUTION_FAILED = 4
 FAULT = 70
 ADDRESS_SPACE = 3e9  # bytes that JAX takes with data that hardly count; 1.5e9 on two cores
+FEW_THREADS, THREADS_PER_CORE = 8, 6
+"""Threads that JAX starts: 20 on two cores, with those of its libraries."""
 _SMALL = ("inspect", "status", "cancel", "unlock", "config", "store", "hardware", "compare")  # commands without JAX
 REPEAT = 3.0  # seconds after which an interruption that was swallowed is raised again
 INTERRUPTED = 130
@@ -61,6 +65,7 @@ def _options(
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     if context.invoked_subcommand not in _SMALL:
         _require_address_space()
+        _require_threads()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_printable_record)
     logging.getLogger("homodyne").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -74,6 +79,27 @@ def _require_address_space() -> None:
             f"not enough memory: this process is limited to {limit / 1e9:.2g} GB of address space (ulimit -v), "
             f"compiled code and its threads take {ADDRESS_SPACE / 1e9:.2g} GB; raise the limit"
         )
+
+
+def _require_threads() -> None:
+    """Refuse a limit of processes under which compiled code would abort, which starts threads of its own."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count, go = FEW_THREADS + THREADS_PER_CORE * cores, threading.Event()
+    trial = [threading.Thread(target=go.wait) for _ in range(count)]
+    started = []
+    try:
+        for one in trial:
+            one.start()
+            started.append(one)
+    except RuntimeError as error:
+        raise ExecutionError(
+            f"compiled code needs about {count} threads, the system allows {len(started)} more: raise the limit of "
+            "processes (ulimit -u), or end some"
+        ) from error
+    finally:
+        go.set()
+        for one in started:
+            one.join()
 
 
 def _printable_record(record: logging.LogRecord) -> bool:

@@ -365,6 +365,7 @@ LIMITED = """
 import os, resource, sys
 sys.path.insert(0, {here!r})
 import fake_shards
+from homodyne.cli.program import run
 from homodyne.errors import ExecutionError
 from homodyne.data.readers.apart import open_apart
 from homodyne.optimization.cmc.backends.base import BackendOptions
@@ -384,16 +385,20 @@ try:
         pass
 except ExecutionError as error:
     print(error)
+sys.stderr = sys.stdout
+print(run(["simulate", "a.h5"]))
 """
 
 
 def test_where_no_process_can_be_started_a_sentence_says_so():
     done = subprocess.run([sys.executable, "-c", LIMITED.format(here=str(HERE))], capture_output=True, text=True)
-    first, second = done.stdout.splitlines()
+    first, second, third, code = done.stdout.splitlines()
     assert first.startswith("a worker process cannot be started ([Errno 11] Resource temporarily unavailable")
     assert "raise the limit of processes (ulimit -u)" in first
     assert second.startswith("the process that reads files cannot be started: Resource temporarily unavailable")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert third.startswith("error: compiled code needs about ")
+    assert third.endswith("raise the limit of processes (ulimit -u), or end some")
+    assert (code, done.returncode, done.stderr) == ("4", 0, "")
 
 
 SCRIPT = """
