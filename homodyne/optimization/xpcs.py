@@ -459,6 +459,7 @@ def require_shards(config: Config, maps: Maps | None) -> None:
         folder = faults.of(store_folder, cmc)
         if maps is not None and isinstance(cmc.sharding.num_shards, int):
             faults.of(require_count, maps, cmc.sharding.num_shards, cmc.sharding.strategy)
+            faults.of(_require_pairs, config, maps, cmc.sharding.num_shards)
         if cmc.backend.name != "auto":
             backend = faults.of(placed, cmc, 2, detect_hardware())
             if backend is not None and backend.elsewhere and folder is None and not faults.found:
@@ -466,6 +467,19 @@ def require_shards(config: Config, maps: Maps | None) -> None:
                     f"optimization.cmc.backend.name is {cmc.backend.name!r}, whose jobs need a folder that they see "
                     "too: set optimization.cmc.backend.checkpoint_dir, and keep enable_checkpoints true"
                 )
+
+
+def _require_pairs(config: Config, maps: Maps, num_shards: int) -> None:
+    """Refuse shards with fewer pairs of frames than what is unknown: hardly a chain on one of them finds a start."""
+    good = np.count_nonzero(maps.alive, axis=1)
+    pairs, free = int(np.sum(good * (good - 1) // 2)), len(space_of(config, maps.t).free_names)
+    unknown = free + 2 * maps.num_maps
+    if num_shards > 1 and pairs < unknown * num_shards:
+        raise InputError(
+            f"{num_shards} shards of {pairs} pairs of frames have {pairs / num_shards:.2g} each, fewer than what is "
+            f"unknown ({free} parameters, contrast and offset of {maps.num_maps} maps): use at most "
+            f"{max(pairs // unknown, 1)} shards (optimization.cmc.sharding.num_shards)"
+        )
 
 
 def count_shards(num_points: int, cmc: CMCConfig, hardware: HardwareConfig) -> tuple[int, str]:
