@@ -136,7 +136,10 @@ def test_a_limit_of_memory_is_refused_in_one_sentence():
     [
         ({"sharding.num_shards": 500}, "use at most (7|28) shards"),
         ({"sharding.num_shards": 500, "sharding.strategy": "interleaved"}, "use at most 7 shards"),
-        ({"sharding.num_shards": 20}, "pairs of frames have .* each, fewer than what is unknown .3 parameters, contrast"),
+        (
+            {"sharding.num_shards": 20},
+            "pairs of frames have .* each, fewer than what is unknown .3 parameters, contrast",
+        ),
         ({"backend.enable_checkpoints": True}, "no folder is given to keep the shards in"),
         ({"backend.checkpoint_dir": "/proc/x"}, "cannot write to the folder '/proc/x'"),
     ],

@@ -61,7 +61,8 @@ def open_apart(path: str | os.PathLike[str], format: str | None, units: Mapping[
         return None if found is None else map_place(path, found)
 
     try:
-        found: Catalog = process.ask("open", os.getcwd(), process.path, format, units and dict(units), reading.SECONDS)
+        folder = "/" if os.path.isabs(path) else os.getcwd()
+        found: Catalog = process.ask("open", folder, process.path, format, units and dict(units), reading.SECONDS)
         yield replace(found, read_map=read_map, map_file=None if found.map_file is None else map_file)
     finally:
         process.release()
