@@ -86,10 +86,12 @@ def test_what_is_granted_is_enough_for_one_large_chunk(aps_u, made):
 
 def test_an_end_that_is_not_the_fault_of_the_file(aps_u):
     path = aps_u()
+    apart._dismiss()
+    before = set(children())
     with open_catalog(path) as catalog:
         out = np.empty((12, 12), np.float32)
         catalog.read_map(0, slice(0, 12), out)
-        (busy,) = set(children()) - {one._process.pid for one in apart._idle}
+        (busy,) = set(children()) - before
         os.kill(busy, signal.SIGKILL)
         with pytest.raises(ExecutionError, match="was killed, as a machine out of memory does"):
             catalog.read_map(1, slice(0, 12), out)
