@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from homodyne.errors import ConvergenceError, ExecutionError, HomodyneWarning, InputError
-from homodyne.optimization.cmc import certificate, consensus
+from homodyne.optimization.cmc import certificate, consensus, coordinator
 from homodyne.optimization.cmc.adapters import LogDensityModel
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.certificate import certify
@@ -280,6 +280,44 @@ def test_numpyro_function_agrees_with_the_closed_form():
     assert_mean(np.log(flat(found, "rate"))[:, None], exact.mean)
 
 
+def test_all_data_are_asked_once_at_a_point(monkeypatch):
+    asked, evaluated = [], consensus._Run._evaluated
+
+    def noted(self, points, step):
+        asked.append((step, points))
+        return evaluated(self, points, step)
+
+    monkeypatch.setattr(consensus._Run, "_evaluated", noted)
+    problem = conjugate.beta_bernoulli(n=1024)
+    found = run(problem.model, problem.data, 4)
+    points = np.concatenate([points for _, points in asked])
+    assert len(np.unique(points, axis=0)) == len(points)
+    assert "joint draws" not in dict(asked)  # those were points of the certificate
+    assert found.diagnostics["polish"]["steps"] == [0.0]  # the mode of all data is known
+    assert found.diagnostics["polish"]["arrived"]
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_shards_start_at_the_mode_of_all_data(monkeypatch, followed):
+    """A pool of 4000 observations has its mode a few standard deviations of the posterior away."""
+    problem, given = conjugate.gaussian_mean(n=100_000), {}
+
+    def run_consensus(model, store, init, *args, **how):
+        given["init"] = init
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(coordinator, "run_consensus", run_consensus)
+    if not followed:  # planted
+        monkeypatch.setattr(coordinator, "on_all_data", lambda model, whole, modes: modes)
+    with pytest.raises(KeyboardInterrupt):
+        run(problem.model, problem.data, 4)
+    exact = problem.posterior()
+    away = np.abs(given["init"].center - exact.mean) / exact.sd
+    assert (away.max() < 1e-6) if followed else (away.max() > 2.0)
+    if followed:
+        np.testing.assert_allclose(given["init"].covariance, 4.0 * exact.covariance, rtol=1e-6)
+
+
 @pytest.mark.parametrize("factor", [1.5, 3.0, 10.0])
 def test_corrupted_shard_is_named(factor):
     problem = conjugate.exponential_rate(n=1600)
@@ -454,6 +492,29 @@ def test_one_draw_where_the_posterior_is_zero_is_enough(beyond):
     said = f"Of 2000 draws {beyond} lie where the posterior is zero; weighted points replace the draws"
     assert (said in judged.certificate.reason) == (beyond > 0)
     assert judged.resample(1000, 0).max() < WALL
+
+
+@pytest.mark.parametrize("wall", [True, False])
+def test_draws_of_a_normal_distribution_that_points_replace_are_not_evaluated(wall):
+    asked = []
+
+    def evaluate(points):
+        asked.extend(points[:, 0])
+        return walled(points) if wall else -0.5 * (points[:, 0] / SD) ** 2
+
+    draws = SD * np.random.default_rng(1).normal(size=(1000, 1))
+    judged = certify(
+        evaluate, draws, names=["z"], num_points=1000, seed=0, gaussian=([0.0], [[SD**2]]), approximate=500
+    )
+    assert judged.certificate.verdict == ("CORRECTED" if wall else "CERTIFIED"), judged.certificate.reason
+    assert ("% of the normal approximation lie where the posterior is zero" in judged.certificate.reason) == wall
+    if wall:  # 0.62 % of it lie there, seen by about twenty points
+        assert 0.2 < float(judged.certificate.reason.split()[1]) < 1.2
+    assert not set(asked) & set(draws[:, 0])
+    assert len(asked) == 1000
+    own = certify(evaluate, draws, names=["z"], num_points=1000, seed=0, gaussian=([0.0], [[SD**2]]))
+    assert set(draws[:, 0]) <= set(asked)  # where they are what is returned
+    assert own.certificate.verdict == judged.certificate.verdict
 
 
 @pytest.mark.parametrize("combination", ["weighted", "consensus"])

@@ -183,7 +183,8 @@ def certify(
 
     Evaluates the posterior at ``num_points`` points, twice as many when the second rung is needed, up to eleven
     times as many when the third is, fifty times where that nearly suffices, and, unless ``draws_log_density`` is
-    given, at all draws: none may lie where the posterior is zero.
+    given, at all draws: none may lie where the posterior is zero. Draws of a known normal distribution that are
+    replaced whatever the verdict are not evaluated: the points tell how much of that distribution lies there.
 
     Parameters
     ----------
@@ -228,15 +229,18 @@ def certify(
     main = normal_of(x.reshape(-1, x.shape[2]), gaussian)
     if main is None:
         return _unable(names, "The draws do not vary in all directions, so that no proposal can be fitted to them.")
-    values = _values(x, draws_log_density, evaluate)
-    unbelievable = unbelievable or _outside(values)
-    known = (None, None) if gaussian is not None else _known(x, values, num_points)
+    replaced = gaussian is not None and approximate > 0 and draws_log_density is None
+    at_draws = None if replaced else _values(x, draws_log_density, evaluate)
+    known = (None, None) if gaussian is not None or at_draws is None else _known(x, at_draws, num_points)
     given = Draws(x, independent, tuple(names), *known)
 
     centres = [main, *(Normal.of(mode, covariance) for mode, covariance in modes)]
     proposal = around(main, centres[1:], evaluate)
     points = proposal.draw(num_points, rng)
     values = evaluate(points)
+    log_ratios = main.log_density(points) - proposal.log_density(points)
+    outside = _beyond(log_ratios, values, x) if at_draws is None else _outside(at_draws)
+    unbelievable = unbelievable or outside
     half = None if gaussian is not None else normal_of(given.early)
     first = climb(given, points, values, proposal, main, half, rng)
     if isinstance(first, str):
@@ -483,6 +487,18 @@ def _outside(values: Array) -> str:
     """Sentence about draws where the posterior is zero; empty where there are none."""
     count = int(np.count_nonzero(~np.isfinite(values)))
     return f"Of {values.size} draws {count} lie where the posterior is zero" if count else ""
+
+
+def _beyond(log_ratios: Array, values: Array, x: Array) -> str:
+    """Sentence about a normal distribution of which one draw or more of x (chain, draw, d) would lie outside; or none.
+
+    `log_ratios` (n,) are those of the normal distribution to the proposal of the points with these log densities.
+    """
+    weights = np.exp(log_ratios - log_ratios.max())
+    share = float(weights[~np.isfinite(values)].sum() / weights.sum())
+    if share * x.shape[0] * x.shape[1] < 1.0:
+        return ""
+    return f"About {100.0 * share:.2g} % of the normal approximation lie where the posterior is zero"
 
 
 def _known(x: Array, values: Array, num_points: int) -> tuple[Array, Array]:

@@ -50,6 +50,7 @@ PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)
 LOOKS = 64  # draws of shards from which other modes are looked for
 DEALT = 39  # times that observations are dealt to shards anew
 PROBES = 3  # points at which the identity is checked
+REMEMBERED = 20_000  # points of which statistics are kept
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def run_consensus(
     backend: CMCBackend,
     *,
     modes: Sequence[Mode] = (),
+    exact: bool = False,
     progress: Progress | None = None,
 ) -> Consensus:
     """Sample what is missing in the store, combine, polish, certify.
@@ -206,6 +208,8 @@ def run_consensus(
         Runs the tasks.
     modes
         (mode, covariance) of the full posterior, as far as they are known.
+    exact
+        Whether these are the modes and curvatures of all data, so that no Newton step can mend them.
     progress
         Called with (step, done, total).
 
@@ -216,7 +220,7 @@ def run_consensus(
         that are finished.
     """
     with backend:
-        return _Run(model, store, init, settings, backend, modes, progress).result()
+        return _Run(model, store, init, settings, backend, modes, exact, progress).result()
 
 
 class _Run:
@@ -230,12 +234,14 @@ class _Run:
         settings: ConsensusSettings,
         backend: CMCBackend,
         modes: Sequence[Mode],
+        exact: bool,
         progress: Progress | None,
     ) -> None:
         self.model, self.store, self.init, self.settings = model, store, init, settings
-        self.backend, self.modes, self.progress = backend, modes, progress
+        self.backend, self.modes, self.exact, self.progress = backend, modes, exact, progress
         self.num_shards, self.dim = store.manifest.num_shards, len(model.names)
         self.whole: Any | None = None  # all data, where a model joins its shards
+        self.met: dict[bytes, Array] = {}  # statistics (k,) of points that were evaluated
         self.timings: dict[str, float] = {}
         self.highest, self.height = np.full(self.dim, np.nan), -np.inf  # the best point met, and its log density
 
@@ -363,11 +369,14 @@ class _Run:
             return None
         merged = combined.mean[: self.dim], combined.cov[: self.dim, : self.dim]
         around = self.init.covariance / self.num_shards
-        starts = [merged, *((np.asarray(mode), np.asarray(cov)) for mode, cov in self.modes)]
-        starts.append((self.init.center, around))
+        known = [(np.asarray(mode), np.asarray(cov)) for mode, cov in self.modes]
+        starts = [*known, merged, (self.init.center, around)]
         heights = self._log_density(np.array([mean for mean, _ in starts]), "polish")
         best = int(np.argmax(np.where(np.isfinite(heights), heights, -np.inf)))
-        found = polish(lambda points: self._log_density(points, "polish"), *starts[best])
+        if self.exact and best < len(known):
+            found = Polished(*known[best], steps=(0.0,), shift=0.0, arrived=True)
+        else:
+            found = polish(lambda points: self._log_density(points, "polish"), *starts[best])
         way = np.linalg.solve(np.linalg.cholesky(found.covariance), found.mean - merged[0])
         return replace(found, shift=float(np.linalg.norm(way)))
 
@@ -517,6 +526,16 @@ class _Run:
         return values
 
     def _statistics(self, points: Array, step: str) -> Array:
+        """Statistics of all data at points (S, d), from memory where these were met before."""
+        if len(self.met) > REMEMBERED:
+            self.met.clear()
+        keys = [point.tobytes() for point in points]
+        new = {key: k for k, key in enumerate(keys) if key not in self.met}
+        if new:
+            self.met.update(zip(new, self._evaluated(points[[*new.values()]], step), strict=True))
+        return np.array([self.met[key] for key in keys])
+
+    def _evaluated(self, points: Array, step: str) -> Array:
         """Statistics of all data at points (S, d): here where the shards are joined, or by a round of the backend."""
         if self.whole is not None:
             return self.model.statistics(points, self.whole)

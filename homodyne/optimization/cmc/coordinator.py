@@ -161,19 +161,21 @@ def sample_consensus(
             shards = [held.read_shard(k) for k in range(num_shards)]
         with step("initialization"):
             pool = pool_samples_from_shards(shards, -(-POOL // num_shards), seed=seed)
-            modes = look_for_modes(engine, pool, size, seed)
+            modes, whole = look_for_modes(engine, pool, size, seed), engine.load(arrays)
+            exact = engine.joined([whole]) is not None
+            if exact:
+                modes = on_all_data(engine, whole, modes)
             init = _initialize(engine, shards, modes, initialization, size / num_shards, seed)
             if known_method(settings.combination) != "average" and init.method != "identity":
                 init = replace(init, cavity=min(CAVITY, num_shards - 1.0))
-            whole = engine.load(arrays)
             check_identity(engine, lambda k: engine.load(shards[k]), num_shards, whole, init.center, seed)
-            if engine.joined([whole]) is not None:
-                modes = on_all_data(engine, whole, modes)
         if runner is None:
             pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
             runner = select_backend(hardware, num_shards=num_shards, pure_jax=pure, options=options)
-        found = run_consensus(engine, held, init, settings, runner, modes=modes.normals(), progress=progress)
-    if found.certificate.verdict == REFUSED and not found.objections and engine.joined([whole]) is not None:
+        found = run_consensus(
+            engine, held, init, settings, runner, modes=modes.normals(), exact=exact, progress=progress
+        )
+    if found.certificate.verdict == REFUSED and not found.objections and exact:
         found = _sampled_whole(found, modes, engine, whole, init, settings, progress)
     found = _with_modes(found, modes)
     diagnostics = {

@@ -80,7 +80,7 @@ class Model(ABC):
 
     def log_joint(self, x: Array, shard: Any, power: float) -> float:
         """Log density of a shard's subposterior at joint coordinates x (D,)."""
-        return float(self.log_likelihood(jnp.asarray(x), shard, power)) + power * float(self.log_prior(jnp.asarray(x)))
+        return float(_subposterior_program(self)(jnp.asarray(x), self.argument(shard), power))
 
     def statistics(self, z: Array, shard: Any) -> Array:
         """Everything that a shard tells about the full log likelihood at points z (S, d), as (S, k)."""
@@ -117,6 +117,12 @@ class Model(ABC):
 def _likelihood_program(model: Model) -> Callable[[Array, Any], Array]:
     """Compiled log likelihood (S,) of points z (S, d) and the argument of a shard."""
     return at_points(lambda z, argument: model.log_likelihood(z, argument, 1.0))
+
+
+@functools.lru_cache(maxsize=8)
+def _subposterior_program(model: Model) -> Callable[[jax.Array, Any, float], jax.Array]:
+    """Compiled log density of a shard at a point."""
+    return jax.jit(model.log_subposterior)
 
 
 @functools.lru_cache(maxsize=8)
