@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -505,7 +504,7 @@ class _Run:
 
     def _log_likelihood(self, points: Array, statistics: Array) -> Array:
         """Log likelihood of a shard at points (S, d) from its statistics there; -inf outside the support."""
-        prior = np.array([float(self.model.log_prior(jnp.asarray(point))) for point in points])
+        prior = self.model.log_priors(points)
         inside = np.isfinite(prior)
         values = self.model.log_density(points, self.model.merge([statistics]))
         return np.where(inside, values - np.where(inside, prior, 0.0), -np.inf)

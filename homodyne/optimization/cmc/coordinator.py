@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -275,8 +274,7 @@ def _sampled_whole(
 def _densities(model: Model, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[float, ...]:
     """Log prior and log likelihood of all data at a few fixed points: what tells this model from others."""
     points = np.random.default_rng(0).uniform(-1.0, 1.0, (2, len(model.names)))
-    priors = [float(model.log_prior(jnp.asarray(point))) for point in points]
-    return *priors, *model.statistics(points, model.load(arrays)).ravel().tolist()
+    return *model.log_priors(points).tolist(), *model.statistics(points, model.load(arrays)).ravel().tolist()
 
 
 def _initialize(

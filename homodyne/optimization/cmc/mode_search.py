@@ -131,20 +131,18 @@ def _climber(log_density: LogDensity) -> Callable[[Array], tuple[Array, Array, A
             return ~state[-1] & (state[0] < _STEPS)
 
         def move(state):  # type: ignore[no-untyped-def]
-            number, z, at, _, _ = state
+            number, z, _, _, _ = state
+            at = expand(z)  # in this place only: it is most of the program
             step = step_of(at[1], at[2])
+            arrived = at[1] @ step < jnp.maximum(ENOUGH, 1e-11 * jnp.abs(at[0]))
             trials = z + jnp.asarray(_LENGTHS)[:, None] * step
             heights = jax.vmap(log_density)(trials)
             place = jnp.argmax(jnp.where(jnp.isfinite(heights), heights, -jnp.inf))
-            higher = heights[place] > at[0]
-            z = jnp.where(higher, trials[place], z)
-            at = expand(z)
-            gain = at[1] @ step_of(at[1], at[2])
-            arrived = gain < jnp.maximum(ENOUGH, 1e-11 * jnp.abs(at[0]))
-            return number + 1, z, at, arrived, arrived | ~higher | ~usable(at)
+            ended = arrived | ~(heights[place] > at[0]) | ~usable(at)
+            return number + 1, jnp.where(ended, z, trials[place]), at, arrived, ended
 
-        at = expand(start)
-        first = jnp.zeros((), int), start, at, jnp.zeros((), bool), ~usable(at)
+        d, no = len(start), jnp.zeros((), bool)
+        first = jnp.zeros((), int), start, (jnp.zeros(()), jnp.zeros(d), jnp.zeros((d, d))), no, no
         _, z, at, arrived, _ = jax.lax.while_loop(proceed, move, first)
         curved = jnp.linalg.eigvalsh(_unit(at[2]))[0] > 1e-10
         return z, at[0], at[2], arrived & curved & usable(at)

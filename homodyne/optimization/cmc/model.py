@@ -102,9 +102,13 @@ class Model(ABC):
         """Statistics of all shards together, (S, k), from those of each."""
         return np.asarray(np.sum(statistics, axis=0))
 
+    def log_priors(self, z: Array) -> Array:
+        """Log density of the prior at points z (S, d), (S,)."""
+        return np.asarray(_prior_program(self)(np.asarray(z), None))
+
     def log_density(self, z: Array, merged: Array) -> Array:
         """Full log posterior density at points z (S, d) from merged statistics (S, k)."""
-        prior = np.asarray(_prior_program(self)(jnp.asarray(z)))
+        prior = self.log_priors(z)
         total = prior + merged[:, 0]
         return np.where(np.isfinite(prior), total, -np.inf)
 
@@ -126,6 +130,6 @@ def _subposterior_program(model: Model) -> Callable[[jax.Array, Any, float], jax
 
 
 @functools.lru_cache(maxsize=8)
-def _prior_program(model: Model) -> Callable[[Any], jax.Array]:
-    """Compiled log prior of many points."""
-    return jax.jit(jax.vmap(model.log_prior))
+def _prior_program(model: Model) -> Callable[[Array, None], Array]:
+    """Compiled log prior (S,) of points z (S, d)."""
+    return at_points(lambda z, _: model.log_prior(z))

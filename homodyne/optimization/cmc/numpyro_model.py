@@ -3,6 +3,7 @@
 Its latent sites make the prior, its observed sites the likelihood; what belongs to neither is refused.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from homodyne.optimization.cmc.splitting import (
     some_rows,
 )
 from homodyne.optimization.density import check_log_density
+
+DRAWN = 64  # draws of the prior in one call
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,17 @@ class NumPyroModel(ArrayModel):
 
     def prior_draws(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
         """Draws (n', d) of the latent sites in coordinates; standard normal times 3 where a prior is improper."""
+        words = rng.integers(2**32, size=(-(-n // DRAWN), DRAWN, 2), dtype=np.uint32)
+        drawn = np.concatenate([_draw_program(self)(own) for own in words])[:n]
+        return np.asarray(drawn[np.isfinite(drawn).all(axis=1)], dtype=np.float64)
+
+    def prior_draw(self) -> Callable[[jax.Array], jax.Array]:
+        """A function of the words (2,) of a random key that gives one of `prior_draws`."""
         from numpyro.distributions import ImproperUniform, biject_to
         from numpyro.handlers import block, seed, substitute, trace
 
-        def one(key: jax.Array) -> jax.Array:
+        def one(words: jax.Array) -> jax.Array:
+            key = jax.random.wrap_key_data(words)
             far = jax.random.fold_in(key, 1)
 
             def place(site: dict[str, Any]) -> jax.Array | None:
@@ -126,9 +136,7 @@ class NumPyroModel(ArrayModel):
             drawn = [biject_to(sites[s.name]["fn"].support).inv(sites[s.name]["value"]) for s in self._sites]
             return jnp.concatenate([jnp.ravel(value) for value in drawn])
 
-        keys = jax.random.split(jax.random.key(int(rng.integers(2**32))), n)
-        drawn = np.asarray(jax.jit(jax.vmap(one))(keys), dtype=np.float64)
-        return drawn[np.isfinite(drawn).all(axis=1)]
+        return one
 
     def constrain(self, z: jax.Array) -> dict[str, jax.Array]:
         """Values of the latent sites and of those deterministic sites that do not depend on the data, at z (d,)."""
@@ -228,6 +236,12 @@ class NumPyroModel(ArrayModel):
             message = f"deterministic sites {varying} depend on the data and are not reported"
             warnings.warn(message, HomodyneWarning, stacklevel=4)
         self._deterministic = tuple(name for name in self._deterministic if name not in varying)
+
+
+@functools.lru_cache(maxsize=8)
+def _draw_program(model: NumPyroModel) -> Callable[[npt.NDArray[np.uint32]], jax.Array]:
+    """Compiled draws (n, d) of the prior from words (n, 2) of random keys."""
+    return jax.jit(jax.vmap(model.prior_draw()))
 
 
 def _names_of(prior_sites: Sequence[str] | None) -> tuple[str, ...] | None:
