@@ -13,6 +13,7 @@ from benchmarks.validation.calibration import STATIC, with_noise
 from benchmarks.validation.fits import LIKELIHOOD, Answer, from_weights, pilot_at, ranks, with_likelihood
 from benchmarks.validation.records import Unit, append, read
 from benchmarks.validation.report import misses, ranks_by_name, smallest_p, write_report
+from benchmarks.validation.studies import STUDIES
 from known_answers.conjugate import gaussian_mean
 from known_answers.families import FAMILIES, LEVELS, Case
 
@@ -22,8 +23,15 @@ SOME = [
     ("Cauchy", 1),
     ("flat priors", 0),
     ("symmetric mixture", 0),
+    ("strong prior", 1),
+    ("one observation per shard", 1),
+    ("squared", 1),
+    ("logistic", 1),
+    ("separated", 3),
+    ("no counts", 0),
+    ("waiting time", 2),
 ]
-"""Families and seeds of the study of the generic engine that run here."""
+"""Families and seeds of the study of the generic engine that run here, 1 to 64 shards."""
 
 
 class TestBands:
@@ -121,6 +129,14 @@ def test_shards_that_agree_and_one_that_does_not():
 
 
 class TestGenericEngine:
+    def test_study_has_120_models_and_a_tenth_of_them_runs_here(self):
+        study = STUDIES["generic engine"]
+        models = [(family, seed) for family in study.cases for seed in range(study.sets_of(family, study.sets))]
+        assert len(models) >= 120
+        assert set(SOME) <= set(models)
+        assert len(SOME) >= 12
+        assert {FAMILIES[family](seed).num_shards for family, seed in SOME} >= {1, 4, 16, 64}
+
     @pytest.mark.parametrize(("family", "seed"), SOME)
     def test_some_of_the_models(self, family, seed):
         record = engine.one(family, seed)
