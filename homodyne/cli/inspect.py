@@ -32,6 +32,8 @@ def inspect(
     say(f"selected: {data}")
     for line in data.left_out_lines():
         say(f"left out    {line}")
+    if data.weights is not None:
+        say(f"weights     {data.weight_line()}")
     if figure is not None:
         from homodyne.viz import inspect_figure
 

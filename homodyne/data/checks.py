@@ -22,6 +22,9 @@ _SMALL = 1 << 24  # bytes that are there
 SAME_Q = 1e-4
 """Relative difference below which two values of q are one wave vector; different ones are never pooled."""
 
+DUPLICATE_TOLERANCE = 1e-4
+"""Relative difference up to which c2(t1, t2) and c2(t2, t1) are the same measurement (float32 rounding)."""
+
 CONTRADICTION = 0.01
 """Relative difference above which a value given by the user contradicts the one in the file."""
 

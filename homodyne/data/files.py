@@ -17,7 +17,16 @@ from homodyne.data.mapping import release_pages
 from homodyne.data.missing import examine, sentences, upright
 from homodyne.data.plausibility import level, unusual
 from homodyne.data.readers import open_catalog
-from homodyne.data.readers.catalog import Angles, Catalog, Wavevectors, is_open, resolve_dt, select_phi, select_q
+from homodyne.data.readers.catalog import (
+    Angles,
+    Catalog,
+    ReadMap,
+    Wavevectors,
+    is_open,
+    resolve_dt,
+    select_phi,
+    select_q,
+)
 from homodyne.data.twotime import (
     MIN_FRAMES,
     TwoTimeData,
@@ -122,6 +131,11 @@ def load(
         pixels, mean_counts = (
             _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")
         )
+        weights = None
+        if catalog.read_weights is not None and catalog.num_weights:
+            alike = catalog.num_weights == 1
+            weights = _read(catalog, catalog.read_weights, index if not alike else np.zeros(1, np.intp), chosen)
+            weights = weights[0] if alike else weights
         return assemble(
             maps,
             t=times,
@@ -137,7 +151,7 @@ def load(
             places=tuple({**place, "map": int(number)} for number in index),
             pixels=pixels,
             mean_counts=mean_counts,
-        )
+        ).weighted(weights)
 
 
 def require_selected(
@@ -257,11 +271,18 @@ def _maps(catalog: Catalog, index: NDArray[np.intp], frames: slice) -> MapArrays
         if isinstance(in_file, tuple):
             return tuple(one[frames, frames] for one in in_file)
         return in_file[:, frames, frames]
+    return _read(catalog, catalog.read_map, index, frames)
+
+
+def _read(catalog: Catalog, read: ReadMap, index: NDArray[np.intp], frames: slice) -> MapArray:
+    """Selected maps, or their weights, read into memory."""
+    n = frames.stop - frames.start
+    size = 4 * index.size * n * n
     require_budget(size, catalog.path, f"{index.size} maps of {n} frames")
     checks.require_memory(size, f"{index.size} maps of {n} frames", "Select fewer maps or frames.")
     cube = np.empty((index.size, n, n), np.float32)
     for k, number in enumerate(index):
-        catalog.read_map(int(number), frames, cube[k])
+        read(int(number), frames, cube[k])
     return cube
 
 

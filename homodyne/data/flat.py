@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
-from homodyne.data.checks import FloatArray, MapArray
-from homodyne.data.twotime import DUPLICATE_TOLERANCE, MIN_FRAMES, TwoTimeData, assemble, map_label
+from homodyne.data.checks import DUPLICATE_TOLERANCE, FloatArray, MapArray
+from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble, map_label
 from homodyne.data.units import Units
+from homodyne.data.weights import checked
 from homodyne.errors import DataError
 
 SAME_TIME = 5e-7
@@ -34,6 +35,8 @@ def from_arrays(
     pixels: ArrayLike | None = None,
     mean_counts: ArrayLike | None = None,
     units: Mapping[str, str] | None = None,
+    weights: ArrayLike | None = None,
+    frame_weights: ArrayLike | None = None,
 ) -> TwoTimeData:
     """Make a data set from points (data, t1, t2, phi, q), with a map for every q and phi that occur together.
 
@@ -59,6 +62,10 @@ def from_arrays(
         Pixels per map and mean counts per pixel and frame, in the order of increasing q, then phi.
     units : mapping, optional
         Units of "t", "phi", "q" and "gap" where they are others than these, such as {"t": "ms", "q": "1/nm"}.
+    weights : array, optional
+        Of points, as `data` or broadcastable to it; (t1, t2) and (t2, t1) have the same. See `TwoTimeData.weighted`.
+    frame_weights : array (n_frames,), optional
+        In the order of increasing time.
 
     Raises
     ------
@@ -70,7 +77,7 @@ def from_arrays(
     scale = {name: stated.factor(name, None, name) for name in ("t", "q", "phi")}
     gap = gap if gap is None else stated.scaled("gap", gap)
     stated.require_used()
-    points = _Points(data, t1, t2, phi, q, scale)
+    points = _Points(data, t1, t2, phi, q, scale, weights)
     times = checks.merged(points.distinct("t"), SAME_TIME)
     waves = checks.distinct_q(points.distinct("q"))
     directions = checks.merged(points.distinct("phi"), SAME_ANGLE, relative=False)
@@ -83,20 +90,30 @@ def from_arrays(
     labels = [map_label(waves[r], directions[a]) for r, a in zip(at_q, at_phi, strict=True)]
     n, n_maps = times.size, len(labels)
     _require_grid(points.size, n, n_maps)
+
+    def placed(name: str) -> Iterator[tuple[FloatArray, NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
+        """Values of one array with the map and the two frames that they belong to, a chunk at a time."""
+        for value, first, second, wave, angle in points.chunks(name, "t1", "t2", "q", "phi"):
+            k = number[np.searchsorted(q_edges, wave), np.searchsorted(angle_edges, angle)]
+            yield value, k, np.searchsorted(time_edges, first), np.searchsorted(time_edges, second)
+
     cube, diagonal = np.full((n_maps, n, n), np.nan, np.float32), np.full((n_maps, n), np.nan)
-    for value, first, second, wave, angle in points.chunks("data", "t1", "t2", "q", "phi"):
+    for value, k, i, j in placed("data"):
         known = ~np.isnan(value)
-        i, j = np.searchsorted(time_edges, first), np.searchsorted(time_edges, second)
-        k = number[np.searchsorted(q_edges, wave), np.searchsorted(angle_edges, angle)]
         on, off = known & (i == j), known & (i != j)
         _put(diagonal, (k[on], i[on]), value[on], times, labels)
         _put(cube, (k[off], np.minimum(i, j)[off], np.maximum(i, j)[off]), value[off], times, labels)
+    of_pairs = None
+    if weights is not None:
+        of_pairs = np.full((n_maps, n, n), np.nan, np.float32)
+        for value, k, i, j in placed("weights"):
+            off = i != j
+            _put(of_pairs, (k[off], np.minimum(i, j)[off], np.maximum(i, j)[off]), value[off], times, labels, "weights")
+        of_pairs[np.isnan(of_pairs)] = 0.0  # no data there
     masked = None
     if points.masked:
         masked, counted = np.zeros((n_maps, n, n), dtype=bool), points.masked_sides()
-        for mask, first, second, wave, angle in points.chunks("mask", "t1", "t2", "q", "phi"):
-            i, j = np.searchsorted(time_edges, first), np.searchsorted(time_edges, second)
-            k = number[np.searchsorted(q_edges, wave), np.searchsorted(angle_edges, angle)]
+        for mask, k, i, j in placed("mask"):
             out = (mask != 0) & counted[np.sign(j - i) + 1]
             masked[k[out], np.minimum(i, j)[out], np.maximum(i, j)[out]] = True
         cube[masked] = np.nan
@@ -116,14 +133,21 @@ def from_arrays(
         age_origin=float(times[0] - dt),
         source={"format": "flat arrays", "points": str(points.size)},
         masked=masked,
-    )
+    ).weighted(of_pairs, frame_weights)
 
 
 class _Points:
     """The arrays broadcast against `data` without being expanded, handed out in chunks."""
 
     def __init__(
-        self, data: ArrayLike, t1: ArrayLike, t2: ArrayLike, phi: ArrayLike, q: ArrayLike, scale: Mapping[str, float]
+        self,
+        data: ArrayLike,
+        t1: ArrayLike,
+        t2: ArrayLike,
+        phi: ArrayLike,
+        q: ArrayLike,
+        scale: Mapping[str, float],
+        weights: ArrayLike | None = None,
     ) -> None:
         self._scale = {"t1": scale["t"], "t2": scale["t"], "phi": scale["phi"], "q": scale["q"]}
         given = {"data": data, "t1": t1, "t2": t2, "phi": phi, "q": q}
@@ -132,6 +156,8 @@ class _Points:
         self.masked = bool(np.ma.is_masked(values))
         if self.masked and values.dtype.kind == "f":
             given["data"] = np.ma.filled(values, np.nan)
+        if weights is not None:
+            given["weights"] = checked("weights", weights).astype(np.float64)
         arrays = {name: np.asarray(values) for name, values in given.items()}
         for name, array in arrays.items():
             if array.dtype.kind not in ("f" if name == "data" else "fiu"):
@@ -146,9 +172,9 @@ class _Points:
             full = {name: np.broadcast_to(array, shape) for name, array in arrays.items()}
         except ValueError:
             raise DataError(
-                "data, t1, t2, phi and q do not belong together: "
+                f"{', '.join(shapes)} do not belong together: "
                 + ", ".join(f"{name} has shape {size}" for name, size in shapes.items())
-                + "; expected equal lengths, or t1, t2, phi and q that broadcast to data."
+                + "; expected equal lengths, or others that broadcast to data."
             ) from None
         self.size = int(arrays["data"].size)
         if self.size == 0:
@@ -226,17 +252,23 @@ def _put(
     value: FloatArray,
     times: FloatArray,
     labels: list[str],
+    what: str = "values",
 ) -> None:
     """Write values into an array of NaN; a place that is taken must hold the same value."""
     before = target[index]
-    _require_agreement(np.where(np.isnan(before), value, before), value, index, times, labels)
+    _require_agreement(np.where(np.isnan(before), value, before), value, index, times, labels, what)
     with np.errstate(over="ignore", invalid="ignore"):
         target[index] = value
-    _require_agreement(target[index], value, index, times, labels)
+    _require_agreement(target[index], value, index, times, labels, what)
 
 
 def _require_agreement(
-    held: NDArray[Any], value: FloatArray, index: tuple[NDArray[np.intp], ...], times: FloatArray, labels: list[str]
+    held: NDArray[Any],
+    value: FloatArray,
+    index: tuple[NDArray[np.intp], ...],
+    times: FloatArray,
+    labels: list[str],
+    what: str,
 ) -> None:
     with np.errstate(invalid="ignore"):
         scale = np.maximum(np.abs(held), np.abs(value))
@@ -245,7 +277,7 @@ def _require_agreement(
         k = int(np.argmax(apart))
         a, i, j = int(index[0][k]), int(index[1][k]), int(index[-1][k])
         raise DataError(
-            f"The point t1 = {times[i]} s, t2 = {times[j]} s, {labels[a]} occurs with the values "
-            f"{float(held[k]):.6g} and {value[k]:.6g}; expected equal values (c2 is symmetric in t1 and t2). "
+            f"The point t1 = {times[i]} s, t2 = {times[j]} s, {labels[a]} occurs with the {what} "
+            f"{float(held[k]):.6g} and {value[k]:.6g}; expected equal {what} (c2 is symmetric in t1 and t2). "
             "Give every point once, or load repeated measurements separately."
         )

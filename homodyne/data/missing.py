@@ -34,6 +34,7 @@ from homodyne.data.mapping import changeable, mapping_of
 
 KINDS = {
     "masked": "masked",
+    "weight": "of weight zero",
     "nan": "NaN",
     "infinite": "infinite",
     "impossible": "too far from all others",

@@ -14,17 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
-from homodyne.data.checks import BoolArray, FloatArray, MapArray, MapArrays
+from homodyne.data.checks import DUPLICATE_TOLERANCE, BoolArray, FloatArray, MapArray, MapArrays
 from homodyne.data.mapping import mapping_of, release_pages
 from homodyne.data.missing import LeftOut, constant, examine, sentences, strips, upper_strips, upright
 from homodyne.data.units import Units
+from homodyne.data.weights import of_pairs
 from homodyne.errors import DataError
 
 MIN_FRAMES = 3
 """Fewest usable frames from which anything can be learned."""
-
-DUPLICATE_TOLERANCE = 1e-4
-"""Relative difference up to which c2(t1, t2) and c2(t2, t1) are the same measurement (float32 rounding)."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,6 +64,9 @@ class TwoTimeData:
         Where `homodyne.load` finds every map again, see `homodyne.data.references`; empty for maps in memory.
     left_out : tuple of LeftOut
         Which pairs are no data and why, map by map; see `homodyne.data.missing`.
+    weights : ndarray (n_maps, n, n) float32, or None
+        Factor of the precision of every pair i < j, zero where it is left out: its variance is that of a pair of the
+        mean weight of its map, times this mean over its weight. None where all pairs count alike. See `weighted`.
     """
 
     c2: MapArrays
@@ -83,6 +84,7 @@ class TwoTimeData:
     source: Mapping[str, str] = field(default_factory=dict)
     places: tuple[Mapping[str, Any], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    weights: MapArray | None = None
 
     @property
     def num_maps(self) -> int:
@@ -123,25 +125,105 @@ class TwoTimeData:
         return sentences(self.left_out, self.num_maps, self.frames[0])
 
     def usable(self, k: int, rows: slice = slice(None)) -> BoolArray:
-        """Elements in some rows of map k that are data, (rows, n): i < j, finite, both frames alive in this map."""
+        """Elements in some rows of map k that are data, (rows, n).
+
+        i < j, finite, both frames alive in this map, of a weight that is not zero.
+        """
         frame = np.arange(self.num_frames)
         found = frame[rows, None] < frame
         found &= self.alive[k][rows, None] & self.alive[k]
         found &= np.isfinite(self.c2[k][rows])
+        if self.weights is not None:
+            found &= self.weights[k][rows] > 0
         return found
+
+    def weighted(self, weights: ArrayLike | None = None, frame_weights: ArrayLike | None = None) -> "TwoTimeData":
+        """Return the same data with weights; pairs of weight zero are left out, counted and listed.
+
+        A weight w multiplies the precision of a pair: its variance is sigma² / w. Only ratios within a map matter,
+        because sigma is that of the map.
+
+        Parameters
+        ----------
+        weights : array, (n_maps, n, n) or (n, n), optional
+            Of pairs of every map, or of all maps alike; the same in both triangles, or zero in one of them.
+        frame_weights : array, (n,), optional
+            Of frames: pairs have the product of those of their frames, times `weights`.
+
+        Raises
+        ------
+        DataError
+            A weight that is negative, NaN, infinite, masked or beyond single precision; another shape; triangles that
+            contradict each other; data that have weights; too few frames that are left.
+        """
+        found = of_pairs(weights, frame_weights, self.num_maps, self.num_frames)
+        if found is None:
+            return self
+        if self.weights is not None:
+            raise DataError("the data have weights; expected data without, multiply the weights and give them once.")
+        alive, left_out = self.alive.copy(), list(self.left_out)
+        for k, _ in enumerate(each_map(self.c2)):
+            pairs, left = 0, np.zeros(self.num_frames, dtype=np.int64)
+            for rows in strips(self.num_frames):
+                there = self.usable(k, rows)
+                kept = there & (found[k][rows] > 0)
+                pairs += int(np.count_nonzero(there) - np.count_nonzero(kept))
+                left[rows] += np.count_nonzero(kept, axis=1)
+                left += np.count_nonzero(kept, axis=0)
+            if pairs:
+                frames = np.flatnonzero(alive[k] & (left == 0))
+                alive[k, frames] = False
+                left_out.append(LeftOut(k, "weight", pairs, tuple(frames.tolist())))
+        _require_frames(alive, self.q, self.phi, left_out)
+        diagonal = None if self.diagonal is None else np.where(alive, self.diagonal, np.nan)
+        ordered = tuple(sorted(left_out, key=lambda record: record.map))
+        return replace(self, alive=alive, diagonal=diagonal, left_out=ordered, weights=found)
+
+    def relative_weights(self) -> tuple[MapArray, ...] | None:
+        """Weights of every map, (n, n), over their mean over the pairs that are data; None where there are none."""
+        if self.weights is None:
+            return None
+        found: dict[tuple[int, float], MapArray] = {}  # maps that have the same weights share them
+        ratios = []
+        for k, own in enumerate(self.weights):
+            total = count = 0.0
+            for rows in strips(self.num_frames):
+                there = self.usable(k, rows)
+                total += float(own[rows][there].sum(dtype=np.float64))
+                count += np.count_nonzero(there)
+            key = own.__array_interface__["data"][0], total / count
+            if key not in found:
+                found[key] = np.asarray(own / key[1], dtype=np.float32)
+            ratios.append(found[key])
+        return tuple(ratios)
+
+    def weight_line(self) -> str:
+        """Sentence on the weights, for people; empty where there are none."""
+        ratios = self.relative_weights()
+        if ratios is None:
+            return ""
+        low, high = np.inf, 0.0
+        for k, own in enumerate(ratios):
+            for rows in strips(self.num_frames):
+                there = own[rows][self.usable(k, rows)]
+                if there.size:
+                    low, high = min(low, float(there.min())), max(high, float(there.max()))
+        return f"pairs have weights, {low:.3g} to {high:.3g} times the mean of their map"
 
     def label(self, k: int) -> str:
         """Name of map k, such as "q = 0.0054 1/Å, phi = 30°"."""
         return map_label(self.q[k], self.phi[k])
 
     def digest(self) -> str:
-        """SHA-256 of what a fit reads of the maps: elements i < j of every map, t, q, phi and alive."""
+        """SHA-256 of what a fit reads of the maps: elements i < j of every map and weight, t, q, phi and alive."""
         found = hashlib.sha256()
         for values in (self.t, self.q, self.phi, self.alive):
             found.update(f"{values.dtype} {values.shape} ".encode())
             found.update(np.ravel(values).data)
         for one in map(np.asarray, each_map(self.c2)):
             update_with_pairs(found, one)
+        for own in () if self.weights is None else self.weights:
+            update_with_pairs(found, own)
         return found.hexdigest()
 
     def __repr__(self) -> str:
@@ -177,6 +259,8 @@ def from_cube(
     frames: tuple[int, int] | None = None,
     source: Mapping[str, str] | None = None,
     units: Mapping[str, str] | None = None,
+    weights: ArrayLike | None = None,
+    frame_weights: ArrayLike | None = None,
 ) -> TwoTimeData:
     """Make a data set from maps in memory, or from a ``numpy.memmap`` that is larger than memory.
 
@@ -204,6 +288,8 @@ def from_cube(
         Facts to keep with the data.
     units : mapping, optional
         Units of "t", "phi", "q" and "gap" where they are others than these, such as {"t": "ms", "q": "1/nm"}.
+    weights, frame_weights : array, optional
+        Weights of pairs, (n_maps, n, n) or (n, n), and of frames, (n,); see `TwoTimeData.weighted`.
 
     Raises
     ------
@@ -242,7 +328,7 @@ def from_cube(
         frames=frames,
         source=source if source is not None else {"format": "cube"},
         masked=masked,
-    )
+    ).weighted(weights, frame_weights)
 
 
 def _unmasked(cube: NDArray[Any]) -> tuple[MapArray, BoolArray | None]:
@@ -434,9 +520,16 @@ def _require_usable(
     c2: MapArrays, alive: BoolArray, q: FloatArray, phi: FloatArray, left_out: Sequence[LeftOut]
 ) -> None:
     """Refuse maps with too few frames, and one whose data are all the same number."""
+    _require_frames(alive, q, phi, left_out)
+    for k, one in enumerate(each_map(c2)):
+        _require_varying(one, alive[k], map_label(q[k], phi[k]))
+
+
+def _require_frames(alive: BoolArray, q: FloatArray, phi: FloatArray, left_out: Sequence[LeftOut]) -> None:
+    """Refuse maps with too few frames."""
     usable = int(np.count_nonzero(alive.any(axis=0)))
     if usable == 0:
-        found = "; ".join(sentences(left_out, len(c2)))
+        found = "; ".join(sentences(left_out, len(alive)))
         empty = all(one.kind in ("nan", "masked") for one in left_out)
         raise DataError(
             f"No usable frame: {'every element i < j is NaN' if empty else 'all frames are bad'} ({found}); expected "
@@ -451,8 +544,6 @@ def _require_usable(
             f"The map at {map_label(q[k], phi[k])} has {counts[k]} usable frames; expected at least {MIN_FRAMES}. "
             "Leave it out."
         )
-    for k, one in enumerate(each_map(c2)):
-        _require_varying(one, alive[k], map_label(q[k], phi[k]))
 
 
 def _require_varying(one: MapArray, alive: BoolArray, label: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +70,17 @@ def _hdf5_file(path: str | Path) -> "Iterator[tuple[h5py.File, Sink]]":
 
 
 def _fields(data: TwoTimeData) -> dict[str, Any]:
-    gap = np.nan if data.gap is None else data.gap
+    gap, alive = np.nan if data.gap is None else data.gap, data.alive.astype(np.uint8)
+    for one in data.left_out:
+        if one.kind == "weight":  # which the weights say
+            alive[one.map, list(one.frames)] = 1
     fields = {
         native.MARK: np.array(native.VERSION),
         "c2": data.c2,
         "t": data.t,
         "phi": data.phi,
         "q": data.q,
-        "alive": data.alive.astype(np.uint8),
+        "alive": alive,
         "frames": np.array(data.frames, dtype=np.int64),
         "scalars": np.array([gap, data.dt, data.age_origin]),
         "source": np.frombuffer(json.dumps(dict(data.source)).encode(), dtype=np.uint8),
@@ -85,8 +89,13 @@ def _fields(data: TwoTimeData) -> dict[str, Any]:
         values = getattr(data, name)
         if values is not None:
             fields[name] = values
-    beside = {name: np.asarray(values) for name, values in fields.items() if name != "c2"}
-    return {**fields, native.SEAL: native.digests(beside, each_map(data.c2))}
+    each = [each_map(data.c2)]
+    if data.weights is not None:
+        alike = data.weights.strides[0] == 0
+        fields["weights"] = data.weights[:1] if alike else data.weights
+        each.append(fields["weights"])
+    beside = {name: np.asarray(values) for name, values in fields.items() if name not in native.MAPS}
+    return {**fields, native.SEAL: native.digests(beside, chain(*each))}
 
 
 def write_aps_u(
@@ -111,10 +120,12 @@ def write_aps_u(
     Raises
     ------
     DataError
-        Uneven ages, a list that lacks a value, or pixels that are not whole numbers.
+        Weights, uneven ages, a list that lacks a value, or pixels that are not whole numbers.
     InputError, ExecutionError
         See :func:`homodyne.files.replacing`.
     """
+    if data.weights is not None:
+        raise DataError("the data have weights, for which the APS-U layout has no place; use save_npz or save_hdf5.")
     uniform = data.age_origin + data.dt * np.arange(1, data.num_frames + 1)
     if not np.allclose(data.t, uniform, rtol=1e-6, atol=1e-6 * data.dt):
         raise DataError(

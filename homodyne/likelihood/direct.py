@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.likelihood.maps import Maps
-from homodyne.likelihood.nodes import Moments, moments_from
+from homodyne.likelihood.nodes import Moments, moments_from, pair_totals
 from homodyne.likelihood.posterior import Posterior, evaluation_from, image, log_densities
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
@@ -76,10 +76,12 @@ def direct_sums(
         sums = np.zeros((count, 5))
         for k in range(count):
             values, present = maps.lagged(k, rows, lags)
-            w[k][inside] = present
+            weight = maps.lagged_weights(k, rows, lags, present)
+            w[k][inside] = present if weight is None else weight
             np.subtract(values, center[k], out=y[k][inside], where=present, dtype=np.float64)
-            number = np.count_nonzero(present)
-            sums[k] = number, number, y[k].sum(), np.vdot(y[k], y[k]), 0.0
+            sums[k] = pair_totals(int(np.count_nonzero(present)), y[k], None if weight is None else w[k])
+            if weight is not None:
+                y[k] *= w[k]
         i = np.minimum(rows.start + np.arange(_ROWS), n - 1)
         j = np.minimum(i[:, None] + lags.start + np.arange(lag_limit), n - 1)
         return np.asarray(_sums(model, params, maps.t[i][:, None], maps.t[j], w, y, q, phi, gap)), sums

@@ -31,6 +31,8 @@ class Maps:
         Ages in s.
     q, phi : (n_maps,) arrays
     gap : float or None
+    weights : n_maps arrays (n, n) float32, or None
+        Weights of pairs i < j, about one, 0 where a pair is no data; None where all count alike.
     """
 
     values: Array | tuple[Array, ...]
@@ -39,6 +41,7 @@ class Maps:
     q: Array
     phi: Array
     gap: float | None
+    weights: tuple[Array, ...] | None = None
 
     @property
     def num_maps(self) -> int:
@@ -67,7 +70,10 @@ class Maps:
             total = count = 0.0
             for i in rows:
                 row = np.asarray(self.values[k][i, i + 1 :], dtype=np.float64)
-                row = row[alive[i + 1 :] & np.isfinite(row)]
+                there = alive[i + 1 :] & np.isfinite(row)
+                if self.weights is not None:
+                    there &= self.weights[k][i, i + 1 :] > 0
+                row = row[there]
                 total, count = total + float(row.sum()), count + row.size
             if not count:
                 raise DataError(f"the map at q = {self.q[k]:g}, phi = {self.phi[k]:g} degrees has no pair of frames")
@@ -77,26 +83,42 @@ class Maps:
     def subset(self, which: Sequence[int], values: Sequence[Array]) -> "Maps":
         """Some of the maps, with their values."""
         chosen = list(which)
-        return Maps(tuple(values), self.alive[chosen], self.t, self.q[chosen], self.phi[chosen], self.gap)
+        weights = None if self.weights is None else tuple(self.weights[k] for k in chosen)
+        return Maps(tuple(values), self.alive[chosen], self.t, self.q[chosen], self.phi[chosen], self.gap, weights)
+
+    def weights_at(self, i: Array, j: Array) -> Array | None:
+        """Weights of pairs (i, j) of frames, i < j, of all maps, (n_maps, pairs); None where there are none."""
+        if self.weights is None:
+            return None
+        return np.array([one[i, j] for one in self.weights], dtype=np.float64)
+
+    def weights_among(self, k: int) -> Array | None:
+        """Weights of map k between the frames that carry data, (m, m); None where there are none."""
+        frames = np.flatnonzero(self.alive[k])
+        if self.weights is None or frames.size == self.num_frames:
+            return None if self.weights is None else self.weights[k]
+        return np.asarray(self.weights[k][np.ix_(frames, frames)])
 
     def lagged(self, k: int, rows: slice, lags: slice) -> tuple[Array, Array]:
         """Values of map k at frames (i, i + lag) and which of them are data, (rows, lags); 0 where they are not."""
         count, width, n = rows.stop - rows.start, lags.stop - lags.start, self.num_frames
-        one = self.values[k]
-        last_row, last = rows.stop - 1, rows.stop - 1 + lags.stop - 1
-        down, across = one.strides
-        if last < n or (abs(down) > across and last_row * n + last < n * n):  # behind a row the next one follows
-            view = as_strided(one[rows.start :, rows.start + lags.start :], (count, width), (down + across, across))
-        else:
-            i = np.arange(rows.start, rows.stop)[:, None]
-            view = one[i, np.minimum(i + np.arange(lags.start, lags.stop), n - 1)]
+        last = rows.stop - 1 + lags.stop - 1
+        view = _by_lag(self.values[k], rows, lags)
         here = as_strided(
             np.concatenate([self.alive[k], np.zeros(max(0, last + 1 - n), bool)])[rows.start + lags.start :],
             (count, width), (1, 1),
         )  # fmt: skip
         present = here & self.alive[k][rows, None]
         present &= np.isfinite(view)
+        if self.weights is not None:
+            present &= _by_lag(self.weights[k], rows, lags) > 0
         return np.where(present, view, 0.0), present
+
+    def lagged_weights(self, k: int, rows: slice, lags: slice, present: Array) -> Array | None:
+        """Weights of the pairs that `lagged` says are data, 0 elsewhere, (rows, lags); None where there are none."""
+        if self.weights is None:
+            return None
+        return np.where(present, _by_lag(self.weights[k], rows, lags), np.float64(0.0))
 
     def rectangles(self, height: int, width: int) -> Iterator[tuple[slice, slice]]:
         """Rectangles of rows and lags that together hold every pair of frames once."""
@@ -104,3 +126,14 @@ class Maps:
         for first in range(0, n - 1, height):
             for lag in range(1, n - first, width):
                 yield slice(first, min(first + height, n - 1)), slice(lag, min(lag + width, n - first))
+
+
+def _by_lag(one: Array, rows: slice, lags: slice) -> Array:
+    """Elements (i, i + lag) of a map (n, n), (rows, lags); any number behind the last frame."""
+    count, width, n = rows.stop - rows.start, lags.stop - lags.start, len(one)
+    last_row, last = rows.stop - 1, rows.stop - 1 + lags.stop - 1
+    down, across = one.strides
+    if last < n or (abs(down) > across and last_row * n + last < n * n):  # behind a row the next one follows
+        return as_strided(one[rows.start :, rows.start + lags.start :], (count, width), (down + across, across))
+    i = np.arange(rows.start, rows.stop)[:, None]
+    return np.asarray(one[i, np.minimum(i + np.arange(lags.start, lags.stop), n - 1)])

@@ -116,6 +116,15 @@ def moments_from(sums: Any, center: Any, g: Any, gg: Any, yg: Any) -> Moments:
     return Moments(points, weight, center + off, second - off * first, log_weights, g, gg, yg - off * g)
 
 
+def pair_totals(count: int, centred: Array, weight: Array | None) -> Array:
+    """Sums over pairs as in `Nodes.sums`, (5,), from their number, y - center and weights, both 0 where none are."""
+    if weight is None:
+        return np.array([count, count, float(centred.sum()), float(np.vdot(centred, centred)), 0.0])
+    weighted = weight * centred
+    logs = np.log(weight[weight > 0]).sum()
+    return np.array([count, weight.sum(), weighted.sum(), np.vdot(weighted, centred), logs])
+
+
 def add(parts: Iterable[Nodes]) -> Nodes:
     """Nodes of parts of the data, with the same grid and centre, together."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from homodyne.likelihood.maps import Maps
-from homodyne.likelihood.nodes import Nodes
+from homodyne.likelihood.nodes import Nodes, pair_totals
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 from homodyne.threads import in_threads
@@ -151,6 +151,8 @@ def pair_values(maps: Maps, i: Array, j: Array) -> Array:
     for k in range(maps.num_maps):
         y = np.asarray(maps.values[k][i, j], dtype=np.float64)
         values[k] = np.where(np.isfinite(y) & maps.alive[k][i] & maps.alive[k][j], y, np.nan)
+    if (weights := maps.weights_at(i, j)) is not None:
+        values[weights == 0] = np.nan
     return values
 
 
@@ -158,7 +160,13 @@ def nodes_of_pairs(maps: Maps, i: Array, j: Array, values: Array, center: Array)
     """Nodes that are the pairs (i, j), from the values there and the centre of every map."""
     weight = np.isfinite(values).astype(float)
     weight_y = np.where(weight > 0, values - center[:, None], 0.0)
-    sums = np.array([[w.sum(), w.sum(), y.sum(), (y**2).sum(), 0.0] for w, y in zip(weight, weight_y, strict=True)])
+    given = maps.weights_at(i, j)
+    if given is None:
+        sums = np.array([[w.sum(), w.sum(), y.sum(), (y**2).sum(), 0.0] for w, y in zip(weight, weight_y, strict=True)])
+    else:
+        weight *= given
+        sums = np.array([pair_totals(int(np.count_nonzero(w)), y, w) for w, y in zip(weight, weight_y, strict=True)])
+        weight_y *= weight
     gap = np.nan if maps.gap is None else maps.gap
     return Nodes(maps.t[i], maps.t[j], weight, weight_y, sums, center, maps.q, maps.phi, gap)
 
@@ -215,7 +223,8 @@ def reduce_shards(
                     i = np.arange(rows.start, rows.stop)[:, None]
                     j = np.minimum(i + np.arange(cell.first_lag, cell.end_lag), maps.num_frames - 1)
                     shards = shard_of(k, i, j)
-                for m, w, y, total in _by_shard(present, centred, shards, num_shards, above):
+                given = maps.lagged_weights(k, rows, slice(cell.first_lag, cell.end_lag), present)
+                for m, w, y, total in _by_shard(present, centred, given, shards, num_shards, above):
                     weight[m, k, place] += _contracted(below, w)
                     weight_y[m, k, place] += _contracted(below, y)
                     sums[m, k] += total
@@ -229,21 +238,25 @@ def reduce_shards(
 
 
 def _by_shard(
-    present: Array, centred: Array, shards: Array | None, num_shards: int, above: Array
+    present: Array, centred: Array, weight: Array | None, shards: Array | None, num_shards: int, above: Array
 ) -> Iterator[tuple[int, Array, Array, Array]]:
     """Weights and centred values of some rows, contracted along the lags, and sums over the data, by shard."""
     if shards is None:
-        count, first = float(np.count_nonzero(present)), float(centred.sum())
-        total = np.array([count, count, first, float(np.vdot(centred, centred)), 0.0])
-        yield 0, _along(present.astype(np.float64), above), _along(centred, above), total
+        w, y = (present.astype(np.float64), centred) if weight is None else (weight, weight * centred)
+        yield 0, _along(w, above), _along(y, above), pair_totals(int(np.count_nonzero(present)), centred, weight)
         return
     row, lag = np.nonzero(present & (shards >= 0))
     which, y = shards[row, lag], centred[row, lag]
     height, width = present.shape
     place = which.astype(np.int64) * height + row
-    ones = csr_array((np.ones(row.size), (place, lag)), shape=(num_shards * height, width))
-    held = csr_array((y, (place, lag)), shape=ones.shape)
-    counts, sums, squares = (np.bincount(which, x, num_shards) for x in (None, y, y * y))
+    own, weighted = (np.ones(row.size), y) if weight is None else (weight[row, lag], weight[row, lag] * y)
+    ones = csr_array((own, (place, lag)), shape=(num_shards * height, width))
+    held = csr_array((weighted, (place, lag)), shape=ones.shape)
+    counts, sums, squares = (np.bincount(which, x, num_shards) for x in (None, weighted, weighted * y))
+    weights: Array = counts
+    logs: Array = np.zeros(num_shards)
+    if weight is not None:
+        weights, logs = (np.bincount(which, x, num_shards) for x in (own, np.log(own)))
     if above.ndim == 3:  # the lag in s differs from row to row
         above = np.tile(above, (num_shards, 1, 1))
     w, wy = (
@@ -253,7 +266,7 @@ def _by_shard(
         for x in (ones, held)
     )
     for m in np.flatnonzero(counts):
-        yield int(m), w[m], wy[m], np.array([counts[m], counts[m], sums[m], squares[m], 0.0])
+        yield int(m), w[m], wy[m], np.array([counts[m], weights[m], sums[m], squares[m], logs[m]])
 
 
 def _along(values: Any, above: Array) -> Array:

@@ -30,6 +30,8 @@ class MapView:
         Of the fit.
     scaling : (2, k) array
         Directions of (offset, contrast), in its columns, that the data determine.
+    weights : (n, n) array or None
+        Weights of pairs i < j; None where all count alike.
     """
 
     t: Array
@@ -39,6 +41,20 @@ class MapView:
     offset: float
     contrast: float
     scaling: Array = field(default_factory=lambda: np.eye(2))
+    weights: Array | None = None
+
+    @property
+    def roots(self) -> Array | None:
+        """Roots of the weights of pairs i < j, 0 where one is missing, (n, n); None where all pairs count alike."""
+        present = self.sample.present(len(self.t))
+        if self.weights is None:
+            return present
+        roots = np.triu(np.sqrt(self.weights), 1)
+        return roots if present is None else roots * present
+
+    def whitened(self, residual: Array, i: Array, j: Array) -> Array:
+        """Residuals of pairs (i, j) of frames, i <= j, times the roots of their weights: all of one variance."""
+        return residual if self.weights is None else residual * np.sqrt(self.weights[i, j])
 
     @property
     def resting(self) -> float:

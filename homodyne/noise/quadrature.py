@@ -71,7 +71,10 @@ class Rule(NamedTuple):
 
 
 def make_rule(t: Array, cells: Array, present: Array | None = None) -> Rule:
-    """Nodes and weights of some rectangles, for frames of ages t and the pairs that are present (n, n)."""
+    """Nodes and weights of some rectangles, for frames of ages t and the pairs that are present.
+
+    `present` (n, n) may also be numbers: sums are over them times the function.
+    """
     limits, place = np.unique(cells[:, 1:].reshape(-1, 2), axis=0, return_inverse=True)
     rows, columns = place.reshape(-1, 2).T
     known = [_nodes(t[begin:end]) for begin, end in limits.tolist()]
@@ -84,7 +87,7 @@ def make_rule(t: Array, cells: Array, present: Array | None = None) -> Rule:
     if present is not None:
         for k, (r0, r1, c0, c1) in enumerate(cells[:, 1:].tolist()):
             here = present[r0:r1, c0:c1]
-            if not here.all():
+            if not np.all(here == 1):
                 weights[k] = known[rows[k]].lagrange.T @ here @ known[columns[k]].lagrange
     return Rule(cells, used, first, second, weights, rest[rows], rest[columns])
 

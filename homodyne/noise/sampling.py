@@ -29,8 +29,8 @@ class MapSample:
     neighbours : (2, k) array
         c2 at `neighbour_pairs` and at the pairs (i, j + 1); NaN where missing.
     tiles, counts : (m,) arrays
-        Sums of c2 over the pairs of every tile of `homodyne.noise.tiles`, and how many pairs these are; empty for
-        less than `MIN_FRAMES` frames.
+        Sums of c2, times the root of its weight, over the pairs of every tile of `homodyne.noise.tiles`, and how many
+        pairs these are; empty for less than `MIN_FRAMES` frames.
     missing : (r, 2) int array
         First and last but one of every run of missing pairs, in the order of (0, 1), (0, 2), ..., (1, 2), ....
     shortest : int
@@ -71,7 +71,7 @@ class MapSample:
         return cls(crossed.reshape(a, b), neighbours.reshape(c, d), sums, counts, ends, shortest)
 
 
-def sampled(values: Array, shortest: int | None = None) -> MapSample:
+def sampled(values: Array, shortest: int | None = None, weights: Array | None = None) -> MapSample:
     """Sample of a map.
 
     Parameters
@@ -80,7 +80,11 @@ def sampled(values: Array, shortest: int | None = None) -> MapSample:
         c2 at the usable frames; only pairs i < j are read, NaN is a missing one.
     shortest : int, optional
         See `MapSample`; this one by default.
+    weights : (n, n) array, optional
+        Weights of pairs; those of weight zero are missing.
     """
+    if weights is not None:
+        values = np.where(weights > 0, values, np.float32(np.nan))
     n, missing = len(values), _missing(values)
     rows, columns = crossed_frames(n)
     crossed = _pairs(values, np.minimum(rows[:, None], columns), np.maximum(rows[:, None], columns))
@@ -91,7 +95,8 @@ def sampled(values: Array, shortest: int | None = None) -> MapSample:
         return sample
     tiling, present = make_tiling(n, shortest), sample.present(n)
     counts = tiling.pairs if present is None else tiling.sums(np.broadcast_to(np.float32(1), (n, n)), present)
-    return replace(sample, tiles=tiling.sums(values, present), counts=counts)
+    rooted = values if weights is None else np.sqrt(weights) * values
+    return replace(sample, tiles=tiling.sums(rooted, present), counts=counts)
 
 
 def crossed_frames(n: int) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
 """The sandwich covariance: what the scatter of the estimate is when points that share frames share noise.
 
-The fit takes the points as independent, so its information H is not the inverse of its covariance. With the score of
-every parameter written as a symmetric map G_a = weight * dc2/dx_a / (2 sigma²), zero on the diagonal, and the
-covariance of `homodyne.noise.speckle_noise`,
+The fit takes the points as independent, so its information H is not the inverse of its covariance. A residual times the
+root of its weight has the covariance of `homodyne.noise.speckle_noise`, whatever the weights are. With the score of
+every parameter written as a symmetric map G_a = sqrt(weight) * dc2/dx_a / (2 sigma²) of these, zero on the diagonal,
 
     J_ab = 2 variance Σ_maps tr(G_a K G_b K),      Cov = H^-1 J H^-1,
 
@@ -98,7 +98,7 @@ class _Map:
     information: Array
     elimination: Array
     powers: Array
-    weights: tuple[float, float]  # sums over pairs of w and w g^2, g being that of the intensities
+    pairs: tuple[float, float]  # sums over pairs of 1 and g², g being that of the intensities
     squares: float  # sum over pairs of w times squared residual
 
     def variability(self, share: float) -> Array:
@@ -108,7 +108,7 @@ class _Map:
 
     def expected(self, share: float) -> float:
         """Sum of weighted squares that noise with a variance of one has."""
-        return float(self.weights[0] + share**2 * self.weights[1])
+        return float(self.pairs[0] + share**2 * self.pairs[1])
 
     @property
     def scaling(self) -> Array:
@@ -161,7 +161,7 @@ def sandwich(
     scaling_prior : (n_maps, 2) array
         Precision of the prior of offset and contrast.
     squares : (n_maps,) array
-        Sums over pairs of squared residuals.
+        Sums over pairs of weighted squared residuals.
     prior : (d, d) array, optional
         Precision of the prior of z, for directions that the data do not determine.
     workers : int
@@ -176,7 +176,7 @@ def sandwich(
     seen = in_threads(evidence, intensities, workers)
     both = list(zip(parts, scaling_prior, strict=True))
     known_scaling = np.sum([part.prior_information(np.diag(own)) for part, own in both], axis=0)
-    white = np.array([part.squares / part.weights[0] for part in parts])
+    white = np.array([part.squares / part.pairs[0] for part in parts])
     inverse = np.linalg.inv(_information(parts) + white_prior + known_scaling)
     known = fitted > np.array([part.contrast_sd(inverse, own) for part, own in both]) / _KNOWN
     counts = judged_counts(contrast, offset, white, facts, seen, known)
@@ -191,10 +191,9 @@ def sandwich(
 
 def _sums(view: MapView, sigma: float, squares: float) -> _Map:
     """Sums over the pairs of one map."""
-    present = view.sample.present(len(view.t))
-    weight = None if present is None else present.astype(np.float32)
-    found, resting = pair_sums(view.t, view.design, weight, view.resting), view.resting
-    size, (ones, once, twice) = len(found.information), found.information[[-2, -2, -1], [-2, -1, -1]]
+    roots, resting = view.roots, view.resting
+    found = pair_sums(view.t, view.design, None if roots is None else roots.astype(np.float32), resting)
+    size, (ones, once, twice) = len(found.information), found.pairs
     units = np.append(np.full(size - 2, view.contrast), [1.0, 1.0])
     scale = np.outer(units, units)
     return _Map(

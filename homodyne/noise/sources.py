@@ -115,7 +115,7 @@ class MapEvidence:
     crossed, beside : _Sums
         Of pairs that share a frame, and of those next to each other in a row.
     residual : (rows, columns) array
-        Data less model at some pairs, NaN where there is none.
+        Data less model at some pairs, times the root of their weights, NaN where there is none.
     shared : bool
         Whether any two of these share a frame.
     next_g, near : float
@@ -141,6 +141,7 @@ def evidence(view: MapView) -> MapEvidence:
 
     g_rows = correlation(rows, columns)
     residual = view.sample.crossed - view.offset - view.contrast * g_rows
+    residual = view.whitened(residual, np.minimum(rows[:, None], columns), np.maximum(rows[:, None], columns))
     crossed = _crossed_sums(correlation(columns, columns), g_rows, residual)
     i, j = neighbour_pairs(n)
     next_g = np.asarray(evaluated(view.correlation, t[:-1], t[1:]))
@@ -148,6 +149,7 @@ def evidence(view: MapView) -> MapEvidence:
     one, other = view.sample.neighbours - view.offset - view.contrast * np.stack([left, right])
     first = (j == i + 1) & np.isfinite(one)
     near = float(one[first].mean()) if first.any() else 0.0
+    one, other = view.whitened(one, i, j), view.whitened(other, i, j + 1)
     known = np.isfinite(one) & np.isfinite(other)
     columns_of = (one * other, 0.5 * (one**2 + other**2), next_g[j], left * right, np.ones(len(i)), right**2)
     block = i[known] * _PARTS // n

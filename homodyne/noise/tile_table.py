@@ -35,7 +35,7 @@ _EXACT = 0.1  # standard deviations of a mean by which that of the model may be 
 
 @dataclass(frozen=True, eq=False)
 class MapTiles:
-    """Means over those tiles of one map of which half or more was measured.
+    """Means over those tiles of one map of which half or more was measured, pairs counted by the root of their weight.
 
     Attributes
     ----------
@@ -134,7 +134,7 @@ def _none_of(view: MapView) -> MapTiles:
 def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> MapTiles:
     """Tiles of one map."""
     tiling, t = plan.tiling, view.t
-    present = view.sample.present(t.size)
+    present = view.roots
     rule = plan.rule if present is None else make_rule(t, tiling.cells, present)
     rows = neighbour_pairs(t.size)
     places = (plan.grid.pairs, (rule.first, rule.second), (rows[0], rows[1]), (rows[0], rows[1] + 1))
@@ -149,8 +149,9 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
     use = np.flatnonzero(counts >= tiling.pairs / 2)
     exact = _EXACT * np.sqrt(variance * np.diag(speckle)) / max(abs(view.contrast), 1e-300)
     sums = _model_sums(view, rule, present, at_nodes, exact * np.maximum(counts, 1))
-    means = np.concatenate([view.sample.tiles[None], sums])[:, use] / counts[use]
-    two = np.ix_(use, use)
+    level = np.ones(use.size) if view.weights is None else sums[-2, use] / counts[use]
+    means = np.concatenate([view.sample.tiles[None], sums])[:, use] / (counts[use] * level)
+    two, levels = np.ix_(use, use), np.outer(level, level)
     return MapTiles(
         contrast=view.contrast,
         family=tiling.family[use],
@@ -159,8 +160,8 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
         mean=means[0] - view.offset - view.contrast * means[-1],
         slopes=view.contrast * means[1:-2].T,
         g=means[-1],
-        speckle=variance * speckle[two],
-        independent=variance * tiling.white[two],
+        speckle=variance * speckle[two] / levels,
+        independent=variance * tiling.white[two] / levels,
         neighbours=_neighbours(intensities, rows, beside[0], beside[1], share),
         scaling=view.scaling,
     )
@@ -190,6 +191,7 @@ def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: fl
         return np.full(3, np.nan)
     (i, j), left, right = rows[:, both], left[both], right[both]
     one, other = view.sample.neighbours[:, both] - view.offset - view.contrast * np.stack([left, right])
+    one, other = view.whitened(one, i, j), view.whitened(other, i, j + 1)
     next_g = evaluated(view.correlation, view.t[np.unique(j)], view.t[np.unique(j) + 1])
     next_g = share * next_g[np.searchsorted(np.unique(j), j)]
     expected = np.sum(next_g + share**2 * left * right) / np.sum(1 + share**2 * right**2)

@@ -13,7 +13,8 @@ youngest ages vary fastest, and sums over correlated neighbours are cut off ther
 
 Standard deviations from a sandwich are right to 1 % and mostly 0.1 %, for decays within a frame as for those much
 longer than the record. What oscillates all over the record without decay needs a period of more than twice the frames
-that one of the coarsest grid stands for, which is 6 frames in records of up to 2000.
+that one of the coarsest grid stands for, which is 6 frames in records of up to 2000. Weights that differ wildly from
+frame to frame cost more in long records: 5 % where every other frame has a tenth of the weight.
 """
 
 from collections.abc import Callable
@@ -44,23 +45,25 @@ class PairSums(NamedTuple):
     Attributes
     ----------
     information : (D, D) array
-        Sum over pairs i < j of weight times the product of two derivatives. The last two elements of its diagonal are
-        the sums of w and of w g².
+        Sum over pairs i < j of weight times the product of two derivatives.
     elimination : (2, D - 2) array
         Change of (offset, contrast) with the other coordinates z that keeps their score at zero.
     powers : (3, D, D) array
-        Traces of (G_a G_b, G_a g G_b, G_a g G_b g) for symmetric matrices G of weight times derivative, 0 on the
-        diagonal; by offset and contrast, and by z while offset and contrast follow the elimination. A slow decay
+        Traces of (G_a G_b, G_a g G_b, G_a g G_b g) for symmetric matrices G of root of weight times derivative, 0 on
+        the diagonal; by offset and contrast, and by z while offset and contrast follow the elimination. A slow decay
         looks much like a change of these two: the small difference keeps its digits.
+    pairs : (3,) array
+        Sums over pairs that are not missing, whatever their weight, of 1, g and g².
     """
 
     information: Array
     elimination: Array
     powers: Array
+    pairs: Array
 
 
 def pair_sums(
-    t: Array, design: Design, weight: Array | None = None, resting: float = 0.0, largest: int = LARGEST
+    t: Array, design: Design, roots: Array | None = None, resting: float = 0.0, largest: int = LARGEST
 ) -> PairSums:
     """Information of independent pairs, and the traces by which correlated noise changes it.
 
@@ -69,18 +72,18 @@ def pair_sums(
     t : (n,) array
         Ages of the frames, ascending; frames without data are left out.
     design : callable
-    weight : (n, n) array, optional
-        Weights of pairs i < j, 0 where one is missing; other elements are not read. Of long records only their mean
-        and mean square matter, by lag near the diagonal and by blocks of the map elsewhere.
+    roots : (n, n) array, optional
+        Roots of the weights of pairs i < j, 0 where one is missing; other elements are not read. Of long records only
+        their mean and mean square matter, by lag near the diagonal and by blocks of the map elsewhere.
     resting : float
         Share r of the correlation of the noise that does not decay: r + (1 - r) g stands for g in the traces.
     largest : int
         See `LARGEST`.
     """
     grids = _grids(len(t), largest)
-    density = None if weight is None else _density(np.asarray(weight), exact=len(grids) == 1)
+    density = None if roots is None else _density(np.asarray(roots), exact=len(grids) == 1)
     parts = [_part(grids, level, t, design, density, resting) for level in range(len(grids))]
-    information, squares, excess, excess_gg = np.sum([part.sums for part in parts], axis=0)
+    information, plain, excess, excess_gg = np.sum([part.sums for part in parts], axis=0)
     elimination = _elimination(information)
     eliminated = np.eye(len(information))
     eliminated[:-2, -2:] = elimination.T
@@ -97,9 +100,9 @@ def pair_sums(
     traces += _whole_traces(parts[-1].fields(combinations), diagonal, grids[-1].counts)
     once, twice = axes.T @ traces @ axes
     # where pairs are missing at random, each has more weight with itself than the mean weights say
-    own, extra, extra_gg = (eliminated @ x @ eliminated.T for x in (squares, excess, excess_gg))
+    own, extra, extra_gg = (eliminated @ x @ eliminated.T for x in (information, excess, excess_gg))
     powers = 2.0 * np.stack([own, 0.5 * once + extra, 0.5 * twice + extra + extra_gg])
-    return PairSums(information, elimination, powers)
+    return PairSums(information, elimination, powers, plain[[-2, -2, -1], [-2, -1, -1]])
 
 
 def definite(scaling: Array) -> Array:
@@ -175,8 +178,9 @@ def _taper(lag: Array) -> Array:
 class _Part(NamedTuple):
     """What one grid contributes.
 
-    Derivatives times weight, and g, both tapered, at its pairs; and sums over its share of the pairs: of the products
-    of derivatives with the mean weight, with its mean square, with the variance, with the variance times g².
+    Derivatives times mean root of the weight, and g, both tapered, at its pairs; and sums over its share of the pairs:
+    of the products of derivatives with the mean weight, with the share of pairs that are not missing, with the variance
+    of the root, with this times g².
     """
 
     values: Array
@@ -208,46 +212,50 @@ def _part(
     if density is None:
         information = _inner(columns * pairs.ravel(), columns)
         return _Part(values * taper, g * taper, np.stack([information, information, 0 * information, 0 * information]))
-    mean, square = density.at(first, second)
+    mean, square, *present = density.at(first, second)
     spread = pairs * (square - mean**2)
-    weights = (pairs * mean, pairs * square, spread, spread * g**2)
+    weights = (pairs * square, pairs * (present[0] if present else square), spread, spread * g**2)
     sums = np.stack([_inner(columns * x.ravel(), columns) for x in weights])
     return _Part(values * (mean * taper), g * taper, sums)
 
 
 class _Density(NamedTuple):
-    """Mean and mean square of the weights: (2, blocks, lags) at small lags, (2, blocks, blocks) beyond."""
+    """Mean and mean square of the roots of weights and, unless all are 0 or 1, the share of pairs that have one.
+
+    Tables of these, (2 or 3, blocks, lags), at small lags, and (2 or 3, blocks, blocks) beyond.
+    """
 
     block: Array
     near: Array
     far: Array
 
     def at(self, i: Array, j: Array) -> Array:
-        """Mean and mean square, (2, *shape), about the pairs (i, j)."""
+        """What the tables say about the pairs (i, j), (2 or 3, *shape)."""
         lag = j - i
         near = self.near[:, self.block[i], np.minimum(lag, self.near.shape[2] - 1)]
         return np.where(lag < self.near.shape[2], near, self.far[:, self.block[i], self.block[j]])
 
 
-def _density(weight: Array, exact: bool) -> _Density:
-    """Weights by blocks of the record, or of every pair where they have to be exact."""
-    n = len(weight)
+def _density(roots: Array, exact: bool) -> _Density:
+    """Roots of weights by blocks of the record, or of every pair where they have to be exact."""
+    n, kinds = len(roots), [roots, np.square(roots)]
+    if not np.array_equal(kinds[0], kinds[1]):
+        kinds.append(roots > 0)
     if exact:
-        return _Density(np.arange(n), np.zeros((2, n, 1)), np.stack([weight, np.square(weight)]).astype(float))
+        return _Density(np.arange(n), np.zeros((len(kinds), n, 1)), np.stack(kinds).astype(float))
     limits = np.unique(np.linspace(0, n, _BLOCKS, endpoint=False).astype(int))
     block = np.searchsorted(limits, np.arange(n), side="right") - 1
     reach = 2 * _TAPER
     far = np.triu(np.ones((n, n), np.float32), reach + 1)
     number, *sums = (
-        np.add.reduceat(np.add.reduceat(x, limits, 0, dtype=float), limits, 1)
-        for x in (far, far * weight, far * np.square(weight))
+        np.add.reduceat(np.add.reduceat(x, limits, 0, dtype=float), limits, 1) for x in (far, *(far * x for x in kinds))
     )
-    near = np.ones((2, limits.size, reach + 1))
+    near = np.ones((len(kinds), limits.size, reach + 1))
     for lag in range(1, reach + 1):
-        own, values = block[: n - lag], np.diagonal(weight, lag).astype(float)
+        own = block[: n - lag]
         count = np.maximum(np.bincount(own, minlength=limits.size), 1)
-        for table, x in zip(near, (values, values**2), strict=True):
-            table[:, lag] = np.bincount(own, x, limits.size) / count
+        for table, x in zip(near, kinds, strict=True):
+            table[:, lag] = np.bincount(own, np.diagonal(x, lag), limits.size) / count
     return _Density(block, near, np.stack(sums) / np.maximum(number, 1.0))
 
 

@@ -152,7 +152,8 @@ def map_views(pilot: Pilot, z: Array, directions: Array) -> list[MapView]:
         place = _Place(z, directions, space, maps.q[k], maps.phi[k], gap)
         functions = partial(_design, place), partial(_correlation, place)
         offset, contrast = at.scaling_mean[0, k].tolist()
-        views.append(MapView(maps.t[maps.alive[k]], sample, *functions, offset, contrast))
+        t, weights = maps.t[maps.alive[k]], maps.weights_among(k)
+        views.append(MapView(t, sample, *functions, offset, contrast, weights=weights))
     return views
 
 
@@ -216,7 +217,7 @@ def _without_adjustment(pilot: Pilot) -> Posterior:
 
 
 def _squares(at: Evaluation, sigma: Array) -> Array:
-    """Sums over pairs of squared residuals at the conditional means of offset and contrast, (n_maps,).
+    """Sums over pairs of weighted squared residuals at the conditional means of offset and contrast, (n_maps,).
 
     A signal a million times the noise leaves no digits for them; then those of the robust `sigma` (n_maps,) stand.
     """
@@ -224,7 +225,7 @@ def _squares(at: Evaluation, sigma: Array) -> Array:
     gap = m.mean[0] - offset
     cross = m.yg[0] + gap * m.g[0]
     squares = m.scatter[0] + m.weight[0] * gap**2 - 2 * contrast * cross + contrast**2 * m.gg[0]
-    return np.asarray(np.where(squares > _LIGHTEST * m.weight[0] * sigma**2, squares, m.weight[0] * sigma**2))
+    return np.asarray(np.where(squares > _LIGHTEST * m.points[0] * sigma**2, squares, m.points[0] * sigma**2))
 
 
 def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> NoiseReport:

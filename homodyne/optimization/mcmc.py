@@ -574,6 +574,7 @@ def _run(
         **facts,
         "methods": trail,
         "left_out": data.left_out_lines(),
+        "weights": data.weight_line(),
         "noise": dict(report.facts),
         "checks": dict(report.checks),
         "prior": dict(report.prior),

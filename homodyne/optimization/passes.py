@@ -130,7 +130,7 @@ def _sample(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
     def one(k: int) -> Array:
         frames, values = np.flatnonzero(maps.alive[k]), maps.values[k]
         usable = values if frames.size == maps.num_frames else values[np.ix_(frames, frames)]
-        return sampled(usable, int(points[0, 0])).row()
+        return sampled(usable, int(points[0, 0]), maps.weights_among(k)).row()
 
     return in_threads(one, range(maps.num_maps), workers)
 
@@ -430,7 +430,7 @@ class Passes:
             whole: dict[str, Any] = dict(to_mapping(self.config))
             law = {name: value for name, value in whole.items() if name in ("analysis_mode", "model")}
             states = [self._state(k).encode() for k in range(maps.num_maps)]
-            belonging = map(_bytes, (maps.t, maps.alive, maps.q, maps.phi))
+            belonging = map(_bytes, (maps.t, maps.alive, maps.q, maps.phi, *(maps.weights or ())))
             manifest = Manifest(
                 data=store_files.digest(*states, f"{maps.gap}".encode(), *belonging),
                 model="homodyne passes over maps 1",
@@ -460,6 +460,7 @@ class Passes:
             "alive": maps.alive[k],
             "place": np.array([maps.q[k], maps.phi[k], gap]),
             "digest": _UNKNOWN,
+            **({} if maps.weights is None else {"weights": maps.weights[k]}),
         }
         if reference is None:
             return {**files, "values": np.asarray(maps.values[k])}
@@ -492,6 +493,7 @@ class Passes:
             "shape": points.shape, "mark": mark, "map": "" if operation == "digest" else self.digests[k],
             "t": store_files.digest(_bytes(maps.t)), "alive": store_files.digest(_bytes(maps.alive[k])),
             "q": float(maps.q[k]), "phi": float(maps.phi[k]), "gap": maps.gap,
+            **({} if maps.weights is None else {"weights": content_digest(maps.weights[k]).hex()}),
         }  # fmt: skip
         return store_files.digest(json.dumps(parts, sort_keys=True).encode())
 
@@ -546,7 +548,8 @@ def run_pass(task: ShardTask) -> Array:
             "data again (maps that were changed in memory are made known by homodyne.from_cube)"
         )
     t, alive = np.array(arrays["t"]), np.array(arrays["alive"])[None]
-    maps = Maps((values,), alive, t, np.array([q]), np.array([phi]), None if np.isnan(gap) else gap)
+    weights = (np.array(arrays["weights"]),) if "weights" in arrays else None
+    maps = Maps((values,), alive, t, np.array([q]), np.array([phi]), None if np.isnan(gap) else gap, weights)
     return np.asarray(_OPERATIONS[task.operation](maps, points, work, lambda done, total: None, task.threads)[0])
 
 

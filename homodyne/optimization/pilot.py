@@ -419,7 +419,7 @@ def _on_all_data(
 
 
 def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
-    """Robust standard deviation of the residuals of every map at z (dim,), (n_maps,).
+    """Robust standard deviation of the residuals, times the roots of weights, of every map at z (dim,), (n_maps,).
 
     From the median absolute deviation, which outliers hardly move, of at most a million pairs over all maps. Where
     photons are so few that half of the pairs are without a coincidence, it says nothing, and the standard deviation is
@@ -437,9 +437,11 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
     params = {name: float(value[0]) for name, value in physical_values(space, z[None]).items()}
     gap, found = np.nan if maps.gap is None else maps.gap, np.empty(maps.num_maps)
     values, center = problem.passes.pairs(i, j)
+    weights = maps.weights_at(i, j)
     for k in range(maps.num_maps):
         g = np.asarray(_g(space.model, params, maps.t[i], maps.t[j], maps.q[k], maps.phi[k], gap))
         left = values[k] - scaling[k, 0] - scaling[k, 1] * g
+        left = left if weights is None else left * np.sqrt(weights[k])
         finite = np.isfinite(left)
         left, empty = left[finite], np.isin(values[k][finite], COINCIDENCE)
         sparse = 2 * np.count_nonzero(empty) > empty.size

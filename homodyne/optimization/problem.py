@@ -118,7 +118,8 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
             f"{model.name} needs the distance between the plates: give gap in Å (2e6 Å = 200 µm), or use mode static"
         )
     space = space_of(config, data.t)
-    maps = Maps(data.c2, data.alive, data.t, data.q, data.phi, gap if model.needs_gap else None)
+    gap, weights = gap if model.needs_gap else None, data.relative_weights()
+    maps = Maps(data.c2, data.alive, data.t, data.q, data.phi, gap, weights)
     return Problem(Passes(maps, config, references_of(data)), space, scaling_of(config), initial_of(config, space))
 
 

@@ -101,6 +101,7 @@ class StoredRun:
             facts={
                 "methods": [f"cmc: combined from the store {self.store.path}"],
                 "left_out": [str(line) for line in manifest.setup.get("left_out", ())],
+                "weights": str(manifest.setup.get("weights", "")),
                 "noise": noise.get("facts", {}),
                 "checks": noise.get("checks", {}),
                 "prior": noise.get("prior", {}),

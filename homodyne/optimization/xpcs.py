@@ -310,6 +310,7 @@ def fit_shards(
         "coordinates": model.space.suited,
         "bad_frames": [int(k) for k in data.bad_frames],
         "left_out": data.left_out_lines(),
+        "weights": data.weight_line(),
         "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
         "notes": list(pilot.notes),
         "noise": dict(noise or {}),

@@ -86,7 +86,10 @@ def _cut(
     model = np.add.reduceat(draws, np.cumsum(size) - size, axis=1) / size
     low, median, high = np.quantile(model, (0.05, 0.5, 0.95), axis=0)
     position, mean = (np.add.reduceat(values, first) / count for values in (x, data.c2[k][i, j].astype(float)))
-    return Cut(position, mean, noise_sd(result)[k] / np.sqrt(count), low, median, high, label)
+    weights, error = data.relative_weights(), noise_sd(result)[k] / np.sqrt(count)
+    if weights is not None:
+        error *= np.sqrt(np.add.reduceat(1.0 / weights[k][i, j].astype(float), first) / count)
+    return Cut(position, mean, error, low, median, high, label)
 
 
 def longest_lag(result: MCMCResult, data: TwoTimeData, maps: list[int]) -> int:

@@ -73,7 +73,8 @@ def cell_edges(t: Array, step: int = 1) -> Array:
 def map_panels(result: MCMCResult, data: TwoTimeData, k: int, max_cells: int = MAX_CELLS) -> MapPanels:
     """Numbers of the panels of map k; the model is the draw of highest posterior density.
 
-    The residual of a cell is divided by sigma/sqrt(number of pairs), its sd for independent noise.
+    The residual of a cell is divided by sigma/sqrt(number of pairs), its sd for independent noise; pairs with weights
+    are multiplied by their roots before.
     """
     step = -(-data.num_frames // max_cells)
     measured = measured_pairs(data, k)
@@ -82,7 +83,10 @@ def map_panels(result: MCMCResult, data: TwoTimeData, k: int, max_cells: int = M
     fitted[i, j] = correlation_draws(result, k, data.t[i], data.t[j], np.array([best_draw(result)]))[0]
     mean, count = block_mean(measured, step)
     model, _ = block_mean(fitted, step)
-    residual = (mean - model) * np.sqrt(count) / noise_sd(result)[k]
+    weights, residual = data.relative_weights(), mean - model
+    if weights is not None:
+        residual, _ = block_mean((measured - fitted) * np.sqrt(weights[k]), step)
+    residual = residual * np.sqrt(count) / noise_sd(result)[k]
     return MapPanels(cell_edges(data.t, step), mean, model, residual, step)
 
 

@@ -64,15 +64,17 @@ def whole(function, t):
     return maps
 
 
-def dense_sums(t, design, weight=None, resting=0.0):
-    """`homodyne.noise.traces.PairSums` from products of whole maps."""
+def dense_sums(t, design, roots=None, resting=0.0):
+    """`homodyne.noise.traces.PairSums` from products of whole maps; `roots` are those of weights."""
     derivatives = whole(design, t)
-    upper = np.triu(np.ones((len(t),) * 2) if weight is None else weight, 1)
-    weight = upper + upper.T
-    information = 0.5 * np.einsum("aij,bij->ab", weight * derivatives, derivatives, optimize=True)
+    upper = np.triu(np.ones((len(t),) * 2) if roots is None else roots, 1)
+    roots = upper + upper.T
+    information = 0.5 * np.einsum("aij,bij->ab", roots**2 * derivatives, derivatives, optimize=True)
     elimination = -np.linalg.solve(information[-2:, -2:], information[-2:, :-2])
-    scores = weight * derivatives
+    scores = roots * derivatives
     scores[:-2] += np.tensordot(elimination.T, scores[-2:], 1)
     passed = scores @ (resting + (1 - resting) * derivatives[-1] + (1 - resting) * np.eye(len(t)))
     powers = [np.einsum("aij,bji->ab", *two, optimize=True) for two in ((scores,) * 2, (passed, scores), (passed,) * 2)]
-    return PairSums(information, elimination, np.array(powers))
+    i, j = np.nonzero(upper)
+    g = derivatives[-1, i, j]
+    return PairSums(information, elimination, np.array(powers), np.array([g.size, g.sum(), g @ g]))

@@ -78,6 +78,28 @@ def test_a_right_model_is_not_accused(counts):
         assert np.mean(squares) > 5
 
 
+def test_weights_say_how_pairs_scatter():
+    """Frames with ten times the noise are no misfit where their weights say so, and are one where these are lost."""
+    frames = np.where((np.arange(N) > 20) & (np.arange(N) < 45), 0.1, 1.5)
+    weights = np.outer(frames, frames).astype(np.float32)
+    model = 1 + CONTRAST * correlation(T)
+    c2 = model + (speckle(1.0, 3) - model) / np.sqrt(weights)
+
+    def seen(of_sample, of_view):
+        maps = [MapView(T, sampled(one, None, of_sample), design, g, 1.0, CONTRAST, weights=of_view) for one in c2]
+        return check(maps, 1.0)
+
+    found = seen(weights, weights)
+    assert not found["alarms"]
+    assert found["misfit"]["p"] > 0.01
+    assert found["frames"]["speckle"]["chi2"] < 2.5 * found["frames"]["speckle"]["dof"]
+    assert seen(None, None)["misfit"]["p"] < 1e-6  # planted: weights are forgotten, or only in one place
+    assert seen(None, weights)["misfit"]["p"] < 1e-6
+    assert seen(weights, weights**2)["misfit"]["p"] < 1e-6
+    c2 = stretched(c2)
+    assert seen(weights, weights)["misfit"]["p"] < 1e-6  # a misfit is seen through weights
+
+
 def stretched(c2):
     """A decay with another shape; the parameters can follow only a part of it."""
     lag = np.abs(T[:, None] - T)

@@ -90,10 +90,11 @@ def test_planted_bugs_are_seen(regime, name, bug, monkeypatch):
 
 
 def test_short_records_are_exact_with_weights_of_any_kind():
-    t, weight = T[:60], np.random.default_rng(0).uniform(0, 2, (60, 60))
-    weight[3:5, 10:40] = weight[20, 30:] = 0.0
+    t, roots = T[:60], np.sqrt(np.random.default_rng(0).uniform(0, 4, (60, 60)))
+    roots[3:5, 10:40] = roots[20, 30:] = 0.0
     design = dense.functions(dense.laminar, flow(20.0, 15.0))[1]
-    got, expected = pair_sums(t, design, weight), dense.dense_sums(t, design, weight)
+    got, expected = pair_sums(t, design, roots), dense.dense_sums(t, design, roots)
+    np.testing.assert_allclose(got.pairs, expected.pairs, rtol=1e-9)
     for a, b in zip((got.information, *got.powers), (expected.information, *expected.powers), strict=True):
         scale = np.sqrt(np.outer(np.diag(b), np.diag(b)))
         assert np.allclose(a / scale, b / scale, rtol=0, atol=1e-5)
@@ -126,6 +127,32 @@ def test_missing_pairs_of_long_records(kind):
         full = pair_sums(t, design, largest=160)
         forgotten = full._replace(information=0.9 * full.information, powers=0.81 * full.powers)
         assert errors(forgotten, dense.dense_sums(t, design, weight))[0] > 0.03
+
+
+def uneven(kind, n):
+    rng = np.random.default_rng(1)
+    if kind == "pairs at random":
+        return rng.uniform(0.2, 3.0, (n, n))
+    frames = {
+        "frames at random": rng.uniform(0.1, 1.0, n),
+        "waves": 1.0 + 0.8 * np.sin(np.arange(n) / 40),
+        "half of the record": np.where(np.arange(n) < n // 2, 1.0, 0.1),
+    }[kind]
+    return np.outer(frames, frames)
+
+
+@pytest.mark.parametrize("kind", ["pairs at random", "frames at random", "waves", "half of the record"])
+def test_weights_in_long_records(kind):
+    """A residual times the root of its weight has the noise of all: weights in place of their roots are wrong."""
+    t = np.arange(1.0, 401)
+    weight = uneven(kind, len(t))
+    for lifetime in (4.0, 60.0):
+        design = dense.functions(dense.static, decay(lifetime))[1]
+        expected = dense.dense_sums(t, design, np.sqrt(weight))
+        found = pair_sums(t, design, np.sqrt(weight), largest=160)
+        assert errors(found, expected)[0] < 0.03
+        np.testing.assert_allclose(found.pairs, expected.pairs, rtol=1e-4)
+        assert errors(pair_sums(t, design, weight, largest=160), expected)[0] > 0.08  # planted
 
 
 def test_a_slow_decay_keeps_its_digits():

@@ -87,7 +87,7 @@ def expected(maps, together=False):
     sums = direct_moments if together else alone
     fewest = maps.alive.sum(axis=1).min()
     usable = (one[alive][:, alive] for one, alive in zip(maps.values, maps.alive, strict=True))
-    samples = [sampled(one, fewest).row() for one in usable]
+    samples = [sampled(one, fewest, maps.weights_among(k)).row() for k, one in enumerate(usable)]
     dealt = [shard_numbers(maps, 3, strategy, seed=5) for strategy in STRATEGIES]
     shards = [x for numbers in dealt for shard in reduce_shards(maps, grid_of(maps), 3, numbers) for x in shard]
     return [values, maps.center, *nodes, *pairs, *sums(MODEL, PARAMS, maps), *samples, *shards]
@@ -118,6 +118,18 @@ def test_every_way_gives_the_same_bits(backend, kept, maps, tmp_path):
         same(everything(passes), expected(maps, together))
     for one, other in zip(expected(maps), expected(maps, together=True), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-13)
+
+
+@pytest.mark.parametrize("backend", [None, "sequential", "multiprocessing"])
+def test_weights_go_where_the_maps_are(backend, maps, made, tmp_path):
+    """And what was kept without them, or with others, is not taken."""
+    weights = np.random.default_rng(0).uniform(0.1, 2.0, (3, 60, 60)).astype(np.float32)
+    weights[0, 5, 20:30] = 0.0
+    for given in (None, tuple(weights), tuple(weights**2), tuple(weights)):
+        weighted, kept = replace(maps, weights=given), num_made(made)
+        with remote(weighted, config(backend, tmp_path / "store")) as passes:
+            same(everything(passes), expected(weighted))
+    assert num_made(made) == kept
 
 
 @pytest.mark.parametrize("backend", [None, "sequential", "multiprocessing"])

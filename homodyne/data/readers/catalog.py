@@ -51,6 +51,10 @@ class Catalog:
         Number of maps; number of frames of each.
     read_map : callable
         Reads one map; see ReadMap.
+    read_weights : callable or None
+        Reads the weights of the pairs of one map, in the same way.
+    num_weights : int
+        Maps whose weights are there: none, all, or one for all alike.
     map_file : callable or None
         Maps without reading them; see MapFile.
     q, phi : ndarray (num_maps,) or None
@@ -84,6 +88,8 @@ class Catalog:
     num_maps: int
     num_frames: int
     read_map: ReadMap
+    read_weights: ReadMap | None = None
+    num_weights: int = 0
     map_file: MapFile | None = None
     q: FloatArray | None = None
     phi: FloatArray | None = None

@@ -28,7 +28,8 @@ NAME = "homodyne"
 MARK = "homodyne_two_time"
 VERSION, UNSEALED = 3, 2
 SEAL = "sha256"
-"""Field with digests, 32 bytes each: of all other fields but the maps, then of every map."""
+"""Field with digests, 32 bytes each: of all other fields but the maps, then of every map and every map of weights."""
+MAPS = ("c2", "weights")
 MAX_FACTS = 1_000_000  # bytes
 SCALARS = ("gap", "dt", "age_origin")
 REQUIRED = (MARK, "c2", "t", "phi", "q", "alive", "frames", "scalars", "source")
@@ -80,8 +81,8 @@ def catalog(source: Source, units: Units) -> Catalog:
     version = fields.array(MARK, 1)
     if version.size != 1 or int(version.reshape(-1)[0]) not in (VERSION, UNSEALED):
         raise DataError(
-            f"{path}: {MARK} is {version}; this version of homodyne reads {VERSION}. Update homodyne, or write the "
-            "data again."
+            f"{path}: {MARK} is {version}; this version of homodyne reads {UNSEALED} and {VERSION}. Update homodyne, "
+            "or write the data again."
         )
     sealed = int(version.reshape(-1)[0]) != UNSEALED
     lacking = [name for name in REQUIRED if name not in fields.names] + [SEAL] * (sealed != (SEAL in fields.names))
@@ -91,6 +92,9 @@ def catalog(source: Source, units: Units) -> Catalog:
     if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
         raise DataError(f"{path}: c2 has shape {shape}; expected (n_maps, n, n).")
     n_maps, n = shape[:2]
+    num_weights = fields.shape("weights")[0] if "weights" in fields.names else 0
+    if num_weights and (not sealed or fields.shape("weights") not in ((1, n, n), (n_maps, n, n))):
+        raise DataError(f"{path}: weights has shape {fields.shape('weights')}; expected {shape} or {(1, n, n)}.")
     most = {MARK: 1, "scalars": len(SCALARS), "frames": 2, "source": MAX_FACTS, "t": n, "alive": n_maps * n}
     most |= {"diagonal": n_maps * n}
     arrays = {
@@ -98,7 +102,8 @@ def catalog(source: Source, units: Units) -> Catalog:
         for name in (*REQUIRED, *OPTIONAL)
         if name in fields.names and name != "c2"
     }
-    maps = _Maps(fields, n_maps, n, arrays if sealed else None)
+    seals = _seals(fields, n_maps + num_weights, arrays) if sealed else []
+    maps, weights = _Maps(fields, "c2", n, seals[:n_maps]), _Maps(fields, "weights", n, seals[n_maps:])
     numbers = arrays["scalars"].astype(np.float64).reshape(-1)
     frames = arrays["frames"].reshape(-1)
     if numbers.size != len(SCALARS) or frames.size != 2:
@@ -114,6 +119,8 @@ def catalog(source: Source, units: Units) -> Catalog:
         num_maps=n_maps,
         num_frames=n,
         read_map=maps.read,
+        read_weights=weights.read if num_weights else None,
+        num_weights=num_weights,
         map_file=None if isinstance(fields, Members) else maps.in_file,
         q=checks.per_map("q", arrays["q"], n_maps),
         phi=checks.real_vector("phi", arrays["phi"], n_maps),
@@ -150,36 +157,36 @@ def _map_digest(one: MapArray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(one, "<f4").data).digest()
 
 
-class _Maps:
-    """The maps of a file, which are as they were written; those of an unsealed one are not looked at."""
+def _seals(fields: GroupFields | Members, count: int, arrays: Mapping[str, NDArray[Any]]) -> list[bytes]:
+    """Digests of so many maps; DataError where what belongs to them is not what was written."""
+    seals = fields.array(SEAL, 32 * (1 + count))
+    if seals.shape != (1 + count, 32) or seals.dtype != np.uint8:
+        raise DataError(f"{fields.path}: {SEAL} has shape {seals.shape}; expected {(1 + count, 32)}.")
+    first, *others = (one.tobytes() for one in seals)
+    _require(_digest(arrays) == first, fields, "what belongs to its maps")
+    return others
 
-    def __init__(
-        self, fields: GroupFields | Members, num_maps: int, num_frames: int, arrays: Mapping[str, NDArray[Any]] | None
-    ) -> None:
-        self._fields, self._n = fields, num_frames
-        self._seals: list[bytes] = []
-        if arrays is None:
-            return
-        seals = fields.array(SEAL, 32 * (1 + num_maps))
-        if seals.shape != (1 + num_maps, 32) or seals.dtype != np.uint8:
-            raise DataError(f"{fields.path}: {SEAL} has shape {seals.shape}; expected {(1 + num_maps, 32)}.")
-        first, *self._seals = (one.tobytes() for one in seals)
-        self._require(_digest(arrays) == first, "what belongs to its maps")
+
+class _Maps:
+    """The maps of a field, which are as they were written; without `seals` they are not looked at."""
+
+    def __init__(self, fields: GroupFields | Members, name: str, num_frames: int, seals: list[bytes]) -> None:
+        self._fields, self._name, self._n, self._seals = fields, name, num_frames, seals
 
     def read(self, index: int, frames: slice, out: MapArray) -> None:
         """Read a range of frames of a map."""
         if not self._seals:
-            self._fields.block("c2", index, frames, out)
+            self._fields.block(self._name, index, frames, out)
             return
         require_budget(4 * self._n**2, str(self._fields.path), "a whole map")
         whole = np.empty((self._n, self._n), np.float32)
-        self._fields.block("c2", index, slice(0, self._n), whole)
+        self._fields.block(self._name, index, slice(0, self._n), whole)
         self._compare(index, whole)
         out[:] = whole[frames, frames]
 
     def in_file(self, index: NDArray[np.intp]) -> MapArrays | None:
         """Maps as they lie in the file, if they do."""
-        found = self._fields.map_file("c2", index) if isinstance(self._fields, GroupFields) else None
+        found = self._fields.map_file(self._name, index) if isinstance(self._fields, GroupFields) else None
         if found is not None and self._seals:
             for k, one in zip(index, found, strict=True):
                 self._compare(int(k), one)
@@ -187,13 +194,14 @@ class _Maps:
         return found
 
     def _compare(self, index: int, one: MapArray) -> None:
-        self._require(_map_digest(one) == self._seals[index], f"map {index}")
+        _require(_map_digest(one) == self._seals[index], self._fields, f"map {index} of {self._name}")
 
-    def _require(self, same: bool, what: str) -> None:
-        if not same:
-            raise DataError(
-                f"{self._fields.path} is damaged: {what} is not what was written (SHA-256); copy or write it again."
-            )
+
+def _require(same: bool, fields: GroupFields | Members, what: str) -> None:
+    if not same:
+        raise DataError(
+            f"{fields.path} is damaged: {what} is not what was written (SHA-256); copy or write it again."
+        )
 
 
 def _source(path: str, encoded: NDArray[Any]) -> dict[str, str]:

@@ -119,7 +119,8 @@ def summarise(result: "MCMCResult") -> SummaryTable:
     notes = (*warnings, unknown) if unknown else tuple(warnings)
     suspect = [f"WARNING: {line}" for line in first]
     left_out = [f"left out: {line}" for line in result.diagnostics.get("left_out") or ()]
-    facts = "\n".join(filter(None, [*suspect, run_facts(result), *left_out, _reduction(result)]))
+    weights = str(result.diagnostics.get("weights") or "")
+    facts = "\n".join(filter(None, [*suspect, run_facts(result), *left_out, weights, _reduction(result)]))
     shares = (result.diagnostics.get("prior") or {}).get("shares") or {}
     undetermined = tuple(name for name in result.parameter_names if shares.get(name, 0.0) > HELD)
     return SummaryTable(result.verdict, reason, facts, tuple(_rows(result)), notes, belief(result), rates, undetermined)
