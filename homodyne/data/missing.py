@@ -16,8 +16,9 @@ A pair of frames is left out where its value is
 Two kinds of repeated numbers are measurements. Zero (-1 where 1 was subtracted) is what pairs without a coincidence
 have: with a share p of them the mean number of coincidences is m = -log p, and the others scatter by
 sqrt((1 + m)(1 - p)/m - 1) of their mean (Poisson distribution without its zero); where values scatter nearly that
-much zeros stay. And a number towards which values pile up, as those of a law without noise do where it has
-decayed, is where that law ends.
+much zeros stay. Where another constant was added, the least value of a map is the same, if it does not fill frames and
+the next values lie about one coincidence above it, while a limit that cuts others off has values right beside it. And a
+number towards which values pile up, as those of a law without noise do where it has decayed, is where that law ends.
 
 A frame is left out where no pair is left, or where all that are left are zero and its diagonal does not show counts.
 """
@@ -53,7 +54,7 @@ ROWS = 256
 """Rows handled at once, so that temporaries stay small next to a map."""
 
 COINCIDENCE = (0.0, -1.0)
-"""What a pair without a coincidence has, also after 1 was subtracted."""
+"""What a pair without a coincidence has, also after 1 was subtracted; see `_apart` for other constants."""
 
 _SAMPLE, _PARTNERS = 1 << 18, 64  # pairs looked at for repeated values; with how many frames each frame is looked at
 _OFTEN, _TWICE = 10, 3  # pairs that make a number a repeated one, and one that is alone
@@ -61,6 +62,7 @@ _ALONE = 8.0  # spreads around it without another value
 _NEIGHBOURS = 8  # values that are compared with it, and commonest ones of a map that are not
 _FEW = 8  # values of a frame that do not show their scatter
 _SCATTER = 0.5  # of that of coincidences, above which zeros are some
+_GAP, _BESIDE = 0.2, 0.02  # of a coincidence, within which another value is beside; how many are, of pairs without one
 
 
 @dataclass(frozen=True)
@@ -202,14 +204,20 @@ def _rules(sample: MapArray, partners: NDArray[np.intp]) -> _Rules:
         found = (_standing_out(values, counts, left) | fills) & ~judged
         if not found.any():
             break
+        centre, spread = _bulk(values[left], counts[left])
+        own = left & ~fills & (np.abs(values.astype(np.float64) - centre) <= (FAR * spread or np.inf))
+        least = int(np.argmax(own))
+        late = found & (np.isin(values, COINCIDENCE) | (np.arange(values.size) == least))
+        found = found & ~late if np.any(found & ~late) else late  # what else is no measurement says nothing of these
         judged |= found
         for k in np.flatnonzero(found).tolist():
             if _approached(values, counts, k):
                 continue
             kept = None
-            if values[k] in COINCIDENCE:
-                common = ~left | (counts >= _OFTEN * _usual(counts[left])) | (values == values[k])
-                kept = _coincidences(values[k], counts[k] / counts[left].sum(), sample, values[common])
+            if values[k] in COINCIDENCE or (k == least and own[k] and _apart(values[own], counts[own])):
+                common = ~own | (counts >= _OFTEN * _usual(counts[left])) | (values == values[k])
+                share = counts[k] / counts[left].sum()
+                kept = _coincidences(values[k], share, sample, values[common], bool(fills[k]))
                 if kept is None:
                     continue
             repeated[float(values[k])] = kept
@@ -261,7 +269,7 @@ def _standing_out(values: MapArray, counts: NDArray[np.int64], left: BoolArray) 
 
 
 def _filling(sample: MapArray, partners: NDArray[np.intp]) -> MapArray:
-    """Numbers that most pairs of some frames hold, and hardly any pair of the other frames."""
+    """Numbers that most pairs of less than half of the frames hold, and hardly any pair of the other frames."""
     ordered, known = np.sort(sample, axis=1), np.count_nonzero(~np.isnan(sample), axis=1)
     middle = np.take_along_axis(ordered, np.minimum(known // 2, sample.shape[1] - 1)[:, None], axis=1)
     held = (sample == middle) & np.isfinite(middle)
@@ -269,6 +277,8 @@ def _filling(sample: MapArray, partners: NDArray[np.intp]) -> MapArray:
     found = []
     for value in np.unique(middle[full]):
         of_value = full & (middle[:, 0] == value)
+        if 2 * np.count_nonzero(of_value) >= len(sample):
+            continue
         others = sample[np.ix_(~of_value, ~of_value[partners])]
         if np.count_nonzero(others == value) < 0.01 * np.count_nonzero(~np.isnan(others)):
             found.append(value)
@@ -282,11 +292,23 @@ def _approached(values: MapArray, counts: NDArray[np.int64], k: int) -> bool:
     return near >= _FEW and 4 * near >= far
 
 
-def _coincidences(value: np.float32, share: float, sample: MapArray, common: MapArray) -> FloatArray | None:
+def _apart(values: MapArray, counts: NDArray[np.int64]) -> bool:
+    """Whether hardly any of sorted values lie within a part of a coincidence above the least, which has none."""
+    if values.size < 2:
+        return False
+    above = values[1:].astype(np.float64) - float(values[0])
+    one = float(above @ counts[1:]) / counts.sum() / -np.log(counts[0] / counts.sum())
+    return bool(counts[1:][above < _GAP * one].sum() <= _BESIDE * counts[0])
+
+
+def _coincidences(
+    value: np.float32, share: float, sample: MapArray, common: MapArray, fills: bool
+) -> FloatArray | None:
     """How much the values of each frame scatter, (n,): pairs with a product of 1 or more may have no coincidence.
 
-    None where most may, because values scatter as numbers of coincidences do of which a share is zero. Common values do
-    not count. The variance of a pair is one over its coincidences, and both frames are factors of these.
+    None where all may, because values scatter as numbers of coincidences do of which a share is zero; but for whole
+    frames that the value `fills` while others hardly have it. Common values do not count. The variance of a pair is one
+    over its coincidences, and both frames are factors of these.
     """
     number = -np.log(share)
     least = _SCATTER * np.sqrt((1 + number) * (1 - share) / number - 1)
@@ -298,7 +320,7 @@ def _coincidences(value: np.float32, share: float, sample: MapArray, common: Map
     scatter = np.divide(sd, np.abs(mean), out=np.zeros(len(sd)), where=mean != 0)
     few, whole = count < _FEW, np.all((sample == value) | np.isnan(sample), axis=1)
     if few.all() or np.mean(few[~whole]) > 0.5 or (typical := float(np.median(scatter[~few]))) >= least:
-        return None
+        return np.where(whole, 0.0, 1e30) if fills and value else None
     unknown = 1e30 if value == 0 else 0.0  # frames of zeros are judged by their diagonal
     return np.where(few, unknown, scatter / np.sqrt(max(typical * max(least, 2 * typical), 1e-60)))
 

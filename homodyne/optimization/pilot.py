@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from homodyne.data.missing import COINCIDENCE
 from homodyne.errors import ConvergenceError, DataError
 from homodyne.likelihood.nodes import Nodes
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, log_densities, score_many
@@ -443,7 +442,7 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
         left = values[k] - scaling[k, 0] - scaling[k, 1] * g
         left = left if weights is None else left * np.sqrt(weights[k])
         finite = np.isfinite(left)
-        left, empty = left[finite], np.isin(values[k][finite], COINCIDENCE)
+        left, empty = left[finite], values[k][finite] == np.nanmin(values[k])
         sparse = 2 * np.count_nonzero(empty) > empty.size
         found[k] = left.std() if sparse else _MAD_TO_SD * np.median(np.abs(left - np.median(left)))
         if not found[k] > _RESOLVED * abs(center[k]):

@@ -298,7 +298,40 @@ def test_few_photons_lose_nothing(num_frames, pixels, counts):
     data = speckle(num_frames, pixels, counts)
     assert data.left_out == ()
     assert data.num_pairs == num_frames * (num_frames - 1) // 2
-    assert examine(data.c2[0] - 1, data.diagonal[0]).left_out == ()
+    for constant in (-1, 0.05, 0.2, -0.1):  # as a baseline of another height makes them
+        assert examine(data.c2[0] + np.float32(constant), data.diagonal[0] + constant).left_out == ()
+
+
+@pytest.mark.parametrize("offset", [0.9, 1.0, 1.05, 1.2])
+@pytest.mark.parametrize(("num_frames", "pixels", "counts"), [(30, 2000, 0.02), (60, 1000, 0.02), (100, 200, 0.1)])
+def test_zeros_of_few_photons_stay_and_what_software_wrote_goes(offset, num_frames, pixels, counts):
+    """Pairs without a coincidence, whatever the baseline, beside dead frames and single pairs of one number."""
+    shape = {"num_frames": num_frames, "pixels": pixels, "mean_counts": counts, "offset": offset}
+    data = simulate(TRUTH, q=0.01, dt=0.1, phi=[0.0], contrast=0.3, seed=2, **shape)
+    assert data.left_out == ()
+    one, diagonal = data.c2[0], data.diagonal[0]
+    empty = np.triu(one == one.min(), 1)
+    assert np.count_nonzero(empty) > 0.05 * data.num_pairs
+    for value in (0.0, -1.0, 1e30, -9999.0):
+        spoilt, raw = without(one, [5, 17], value), diagonal.copy()
+        raw[[5, 17]] = 0.0
+        found = examine(spoilt, raw)
+        assert np.flatnonzero(~found.alive).tolist() == [5, 17]
+        assert [(record.kind in ("constant", "zeros"), record.pairs) for record in found.left_out] == [
+            (True, 2 * num_frames - 3)
+        ]
+    spoilt, where = scattered(one, 1e30, data.num_pairs // 110)
+    found = examine(spoilt, diagonal)
+    np.testing.assert_array_equal(np.isnan(found.values) & np.triu(np.ones(one.shape, bool), 1), where)
+
+
+def test_a_limit_below_is_none_of_coincidences(one, monkeypatch):
+    """Values are cut off at 0.98, with others right above it; planted: without looking beside it they stay."""
+    cut = np.maximum(one, 0.98).astype(np.float32)
+    count = np.count_nonzero(np.triu(cut == np.float32(0.98), 1))
+    assert [(record.kind, record.pairs) for record in examine(cut).left_out] == [("saturated", count)]
+    monkeypatch.setattr(rules, "_BESIDE", 1e9)
+    assert examine(cut).left_out == ()
 
 
 def test_frames_of_few_photons_keep_their_zeros():
@@ -330,11 +363,15 @@ def test_laws_without_noise_lose_nothing(rate, power):
 
 @pytest.mark.parametrize(
     ("guard", "value"),
-    [("_usual", lambda counts: 1.0), ("_coincidences", lambda *arguments: np.zeros(len(arguments[2])))],
+    [
+        ("_usual", lambda counts: 1.0),
+        ("_coincidences", lambda *arguments: np.zeros(len(arguments[2]))),
+        ("_apart", lambda values, counts: False),
+    ],
 )
 def test_guards_against_false_alarms_are_needed(monkeypatch, guard, value):
     """Planted: without comparing with how often values repeat, or without coincidences, few photons lose pairs."""
-    maps = [speckle(250, 50).c2[0], speckle(100, 2000, 0.03).c2[0]]
+    maps = [speckle(250, 50).c2[0], speckle(100, 2000, 0.03).c2[0], speckle(100, 2000, 0.03).c2[0] + np.float32(0.1)]
     assert all(examine(each).left_out == () for each in maps)
     monkeypatch.setattr(rules, guard, value)
     assert any(examine(each).left_out for each in maps)

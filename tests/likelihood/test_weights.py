@@ -124,7 +124,9 @@ def test_a_weight_of_two_is_the_pair_twice(points):
         expected.append(total)
     off = got - expected  # a normal density of half the variance, or two of them: their ratio knows no parameters
     assert np.ptp(off) < 1e-5
-    assert np.ptp(log_densities(points, posterior_of(maps, reduce_pairs(replace(maps, weights=None), I, J))) - got) > 0.3
+    assert (
+        np.ptp(log_densities(points, posterior_of(maps, reduce_pairs(replace(maps, weights=None), I, J))) - got) > 0.3
+    )
 
 
 def test_a_weight_of_zero_is_a_missing_pair(maps):

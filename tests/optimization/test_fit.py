@@ -354,13 +354,15 @@ def test_cells_that_stay_too_coarse_are_refused(data):
     assert "laplace: CERTIFIED" in result.diagnostics["methods"]  # but for that
 
 
-def test_maps_of_which_half_the_pairs_are_without_a_coincidence_are_measurements():
+@pytest.mark.parametrize("offset", [1.0, 1.1])
+def test_maps_of_which_half_the_pairs_are_without_a_coincidence_are_measurements(offset):
     sparse = homodyne.simulate(
         {"D0": 3e3, "alpha": 0.0, "D_offset": 0.0}, q=0.005, num_frames=80, dt=0.3, phi=(0.0, 90.0), contrast=0.3,
-        pixels=1300, mean_counts=0.02, seed=1,
+        pixels=1300, mean_counts=0.02, seed=1, offset=offset,
     )  # fmt: skip
     above = np.triu_indices(80, 1)
-    assert all(np.mean(one[above] == 0) > 0.5 for one in sparse.c2)
+    assert not sparse.left_out
+    assert all(np.mean(one[above] == one.min()) > 0.5 for one in sparse.c2)
     result = homodyne.fit(sparse, mode="static", method="laplace")  # the mode for independent pairs is no start
     np.testing.assert_allclose(result.sigma, [one[above].std() for one in sparse.c2], rtol=0.05)
     assert not result.diagnostics["implausible"]

@@ -63,6 +63,17 @@ def test_cut_at_lag(static):
     np.testing.assert_allclose([cut.low[-1], cut.median[-1], cut.high[-1]], band, rtol=1e-9)
 
 
+def test_errors_of_weighted_pairs(static):
+    frames = np.linspace(0.2, 2.0, 60)
+    data = static.data.weighted(frame_weights=frames)
+    cut, plain = (cuts.cut_at_lag(static.result, one, 0, 1) for one in (data, static.data))
+    pairs = [i for i in range(59) if data.good[i] and data.good[i + 1] and i * 24 // 60 == 23]
+    weights = [data.relative_weights()[0][i, i + 1] for i in pairs]
+    assert cut.error[-1] == pytest.approx(0.03 * np.sqrt(np.sum(1 / np.array(weights))) / len(pairs), rel=1e-5)
+    assert cut.error[-1] < 0.8 * plain.error[-1]
+    np.testing.assert_array_equal(cut.mean, plain.mean)
+
+
 def test_model_over_few_pairs_stands_for_all_of_a_bin(static, monkeypatch):
     few = cuts.cut_at_lag(static.result, static.data, 0, 20)
     monkeypatch.setattr(cuts, "PAIRS_PER_BIN", 10**6)

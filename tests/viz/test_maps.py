@@ -21,6 +21,8 @@ def slow_panels(example, k, step):
     t = data.t
     g = np.asarray(g_of(result.model, params, t[:, None], t, result.q[k], result.phi[k], result.gap))
     fitted = flat["offset"][best, k] + flat["contrast"][best, k] * g
+    relative = data.relative_weights()
+    roots = np.ones_like(fitted) if relative is None else np.sqrt(relative[k])
     size = -(-t.size // step)
     panels = np.full((3, size, size), np.nan)
     for a in range(size):
@@ -28,12 +30,13 @@ def slow_panels(example, k, step):
             rows = range(a * step, min((a + 1) * step, t.size))
             columns = range(b * step, min((b + 1) * step, t.size))
             pairs = [(i, j) for i in rows for j in columns if i < j and data.good[i] and data.good[j]]
-            pairs = [(i, j) for i, j in pairs if np.isfinite(data.c2[k, i, j])]
+            pairs = [(i, j) for i, j in pairs if np.isfinite(data.c2[k, i, j]) and roots[i, j] > 0]
             if pairs:
                 y = np.mean([data.c2[k, i, j] for i, j in pairs], dtype=float)
                 m = np.mean([fitted[i, j] for i, j in pairs])
                 error = result.sigma[k] / np.sqrt(len(pairs))
-                panels[:, a, b] = panels[:, b, a] = y, m, (y - m) / error
+                left = np.mean([roots[i, j] * (data.c2[k, i, j] - fitted[i, j]) for i, j in pairs])
+                panels[:, a, b] = panels[:, b, a] = y, m, left / error
     return panels
 
 
@@ -53,6 +56,11 @@ def test_panels_agree_with_single_pairs(laminar, step):
     np.testing.assert_allclose(panels.data, data, rtol=1e-12)
     np.testing.assert_allclose(panels.model, model, rtol=1e-10)
     np.testing.assert_allclose(panels.residual, residual, rtol=1e-6, atol=1e-8)
+    frames = np.linspace(0.1, 2.0, 50)
+    frames[7] = 0.0
+    weighted = replace(example, data=example.data.weighted(frame_weights=frames))
+    panels = maps.map_panels(weighted.result, weighted.data, 5, max_cells=-(-50 // step))
+    np.testing.assert_allclose(panels.residual, slow_panels(weighted, 5, step)[2], rtol=1e-5, atol=1e-7)
     other = slow_panels(replace(example, result=replace(example.result, sigma=laminar.result.sigma)), 5, step)[2]
     assert not np.allclose(other, residual, equal_nan=True)
 
