@@ -132,10 +132,9 @@ def load(
             _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")
         )
         weights = None
-        if catalog.read_weights is not None and catalog.num_weights:
-            alike = catalog.num_weights == 1
-            weights = _read(catalog, catalog.read_weights, index if not alike else np.zeros(1, np.intp), chosen)
-            weights = weights[0] if alike else weights
+        if catalog.read_weights is not None:
+            which = index if catalog.num_weights > 1 else np.zeros(1, np.intp)
+            weights = _read(catalog, catalog.read_weights, which, chosen)
         return assemble(
             maps,
             t=times,

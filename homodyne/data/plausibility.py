@@ -73,7 +73,11 @@ def unusual(name: str, values: FloatArray | float | None) -> list[str]:
 
 def implausible(data: TwoTimeData, gap: float | None = None) -> list[str]:
     """Sentences on what of a measurement is unusual; `gap` (Å) replaces that of the data."""
-    levels = np.array([level(one, data.alive[k]) for k, one in enumerate(each_map(data.c2))])
+    weights = data.weights
+    maps = (
+        one if weights is None else np.where(weights[k] > 0, one, np.nan) for k, one in enumerate(each_map(data.c2))
+    )
+    levels = np.array([level(one, data.alive[k]) for k, one in enumerate(maps)])
     return [
         *unusual("gap", data.gap if gap is None else gap),
         *unusual("q", data.q),

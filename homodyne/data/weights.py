@@ -38,7 +38,7 @@ def of_pairs(weights: ArrayLike | None, frame_weights: ArrayLike | None, num_map
 
     Parameters
     ----------
-    weights : array, (num_maps, n, n) or (n, n), optional
+    weights : array, (num_maps, n, n), (1, n, n) or (n, n), optional
         Of pairs of every map, or of all maps alike; the same in both triangles, or zero in one of them.
     frame_weights : array, (n,), optional
         Of frames: pairs have the product of those of their frames, times `weights`.
@@ -51,7 +51,7 @@ def of_pairs(weights: ArrayLike | None, frame_weights: ArrayLike | None, num_map
     if weights is None and frame_weights is None:
         return None
     given = np.ones((1, 1, 1), np.float32) if weights is None else checked("weights", weights)
-    if weights is not None and given.shape not in ((n, n), (num_maps, n, n)):
+    if weights is not None and given.shape not in ((n, n), (1, n, n), (num_maps, n, n)):
         raise DataError(
             f"weights has shape {given.shape}; expected {(num_maps, n, n)}, one for every pair of frames, or {(n, n)} "
             "for all maps alike."

@@ -52,9 +52,9 @@ class Catalog:
     read_map : callable
         Reads one map; see ReadMap.
     read_weights : callable or None
-        Reads the weights of the pairs of one map, in the same way.
+        Reads the weights of the pairs of one map, in the same way; None where there are none.
     num_weights : int
-        Maps whose weights are there: none, all, or one for all alike.
+        Maps whose weights are there: all, or one for all alike.
     map_file : callable or None
         Maps without reading them; see MapFile.
     q, phi : ndarray (num_maps,) or None
