@@ -92,8 +92,9 @@ def _fields(data: TwoTimeData) -> dict[str, Any]:
     each = [each_map(data.c2)]
     if data.weights is not None:
         alike = data.weights.strides[0] == 0
-        fields["weights"] = data.weights[:1] if alike else data.weights
-        each.append(fields["weights"])
+        weights = data.weights[:1] if alike else data.weights
+        fields["weights"] = weights
+        each.append(each_map(weights))
     beside = {name: np.asarray(values) for name, values in fields.items() if name not in native.MAPS}
     return {**fields, native.SEAL: native.digests(beside, chain(*each))}
 

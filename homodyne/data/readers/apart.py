@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -51,8 +52,8 @@ def open_apart(path: str | os.PathLike[str], format: str | None, units: Mapping[
     process = _take()
     process.path = os.fspath(path)
 
-    def read_map(index: int, frames: slice, out: MapArray) -> None:
-        process.ask("read", index, frames.start, frames.stop, into=out)
+    def read(what: str, index: int, frames: slice, out: MapArray) -> None:
+        process.ask("read", what, index, frames.start, frames.stop, into=out)
 
     def map_file(index: NDArray[np.intp]) -> MapArrays | None:
         found = process.ask("places", index)
@@ -63,7 +64,12 @@ def open_apart(path: str | os.PathLike[str], format: str | None, units: Mapping[
     try:
         folder = "/" if os.path.isabs(path) else os.getcwd()
         found: Catalog = process.ask("open", folder, process.path, format, units and dict(units), reading.SECONDS)
-        yield replace(found, read_map=read_map, map_file=None if found.map_file is None else map_file)
+        yield replace(
+            found,
+            read_map=partial(read, "read_map"),
+            read_weights=found.read_weights and partial(read, "read_weights"),
+            map_file=found.map_file and map_file,
+        )
     finally:
         process.release()
 
@@ -203,13 +209,16 @@ class _Served:
         self._path, self._seconds = path, seconds
         self._limit()
         found = self._catalog = self._held.enter_context(open_here(path, format, units))
-        return replace(found, read_map=_in_the_process, map_file=found.map_file and _in_the_process)
+        there: dict[str, Any] = {
+            name: getattr(found, name) and _in_the_process for name in ("read_map", "read_weights", "map_file")
+        }
+        return replace(found, **there)
 
-    def read(self, index: int, first: int, stop: int) -> MapArray:
-        """Read frames of a map."""
+    def read(self, what: str, index: int, first: int, stop: int) -> MapArray:
+        """Read frames of a map, or of the weights of one, by the function of the catalog with this name."""
         self._limit(4 * (stop - first) ** 2)
         out = np.zeros((stop - first, stop - first), np.float32)
-        self._catalog.read_map(index, slice(first, stop), out)
+        getattr(self._catalog, what)(index, slice(first, stop), out)
         return out
 
     def places(self, index: NDArray[np.intp]) -> Place | tuple[Place, ...] | None:
@@ -230,7 +239,7 @@ class _Served:
 
 
 def _in_the_process(*arguments: Any) -> Any:
-    """Stand in for a function of a catalog that does not travel."""
+    """In place of a function of a catalog, which does not travel."""
     raise NotImplementedError
 
 

@@ -199,9 +199,7 @@ class _Maps:
 
 def _require(same: bool, fields: GroupFields | Members, what: str) -> None:
     if not same:
-        raise DataError(
-            f"{fields.path} is damaged: {what} is not what was written (SHA-256); copy or write it again."
-        )
+        raise DataError(f"{fields.path} is damaged: {what} is not what was written (SHA-256); copy or write it again.")
 
 
 def _source(path: str, encoded: NDArray[Any]) -> dict[str, str]:
