@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_REACH = 5.0  # standard deviations of a change that is linear about the centre, to which it tends far away
+_LEAST = 1e-6  # of that, in the units of the estimate
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
@@ -43,9 +46,13 @@ class Adjustment:
         Change of the estimate of (offset, contrast) given z with z - z0, on top of what the adjusted likelihood has.
     scaling_spread : (n_maps, 2, 2) array
         Its covariance.
+    scaling_reach : (n_maps, 2) array
+        What that change tends to far from z0.
+    contrast : (n_maps,) array
+        Estimate of the contrast at z0.
 
-    The last two are along the columns of the lower Cholesky root of the information that the adjusted likelihood has of
-    them, wherever z is, and in units of what it leaves open: the level of c2 at the mean correlation, and the
+    The last four are along the columns of the lower Cholesky root of the information that the adjusted likelihood has
+    of them, wherever z is, and in units of what it leaves open: the level of c2 at the mean correlation, and the
     contrast. What the data hardly tell of one is so kept apart from what they tell well of the other.
     """
 
@@ -54,6 +61,8 @@ class Adjustment:
     widening: float
     scaling_slope: Array
     scaling_spread: Array
+    scaling_reach: Array
+    contrast: Array
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, for JSON."""
@@ -68,6 +77,10 @@ class Adjustment:
     def scaling(self, difference: jax.Array, mean: jax.Array, information: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Estimate (n_maps, 2) of (offset, contrast) and its information (n_maps, 2, 2) under correlated noise.
 
+        Near z0 the estimate changes linearly with z. Far away it must not run into what the prior likes, or the
+        posterior would rise where the model does not fit: the change is bounded, and a contrast that is seen above its
+        noise x (two standard deviations) is changed by a factor, which leaves it positive: asinh(contrast / x) grows.
+
         Parameters
         ----------
         difference : (d,) array
@@ -77,17 +90,22 @@ class Adjustment:
         """
         root = two_by_two.cholesky(information)
         upper = jnp.swapaxes(root, 1, 2)
-        moved = mean + two_by_two.solve_transposed(root, jnp.asarray(self.scaling_slope) @ difference)
+        change = jnp.asarray(self.scaling_slope) @ difference
+        change = change / jnp.sqrt(1.0 + (change / self.scaling_reach) ** 2)
+        known, noise = root[:, 1, 1] * mean[:, 1], 2.0 * jnp.sqrt(jnp.asarray(self.scaling_spread)[:, 1, 1])
+        factor = change[:, 1] / jnp.hypot(self.contrast, noise)
+        more = known * (jnp.cosh(factor) - 1.0) + jnp.hypot(known, noise) * jnp.sinh(factor)
+        moved = mean + two_by_two.solve_transposed(root, jnp.stack([change[:, 0], more], axis=1))
         return moved, root @ two_by_two.inverse(jnp.asarray(self.scaling_spread)) @ upper
 
 
 def unadjusted(dim: int, num_maps: int) -> Adjustment:
     """Adjustment that leaves a likelihood of `dim` coordinates as it is."""
-    scaling = np.zeros((num_maps, 2, dim)), np.tile(np.eye(2), (num_maps, 1, 1))
-    return Adjustment(np.zeros(dim), np.eye(dim), 1.0, *scaling)
+    scaling = np.zeros((num_maps, 2, dim)), np.tile(np.eye(2), (num_maps, 1, 1)), np.ones((num_maps, 2))
+    return Adjustment(np.zeros(dim), np.eye(dim), 1.0, *scaling, np.zeros(num_maps))
 
 
-def adjustment_to(sandwich: "Sandwich", center: Array, covariance: Array) -> Adjustment:
+def adjustment_to(sandwich: "Sandwich", center: Array, covariance: Array, contrast: Array) -> Adjustment:
     """Adjustment whose likelihood has the curvature of the sandwich.
 
     Parameters
@@ -98,18 +116,24 @@ def adjustment_to(sandwich: "Sandwich", center: Array, covariance: Array) -> Adj
         Maximum of the likelihood, as seen from there.
     covariance : (d, d) array
         Of the posterior for independent pairs.
+    contrast : (n_maps,) array
+        Estimate of the contrast of every map.
     """
     root = np.linalg.cholesky(covariance)
     variability, information = (root.T @ x @ root for x in (sandwich.variability, sandwich.information))
     power = float(np.trace(variability) / np.trace(information))
     values, vectors = np.linalg.eigh(variability / power + np.eye(len(root)) - information)
     matrix = root @ (vectors / np.sqrt(values)) @ vectors.T @ np.linalg.inv(root)
+    slope = (sandwich.scaling_slope - sandwich.elimination @ matrix) / np.sqrt(power)
+    back = np.linalg.solve(matrix, root) * np.sqrt(power)  # a root of the covariance as it is calibrated, about
     return Adjustment(
         center=center,
         matrix=matrix,
         widening=float(np.sqrt(power)),
-        scaling_slope=(sandwich.scaling_slope - sandwich.elimination @ matrix) / np.sqrt(power),
+        scaling_slope=slope,
         scaling_spread=sandwich.scaling_spread / power,
+        scaling_reach=_REACH * np.linalg.norm(slope @ back, axis=2) + _LEAST,
+        contrast=np.linalg.cholesky(sandwich.scaling_information)[:, 1, 1] * contrast / np.sqrt(power),
     )
 
 

@@ -241,7 +241,7 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
     found = sandwich(views, pilot.sigma, facts, root, scaling_prior, squares, here.information, cores)
     covariance = np.linalg.inv(found.information + found.prior_information + here.information)
     slope = score_many(z[None], _without_adjustment(pilot)).gradient[0] - here.gradient
-    adjustment = adjustment_to(found, z + covariance @ slope, covariance)
+    adjustment = adjustment_to(found, z + covariance @ slope, covariance, at.scaling_mean[0, :, 1])
     wide = adjusted_covariance(adjustment, found, here.information, scaling_prior)
     inflation = _inflation(space, here, covariance, wide)
     inflation |= _scaling_inflation(found, at.scaling_covariance[0], covariance, wide, scaling_prior)

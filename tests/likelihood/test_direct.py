@@ -123,7 +123,8 @@ def test_nodes_that_are_pairs_have_no_error(noisy):
     maps, posterior, points = noisy
     assert np.abs(reduction_errors(points, posterior, maps)).max() < 1e-7
     spread = np.tile([[1.3, 0.2], [0.2, 0.9]], (2, 1, 1))
-    adjustment = Adjustment(points[0], 0.9 * np.eye(7), 1.4, np.full((2, 2, 7), 0.1), spread)
+    scaling = np.full((2, 2, 7), 0.1), spread, np.ones((2, 2)), np.ones(2)
+    adjustment = Adjustment(points[0], 0.9 * np.eye(7), 1.4, *scaling)
     assert np.abs(reduction_errors(points, replace(posterior, adjustment=adjustment), maps)).max() < 1e-7
     longer = np.concatenate([points, np.full((12, 2), np.log(0.03))], axis=1)
     assert np.abs(reduction_errors(longer, posterior.with_sigma(None), maps)).max() < 1e-7

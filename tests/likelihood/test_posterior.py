@@ -63,7 +63,13 @@ def some_adjustment(z, seed=1):
     rng = np.random.default_rng(seed)
     spread = np.tile([[1.3, 0.2], [0.2, 0.9]], (2, 1, 1))
     return Adjustment(
-        z + 0.02, np.eye(7) + 0.05 * rng.standard_normal((7, 7)), 1.4, rng.normal(0, 2, (2, 2, 7)), spread
+        z + 0.02,
+        np.eye(7) + 0.05 * rng.standard_normal((7, 7)),
+        1.4,
+        rng.normal(0, 2, (2, 2, 7)),
+        spread,
+        np.full((2, 2), 5.0),
+        np.full(2, 20.0),
     )
 
 
@@ -174,6 +180,22 @@ def test_an_adjustment_widens_the_noise_and_turns_about_its_centre():
         np.testing.assert_allclose(where, adjustment.center + adjustment.matrix @ (point - adjustment.center))
         expected = PRIOR(point, posterior) + LIKELIHOOD(where, posterior.with_sigma(1.4 * SIGMA))
         assert float(DENSITY(point, adjusted)) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_the_estimate_of_the_scaling_moves_linearly_near_the_centre_and_not_beyond_its_reach():
+    """A contrast above its noise keeps its sign wherever z is."""
+    adjustment, information = some_adjustment(np.zeros(7)), np.tile(np.diag([4e4, 1e4]), (2, 1, 1))
+    root, mean = np.sqrt(np.diag(information[0])), np.array([[1.0, 0.2], [1.0, 0.2]])  # a contrast of 20 units
+    for width, linear in ((1e-3, True), (1.0, False)):
+        difference = width * np.random.default_rng(3).standard_normal(7)
+        moved = np.asarray(adjustment.scaling(difference, mean, information)[0])
+        expected = adjustment.scaling_slope @ difference / root
+        close = np.allclose(moved - mean, expected, rtol=0, atol=0.01 * np.abs(expected).max())
+        assert close if linear else not close
+    for direction in near(np.zeros(7), 20, width=1e3):
+        moved = np.asarray(adjustment.scaling(direction, mean, information)[0])
+        assert np.all(np.abs(moved - mean)[:, 0] * root[0] <= 5.0)
+        assert np.all(moved[:, 1] > 0)
 
 
 def conditional(posterior, maps, point):

@@ -1,9 +1,12 @@
 """The calibrated fit: where the sandwich is made, the mode is."""
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import stats
 
 import homodyne
+from benchmarks.validation import wide
 from homodyne.config.io import load_config
 from homodyne.likelihood.posterior import log_densities
 from homodyne.optimization import calibration
@@ -39,8 +42,8 @@ SCALING = {
 def fitted(data, mode, seed, parameters=(), priors=WIDE):
     """The data with settings, pilot fit, and report on the noise."""
     names = find_model(mode).parameter_names
-    wide = {n: {"prior": {"type": "normal", "mean": 0.0, "sd": sd}} for n, sd in priors.items() if n in names}
-    config = load_config({"analysis_mode": mode, "parameters": SCALING | wide | dict(parameters)})
+    broad = {n: {"prior": {"type": "normal", "mean": 0.0, "sd": sd}} for n, sd in priors.items() if n in names}
+    config = load_config({"analysis_mode": mode, "parameters": SCALING | broad | dict(parameters)})
     pilot = pilot_fit(build_problem(data, config), np.random.default_rng(seed))
     return data, pilot, config.speckle, noise_report(data, pilot, config.speckle)
 
@@ -55,7 +58,7 @@ def remade_at_mode(data, pilot, known, report):
 
 def test_steps_that_swing_are_cut_in_half(monkeypatch):
     """The wider the sandwich, the nearer the mode is to the prior's, where it is narrower; the swing is damped."""
-    fit = slow_decay({"alpha": -0.8}, 11)
+    fit = slow_decay({"alpha": -0.8}, 4)
     ratio, notes = remade_at_mode(*fit)
     assert not notes
     assert np.all(np.abs(np.log(ratio)) < np.log(1.3))
@@ -89,6 +92,25 @@ def test_a_density_that_rises_up_to_a_rate_of_zero_has_a_mode_too():
     proposal = explored(found, np.random.default_rng(0), 1000, silent).proposal
     points = proposal.draw(1000, np.random.default_rng(1))
     assert smoothed(log_densities(points, found.posterior) - proposal.log_density(points)).ess > 200
+
+
+def test_a_density_falls_where_the_model_does_not_fit():
+    """Contrast and rate leave each other open; far away the change of the contrast must not make the prior agree.
+
+    Planted: a change without bound, after which no correlation decay at all was likelier than the truth.
+    """
+    data = wide.draw("Brownian", 23, (60, 80)).measure(23)
+    config = load_config({"analysis_mode": "static"})
+    pilot = pilot_fit(build_problem(data, config), np.random.default_rng(0))
+    report = noise_report(data, pilot, config.speckle)
+    found = calibrated(data, pilot, config.speckle, report, PilotSettings())[0]
+    rate = list(found.space.coordinate_names).index("log_J")
+    away = np.tile(found.mode.z, (60, 1))
+    away[:, rate] -= np.linspace(2.0, 12.0, 60)
+    assert (log_densities(away, found.posterior) - found.mode.log_density).max() < -50.0
+    unbounded = replace(found.posterior.adjustment, scaling_reach=np.full((4, 2), 1e9))
+    planted = replace(found.posterior, adjustment=unbounded)
+    assert (log_densities(away, planted) - log_densities(found.mode.z[None], planted)).max() > 0.0
 
 
 def test_a_slow_flow_has_a_mode_inside():
