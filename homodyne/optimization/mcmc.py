@@ -62,6 +62,7 @@ _FINER = 0.1  # factor of the tolerance from one to the next
 _AHEAD = 0.5  # of the limit, of the error before shards are sampled
 _SPREAD = 1.2  # of the starts of chains, in posterior sd
 _LONG_WARMUP, _LONGER, _CAREFUL = 6, 2, 0.4  # of a second run: factors of warm-up, of draws and of rejections
+_IN_LINE = 0.95  # share of moves on few nodes that the density accepts, for a second run to take them too
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 _RANK = {CERTIFIED: 3, CORRECTED: 2, REFUSED: 0}
 
@@ -475,7 +476,7 @@ def _nuts(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Dra
     """No-U-turn sampling around the best mode; once more, longer and with its own mass matrix, where that fails.
 
     Chains run in coordinates that follow the bends of the posterior, and move by a density of few nodes where that is
-    nearly the one of all.
+    nearly the one of all; the second time by that of all, where many of these moves were in vain.
     """
     mcmc, posterior = settings.optimization.mcmc, pilot.posterior
     nuts = NutsSettings(
@@ -487,6 +488,7 @@ def _nuts(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Dra
         max_gradients=mcmc.max_gradients,
     )
     known, spent = course(), 0
+    approximation = known.approximation
     for attempt in range(2):
         sampled = sample(
             log_density,
@@ -499,13 +501,14 @@ def _nuts(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Dra
             detect_hardware().cores,
             known.bend,
             known.jumps,
-            known.approximation,
+            approximation,
         )
         spent += sampled.num_gradients
         z = sampled.draws
         chains = diagnose(z, sampled.stats, posterior.names)
         if chains.converged:
             break
+        approximation = approximation if sampled.accepted > _IN_LINE else None
         careful = 1.0 - _CAREFUL * (1.0 - nuts.target_accept_prob)
         nuts = replace(
             nuts,

@@ -36,6 +36,7 @@ Array = npt.NDArray[np.float64]
 MAX_STARTS = 100  # starting points tried per chain
 CHUNK = 64  # most transitions between two reports
 CHUNK_SECONDS = 0.3  # time aimed at between two reports
+MOST_ATTEMPTS = 32  # points that a chain may jump to after a move
 
 _JUMPS = 1_000_003  # folded into the key of a chain for its jumps
 _POSITION = ("z", "z_grad", "potential_energy")  # of a state of NumPyro's sampler
@@ -126,6 +127,8 @@ class Jumps(NamedTuple):
         Cholesky factors of the components and the inverses of these.
     degrees : float
         Of freedom.
+    attempts : int
+        Draws among which a chain chooses at once, `MOST_ATTEMPTS` at most.
     """
 
     log_shares: Any
@@ -133,6 +136,7 @@ class Jumps(NamedTuple):
     factors: Any
     inverses: Any
     degrees: Any
+    attempts: Any
 
     def draw(self, key: jax.Array) -> jax.Array:
         """A point (d,)."""
@@ -143,8 +147,9 @@ class Jumps(NamedTuple):
         return jnp.asarray(self.locations[part] + scale * self.factors[part] @ normal)
 
     def drawn(self, keys: jax.Array, count: int) -> Array:
-        """Points (chains, count, d), for a key of every chain; a point depends on its chain and number only."""
-        return np.asarray(_drawn(self, keys, np.arange(count)))
+        """Points (chains, count, attempts, d) for a key of every chain; one depends on chain and number only."""
+        points = np.asarray(_drawn(self, keys, np.arange(count * int(self.attempts))))
+        return points.reshape(len(points), count, int(self.attempts), -1)
 
     def log_density(self, w: jax.Array) -> jax.Array:
         """Log density at w (d,), but for a constant."""
@@ -212,12 +217,14 @@ def sample(
     bend
         Coordinates in which chains run, and of ``center`` and ``covariance``; those of the density when None.
     jumps
-        Proposals, in whitened coordinates, of an independence sampler (Tierney, Ann. Stat. 22, 1701, 1994): after the
-        warm-up every move is followed by a proposed jump, so that no arm of a posterior holds a chain for long.
+        Distribution, in whitened coordinates, of points to which chains jump: after the warm-up every move is followed
+        by a choice, by importance weights, between the place of the chain and several of these points (iterated
+        sampling importance resampling: Andrieu, Lee and Vihola, Bernoulli 24, 842, 2018; with local moves Samsonov et
+        al., NeurIPS 2022), so that no arm of a posterior holds a chain for long.
     approximation
-        Argument for which ``log_density`` is cheap and nearly the same. Warm-up and moves take it; after the warm-up
-        every move is accepted or not by the ratio of the two densities, which makes the draws those of the density
-        with ``argument`` (Christen and Fox, J. Comput. Graph. Stat. 14, 795, 2005: the moves are reversible).
+        Argument for which ``log_density`` is cheap and nearly the same. Warm-up, moves and jumps take it; after the
+        warm-up each of these is accepted or not by the ratio of the two densities, which makes the draws those of the
+        density with ``argument`` (Christen and Fox, J. Comput. Graph. Stat. 14, 795, 2005: both are reversible).
 
     Raises
     ------
@@ -237,10 +244,10 @@ def sample(
     place = jax.device_put(_Place(origin, factor, bend, jumps, approximation if tested else argument, argument))
     run, clock = _Run(programs, place, settings, workers, _Report(progress, settings)), time.perf_counter()
     chains, tries = _start(programs, place, key, settings, origin.size)
-    _advanced(run._replace(workers=1), chains, np.zeros((settings.num_chains, 0, origin.size)), False)
+    _advanced(run._replace(workers=1), chains, np.zeros((settings.num_chains, 0, 1, origin.size)), False)
     timings = {"compile": time.perf_counter() - clock}  # the first call waits for the compiler
     clock = time.perf_counter()
-    ahead = np.zeros((settings.num_chains, settings.num_samples, origin.size))
+    ahead = np.zeros((settings.num_chains, settings.num_samples, 1, origin.size))
     if jumps is not None:
         numbers = np.arange(settings.num_chains)
         keys = jax.vmap(lambda chain: jax.random.fold_in(jax.random.fold_in(key, chain), _JUMPS))(numbers)
@@ -295,27 +302,23 @@ class _State(NamedTuple):
     accepted: Any
 
 
-class _Offer(NamedTuple):
-    """A point w that a chain may jump to.
-
-    Gradient of the potential that moves chains, the potential, the log density drawn from, and that of the jumps.
-    """
+class _Offers(NamedTuple):
+    """Points z (n, d) that a chain may jump to, with logarithms of density over proposal, by which it chooses."""
 
     z: Any
-    z_grad: Any
-    potential_energy: Any
-    exact: Any
-    log_density: Any
+    log_weight: Any
 
 
 class _Programs(NamedTuple):
     """Compiled parts of the sampler.
 
-    ``offers(w, count, place)`` at whitened coordinates (chains, CHUNK, d); ``advance(state, offers, count, adapting,
-    acceptance, place)`` returns the state and rows of which `count` are filled; ``begin(w, value, gradient, keys,
-    inverse mass)`` makes a state.
+    ``valued(w, place)`` gives potential and gradient at whitened coordinates (chains, d); ``offers(w, count, place)``
+    weighs the first `count` of the points (chains, n, d); ``advance(state, offers, count, adapting, acceptance,
+    place)`` returns the state and rows of which `count` are filled; ``begin(w, value, gradient, keys, inverse mass)``
+    makes a state.
     """
 
+    valued: Callable[..., Any]
     offers: Callable[..., Any]
     advance: Callable[..., Any]
     begin: Callable[..., _State]
@@ -401,17 +404,42 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
     def exact_at(w: jax.Array, potential: jax.Array, place: _Place) -> jax.Array:
         return jnp.asarray(density(place.point(w), place.argument) if tested else -potential)
 
-    def offered(w: jax.Array, place: _Place) -> _Offer:
-        value, gradient = jax.value_and_grad(potential_at)(w, place)
-        there = jnp.zeros(()) if place.jumps is None else place.jumps.log_density(w)
-        return _Offer(w, gradient, value, exact_at(w, value, place), there)
+    def log_weight(w: jax.Array, potential: jax.Array, place: _Place) -> jax.Array:
+        assert place.jumps is not None
+        found = -potential - place.jumps.log_density(w)
+        return jnp.where(jnp.isfinite(found), found, -jnp.inf)
+
+    def offered(w: jax.Array, place: _Place) -> _Offers:
+        nothing = jnp.full((), -jnp.inf)
+        return _Offers(w, nothing if place.jumps is None else log_weight(w, potential_at(w, place), place))
 
     @compiled
     def offers(w: jax.Array, count: jax.Array, place: _Place) -> Any:
-        """Offers at the first `count` of the points w (chains, n, d) of every chain."""
         return jax.vmap(lambda own: one_by_one(offered, own, count, place))(w)
 
-    def transition(state: _State, offer: _Offer, adapting: jax.Array, acceptance: jax.Array, place: _Place) -> _State:
+    @compiled
+    def valued(w: jax.Array, place: _Place) -> Any:
+        return jax.vmap(lambda own: jax.value_and_grad(potential_at)(own, place))(w)
+
+    def jumped(state: _State, table: _Offers, number: jax.Array, place: _Place) -> _State:
+        """The state after a choice between its place and the offers to a transition."""
+        assert place.jumps is not None
+        old, attempts = state.sampler, jnp.asarray(place.jumps.attempts)
+        at = jnp.minimum(number * attempts + jnp.arange(MOST_ATTEMPTS), len(table.z) - 1)
+        weights = jnp.where(jnp.arange(MOST_ATTEMPTS) < attempts, table.log_weight[at], -jnp.inf)
+        own = log_weight(old.z, old.potential_energy, place)
+        chosen = jax.random.categorical(jax.random.fold_in(old.rng_key, 2), jnp.append(weights, own))
+        z = jnp.where(chosen < MOST_ATTEMPTS, table.z[at[jnp.minimum(chosen, MOST_ATTEMPTS - 1)]], old.z)
+        potential, gradient = jax.value_and_grad(potential_at)(z, place)
+        sampler = old._replace(z=z, potential_energy=potential, z_grad=gradient)
+        exact = exact_at(z, potential, place)
+        exact = jnp.where(jnp.isfinite(exact) & jnp.isfinite(gradient).all(), exact, -jnp.inf)
+        kept = _accepted(state, state._replace(sampler=sampler), exact, 3)
+        return kept._replace(accepted=state.accepted)
+
+    def transition(
+        state: _State, table: _Offers, number: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: _Place
+    ) -> _State:
         nuts = kernel(lambda w: potential_at(w, place), jnp.eye(dimension))
         nuts.init(jax.random.key(0), 0, ParamInfo(jnp.zeros(dimension), jnp.zeros(()), jnp.zeros(dimension)))
         sampler = nuts.sample(state.sampler, (), {})
@@ -421,27 +449,27 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
         moved = state._replace(sampler=sampler, averaging=averaging)
 
         def judged() -> _State:
-            kept = _accepted(state, moved, exact_at(sampler.z, sampler.potential_energy, place))
-            return kept if place.jumps is None else _jumped(kept, offer, place.jumps)
+            kept = _accepted(state, moved, exact_at(sampler.z, sampler.potential_energy, place), 1)
+            return kept if place.jumps is None else jumped(kept, table, number, place)
 
         return jax.lax.cond(adapting, lambda: moved, judged)  # type: ignore[no-any-return]
 
-    together = jax.vmap(transition, in_axes=(0, 0, None, None, None))
+    together = jax.vmap(transition, in_axes=(0, 0, None, None, None, None))
 
     @compiled
     def advance(
-        state: _State, table: _Offer, count: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: _Place
+        state: _State, table: _Offers, count: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: _Place
     ) -> Any:
         def one(i: jax.Array, carry: Any) -> Any:
             state, rows = carry
-            state = together(state, jax.tree.map(lambda x: x[:, i], table), adapting, acceptance, place)
+            state = together(state, table, i, adapting, acceptance, place)
             rows = jax.tree.map(lambda column, value: column.at[i].set(value), rows, _row(state))
             return state, rows
 
         rows = jax.tree.map(lambda value: jnp.zeros((CHUNK, *value.shape), value.dtype), _row(state))
         return jax.lax.fori_loop(0, count, one, (state, rows))
 
-    return _Programs(offers, advance, compiled(jax.vmap(begin, in_axes=(0, 0, 0, 0, None))))
+    return _Programs(valued, offers, advance, compiled(jax.vmap(begin, in_axes=(0, 0, 0, 0, None))))
 
 
 def _row(state: _State) -> dict[str, jax.Array]:
@@ -458,25 +486,18 @@ def _row(state: _State) -> dict[str, jax.Array]:
     }
 
 
-def _accepted(before: _State, moved: _State, exact: jax.Array) -> _State:
-    """The move, at whose end the log density is `exact`, or its beginning, by the ratio of the two densities."""
+def _accepted(before: _State, moved: _State, exact: jax.Array, number: int) -> _State:
+    """The move, at whose end the log density is `exact`, or its beginning, by the ratio of the two densities.
+
+    `number` is folded into the key of the chain.
+    """
     old, new = before.sampler, moved.sampler
     ratio = exact - before.exact + new.potential_energy - old.potential_energy
-    uniform = jax.random.uniform(jax.random.fold_in(new.rng_key, 1))
-    accepted = jnp.logical_not(jnp.log(uniform) >= ratio)  # the first one is, where the density is NaN before
+    uniform = jax.random.uniform(jax.random.fold_in(new.rng_key, number))
+    nowhere = jnp.logical_not(jnp.isfinite(before.exact))  # as the first one is, and where there is no density
+    accepted = nowhere | (jnp.log(uniform) < ratio)
     exact = jnp.where(accepted, exact, before.exact)
     return moved._replace(sampler=_placed(new, accepted, new, old), exact=exact, accepted=accepted)
-
-
-def _jumped(state: _State, offer: _Offer, jumps: Jumps) -> _State:
-    """The state after a proposed jump."""
-    old = state.sampler
-    ratio = offer.exact - state.exact + jumps.log_density(old.z) - offer.log_density
-    uniform = jax.random.uniform(jax.random.fold_in(old.rng_key, 2))
-    possible = jnp.isfinite(offer.potential_energy) & jnp.isfinite(offer.z_grad).all()
-    taken = possible & (jnp.log(uniform) < ratio)
-    exact = jnp.where(taken, offer.exact, state.exact)
-    return state._replace(sampler=_placed(old, taken, offer, old), exact=exact)
 
 
 def _placed(sampler: Any, first: jax.Array, one: Any, other: Any) -> Any:
@@ -507,9 +528,10 @@ def _start(
     for attempt in range(MAX_STARTS):
         drawn = jax.vmap(lambda one, k=attempt: jax.random.normal(jax.random.fold_in(one, k), (dimension,)))(keys[:, 0])
         w[missing] = settings.init_spread * np.asarray(drawn)[missing]
-        offers = [programs.offers(_chunk(w[k][:, None]), 1, place) for k in parts]
-        value[missing] = np.concatenate([there.potential_energy for there in offers])[missing, 0]
-        gradient[missing] = np.concatenate([there.z_grad for there in offers])[missing, 0]
+        values, gradients = (
+            np.concatenate(x) for x in zip(*(programs.valued(w[k], place) for k in parts), strict=True)
+        )
+        value[missing], gradient[missing] = values[missing], gradients[missing]
         missing = ~(np.isfinite(value) & np.isfinite(gradient).all(axis=1))
         if not missing.any():
             begun = [programs.begin(w[k], value[k], gradient[k], keys[k, 1], jnp.eye(dimension)) for k in parts]
@@ -525,7 +547,7 @@ def _warm_up(run: _Run, chains: list[_State]) -> tuple[list[_State], int]:
     """Adapt the step sizes, and on the way the mass matrix; return the chains and the gradients spent."""
     settings, begin = run.settings, run.programs.begin
     num_gradients, count = 0, settings.num_warmup
-    nowhere = np.zeros((settings.num_chains, count, len(run.place.center)))  # there are no jumps
+    nowhere = np.zeros((settings.num_chains, count, 1, len(run.place.center)))  # there are no jumps
     for part in (4, 2) if settings.adapt_mass else ():
         length = settings.num_warmup // part
         chains, rows = _transitions(run, chains, nowhere[:, :length], True)
@@ -551,7 +573,7 @@ def _transitions(
 ) -> tuple[list[_State], dict[str, npt.NDArray[Any]]]:
     """Run transitions in chunks, so that progress is seen and interrupts are obeyed; rows are (chain, draw, ...).
 
-    There is one for each of the points `ahead` (chains, count, d), to which chains may jump.
+    There is one for each set of points `ahead` (chains, count, attempts, d), to which chains may jump.
     """
     chunks: list[dict[str, npt.NDArray[Any]]] = []
     done, size, count = 0, 1, ahead.shape[1]
@@ -567,22 +589,19 @@ def _transitions(
     return chains, {name: np.concatenate([chunk[name] for chunk in chunks]).swapaxes(0, 1) for name in chunks[0]}
 
 
-def _chunk(w: Array) -> Array:
-    """Points (chains, n, d) filled up to CHUNK of each chain."""
-    return np.pad(w, ((0, 0), (0, CHUNK - w.shape[1]), (0, 0)))
-
-
 def _advanced(
     run: _Run, chains: list[_State], ahead: Array, adapting: bool
 ) -> tuple[list[_State], dict[str, npt.NDArray[Any]]]:
-    """Chains, and rows (draw, chain, ...), after a transition for each of the points ahead (chains, n, d)."""
+    """Chains, and rows (draw, chain, ...), after a transition for each set of points ahead (chains, n, attempts, d)."""
     programs, place, acceptance = run.programs, run.place, run.settings.target_accept_prob
     device, count = next(iter(place.center.devices())), ahead.shape[1]
-    looked = count if place.jumps is not None and not adapting else 0
+    looked = count * ahead.shape[2] if place.jumps is not None and not adapting else 0
+    room = CHUNK * MOST_ATTEMPTS if place.jumps is not None else 1
 
     def one(state: _State, points: Array) -> tuple[_State, dict[str, npt.NDArray[Any]]]:
         with jax.default_device(device):
-            table = programs.offers(_chunk(points), looked, place)
+            flat = points.reshape(len(points), -1, points.shape[-1])[:, :looked]
+            table = programs.offers(np.pad(flat, ((0, 0), (0, room - looked), (0, 0))), looked, place)
             state, rows = programs.advance(state, table, count, adapting, acceptance, place)
             return state, {name: np.asarray(column)[:count] for name, column in rows.items()}
 

@@ -160,17 +160,19 @@ class TestApproximation:
         np.testing.assert_allclose(run.stats["lp"].ravel(), lp, atol=1e-9)
 
     def test_without_the_test_they_are_not(self, monkeypatch):
-        monkeypatch.setattr(nuts, "_accepted", lambda before, moved, exact: moved._replace(exact=exact))  # planted
+        monkeypatch.setattr(
+            nuts, "_accepted", lambda before, moved, exact, number: moved._replace(exact=exact)
+        )  # planted
         problem, run = sample_by_approximation("normal")
         with pytest.raises(AssertionError, match="quantile"):
             assert_quantiles(run.draws, problem.quantile)
 
 
-def jumps_of(problem, scale=1.3):
+def jumps_of(problem, attempts=1, scale=1.3):
     """Proposals at both modes, and one that has no share."""
     centres = np.array([mode for mode, _ in problem.modes] + [np.zeros(2)])
     factors = np.array([scale * np.linalg.cholesky(c) for _, c in problem.modes] + [np.eye(2)])
-    return nuts.Jumps(np.log([0.5, 0.5, 1e-300]), centres, factors, np.linalg.inv(factors), 7.0)
+    return nuts.Jumps(np.log([0.5, 0.5, 1e-300]), centres, factors, np.linalg.inv(factors), 7.0, attempts)
 
 
 def sample_with_jumps(jumps):
@@ -187,14 +189,25 @@ def sample_with_jumps(jumps):
 class TestJumps:
     """Two modes that the no-U-turn sampler alone never leaves."""
 
-    def test_both_modes_have_their_share(self):
-        problem, run = sample_with_jumps(jumps_of)
+    @pytest.mark.parametrize("attempts", [1, 7, nuts.MOST_ATTEMPTS])
+    def test_both_modes_have_their_share(self, attempts):
+        problem, run = sample_with_jumps(lambda problem: jumps_of(problem, attempts))
         assert_quantiles(run.draws, problem.quantile)
         assert diagnose(run.draws, run.stats, problem.names).converged
 
-    def test_a_wrong_density_of_the_jumps_is_seen(self, monkeypatch):
+    def test_many_attempts_make_up_for_a_poor_proposal(self):
+        """Of one that is sixty times too wide, a point in thousands is of use."""
+        changes = []
+        for attempts in (1, nuts.MOST_ATTEMPTS):
+            problem, run = sample_with_jumps(lambda problem, n=attempts: jumps_of(problem, n, scale=60.0))
+            mode = run.draws[..., 0] > 4.0
+            changes.append(np.count_nonzero(mode[:, 1:] != mode[:, :-1]))
+        assert changes[1] > 5 * changes[0]
+
+    @pytest.mark.parametrize("attempts", [1, 7])
+    def test_a_wrong_density_of_the_jumps_is_seen(self, attempts, monkeypatch):
         monkeypatch.setattr(nuts.Jumps, "log_density", lambda self, w: -0.2 * w[0])  # planted
-        problem, run = sample_with_jumps(jumps_of)
+        problem, run = sample_with_jumps(lambda problem: jumps_of(problem, attempts))
         with pytest.raises(AssertionError, match="quantile"):
             assert_quantiles(run.draws, problem.quantile)
 

@@ -58,7 +58,8 @@ ADAPTED = 500  # points, at least, of each round in which a proposal is fitted t
 MORE = 4  # times as many where these do not suffice, but this share of effective points says that they may
 PROMISING = 0.05
 SHARE_CORRECTED = 0.3  # of effective points on the first rung that is needed to correct draws
-SHARE_ADAPTED, ESS_ADAPTED = 0.1, 400.0  # the same of a proposal fitted to the posterior, and their number
+ESS_ADAPTED = 400.0  # the same of a proposal fitted to the posterior: their number, and a share
+SHARE_ADAPTED, FEW = 0.1, 7  # that falls with every parameter beyond so many, each of which is followed as well
 K_UNCONFIRMED = 0.7  # to replace draws neither confirmed nor contradicted; 1 - 1 / log10(points) where that is less
 LEAST_POINTS = 100  # exact evaluations, at least
 MIN_ESS = 100.0  # effective points, at least
@@ -307,6 +308,13 @@ def _third_rung(
         rung = climb(draws, points, values, start, own, half, rng)
         if isinstance(rung, str):
             return rung
+        most = (1 + MOST_FURTHER) * len(points)
+        while ready is None and len(points) < most and _promising(rung):
+            further = start.draw(min(2 * enough, most - len(points)), rng)
+            points, values = np.concatenate([points, further]), np.concatenate([values, evaluate(further)])
+            rung = climb(draws, points, values, start, own, half, rng)
+            if isinstance(rung, str):
+                return rung
         verdict, _ = _verdict(rung, None, adapted=True)
         if verdict != REFUSED or (ready is None and rung.weights.ess < PROMISING * len(points)):
             break
@@ -352,7 +360,7 @@ def _verdict(rung: Rung, first: Rung | None, adapted: bool = False) -> tuple[str
     if complaint and adapted:
         share = ess / num_points
         if share < SHARE_CORRECTED:
-            least, needed = ESS_ADAPTED, SHARE_ADAPTED
+            least, needed = ESS_ADAPTED, _share_needed(rung.points.shape[1])
     elif complaint:
         k_limit = K_CERTIFIED
         if first is not None:
@@ -379,6 +387,18 @@ def _verdict(rung: Rung, first: Rung | None, adapted: bool = False) -> tuple[str
         f"The draws agree with the exact posterior: means to {np.abs(rung.comparison.shift).max():.2f} standard "
         f"deviations, widths to {width:.0f} % (k-hat {k_hat:.2f}, {ess:.0f} effective points of {num_points})."
     )
+
+
+def _share_needed(dimension: int) -> float:
+    """Share of effective points that a proposal fitted to a posterior has where it follows every direction well."""
+    return float(SHARE_ADAPTED ** max(1.0, dimension / FEW))
+
+
+def _promising(rung: Rung) -> bool:
+    """Whether more points of a proposal fitted to the posterior would do."""
+    found = rung.weights
+    few = found.ess < ESS_ADAPTED and found.ess >= _share_needed(rung.points.shape[1]) * len(rung.points)
+    return few and found.k_hat < K_UNCONFIRMED
 
 
 def _certified(name: str, rung: Rung, verdict: str, reason: str, names: tuple[str, ...]) -> Certified:
@@ -475,7 +495,7 @@ def _values(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate) -> Array:
         raise InputError(f"draws_log_density has {values.size} values for {x.shape[0] * x.shape[1]} draws")
     values = values.reshape(x.shape[:2])
     check = float(evaluate(x[0, :1])[0])
-    if not abs(check - values[0, 0]) <= 1e-6 * max(1.0, abs(check)):
+    if not (check == values[0, 0] or abs(check - values[0, 0]) <= 1e-6 * max(1.0, abs(check))):
         raise InputError(
             f"draws_log_density is {values[0, 0]:.9g} at the first draw, where the log density is {check:.9g}; "
             "both must be the same function"
