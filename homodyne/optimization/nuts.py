@@ -288,6 +288,11 @@ class _Place(NamedTuple):
         """Coordinates of the density (d,) at w (d,)."""
         return self.bend.bent_point(self.center + self.factor @ w)
 
+    def log_weight(self, w: jax.Array, potential: jax.Array) -> jax.Array:
+        """Importance weight of w (d,) among jumps, where minus the log density that moves chains is `potential`."""
+        found = -jnp.inf if self.jumps is None else -potential - self.jumps.log_density(w)
+        return jnp.where(jnp.isfinite(found), found, -jnp.inf)
+
 
 class _State(NamedTuple):
     """What chains that run together carry, chains first.
@@ -370,9 +375,22 @@ def _cholesky(origin: Array, covariance: npt.ArrayLike) -> Array:
     return factor
 
 
+def _kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: jax.Array, max_tree_depth: int) -> Any:
+    """NumPyro's sampler with a mass matrix that stays; its step is adapted by `transition`."""
+    from numpyro.infer import NUTS
+
+    return NUTS(
+        potential_fn=potential,
+        adapt_step_size=False,
+        adapt_mass_matrix=False,
+        dense_mass=True,
+        inverse_mass_matrix=inverse_mass,
+        max_tree_depth=max_tree_depth,
+    )
+
+
 @lru_cache(maxsize=16)
 def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested: bool) -> _Programs:
-    from numpyro.infer import NUTS
     from numpyro.infer.hmc_util import dual_averaging
     from numpyro.infer.util import ParamInfo
 
@@ -385,18 +403,8 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
     def potential_at(w: jax.Array, place: _Place) -> jax.Array:
         return jnp.negative(density(place.point(w), place.moving))
 
-    def kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: jax.Array) -> Any:
-        return NUTS(
-            potential_fn=potential,
-            adapt_step_size=False,
-            adapt_mass_matrix=False,
-            dense_mass=True,
-            inverse_mass_matrix=inverse_mass,
-            max_tree_depth=max_tree_depth,
-        )
-
     def begin(w: jax.Array, value: jax.Array, gradient: jax.Array, key: jax.Array, inverse_mass: jax.Array) -> _State:
-        nuts = kernel(lambda w: jnp.zeros(()), inverse_mass)
+        nuts = _kernel(lambda w: jnp.zeros(()), inverse_mass, max_tree_depth)
         state = nuts.init(key, 0, ParamInfo(w, value, gradient))
         found = state._replace(z=w, potential_energy=value, z_grad=gradient, rng_key=key)
         return _State(found, averaging_init(jnp.zeros(())), jnp.full((), jnp.nan, float), jnp.full((), True))
@@ -404,14 +412,8 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
     def exact_at(w: jax.Array, potential: jax.Array, place: _Place) -> jax.Array:
         return jnp.asarray(density(place.point(w), place.argument) if tested else -potential)
 
-    def log_weight(w: jax.Array, potential: jax.Array, place: _Place) -> jax.Array:
-        assert place.jumps is not None
-        found = -potential - place.jumps.log_density(w)
-        return jnp.where(jnp.isfinite(found), found, -jnp.inf)
-
     def offered(w: jax.Array, place: _Place) -> _Offers:
-        nothing = jnp.full((), -jnp.inf)
-        return _Offers(w, nothing if place.jumps is None else log_weight(w, potential_at(w, place), place))
+        return _Offers(w, place.log_weight(w, potential_at(w, place)))
 
     @compiled
     def offers(w: jax.Array, count: jax.Array, place: _Place) -> Any:
@@ -423,24 +425,18 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
 
     def jumped(state: _State, table: _Offers, number: jax.Array, place: _Place) -> _State:
         """The state after a choice between its place and the offers to a transition."""
-        assert place.jumps is not None
-        old, attempts = state.sampler, jnp.asarray(place.jumps.attempts)
-        at = jnp.minimum(number * attempts + jnp.arange(MOST_ATTEMPTS), len(table.z) - 1)
-        weights = jnp.where(jnp.arange(MOST_ATTEMPTS) < attempts, table.log_weight[at], -jnp.inf)
-        own = log_weight(old.z, old.potential_energy, place)
-        chosen = jax.random.categorical(jax.random.fold_in(old.rng_key, 2), jnp.append(weights, own))
-        z = jnp.where(chosen < MOST_ATTEMPTS, table.z[at[jnp.minimum(chosen, MOST_ATTEMPTS - 1)]], old.z)
+        old = state.sampler
+        z = _chosen(old, table, number, place)
         potential, gradient = jax.value_and_grad(potential_at)(z, place)
         sampler = old._replace(z=z, potential_energy=potential, z_grad=gradient)
-        exact = exact_at(z, potential, place)
-        exact = jnp.where(jnp.isfinite(exact) & jnp.isfinite(gradient).all(), exact, -jnp.inf)
+        exact = _usable(exact_at(z, potential, place), gradient)
         kept = _accepted(state, state._replace(sampler=sampler), exact, 3)
         return kept._replace(accepted=state.accepted)
 
     def transition(
         state: _State, table: _Offers, number: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: _Place
     ) -> _State:
-        nuts = kernel(lambda w: potential_at(w, place), jnp.eye(dimension))
+        nuts = _kernel(lambda w: potential_at(w, place), jnp.eye(dimension), max_tree_depth)
         nuts.init(jax.random.key(0), 0, ParamInfo(jnp.zeros(dimension), jnp.zeros(()), jnp.zeros(dimension)))
         sampler = nuts.sample(state.sampler, (), {})
         averaging = averaging_update(acceptance - sampler.accept_prob, state.averaging)
@@ -498,6 +494,21 @@ def _accepted(before: _State, moved: _State, exact: jax.Array, number: int) -> _
     accepted = nowhere | (jnp.log(uniform) < ratio)
     exact = jnp.where(accepted, exact, before.exact)
     return moved._replace(sampler=_placed(new, accepted, new, old), exact=exact, accepted=accepted)
+
+
+def _usable(exact: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The log density of a place to which a chain may jump, minus infinity where it could not go on from there."""
+    return jnp.where(jnp.isfinite(exact) & jnp.isfinite(gradient).all(), exact, -jnp.inf)
+
+
+def _chosen(sampler: Any, table: _Offers, number: jax.Array, place: _Place) -> jax.Array:
+    """A place, chosen by weight from that of a chain and the offers to a transition."""
+    attempts = jnp.asarray(0 if place.jumps is None else place.jumps.attempts)
+    at = jnp.minimum(number * attempts + jnp.arange(MOST_ATTEMPTS), len(table.z) - 1)
+    weights = jnp.where(jnp.arange(MOST_ATTEMPTS) < attempts, table.log_weight[at], -jnp.inf)
+    own = place.log_weight(sampler.z, sampler.potential_energy)
+    number = jax.random.categorical(jax.random.fold_in(sampler.rng_key, 2), jnp.append(weights, own))
+    return jnp.where(number < MOST_ATTEMPTS, table.z[at[jnp.minimum(number, MOST_ATTEMPTS - 1)]], sampler.z)
 
 
 def _placed(sampler: Any, first: jax.Array, one: Any, other: Any) -> Any:

@@ -199,7 +199,7 @@ class TestJumps:
         """Of one that is sixty times too wide, a point in thousands is of use."""
         changes = []
         for attempts in (1, nuts.MOST_ATTEMPTS):
-            problem, run = sample_with_jumps(lambda problem, n=attempts: jumps_of(problem, n, scale=60.0))
+            _, run = sample_with_jumps(lambda problem, n=attempts: jumps_of(problem, n, scale=60.0))
             mode = run.draws[..., 0] > 4.0
             changes.append(np.count_nonzero(mode[:, 1:] != mode[:, :-1]))
         assert changes[1] > 5 * changes[0]
