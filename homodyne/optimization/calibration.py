@@ -20,6 +20,7 @@ from homodyne.noise.sandwich import Sandwich, sandwich
 from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
 from homodyne.optimization.pilot import Mode, Pilot, PilotSettings, modes_from
 from homodyne.physics.compiling import compiled
+from homodyne.physics.coordinates import level_columns
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -31,6 +32,8 @@ _ROUNDS = 8  # times that the sandwich is made, at most
 _SHRINKS = 0.7  # times the step before that a step is long, at most, if steps go on without being cut in half
 _LIGHTEST = 0.3  # mean square of residuals over that of their robust sd, at least
 _TRIED, _STARTS = 1000, 4  # draws among which starts are looked for, and starts
+_SLOWER = (1.5, 3.0, 4.5)  # logarithms of factors by which a decay is slower, from where climbs start
+_COMPARABLE = 8.0  # log density by which it may lie below the mode
 _NEAR = 0.3  # standard deviations between the point where it was made and the mode
 
 
@@ -122,6 +125,8 @@ def calibrated(
         report = _report_at(where, data, pilot, known)
     assert best is not None
     moved, posterior, modes, report = best
+    slow = _with_slower_decay(data, pilot, known, report, settings, posterior, modes)
+    posterior, modes, report = slow or (posterior, modes, report)
     if moved >= _NEAR:
         far = (
             f"speckle noise: what it does to the uncertainty depends on the parameters, and is known only {moved:.1f} "
@@ -129,6 +134,43 @@ def calibrated(
         )
         report = replace(report, notes=(*report.notes, far))
     return replace(pilot, posterior=posterior, modes=modes), report
+
+
+def _with_slower_decay(
+    data: TwoTimeData,
+    pilot: Pilot,
+    known: SpeckleConfig,
+    report: NoiseReport,
+    settings: PilotSettings,
+    posterior: Posterior,
+    modes: tuple[Mode, ...],
+) -> tuple[Posterior, tuple[Mode, ...], NoiseReport] | None:
+    """Posterior, modes and report with the noise of a slower decay, where one explains the data nearly as well.
+
+    What decays within few records looks like a baseline with speckle on it, which a faster decay of less contrast
+    describes; the noise that goes with that is less correlated. Of the two the one that leaves more open is taken;
+    None where it is that of the report.
+    """
+    names, top = pilot.space.coordinate_names, modes[0]
+    columns = [k for law in pilot.space.model.coordinates() for k in level_columns(names, law)]
+    drawn, starts = pilot.space.draw_supported(np.random.default_rng(0), _TRIED), []
+    for slower in _SLOWER:
+        drawn[:, columns] = top.z[columns] - slower
+        starts.append(drawn[np.argmax(log_densities(drawn, posterior))])
+    for mode in modes_from(posterior, np.array(starts), settings):
+        gap = np.asarray(pilot.space.difference(mode.z, top.z))
+        apart = gap @ np.linalg.solve(top.covariance, gap) > 1.0
+        if not apart or mode.log_density < top.log_density - _COMPARABLE:
+            continue
+        other = _report_at(mode, data, pilot, known)
+        if np.linalg.slogdet(other.covariance)[1] <= np.linalg.slogdet(report.covariance)[1]:
+            continue
+        wider = replace(posterior, adjustment=other.adjustment)
+        found = tuple(modes_from(wider, np.array([mode.z, *(one.z for one in modes)]), settings))
+        if found:
+            said = "speckle noise: a slower decay explains the data nearly as well; its noise, which is wider, is used"
+            return wider, found, replace(other, notes=(*other.notes, said))
+    return None
 
 
 def _inside(where: Mode, posterior: Posterior) -> Array:

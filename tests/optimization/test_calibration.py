@@ -8,7 +8,7 @@ from scipy import stats
 import homodyne
 from benchmarks.validation import wide
 from homodyne.config.io import load_config
-from homodyne.likelihood.posterior import log_densities
+from homodyne.likelihood.posterior import evaluate_many, log_densities
 from homodyne.optimization import calibration
 from homodyne.optimization.calibration import calibrated, noise_report
 from homodyne.optimization.cmc.importance import smoothed
@@ -30,6 +30,13 @@ def slow_decay(fixed, seed):
     settings = {"q": 0.0054, "num_frames": 120, "dt": 0.25, "contrast": 0.3, "mean_counts": 10.0, "pixels": 1000}
     data = homodyne.simulate(SLOW, phi=[0.0], seed=seed, **settings)
     return fitted(data, "static", seed, {name: {"fixed": value} for name, value in fixed.items()})
+
+
+def case_of(kind, seed):
+    """A measurement of the wide study with its pilot fit under the default priors."""
+    data, config = wide.draw(kind, seed, (60, 80)).measure(seed), load_config({"analysis_mode": wide.KINDS[kind]})
+    pilot = pilot_fit(build_problem(data, config), np.random.default_rng(0))
+    return data, pilot, config.speckle, noise_report(data, pilot, config.speckle)
 
 
 WIDE = {"D_offset": 1e4, "gamma_dot_offset": 0.1}  # priors of offsets under which densities rise up to edges
@@ -58,6 +65,7 @@ def remade_at_mode(data, pilot, known, report):
 
 def test_steps_that_swing_are_cut_in_half(monkeypatch):
     """The wider the sandwich, the nearer the mode is to the prior's, where it is narrower; the swing is damped."""
+    monkeypatch.setattr(calibration, "_SLOWER", (0.0,))  # the sandwich of the last step stays
     fit = slow_decay({"alpha": -0.8}, 4)
     ratio, notes = remade_at_mode(*fit)
     assert not notes
@@ -99,11 +107,8 @@ def test_a_density_falls_where_the_model_does_not_fit():
 
     Planted: a change without bound, after which no correlation decay at all was likelier than the truth.
     """
-    data = wide.draw("Brownian", 23, (60, 80)).measure(23)
-    config = load_config({"analysis_mode": "static"})
-    pilot = pilot_fit(build_problem(data, config), np.random.default_rng(0))
-    report = noise_report(data, pilot, config.speckle)
-    found = calibrated(data, pilot, config.speckle, report, PilotSettings())[0]
+    found, report = calibrated(*case_of("Brownian", 23), PilotSettings())
+    assert not any("slower decay" in note for note in report.notes)
     rate = list(found.space.coordinate_names).index("log_J")
     away = np.tile(found.mode.z, (60, 1))
     away[:, rate] -= np.linspace(2.0, 12.0, 60)
@@ -111,6 +116,25 @@ def test_a_density_falls_where_the_model_does_not_fit():
     unbounded = replace(found.posterior.adjustment, scaling_reach=np.full((4, 2), 1e9))
     planted = replace(found.posterior, adjustment=unbounded)
     assert (log_densities(away, planted) - log_densities(found.mode.z[None], planted)).max() > 0.0
+
+
+def test_a_slow_decay_that_looks_like_a_baseline_is_not_forgotten(monkeypatch):
+    """A tenth of a decay in the record: a fast one of a tenth of the contrast, over a baseline, fits as well.
+
+    Planted: no slower decay is looked for, and the baseline is six standard deviations off.
+    """
+    fit, said = case_of("offset", 38), "a slower decay explains the data nearly as well"
+    found, report = calibrated(*fit, PilotSettings())
+    assert any(said in note for note in report.notes)
+    truth = found.space.coordinates({"D0": 30.0, "alpha": 0.16, "D_offset": 46.0})
+    at = evaluate_many(truth[None], found.posterior)
+    off = (at.scaling_mean[0, 0, 0] - 1.0) / np.sqrt(at.scaling_covariance[0, 0, 0, 0])
+    assert found.mode.log_density - at.log_density[0] < 4.0
+    assert abs(off) < 2.5
+    monkeypatch.setattr(calibration, "_SLOWER", (0.0,))
+    planted, narrow = calibrated(*fit, PilotSettings())
+    assert planted.mode.log_density - log_densities(truth[None], planted.posterior)[0] > 5.0
+    assert np.linalg.slogdet(report.covariance)[1] > np.linalg.slogdet(narrow.covariance)[1] + 1.0
 
 
 def test_a_slow_flow_has_a_mode_inside():
