@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult, load_result
     from homodyne.optimization.mcmc import fit
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "MCMCResult",

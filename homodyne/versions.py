@@ -1,10 +1,37 @@
-"""Versions of what computes an answer, as stores and results record them."""
+"""Which program this is, and which libraries compute with it: for records of answers and for reports of faults."""
 
+import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
-_LIBRARIES = ("homodyne", "jax", "numpyro", "numpy", "scipy")
+from homodyne import __version__
+
+RECORD = Path(__file__).with_name("commit.txt")
+"""The commit that a wheel or an archive was built from; there is none in a checkout."""
+_CHECKOUT = RECORD.parent.parent
+_LIBRARIES = ("jax", "numpyro", "numpy", "scipy")
 
 
 def used_versions() -> dict[str, str]:
-    """Version of every library that has a part in the numbers, by name."""
-    return {library: version(library) for library in _LIBRARIES}
+    """Version of all that has a part in the numbers, by name."""
+    return {"homodyne": __version__, **{library: version(library) for library in _LIBRARIES}}
+
+
+def commit() -> str | None:
+    """Commit of this code, with ``-dirty`` where tracked files differ from it; None where nothing tells."""
+    if RECORD.exists():
+        return RECORD.read_text(encoding="ascii").strip()
+    if not (_CHECKOUT / ".git").exists():  # a repository further up has other commits
+        return None
+    words = ["git", "-C", str(_CHECKOUT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return None
+    return done.stdout.strip() or None
+
+
+def told() -> str:
+    """Lines for a person: version, commit, and versions of JAX and NumPyro, none of which is imported for it."""
+    lines = {"homodyne": __version__, "commit": commit() or "none", **{x: version(x) for x in _LIBRARIES[:2]}}
+    return "\n".join(f"{name} {value}" for name, value in lines.items())

@@ -44,7 +44,10 @@ def test_unknown_name():
         homodyne.fitt  # noqa: B018
 
 
-@pytest.mark.parametrize("code", ["import homodyne", "from homodyne.cli.program import run; run(['--help'])"])
+PROGRAM = "from homodyne.cli.program import run; run(['{}'])"
+
+
+@pytest.mark.parametrize("code", ["import homodyne", PROGRAM.format("--help"), PROGRAM.format("--version")])
 def test_nothing_heavy_is_loaded_before_it_is_needed(code):
     report = f"{code}\nimport sys; print(sorted(set(sys.modules) & set({HEAVY!r})))"
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)

@@ -3,7 +3,6 @@
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ from benchmarks.validation.studies import STUDIES
 from benchmarks.validation.wide import FRAMES, INFORMED, REFERENCE
 from homodyne.files import OWN, write_atomically
 from homodyne.physics.model import find_model
+from homodyne.versions import used_versions
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LEVELS = (0.5, 0.9)
 _SDS, _MARGIN = 2.6, 0.03
 _DRAWN = 20  # ranks of a method from which they make a picture
-_PACKAGES = ("homodyne", "jax", "numpy", "numpyro", "scipy")
 
 
 def write_report(records: Mapping[Unit, Record], path: Path, command: str, commit: str) -> None:
@@ -95,7 +94,7 @@ Data set k of every case has the seed k. A thinned version runs in the tests, wi
 
 
 def _made(count: int, command: str, commit: str) -> str:
-    used = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    used = ", ".join(f"{name} {number}" for name, number in sorted(used_versions().items()))
     python = platform.python_version()
     return f"Written by `{command.strip()}` at `{commit}` from {count} records, with Python {python},\n{used}."
 

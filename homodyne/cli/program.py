@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 import typer
 
-from homodyne import __version__
 from homodyne.cli import combine, compare, config, demo, fit, hardware, inspect, jobs, plan, simulate, store, worker
 from homodyne.cli.interruption import Interrupted, interrupt, remains_of
 from homodyne.cli.terminal import printable, say
 from homodyne.errors import ExecutionError, HomodyneError, HomodyneWarning
+from homodyne.versions import told
 
 EXECUTION_FAILED = 4
 FAULT = 70
@@ -50,7 +50,7 @@ app.add_typer(store.app, name="store")
 
 def _show_version(value: bool) -> None:
     if value:
-        say(f"homodyne {__version__}")
+        say(told())
         raise typer.Exit
 
 
@@ -58,7 +58,8 @@ def _show_version(value: bool) -> None:
 def _options(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and commit, and exit."),
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more of what is done.")] = False,
 ) -> None:
@@ -151,7 +152,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
 
 def _log_of(error: BaseException) -> str:
     """Write down where an error came from; say where that lies."""
-    text = f"homodyne {__version__}, {sys.version}\n{sys.argv}\n" + "".join(traceback.format_exception(error))
+    text = f"{told()}\nPython {sys.version}\n{sys.argv}\n" + "".join(traceback.format_exception(error))
     try:
         descriptor, file = tempfile.mkstemp(prefix="homodyne-fault-", suffix=".log")
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as log:
