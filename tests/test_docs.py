@@ -16,7 +16,7 @@ from homodyne.config.schema import ParameterConfig, ScalingConfig, Section, keys
 from homodyne.physics import models
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(
     r"(?:<!-- (?:exit (?P<code>\d+)|file (?P<file>\S+)) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
