@@ -18,10 +18,11 @@ SECTION = re.compile(r"^## (?P<title>.+)\n(?P<text>(?:(?!## ).*\n?)*)", re.MULTI
 FIT = """
 import homodyne
 truth = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
-data = homodyne.simulate(truth, kind="independent", q=0.01, num_frames=40, dt=0.1, phi=[0.0, 90.0], sigma=0.01, seed=1)
+maps = {"q": 0.01, "num_frames": 40, "dt": 0.1, "phi": [0.0, 90.0], "contrast": 0.3, "sigma": 0.01}
+data = homodyne.simulate(truth, kind="independent", seed=1, **maps)
 result = homodyne.fit(data, mode="static", seed=0)
 assert result.verdict in ("CERTIFIED", "CORRECTED"), result.verdict
-print(homodyne.__file__, result.verdict)
+print(result.verdict)
 """
 
 
