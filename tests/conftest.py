@@ -1,4 +1,4 @@
-"""Settings of every test run, made before JAX is imported, and the order of the files."""
+"""Settings of every test run, made before JAX is imported, and marks of whole folders."""
 
 import os
 import secrets
@@ -26,29 +26,15 @@ from hypothesis import HealthCheck, settings  # noqa: E402  # after the environm
 settings.register_profile("homodyne", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("homodyne")
 
-LONGEST = (
-    "schedulers/test_jobs.py",
-    "test_docs.py",
-    "cli/test_shards.py",
-    "cmc/test_consensus.py",
-    "optimization/test_certificate.py",
-    "cmc/test_executors.py",
-    "config/test_effects.py",
-    "optimization/test_fit.py",
-    "cmc/test_conformance.py",
-    "cmc/test_xpcs.py",
-    "test_guide.py",
-    "cli/test_fit_command.py",
-    "cmc/test_hard_cases.py",
-    "validation/test_validation.py",
-    "cmc/test_ray.py",
-)
-"""Files of tests that take longest; several processes take files in this order, so that they end together."""
+MARKS = {"schedulers": pytest.mark.scheduler, "validation": pytest.mark.statistical}
+"""What all tests of a folder are; `make check` leaves these out."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before marks select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {HERE / name: position for position, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
+    for item in items:
+        if mark := MARKS.get(item.path.parent.name):
+            item.add_marker(mark)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,7 @@
 """Build, try and tag a release; nothing is pushed, and a release that fails leaves nothing behind but a message."""
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -126,10 +127,12 @@ def git(*words: str | Path, tree: Path = ROOT) -> str:
 
 
 def call(*words: str | Path, folder: str | Path = ROOT) -> str:
-    """Run a program to its end and return what it says."""
-    return subprocess.run(
-        words, cwd=folder, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ).stdout
+    """Run a program to its end and return what it says; it imports from its own environment only."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        words, cwd=folder, env=environment, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.stdout
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ def uniform(runs, planted=lambda run: run):
     return kstest([cochran_q(planted(run)).p for run in runs], "uniform").pvalue
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize(("count", "dimension", "draws"), [(4, 3, 200), (16, 3, 1000), (16, 7, 200), (4, 20, 200)])
 def test_p_values_of_q_are_uniform(count, dimension, draws):
     runs = replicate(400, count, dimension, draws)
@@ -65,6 +66,7 @@ def test_p_values_of_q_are_uniform(count, dimension, draws):
     assert abs(np.mean(ratio) - 1) < 4 * np.std(ratio) / 20
 
 
+@pytest.mark.statistical
 def test_uniformity_sees_planted_bugs():
     """The same check fails without Monte Carlo error, and with precisions taken for exact."""
     runs = replicate(150, 30, 7, 200, ess=15)
@@ -78,6 +80,7 @@ def sd_as_variance(run):
     return replace(run, covariances=run.covariances / np.sqrt(sd[:, :, None] * sd[:, None, :]))
 
 
+@pytest.mark.statistical
 def test_uniformity_sees_sd_for_variance_with_units():
     runs = replicate(60, 8, 3, 400, scales=np.array([1.3, 1.3, 1.3]))
     assert uniform(runs) > UNIFORM
@@ -112,6 +115,7 @@ def test_units_do_not_matter():
     np.testing.assert_allclose(second.covariance, first.covariance * np.outer(scale, scale), rtol=1e-8)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize(("count", "dimension"), [(2, 3), (16, 7)])
 def test_leave_one_out_is_calibrated(count, dimension):
     """Distances are Hotelling's; the p-value of one given shard, from two looks at it, is never too small."""
@@ -127,6 +131,7 @@ def first_parameter(run):
     return leave_one_out(run.marginal(0))
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize(("count", "dimension"), [(3, 3), (8, 3), (50, 7)])
 def test_shifted_shard_is_named(count, dimension):
     """Eight of its standard deviations away in one parameter; five are found as often as its own scatter allows."""
@@ -160,6 +165,7 @@ def test_scattered_shards_have_no_scapegoat():
     assert find_outliers(pair) == (0, 1)
 
 
+@pytest.mark.statistical
 def test_false_alarms_are_as_rare_as_asked():
     runs = replicate(300, 8, 3, 300, seed=7)
     alarms = sum(find_outliers(run, 0.05) != () for run in runs)
@@ -185,6 +191,7 @@ def test_shard_that_does_not_identify_a_parameter_spoils_nothing():
     assert find_outliers(replace(runs[0], means=means)) == (1,)
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("count", [2, 4, 16])
 def test_identical_shards_are_named(count):
     hits = 0

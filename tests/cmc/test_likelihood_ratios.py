@@ -35,6 +35,7 @@ def alarms(make, dimension=1, stretch=1.0, runs=RUNS):
     return named / runs, whole / runs
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize(("count", "dimension"), [(2, 1), (4, 2), (16, 7), (100, 1)])
 def test_healthy_shards_are_named_at_the_nominal_rate(count, dimension):
     rates = alarms(lambda rng: normal_shards(rng, count, dimension), dimension)
@@ -45,6 +46,7 @@ def test_healthy_shards_are_named_at_the_nominal_rate(count, dimension):
     assert sum(planted) > 5.0 * FALSE_ALARM, "ratios that are twice too large"
 
 
+@pytest.mark.statistical
 @pytest.mark.parametrize("trials", [10, 100, 1000])
 def test_rare_successes_are_no_contradiction(trials):
     rates = alarms(lambda rng: rare_shards(rng, 100, trials, 1e-3), runs=1000)

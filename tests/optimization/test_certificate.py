@@ -224,7 +224,7 @@ class TestOtherPosteriors:
         assert "disagree" not in answer.certificate.reason
         assert max(worst_error(problem, answer)) < 0.2
 
-    @pytest.mark.slow
+    @pytest.mark.statistical
     def test_no_false_certificate_in_150_random_problems(self):
         rng, false, wrong = np.random.default_rng(0), [], []
         for run in range(150):
@@ -250,7 +250,7 @@ class TestOtherPosteriors:
         assert not false
         assert len(wrong) <= 2
 
-    @pytest.mark.slow
+    @pytest.mark.statistical
     def test_false_alarms_on_200_normal_posteriors(self):
         verdicts = []
         for run in range(200):
@@ -263,6 +263,7 @@ class TestOtherPosteriors:
         assert verdicts.count(CERTIFIED) >= 198
 
 
+@pytest.mark.statistical
 class TestApproximationsAreReplaced:
     """Draws that agree with the posterior as far as the tolerances go may be off on the scale that is reported."""
 
