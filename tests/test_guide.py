@@ -39,6 +39,8 @@ from homodyne.optimization.cmc.backends import (
 )
 from homodyne.optimization.mcmc import fit_mcmc_jax
 
+pytestmark = pytest.mark.slow
+
 PATHS = {
     "homodyne": "sample_consensus MCMCResult",
     "homodyne.device.config": "detect_hardware HardwareConfig should_use_cmc",

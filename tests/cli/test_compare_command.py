@@ -15,6 +15,7 @@ def results():
     return slow, example_result("static", q=0.006, verdict="REFUSED", **settings).result
 
 
+@pytest.mark.slow
 def test_table_file_and_figure_tell_the_same(homodyne, tmp_path, results):
     for name, result in zip(("slow", "fast"), results, strict=True):
         (tmp_path / name).mkdir()

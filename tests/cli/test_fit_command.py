@@ -16,6 +16,8 @@ from homodyne.config.io import load_config
 from homodyne.data import write_aps_u
 from homodyne.optimization.cmc import certificate
 
+pytestmark = pytest.mark.slow
+
 TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
 
 

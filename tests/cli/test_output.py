@@ -100,6 +100,7 @@ def test_what_the_command_reads_is_not_replaced(tmp_path):
         opened(tmp_path, overwrite=True, inputs=(tmp_path / "link.yaml",)).__enter__()
 
 
+@pytest.mark.slow
 def test_a_new_result_takes_the_figures_of_the_old_one_away(tmp_path, laminar_result):
     with opened(tmp_path) as folder:
         fill(folder, "one")

@@ -7,6 +7,7 @@ import yaml
 SMALL = ["--mode", "static", "--frames", 30, "--angles", 1, "--pixels", 500, "--fix", "D_offset"]
 
 
+@pytest.mark.slow
 def test_table_files_and_figure_tell_the_same(homodyne, tmp_path):
     options = [
         "D0=2e4",

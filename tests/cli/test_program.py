@@ -115,6 +115,7 @@ def test_an_interruption_waits_for_the_end_of_what_must_not_be_cut_in_two(monkey
     assert done == ["whole"]
 
 
+@pytest.mark.slow
 def test_what_is_set_for_windows_and_a_terminal_of_few_characters_do_no_harm(tmp_path):
     program_file = Path(sys.executable).with_name("homodyne")
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "MPLBACKEND": "nonsense"}
@@ -156,6 +157,7 @@ def test_version_and_help(homodyne):
         assert command in text.out
 
 
+@pytest.mark.slow
 def test_the_installed_program_runs_and_exits_with_its_code():
     program_file = Path(sys.executable).with_name("homodyne")
     good = subprocess.run([program_file, "--version"], capture_output=True, text=True, check=False)

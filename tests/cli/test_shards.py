@@ -22,6 +22,8 @@ from homodyne.optimization.cmc import certificate
 from homodyne.optimization.cmc.store import ShardStore
 from homodyne.optimization.cmc.store_files import read_json, write_json
 
+pytestmark = pytest.mark.slow
+
 TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
 SETTINGS = [
     "optimization.cmc.backend.name=sequential",

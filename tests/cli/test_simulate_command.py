@@ -77,6 +77,7 @@ def test_impossible_settings_of_a_model(homodyne, tmp_path, model, change, named
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_replaced_unasked(homodyne, tmp_path):
     (tmp_path / "run.h5").write_text("mine")
     outcome = homodyne("simulate", "run.h5", "--frames", 20)

@@ -130,6 +130,7 @@ def test_draws_do_not_depend_on_the_backend():
         np.testing.assert_array_equal(parallel[shard_id], alone[shard_id])
 
 
+@pytest.mark.slow
 def test_sampled_draws_are_the_same_bit_by_bit(tmp_path):
     import jax_shards
 
@@ -281,6 +282,7 @@ def program(folder):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["hang in compiled code", "hang unseen"])
 def test_killing_the_parent_leaves_no_worker_and_loses_no_result(action, tmp_path):
     actions = ["return", "return", action, action, "return"]
@@ -308,6 +310,7 @@ def test_killing_the_parent_leaves_no_worker_and_loses_no_result(action, tmp_pat
     assert store.pending() == []
 
 
+@pytest.mark.slow
 def test_an_interruption_ends_everything(tmp_path):
     command = [sys.executable, program(tmp_path), tmp_path, "return", "hang in compiled code", "hang"]
     with subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True) as parent:
@@ -324,6 +327,7 @@ def stopped(pid):
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 
+@pytest.mark.slow
 def test_a_program_that_is_stopped_while_its_workers_work_goes_on(tmp_path):
     command = [sys.executable, program(tmp_path), tmp_path, "wait", "wait", "return"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
@@ -390,6 +394,7 @@ print(run(["simulate", "a.h5"]))
 """
 
 
+@pytest.mark.slow
 def test_where_no_process_can_be_started_a_sentence_says_so():
     done = subprocess.run([sys.executable, "-c", LIMITED.format(here=str(HERE))], capture_output=True, text=True)
     first, second, third, code = done.stdout.splitlines()
@@ -425,6 +430,7 @@ def main():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("guard", "as_file", "expected"),
     [

@@ -47,6 +47,7 @@ def errors(points, weights):
     return np.abs([share @ unit, square - 1.0]) - luck
 
 
+@pytest.mark.slow
 def test_a_long_tail_is_reached_in_the_end():
     """The first points are wrong by much more than their weights say: what would be used without confirmation."""
     wrong = 0

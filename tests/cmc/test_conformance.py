@@ -15,6 +15,8 @@ from conforming import DAMAGED, NO_NUMBER, SHARDS, Run, check, make_tasks
 
 from homodyne.optimization.cmc.backends import BACKENDS, BackendOptions, SequentialBackend
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = BackendOptions(num_workers=2)
 KILLED = replace(OPTIONS, run="jax_shards:run_killed_once")
 ONE = replace(KILLED, num_workers=1)  # a process that samples takes seconds to start

@@ -22,6 +22,8 @@ from homodyne.optimization.nuts import NutsSettings
 from known_answers import conjugate
 from known_answers.statistics import assert_covariance, assert_mean
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------- polish
 
 

@@ -78,6 +78,7 @@ def test_healthy_run():
     assert json.loads(text) == numbers
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_false_alarms_of_the_verdict():
     """Autocorrelated chains, everything judged: R-hat, effective draws, tests between shards; 1 % + 1 % may fail."""
@@ -88,6 +89,7 @@ def test_false_alarms_of_the_verdict():
     assert len(alarms) <= 0.02 * number + 4 * np.sqrt(0.02 * number), alarms
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_q_of_real_chains_is_calibrated_by_effective_draws():
     """Slow chains: with the number of draws in place of the effective number, Q is too large."""

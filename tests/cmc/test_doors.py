@@ -180,6 +180,7 @@ def steps(records):
     return [re.sub(r": [0-9.]+ s$", "", r.getMessage()) for r in records if r.getMessage().startswith("step ")]
 
 
+@pytest.mark.slow
 def test_both_spellings_count_and_six_steps_are_logged(points, caplog):
     settings = {
         "uncertainty": "independent",

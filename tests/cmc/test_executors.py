@@ -21,6 +21,8 @@ from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.executor import ExecutorBackend
 from homodyne.optimization.cmc.backends.pools import require
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 KINDS = ("executor", "dask", "parsl", "ray")
 

@@ -9,6 +9,8 @@ from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.worker import run_shard
 from known_answers.hard_cases import CASES, judge, run_case
 
+pytestmark = pytest.mark.slow
+
 SEEDS = {"rare success": (1,), "two modes": (3, 15), "stuck chain": (0, 1)}
 
 

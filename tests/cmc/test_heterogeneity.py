@@ -165,6 +165,7 @@ def test_scattered_shards_have_no_scapegoat():
     assert find_outliers(pair) == (0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 def test_false_alarms_are_as_rare_as_asked():
     runs = replicate(300, 8, 3, 300, seed=7)

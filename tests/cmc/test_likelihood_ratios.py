@@ -35,6 +35,7 @@ def alarms(make, dimension=1, stretch=1.0, runs=RUNS):
     return named / runs, whole / runs
 
 
+@pytest.mark.slow
 @pytest.mark.statistical
 @pytest.mark.parametrize(("count", "dimension"), [(2, 1), (4, 2), (16, 7), (100, 1)])
 def test_healthy_shards_are_named_at_the_nominal_rate(count, dimension):

@@ -9,6 +9,8 @@ import homodyne.physics  # noqa: F401  makes JAX compute in float64
 from homodyne.optimization.cmc import mode_search
 from homodyne.optimization.cmc.mode_search import search
 
+pytestmark = pytest.mark.slow
+
 CENTRES = np.random.default_rng(1).uniform(-50.0, 50.0, (20, 2))
 
 

@@ -52,6 +52,7 @@ def assert_product(problem, model, shards, power, prior=None):
 
 
 class TestProduct:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("name", "adapter"), CASES)
     def test_shards_multiply_to_the_posterior(self, name, adapter):
         problem, model = build(name, adapter)
@@ -109,6 +110,7 @@ class TestDensities:
         ]:
             assert float(one) == pytest.approx(float(other), rel=1e-12)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("name", "adapter"), CASES)
     def test_gradients(self, name, adapter):
         problem, model = build(name, adapter)
@@ -173,6 +175,7 @@ def example():
 
 
 class TestNumPyroModel:
+    @pytest.mark.slow
     def test_against_numpyro(self, example):
         """Prior and likelihood add up to NumPyro's own potential, at a shorter shard too."""
         model = NumPyroModel(everything, example)

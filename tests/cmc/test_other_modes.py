@@ -16,6 +16,7 @@ def known_mode(problem):
     return (lambda x: np.asarray(evaluate(x))), found if found.arrived else Polished(center, covariance, (), 0.0, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_a_second_mode_that_shards_have_seen_is_found(seed):
     rng = np.random.default_rng(seed)

@@ -15,6 +15,8 @@ from homodyne.optimization.cmc.backends import BackendOptions, SequentialBackend
 from homodyne.optimization.cmc.backends.pjit import PjitBackend, is_pure_jax
 from homodyne.optimization.cmc.model import Model
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 PROGRAM = """

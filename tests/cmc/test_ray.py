@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 from running import task, until
 
 from homodyne.optimization.cmc.backends import BACKENDS, BackendOptions
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 

@@ -44,6 +44,7 @@ def test_bending_is_undone_and_keeps_volumes():
         assert np.log(abs(np.linalg.det(slopes))) == pytest.approx(bend.log_scale, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_densities_are_normalised():
     """Under the mean of weights against a wide normal distribution, to four Monte Carlo errors."""
     rng = np.random.default_rng(0)
@@ -60,6 +61,7 @@ def test_densities_are_normalised():
         assert abs(ratio.mean() - 1.0) < 4.0 * ratio.std() / np.sqrt(len(ratio))
 
 
+@pytest.mark.slow
 def test_a_bent_ridge_is_followed_and_without_bends_it_is_not(monkeypatch):
     """With one component, as where few points are effective; twenty follow this one without bends too."""
     monkeypatch.setattr(shape, "LARGEST", 1)

@@ -14,6 +14,8 @@ from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.store import ShardStore
 from homodyne.optimization.stored import stored_model
 
+pytestmark = pytest.mark.slow
+
 jax.config.update("jax_enable_x64", True)
 
 SHARDS = 4

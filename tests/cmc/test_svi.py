@@ -49,6 +49,7 @@ def assert_fits_a_shard(problem, pooled, init):
 
 
 class TestVariational:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["gaussian_mean", "beta_bernoulli", "exponential_rate"])
     def test_conjugate(self, name):
         problem = PROBLEMS[name](n=N)
@@ -58,6 +59,7 @@ class TestVariational:
         assert init.method == "svi"
         assert_fits_a_shard(problem, pooled, init)
 
+    @pytest.mark.slow
     def test_collinear_columns_from_a_pilot_fit(self):
         """Correlation -0.9995; the pilot is a width off in every direction and half as wide, and is mended."""
         problem = linear_regression(n=N, collinear=0.03)
@@ -73,6 +75,7 @@ class TestVariational:
         score = np.linalg.solve(np.linalg.cholesky(exact.covariance), init.center - problem.posterior().mean)
         assert np.all(np.abs(score) < 4.5 * np.sqrt(1000.0 / 1600.0) + 0.2)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("bug", ["pool not rescaled", "all data", "inverse returned"])
     def test_planted_bugs(self, bug):
         problem = PROBLEMS["exponential_rate"](n=N)
@@ -84,6 +87,7 @@ class TestVariational:
         with pytest.raises(AssertionError):
             assert_fits_a_shard(problem, pooled, init)
 
+    @pytest.mark.slow
     def test_same_seed_same_answer_and_progress(self):
         problem = PROBLEMS["poisson_gamma"](n=800)
         pooled = pool_samples_from_shards(shards_of(problem), 20)
@@ -111,6 +115,7 @@ def problem():
 
 
 class TestNoConvergence:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("offset", "settings", "message"),
         [

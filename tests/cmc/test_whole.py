@@ -8,6 +8,8 @@ from homodyne.optimization.cmc import whole
 from homodyne.optimization.cmc.adapters import LogDensityModel
 from homodyne.optimization.cmc.whole import sample_whole
 
+pytestmark = pytest.mark.slow
+
 FAR, SHARE = 10.0, 0.3  # place of the modes, and mass of the left one
 
 

@@ -23,6 +23,8 @@ from homodyne.optimization.pilot import physical_values
 from homodyne.optimization.problem import TYPICAL_SIGNAL, build_problem
 from homodyne.optimization.xpcs import Shard, XpcsModel
 
+pytestmark = pytest.mark.slow
+
 TRUTH = {
     "D0": 2e4, "alpha": -0.5, "D_offset": 1000.0, "gamma_dot_0": 3e-4, "beta": -0.5, "gamma_dot_offset": 1e-4,
     "phi0": 5.0,

@@ -29,6 +29,8 @@ from homodyne.optimization.pilot import Mode, Pilot, pilot_fit
 from homodyne.optimization.problem import build_problem
 from homodyne.physics.model import find_model
 
+pytestmark = pytest.mark.slow
+
 STATIC = {"D0": 2e4, "alpha": -0.5, "D_offset": 100.0}
 PARAMETERS = find_model("laminar_flow").parameter_names
 SMALL = {

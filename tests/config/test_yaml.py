@@ -42,6 +42,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from("abcdef"), plain | st.sampled_from(list(SCALARS)), max_size=4))
 def test_what_is_written_reads_back(data):
     assert yaml.parse(yaml.dump(data), "test") == data

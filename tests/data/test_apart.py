@@ -38,6 +38,7 @@ def at(path, mark, offset, byte):
     return path
 
 
+@pytest.mark.slow
 def test_a_heap_of_texts_in_which_the_library_goes_round_for_ever(aps_u, made, monkeypatch):
     monkeypatch.setattr(reading, "SECONDS", 1)
     good = aps_u()
@@ -66,6 +67,7 @@ def test_a_chunk_that_is_a_thousand_times_what_its_dataset_says(aps_u):
     assert peak(idle()) < reading.ROOM + 256 * MEBIBYTE
 
 
+@pytest.mark.slow
 def test_what_is_granted_is_enough_for_one_large_chunk(aps_u, made):
     n = 3000
     rng = np.random.default_rng(0)
@@ -84,6 +86,7 @@ def test_what_is_granted_is_enough_for_one_large_chunk(aps_u, made):
     assert load(path, q=0.004, phi=0.0).num_frames == n
 
 
+@pytest.mark.slow
 def test_an_end_that_is_not_the_fault_of_the_file(aps_u):
     path = aps_u()
     apart._dismiss()
@@ -122,6 +125,7 @@ def test_an_interruption_between_request_and_answer_ends_the_process(aps_u, monk
     load(path, q=0.004)
 
 
+@pytest.mark.slow
 def test_two_files_at_once_and_a_forked_program_have_processes_of_their_own(aps_u, npz):
     with open_catalog(aps_u()) as one, open_catalog(npz()) as other:
         assert (one.format, other.format) == ("aps-u", "npz")
@@ -162,6 +166,7 @@ def test_a_file_that_is_cut_while_it_is_read(tmp_path):
             catalog.read_map(1, slice(0, 1000), np.empty((1000, 1000), np.float32))
 
 
+@pytest.mark.slow
 def test_the_program_does_not_die_without_a_word_when_a_mapped_file_is_cut(tmp_path):
     program = """
 import os, sys

@@ -130,6 +130,7 @@ def npz_with(path, good, **arrays):
     return path
 
 
+@pytest.mark.slow
 def test_small_files_take_little_memory(aps_u, npz, tmp_path):
     files = [
         aps_u(name=f"{path.split('/')[-1]}.hdf", change=replace(path, make))

@@ -144,6 +144,7 @@ def resident(path: Path) -> int:
     return sum(1024 * int(block.split("\nRss:")[1].split()[0]) for block in blocks if str(path) in block)
 
 
+@pytest.mark.slow
 def test_a_cube_larger_than_memory_is_neither_read_nor_copied(tmp_path):
     n, num_maps = 2000, 6
     large(tmp_path / "cube", n, num_maps)

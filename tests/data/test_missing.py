@@ -73,6 +73,7 @@ SENTINELS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", SENTINELS)
 def test_frames_of_one_number(one, value):
     frames = [20, 21, 40]
@@ -110,6 +111,7 @@ def test_every_frame_may_have_a_number_of_its_own(one):
     assert set(many) <= set(cube(one).bad_frames.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [-1.0, 0.0, 1e30, -9999.0, 65535.0, np.nan, np.inf, 1e300])
 @pytest.mark.parametrize("count", [20, 300])
 def test_single_pairs_of_one_number(one, value, count):
@@ -293,6 +295,7 @@ FEW = [
 ]  # no frame without a count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_frames", "pixels", "counts"), FEW)
 def test_few_photons_lose_nothing(num_frames, pixels, counts):
     data = speckle(num_frames, pixels, counts)

@@ -15,6 +15,8 @@ from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
 from known_answers.pairs import SCALING
 
+pytestmark = pytest.mark.slow
+
 ROWS, COLUMNS = np.triu_indices(70, 1)
 SPREAD = 0.02  # of the parameters, relative
 POINTS = 100

@@ -15,6 +15,8 @@ from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
 from known_answers.pairs import SCALING, whole_moments
 
+pytestmark = pytest.mark.slow
+
 PARAMS = {
     "D0": 2e4,
     "alpha": -0.5,

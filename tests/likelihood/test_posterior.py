@@ -77,6 +77,7 @@ def near(z, count, seed=2, width=0.1):
     return z + width * np.random.default_rng(seed).standard_normal((count, z.size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", [NARROW, WIDE, SCALING], ids=["narrow", "wide", "mixture"])
 def test_offset_and_contrast_are_integrated_out(scaling):
     posterior, maps, z = posterior_of(scaling=scaling)
@@ -90,6 +91,7 @@ def test_offset_and_contrast_are_integrated_out(scaling):
         assert abs(sum(wider) - sum(expected)) > 1e-3  # priors that are 5 % wider are seen
 
 
+@pytest.mark.slow
 def test_the_density_is_prior_times_likelihood_inside_the_support():
     posterior, _, z = posterior_of()
     points = near(z, 5)
@@ -105,6 +107,7 @@ def test_the_density_is_prior_times_likelihood_inside_the_support():
     assert score_many(outside[None], posterior).value == -np.inf
 
 
+@pytest.mark.slow
 def test_no_density_is_higher_than_the_highest():
     """However steeply a rate falls towards zero at the last frame, behind which nodes lie."""
     t, model, rng = 0.25 * np.arange(1, 121), find_model("static"), np.random.default_rng(0)
@@ -127,6 +130,7 @@ def test_no_density_is_higher_than_the_highest():
     assert found.max() < top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adjusted", [False, True])
 def test_values_and_gradients_are_those_of_the_log_density(adjusted):
     posterior, _, z = posterior_of()
@@ -230,6 +234,7 @@ def test_draws_of_offset_and_contrast_are_exact(scaling):
             assert_covariance(both, mean, np.diag(np.diag(covariance)))
 
 
+@pytest.mark.slow
 def test_draws_from_a_mixture_follow_the_weights_of_its_parts():
     """Of a map that says little of its contrast."""
     posterior, maps, z = posterior_of(scaling=SCALING)
@@ -250,6 +255,7 @@ def test_draws_from_a_mixture_follow_the_weights_of_its_parts():
             assert_mean(draws["contrast"][..., k].reshape(-1, 1), np.array([np.mean(means)]))
 
 
+@pytest.mark.slow
 def test_noise_that_is_sampled():
     """Its logarithms follow the coordinates, with a prior of their own."""
     fixed, _, z = posterior_of()
@@ -298,6 +304,7 @@ def counted(num_frames, num_maps, seed):
     return Posterior(parameter_space(Counted(), t), nodes, WIDE, sigma, unadjusted(1, num_maps))
 
 
+@pytest.mark.slow
 def test_data_of_the_same_shapes_share_their_programs():
     def used(posterior):
         """Compilations for values and for scores of a few points."""

@@ -81,6 +81,7 @@ def same_data(found, expected):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", TIMES)
 @pytest.mark.parametrize("name", MODELS)
 def test_sums_over_nodes_are_sums_over_pairs(name, steps):
@@ -99,6 +100,7 @@ def test_sums_over_nodes_are_sums_over_pairs(name, steps):
         assert wrongness(moments(model, params, coarse), expected, maps) > 3 * FINE.tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t", [0.1 * np.arange(1, 9), TIMES["bursts"][5:12], np.array([0.1, 0.5, 0.7])])
 def test_small_maps_are_exact(t):
     """As many frames as a cell has nodes along a side: whatever the tolerance, nothing is interpolated."""
@@ -137,6 +139,7 @@ def test_cells_of_few_pairs_may_be_coarser():
     assert reduction._looseness(corner, n) == pytest.approx(np.sqrt(whole / 30 / 55))
 
 
+@pytest.mark.slow
 def test_a_pause_between_equal_steps():
     """More pairs of one lag than nodes, all the same time apart."""
     t = np.concatenate([0.01 * np.arange(1, 91), 5.0 + 0.01 * np.arange(90)])
@@ -203,6 +206,7 @@ def test_nodes_of_other_cells_do_not_add_up(gridded):
             add([nodes, other])
 
 
+@pytest.mark.slow
 def test_nodes_that_are_pairs_are_exact():
     maps, model = maps_with(TIMES["bursts"]), find_model("heterodyne")
     params = some_params("heterodyne", 0)

@@ -18,6 +18,8 @@ from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
 from known_answers.pairs import SCALING, integrated, whole_maps
 
+pytestmark = pytest.mark.slow
+
 N, SIGMA = 24, np.array([0.02, 0.03])
 MODEL, TRUTH = find_model("static"), {"D0": 2e4, "alpha": -0.5, "D_offset": 300.0}
 T = 0.1 * np.arange(1, N + 1)

@@ -194,6 +194,7 @@ def test_short_records_are_not_tested():
     assert check(views(speckle(1.0, 1)[:, :15, :15], T[:15]), 1.0) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [None, "a tenth", "large lags"])
 def test_long_records_are_not_accused(missing):
     """Records for which correlation and model are interpolated."""

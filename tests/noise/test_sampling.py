@@ -20,6 +20,7 @@ def maps(n, missing):
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3, 15, 16, 70, 301])
 @pytest.mark.parametrize("missing", ["none", "scattered", "ends", "all"])
 def test_a_sample_says_what_the_map_says(n, missing):

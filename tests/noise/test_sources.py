@@ -58,6 +58,7 @@ def normal_variance(contrast, shot, g):
     return 2 * ((contrast + shot) ** 2 - (contrast * g) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [0.1, 1.0, 10.0])
 def test_scatter_of_a_raw_diagonal_belongs_to_its_level(counts):
     """Mean square steps of 12 raw diagonals; their relative error is 0.05 for each formula."""
@@ -101,6 +102,7 @@ MADE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [0.1, 1.0, 10.0])
 @pytest.mark.parametrize("kind", MADE)
 def test_a_diagonal_that_a_program_made_is_left_out(kind, counts):

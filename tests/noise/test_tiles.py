@@ -79,6 +79,7 @@ def speckle_means(tiling, g, pixels, modes, counts, sets):
         yield tiling.sums(c2 - 1 - g / modes) / tiling.pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("counts", [0.1, 10.0])
 def test_covariance_of_speckle(counts):
     """The tiles' sum of squares in units of the covariance; without higher cumulants it is 20 % too large."""

@@ -48,6 +48,7 @@ def test_directions_separate_prior_and_data():
     assert np.all(gain[0] < gain[1])
 
 
+@pytest.mark.slow
 def test_what_the_data_do_not_determine_is_the_priors(monkeypatch):
     """Of a Brownian sample, rate and slope are known, but not which part of the rate is a power law."""
     brownian = {"D0": 2e4, "alpha": 0.0, "D_offset": 0.0}

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from homodyne.optimization.bend import Bend
 
@@ -29,6 +30,7 @@ def test_a_ridge_is_straight_and_the_map_is_undone():
     assert straightness(u) < 0.1 < 0.9 < straightness(x)
 
 
+@pytest.mark.slow
 def test_one_map_serves_arrays_and_programs_and_keeps_volumes():
     x = bent_points(2000, 1)
     bend = Bend.of(x, np.full(len(x), 1 / len(x)), len(x), np.array([2, 0, 1]))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from scipy import stats
 
 import homodyne
@@ -16,6 +17,8 @@ from homodyne.optimization.exploration import explored
 from homodyne.optimization.pilot import PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
 from homodyne.physics.model import find_model
+
+pytestmark = pytest.mark.slow
 
 
 def silent(stage, done, total):

@@ -27,6 +27,8 @@ from known_answers.densities import (
 )
 from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
 
+pytestmark = pytest.mark.slow
+
 jax.config.update("jax_enable_x64", True)
 
 NORMAL = gaussian(random_covariance(7, 0, scales=(1e4, 1e-8, 1.0)), mean=np.resize([3e4, 2e-8, -5.0], 7))

@@ -10,6 +10,8 @@ from homodyne.optimization import calibration
 from homodyne.optimization.pilot import pilot_fit
 from homodyne.optimization.problem import build_problem
 
+pytestmark = pytest.mark.slow
+
 N = 100
 T = 0.1 * np.arange(1, N + 1)
 STEPS = 4e4 * np.sqrt(T)

@@ -18,6 +18,8 @@ from homodyne.optimization.problem import build_problem
 from known_answers.samples import MIRROR, STATIC
 from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
 
+pytestmark = pytest.mark.slow
+
 LAMINAR = STATIC | {"gamma_dot_0": 3e-4, "beta": -0.5, "gamma_dot_offset": 1e-4, "phi0": 5.0}
 QUICK = {"nlsq": {"num_candidates": 200, "num_starts": 4}}
 

@@ -16,6 +16,8 @@ from known_answers.statistics import (
     assert_same_distribution,
 )
 
+pytestmark = pytest.mark.slow
+
 jax.config.update("jax_enable_x64", True)
 
 SHORT = NutsSettings(num_warmup=20, num_samples=30, num_chains=2)

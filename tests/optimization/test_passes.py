@@ -29,6 +29,8 @@ from homodyne.optimization.problem import build_problem
 from homodyne.physics.model import find_model
 from homodyne.physics.models.static import Static
 
+pytestmark = pytest.mark.slow
+
 MODEL = find_model("static")
 TRUTH = {"D0": 2e4, "alpha": -0.5, "D_offset": 300.0}
 PARAMS = {name: np.array([value, 1.1 * value]) for name, value in TRUTH.items()}

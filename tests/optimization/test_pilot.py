@@ -18,6 +18,8 @@ from homodyne.optimization.pilot import PilotSettings, modes_from, noise_at, pil
 from homodyne.optimization.problem import MOST_THINNED, build_problem, sampled_pairs, thinned_pairs
 from known_answers.samples import MIRROR, STATIC
 
+pytestmark = pytest.mark.slow
+
 BROWNIAN = {"D0": 5e3, "alpha": 0.0, "D_offset": 0.0}
 KNOWN = {name: {"fixed": value} for name, value in MIRROR.items() if name not in ("D0", "phi0")}
 SETTINGS = PilotSettings(num_candidates=200, num_starts=4)

@@ -26,6 +26,7 @@ def planned():
     return expected_precision(PLAN, SIMULATIONS, seed=3)
 
 
+@pytest.mark.slow
 def test_formula_agrees_with_simulated_measurements(planned):
     """Half the central 68 % of normal draws has a relative Monte Carlo error of 0.93/sqrt(count).
 

@@ -38,6 +38,7 @@ def weighted(data):
     return fitted(data.weighted(frame_weights=FRAMES))
 
 
+@pytest.mark.slow
 def test_the_noise_is_that_of_a_pair_of_the_mean_weight(data, weighted):
     mean = np.outer(FRAMES, FRAMES)[np.triu_indices(N, 1)].mean()
     np.testing.assert_allclose(weighted.sigma, SIGMA / np.sqrt(mean), rtol=0.05)
@@ -67,6 +68,7 @@ def test_the_summary_says_that_weights_were_used(data, weighted):
     assert "pairs have weights" not in str(fitted(data).summary())
 
 
+@pytest.mark.slow
 def test_correlated_noise_with_weights(data):
     """Weights of one are none; widths and the tests of the fit follow from residuals of equal variance."""
     truth = homodyne.simulate(

@@ -51,6 +51,7 @@ def saved(laminar, tmp_path) -> Path:
     return laminar.result.save(tmp_path / "fit.nc")
 
 
+@pytest.mark.slow
 def test_round_trip_is_exact(any_result, tmp_path):
     path = any_result.save(tmp_path / "fit.nc")
     loaded = load_result(str(path), model=any_result.model_class)
@@ -184,6 +185,7 @@ assert not {"trap", "known_answers.kohlrausch"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["trap:Kohlrausch", "known_answers.kohlrausch:Kohlrausch"])
 def test_what_a_file_names_is_never_imported(own, tmp_path, where):
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")

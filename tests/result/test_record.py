@@ -11,6 +11,7 @@ from homodyne.physics.models.static import Static
 from known_answers.kohlrausch import Kohlrausch
 
 
+@pytest.mark.slow
 def test_attributes_of_the_guide(laminar, consensus):
     result = laminar.result
     draws = np.stack([result.samples[name].ravel() for name in result.parameter_names], axis=1)

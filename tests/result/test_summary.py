@@ -12,6 +12,7 @@ from homodyne.optimization.cmc.summary import format_number, map_labels, shared_
 from homodyne.physics.power_laws import middle_age
 
 
+@pytest.mark.slow
 def test_rows_hold_the_statistics_of_the_draws(laminar):
     result = laminar.result
     rows = {(row.name, row.phi): row for row in result.summary().rows}

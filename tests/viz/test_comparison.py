@@ -32,6 +32,7 @@ def joint():
     return example_result("static", q=q, phi=(7.5,) * 3, num_frames=50, fixed=("alpha",), shape=(1, 200)).result
 
 
+@pytest.mark.slow
 def test_intervals_are_quantiles(series):
     found = compare(series)
     assert [one.name for one in found.quantities] == ["J at 1.62 s", "D0", "alpha", "D_offset"]
@@ -72,6 +73,7 @@ def test_table_and_csv_tell_the_same(series):
     assert row["fixed"] == "False"
 
 
+@pytest.mark.slow
 def test_different_models_are_compared_in_what_they_share(series, laminar):
     found = compare({"rest": series["q0.004"], "flow": laminar.result})
     assert [one.name for one in found.quantities] == ["J at 1.62 s", "D0", "alpha", "D_offset"]
@@ -91,6 +93,7 @@ def test_options_and_units_that_differ_are_told(laminar):
     assert "D0" not in found.fits[0].values
 
 
+@pytest.mark.slow
 def test_nothing_to_compare(series, own, tmp_path):
     result = series["q0.004"]
     with pytest.raises(InputError, match=r"1 result given to compare; expected two or more"):

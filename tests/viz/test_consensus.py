@@ -72,6 +72,7 @@ def drawn(text, figure):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(CASES))
 @pytest.mark.parametrize("make", FIGURES)
 def test_nothing_touches(make, case):

@@ -28,6 +28,7 @@ def slow_band(example, k, pairs):
     return np.quantile(values, (0.05, 0.5, 0.95))
 
 
+@pytest.mark.slow
 def test_cut_at_age(laminar):
     data, angle = laminar.data, 2
     cut = cuts.cut_at_age(laminar.result, data, angle, 20)
@@ -49,6 +50,7 @@ def test_cut_at_age(laminar):
     assert row == cut.x.size
 
 
+@pytest.mark.slow
 def test_cut_at_lag(static):
     data = static.data
     cut = cuts.cut_at_lag(static.result, data, 0, 1)

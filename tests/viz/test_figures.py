@@ -60,11 +60,13 @@ def is_drawn(text, figure):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["laminar", "static", "waves", "own"])
 def test_texts_do_not_overlap(name, figures):
     assert [overlapping_texts(figure) for figure in figures[name]] == [[]] * len(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["laminar", "static"])
 def test_texts_of_a_first_look_do_not_overlap(name, request):
     assert overlapping_texts(inspect_figure(request.getfixturevalue(name).data)) == []
@@ -104,6 +106,7 @@ def test_captions_state_verdict_and_uncertainty(figures, name, words):
         assert ("REFUSED" in crossed) == (name == "refused")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_save_figures(static, tmp_path, kind, start):
     paths = save_figures(static.result, static.data, tmp_path / "figures", kind, truth=static.truth)
@@ -112,6 +115,7 @@ def test_save_figures(static, tmp_path, kind, start):
     assert all(path.read_bytes().startswith(start) for path in paths)
 
 
+@pytest.mark.slow
 def test_without_data_only_the_posterior_is_drawn(static, tmp_path):
     paths = save_figures(static.result, None, tmp_path)
     assert [path.stem for path in paths] == NAMES[2:]
@@ -119,6 +123,7 @@ def test_without_data_only_the_posterior_is_drawn(static, tmp_path):
     assert [path.stem for path in save_figures(other, None, tmp_path)] == NAMES[3:]
 
 
+@pytest.mark.slow
 def test_unknown_model_has_no_curves_and_says_so(own, tmp_path):
     result = replace(own.result, model_class=None, analysis_mode="some:Where")
     with pytest.warns(HomodyneWarning, match="left out: no curves of the model.*name the model, load_result"):
