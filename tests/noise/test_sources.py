@@ -183,6 +183,7 @@ def test_pixels_by_every_source():
     assert {text.split("independent pixels, ")[1].split(" ")[0] for text in missed.notes} == {"neighbours", "scatter"}
 
 
+@pytest.mark.slow
 def test_errors_of_the_share_are_those_of_its_scatter():
     """Of 24 maps; the mean square of 24 normal deviates is within 0.35 and 2.1 in 999 of 1000 cases."""
     deviations = {RESIDUALS: [], NEIGHBOURS: []}

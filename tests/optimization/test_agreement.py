@@ -66,6 +66,7 @@ def test_what_the_data_do_not_determine_is_the_priors(monkeypatch):
     assert max(shares(brownian, {}).values()) == 0.0
 
 
+@pytest.mark.slow
 def test_the_distance_is_that_of_prior_and_likelihood():
     """The likelihood's estimate and width are those of a fit with a wide prior."""
     data = speckle(TRUTH)
