@@ -54,7 +54,7 @@ def simulate(
         c2 = offset + contrast * g.
     kind : {"speckle", "parametric", "independent"}
         Noise: simulated detector frames, their second moments only, or white noise; see
-        :mod:`homodyne.physics.simulate`.
+        `homodyne.physics.simulate`.
     pixels : int or (n_maps,), optional
         Pixels per map (not for "independent"); 2000 by default.
     mean_counts : float or (n_maps,), optional

@@ -31,7 +31,7 @@ def save_npz(path: str | Path, data: TwoTimeData) -> None:
     Raises
     ------
     InputError, ExecutionError
-        See :func:`homodyne.files.replacing`.
+        See `homodyne.files.replacing`.
     """
     if isinstance(data.c2, tuple):
         size = 4 * data.num_maps * data.num_frames**2
@@ -123,7 +123,7 @@ def write_aps_u(
     DataError
         Weights, uneven ages, a list that lacks a value, or pixels that are not whole numbers.
     InputError, ExecutionError
-        See :func:`homodyne.files.replacing`.
+        See `homodyne.files.replacing`.
     """
     if data.weights is not None:
         raise DataError("the data have weights, for which the APS-U layout has no place; use save_npz or save_hdf5.")

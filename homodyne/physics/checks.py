@@ -34,7 +34,7 @@ def check_model(model: CorrelationModel, space: ParameterSpace | None = None) ->
     ------
     InputError
         The model is incomplete; JAX cannot compile it; a result has another shape or precision than it should; g is not
-        1 at equal times, leaves [0, 1], or has a value or slope that is not finite; |field|² is not g; or the
+        1 at equal times, leaves [0, 1], or has a value or slope that is not finite; ``|field|²`` is not g; or the
         coordinates cannot be inverted.
     """
     check_model_class(type(model))

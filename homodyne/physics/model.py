@@ -122,7 +122,7 @@ class CorrelationModel(ABC):
 
     @abstractmethod
     def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
-        """Squared field correlation |c1|² of the frames at t1 and t2.
+        """Squared field correlation ``|c1|²`` of the frames at t1 and t2.
 
         Written with `jax.numpy`, differentiable, smooth, without clipping; arguments broadcast against each other.
 

@@ -73,8 +73,8 @@ def expm1_ratio(x: ArrayLike) -> jax.Array:
 def sinc(x: ArrayLike) -> jax.Array:
     """sin(x)/x, 1 at x = 0, to rounding, smooth with all derivatives.
 
-    With x = k π + r, |r| <= π/2, it is (-1)^k (r/x) times the series of sin(r)/r: several times faster than the sine of
-    XLA.
+    With x = k π + r, ``|r| <= π/2``, it is (-1)^k (r/x) times the series of sin(r)/r: several times faster than the
+    sine of XLA.
     """
     x = _float(x)
     turns = jax.lax.stop_gradient(jnp.round(x / math.pi))

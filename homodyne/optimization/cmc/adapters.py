@@ -62,7 +62,8 @@ class LogDensityModel(ArrayModel):
     names
         Names of the d unconstrained coordinates, for instance ``("mu", "log_sigma")``.
     log_prior
-        ``log_prior(z)`` of z (d,): float64 scalar; where z is a transformed parameter, log |det dT/dz| is included.
+        ``log_prior(z)`` of z (d,): float64 scalar; where z is a transformed parameter, ``log |det dT/dz|`` is
+        included.
     log_likelihood
         ``log_likelihood(z, data)``: float64 scalar, a sum over the observations in `data`.
     constrain

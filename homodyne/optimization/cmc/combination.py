@@ -314,6 +314,7 @@ METHODS: dict[str, Method] = {
     "swiss": _swiss,
     "average": _average,
 }
+"""Every way to combine by name, a function of subposteriors and of a request."""
 ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
 
 

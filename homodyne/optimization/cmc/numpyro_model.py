@@ -56,7 +56,7 @@ class NumPyroModel(ArrayModel):
     """A posterior given by a NumPyro model function ``function(data)``.
 
     The coordinates are those of ``biject_to(support)`` of the latent sites, flattened in the order of the model.
-    The prior is made of the latent sites, log |det dT/dz| and `prior_sites`, the likelihood of all other sites with
+    The prior is made of the latent sites, ``log |det dT/dz|`` and `prior_sites`, the likelihood of all other sites with
     ``obs=`` and all other factors. The
     function must give the number of observations from the arrays (``plate("data", len(data["y"]))``), because
     shards are shorter than the data. A few rows of the data are kept, for evaluating the prior.
