@@ -16,7 +16,9 @@ from homodyne.config.schema import ParameterConfig, ScalingConfig, Section, keys
 from homodyne.physics import models
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+BUILT = {"_build", "generated"}
+FOUND = sorted(page.relative_to(ROOT) for page in (ROOT / "docs").rglob("*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *(ROOT / page for page in FOUND if not BUILT & {*page.parts})]
 BLOCK = re.compile(
     r"(?:<!-- (?:exit (?P<code>\d+)|file (?P<file>\S+)) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -24,7 +26,7 @@ BLOCK = re.compile(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.relative_to(ROOT)}")
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # as for a script that lies there
@@ -49,7 +51,7 @@ def test_blocks_run(page, tmp_path, monkeypatch, capsys):
             assert done.returncode == int(block["code"] or 0), block["text"] + done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.relative_to(ROOT)}")
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
