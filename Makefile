@@ -7,7 +7,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/pytest -q --numprocesses 2 --dist worksteal
 REAL_MAP := $(wildcard ../shared/data/two_time_map_350.npy)
 
-.PHONY: demo check test lint bench validate release clean
+.PHONY: demo check test lint docs bench validate release clean
 
 demo: $(READY)  ## simulate, inspect and fit a measurement; everything lands in demo/
 	$(BIN)/homodyne demo --directory demo $(if $(REAL_MAP),--map $(REAL_MAP))
@@ -24,6 +24,9 @@ lint: $(READY)  ## style, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(READY)  ## this documentation as a site, docs/_build/html/index.html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
+
 bench: $(READY)  ## speed and memory
 	$(BIN)/python -m benchmarks
 
@@ -34,7 +37,7 @@ release: $(READY)  ## VERSION=x.y.z: build, try and tag a release; nothing is pu
 	$(BIN)/python tools/release.py $(VERSION)
 
 clean:  ## remove what the other commands made
-	rm -rf .venv .cache demo dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache demo dist docs/_build docs/reference/generated .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 .cache/lowest.txt: pyproject.toml tools/lowest.py  # for CONSTRAINTS
 	mkdir -p .cache
