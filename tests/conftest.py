@@ -32,9 +32,15 @@ MARKS = {"schedulers": pytest.mark.scheduler, "validation": pytest.mark.statisti
 
 @pytest.hookimpl(tryfirst=True)  # before marks select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark, and put files that take long first: several processes take files in this order, and end together."""
+    slow: dict[Path, int] = {}
     for item in items:
         if mark := MARKS.get(item.path.parent.name):
             item.add_marker(mark)
+        marks = {one.name for one in item.iter_markers()}
+        weight = 1000 * ("scheduler" in marks) + ("slow" in marks or "statistical" in marks)
+        slow[item.path] = slow.get(item.path, 0) + weight
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_configure(config: pytest.Config) -> None:
