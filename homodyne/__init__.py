@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from homodyne.lazy import attributes as _attributes
+from homodyne.versions import __version__
 
 if TYPE_CHECKING:
     from homodyne.data import from_arrays, from_cube, load
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
     from homodyne.optimization.cmc.coordinator import sample_consensus
     from homodyne.optimization.cmc.result import MCMCResult, load_result
     from homodyne.optimization.mcmc import fit
-
-__version__ = "0.2.0"
 
 __all__ = [
     "MCMCResult",

@@ -50,6 +50,8 @@ OWN = Kind("file of its own", b"")
 FIGURE = Kind("figure", b"homodyne figure 1")
 RESULT = Kind("result", b"homodyne result 2 sha256 ")
 TABLE = Kind("table", b"parameter,unit,file,model,method,uncertainty,verdict,q_min,q_max")
+REPORT = Kind("report", b"homodyne report 1")
+CAPTIONS = Kind("list of captions", b"homodyne captions 1")
 PLAN = Kind("plan", b"homodyne plan 1")
 MEASUREMENT = Kind("measurement", b"homodyne_two_time")
 

@@ -4,7 +4,8 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from homodyne import __version__
+__version__ = "0.2.0"
+"""Version of the package; nothing else has it."""
 
 RECORD = Path(__file__).with_name("commit.txt")
 """The commit that a wheel or an archive was built from; there is none in a checkout."""

@@ -90,7 +90,7 @@ def test_the_record_of_a_build_tells_and_a_repository_further_up_does_not(copy):
 @pytest.fixture
 def repository(tmp_path):
     put(tmp_path, "tools/release.py", (ROOT / "tools/release.py").read_text())
-    put(tmp_path, "homodyne/__init__.py", '__version__ = "8.0.0"\n')
+    put(tmp_path, "homodyne/versions.py", '__version__ = "8.0.0"\n')
     put(tmp_path, "CHANGELOG.md", CHANGES)
     commit_all(tmp_path)
     return tmp_path
@@ -111,7 +111,7 @@ def test_a_number_of_another_form(repository, version):
     assert "expected three numbers" in refused(repository, version)
 
 
-@pytest.mark.parametrize("file", ["homodyne/__init__.py", "new.py"])
+@pytest.mark.parametrize("file", ["homodyne/versions.py", "new.py"])
 def test_a_tree_with_changes(repository, file):
     put(repository, file, '__version__ = "8.0.1"\n')
     said = refused(repository, "9.0.0")

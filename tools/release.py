@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
-VERSION_FILE = Path("homodyne/__init__.py")
+VERSION_FILE = Path("homodyne/versions.py")
 STATEMENT = re.compile(r'^__version__ = "(?P<version>[^"]+)"$', re.MULTILINE)
 SECTION = re.compile(r"^## (?P<title>.+)\n(?P<text>(?:(?!## ).*\n?)*)", re.MULTILINE)
 FIT = """

@@ -22,6 +22,8 @@ Changes = Annotated[
 ]
 Run = Annotated[bool, typer.Option("--run", help="Sample the shards that are missing first.")]
 
+_NO_MAPS = "the store does not hold the data as maps"
+
 
 def combine(
     store: Store,
@@ -32,6 +34,7 @@ def combine(
     output: Annotated[Path | None, typer.Option(help="Folder for the result; that of the fit by default.")] = None,
     run: Run = False,
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
 ) -> None:
     """Combine the finished shards of a fit again, without its data.
@@ -45,19 +48,24 @@ def combine(
         "optimization.cmc.combination.method": method,
         "output.directory": output,
         "output.figures": False if no_figures else None,
+        "output.report": False if no_report else None,
         "output.overwrite": True if overwrite else None,
     }
     stored = open_stored(store, [*(changes or ()), *given(options)])
     wanted = stored.config.output
-    with output_folder(Path(wanted.directory), overwrite=wanted.overwrite, figures=wanted.figures) as folder:
+    with output_folder(
+        Path(wanted.directory), overwrite=wanted.overwrite, figures=wanted.figures, report=wanted.report
+    ) as folder:
         result = _finish(stored, run)
         with uninterrupted():
             folder.write_result(result, stored.config)
         say(result.summary())
         say(f"wrote {wanted.directory}")
         if wanted.figures:
-            say("figures of the measured maps are left out: the store does not hold the data as maps")
+            say(f"figures of the measured maps are left out: {_NO_MAPS}")
             folder.draw(result, None)
+        if wanted.report:
+            folder.report(result, None, figures=wanted.figures, missing=_NO_MAPS)
     exit_if_refused(result)
 
 

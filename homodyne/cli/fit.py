@@ -35,11 +35,12 @@ def fit(
     output: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result and its shards.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished shards of method cmc.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the job that a scheduler would get.")] = False,
 ) -> None:
-    """Fit a measurement: posterior, verdict, summary and figures.
+    """Fit a measurement: posterior, verdict, summary, figures and a report.
 
     Ends with 0 when the posterior is certified or corrected, with 3 when it is refused.
     """
@@ -52,6 +53,7 @@ def fit(
         "optimization.cmc.backend.resume_from_checkpoint": True if resume else None,
         "output.directory": output,
         "output.figures": False if no_figures else None,
+        "output.report": False if no_report else None,
         "output.overwrite": True if overwrite else None,
         "seed": seed,
     }
@@ -78,7 +80,7 @@ def fit_and_write(
     place: Path | None = None,
     inputs: Sequence[Path] = (),
 ) -> "MCMCResult":
-    """Fit a measurement and write result, summary, configuration and, after these, figures into the output folder.
+    """Fit a measurement and write result, summary, configuration, then figures and report into the output folder.
 
     Parameters
     ----------
@@ -96,7 +98,11 @@ def fit_and_write(
 
     wanted = config.output
     with output_folder(
-        Path(wanted.directory), overwrite=wanted.overwrite, figures=wanted.figures, inputs=inputs
+        Path(wanted.directory),
+        overwrite=wanted.overwrite,
+        figures=wanted.figures,
+        report=wanted.report,
+        inputs=inputs,
     ) as folder:
         with telling_what_remains(lambda: store.remains(place)), progress_bars() as progress:
             result = fit(data, config=store.at(config, place), progress=progress)
@@ -109,4 +115,6 @@ def fit_and_write(
         store.say_where(place, result)
         if wanted.figures:
             folder.draw(result, data, truth)
+        if wanted.report:
+            folder.report(result, data, truth, figures=wanted.figures)
     return result

@@ -13,6 +13,7 @@ from homodyne.errors import InputError
 from homodyne.files import (
     FIGURE,
     OWN,
+    Kind,
     make_folder,
     remove_abandoned,
     require_writable,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult
 
 RESULT, SUMMARY, CONFIG, FIGURES = "result.nc", "summary.txt", "config.yaml", "figures"
+REPORT_FILE = "report.html"
 INVENTORY = ".homodyne.json"
 """File with the SHA-256 of every file that the program has written into the folder."""
 
@@ -48,7 +50,7 @@ class OutputFolder:
         self.path = path
 
     def write_result(self, result: "MCMCResult", config: "Config") -> None:
-        """Write result, summary and configuration, all or none; figures of an earlier result go."""
+        """Write result, summary and configuration, all or none; report and figures of an earlier result go."""
         from homodyne.config.io import resolve, to_yaml, with_absolute_paths
         from homodyne.optimization.cmc.netcdf import result_to_bytes
 
@@ -59,7 +61,7 @@ class OutputFolder:
         }
         self._note(*contents.values())
         write_together({self.path / name: content for name, content in contents.items()}, OWN)
-        for old in self._figures():
+        for old in (self.path / REPORT_FILE, *self._figures()):
             if self._wrote(old):
                 old.unlink()
         with suppress(OSError):
@@ -72,13 +74,41 @@ class OutputFolder:
 
             make_folder(self.path / FIGURES)
             for name, figure in standard_figures(result, data, truth):
-                content = bytes(figure_bytes(figure))
-                self._note(content)
-                write_atomically(self.path / FIGURES / f"{name}.png", content, OWN)
+                self.put(self.path / FIGURES / f"{name}.png", bytes(figure_bytes(figure)), OWN)
 
-    def require_replaceable(self, *, overwrite: bool, figures: bool, inputs: Sequence[Path]) -> None:
+    def report(
+        self,
+        result: "MCMCResult",
+        data: "TwoTimeData | None",
+        truth: Mapping[str, float] | None = None,
+        *,
+        figures: bool,
+        missing: str = "",
+    ) -> None:
+        """Write the report on a result that is written; where that fails, whatever the reason, say so and go on."""
+        try:
+            from homodyne.viz.report import Reported, report
+
+            name = self.path.resolve().name or "result"
+            content = report([Reported(name, result, data, missing, truth)], figures=figures)
+            self.put(self.path / REPORT_FILE, content, OWN)
+        except Exception as error:  # noqa: BLE001  a fit of hours does not end in an error because of a page on it
+            say(
+                f"warning: no report was written ({type(error).__name__}: {error}); the result is in {self.path}, "
+                f"homodyne report {self.path} tries again",
+                error=True,
+            )
+
+    def put(self, file: Path, content: bytes, kind: Kind) -> None:
+        """Write a file, and note that the program has, where it keeps such notes of this folder."""
+        if (self.path / INVENTORY).exists() and self.path in file.parents:
+            self._note(content)
+        write_atomically(file, content, kind)
+
+    def require_replaceable(self, *, overwrite: bool, figures: bool, report: bool, inputs: Sequence[Path]) -> None:
         """Refuse to replace files unasked, files of others, and what the command reads."""
-        wanted = [self.path / name for name in (RESULT, SUMMARY, CONFIG)] + (self._figures() if figures else [])
+        names = (RESULT, SUMMARY, CONFIG, *((REPORT_FILE,) if report else ()))
+        wanted = [self.path / name for name in names] + (self._figures() if figures else [])
         for file in wanted:
             if not file.exists() and not file.is_symlink():
                 continue
@@ -123,7 +153,7 @@ class OutputFolder:
 
 @contextmanager
 def output_folder(
-    directory: Path, *, overwrite: bool, figures: bool, inputs: Sequence[Path] = ()
+    directory: Path, *, overwrite: bool, figures: bool, report: bool, inputs: Sequence[Path] = ()
 ) -> Iterator[OutputFolder]:
     """Yield a folder to write a result into; it is removed again if it was made here and nothing was written.
 
@@ -133,8 +163,8 @@ def output_folder(
         Where the files shall lie at the end.
     overwrite
         Replace a result that is there already.
-    figures
-        Whether figures will be drawn.
+    figures, report
+        Whether figures will be drawn, and a report be written.
     inputs
         Files that the command reads.
 
@@ -145,7 +175,7 @@ def output_folder(
     """
     folder = OutputFolder(directory)
     with writable_folder(directory):
-        folder.require_replaceable(overwrite=overwrite, figures=figures, inputs=inputs)
+        folder.require_replaceable(overwrite=overwrite, figures=figures, report=report, inputs=inputs)
         remove_abandoned(directory)
         yield folder
 

@@ -17,7 +17,21 @@ from typing import Annotated, Any
 
 import typer
 
-from homodyne.cli import combine, compare, config, demo, fit, hardware, inspect, jobs, plan, simulate, store, worker
+from homodyne.cli import (
+    combine,
+    compare,
+    config,
+    demo,
+    fit,
+    hardware,
+    inspect,
+    jobs,
+    plan,
+    report,
+    simulate,
+    store,
+    worker,
+)
 from homodyne.cli.interruption import Interrupted, interrupt, remains_of
 from homodyne.cli.terminal import printable, say
 from homodyne.errors import ExecutionError, HomodyneError, HomodyneWarning
@@ -40,8 +54,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (
-    inspect.inspect, fit.fit, compare.compare, combine.combine, combine.certify, jobs.status, jobs.cancel, jobs.unlock,
-    worker.worker, simulate.simulate, plan.plan, demo.demo, hardware.hardware,
+    inspect.inspect, fit.fit, report.report, report.figures, compare.compare, combine.combine, combine.certify,
+    jobs.status, jobs.cancel, jobs.unlock, worker.worker, simulate.simulate, plan.plan, demo.demo, hardware.hardware,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(config.app, name="config")

@@ -503,8 +503,11 @@ class CertificateConfig(Section):
 class OutputConfig(Section):
     """What is written where."""
 
-    directory: str = Field("homodyne_result", description="folder for result.nc, summary.txt, config.yaml and figures")
-    figures: bool = Field(True, description="draw figures")
+    directory: str = Field(
+        "homodyne_result", description="folder for result.nc, summary.txt, config.yaml, report.html and figures"
+    )
+    figures: bool = Field(True, description="draw figures, those of the report included")
+    report: bool = Field(True, description="write report.html")
     overwrite: bool = Field(False, description="replace a result that is already there")
 
 

@@ -54,7 +54,7 @@ def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: Array, phi: Ar
         Plain values. ``misfit``: p, size (in units of the contrast), chi2 over dof and p of three kinds of misfit;
         ``rows``: correlation of neighbours; ``frames``: blocks of frames against each other for both noises, and the
         one that is most off; ``angles``, ``replicates``: p by map, and of pairs 180 degrees apart; ``tiles``: what
-        the figure shows; ``alarms``: a sentence for each test that fails. Empty for
+        the figure shows; ``alarms``: a sentence for each test that fails, ``failed``: their names. Empty for
         records of less than 16 frames.
     """
     lags, table = tile_table(views, noise)
@@ -74,7 +74,8 @@ def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: Array, phi: Ar
             "sd": [(one.mean / np.sqrt(np.diag(one.speckle))).tolist() for one in table],
         },
     }
-    return {**found, "alarms": _alarms(found)}
+    alarms = _alarms(found)
+    return {**found, "alarms": list(alarms.values()), "failed": list(alarms)}
 
 
 def _misfit(table: Sequence[MapTiles]) -> dict[str, Any]:
@@ -162,24 +163,24 @@ def _replicates(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[d
     return found
 
 
-def _alarms(found: dict[str, Any]) -> list[str]:
+def _alarms(found: dict[str, Any]) -> dict[str, str]:
     """A sentence for every test that fails; p-values of several angles or pairs are multiplied by their number."""
-    alarms = []
+    alarms = {}
     misfit, rows, frames = found["misfit"], found["rows"], found["frames"]
     if misfit["p"] < ALARM:
         worst = min(misfit["tests"], key=lambda kind: misfit["tests"][kind]["p"])
         where = {"anywhere": "", "lag": " along the lag", "age": " along the age"}[worst]
-        alarms.append(
+        alarms["misfit"] = (
             f"the model misses the data{where} by about {100 * misfit['size']:.2g} % of the contrast "
             f"({_probability(misfit['p'])}, figure misfit)"
         )
     if rows["measured"] is not None and abs(rows["measured"] - rows["speckle"]) > max(_ROWS_APART, 4 * rows["error"]):
-        alarms.append(
+        alarms["rows"] = (
             f"neighbours in a row correlate by {rows['measured']:.2f}, the noise model says {rows['speckle']:.2f}"
         )
     if frames["speckle"]["p"] < ALARM:
         b = int(np.argmin(frames["p"]))
-        alarms.append(
+        alarms["frames"] = (
             f"blocks of frames disagree ({_probability(frames['speckle']['p'])}), most the one "
             f"from {frames['limits'][b]:.4g} to {frames['limits'][b + 1]:.4g} s"
         )
@@ -188,9 +189,9 @@ def _alarms(found: dict[str, Any]) -> list[str]:
         off = [one for one in found[name] if one["p"] * len(found[name]) < ALARM]
         if off and several:
             named = (f"q = {one['q']:.4g} 1/Å, phi = {_degrees(one['phi'])} deg" for one in off)
-            alarms.append(f"{'; '.join(named)} disagree with {what}")
+            alarms[name] = f"{'; '.join(named)} disagree with {what}"
         elif off:
-            alarms.append(f"phi = {', '.join(_degrees(one['phi']) for one in off)} deg disagree with {what}")
+            alarms[name] = f"phi = {', '.join(_degrees(one['phi']) for one in off)} deg disagree with {what}"
     return alarms
 
 

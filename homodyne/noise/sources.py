@@ -24,6 +24,9 @@ GIVEN, DIAGONAL, FILE, RESIDUALS = "given", "raw diagonal", "file", "residuals"
 NEIGHBOURS, ANGLES = "neighbours", "scatter between angles"
 """Names of the sources."""
 
+CONTRADICT = "they contradict each other"
+"""What the note on two sources says that do."""
+
 _APART = 4.0  # joint standard errors from which on two sources contradict each other, or an estimate its limit
 _RATIO = 1.5  # factor between two sources that is none, in the share of speckle, in that of shot noise, in the pixels
 _DIM = 3.0  # standard errors by which shot noise is seen in residuals
@@ -237,7 +240,7 @@ def judged_counts(
     used, further = _compared(found, order, _shares_differ, max, bool(known.any()))
     notes += [
         f"speckle noise: {one} gives {_counts(contrast, found[one])} counts per pixel and frame, {other} "
-        f"{_counts(contrast, found[other])}: they contradict each other; {_chosen(used)}"
+        f"{_counts(contrast, found[other])}: {CONTRADICT}; {_chosen(used)}"
         for one, other in further
     ]
     return Judgement(used, found, tuple(notes))
@@ -268,7 +271,7 @@ def judged_variance(
     used, further = _compared(found, order, _pixels_differ, min, bool(known.any()))
     notes = tuple(
         f"speckle noise: {one} gives {found[one].middle:.4g} independent pixels, {other} {found[other].middle:.4g}: "
-        f"they contradict each other; {_chosen(used)}"
+        f"{CONTRADICT}; {_chosen(used)}"
         for one, other in further
     )
     return Judgement(used, found, notes)

@@ -4,6 +4,7 @@ Points are means of the data over bins with the standard error of independent no
 median and 90 % interval, over posterior draws, of the model averaged over pairs of the same bins.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +116,13 @@ def draw_cut(ax: Axes, cut: Cut, colour: ColorType) -> list[Artist]:
     return [band, line, points.lines[0]]
 
 
-def cut_figure(result: MCMCResult, data: TwoTimeData, max_maps: int = MAX_MAPS) -> Figure:
-    """Cuts at three ages (upper row) and three lags (lower row) of at most ``max_maps`` maps."""
+def cut_figure(
+    result: MCMCResult, data: TwoTimeData, max_maps: int = MAX_MAPS, maps: Sequence[int] | None = None
+) -> Figure:
+    """Cuts at three ages (upper row) and three lags (lower row) of ``maps``, by default of at most ``max_maps``."""
     q = np.broadcast_to(np.atleast_1d(data.q), data.phi.shape)
-    shown, names = chosen_maps(q, data.phi, max_maps), map_texts(q, data.phi)
+    shown = chosen_maps(q, data.phi, max_maps) if maps is None else list(maps)
+    names = map_texts(q, data.phi)
     figure = new_figure(2.4 * len(shown) + 2.2, 5.6)
     axes = figure.subplots(2, len(shown), squeeze=False, sharex="row", sharey="row")
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, NUM_CURVES))

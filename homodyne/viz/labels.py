@@ -24,10 +24,17 @@ from homodyne.physics.model import CorrelationModel
 SMALL, NORMAL = 7.5, 9.0
 """Font sizes in points: ticks, captions and legends; labels and titles."""
 
+REFUSED_MARK = "REFUSED"
+"""What is written across a figure of a refused result."""
+
 CHAIN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito's colours, told apart by colour-blind readers."""
 
 _NOISE = {"independent": "independent noise", "calibrated": "calibrated (correlated noise)"}
+
+
+_PLAIN = {r"\alpha": "α", r"\beta": "β", r"\dot\gamma": "γ̇", r"\mu": "μ", r"\tau": "τ", r"\varphi": "φ", r"\sigma": "σ",
+          r"\Gamma": "Γ", r"\mathrm": "", "$": "", "{": "", "}": ""}  # fmt: skip
 
 
 def new_figure(width: float, height: float, *, gap: float = 0.02, square: bool = False) -> Figure:
@@ -83,6 +90,14 @@ def unit_text(unit: str, symbols: Mapping[str, str] | None = None) -> str:
     return re.sub(r"(?:\^|\*\*)(?:\(([^)]*)\)|(-?\d+))", superscript, unit)
 
 
+def plain_text(text: str) -> str:
+    r"""Text without mathematical type: ``$D_{0}$ ($10^{4}$ Å/s$^{1+\alpha}$)`` becomes ``D_0 (10^4 Å/s^(1+α))``."""
+    text = re.sub(r"\^\{([^{}]{2,})\}", r"^(\1)", text)
+    for typed, plain in _PLAIN.items():
+        text = text.replace(typed, plain)
+    return text
+
+
 def counted(number: int, word: str) -> str:
     """``1 angle``, ``3 angles``."""
     return f"{number} {word}{'' if number == 1 else 's'}"
@@ -116,19 +131,15 @@ def style_axes(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "") ->
 
 
 def add_caption(figure: Figure, result: MCMCResult, text: str = "") -> None:
-    """Verdict, method, kind of uncertainty and ``text`` below the figure; the word crosses a refused one."""
+    """Verdict in words, method, kind of uncertainty and ``text`` below the figure; the word crosses a refused one."""
     refused = result.verdict == "REFUSED"
     noise = _NOISE.get(result.uncertainty, result.uncertainty)
-    verdict = f"verdict {result.verdict}"
     width = figure.get_figwidth()
     if refused:
-        reason = "" if result.certificate is None else f" ({result.certificate.reason.rstrip('.')})"
-        verdict = f"REFUSED, do not use{reason}"
         style: dict[str, Any] = {"color": "red", "alpha": 0.16, "rotation": 30, "weight": "bold", "zorder": 10}
-        figure.text(0.5, 0.5, "REFUSED", fontsize=12 * width**0.9, ha="center", va="center", **style)
-    write_below(
-        figure, [verdict, f"method {result.method}", f"uncertainty: {noise}", text], "red" if refused else "0.3"
-    )
+        figure.text(0.5, 0.5, REFUSED_MARK, fontsize=12 * width**0.9, ha="center", va="center", **style)
+    parts = [text, f"{result.verdict}: {result.words.trust.rstrip('.')}", f"method {result.method}, {noise}"]
+    write_below(figure, parts, "red" if refused else "0.3")
 
 
 def write_below(figure: Figure, parts: Sequence[str], colour: str) -> None:

@@ -3,6 +3,7 @@
 :func:`map_figure` is the whole figure, :func:`map_panels` its numbers, :func:`draw_map` draws one panel.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from homodyne.data.twotime import TwoTimeData
@@ -148,17 +150,23 @@ def map_title(data: TwoTimeData, shown: int, step: int) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def map_figure(result: MCMCResult, data: TwoTimeData, max_maps: int = MAX_MAPS, max_cells: int = MAX_CELLS) -> Figure:
-    """Data, model and residual of at most ``max_maps`` maps spread over q and phi.
+def map_figure(
+    result: MCMCResult,
+    data: TwoTimeData,
+    max_maps: int = MAX_MAPS,
+    max_cells: int = MAX_CELLS,
+    maps: Sequence[int] | None = None,
+) -> Figure:
+    """Data, model and residual of ``maps``, by default of at most ``max_maps`` spread over q and phi.
 
     More than ``max_cells`` frames are averaged in blocks.
     """
     q = np.broadcast_to(np.atleast_1d(data.q), data.phi.shape)
-    shown = chosen_maps(q, data.phi, max_maps)
+    shown = chosen_maps(q, data.phi, max_maps) if maps is None else list(maps)
     names = np.array(map_texts(q, data.phi))[shown].tolist()
     count = len(shown)
     flat = count <= 2  # few maps: one row each; more: one column each
-    width, height = (8.2, 2.75 * count + 1.5) if flat else (1.8 * count + 1.4, 6.3)
+    width, height = (8.2, 2.75 * count + 1.9) if flat else (1.8 * count + 1.4, 6.3)
     figure = new_figure(width, height, square=True)
     grid = figure.subplots(*((count, 3) if flat else (3, count)), sharex=True, sharey=True, squeeze=False)
     axes = grid.T if flat else grid
@@ -189,6 +197,8 @@ def add_colour_bar(figure: Figure, axes: list[Axes], label: str, location: str) 
     bar = figure.colorbar(shared, ax=axes, location=location, extend="both", shrink=0.9, aspect=30)
     bar.set_label(label, fontsize=SMALL + 0.5)
     bar.ax.tick_params(labelsize=SMALL)
+    bar.locator = MaxNLocator(4, steps=[1, 2, 4, 5, 10])
+    bar.update_ticks()
 
 
 def _label_panels(axes: NDArray[np.object_], names: list[str], flat: bool) -> None:

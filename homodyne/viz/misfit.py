@@ -38,8 +38,8 @@ def draw_tiles(ax: Axes, tiles: Mapping[str, Any], k: int, t: Array) -> None:
     ax.set_facecolor("0.8")
 
 
-def misfit_figure(result: MCMCResult) -> Figure:
-    """Tiles of at most six maps spread over q and phi, and what the tests of the fit against its data say.
+def misfit_figure(result: MCMCResult, max_maps: int = MAX_MAPS) -> Figure:
+    """Tiles of at most ``max_maps`` maps spread over q and phi, and what the tests of the fit against its data say.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def misfit_figure(result: MCMCResult) -> Figure:
     checks = result.diagnostics.get("checks")
     if not checks or result.t is None or result.q is None or result.phi is None:
         raise InputError("this result holds no tests against its data: fit again, or give 16 frames or more")
-    shown, names = chosen_maps(result.q, result.phi, MAX_MAPS), map_texts(result.q, result.phi)
+    shown, names = chosen_maps(result.q, result.phi, max_maps), map_texts(result.q, result.phi)
     figure, axes, columns = panels(len(shown), 3, (2.5, 2.3), (2.2, 1.5), sharex=True, sharey=True)
     t = np.delete(result.t, list(result.bad_frames))
     for k, ax in enumerate(axes):

@@ -78,10 +78,18 @@ def draw_pair(ax: Axes, x: Array, y: Array, x_span: Span, y_span: Span) -> Artis
     return ax.contourf(*centres, density.T, levels=levels, colors=[_LIGHT, _BLUE])
 
 
-def corner_figure(result: MCMCResult, truth: Mapping[str, float] | None = None) -> Figure:
-    """Every pair of free physical parameters (the first eight) with marginals; ``truth`` where known."""
+def corner_figure(
+    result: MCMCResult,
+    truth: Mapping[str, float] | None = None,
+    max_parameters: int = MAX_PARAMETERS,
+    titles: bool = True,
+) -> Figure:
+    """Every pair of the first free physical parameters with marginals; ``truth`` where known.
+
+    Medians and intervals stand above the marginals, or, without ``titles``, in the caption.
+    """
     known = parameter_columns(result)
-    columns = known[:MAX_PARAMETERS]
+    columns = known[:max_parameters]
     size = len(columns)
     figure = new_figure(max(1.32 * size + 0.6, 4.2), max(1.32 * size + 0.8, 4.2), gap=0.0)
     grid = GridSpec(size, size, figure)
@@ -96,12 +104,14 @@ def corner_figure(result: MCMCResult, truth: Mapping[str, float] | None = None) 
             ax.set_ylim(spans[row])
         ax.set_xlim(spans[column])
         _mark_truth(ax, x, y, truth or {})
-        style_axes(ax, x.label if row == size - 1 else "", y.label if column == 0 < row else "")
+        across, up = (one.label if titles else one.label.replace(" (", "\n(", 1) for one in (x, y))
+        style_axes(ax, across if row == size - 1 else "", up if column == 0 < row else "")
         _corner_ticks(ax, bottom=row == size - 1, left=column == 0, height=row != column)
-        if row == column:
+        if row == column and titles:
             ax.set_title(x.title, fontsize=SMALL).set_in_layout(row == 0)  # the others have free space above
     figure.align_labels()
-    text = "contours: 50 and 90 %; titles: median and 90 % interval"
+    numbers = "titles:" if titles else ", ".join(column.title.replace("\n", " ") for column in columns) + ":"
+    text = f"contours: 50 and 90 %; {numbers} median and 90 % interval"
     lines = "; orange: true values" if truth else ""
     more = f"; {len(known) - size} further parameters not shown" if len(known) > size else ""
     add_caption(figure, result, text + lines + more)
@@ -154,7 +164,7 @@ def draw_ranks(ax: Axes, draws: Array) -> list[Artist]:
     if draws.shape[0] == 1:
         counts, limits = np.histogram(draws[0], NUM_CELLS, range=span_of(draws))
         ax.set_ylim(0, 1.4 * counts.max())
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(MaxNLocator(3, prune="both"))
         return [ax.stairs(counts, limits, color=CHAIN_COLOURS[0], fill=True, alpha=0.5)]
     ranks, limits = rank_counts(draws)
     level = draws.shape[1] / RANK_BINS
@@ -166,12 +176,16 @@ def draw_ranks(ax: Axes, draws: Array) -> list[Artist]:
     ]
 
 
-def trace_figure(result: MCMCResult) -> Figure:
-    """Traces and rank histograms of every free physical parameter with R-hat and effective sample size."""
-    columns = parameter_columns(result)
+def trace_figure(result: MCMCResult, max_parameters: int | None = None, row: float = 1.15) -> Figure:
+    """Traces and rank histograms of the first free physical parameters with R-hat and effective sample size.
+
+    ``row`` (inches) is the height of each; all parameters are shown by default.
+    """
+    known = parameter_columns(result)
+    columns = known[:max_parameters]
     rows = {row.name: row for row in result.summary().rows}
     single = result.num_chains == 1
-    figure = new_figure(7.5, 1.15 * len(columns) + 1.1)
+    figure = new_figure(7.5, row * len(columns) + 1.1)
     axes = figure.subplots(len(columns), 2, squeeze=False, width_ratios=(1.7, 1))
     for (left, right), column in zip(axes, columns, strict=True):
         last = column is columns[-1]
@@ -188,14 +202,16 @@ def trace_figure(result: MCMCResult) -> Figure:
         place = {"transform": right.transAxes, "ha": "right", "va": "top"}
         right.text(0.98, 0.94, _quality(rows[column.name]), fontsize=SMALL, **place)
     axes[0, 0].set_title(f"trace, {counted(result.num_chains, 'chain')}", fontsize=SMALL + 1)
-    title = "distribution" if single else "ranks per chain (dashed: chains agree)"
+    title = "distribution" if single else "ranks per chain"
     axes[0, 1].set_title(title, fontsize=SMALL + 1)
     figure.align_ylabels(list(axes[:, 0]))
-    add_caption(figure, result)
+    dashed = "" if single else "dashed: level of ranks where chains agree"
+    more = f"{len(known) - len(columns)} further parameters not shown" if len(known) > len(columns) else ""
+    add_caption(figure, result, "; ".join(filter(None, [dashed, more])))
     return figure
 
 
 def _quality(row: SummaryRow) -> str:
     """R-hat and effective sample size, as far as they are known."""
     parts = [f"R-hat {row.rhat:.3f}"] if row.rhat is not None else []
-    return ", ".join(parts + ([f"ESS {row.ess:.0f}"] if row.ess is not None else []))
+    return "\n".join(parts + ([f"ESS {row.ess:.0f}"] if row.ess is not None else []))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from homodyne.cli.interruption import Interrupted
-from homodyne.cli.output import CONFIG, INVENTORY, RESULT, SUMMARY, OutputFolder, output_folder
+from homodyne.cli.output import CONFIG, INVENTORY, REPORT_FILE, RESULT, SUMMARY, OutputFolder, output_folder
 from homodyne.config.io import load_config
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import OWN, write_atomically
@@ -36,7 +36,7 @@ def fill(folder: OutputFolder, text: str) -> None:
 
 
 def opened(path: Path, *, overwrite: bool = False, figures: bool = True, inputs: tuple[Path, ...] = ()):
-    return output_folder(path, overwrite=overwrite, figures=figures, inputs=inputs)
+    return output_folder(path, overwrite=overwrite, figures=figures, report=True, inputs=inputs)
 
 
 def test_a_failure_leaves_nothing(tmp_path):
@@ -45,7 +45,7 @@ def test_a_failure_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [RESULT, SUMMARY, CONFIG, "figures/mine.txt", "figures"])
+@pytest.mark.parametrize("name", [RESULT, SUMMARY, CONFIG, REPORT_FILE, "figures/mine.txt", "figures"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_files_of_somebody_else_are_never_replaced(tmp_path, name, overwrite):
     file = tmp_path / name

@@ -225,7 +225,9 @@ def test_combining_again_gives_the_same_result(homodyne, fitted, store):
         assert getattr(first, name) == getattr(second, name)
     assert first.certificate == second.certificate
     assert second.per_shard_diagnostics == first.per_shard_diagnostics
-    assert {"summary.txt", "config.yaml", "result.nc"} == {path.name for path in Path("again").glob("[!.]*")}
+    assert {"summary.txt", "config.yaml", "result.nc", "report.html"} == {
+        path.name for path in Path("again").glob("[!.]*")
+    }
 
 
 def test_combining_repeats_what_the_pilot_fit_had_to_say(homodyne):

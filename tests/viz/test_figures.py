@@ -1,5 +1,6 @@
 """The standard set: complete, legible, honest about its verdict, and whole or not at all."""
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,8 @@ import homodyne
 from homodyne.data import from_cube
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.viz import inspect_figure, save_figures
-from homodyne.viz.figures import figure_format, standard_figures
+from homodyne.viz.figures import WIDTHS, figure_bytes, figure_format, figure_makers, for_journal, standard_figures
+from homodyne.viz.labels import plain_text
 
 NAMES = ["maps", "cuts", "rates", "corner", "traces"]
 
@@ -95,7 +97,7 @@ def test_every_time_axis_has_its_unit(figures):
     [
         ("laminar", ["CERTIFIED", "calibrated", "nuts"]),
         ("static", ["CERTIFIED", "independent noise", "laplace"]),
-        ("refused", ["REFUSED, do not use", "second mode", "calibrated"]),
+        ("refused", ["REFUSED: Do not use the numbers", "calibrated"]),
     ],
 )
 def test_captions_state_verdict_and_uncertainty(figures, name, words):
@@ -113,6 +115,41 @@ def test_save_figures(static, tmp_path, kind, start):
     assert [path.name for path in paths] == [f"{name}.{kind}" for name in NAMES]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {path.name for path in paths}
     assert all(path.read_bytes().startswith(start) for path in paths)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["laminar", "static", "refused"])
+def test_figures_for_print(request, name, width):
+    """Of the width asked for, in type of 7 to 8 points that does not overlap, captions apart."""
+    example = request.getfixturevalue(name)
+    for kind, make in figure_makers(example.result, example.data, width=width).items():
+        figure = make()
+        marks = [text for text in figure.texts if text.get_text() == "REFUSED"]
+        caption = for_journal(figure, WIDTHS[width])
+        assert example.result.words.trust.rstrip(".") in caption
+        assert "$" not in caption
+        assert figure.get_figwidth() == pytest.approx(WIDTHS[width] / 25.4)
+        assert len(marks) == (name == "refused")
+        sizes = {t.get_fontsize() for t in figure.findobj(Text) if t.get_text().strip() and t not in marks}
+        assert sizes <= {7.0, 8.0}
+        assert overlapping_texts(figure) == [], kind
+
+
+def test_print_embeds_its_type(static):
+    figure = figure_makers(static.result, None, width="column")["rates"]()
+    content = bytes(figure_bytes(figure, "pdf"))
+    assert b"/Type3" not in content.replace(b" ", b"")
+    assert b"/FontFile2" in content
+    drawn = bytes(figure_bytes(figure, "svg"))
+    assert b"<text" not in drawn
+    with matplotlib.rc_context({"pdf.fonttype": 3}):  # what would be without
+        figure.savefig(buffer := io.BytesIO(), format="pdf")
+    assert b"/FontFile2" not in buffer.getvalue()
+
+
+def test_mathematical_type_becomes_plain():
+    text = r"$\dot\gamma_{0}$ ($10^{-3}$ 1/s$^{1+\beta}$), $D_{\mathrm{offset}}$, $\varphi$ = 3°, Å$^{2}$"
+    assert plain_text(text) == "γ̇_0 (10^(-3) 1/s^(1+β)), D_offset, φ = 3°, Å^2"
 
 
 @pytest.mark.slow

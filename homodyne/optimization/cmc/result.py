@@ -5,10 +5,11 @@
 two-time maps and posteriors of anything else; then ``q``, ``t`` and ``phi`` are None.
 """
 
+import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from homodyne.optimization.cmc.certificate import Certificate
+    from homodyne.optimization.cmc.verdict import Words
     from homodyne.physics.model import CorrelationModel
 
 Array = NDArray[Any]
@@ -144,6 +146,19 @@ class MCMCResult:
 
     def __repr__(self) -> str:
         return f"<MCMCResult {self.verdict}: {run_facts(self).replace(chr(10), '; ')}>"
+
+    def _repr_html_(self) -> str:
+        """Verdict, sentences and table, for notebooks."""
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.words.lines())
+        table = html.escape("\n".join(self.summary().body()))
+        return f"<p><strong>{self.verdict}</strong></p>{lines}<pre>{table}</pre>"
+
+    @cached_property
+    def words(self) -> "Words":
+        """What was found, how far it can be trusted and what to do next, each in a sentence of plain words."""
+        from homodyne.optimization.cmc.verdict import in_words
+
+        return in_words(self)
 
     @property
     def free_names(self) -> tuple[str, ...]:

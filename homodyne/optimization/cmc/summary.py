@@ -1,4 +1,4 @@
-"""The table a person reads after a fit: verdict first, then what the data determine, then one line per parameter.
+"""The table a person reads after a fit: verdict in words, then what the data determine, then one line per parameter.
 
 ``SummaryTable`` is made by ``MCMCResult.summary()``; ``str(table)`` is the text, ``table.rows`` serves programs.
 """
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.optimization.cmc.verdict import Words
 
 REFUSED = "REFUSED"
 HELD = 0.5  # share of the variance of a parameter that the prior holds, above which the data do not determine it
@@ -71,27 +72,28 @@ class RateRow:
 
 @dataclass(frozen=True)
 class SummaryTable:
-    """Verdict, one sentence on its reason, facts of the run, rows, warnings, what to believe, rates of the model.
+    """Verdict, in words too, one sentence on its reason, facts of the run, rows, warnings, rates of the model.
 
     ``undetermined`` are parameters of which the posterior is as wide as the prior leaves it.
     """
 
     verdict: str
+    words: "Words"
     reason: str
     facts: str
     rows: tuple[SummaryRow, ...]
     warnings: tuple[str, ...] = ()
-    belief: str = ""
     rates: tuple[RateRow, ...] = ()
     undetermined: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        table = [*align_table([_HEADER, *_body(self.rows, self.undetermined)]), *self._advice()]
-        head = [f"{self.verdict}: {self.reason}", self.facts, *filter(None, [self.belief]), "", *self._rate_lines()]
-        notes = ["", *(f"warning: {text}" for text in self.warnings)] if self.warnings else []
-        if self.verdict == REFUSED:
-            return "\n".join([head[0], _BANNER, *head[1:], *table, *notes, _BANNER])
-        return "\n".join([*head, *table, *notes])
+        lines = [*self.words.lines(), "", f"reason: {self.reason}", self.facts, "", *self.body()]
+        lines += ["", *(f"warning: {text}" for text in self.warnings)] if self.warnings else []
+        return "\n".join([self.verdict, *([_BANNER, *lines, _BANNER] if self.verdict == REFUSED else lines)])
+
+    def body(self) -> list[str]:
+        """Lines of rates and parameters."""
+        return [*self._rate_lines(), *align_table([_HEADER, *_body(self.rows, self.undetermined)]), *self._advice()]
 
     def _advice(self) -> list[str]:
         if not self.undetermined:
@@ -120,10 +122,15 @@ def summarise(result: "MCMCResult") -> SummaryTable:
     suspect = [f"WARNING: {line}" for line in first]
     left_out = [f"left out: {line}" for line in result.diagnostics.get("left_out") or ()]
     weights = str(result.diagnostics.get("weights") or "")
-    facts = "\n".join(filter(None, [*suspect, run_facts(result), *left_out, weights, _reduction(result)]))
+    lines = [*suspect, run_facts(result), *left_out, weights, _reduction(result), tests_line(result)]
+    facts, rows = "\n".join(filter(None, lines)), tuple(_rows(result))
+    return SummaryTable(result.verdict, result.words, reason, facts, rows, notes, rates, undetermined(result))
+
+
+def undetermined(result: "MCMCResult") -> tuple[str, ...]:
+    """Parameters of which the posterior is as wide as the prior leaves it."""
     shares = (result.diagnostics.get("prior") or {}).get("shares") or {}
-    undetermined = tuple(name for name in result.parameter_names if shares.get(name, 0.0) > HELD)
-    return SummaryTable(result.verdict, reason, facts, tuple(_rows(result)), notes, belief(result), rates, undetermined)
+    return tuple(name for name in result.parameter_names if shares.get(name, 0.0) > HELD)
 
 
 def middle_rates(result: "MCMCResult", t: float | None = None) -> tuple[RateRow, ...]:
@@ -139,12 +146,13 @@ def middle_rates(result: "MCMCResult", t: float | None = None) -> tuple[RateRow,
     rows = []
     for rate, value, slope in rate_draws(result, np.array([t]), positions):
         of_one_sign = bool(np.all(value > 0) or np.all(value < 0))
-        slopes = _median_and_error(slope) if of_one_sign else (math.nan, math.nan)
-        rows.append(RateRow(rate.name, rate.unit, t, *_median_and_error(value), *slopes))
+        slopes = median_and_error(slope) if of_one_sign else (math.nan, math.nan)
+        rows.append(RateRow(rate.name, rate.unit, t, *median_and_error(value), *slopes))
     return tuple(rows)
 
 
-def _median_and_error(draws: NDArray[np.float64]) -> tuple[float, float]:
+def median_and_error(draws: NDArray[np.float64]) -> tuple[float, float]:
+    """Median, and half the width of the central 68 %."""
     low, middle, high = (float(x) for x in np.quantile(draws, (0.16, 0.5, 0.84)))
     return middle, (high - low) / 2
 
@@ -163,30 +171,16 @@ def _reduction(result: "MCMCResult") -> str:
     )
 
 
-def belief(result: "MCMCResult") -> str:
-    """One sentence on what to believe of maps: the draws, the kind of uncertainty, whether model and data agree."""
+def tests_line(result: "MCMCResult") -> str:
+    """What tests of a fit of maps against its data, and of these against the prior, have said."""
     if result.t is None:
         return ""
-    if result.verdict == REFUSED:
-        return "believe: nothing; the draws are not the posterior"
-    draws = "the numbers" if result.verdict != "UNCERTIFIED" else "the numbers as far as you trust draws without a test"
-    width = {
-        "calibrated": "with their error bars",
-        "independent": "but error bars only if points of the map have independent noise",
-    }.get(result.uncertainty, f"with uncertainty {result.uncertainty}")
-    checks = result.diagnostics.get("checks")
-    conflict = (result.diagnostics.get("prior") or {}).get("alarm")
-    if conflict and not (checks and checks["alarms"]):
-        return f"believe: {draws} only as a compromise: {conflict}"
-    if not checks:
-        return f"believe: {draws}, {width}; whether the model fits the data was not tested"
-    if checks["alarms"]:
-        return (
-            f"believe: {draws} only as a description by a model that the data contradict: "
-            f"{'; '.join([*checks['alarms'], *filter(None, [conflict])])}"
-        )
-    parts = "blocks of frames and angles" if checks["angles"] else "blocks of frames"
-    return f"believe: {draws}, {width}; the model fits the data (p = {checks['misfit']['p']:.2g}), {parts} agree"
+    checks = result.diagnostics.get("checks") or {}
+    said = [*checks.get("alarms", ()), (result.diagnostics.get("prior") or {}).get("alarm")]
+    if checks and not checks["alarms"]:
+        parts = "blocks of frames and angles" if checks["angles"] else "blocks of frames"
+        said.insert(0, f"the model fits the data (p = {checks['misfit']['p']:.2g}), {parts} agree")
+    return f"tests: {'; '.join(filter(None, said)) or 'whether the model fits the data was not tested'}"
 
 
 def run_facts(result: "MCMCResult") -> str:

@@ -1,0 +1,132 @@
+"""``homodyne report`` and ``homodyne figures``: a result is shown again, without fitting."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from homodyne.cli.measurement import load_measurement
+from homodyne.cli.output import FIGURES, REPORT_FILE, RESULT, OutputFolder
+from homodyne.cli.terminal import say
+from homodyne.errors import HomodyneError, InputError
+from homodyne.files import CAPTIONS, FIGURE, REPORT, make_folder, require_writable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from homodyne.config.schema import ExperimentalData
+    from homodyne.data.twotime import TwoTimeData
+    from homodyne.optimization.cmc.result import MCMCResult
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Folders of results, or their .nc files.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="HTML file [default: report.html in the folder of one result, or here]."),
+    ] = None,
+) -> None:
+    """Write one HTML file on a result, or on several side by side, that needs nothing beside it.
+
+    Data are read again where the configuration of the result finds them; where they are gone, the report says so.
+    """
+    from homodyne.optimization.cmc.comparison import short_names
+    from homodyne.optimization.cmc.result import load_result
+    from homodyne.viz.report import Reported
+    from homodyne.viz.report import report as make
+
+    paths = [_file_of(one) for one in results]
+    file = output or (paths[0].parent if len(paths) == 1 else Path()) / REPORT_FILE
+    require_writable(file, REPORT)
+    names = short_names(paths) if len(paths) > 1 else [paths[0].resolve().parent.name or "result"]
+    shown = []
+    for name, path in zip(names, paths, strict=True):
+        result = load_result(path)
+        data, missing = data_of(path, result)
+        if missing:
+            say(f"{name}: {missing}", error=True)
+        shown.append(Reported(name, result, data, missing))
+    OutputFolder(file.parent).put(file, make(shown), REPORT)
+    say(f"wrote {file}")
+
+
+def figures(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder of a result, or its .nc file.")],
+    only: Annotated[str | None, typer.Option(help="Figures to draw, such as maps,cuts; all by default.")] = None,
+    kind: Annotated[Literal["pdf", "svg", "png"], typer.Option("--format", help="Kind of files.")] = "pdf",
+    width: Annotated[
+        Literal["column", "page"], typer.Option(help="86 mm, one column of a journal, or 178 mm.")
+    ] = "page",
+    output: Annotated[Path | None, typer.Option(help="Folder [default: figures in that of the result].")] = None,
+) -> None:
+    """Draw the figures of a result again for print, without fitting; captions go to captions.txt."""
+    from homodyne.optimization.cmc.result import load_result
+    from homodyne.viz.figures import WIDTHS, figure_bytes, for_journal
+
+    path = _file_of(result)
+    found = load_result(path)
+    data, missing = data_of(path, found)
+    makers, folder = _chosen(only, found, data, missing, width), output or path.parent / FIGURES
+    make_folder(folder)
+    home, place = OutputFolder(path.parent), folder / "captions.txt"
+    require_writable(place, CAPTIONS)
+    lines = [*found.words.lines(), ""]
+    for name, make in makers.items():
+        figure = make()
+        lines += [f"{name}.{kind}: {for_journal(figure, WIDTHS[width])}", ""]
+        file = folder / f"{name}.{kind}"
+        home.put(file, bytes(figure_bytes(figure, kind, 300)), FIGURE)
+        say(f"wrote {file}")
+    home.put(place, "\n".join([CAPTIONS.mark.decode(), "", found.verdict, *lines]).encode(), CAPTIONS)
+    say(f"wrote {place}")
+
+
+def data_of(path: Path, result: "MCMCResult") -> "tuple[TwoTimeData | None, str]":
+    """The maps behind the result in a file, read again from where its configuration says, or why there are none."""
+    from homodyne.viz.figures import check_belongs
+
+    if result.t is None:
+        return None, ""
+    try:
+        wanted = _wanted(path, result)
+        if wanted.file_path is None:
+            return None, "the data were in memory, and the result does not keep them"
+        data = load_measurement(wanted)
+        check_belongs(result, data)
+    except HomodyneError as error:
+        return None, f"the data cannot be shown: {error}"
+    if result.diagnostics.get("weights") and data.weights is None:
+        return None, "the fit had weights, which the data file does not hold"
+    return data, ""
+
+
+def _wanted(path: Path, result: "MCMCResult") -> "ExperimentalData":
+    """Where the data are: the configuration beside the result knows the full path."""
+    from homodyne.cli.output import CONFIG
+    from homodyne.config.io import load_config
+
+    beside = path.parent / CONFIG
+    return load_config(beside if beside.is_file() else result.config, importing=False).experimental_data
+
+
+def _file_of(place: Path) -> Path:
+    return place / RESULT if place.is_dir() else place
+
+
+def _chosen(
+    only: str | None, result: "MCMCResult", data: "TwoTimeData | None", missing: str, width: str
+) -> "dict[str, Callable[[], Figure]]":
+    """What draws the figures that are wanted, by name."""
+    from homodyne.viz.figures import figure_makers
+
+    found = figure_makers(result, data, width=width)
+    if only is None:
+        if missing:
+            say(f"figures of maps are left out: {missing}", error=True)
+        return found
+    names = [name.strip() for name in only.split(",")]
+    if unknown := [name for name in names if name not in found]:
+        why = f"; {missing}" if missing else ""
+        raise InputError(f"--only {only}: this result has no figure {unknown[0]!r}, only {', '.join(found)}{why}")
+    return {name: found[name] for name in names}
