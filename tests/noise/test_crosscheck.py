@@ -93,11 +93,11 @@ def test_weights_say_how_pairs_scatter():
     assert not found["alarms"]
     assert found["misfit"]["p"] > 0.01
     assert found["frames"]["speckle"]["chi2"] < 2.5 * found["frames"]["speckle"]["dof"]
-    assert seen(None, None)["misfit"]["p"] < 1e-6  # planted: weights are forgotten, or only in one place
-    assert seen(None, weights)["misfit"]["p"] < 1e-6
-    assert seen(weights, weights**2)["misfit"]["p"] < 1e-6
+    assert seen(None, None)["misfit"]["p"] < 1e-5  # planted: weights are forgotten, or only in one place
+    assert seen(None, weights)["misfit"]["p"] < 1e-5
+    assert seen(weights, weights**2)["misfit"]["p"] < 1e-5
     c2 = stretched(c2)
-    assert seen(weights, weights)["misfit"]["p"] < 1e-6  # a misfit is seen through weights
+    assert seen(weights, weights)["misfit"]["p"] < 1e-5  # a misfit is seen through weights
 
 
 def stretched(c2):

@@ -128,6 +128,7 @@ class TestOtherPosteriors:
         (banana(7, 0.6), ()),
         (funnel(3, 1.0), ()),
         (funnel(3, 3.0), ()),
+        (funnel(13, 2.0), ()),
         (skewed(7), ()),
         (bounded(2, 0.0), ()),
         (bounded(7, -0.5), ()),

@@ -395,8 +395,10 @@ def _share_needed(dimension: int) -> float:
 
 
 def _promising(rung: Rung) -> bool:
-    """Whether more points of a proposal fitted to the posterior would do."""
+    """Whether more points of a proposal fitted to a posterior of many parameters would do."""
     found = rung.weights
+    if rung.points.shape[1] <= FEW:  # of few parameters points are as effective as their share tells
+        return False
     few = found.ess < ESS_ADAPTED and found.ess >= _share_needed(rung.points.shape[1]) * len(rung.points)
     return few and found.k_hat < K_UNCONFIRMED
 
