@@ -19,6 +19,8 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read once in a
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # of a background job, which every program would inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from hypothesis import HealthCheck, settings  # noqa: E402  # after the environment is set
 
