@@ -240,7 +240,7 @@ def judged_counts(
     used, further = _compared(found, order, _shares_differ, max, bool(known.any()))
     notes += [
         f"speckle noise: {one} gives {_counts(contrast, found[one])} counts per pixel and frame, {other} "
-        f"{_counts(contrast, found[other])}: {CONTRADICT}; {_chosen(used)}"
+        f"{_counts(contrast, found[other])}: they contradict each other; {_chosen(used)}"
         for one, other in further
     ]
     return Judgement(used, found, tuple(notes))
@@ -271,7 +271,7 @@ def judged_variance(
     used, further = _compared(found, order, _pixels_differ, min, bool(known.any()))
     notes = tuple(
         f"speckle noise: {one} gives {found[one].middle:.4g} independent pixels, {other} {found[other].middle:.4g}: "
-        f"{CONTRADICT}; {_chosen(used)}"
+        f"they contradict each other; {_chosen(used)}"
         for one, other in further
     )
     return Judgement(used, found, notes)
