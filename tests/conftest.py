@@ -32,6 +32,17 @@ MARKS = {"schedulers": pytest.mark.scheduler, "validation": pytest.mark.statisti
 """What all tests of a folder are; `make check` leaves these out."""
 
 
+@pytest.fixture(autouse=True)
+def same_backends():
+    """Backends that a test registers are gone when it ends."""
+    from homodyne.backend_registry import BACKENDS
+
+    before = dict(BACKENDS)
+    yield
+    for name in BACKENDS.keys() - before.keys():
+        del BACKENDS[name]
+
+
 @pytest.hookimpl(tryfirst=True)  # before marks select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark, and put files that take long first: several processes take files in this order, and end together."""
