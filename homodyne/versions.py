@@ -32,7 +32,7 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def told() -> str:
+def version_lines() -> str:
     """Lines for a person: version, commit, and versions of JAX and NumPyro, none of which is imported for it."""
     lines = {"homodyne": __version__, "commit": commit() or "none", **{x: version(x) for x in _LIBRARIES[:2]}}
     return "\n".join(f"{name} {value}" for name, value in lines.items())

@@ -51,7 +51,7 @@ def copy(tmp_path):
 
 
 def told(folder):
-    words = [sys.executable, "-Bc", "from homodyne.versions import told; print(told())"]
+    words = [sys.executable, "-Bc", "from homodyne.versions import version_lines; print(version_lines())"]
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""

@@ -59,17 +59,7 @@ def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":
 
     if wanted.file_path is None:
         raise ConfigError("experimental_data.file_path: missing; give the data file")
-    data = load(
-        Path(wanted.file_path),
-        q=wanted.q_selection,
-        phi=wanted.phi_selection,
-        frames=wanted.frames,
-        gap=wanted.gap,
-        dt=wanted.dt,
-        age_origin=wanted.age_origin,
-        format=wanted.format,
-        units=wanted.units,
-    )
+    data = load(Path(wanted.file_path), **wanted.selection, format=wanted.format, units=wanted.units)
     if "age" in data.source and wanted.frames is not None:
         say(f"age: {data.source['age']}", error=True)
     return data

@@ -35,7 +35,7 @@ from homodyne.cli import (
 from homodyne.cli.interruption import Interrupted, interrupt, remains_of
 from homodyne.cli.terminal import printable, say
 from homodyne.errors import ExecutionError, HomodyneError, HomodyneWarning
-from homodyne.versions import told
+from homodyne.versions import version_lines
 
 EXECUTION_FAILED = 4
 FAULT = 70
@@ -64,7 +64,7 @@ app.add_typer(store.app, name="store")
 
 def _show_version(value: bool) -> None:
     if value:
-        say(told())
+        say(version_lines())
         raise typer.Exit
 
 
@@ -166,7 +166,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
 
 def _log_of(error: BaseException) -> str:
     """Write down where an error came from; say where that lies."""
-    text = f"{told()}\nPython {sys.version}\n{sys.argv}\n" + "".join(traceback.format_exception(error))
+    text = f"{version_lines()}\nPython {sys.version}\n{sys.argv}\n" + "".join(traceback.format_exception(error))
     try:
         descriptor, file = tempfile.mkstemp(prefix="homodyne-fault-", suffix=".log")
         with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as log:

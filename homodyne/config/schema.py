@@ -281,6 +281,12 @@ class ExperimentalData(Section):
             return _range_ends(self.phi, _ANGLES)
         return None if self.phi is None else list(self.phi)
 
+    @property
+    def selection(self) -> dict[str, Any]:
+        """What says which data are meant, as `homodyne.load` and `require_selected` take it."""
+        own = {name: getattr(self, name) for name in ("frames", "gap", "dt", "age_origin")}
+        return {"q": self.q_selection, "phi": self.phi_selection, **own}
+
 
 class NLSQConfig(Section):
     """Pilot fit: least squares from many starting points."""

@@ -36,12 +36,7 @@ def checked(name: str, values: ArrayLike) -> NDArray[Any]:
 def of_pairs(weights: ArrayLike | None, frame_weights: ArrayLike | None, num_maps: int, n: int) -> MapArray | None:
     """Weights of the pairs i < j of every map, (num_maps, n, n) float32; None where no weights are given.
 
-    Parameters
-    ----------
-    weights : array, (num_maps, n, n), (1, n, n) or (n, n), optional
-        Of pairs of every map, or of all maps alike; the same in both triangles, or zero in one of them.
-    frame_weights : array, (n,), optional
-        Of frames: pairs have the product of those of their frames, times `weights`.
+    Parameters are those of `TwoTimeData.weighted`; weights of one map may be (1, n, n), too.
 
     Raises
     ------

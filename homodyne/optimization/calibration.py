@@ -153,6 +153,8 @@ def _with_slower_decay(
     """
     names, top = pilot.space.coordinate_names, modes[0]
     columns = [k for law in pilot.space.model.coordinates() for k in level_columns(names, law)]
+    if not columns:
+        return None
     drawn, starts = pilot.space.draw_supported(np.random.default_rng(0), _TRIED), []
     for slower in _SLOWER:
         drawn[:, columns] = top.z[columns] - slower

@@ -103,15 +103,7 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
         those that `experimental_data` describes.
     """
     wanted, model = config.experimental_data, model_of(config)
-    require_selected(
-        data,
-        q=wanted.q_selection,
-        phi=wanted.phi_selection,
-        frames=wanted.frames,
-        gap=wanted.gap,
-        dt=wanted.dt,
-        age_origin=wanted.age_origin,
-    )
+    require_selected(data, **wanted.selection)
     gap = wanted.gap if data.gap is None else data.gap
     if model.needs_gap and gap is None:
         raise InputError(

@@ -14,7 +14,7 @@ import typer
 from homodyne.cli import program
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.errors import ConvergenceError, DataError, ExecutionError, HomodyneWarning
-from homodyne.versions import told
+from homodyne.versions import version_lines
 
 
 def stop(number: int) -> None:
@@ -95,7 +95,7 @@ def test_a_fault_of_the_program_says_so_and_where_its_log_lies(monkeypatch, caps
     assert said.startswith(begin + "\\x1b")
     assert said.endswith(f"with the log {log}; 3 shards are kept\n")
     assert "in now" in log.read_text(encoding="utf-8")
-    assert log.read_text(encoding="utf-8").startswith(told())
+    assert log.read_text(encoding="utf-8").startswith(version_lines())
 
 
 def test_an_interruption_waits_for_the_end_of_what_must_not_be_cut_in_two(monkeypatch):
@@ -150,7 +150,7 @@ def test_wrong_usage(homodyne, tmp_path, arguments, named):
 
 
 def test_version_and_help(homodyne):
-    assert homodyne("--version").out == f"{told()}\n"
+    assert homodyne("--version").out == f"{version_lines()}\n"
     text = homodyne("--help")
     assert text.code == 0
     for command in ("inspect", "fit", "simulate", "demo", "hardware", "config"):
@@ -161,7 +161,7 @@ def test_version_and_help(homodyne):
 def test_the_installed_program_runs_and_exits_with_its_code():
     program_file = Path(sys.executable).with_name("homodyne")
     good = subprocess.run([program_file, "--version"], capture_output=True, text=True, check=False)
-    assert (good.returncode, good.stdout) == (0, f"{told()}\n")
+    assert (good.returncode, good.stdout) == (0, f"{version_lines()}\n")
     bad = subprocess.run([program_file, "fit", "absent.yaml"], capture_output=True, text=True, check=False)
     assert bad.returncode == 2
     assert bad.stderr == "error: absent.yaml: cannot be read: No such file or directory\n"

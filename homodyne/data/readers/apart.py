@@ -113,7 +113,7 @@ class _Process:
             if into is not None and not isinstance(answer, Exception):
                 self._fill(memoryview(into.data).cast("B"))
         except (EOFError, ConnectionError):
-            raise self._told() from None
+            raise self._end_of_process() from None
         self._busy = False
         if isinstance(answer, Exception):
             raise answer
@@ -153,7 +153,7 @@ class _Process:
             self._process.kill()
             return self._process.wait()
 
-    def _told(self) -> HomodyneError:
+    def _end_of_process(self) -> HomodyneError:
         """What its end says of the file."""
         code = self.end()
         if code >= 0 or code == -signal.SIGKILL:

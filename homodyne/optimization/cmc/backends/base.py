@@ -250,7 +250,7 @@ class Agenda:
         self._clock = clock
         self._taken: dict[int, tuple[ShardTask, float]] = {}
         self._begun: dict[int, tuple[ShardTask, float]] = {}
-        self._told: set[int] = set()  # shards whose slowness has been reported
+        self._reported: set[int] = set()  # shards whose slowness has been reported
         self._slow: set[int] = set()  # shards that were returned as stragglers
         self._silent = True  # until that has been reported
         self._seconds: list[float] = []  # that finished shards have taken
@@ -301,9 +301,9 @@ class Agenda:
         for task, since in running.values():
             seconds, shard_id = now - since, task.shard_id
             slow = bool(self._seconds) and seconds > SLOW * statistics.median(self._seconds)
-            if shard_id not in self._told and (slow or lone) and seconds >= earliest:
+            if shard_id not in self._reported and (slow or lone) and seconds >= earliest:
                 logger.warning("shard %d has been running for %.0f s, %s", shard_id, seconds, self._usual())
-                self._told.add(shard_id)
+                self._reported.add(shard_id)
             if shard_id not in self._slow and (slow or lone) and seconds >= limit:
                 self._slow.add(shard_id)
                 found.append(task)
@@ -329,7 +329,7 @@ class Agenda:
         """Note what has come of a task: a result, or `Failed`."""
         _, since = self._begun.pop(task.shard_id, self._taken[task.shard_id])
         self._slow.discard(task.shard_id)
-        self._told.discard(task.shard_id)
+        self._reported.discard(task.shard_id)
         if isinstance(outcome, Failed):
             self._settle_failure(task, outcome)
         else:
