@@ -33,14 +33,20 @@ MARKS = {"schedulers": pytest.mark.scheduler, "validation": pytest.mark.statisti
 
 
 @pytest.fixture(autouse=True)
-def same_backends():
-    """Backends that a test registers are gone when it ends."""
+def same_registries():
+    """What a test registers (backends, combinations, models, samplers) is gone when it ends."""
+    import homodyne.physics.models  # noqa: F401  # the shipped ones are there before
     from homodyne.backend_registry import BACKENDS
+    from homodyne.optimization.cmc.combination import METHODS as COMBINATIONS
+    from homodyne.optimization.mcmc import METHODS
+    from homodyne.physics.model import MODELS
 
-    before = dict(BACKENDS)
+    registries: tuple[dict, ...] = (BACKENDS, COMBINATIONS, METHODS, MODELS)
+    before = [dict(registry) for registry in registries]
     yield
-    for name in BACKENDS.keys() - before.keys():
-        del BACKENDS[name]
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks select
