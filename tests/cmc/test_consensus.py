@@ -16,7 +16,7 @@ from homodyne.optimization.cmc.consensus import ConsensusSettings, check_identit
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.polish import polish
 from homodyne.optimization.cmc.store import write_arrays
-from homodyne.optimization.cmc.types import Initialization, ShardTask
+from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardTask
 from homodyne.optimization.cmc.worker import run_shard
 from homodyne.optimization.nuts import NutsSettings
 from known_answers import conjugate
@@ -187,6 +187,17 @@ def test_worker_samples_the_subposterior_with_its_share_of_the_prior(tmp_path):
         assert_mean(found.samples, untempered.mean)
     again = run_shard(replace(task))
     np.testing.assert_array_equal(found.samples, again.samples)
+
+
+def test_draws_do_not_depend_on_workers_that_were_lost(tmp_path):
+    problem = conjugate.gaussian_mean()
+    task, exact = task_of(problem, np.arange(0, 40, 4), tmp_path / "shard", 0.25, operation=CHEAPEST)
+    task = replace(task, init=Initialization(exact.mean, exact.covariance, "nlsq"))
+    first = run_shard(task)
+    np.testing.assert_array_equal(run_shard(replace(task, attempt=1)).samples, first.samples)
+    spoilt = run_shard(replace(task, attempt=1, caution=1))
+    assert not np.array_equal(spoilt.samples, first.samples), "planted: what spoilt the first attempt is done again"
+    assert_mean(spoilt.samples, exact.mean)
 
 
 @pytest.mark.parametrize("cavity", [0.0, 3.0])

@@ -33,7 +33,8 @@ MIN_ESS = 100.0  # effective draws of a shard, at least: its estimate errs by a 
 def run_shard(task: ShardTask) -> ShardResult | Array:
     """Sample the shard of a task, or return the model's statistics (S, k) at its points.
 
-    The answer depends on the task only, not on where or after what it runs.
+    The answer depends on the task only, not on where or after what it runs: a shard whose worker was lost gets the
+    same draws as one that was not. Only what the sampler itself has spoilt (`caution`) is done otherwise.
 
     Raises
     ------
@@ -95,7 +96,7 @@ class _Programs:
     def _draw(self, task: ShardTask, argument: Any, covariance: Array) -> "_Drawn":
         """Draws by weighted points where these do, and the task leaves it open; by Markov chains otherwise."""
         settings, init = self.settings, task.init
-        if task.operation == CHEAPEST and task.attempt == 0 and init.method != "identity":
+        if task.operation == CHEAPEST and task.caution == 0 and init.method != "identity":
             n, rng = settings.num_chains * settings.num_samples, np.random.default_rng([task.seed, task.shard_id, 1])
             found = weighted_draws(self.weighted, argument, init.center, covariance, n, rng)
             if found is not None and found.ess >= MIN_ESS:
