@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.page import Row
 from homodyne.optimization.cmc.backends import BackendOptions, MultiprocessingBackend
-from homodyne.optimization.cmc.store import Manifest, ShardStore
+from homodyne.optimization.cmc.store.shards import Manifest, ShardStore
 from homodyne.optimization.cmc.types import ShardResult, ShardTask
 
 SLURM = Path(__file__).parent.parent / "tests" / "schedulers" / "slurm.sh"

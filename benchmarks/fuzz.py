@@ -25,8 +25,8 @@ from homodyne.config.io import load_config
 from homodyne.config.template import template
 from homodyne.data import describe, from_cube, load, save_hdf5, save_npz, write_aps_u
 from homodyne.errors import InputError
-from homodyne.optimization.cmc import store_files
-from homodyne.optimization.cmc.store import read_arrays, write_arrays
+from homodyne.optimization.cmc.store import files as store_files
+from homodyne.optimization.cmc.store.shards import read_arrays, write_arrays
 from known_answers.results import example_result
 
 SECONDS = 60

@@ -8,10 +8,10 @@ from homodyne.versions import __version__
 if TYPE_CHECKING:
     from homodyne.data import from_arrays, from_cube, load
     from homodyne.data.simulated import simulate
-    from homodyne.optimization.cmc.comparison import compare
     from homodyne.optimization.cmc.coordinator import sample_consensus
-    from homodyne.optimization.cmc.result import MCMCResult, load_result
     from homodyne.optimization.mcmc import fit
+    from homodyne.result.comparison import compare
+    from homodyne.result.record import MCMCResult, load_result
 
 __all__ = [
     "MCMCResult",

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from jax.scipy.special import gammaln
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.adapters import LogDensityModel
+from homodyne.optimization.cmc.models.adapters import LogDensityModel
 
 Array = npt.NDArray[np.float64]
 Data = Mapping[str, npt.NDArray[Any]]

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.errors import ConvergenceError, ExecutionError, HomodyneWarning
-from homodyne.optimization.cmc.adapters import LogDensityModel
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.coordinator import sample_consensus
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.optimization.cmc.models.adapters import LogDensityModel
 from homodyne.optimization.cmc.types import ShardResult, ShardTask
 from homodyne.optimization.cmc.worker import run_shard
+from homodyne.result.record import MCMCResult
 
 Array = npt.NDArray[np.float64]
 Run = Callable[[ShardTask], ShardResult | Array]

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.certificate.certify import Certificate
 from homodyne.data.twotime import TwoTimeData, from_cube
-from homodyne.optimization.cmc.certificate import Certificate
-from homodyne.optimization.cmc.curves import g_of
-from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.physics.model import CorrelationModel, find_model, reference_of
 from homodyne.physics.space import ParameterSpace, parameter_space
+from homodyne.result.curves import g_of
+from homodyne.result.record import MCMCResult
 
 Array = NDArray[np.float64]
 
@@ -132,7 +132,7 @@ def _certificate(verdict: str, names: Sequence[str]) -> Certificate | None:
     return Certificate(
         verdict=verdict,
         reason=_REASONS[verdict],
-        rung="gaussian",
+        stage="gaussian",
         k_hat=0.12,
         ess=980.0,
         ess_ceiling=990.0,

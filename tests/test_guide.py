@@ -53,7 +53,7 @@ PATHS = {
     "homodyne.optimization.cmc.svi_init": "run_svi_initialization pool_samples_from_shards",
     "homodyne.optimization.cmc.combination": "combine_subposteriors",
     "homodyne.optimization.cmc.diagnostics": "validate_cmc_results _kl_divergence_gaussian",
-    "homodyne.optimization.cmc.result": "MCMCResult",
+    "homodyne.result.record": "MCMCResult",
     "homodyne.optimization.cmc.backends": "CMCBackend select_backend MultiprocessingBackend SequentialBackend",
     "homodyne.optimization.cmc.backends.base": "CMCBackend",
     "homodyne.optimization.cmc.backends.selection": "select_backend",

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from homodyne.certificate.certify import certify
 from homodyne.optimization.cmc.backends.base import BackendOptions
-from homodyne.optimization.cmc.certificate import certify
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.heterogeneity import ShardMoments, compare_shards
 from known_answers import conjugate, densities

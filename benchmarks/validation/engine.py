@@ -9,7 +9,7 @@ import numpy as np
 
 from homodyne.errors import HomodyneError, HomodyneWarning
 from homodyne.optimization.cmc.coordinator import sample_consensus
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.record import MCMCResult
 from known_answers.families import FAMILIES, LEVELS, Case
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -11,17 +11,17 @@ import jax
 import numpy as np
 
 from benchmarks.validation.scenario import Scenario
+from homodyne.certificate.certify import CERTIFIED, REFUSED, certify
+from homodyne.certificate.importance import smoothed
+from homodyne.certificate.proposal import Normal, around
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import detect_hardware
 from homodyne.likelihood.posterior import Posterior, log_densities, log_density, log_prior, physical_draws
 from homodyne.likelihood.reduction import reduce_shards
 from homodyne.optimization.cmc.backends.selection import select_backend
-from homodyne.optimization.cmc.certificate import CERTIFIED, REFUSED, certify
 from homodyne.optimization.cmc.consensus import run_consensus
-from homodyne.optimization.cmc.importance import smoothed
-from homodyne.optimization.cmc.proposal import Normal, around
 from homodyne.optimization.cmc.sharding import shard_numbers
-from homodyne.optimization.cmc.store import Manifest, opened
+from homodyne.optimization.cmc.store.shards import Manifest, opened
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import Pilot, PilotSettings, pilot_fit

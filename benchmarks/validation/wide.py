@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 import homodyne
+from homodyne.certificate.certify import CERTIFIED
 from homodyne.config.io import load_config
 from homodyne.config.physics import scaling_of, space_of
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import HomodyneError
-from homodyne.optimization.cmc.certificate import CERTIFIED
-from homodyne.optimization.cmc.curves import rate_draws
-from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.physics.model import CorrelationModel, find_model
 from homodyne.physics.power_laws import middle_age
+from homodyne.result.curves import rate_draws
+from homodyne.result.record import MCMCResult
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.validation.records import Record
 from benchmarks.validation.wide import INFORMED, usable_reference
-from homodyne.optimization.cmc.certificate import REFUSED
+from homodyne.certificate.certify import REFUSED
 
 LEVELS = {0.5: (1, 3), 0.9: (0, 4)}
 """Places of the ends of central intervals among the quantiles, by their probability."""

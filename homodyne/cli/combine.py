@@ -11,9 +11,9 @@ from homodyne.cli.output import exit_if_refused, output_folder
 from homodyne.cli.terminal import progress_bars, say
 
 if TYPE_CHECKING:
-    from homodyne.optimization.cmc.certificate import Certificate
-    from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.certificate.certify import Certificate
     from homodyne.optimization.stored import StoredRun
+    from homodyne.result.record import MCMCResult
 
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the shards of a fit with method cmc.")]
 Changes = Annotated[

@@ -11,7 +11,7 @@ from homodyne.cli.terminal import printable, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from homodyne.optimization.cmc.comparison import Cells, Comparison
+    from homodyne.result.comparison import Cells, Comparison
 
 
 def compare(
@@ -27,7 +27,7 @@ def compare(
     verdicts are.
     """
     from homodyne.files import TABLE, require_writable, write_atomically
-    from homodyne.optimization.cmc.comparison import compare as put_side_by_side
+    from homodyne.result.comparison import compare as put_side_by_side
 
     require_figure(figure)
     if csv is not None:

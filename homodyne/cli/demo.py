@@ -12,7 +12,7 @@ from homodyne.cli.terminal import say
 from homodyne.files import make_folder
 
 if TYPE_CHECKING:
-    from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.result.record import MCMCResult
 
 
 def demo(

@@ -16,7 +16,7 @@ from homodyne.cli.terminal import progress_bars, say
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
     from homodyne.data.twotime import TwoTimeData
-    from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.result.record import MCMCResult
 
 
 def fit(

@@ -20,7 +20,7 @@ Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the shar
 def status(store: Store) -> None:
     """Show how far a run is: its shards, why some failed, and its jobs."""
     from homodyne.optimization.cmc.backends.jobs import recorded
-    from homodyne.optimization.cmc.store import ShardStore
+    from homodyne.optimization.cmc.store.shards import ShardStore
 
     held = ShardStore.open(store)
     pending, count = set(held.pending()), held.manifest.num_shards
@@ -35,7 +35,7 @@ def status(store: Store) -> None:
 def cancel(store: Store) -> None:
     """End every job of a run; shards that are finished are kept."""
     from homodyne.optimization.cmc.backends.arrays import cancel as end
-    from homodyne.optimization.cmc.store import ShardStore
+    from homodyne.optimization.cmc.store.shards import ShardStore
 
     ended = end(ShardStore.open(store).path)
     say("\n".join(f"cancelled job {job.job} of {job.scheduler}" for job in ended) or "no job is running or waiting")
@@ -43,8 +43,8 @@ def cancel(store: Store) -> None:
 
 def unlock(store: Store) -> None:
     """Let a run go on here whose coordinator has died on another machine; refused while it gives signs of life."""
-    from homodyne.optimization.cmc.store import ShardStore
-    from homodyne.optimization.cmc.store_lock import release
+    from homodyne.optimization.cmc.store.lock import release
+    from homodyne.optimization.cmc.store.shards import ShardStore
 
     holder = release(ShardStore.open(store).path / "lock")
     say(f"the lock of {holder} is given up" if holder else "nobody holds this store")
@@ -62,7 +62,7 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
     from homodyne.optimization.cmc.backends.arrays import ArrayBackend
     from homodyne.optimization.cmc.backends.jobs import job_script
     from homodyne.optimization.cmc.backends.selection import select_backend
-    from homodyne.optimization.cmc.rounds import SAMPLING
+    from homodyne.optimization.cmc.store.rounds import SAMPLING
     from homodyne.optimization.xpcs import backend_options, count_shards
 
     cmc, hardware = config.optimization.cmc, detect_hardware()

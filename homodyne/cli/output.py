@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from homodyne.config.schema import Config
     from homodyne.data.twotime import TwoTimeData
-    from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.result.record import MCMCResult
 
 RESULT, SUMMARY, CONFIG, FIGURES = "result.nc", "summary.txt", "config.yaml", "figures"
 REPORT_FILE = "report.html"
@@ -52,7 +52,7 @@ class OutputFolder:
     def write_result(self, result: "MCMCResult", config: "Config") -> None:
         """Write result, summary and configuration, all or none; report and figures of an earlier result go."""
         from homodyne.config.io import resolve, to_yaml, with_absolute_paths
-        from homodyne.optimization.cmc.netcdf import result_to_bytes
+        from homodyne.result.netcdf import result_to_bytes
 
         contents = {
             SUMMARY: f"{result.summary()}\n".encode(),
@@ -133,19 +133,19 @@ class OutputFolder:
         return sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
 
     def _known(self) -> list[str]:
-        from homodyne.optimization.cmc.store_files import read_json
+        from homodyne.optimization.cmc.store.files import read_json
 
         file = self.path / INVENTORY
         return list(read_json(file)["written"]) if file.exists() else []
 
     def _wrote(self, file: Path) -> bool:
-        from homodyne.optimization.cmc.store_files import digest
+        from homodyne.optimization.cmc.store.files import digest
 
         return file.is_file() and digest(file.read_bytes()) in self._known()
 
     def _note(self, *contents: bytes) -> None:
         """Note what will be written, before it is: so that it is known whenever the program is killed."""
-        from homodyne.optimization.cmc.store_files import digest, write_json
+        from homodyne.optimization.cmc.store.files import digest, write_json
 
         marks = [*self._known(), *map(digest, contents)]
         write_json(self.path / INVENTORY, {"written": list(dict.fromkeys(marks))})

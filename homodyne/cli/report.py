@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from homodyne.config.schema import ExperimentalData
     from homodyne.data.twotime import TwoTimeData
-    from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.result.record import MCMCResult
 
 
 def report(
@@ -31,8 +31,8 @@ def report(
 
     Data are read again where the configuration of the result finds them; where they are gone, the report says so.
     """
-    from homodyne.optimization.cmc.comparison import short_names
-    from homodyne.optimization.cmc.result import load_result
+    from homodyne.result.comparison import short_names
+    from homodyne.result.record import load_result
     from homodyne.viz.report import Reported
     from homodyne.viz.report import report as make
 
@@ -61,7 +61,7 @@ def figures(
     output: Annotated[Path | None, typer.Option(help="Folder [default: figures in that of the result].")] = None,
 ) -> None:
     """Draw the figures of a result again for print, without fitting; captions go to captions.txt."""
-    from homodyne.optimization.cmc.result import load_result
+    from homodyne.result.record import load_result
     from homodyne.viz.figures import WIDTHS, figure_bytes, for_journal
 
     path = _file_of(result)

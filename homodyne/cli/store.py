@@ -11,7 +11,7 @@ from homodyne.errors import InputError
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
-    from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.result.record import MCMCResult
 
 _DIR = "optimization.cmc.backend.checkpoint_dir"
 _NEW = ".new"  # behind the name of a store that will take the place of another
@@ -88,9 +88,9 @@ def _new(place: Path) -> Path:
 def _belongs(place: Path, directory: Path) -> bool:
     """Whether the result in a folder was made from the shards in a store."""
     from homodyne.cli.output import RESULT
-    from homodyne.optimization.cmc.result import load_result
-    from homodyne.optimization.cmc.store import ShardStore
+    from homodyne.optimization.cmc.store.shards import ShardStore
     from homodyne.optimization.stored import decisive_changes
+    from homodyne.result.record import load_result
 
     if not (directory / RESULT).is_file() or not (place / "manifest.json").is_file():
         return False
@@ -100,7 +100,7 @@ def _belongs(place: Path, directory: Path) -> bool:
 
 def remains(place: Path | None) -> str:
     """Sentence on what an unfinished fit has left in its store, and how to go on; empty when it is nothing."""
-    from homodyne.optimization.cmc.store import kept_shards
+    from homodyne.optimization.cmc.store.shards import kept_shards
 
     kept = "" if place is None else kept_shards(place)
     return f"{kept}: start the same command again with --resume to go on with them" if kept else ""
@@ -108,7 +108,7 @@ def remains(place: Path | None) -> str:
 
 def say_where(place: Path | None, result: "MCMCResult") -> None:
     """Print where the shards of a fit are, when it has sampled any."""
-    from homodyne.optimization.cmc.result import VERDICTS
+    from homodyne.result.record import VERDICTS
 
     tried = {"cmc: failed", *(f"cmc: {verdict}" for verdict in VERDICTS)} & set(result.diagnostics["methods"])
     if place is not None and tried and (place / "manifest.json").is_file():

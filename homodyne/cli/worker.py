@@ -31,8 +31,8 @@ def worker(
     """
     _stop_when_told()  # before libraries start threads
     from homodyne.optimization.cmc.backends import child
-    from homodyne.optimization.cmc.rounds import Round
-    from homodyne.optimization.cmc.store import ShardStore
+    from homodyne.optimization.cmc.store.rounds import Round
+    from homodyne.optimization.cmc.store.shards import ShardStore
     from homodyne.optimization.stored import stored_model
 
     if model is not None:

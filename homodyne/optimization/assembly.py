@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from homodyne.certificate.certify import Certificate
 from homodyne.config.io import resolve, to_mapping
 from homodyne.config.schema import Config
-from homodyne.optimization.cmc.certificate import Certificate
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.cmc.diagnostics import convergence
-from homodyne.optimization.cmc.result import MCMCResult
 from homodyne.optimization.xpcs import XpcsModel
+from homodyne.result.record import MCMCResult
 from homodyne.versions import used_versions
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -59,7 +59,7 @@ class NoiseReport:
     checks : dict
         Tests of the fit against its data, see `homodyne.noise.crosscheck`; empty until these have run.
     prior : dict
-        Distance between prior and data, as of `homodyne.optimization.agreement.prior_distance`; likewise.
+        Distance between prior and data, as of `homodyne.optimization.model_checks.prior_distance`; likewise.
     """
 
     adjustment: Adjustment

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from homodyne.certificate.adaptation import adapt
+from homodyne.certificate.bend import Bend
+from homodyne.certificate.density import Progress
+from homodyne.certificate.importance import smoothed
+from homodyne.certificate.proposal import Mixture, Normal, around
+from homodyne.certificate.shape import Joined, Shape
+from homodyne.certificate.stage import MIN_INSIDE
 from homodyne.likelihood import condensed
 from homodyne.likelihood.condensed import Condensation, Condensed, condensation
 from homodyne.likelihood.nodes import Nodes
 from homodyne.likelihood.posterior import Posterior, log_densities
-from homodyne.optimization.bend import Bend
-from homodyne.optimization.cmc.adaptation import adapt
-from homodyne.optimization.cmc.importance import smoothed
-from homodyne.optimization.cmc.jumps import frame_of
-from homodyne.optimization.cmc.proposal import Mixture, Normal, around
-from homodyne.optimization.cmc.rung import MIN_INSIDE
-from homodyne.optimization.cmc.shape import Joined, Shape
-from homodyne.optimization.density import Progress
+from homodyne.optimization.jumps import frame_of
 from homodyne.optimization.nuts import Jumps
 from homodyne.optimization.pilot import Pilot, physical_values, signal_of
 

@@ -19,6 +19,10 @@ import jax
 import numpy as np
 
 from homodyne.arguments import Faults
+from homodyne.certificate.certify import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
+from homodyne.certificate.chains import diagnose, not_converged
+from homodyne.certificate.density import Progress
+from homodyne.certificate.mode_search import UNSEEN
 from homodyne.config.io import load_config
 from homodyne.config.schema import Config
 from homodyne.data.flat import from_arrays
@@ -35,20 +39,16 @@ from homodyne.likelihood.posterior import (
     physical_draws,
 )
 from homodyne.likelihood.reduction import Accuracy
-from homodyne.optimization.agreement import model_checks, prior_distance, prior_shares
 from homodyne.optimization.assembly import Run, assemble, consensus_result
 from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
-from homodyne.optimization.cmc.certificate import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
 from homodyne.optimization.cmc.consensus import Consensus
-from homodyne.optimization.cmc.mode_search import UNSEEN
-from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.optimization.density import Progress
-from homodyne.optimization.diagnostics import diagnose, not_converged
 from homodyne.optimization.exploration import Exploration, explored
+from homodyne.optimization.model_checks import model_checks, prior_distance, prior_shares
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
 from homodyne.optimization.xpcs import XpcsModel, fit_shards, require_shards
+from homodyne.result.record import MCMCResult
 
 logger = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ import numpy.typing as npt
 from jax.scipy.special import logsumexp
 
 from homodyne.arguments import Faults
+from homodyne.certificate.bend import Bend
+from homodyne.certificate.chains import ChainDiagnostics, diagnose
+from homodyne.certificate.density import LogDensity, Progress, check_log_density
 from homodyne.errors import ConvergenceError, InputError
-from homodyne.optimization.bend import Bend
-from homodyne.optimization.density import LogDensity, Progress, check_log_density
-from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose
 from homodyne.physics.compiling import compiled, one_by_one
 
 __all__ = ["ChainDiagnostics", "Jumps", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]

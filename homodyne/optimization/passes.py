@@ -34,13 +34,13 @@ from homodyne.likelihood.nodes import Moments, Nodes
 from homodyne.likelihood.reduction import Cell, Grid, nodes_of_pairs, pair_values, reduce_maps, reduce_shards
 from homodyne.noise.sampling import MapSample, sampled
 from homodyne.noise.tiles import MIN_FRAMES
-from homodyne.optimization.cmc import store_files
 from homodyne.optimization.cmc.backends.arrays import ArrayBackend
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
-from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
-from homodyne.optimization.cmc.store import Manifest, ShardStore, opened, read_arrays
+from homodyne.optimization.cmc.store import files as store_files
+from homodyne.optimization.cmc.store.shards import Manifest, ShardStore, opened, read_arrays
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.physics.compiling import compiled

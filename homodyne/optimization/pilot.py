@@ -14,14 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from homodyne.certificate.density import Progress
+from homodyne.certificate.mode_search import UNSEEN
 from homodyne.errors import ConvergenceError, DataError
 from homodyne.likelihood.nodes import Nodes
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, log_densities, score_many
 from homodyne.likelihood.reduction import Accuracy, Grid
 from homodyne.likelihood.scaling import least_squares
 from homodyne.optimization.ascent import Basins, Ends, basins, climb, root_of_inverse
-from homodyne.optimization.cmc.mode_search import UNSEEN
-from homodyne.optimization.density import Progress
 from homodyne.optimization.problem import Problem, sampled_pairs
 from homodyne.physics.compiling import compiled
 from homodyne.physics.space import ParameterSpace

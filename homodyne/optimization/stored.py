@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homodyne.certificate.density import Progress
+from homodyne.certificate.proposal import Mode
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.physics import model_of
 from homodyne.config.schema import Config
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConfigError, ExecutionError
 from homodyne.optimization.assembly import Run, consensus_result
-from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.consensus import run_consensus
-from homodyne.optimization.cmc.proposal import Mode
-from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.optimization.cmc.store import ShardStore, flatten
+from homodyne.optimization.cmc.models.adapters import as_model
+from homodyne.optimization.cmc.store.shards import ShardStore, flatten
 from homodyne.optimization.cmc.types import Initialization
-from homodyne.optimization.density import Progress
 from homodyne.optimization.passes import MapWork
 from homodyne.optimization.xpcs import XpcsModel, consensus_settings, placed, reopen
+from homodyne.result.record import MCMCResult
 from homodyne.versions import used_versions
 
 FREE = (

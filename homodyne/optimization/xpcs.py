@@ -19,6 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.certificate.density import Progress
+from homodyne.certificate.importance import smoothed
+from homodyne.certificate.proposal import Mode, Normal
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.physics import scaling_of, space_of
 from homodyne.config.schema import CMCConfig, Config
@@ -35,16 +38,13 @@ from homodyne.noise.adjustment import Adjustment
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
-from homodyne.optimization.cmc.importance import smoothed
-from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.proposal import Mode, Normal
+from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.sharding import require_count
 from homodyne.optimization.cmc.steps import step
-from homodyne.optimization.cmc.store import Manifest, ShardStore, opened
+from homodyne.optimization.cmc.store.shards import Manifest, ShardStore, opened
 from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_initialization
 from homodyne.optimization.cmc.types import Initialization
-from homodyne.optimization.density import Progress
 from homodyne.optimization.exploration import ERROR, POINTS, condense
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.optimization.pilot import Pilot, physical_values, signal_of

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from homodyne.optimization.cmc.comparison import ComparedFit, Comparison, Interval
+from homodyne.result.comparison import ComparedFit, Comparison, Interval
 from homodyne.viz.labels import SMALL, Notation, panels, style_axes, write_below
 from homodyne.viz.posterior import scale_power
 

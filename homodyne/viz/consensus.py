@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.summary import format_number
+from homodyne.result.summary import format_number
 from homodyne.viz.labels import NORMAL, SMALL, Notation, counted, new_figure, panels, style_axes, write_below
 from homodyne.viz.posterior import scale_power
 

@@ -17,8 +17,8 @@ from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from homodyne.data.twotime import TwoTimeData
-from homodyne.optimization.cmc.curves import correlation_draws
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.curves import correlation_draws
+from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import SMALL, add_caption, map_texts, new_figure, shared_text, style_axes
 from homodyne.viz.maps import measured_pairs
 from homodyne.viz.model import Indices, best_draw, chosen_maps, noise_sd, thinned

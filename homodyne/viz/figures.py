@@ -19,7 +19,7 @@ from matplotlib.text import Text
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.files import FIGURE, make_folder, write_atomically
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.record import MCMCResult
 from homodyne.viz.consensus import agreement_figure, divergence_figure, shard_forest_figure
 from homodyne.viz.cuts import cut_figure
 from homodyne.viz.labels import NORMAL, REFUSED_MARK, notation_of, plain_text

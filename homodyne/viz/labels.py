@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.optimization.cmc.summary import map_labels, shared_label
 from homodyne.physics.model import CorrelationModel
+from homodyne.result.record import MCMCResult
+from homodyne.result.summary import map_labels, shared_label
 
 SMALL, NORMAL = 7.5, 9.0
 """Font sizes in points: ticks, captions and legends; labels and titles."""

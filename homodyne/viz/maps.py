@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from homodyne.data.twotime import TwoTimeData
-from homodyne.optimization.cmc.curves import correlation_draws
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.curves import correlation_draws
+from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import NORMAL, SMALL, add_caption, counted, map_texts, new_figure, shared_text, style_axes
 from homodyne.viz.model import best_draw, chosen_maps, noise_sd
 

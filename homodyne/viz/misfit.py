@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import NORMAL, add_caption, map_texts, panels, style_axes
 from homodyne.viz.maps import MAX_MAPS, cell_edges
 from homodyne.viz.model import chosen_maps

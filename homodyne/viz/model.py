@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.record import MCMCResult
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]

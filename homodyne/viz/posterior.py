@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import rankdata
 
-from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.optimization.cmc.summary import SummaryRow, format_number
+from homodyne.result.record import MCMCResult
+from homodyne.result.summary import SummaryRow, format_number
 from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, counted, new_figure, notation_of, style_axes
 
 Array = NDArray[np.float64]

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.curves import RateDraws, rate_draws
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.curves import RateDraws, rate_draws
+from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, panels, style_axes, unit_text
 from homodyne.viz.model import thinned
 

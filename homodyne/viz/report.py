@@ -19,10 +19,10 @@ from homodyne.config.schema import ParameterConfig
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import InputError
 from homodyne.files import REPORT
-from homodyne.optimization.cmc.comparison import compare
-from homodyne.optimization.cmc.result import MCMCResult
-from homodyne.optimization.cmc.summary import SummaryRow, format_number, map_labels, run_facts, span_text
 from homodyne.physics.priors import make_prior
+from homodyne.result.comparison import compare
+from homodyne.result.record import MCMCResult
+from homodyne.result.summary import SummaryRow, format_number, map_labels, run_facts, span_text
 from homodyne.versions import used_versions
 from homodyne.viz.cuts import cut_figure
 from homodyne.viz.figures import caption_of, check_belongs, figure_bytes, figure_makers

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import homodyne as package
+from homodyne.certificate import certify as certificate
 from homodyne.cli.program import run
 from homodyne.config.io import load_config
 from homodyne.data import write_aps_u
-from homodyne.optimization.cmc import certificate
 
 pytestmark = pytest.mark.slow
 

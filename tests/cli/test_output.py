@@ -10,7 +10,7 @@ from homodyne.cli.output import CONFIG, INVENTORY, REPORT_FILE, RESULT, SUMMARY,
 from homodyne.config.io import load_config
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import OWN, write_atomically
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.record import MCMCResult
 from known_answers.results import example_result
 
 

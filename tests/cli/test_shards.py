@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import homodyne as package
+from homodyne.certificate import certify as certificate
 from homodyne.cli.interruption import Interrupted
 from homodyne.cli.program import run
 from homodyne.cli.store import choose_place
 from homodyne.config.io import load_config
 from homodyne.data import write_aps_u
 from homodyne.data.twotime import TwoTimeData
-from homodyne.optimization.cmc import certificate
-from homodyne.optimization.cmc.store import ShardStore
-from homodyne.optimization.cmc.store_files import read_json, write_json
+from homodyne.optimization.cmc.store.files import read_json, write_json
+from homodyne.optimization.cmc.store.shards import ShardStore
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from homodyne.errors import ConvergenceError, DataError, ExecutionError, InputEr
 from homodyne.optimization import mcmc, passes, xpcs
 from homodyne.optimization.cmc.backends.base import SequentialBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
-from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.exploration import explored
 from homodyne.optimization.mcmc import METHODS
 from homodyne.optimization.pilot import Mode, Pilot, pilot_fit

@@ -8,11 +8,11 @@ from scipy import stats
 
 import homodyne
 from benchmarks.validation import wide
+from homodyne.certificate.importance import smoothed
 from homodyne.config.io import load_config
 from homodyne.likelihood.posterior import evaluate_many, log_densities
 from homodyne.optimization import calibration
 from homodyne.optimization.calibration import calibrated, noise_report
-from homodyne.optimization.cmc.importance import smoothed
 from homodyne.optimization.exploration import explored
 from homodyne.optimization.pilot import PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem

@@ -7,12 +7,12 @@ import pytest
 from scipy import stats
 
 import homodyne
+from homodyne.certificate import certify as certificate
 from homodyne.config.io import load_config
 from homodyne.errors import ConfigError, ConvergenceError, DataError, InputError
 from homodyne.likelihood.posterior import Posterior, evaluate_many, log_densities
 from homodyne.likelihood.reduction import reduce_pairs
 from homodyne.optimization import mcmc
-from homodyne.optimization.cmc import certificate
 from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.optimization.problem import build_problem
 from known_answers.samples import MIRROR, STATIC

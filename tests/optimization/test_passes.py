@@ -20,9 +20,9 @@ from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs, reduce_shards
 from homodyne.noise.sampling import sampled
 from homodyne.optimization import passes as module
-from homodyne.optimization.agreement import model_checks
 from homodyne.optimization.calibration import noise_report
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
+from homodyne.optimization.model_checks import model_checks
 from homodyne.optimization.passes import Passes
 from homodyne.optimization.pilot import pilot_fit
 from homodyne.optimization.problem import build_problem

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.result.record import MCMCResult
 from known_answers.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
 from known_answers.results import Example, example_result
 

@@ -15,10 +15,10 @@ import pytest
 import xarray as xr
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.netcdf import seal
-from homodyne.optimization.cmc.result import MCMCResult, load_result
 from homodyne.physics.models.laminar_flow import LaminarFlow
 from homodyne.physics.models.static import Static
+from homodyne.result.netcdf import seal
+from homodyne.result.record import MCMCResult, load_result
 from known_answers.kohlrausch import Kohlrausch
 
 
@@ -247,8 +247,8 @@ def test_declared_size_is_not_believed(saved):
 _FULL_DISK = """
 import resource, signal, sys
 from homodyne.errors import ExecutionError
-from homodyne.optimization.cmc.netcdf import seal
-from homodyne.optimization.cmc.result import load_result
+from homodyne.result.netcdf import seal
+from homodyne.result.record import load_result
 result = load_result(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

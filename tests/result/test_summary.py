@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homodyne.optimization.cmc.summary import format_number, map_labels, shared_label
 from homodyne.physics.power_laws import middle_age
+from homodyne.result.summary import format_number, map_labels, shared_label
 
 
 @pytest.mark.slow

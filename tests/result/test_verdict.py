@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from homodyne.noise.sources import CONTRADICT
-from homodyne.optimization.cmc.verdict import SITUATIONS
+from homodyne.result.verdict import SITUATIONS
 
 GOOD = {"alarms": [], "failed": [], "angles": [], "misfit": {"p": 0.4, "size": 0.0}}
 FRAMES = {"limits": [0.0, 1.0, 2.0], "p": [0.2, 1e-9]}

@@ -10,7 +10,7 @@ import numpy as np
 
 import homodyne.physics  # noqa: F401  makes JAX compute in float64
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.adapters import LogDensityModel
+from homodyne.optimization.cmc.models.adapters import LogDensityModel
 from homodyne.optimization.cmc.worker import run_shard
 
 

@@ -22,7 +22,7 @@ from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.backends.arrays import Pace
 from homodyne.optimization.cmc.backends.base import BackendOptions, SequentialBackend
 from homodyne.optimization.cmc.backends.jobs import recorded
-from homodyne.optimization.cmc.store import Manifest, ShardStore
+from homodyne.optimization.cmc.store.shards import Manifest, ShardStore
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 
@@ -230,7 +230,7 @@ import sys
 sys.path[:0] = {paths!r}
 from types import SimpleNamespace
 from test_jobs import backend_of, tasks_of
-from homodyne.optimization.cmc.store import ShardStore
+from homodyne.optimization.cmc.store.shards import ShardStore
 store = ShardStore.open(sys.argv[1])
 with store.lock():
     pending = set(store.pending())

@@ -16,9 +16,9 @@ from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.jobs import Job, State, ask, job_script, recorded
 from homodyne.optimization.cmc.backends.pbs import PBS, PBSBackend, Torque
 from homodyne.optimization.cmc.backends.slurm import Slurm, SlurmBackend
-from homodyne.optimization.cmc.rounds import Round
-from homodyne.optimization.cmc.store import Manifest, ShardStore
-from homodyne.optimization.cmc.store_files import write_json
+from homodyne.optimization.cmc.store.files import write_json
+from homodyne.optimization.cmc.store.rounds import Round
+from homodyne.optimization.cmc.store.shards import Manifest, ShardStore
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 

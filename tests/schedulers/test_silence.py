@@ -22,8 +22,8 @@ from homodyne.optimization.cmc.backends.base import BackendOptions, Clock
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.jobs import Job, State, recorded
 from homodyne.optimization.cmc.backends.pbs import PBS
-from homodyne.optimization.cmc.rounds import Round
-from homodyne.optimization.cmc.store import Manifest, ShardStore
+from homodyne.optimization.cmc.store.rounds import Round
+from homodyne.optimization.cmc.store.shards import Manifest, ShardStore
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 

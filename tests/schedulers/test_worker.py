@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from homodyne.optimization.cmc.backends.base import SequentialBackend
-from homodyne.optimization.cmc.rounds import SAMPLING, Round
+from homodyne.optimization.cmc.store.rounds import SAMPLING, Round
 
 HERE = Path(__file__).parent
 

@@ -9,8 +9,8 @@ import pytest
 
 from homodyne import compare
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.comparison import short_names
 from homodyne.physics.power_laws import middle_age
+from homodyne.result.comparison import short_names
 from homodyne.viz.comparison import COLOURS, comparison_figure, fit_places
 from known_answers.results import Example, example_result
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.curves import correlation_draws, g_of, rate_draws
+from homodyne.result.curves import correlation_draws, g_of, rate_draws
 from homodyne.viz import cuts, inspection, rates
 from homodyne.viz.labels import new_figure
 from homodyne.viz.maps import measured_pairs

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from homodyne.optimization.cmc.curves import g_of
+from homodyne.result.curves import g_of
 from homodyne.viz import maps
 from homodyne.viz.labels import new_figure
 from homodyne.viz.model import best_draw, chosen_maps, noise_sd, spread_over, spread_over_directions

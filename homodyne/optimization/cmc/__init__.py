@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from homodyne.lazy import attributes as _attributes
 
 if TYPE_CHECKING:
-    from homodyne.optimization.cmc.adapters import LogDensityModel
     from homodyne.optimization.cmc.combination import combine_subposteriors
     from homodyne.optimization.cmc.coordinator import CMCCoordinator, sample_consensus
     from homodyne.optimization.cmc.diagnostics import validate_cmc_results
-    from homodyne.optimization.cmc.numpyro_model import NumPyroModel
-    from homodyne.optimization.cmc.result import MCMCResult
+    from homodyne.optimization.cmc.models.adapters import LogDensityModel
+    from homodyne.optimization.cmc.models.numpyro_model import NumPyroModel
     from homodyne.optimization.cmc.sharding import shard_data_stratified, shard_data_time_stratified, validate_shards
     from homodyne.optimization.cmc.svi_init import pool_samples_from_shards, run_svi_initialization
+    from homodyne.result.record import MCMCResult
 
 __all__ = [
     "CMCCoordinator",

@@ -14,9 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
-from homodyne.errors import ExecutionError
-from homodyne.optimization.cmc.backends.base import CMCBackend
-from homodyne.optimization.cmc.certificate import (
+from homodyne.certificate.certify import (
     CERTIFIED,
     LEAST_POINTS,
     Certificate,
@@ -26,20 +24,22 @@ from homodyne.optimization.cmc.certificate import (
     refused,
     without_draws,
 )
+from homodyne.certificate.chains import not_converged
+from homodyne.certificate.density import Progress
+from homodyne.certificate.other_modes import other_modes
+from homodyne.certificate.polish import Polished, polish
+from homodyne.certificate.proposal import Mode, Normal
+from homodyne.errors import ExecutionError
+from homodyne.optimization.cmc.backends.base import CMCBackend
 from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors, known_method
 from homodyne.optimization.cmc.diagnostics import validate_cmc_results
 from homodyne.optimization.cmc.duplicates import duplicates
 from homodyne.optimization.cmc.likelihood_ratios import contradictions, unusual
-from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.other_modes import other_modes
-from homodyne.optimization.cmc.polish import Polished, polish
-from homodyne.optimization.cmc.proposal import Mode, Normal
+from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.steps import step
-from homodyne.optimization.cmc.store import ShardStore
+from homodyne.optimization.cmc.store.shards import ShardStore
 from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.cmc.weighted_shard import climbed
-from homodyne.optimization.density import Progress
-from homodyne.optimization.diagnostics import not_converged
 from homodyne.optimization.nuts import NutsSettings
 
 Array = npt.NDArray[np.float64]

@@ -10,25 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.certificate.certify import REFUSED
+from homodyne.certificate.density import Progress
+from homodyne.certificate.mode_search import Search
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConvergenceError
-from homodyne.optimization.cmc.adapters import as_model
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.backends.selection import select_backend
-from homodyne.optimization.cmc.certificate import REFUSED
 from homodyne.optimization.cmc.combination import known_method
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.diagnostics import convergence
-from homodyne.optimization.cmc.mode_search import Search
-from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.result import MCMCResult
+from homodyne.optimization.cmc.models.adapters import as_model
+from homodyne.optimization.cmc.models.model import Model
+from homodyne.optimization.cmc.models.splitting import check_observations
 from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.shard_strategies import ROWS
 from homodyne.optimization.cmc.sharding import require_fewer, shard_rows
-from homodyne.optimization.cmc.splitting import check_observations
 from homodyne.optimization.cmc.steps import step
-from homodyne.optimization.cmc.store import Manifest, digest_arrays, opened
+from homodyne.optimization.cmc.store.shards import Manifest, digest_arrays, opened
 from homodyne.optimization.cmc.svi_init import (
     identity_initialization,
     pool_samples_from_shards,
@@ -36,7 +36,7 @@ from homodyne.optimization.cmc.svi_init import (
 )
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.cmc.whole import POOL, look_for_modes, on_all_data, sample_whole
-from homodyne.optimization.density import Progress
+from homodyne.result.record import MCMCResult
 from homodyne.versions import used_versions
 
 INITIALIZATIONS = ("nlsq", "svi", "identity")

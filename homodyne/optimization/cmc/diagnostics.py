@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.certificate.certify import Certificate
+from homodyne.certificate.chains import chain_problems, diagnose, energy_problems, rhat_limit, unusable
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.certificate import Certificate
 from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_expectation, kl_threshold
 from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments, compare_shards
 from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, plain, read_shards
-from homodyne.optimization.diagnostics import chain_problems, diagnose, energy_problems, rhat_limit, unusable
 
 Array = npt.NDArray[np.float64]
 

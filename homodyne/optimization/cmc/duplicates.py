@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.optimization.cmc.store import digest_arrays
+from homodyne.optimization.cmc.store.shards import digest_arrays
 
 CHANCE = 1e-6  # probability that equal shards of a healthy run are taken for copies
 GLANCE = 256  # values of every array that are compared first

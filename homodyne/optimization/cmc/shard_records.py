@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.certificate.chains import array_stats, diagnose
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.heterogeneity import ShardMoments
-from homodyne.optimization.diagnostics import array_stats, diagnose
 
 Array = npt.NDArray[np.float64]
 

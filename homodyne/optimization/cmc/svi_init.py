@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.certificate.density import LogDensity, Progress
+from homodyne.certificate.mode import climb, expansion
 from homodyne.errors import ConvergenceError, InputError
-from homodyne.optimization.cmc.adapters import as_model
-from homodyne.optimization.cmc.mode import climb, expansion
-from homodyne.optimization.cmc.model import Array, Model
+from homodyne.optimization.cmc.models.adapters import as_model
+from homodyne.optimization.cmc.models.model import Array, Model
 from homodyne.optimization.cmc.types import Initialization
-from homodyne.optimization.density import LogDensity, Progress
 
 PARTICLES = 4  # draws per gradient of the evidence bound
 CHUNKS = 20  # reports of progress

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.optimization.cmc.model import Model
+from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.nuts import NutsSettings
 
 Array = npt.NDArray[np.float64]

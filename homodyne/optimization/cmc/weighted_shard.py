@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.optimization.cmc.importance import smoothed, systematic, worth
-from homodyne.optimization.cmc.proposal import DEFENSIVE, WIDE, Mixture
+from homodyne.certificate.importance import smoothed, systematic, worth
+from homodyne.certificate.proposal import DEFENSIVE, WIDE, Mixture
 from homodyne.physics.compiling import at_points
 
 Array = npt.NDArray[np.float64]

@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.optimization.bend import Bend
-from homodyne.optimization.cmc.adaptation import adapt
-from homodyne.optimization.cmc.certificate import MORE, Certified, Evaluate, certify, normal_of
-from homodyne.optimization.cmc.importance import smoothed
-from homodyne.optimization.cmc.jumps import Frame, frame_of
-from homodyne.optimization.cmc.mode import Mode, climb, expansion
-from homodyne.optimization.cmc.mode_search import Search, search
-from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.proposal import Normal, around
-from homodyne.optimization.cmc.shape import Shape
-from homodyne.optimization.density import Progress
-from homodyne.optimization.diagnostics import ChainDiagnostics, diagnose, not_converged
+from homodyne.certificate.adaptation import adapt
+from homodyne.certificate.bend import Bend
+from homodyne.certificate.certify import MORE, Certified, Evaluate, certify, normal_of
+from homodyne.certificate.chains import ChainDiagnostics, diagnose, not_converged
+from homodyne.certificate.density import Progress
+from homodyne.certificate.importance import smoothed
+from homodyne.certificate.mode import Mode, climb, expansion
+from homodyne.certificate.mode_search import Search, search
+from homodyne.certificate.proposal import Normal, around
+from homodyne.certificate.shape import Shape
+from homodyne.optimization.cmc.models.model import Model
+from homodyne.optimization.jumps import Frame, frame_of
 from homodyne.optimization.nuts import NutsDraws, NutsSettings, sample
 
 Array = npt.NDArray[np.float64]

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 import homodyne.physics  # noqa: F401  makes JAX compute in float64
+from homodyne.certificate.chains import diagnose
 from homodyne.errors import ConvergenceError
-from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.store import read_arrays
+from homodyne.optimization.cmc.models.model import Model
+from homodyne.optimization.cmc.store.shards import read_arrays
 from homodyne.optimization.cmc.types import CHEAPEST, ShardResult, ShardTask
 from homodyne.optimization.cmc.weighted_shard import programs, weighted_draws
-from homodyne.optimization.diagnostics import diagnose
 from homodyne.optimization.nuts import NutsSettings, sample
 
 Array = npt.NDArray[np.float64]

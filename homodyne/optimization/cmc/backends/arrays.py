@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from homodyne.certificate.density import Progress
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, HomodyneError, InputError
 from homodyne.optimization.cmc.backends import find_backend
@@ -18,9 +19,8 @@ from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, Cloc
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.jobs import UNKNOWN, Dialect, Job, State, found, recorded, submit
 from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
-from homodyne.optimization.cmc.rounds import Round
+from homodyne.optimization.cmc.store.rounds import Round
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
-from homodyne.optimization.density import Progress
 
 logger = logging.getLogger(__name__)
 

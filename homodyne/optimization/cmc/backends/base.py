@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.certificate.density import Progress
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import InputError
 from homodyne.files import temporary_folder
 from homodyne.optimization.cmc.backends.child import Failed, attempt, find_function
 from homodyne.optimization.cmc.backends.tasks import as_mapping, write_tasks
 from homodyne.optimization.cmc.types import ShardFailure, ShardResult, ShardTask
-from homodyne.optimization.density import Progress
 
 logger = logging.getLogger(__name__)
 

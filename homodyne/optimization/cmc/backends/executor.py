@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
+from homodyne.certificate.density import Progress
 from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, Clock, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.multiprocessing import run_beside, thread_limits
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
-from homodyne.optimization.density import Progress
 
 logger = logging.getLogger(__name__)
 

@@ -28,8 +28,8 @@ from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import OWN, make_folder, write_atomically
 from homodyne.optimization.cmc.backends.multiprocessing import thread_limits
-from homodyne.optimization.cmc.rounds import Round
-from homodyne.optimization.cmc.store_files import read_json, write_json
+from homodyne.optimization.cmc.store.files import read_json, write_json
+from homodyne.optimization.cmc.store.rounds import Round
 
 logger = logging.getLogger(__name__)
 

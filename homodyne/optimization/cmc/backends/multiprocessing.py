@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, cast
 
+from homodyne.certificate.density import Progress
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ExecutionError, InputError
 from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, Clock, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
-from homodyne.optimization.density import Progress
 
 logger = logging.getLogger(__name__)
 

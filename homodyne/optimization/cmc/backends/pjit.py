@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import jax.numpy as jnp
 
+from homodyne.certificate.density import Progress
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends.base import RUN_SHARD, BackendOptions, OnResult
 from homodyne.optimization.cmc.backends.child import attempt
 from homodyne.optimization.cmc.backends.executor import ExecutorBackend
-from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.store import read_arrays
+from homodyne.optimization.cmc.models.model import Model
+from homodyne.optimization.cmc.store.shards import read_arrays
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
-from homodyne.optimization.density import Progress
 
 
 class PjitBackend(ExecutorBackend):

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
-from homodyne.optimization.cmc.adapters import as_model
-from homodyne.optimization.cmc.model import Model
-from homodyne.optimization.cmc.store import write_arrays
+from homodyne.optimization.cmc.models.adapters import as_model
+from homodyne.optimization.cmc.models.model import Model
+from homodyne.optimization.cmc.store.shards import write_arrays
 from homodyne.optimization.cmc.svi_init import named_point
 from homodyne.optimization.cmc.types import Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.nuts import NutsSettings

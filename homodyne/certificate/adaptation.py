@@ -1,0 +1,113 @@
+"""Proposals that are fitted to the posterior, round by round, until its importance weights are even.
+
+Every round draws points from the present proposal and weighs them, with the points of all rounds before, by the exact
+density over the mixture of all proposals so far (adaptive multiple importance sampling: Cornuet, Marin, Mira and
+Robert, Scand. J. Stat. 39, 798, 2012). The next proposal is fitted to the weighted points (Cappé, Douc, Guillin, Marin
+and Robert, Stat. Comput. 18, 447, 2008). Where few points have all the weight, the weights are raised to a power below
+one first.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+
+from homodyne.certificate.importance import effective, smoothed
+from homodyne.certificate.proposal import Density
+from homodyne.certificate.shape import Joined, fitted
+from homodyne.certificate.stage import MIN_INSIDE
+
+Array = npt.NDArray[np.float64]
+
+ROUNDS = 8  # at most
+GOOD_ROUNDS = 2  # in a row after which it ends
+FLATTEST, KEPT_SHARE = 0.5, 0.5  # limits of the power of the posterior to which proposals are fitted
+EVEN_SHARE, EVEN_TAIL = 0.3, 0.5  # effective share and tail index of the weights with which a proposal is good
+FIXED = 20  # effective points per dimension that fix a proposal; with fewer, the weights are tempered
+LEAST_POWER = 1e-4  # of weights
+KEPT = 0.05  # share of the wide proposal in every other one
+
+
+def adapt(
+    evaluate: Callable[[Array], Array],
+    first: Density,
+    kept: Density,
+    points: Array,
+    values: Array,
+    num_points: int,
+    rng: np.random.Generator,
+    rounds: int = ROUNDS,
+    even: float = EVEN_SHARE,
+) -> Joined:
+    """Fit a proposal to the posterior.
+
+    Parameters
+    ----------
+    evaluate
+        Log posterior (n,) of points (n, d), up to a constant; minus infinity outside its support. A good approximation
+        will do: the proposal of the last round is judged by its caller.
+    first
+        Proposal to begin with.
+    kept
+        A wide one, whose components remain, with a small share, in every other proposal.
+    points, values
+        Points (n, d) that were drawn from `first`, and the log posterior there (n,).
+    num_points
+        Points in every further round.
+    rng
+        Source of the points.
+    rounds
+        At most.
+    even
+        Share of effective points with which a proposal is good.
+
+    Returns
+    -------
+    Joined
+        The proposal of the last round, whose parts are the `Shape` that was fitted and `kept`; fresh points tell how
+        good it is.
+    """
+    proposals: list[Density] = [first]
+    log_sizes = [np.log(len(points))]
+    parts = [log_sizes[0] + first.log_density(points)]
+    power, good = flattening(points.shape[1]), 0
+    for _ in range(rounds):
+        weights = tempered(power * values - logsumexp(parts, axis=0), FIXED * points.shape[1])
+        proposal = Joined((fitted(points, weights, rng), kept), (1.0 - KEPT, KEPT))
+        further = proposal.draw(num_points, rng)
+        there = evaluate(further)
+        parts = [
+            np.concatenate([part, size + one.log_density(further)])
+            for part, one, size in zip(parts, proposals, log_sizes, strict=True)
+        ]
+        points, values = np.concatenate([points, further]), np.concatenate([values, there])
+        proposals.append(proposal)
+        log_sizes.append(np.log(num_points))
+        parts.append(log_sizes[-1] + proposal.log_density(points))
+        if np.isfinite(there).sum() >= MIN_INSIDE:
+            own = smoothed(there - proposal.log_density(further))
+            good = good + 1 if own.ess >= even * num_points and own.k_hat < EVEN_TAIL else 0
+            if good == GOOD_ROUNDS:
+                break
+    return proposal
+
+
+def flattening(dimension: int) -> float:
+    """Power of the posterior to which proposals are fitted: these are wider than it, and so find where its tails lead.
+
+    It keeps half of the points effective where the posterior is normal: a share of (p (2 - p))^(d/2) for the power p.
+    """
+    return max(FLATTEST, 1.0 - float(np.sqrt(1.0 - KEPT_SHARE ** (2.0 / dimension))))
+
+
+def tempered(log_ratios: Array, least: float) -> Array:
+    """Normalised weights (n,) of log ratios (n,), raised to the largest power that leaves `least` effective points."""
+    finite, power = np.isfinite(log_ratios), 1.0
+    while True:
+        raised = np.full(len(log_ratios), -np.inf)
+        raised[finite] = power * log_ratios[finite]
+        weights: Array = np.exp(raised - logsumexp(raised))
+        if effective(weights)[0] >= least or power < LEAST_POWER:
+            return weights
+        power *= 0.8

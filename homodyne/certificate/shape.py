@@ -1,0 +1,118 @@
+"""Proposals that follow the shape of weighted points: a mixture of t distributions in coordinates that are unbent.
+
+`fitted` takes polynomials off (`homodyne.certificate.bend`) and fits a mixture to what is left, which is rounder than
+the points.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+
+from homodyne.certificate.bend import Bend, weighted_moments
+from homodyne.certificate.proposal import DEFENSIVE, DEGREES, Density, Mixture, Normal
+
+Array = npt.NDArray[np.float64]
+
+FITTED = 8000  # draws from weighted points to which a proposal is fitted
+LARGEST = 20  # components
+POINTS_EACH = 10  # effective points per dimension, at least, for each of them
+ITERATIONS = 20  # of expectation maximisation
+WIDER = 1.3  # scale of the defensive component around weighted points
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A mixture in unbent coordinates; normalised, and drawn from, in those of the points."""
+
+    bend: Bend
+    mixture: Mixture
+
+    def log_density(self, x: Array) -> Array:
+        """Return the normalised log density at points (n, d), as (n,)."""
+        return self.mixture.log_density(self.bend.unbent(x)) - self.bend.log_scale
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Return n independent points (n, d)."""
+        return self.bend.bent(self.mixture.draw(n, rng))
+
+    def widened(self, factor: float) -> "Shape":
+        """Return the shape with every component wider by a factor."""
+        return replace(self, mixture=replace(self.mixture, factors=factor * self.mixture.factors))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several distributions with shares that sum to one."""
+
+    parts: Sequence[Density]
+    shares: tuple[float, ...]
+
+    def log_density(self, x: Array) -> Array:
+        """Return the normalised log density at points (n, d), as (n,)."""
+        table = [np.log(share) + part.log_density(x) for part, share in zip(self.parts, self.shares, strict=True)]
+        return np.asarray(logsumexp(table, axis=0))
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Return n independent points (n, d), with shares as even as n allows."""
+        ends = np.floor(n * np.cumsum(self.shares) + rng.random()).astype(int).clip(max=n)
+        sizes = np.diff(ends, prepend=0)
+        sizes[-1] += n - sizes.sum()
+        drawn = [part.draw(size, rng) for part, size in zip(self.parts, sizes, strict=True) if size]
+        return rng.permutation(np.concatenate(drawn))
+
+
+def fitted(points: Array, weights: Array, rng: np.random.Generator) -> Shape:
+    """Fit the shape of points (n, d) with normalised weights (n,); a tenth of it is a component of their moments.
+
+    With few effective points it has one component and no bends.
+    """
+    ess = 1.0 / np.square(weights).sum()
+    ticks = (np.arange(FITTED) + rng.random()) / FITTED * weights.sum()
+    drawn = np.searchsorted(np.cumsum(weights), ticks).clip(max=len(weights) - 1)
+    chosen, counts = np.unique(drawn, return_counts=True)
+    points, weights = points[chosen], counts / FITTED
+    widths = np.sqrt(weights @ np.square(points - weights @ points))
+    order = np.argsort(-widths, kind="stable")
+    bends = [Bend.of(points, weights, ess, one) for one in (order, order[::-1])]
+    left = [bend.unbent(points) for bend in bends]
+    narrow = [np.log(np.sqrt(weights @ np.square(u - weights @ u))).sum() for u in left]
+    best = int(narrow[1] < narrow[0] - 0.05)
+    mixture = _mixture(left[best], weights, ess, rng)
+    wide = Normal.of(*weighted_moments(left[best], weights))
+    whole = mixture.joined(Mixture(np.ones(1), wide.mean[None], WIDER * wide.factor[None]), DEFENSIVE)
+    return Shape(bends[best], whole)
+
+
+def _mixture(points: Array, weights: Array, ess: float, rng: np.random.Generator) -> Mixture:
+    """Mixture of t distributions by expectation maximisation (Peel and McLachlan, Stat. Comput. 10, 339, 2000).
+
+    It has as many components as the effective points can fix; covariances are drawn towards that of all points.
+    """
+    d = points.shape[1]
+    main = Normal.of(*weighted_moments(points, weights))
+    white = np.linalg.solve(main.factor, (points - main.mean).T).T
+    count = int(np.clip(ess / (POINTS_EACH * d), 1, LARGEST))
+    share, centres = np.full(count, 1.0 / count), white[rng.choice(len(white), count, p=weights)]
+    factors = np.repeat(np.sqrt(0.5) * np.eye(d)[None], count, axis=0)
+    for _ in range(ITERATIONS):
+        inverse = np.linalg.inv(factors)
+        squared = np.stack([np.square((white - m) @ f.T).sum(axis=1) for m, f in zip(centres, inverse, strict=True)])
+        sizes = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+        log_parts = (np.log(share) - sizes)[:, None] - 0.5 * (DEGREES + d) * np.log1p(squared / DEGREES)
+        part = np.exp(log_parts - logsumexp(log_parts, axis=0)) * weights
+        alive = part.sum(axis=1) > 1e-3
+        part, squared = part[alive], squared[alive]
+        own = part.sum(axis=1)
+        pull = part * (DEGREES + d) / (DEGREES + squared)
+        centres = pull @ white / pull.sum(axis=1, keepdims=True)
+        fixed = ess * np.square(own) / np.square(part / np.sqrt(weights)).sum(axis=1)  # effective points of each
+        factors = np.empty((len(own), d, d))
+        for k, m in enumerate(centres):
+            gap = white - m
+            spread = (pull[k][:, None] * gap).T @ gap / own[k]
+            factors[k] = np.linalg.cholesky((fixed[k] * spread + 0.3 * d * np.eye(d)) / (fixed[k] + d))
+        share = own / own.sum()
+    return Mixture(share, main.mean + centres @ main.factor.T, main.factor @ factors)
