@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from benchmarks.page import Row
-from homodyne.optimization.cmc.combination import METHODS, combine_subposteriors
+from homodyne.optimization.cmc.combination import combine_subposteriors
+from homodyne.registries import COMBINERS
 
 DIMENSION = 57  # laminar flow with 25 angles
 
@@ -24,7 +25,7 @@ def seconds(num_shards: int, num_draws: int, method: str) -> float:
 def run(small: bool = False) -> Iterator[Row]:
     """Rows of the table."""
     draws, many = (400, 60) if small else (2000, 1000)
-    for method in METHODS:
+    for method in COMBINERS:
         yield Row(f"50 shards of {draws} draws, {method}", f"{seconds(50, draws, method):.2f} s")
     yield Row(
         f"{many} shards of {draws // 4} draws, hierarchical", f"{seconds(many, draws // 4, 'hierarchical'):.2f} s"

@@ -29,10 +29,10 @@ __all__ = [
 _HOME = {
     "data": ("from_arrays", "from_cube", "load"),
     "data.simulated": ("simulate",),
-    "optimization.cmc.comparison": ("compare",),
     "optimization.cmc.coordinator": ("sample_consensus",),
-    "optimization.cmc.result": ("MCMCResult", "load_result"),
     "optimization.mcmc": ("fit",),
+    "result.comparison": ("compare",),
+    "result.record": ("MCMCResult", "load_result"),
 }
 
 __getattr__, __dir__ = _attributes(__name__, _HOME)

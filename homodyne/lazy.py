@@ -15,9 +15,13 @@ def attributes(
     package
         Its name.
     homes
-        Modules of the package, and the public names that each defines.
+        Modules, by their name in the package or by one with dots in full, and the public names that each defines.
     """
-    module_of = {name: f"{package}.{module}" for module, names in homes.items() for name in names}
+    module_of = {
+        name: module if module.startswith("homodyne.") else f"{package}.{module}"
+        for module, names in homes.items()
+        for name in names
+    }
 
     def find(name: str) -> Any:
         if name not in module_of:

@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,19 +35,14 @@ MARKS = {"schedulers": pytest.mark.scheduler, "validation": pytest.mark.statisti
 
 @pytest.fixture(autouse=True)
 def same_registries():
-    """What a test registers (backends, combinations, models, samplers) is gone when it ends."""
-    import homodyne.physics.models  # noqa: F401  # the shipped ones are there before
-    from homodyne.backend_registry import BACKENDS
-    from homodyne.optimization.cmc.combination import METHODS as COMBINATIONS
-    from homodyne.optimization.mcmc import METHODS
+    """What a test registers is gone when it ends."""
+    from homodyne import registries
     from homodyne.physics.model import MODELS
 
-    registries: tuple[dict, ...] = (BACKENDS, COMBINATIONS, METHODS, MODELS)
-    before = [dict(registry) for registry in registries]
-    yield
-    for registry, entries in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(entries)
+    with ExitStack() as stack:
+        for one in (MODELS, *(one for one in vars(registries).values() if isinstance(one, registries.Registry))):
+            stack.enter_context(one.unchanged())
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks select

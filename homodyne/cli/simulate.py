@@ -109,7 +109,8 @@ def simulate(
 def chosen_law(name: str, values: list[str]) -> "tuple[CorrelationModel, dict[str, float]]":
     """Model and parameters from NAME=VALUE, where a name is a parameter or an option; others as in `TRUTHS`."""
     from homodyne.config import yaml
-    from homodyne.physics.model import find_model, suggestion
+    from homodyne.physics.model import find_model
+    from homodyne.registries import suggestion
 
     plain = find_model(name)
     params, options = dict(TRUTHS.get(plain.name, {})), {}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from homodyne.cli.terminal import say
+from homodyne.references import import_reference
 
 FAILED = 4
 STOPPED = 75
@@ -21,7 +22,7 @@ def worker(
     name: Annotated[str, typer.Option("--round", help="Round of tasks in the store.")] = "sampling",
     attempt: Annotated[int, typer.Option(min=0, help="Attempts before this one.")] = 0,
     caution: Annotated[int, typer.Option(min=0, help="Attempts that the sampler itself has spoilt.")] = 0,
-    model: Annotated[str | None, typer.Option(help="Correlation model of your own, module:Class, to import.")] = None,
+    modules: Annotated[list[str] | None, typer.Option("--import", help="Module of your own to import.")] = None,
     maps: Annotated[str | None, typer.Option(help="Function that makes the maps, module:name, to import.")] = None,
 ) -> None:
     """Do the work on one shard of a store and keep the result there.
@@ -35,10 +36,8 @@ def worker(
     from homodyne.optimization.cmc.store.shards import ShardStore
     from homodyne.optimization.stored import stored_model
 
-    if model is not None:
-        from homodyne.physics.model import find_model_class
-
-        find_model_class(model)
+    for module in modules or ():
+        import_reference(module, "module")
     work = Round.read(ShardStore.open(store), name)
     if work.result(index) is not None:
         return

@@ -7,7 +7,7 @@ YAML; unknown keys are refused there with the nearest known key named.
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from math import isfinite
 from typing import Annotated, Any, Literal, NamedTuple, Required, Self, get_args, get_origin, get_type_hints
 
@@ -29,19 +29,25 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from homodyne.backend_registry import find_backend
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Parameter, find_model, find_model_class
+from homodyne.registries import BACKENDS, COMBINERS, SAMPLERS, STRATEGIES, Registry
 
-COMBINATION_ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
 
+@dataclass(frozen=True, eq=False)
+class Named:
+    """Validator of a name in a registry; one that is not known stays when that is a stored configuration's."""
 
-def _known_backend(name: str, info: ValidationInfo) -> str:
-    """Name of a backend; one that is not known stays when that is a stored configuration's."""
-    importing = (info.context or {}).get("importing")
-    if name != "auto" and importing is not False:
-        find_backend(name, importing=bool(importing))
-    return name
+    registry: Registry[Any]
+
+    def __call__(self, name: str, info: ValidationInfo) -> str:
+        """The name under which the entry is listed."""
+        importing = (info.context or {}).get("importing")
+        name = self.registry.name_of(name)
+        known = name in self.registry or name in self.registry.reserved
+        if not known and importing is not False:
+            self.registry.find(name, importing=bool(importing))
+        return name
 
 
 class Section(BaseModel):
@@ -325,7 +331,7 @@ def _shard_count(given: Any) -> Any:
 class ShardingConfig(Section):
     """How the data are split into shards."""
 
-    strategy: Literal["stratified", "time_stratified", "random", "contiguous", "interleaved", "frame_blocks"] = Field(
+    strategy: Annotated[str, AfterValidator(Named(STRATEGIES))] = Field(
         "interleaved", description="interleaved and frame_blocks keep the grid of the maps, which is fastest"
     )
     num_shards: Annotated[int | Literal["auto"], BeforeValidator(_shard_count)] = Field(
@@ -414,7 +420,7 @@ class JobsConfig(Section):
 class BackendConfig(Section):
     """Where the shards are sampled."""
 
-    name: Annotated[str, AfterValidator(_known_backend)] = Field(
+    name: Annotated[str, AfterValidator(Named(BACKENDS))] = Field(
         "auto", description="what runs the shards: its name, or module:Class of your own; auto: what suits this machine"
     )
     num_workers: PositiveInt | None = Field(None, description="worker processes; one for each core by default")
@@ -440,10 +446,9 @@ class BackendConfig(Section):
 class CombinationConfig(Section):
     """How the subposteriors become one."""
 
-    method: Annotated[
-        Literal["weighted", "consensus", "hierarchical", "semiparametric", "swiss", "average"],
-        BeforeValidator(lambda name: COMBINATION_ALIASES.get(name, name) if isinstance(name, str) else name),
-    ] = Field("weighted", description="product of normal approximations, or another way")
+    method: Annotated[str, AfterValidator(Named(COMBINERS))] = Field(
+        "weighted", description="product of normal approximations, or another way"
+    )
     fallback_enabled: bool = Field(True, description="pool the draws where the method cannot be applied, and say so")
     tree_depth: PositiveInt = Field(2, description="levels of the hierarchical combination")
     min_success_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
@@ -491,7 +496,7 @@ class CMCConfig(Section):
 class OptimizationConfig(Section):
     """How the posterior is computed."""
 
-    method: Literal["auto", "laplace", "nuts", "cmc"] = Field(
+    method: Annotated[str, AfterValidator(Named(SAMPLERS))] = Field(
         "auto", description="auto takes the cheapest method whose result is certified"
     )
     nlsq: NLSQConfig = NLSQConfig()
@@ -539,7 +544,7 @@ class ReductionConfig(Section):
     num_checks: Annotated[int, Field(ge=2)] = Field(
         8, description="draws at which the log density is compared with the sum over all pairs"
     )
-    backend: Annotated[str, AfterValidator(_known_backend)] | None = Field(
+    backend: Annotated[str, AfterValidator(Named(BACKENDS))] | None = Field(
         None,
         description="what reads the maps, one task for each, by its name, with the limits and jobs of "
         "optimization.cmc.backend; by default threads of this process",
@@ -678,7 +683,9 @@ def keys_of(section: type[Section], model: CorrelationModel | None = None) -> li
             title = (kind.__doc__ or "").rstrip(".")
             keys.append(Key(name, field.description or title[:1].lower() + title[1:], section=kind))
         else:
-            keys.append(Key(name, field.description or "", _choices(kind)))
+            known = tuple(one.func.registry for one in field.metadata if isinstance(getattr(one, "func", None), Named))
+            choices = known[0].listed() if known else _choices(kind)
+            keys.append(Key(name, field.description or "", choices))
     return keys
 
 

@@ -17,6 +17,7 @@ from homodyne.noise.map_view import MapView
 from homodyne.noise.sampling import crossed_frames, neighbour_pairs
 from homodyne.noise.speckle_noise import CountingFacts
 from homodyne.noise.traces import evaluated
+from homodyne.registries import NOISE
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -225,7 +226,7 @@ def judged_counts(
                     f"and frame the map would scatter by as little as it does only with {needed:.2g} times the "
                     f"{np.median(stated):.4g} pixels ({whose}) that there are"
                 )
-    found |= measured
+    found |= measured | _others("share", contrast, white, facts)
     if not found and not any(one.shared for one in seen):
         return None
     if not found:  # no correlation to be seen: noise is white
@@ -236,7 +237,7 @@ def judged_counts(
             f"speckle noise: no raw diagonal; {_counts(contrast, found[name])} counts per pixel and frame follow from "
             "the correlation of residuals that share a frame"
         )
-    order = (GIVEN, DIAGONAL, FILE, RESIDUALS, NEIGHBOURS)
+    order = (GIVEN, DIAGONAL, FILE, RESIDUALS, NEIGHBOURS, *NOISE)
     used, further = _compared(found, order, _shares_differ, max, bool(known.any()))
     notes += [
         f"speckle noise: {one} gives {_counts(contrast, found[one])} counts per pixel and frame, {other} "
@@ -267,7 +268,8 @@ def judged_variance(
         found[FILE] = Estimate(facts.pixels)
     found |= {} if (beside := _from_neighbours(share, contrast, seen)) is None else {NEIGHBOURS: beside}
     found |= {} if (apart := _from_angles(pixels, seen)) is None else {ANGLES: apart}
-    order = (GIVEN, RESIDUALS, NEIGHBOURS, ANGLES, FILE)
+    found |= _others("pixels", contrast, variance, facts)
+    order = (GIVEN, RESIDUALS, NEIGHBOURS, ANGLES, FILE, *NOISE)
     used, further = _compared(found, order, _pixels_differ, min, bool(known.any()))
     notes = tuple(
         f"speckle noise: {one} gives {found[one].middle:.4g} independent pixels, {other} {found[other].middle:.4g}: "
@@ -401,6 +403,13 @@ def _pixels(share: Array, contrast: Array, variance: Array) -> Array:
     """Number of independent pixels; infinite where the noise is white."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(share > 0, (contrast / share) ** 2 / variance, np.inf))
+
+
+def _others(what: str, contrast: Array, variance: Array, facts: CountingFacts) -> dict[str, Estimate]:
+    """Estimates of the sources that are registered beside those of the package."""
+    asked = {name: getattr(source, what) for name, source in NOISE.items()}
+    given = {name: ask(contrast, variance, facts) for name, ask in asked.items() if ask is not None}
+    return {name: estimate for name, estimate in given.items() if estimate is not None}
 
 
 def _stated(facts: CountingFacts) -> tuple[Array | None, str]:

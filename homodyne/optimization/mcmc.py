@@ -15,12 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from homodyne.arguments import Faults
 from homodyne.certificate.certify import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
-from homodyne.certificate.chains import diagnose, not_converged
+from homodyne.certificate.chains import not_converged
 from homodyne.certificate.density import Progress
 from homodyne.certificate.mode_search import UNSEEN
 from homodyne.config.io import load_config
@@ -30,7 +29,6 @@ from homodyne.data.plausibility import implausible, unusual
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError
-from homodyne.likelihood.condensed import log_density
 from homodyne.likelihood.direct import errors_against, parameters_at
 from homodyne.likelihood.posterior import (
     Posterior,
@@ -44,37 +42,23 @@ from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, n
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.model_checks import model_checks, prior_distance, prior_shares
-from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
+from homodyne.optimization.samplers import Course, Draws
 from homodyne.optimization.xpcs import XpcsModel, fit_shards, require_shards
+from homodyne.registries import SAMPLERS
 from homodyne.result.record import MCMCResult
 
 logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Course = Callable[[], Exploration]
 """Explores the posterior when it is asked for the first time."""
 
-_MOST_ROUNDS = 100  # attempts to draw inside the support
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
 _FINER = 0.1  # factor of the tolerance from one to the next
 _AHEAD = 0.5  # of the limit, of the error before shards are sampled
-_SPREAD = 1.2  # of the starts of chains, in posterior sd
-_LONG_WARMUP, _LONGER, _CAREFUL = 6, 2, 0.4  # of a second run: factors of warm-up, of draws and of rejections
-_IN_LINE = 0.95  # share of moves on few nodes that the density accepts, for a second run to take them too
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 _RANK = {CERTIFIED: 3, CORRECTED: 2, REFUSED: 0}
-
-
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """Draws of the coordinates, (chain, draw, dim), and what the sampler says of them."""
-
-    z: Array
-    stats: Mapping[str, Array]
-    problems: tuple[str, ...] = ()
-    facts: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,9 +268,9 @@ def _best_attempt(
                 consensus = _shards(data, pilot, report, settings, tell, trail)
                 attempt = Attempt(name, consensus.certificate, consensus.z, None, consensus)
             else:
-                drawn = METHODS[name](pilot, course, settings, tell)
+                drawn = SAMPLERS.find(name, importing=False)(pilot, course, settings, tell)
                 clock.mark(name)
-                judged = _judge(name, drawn, pilot, course, settings, tell)
+                judged = _judge(drawn, pilot, course, settings, tell)
                 attempt = Attempt(name, judged.certificate, _usable(drawn, judged, pilot, settings), drawn)
         except ConvergenceError as error:
             if place + 1 == len(names) and not tried:
@@ -455,95 +439,18 @@ def fit_flat(
     return fit(measured, config=settings, progress=progress)
 
 
-def _laplace(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Draws:
-    """Independent draws of the normal distribution at the best mode; those outside the support are drawn again."""
-    chains = settings.optimization.mcmc.num_chains
-    per_chain = -(-settings.optimization.laplace.num_draws // chains)
-    rng, mode = np.random.default_rng([settings.seed, 2]), pilot.mode
-    z = mode.draw(chains * per_chain, rng)
-    for _ in range(_MOST_ROUNDS):
-        outside = ~inside(z, pilot.posterior)
-        if not outside.any():
-            return Draws(z.reshape(chains, per_chain, -1), {})
-        z[outside] = mode.draw(int(np.count_nonzero(outside)), rng)
-    raise ConvergenceError(
-        f"{np.count_nonzero(outside)} of {len(z)} draws of the normal approximation lie outside the support in "
-        f"each of {_MOST_ROUNDS} attempts: a prior or a bound cuts the mode off; use method nuts, or widen the priors"
-    )
-
-
-def _nuts(pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Draws:
-    """No-U-turn sampling around the best mode; once more, longer and with its own mass matrix, where that fails.
-
-    Chains run in coordinates that follow the bends of the posterior, and move by a density of few nodes where that is
-    nearly the one of all; the second time by that of all, where many of these moves were in vain.
-    """
-    mcmc, posterior = settings.optimization.mcmc, pilot.posterior
-    nuts = NutsSettings(
-        mcmc.num_warmup,
-        mcmc.num_samples,
-        mcmc.num_chains,
-        mcmc.target_accept_prob,
-        init_spread=_SPREAD,
-        max_gradients=mcmc.max_gradients,
-    )
-    known, spent = course(), 0
-    approximation = known.approximation
-    for attempt in range(2):
-        sampled = sample(
-            log_density,
-            posterior,
-            known.center,
-            known.covariance,
-            nuts,
-            jax.random.key(settings.seed + attempt),
-            tell,
-            detect_hardware().cores,
-            known.bend,
-            known.jumps,
-            approximation,
-        )
-        spent += sampled.num_gradients
-        z = sampled.draws
-        chains = diagnose(z, sampled.stats, posterior.names)
-        if chains.converged:
-            break
-        approximation = approximation if sampled.accepted > _IN_LINE else None
-        careful = 1.0 - _CAREFUL * (1.0 - nuts.target_accept_prob)
-        nuts = replace(
-            nuts,
-            num_warmup=_LONG_WARMUP * nuts.num_warmup,
-            num_samples=_LONGER * nuts.num_samples,
-            target_accept_prob=careful,
-            adapt_mass=True,
-        )
-    facts = {
-        "divergences": chains.divergences,
-        "ebfmi": chains.ebfmi.tolist(),
-        "num_gradients": spent,
-        "step_size": sampled.step_size.tolist(),
-        "moves_accepted": sampled.accepted,
-    }
-    return Draws(z, sampled.stats, chains.problems, facts)
-
-
-METHODS: dict[str, Callable[[Pilot, Course, Config, Progress], Draws]] = {"laplace": _laplace, "nuts": _nuts}
-"""Ways to draw from the posterior, by name."""
-
-
-def _judge(name: str, drawn: Draws, pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Certified:
+def _judge(drawn: Draws, pilot: Pilot, course: Course, settings: Config, tell: Progress) -> Certified:
     """Certificate of the draws; chains that did not converge are never certified."""
-    mode, posterior = pilot.mode, pilot.posterior
-    laplace = name == "laplace"
+    posterior, independent = pilot.posterior, drawn.normal is not None
     return certify(
         _batch(posterior, tell),
-        drawn.z.reshape(-1, posterior.dim) if laplace else drawn.z,
+        drawn.z.reshape(-1, posterior.dim) if independent else drawn.z,
         names=posterior.names,
         num_points=settings.certificate.num_points,
         seed=settings.seed + 1,
         modes=[(m.z, m.covariance) for m in pilot.modes],
-        gaussian=(mode.z, mode.covariance) if laplace else None,
-        approximate=settings.optimization.laplace.num_draws if laplace else 0,
+        gaussian=drawn.normal,
+        approximate=settings.optimization.laplace.num_draws if independent else 0,
         draws_log_density=drawn.stats.get("lp"),
         unbelievable=not_converged(drawn.problems),
         fitted=lambda: course().proposal,

@@ -38,13 +38,14 @@ from homodyne.optimization.cmc.backends.arrays import ArrayBackend
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.models.model import Model
-from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
+from homodyne.optimization.cmc.sharding import shard_numbers
 from homodyne.optimization.cmc.store import files as store_files
 from homodyne.optimization.cmc.store.shards import Manifest, ShardStore, opened, read_arrays
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
+from homodyne.registries import STRATEGIES, Strategy
 from homodyne.threads import in_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -72,10 +73,13 @@ class MapWork:
         For direct sums.
     function : str or None
         "module:name" of what makes the maps, where they are made by workers.
+    strategy : Strategy or None
+        How the pairs are dealt out to shards.
     """
 
     model: CorrelationModel | None = None
     function: str | None = None
+    strategy: Strategy | None = None
 
 
 def _digest(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> Array:
@@ -101,12 +105,13 @@ def _reduce(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
 
 def _split(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> list[Array]:
     """Centre, then for each shard sums over the data, weight and weight_y on a grid; `points` as of `_split_points`."""
-    (cells, frames, _, others), (strategy, num_shards, seed, _) = points[:2].astype(np.int64).tolist()
+    assert work.strategy is not None
+    (cells, frames, _, others), (num_shards, seed, *_) = points[:2].astype(np.int64).tolist()
     own, rest = np.split(points[2:], [cells + 1])
     q, phi = rest[:others, :2].T
     alive = rest[others:].ravel()[:frames][None] > 0
     among = Maps((), np.repeat(alive, others, axis=0), maps.t, q, phi, maps.gap)
-    dealt = shard_numbers(maps, num_shards, STRATEGIES[strategy], seed=seed, among=among)
+    dealt = shard_numbers(maps, num_shards, work.strategy, seed=seed, among=among)
     *sides, (order, uniform, _, _) = own.astype(np.int64).tolist()
     grid = Grid(maps.t, tuple(Cell(*row) for row in sides), order, bool(uniform))
     parts = reduce_shards(maps, grid, num_shards, dealt, progress, workers)
@@ -162,14 +167,14 @@ def _grid_points(grid: Grid) -> Array:
     return np.array([*grid.cells, (grid.order, grid.uniform, 0, 0)], dtype=np.float64)
 
 
-def _split_points(maps: Maps, grid: Grid, num_shards: int, strategy: str, seed: int) -> Array:
+def _split_points(maps: Maps, grid: Grid, num_shards: int, seed: int) -> Array:
     """What tasks need to deal out pairs as all maps together do, (rows, 4).
 
-    Numbers of cells, frames, shards, maps, strategy and seed; the grid; q and angle of all maps; which frames are good.
+    Numbers of cells, frames, maps and shards, and the seed; the grid; q and angle of all maps; which frames are good.
     """
     cells = _grid_points(grid)
     alive = maps.alive.any(axis=0)
-    numbers = [[len(cells) - 1, alive.size, 0, maps.num_maps], [STRATEGIES.index(strategy), num_shards, seed, 0]]
+    numbers = [[len(cells) - 1, alive.size, 0, maps.num_maps], [num_shards, seed, 0, 0]]
     places = np.column_stack([maps.q, maps.phi, np.zeros((maps.num_maps, 2))])
     frames = np.pad(alive, (0, -alive.size % 4)).astype(np.float64).reshape(-1, 4)
     return np.concatenate([np.array(numbers, dtype=np.float64), cells, places, frames])
@@ -251,7 +256,7 @@ class Passes:
         seed: int,
         progress: Progress = lambda done, total: None,
     ) -> list[Nodes]:
-        """Nodes of every shard on a grid, dealt out by one of `STRATEGIES`.
+        """Nodes of every shard on a grid, dealt out by one of `homodyne.registries.STRATEGIES`.
 
         Raises
         ------
@@ -259,8 +264,10 @@ class Passes:
             The strategy is not known, or there are more shards than pairs of frames or parts of the grid.
         """
         maps, size = self.maps, int(grid.limits[-1])
+        work = MapWork(None, self.function, STRATEGIES.find(strategy, importing=False))
         shard_numbers(maps, num_shards, strategy, seed=seed)  # before any map is read
-        rows = self._run("split", _split_points(maps, grid, num_shards, strategy, seed), progress)
+        points = _split_points(maps, grid, num_shards, seed)
+        rows = self._run("split", points, progress, [strategy] * maps.num_maps, work)
         center = np.array([row[0] for row in rows])
         tables = [row[1:].reshape(num_shards, 5 + 2 * size) for row in rows]
         gap, (t1, t2) = np.nan if maps.gap is None else maps.gap, grid.times

@@ -19,6 +19,7 @@ from homodyne.optimization.cmc.store.shards import ShardStore, flatten
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.passes import MapWork
 from homodyne.optimization.xpcs import XpcsModel, consensus_settings, placed, reopen
+from homodyne.registries import STRATEGIES
 from homodyne.result.record import MCMCResult
 from homodyne.versions import used_versions
 
@@ -156,7 +157,9 @@ def stored_model(store: ShardStore, maps: str | None = None) -> Any:
     """
     setup = store.manifest.setup
     if setup.get("passes"):
-        return MapWork(model_of(load_config(setup["config"], importing=False)), maps)
+        config = load_config(setup["config"], importing=False)
+        strategy = STRATEGIES.find(config.optimization.cmc.sharding.strategy, importing=False)
+        return MapWork(model_of(config), maps, strategy)
     reference = setup.get("model")
     if reference is None:
         return reopen(store)[0]

@@ -37,6 +37,7 @@ from homodyne.likelihood.scaling import ScalingPrior, effective_noise, scaling_d
 from homodyne.noise.adjustment import Adjustment
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
+from homodyne.optimization.cmc.combination import find_combiner
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.shard_count import choose_num_shards
@@ -417,7 +418,8 @@ def backend_options(cmc: CMCConfig) -> BackendOptions:
 
 def cavity_of(cmc: CMCConfig, num_shards: int) -> float:
     """Strength of the cavity; who asks for pooled draws gets those of plain subposteriors."""
-    return 0.0 if cmc.combination.method == "average" else min(cmc.per_shard_mcmc.cavity, num_shards - 1.0)
+    product = find_combiner(cmc.combination.method).is_product
+    return min(cmc.per_shard_mcmc.cavity, num_shards - 1.0) if product else 0.0
 
 
 def store_folder(cmc: CMCConfig) -> Path | None:

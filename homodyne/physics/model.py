@@ -12,11 +12,9 @@ against time (`rates`), where parameters are possible (`supported`) and the cova
 entry points ``homodyne.models``, or imports one as ``module:Class``.
 """
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -26,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.errors import InputError
-from homodyne.references import import_reference
+from homodyne.registries import Registry, suggestion
 
 Params = Mapping[str, Any]
 """Values of parameters by name: numbers or arrays that broadcast."""
@@ -111,7 +109,6 @@ class CorrelationModel(ABC):
     """A law for g: a frozen dataclass that gives `name`, `parameters` and `g`, and whose fields are its options."""
 
     name: ClassVar[str]
-    aliases: ClassVar[Sequence[str]] = ()
     needs_gap: ClassVar[bool] = False
     """Whether the gap between plates has to be known."""
 
@@ -179,14 +176,8 @@ class CorrelationModel(ABC):
         return {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # see the class
 
 
-MODELS: dict[str, type[CorrelationModel]] = {}
-"""Models by name; `register_model` adds to them."""
-
-ENTRY_POINTS = "homodyne.models"
-"""Group of entry points under which installed packages name models."""
-
 _OTHER_NAMES = ("contrast", "offset", "sigma")  # of what is fitted beside the parameters of a model
-_NO_OPTIONS = ("name", "aliases", "parameters", "needs_gap")  # attributes that a type would turn into fields
+_NO_OPTIONS = ("name", "parameters", "needs_gap")  # attributes that a type would turn into fields
 
 
 def register_model(model: type[CorrelationModel]) -> type[CorrelationModel]:
@@ -198,9 +189,12 @@ def register_model(model: type[CorrelationModel]) -> type[CorrelationModel]:
         Another model has that name, or the class is not a complete model.
     """
     check_model_class(model)
-    if MODELS.get(model.name, model).__qualname__ != model.__qualname__:
+    if model.name not in MODELS:
+        MODELS.register(model.name, model)
+    elif MODELS[model.name].__qualname__ != model.__qualname__:
         raise InputError(f"there is a model {model.name!r} already: choose another name for {model.__qualname__}")
-    MODELS[model.name] = model
+    else:
+        MODELS[model.name] = model  # of a module that is imported again
     return model
 
 
@@ -223,6 +217,27 @@ def check_model_class(model: type[CorrelationModel]) -> None:
     except TypeError as error:
         raise InputError(f"every option of {model.__qualname__} needs a default: {error}") from error
     check_parameters(example)
+
+
+def _checked_class(name: str, model: type[CorrelationModel]) -> type[CorrelationModel]:
+    check_model_class(model)
+    return model
+
+
+_MODELS = "homodyne.physics.models"
+MODELS: Registry[type[CorrelationModel]] = Registry(
+    "model",
+    "homodyne.models",
+    {
+        "static": f"{_MODELS}.static:Static",
+        "laminar_flow": f"{_MODELS}.laminar_flow:LaminarFlow",
+        "heterodyne": f"{_MODELS}.heterodyne:Heterodyne",
+        "stretched": f"{_MODELS}.stretched:Stretched",
+    },
+    _checked_class,
+    aliases={"static_isotropic": "static", "static_anisotropic": "static", "two_component": "heterodyne"},
+)
+"""Models by name; `register_model` adds to them."""
 
 
 def check_parameters(model: CorrelationModel) -> None:
@@ -278,8 +293,6 @@ def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing
 
 def model_for(names: Iterable[str]) -> CorrelationModel:
     """Return the registered model with the fewest parameters that has all of `names`."""
-    from homodyne.physics import models  # noqa: F401  # registers those of the package
-
     wanted = set(names)
     fitting = [model for model in (find_model(name) for name in MODELS) if wanted <= set(model.parameter_names)]
     if not fitting:
@@ -321,40 +334,13 @@ def reference_of(model: CorrelationModel) -> str:
     It is the name of the model where this package or an entry point brings it, and ``module:Class`` otherwise.
     """
     kind = type(model)
-    brought = kind.__module__.startswith("homodyne.") or bool(entry_points(group=ENTRY_POINTS, name=model.name))
-    return model.name if brought and MODELS.get(model.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
-
-
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Sentence that names what was probably meant, or everything that is known."""
-    spelt = {name.lower(): name for name in known}
-    near = get_close_matches(word.lower(), spelt, 1)
-    return f"did you mean {spelt[near[0]]}?" if near else f"expected one of {', '.join(spelt.values())}"
+    brought = kind.__module__.startswith("homodyne.") or bool(entry_points(group=MODELS.group, name=model.name))
+    return model.name if brought and MODELS.find(model.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def find_model_class(name: str, *, importing: bool = True) -> type[CorrelationModel]:
-    """Return the class of a model; parameters as of `find_model`.
-
-    Without the right to import, ``module:Class`` is found when that module is imported already.
-    """
-    from homodyne.physics import models  # noqa: F401  # registers those of the package
-
-    known = {key: model for model in MODELS.values() for key in (model.name, *model.aliases)}
-    if name in known:
-        return known[name]
-    module, separator, attribute = name.partition(":")
-    if not separator:
-        installed = entry_points(group=ENTRY_POINTS)
-        for one in installed.select(name=name):
-            return register_model(one.load())
-        raise InputError(
-            f"unknown model {name!r}; {suggestion(name, [*known, *installed.names])}, or 'module:Class' of your own"
-        )
-    if not importing and module not in sys.modules:
-        raise InputError(f"the model {name!r} is not one of this package: import {module} before")
-    found: Any = import_reference(name, "model") if importing else vars(sys.modules[module]).get(attribute)
-    check_model_class(found)
-    return found  # type: ignore[no-any-return]
+    """Return the class of a model; parameters as of `find_model`."""
+    return MODELS.find(name, importing=importing)
 
 
 def _option(where: str, value: Any, kind: Any) -> Any:

@@ -1,9 +1,9 @@
 from homodyne.config.io import load_config
-from homodyne.physics import models
+from homodyne.physics.model import MODELS
 
 
 def test_new_writes_a_template_that_check_accepts(homodyne, tmp_path):
-    for mode in models.__all__:
+    for mode in MODELS:
         assert homodyne("config", "new", f"{mode}.yaml", "--mode", mode).code == 0
         checked = homodyne("config", "check", f"{mode}.yaml", "seed=5")
         assert checked.code == 0

@@ -24,10 +24,10 @@ from homodyne.optimization.cmc.backends.base import SequentialBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.exploration import explored
-from homodyne.optimization.mcmc import METHODS
 from homodyne.optimization.pilot import Mode, Pilot, pilot_fit
 from homodyne.optimization.problem import build_problem
 from homodyne.physics.model import find_model
+from homodyne.registries import SAMPLERS
 
 pytestmark = pytest.mark.slow
 
@@ -195,7 +195,7 @@ def test_where_maps_are_read_and_kept(tmp_path, monkeypatch):
 def seen_in_draws(method: str, *changes: str) -> np.ndarray:
     settings, silent = load_config(SMALL, changes), lambda stage, done, total: None
     course = partial(explored, pilot(), np.random.default_rng(0), 200, silent)
-    return METHODS[method](pilot(), course, settings, silent).z
+    return SAMPLERS[method](pilot(), course, settings, silent).z
 
 
 @pytest.mark.parametrize("key", DRAWS)

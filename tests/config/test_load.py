@@ -8,30 +8,27 @@ import pytest
 from homodyne.config.io import load_config, resolve, to_mapping, to_yaml
 from homodyne.config.problems import known_keys
 from homodyne.config.schema import (
-    COMBINATION_ALIASES,
     AnyPrior,
     CombinationConfig,
     Config,
     InitializationConfig,
     ShardingConfig,
+    keys_of,
 )
 from homodyne.config.template import template
 from homodyne.errors import ConfigError, InputError
 from homodyne.likelihood.direct import LIMIT
 from homodyne.optimization.cmc import backends
 from homodyne.optimization.cmc.backends import BACKENDS, find_backend
-from homodyne.optimization.cmc.combination import ALIASES
-from homodyne.optimization.cmc.combination import METHODS as COMBINATIONS
 from homodyne.optimization.cmc.consensus import PER_SHARD
 from homodyne.optimization.cmc.coordinator import INITIALIZATIONS
-from homodyne.optimization.cmc.sharding import STRATEGIES
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.optimization.pilot import PilotSettings
-from homodyne.physics import models
-from homodyne.physics.model import find_model
+from homodyne.physics.model import MODELS, find_model
 from homodyne.physics.priors import make_prior
+from homodyne.registries import COMBINERS, STRATEGIES
 
-SHIPPED = models.__all__
+SHIPPED = list(MODELS)
 
 
 def problems(source=None, overrides=()) -> str:
@@ -255,14 +252,9 @@ def test_defaults_of_the_methods_are_written_once():
 
 
 def test_names_of_the_consensus_engine_are_those_of_its_registries():
-    known = {
-        (CombinationConfig, "method"): set(COMBINATIONS),
-        (InitializationConfig, "method"): set(INITIALIZATIONS),
-        (ShardingConfig, "strategy"): set(STRATEGIES),
-    }
-    for (section, key), names in known.items():
-        assert set(get_args(section.model_fields[key].annotation)) == names
-    assert COMBINATION_ALIASES == ALIASES
+    assert set(get_args(InitializationConfig.model_fields["method"].annotation)) == set(INITIALIZATIONS)
+    choices = {key.name: key.choices for key in (*keys_of(CombinationConfig), *keys_of(ShardingConfig))}
+    assert (choices["method"], choices["strategy"]) == (tuple(COMBINERS), tuple(STRATEGIES))
 
 
 def test_a_registered_backend_can_be_named(monkeypatch):

@@ -11,12 +11,11 @@ from homodyne.config.io import load_config, resolve, to_mapping, to_yaml, with_a
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.template import template
 from homodyne.errors import ConfigError, InputError
-from homodyne.physics import models
-from homodyne.physics.model import find_model
+from homodyne.physics.model import MODELS, find_model
 from homodyne.physics.models.laminar_flow import LaminarFlow
 
 T = 0.1 * np.arange(1, 101)
-SHIPPED = models.__all__
+SHIPPED = list(MODELS)
 OWN = '''
 from dataclasses import dataclass, field
 from typing import Literal

@@ -15,6 +15,7 @@ from homodyne.likelihood.reduction import reduce_pairs
 from homodyne.optimization import mcmc
 from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.optimization.problem import build_problem
+from homodyne.registries import SAMPLERS
 from known_answers.samples import MIRROR, STATIC
 from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
 
@@ -305,7 +306,7 @@ def failing(pilot, course, settings, tell):
 def test_a_later_failure_does_not_take_away_what_can_be_used(monkeypatch):
     """Weighted points of a normal approximation that "auto" is not content with are the best there is."""
     monkeypatch.setattr(mcmc, "ENOUGH", np.inf)
-    monkeypatch.setitem(mcmc.METHODS, "nuts", failing)
+    monkeypatch.setitem(SAMPLERS, "nuts", failing)
     result = mirror_fit("auto")
     assert (result.verdict, result.method) == ("CORRECTED", "laplace")
     first, _, last = result.diagnostics["methods"]
@@ -319,7 +320,7 @@ def test_the_best_attempt_is_returned_not_the_last(monkeypatch):
         return mcmc.Draws(np.tile(pilot.mode.z, (4, 250, 1)), {}, ("never moved",))
 
     monkeypatch.setattr(mcmc, "ENOUGH", np.inf)
-    monkeypatch.setitem(mcmc.METHODS, "nuts", stuck)
+    monkeypatch.setitem(SAMPLERS, "nuts", stuck)
     result = mirror_fit("auto")
     assert (result.verdict, result.method) == ("CORRECTED", "laplace")
     assert result.diagnostics["methods"][-1] == "nuts: REFUSED"
@@ -328,7 +329,7 @@ def test_the_best_attempt_is_returned_not_the_last(monkeypatch):
 @pytest.mark.parametrize("method", ["laplace", "auto"])
 def test_failures_without_any_result_are_told(method, data, monkeypatch):
     for name in ("laplace", "nuts"):
-        monkeypatch.setitem(mcmc.METHODS, name, failing)
+        monkeypatch.setitem(SAMPLERS, name, failing)
     with pytest.raises(ConvergenceError, match="no draw at all"):
         fitted(data, method=method)
 
@@ -425,12 +426,12 @@ def test_auto_keeps_the_best_answer(data, laplace, monkeypatch):
     def fails(pilot, course, settings, tell):
         raise ConvergenceError("no starting point")
 
-    monkeypatch.setitem(mcmc.METHODS, "nuts", fails)
+    monkeypatch.setitem(SAMPLERS, "nuts", fails)
     monkeypatch.setattr(certificate, "MIN_ESS", 1e9)
     refused = fitted(measured(STATIC, (0.0,), sigma=0.1, num_frames=25), method="auto")
     assert (refused.verdict, refused.method) == ("REFUSED", "laplace")
     assert refused.diagnostics["methods"][-1] == "nuts: failed (no starting point)"
-    monkeypatch.setitem(mcmc.METHODS, "laplace", fails)
+    monkeypatch.setitem(SAMPLERS, "laplace", fails)
     with pytest.raises(ConvergenceError, match="no starting point"):
         fitted(data, method="auto")
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from running import outcome, until
 
-from homodyne.backend_registry import BACKENDS
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends import arrays
@@ -26,6 +25,7 @@ from homodyne.optimization.cmc.store.rounds import Round
 from homodyne.optimization.cmc.store.shards import Manifest, ShardStore
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
+from homodyne.registries import BACKENDS
 
 PACE = Pace(first=0.01, longest=0.01, command=5.0, settle=0.05, silence=0.1, patience=30.0)
 RUNNING = "".join(f"Job Id: 7[{k}].host\n    job_state = R\n" for k in range(2))

@@ -1,7 +1,13 @@
 """Which reader takes which file: :func:`open_catalog` finds out the layout and lists the maps of a file.
 
-One module per layout, entered in ``LAYOUTS``. Detection looks at the content, never at the name. Files are opened in a
-process of their own, see `apart`.
+One module per layout, which `homodyne.registries.FORMATS` knows by its name. It has
+
+    NAME            the value of ``format``
+    CONTAINERS      those of HDF5, NPZ and NPY that it reads
+    absent(source)  what marks the layout and is not in an open file
+    catalog(source, units)  the maps of a file, and how one is read
+
+Detection looks at the content, never at the name. Files are opened in a process of their own, see `apart`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,28 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from homodyne.data.readers import aps_8idi, aps_u, hdf5, native, npy, npz, nxxpcs
+from homodyne.data.readers import hdf5, npy, npz
 from homodyne.data.readers.apart import open_apart
 from homodyne.data.readers.catalog import Catalog
 from homodyne.data.units import Units
-from homodyne.errors import DataError
+from homodyne.errors import DataError, InputError
 from homodyne.reading import reading
+from homodyne.registries import FORMATS
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
-
-LAYOUTS: tuple[tuple[str, Any], ...] = (
-    ("HDF5", native),
-    ("NPZ", native),
-    ("HDF5", aps_u),
-    ("HDF5", aps_8idi),
-    ("HDF5", nxxpcs),
-    ("NPZ", npz),
-    ("NPY", npy),
-)
-"""Container and reader of every layout. A reader has a ``NAME``, the value of ``format``; ``absent(source)`` returns
-what marks the layout and is not in an open file, and ``catalog(source, units)`` lists its maps.
-"""
 
 AVERAGES = ("/xpcs/multitau", "/exchange/norm-0-g2", "/entry/data/g2", "/entry/data_0/g2")
 """Where files hold g2 without two-time maps."""
@@ -70,11 +64,14 @@ def open_here(
 ) -> Iterator[Catalog]:
     """Do what `open_catalog` does in this process, which a damaged file can end."""
     file = Path(path)
-    names = sorted({reader.NAME for _, reader in LAYOUTS})
-    if format is not None and format not in names:
-        raise DataError(f"format = {format!r}; expected one of {', '.join(names)}.")
+    try:
+        readers = [
+            FORMATS.find(name) for name in (dict.fromkeys((*FORMATS, *FORMATS.names())) if format is None else [format])
+        ]
+    except InputError as error:
+        raise DataError(f"format = {format!r}: {error}") from error
     container = _container(file)
-    candidates = [reader for kind, reader in LAYOUTS if kind == container and format in (None, reader.NAME)]
+    candidates = [reader for reader in readers if container in reader.CONTAINERS]
     if not candidates:
         raise DataError(f"{file} is {container}, which is no container of format = {format!r}.")
     with ExitStack() as stack:

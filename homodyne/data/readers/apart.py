@@ -27,6 +27,7 @@ from homodyne.data.checks import MapArray, MapArrays
 from homodyne.data.mapping import Place, map_place, place_of
 from homodyne.data.readers.catalog import Catalog
 from homodyne.errors import DataError, ExecutionError, HomodyneError
+from homodyne.registries import FORMATS
 
 _WAIT = 10.0  # seconds for the end of a process that has closed its socket
 
@@ -63,7 +64,9 @@ def open_apart(path: str | os.PathLike[str], format: str | None, units: Mapping[
 
     try:
         folder = "/" if os.path.isabs(path) else os.getcwd()
-        found: Catalog = process.ask("open", folder, process.path, format, units and dict(units), reading.SECONDS)
+        found: Catalog = process.ask(
+            "open", folder, process.path, format, _added(), units and dict(units), reading.SECONDS
+        )
         yield replace(
             found,
             read_map=partial(read, "read_map"),
@@ -164,6 +167,11 @@ class _Process:
         return DataError(f"{self.path} cannot be read; it is damaged or incomplete: {how} ({name}).")
 
 
+def _added() -> dict[str, str]:
+    """Modules of the file formats that were registered here."""
+    return {name: one if isinstance(one, str) else one.__name__ for name, one in FORMATS.added().items()}
+
+
 def _take() -> _Process:
     with suppress(IndexError):
         while not (one := _idle.pop()).alive:
@@ -199,15 +207,18 @@ class _Served:
         folder: str,
         path: str,
         format: str | None,  # noqa: A002
+        added: Mapping[str, str],
         units: Mapping[str, str] | None,
         seconds: int,
     ) -> Catalog:
-        """Open a file as its parent names it."""
+        """Open a file as its parent names it, with the file formats that the parent knows."""
         from homodyne.data.readers import open_here
 
         os.chdir(folder)
         self._path, self._seconds = path, seconds
         self._limit()
+        self._held.enter_context(FORMATS.unchanged())
+        FORMATS.update(added)
         found = self._catalog = self._held.enter_context(open_here(path, format, units))
         there: dict[str, Any] = {
             name: getattr(found, name) and _in_the_process for name in ("read_map", "read_weights", "map_file")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import h5py
 
 NAME = "aps-8idi"
+CONTAINERS = ("HDF5",)
 MAPS = "/exchange/C2T_all"
 POINTER = "/xpcs/output_data"
 BINS = "/xpcs/qphi_bin_to_process"

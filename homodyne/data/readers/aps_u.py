@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import h5py
 
 NAME = "aps-u"
+CONTAINERS = ("HDF5",)
 MAPS = "/xpcs/twotime/correlation_map"
 BINS = "/xpcs/twotime/processed_bins"
 CONFIG = "/xpcs/twotime/config"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import h5py
 
 NAME = "homodyne"
+CONTAINERS = ("HDF5", "NPZ")
 MARK = "homodyne_two_time"
 VERSION, UNSEALED = 3, 2
 SEAL = "sha256"

@@ -14,6 +14,7 @@ from homodyne.data.units import Units
 from homodyne.errors import DataError
 
 NAME = "npy"
+CONTAINERS = ("NPY",)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from homodyne.errors import DataError
 from homodyne.reading import reading, require_budget
 
 NAME = "npz"
+CONTAINERS = ("NPZ",)
 MEMBERS = ("wavevector_q_list", "phi_angles_list", "t1", "t2", "c2_exp")
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import h5py
 
 NAME = "nxxpcs"
+CONTAINERS = ("HDF5",)
 MAPS = "twotime/two_time_corr_func"
 MASKS = "instrument/masks"
 

@@ -33,12 +33,12 @@ __all__ = [
 ]
 
 _HOME = {
-    "adapters": ("LogDensityModel",),
+    "models.adapters": ("LogDensityModel",),
     "combination": ("combine_subposteriors",),
     "coordinator": ("CMCCoordinator", "sample_consensus"),
     "diagnostics": ("validate_cmc_results",),
-    "numpyro_model": ("NumPyroModel",),
-    "result": ("MCMCResult",),
+    "models.numpyro_model": ("NumPyroModel",),
+    "homodyne.result.record": ("MCMCResult",),
     "sharding": ("shard_data_stratified", "shard_data_time_stratified", "validate_shards"),
     "svi_init": ("pool_samples_from_shards", "run_svi_initialization"),
 }

@@ -1,6 +1,6 @@
 """From subposteriors to the posterior: M sets of draws go in, one comes out.
 
-Start with `combine_subposteriors`; `METHODS` lists the ways, more may be entered there. A method is a function of
+Start with `combine_subposteriors`; `homodyne.registries.COMBINERS` lists the ways, and takes more. One is a function of
 `Subposteriors`, whose draws are whitened by the product of all shards' normal approximations, and of a `Request`.
 
 Scott et al., Int. J. Manag. Sci. Eng. Manag. 11, 78 (2016); Neiswanger, Wang and Xing, UAI (2014); Vyner, Nemeth and
@@ -8,7 +8,7 @@ Sherlock, Stat 12, e523 (2023).
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
-from homodyne.errors import ExecutionError, HomodyneWarning, InputError
+from homodyne.errors import ExecutionError, HomodyneWarning
 from homodyne.optimization.cmc.shard_records import finished_and_failed
 from homodyne.optimization.cmc.subposteriors import Merged, Shard, Subposteriors, collect, equations, triangulated
+from homodyne.registries import COMBINERS, Combiner
 
-__all__ = ["METHODS", "CombinedPosterior", "Merged", "Request", "Subposteriors", "combine_subposteriors"]
+__all__ = ["CombinedPosterior", "Combiner", "Merged", "Request", "Subposteriors", "combine_subposteriors"]
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -69,9 +70,6 @@ class Request:
     tree_depth: int
 
 
-Method = Callable[[Subposteriors, Request], Merged]
-
-
 def combine_subposteriors(
     shard_results: Sequence[Any],
     method: str = "weighted",
@@ -95,7 +93,7 @@ def combine_subposteriors(
         ``shard_id`` for messages, and ``names``, equal in all shards. One with a ``reason`` and no draws has failed, as
         `run_parallel_mcmc` returns it: it is left out, with a warning.
     method
-        A name in `METHODS`, or ``weighted_gaussian`` or ``simple_average``.
+        A name in `homodyne.registries.COMBINERS`, or ``module:name`` in a module that is imported.
     fallback_enabled
         Whether to pool the draws by ``average`` when the method cannot be applied, with a warning.
     num_samples
@@ -120,7 +118,7 @@ def combine_subposteriors(
         example, and ``fallback_enabled`` is false.
     """
     with Faults() as faults:
-        name = faults.of(known_method, method)
+        combiner, name = faults.of(find_combiner, method), COMBINERS.name_of(method)
         faults.integer("tree_depth", tree_depth, 1)
         faults.integer("seed", seed)
         if num_samples is not None:
@@ -140,28 +138,33 @@ def combine_subposteriors(
     count = min(len(shard.samples) for shard in shards) if num_samples is None else num_samples
     request = Request(count, np.random.default_rng(seed), tree_depth)
     try:
-        merged = _applied(name, shards, request)
-        merged = merged if name == "average" else _without(cavity, len(shards), merged)
+        merged = _applied(combiner, name, shards, request)
+        merged = _without(cavity, len(shards), merged) if combiner.is_product else merged
     except (ExecutionError, np.linalg.LinAlgError) as error:
         reason = f"the shards cannot be combined by {name}: {error}"
-        if name == "average" or not fallback_enabled:
+        if not (combiner.is_product and fallback_enabled):
             raise ExecutionError(f"{reason}. Sample the named shards again, or choose another method.") from error
         name, notes = "average", (*notes, f"{reason}; average was used instead")
         warnings.warn(notes[-1], HomodyneWarning, stacklevel=2)
-        merged = _applied(name, shards, request)
+        merged = _applied(AVERAGE, name, shards, request)
     return CombinedPosterior(*merged[:3], name, notes + merged.notes)
 
 
-def _applied(name: str, shards: list[Shard], request: Request) -> Merged:
-    problems = [shard.problem for shard in shards if shard.problem and name != "average"]
+def find_combiner(method: str) -> Combiner:
+    """Return the way to combine of a name; modules are not imported for it."""
+    return COMBINERS.find(method, importing=False)
+
+
+def _applied(combiner: Combiner, name: str, shards: list[Shard], request: Request) -> Merged:
+    problems = [shard.problem for shard in shards if shard.problem and combiner.is_product]
     if problems:
         raise ExecutionError("; ".join(problems))
     if len(shards) == 1:
         return _unchanged(shards[0].samples, request.num_samples)
-    merged = METHODS[name](Subposteriors.of(shards), request)
+    merged: Merged = combiner.combine(Subposteriors.of(shards), request)
     if not all(np.isfinite(part).all() for part in merged[:3]):
         raise ExecutionError(f"{name} gave numbers that are not finite")
-    return merged if name == "average" else merged._replace(notes=merged.notes + _rough(shards))
+    return merged._replace(notes=merged.notes + _rough(shards)) if combiner.is_product else merged
 
 
 def _without(cavity: tuple[Array, Array] | None, times: int, merged: Merged) -> Merged:
@@ -306,24 +309,13 @@ def _average(shards: Subposteriors, request: Request) -> Merged:
     return Merged(request.rng.permutation(np.concatenate(parts)), mean, within + between, (note,))
 
 
-METHODS: dict[str, Method] = {
-    "weighted": _weighted,
-    "consensus": _consensus,
-    "hierarchical": _hierarchical,
-    "semiparametric": _semiparametric,
-    "swiss": _swiss,
-    "average": _average,
-}
-"""Every way to combine by name, a function of subposteriors and of a request."""
-ALIASES = {"weighted_gaussian": "weighted", "simple_average": "average"}
-
-
-def known_method(method: str) -> str:
-    """The name under which a combination method is listed; an InputError for one that is not known."""
-    name = ALIASES.get(method, method)
-    if name not in METHODS:
-        raise InputError(f"unknown combination method {method!r}; known are {', '.join([*METHODS, *ALIASES])}")
-    return name
+WEIGHTED = Combiner(_weighted, is_normal=True)
+CONSENSUS = Combiner(_consensus)
+HIERARCHICAL = Combiner(_hierarchical, is_normal=True)
+SEMIPARAMETRIC = Combiner(_semiparametric)
+SWISS = Combiner(_swiss)
+AVERAGE = Combiner(_average, is_product=False)
+"""The ways of the package, as `homodyne.registries.COMBINERS` names them."""
 
 
 def _drawn(shards: Subposteriors, triangle: Array, request: Request) -> Merged:

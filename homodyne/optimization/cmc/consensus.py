@@ -31,7 +31,7 @@ from homodyne.certificate.polish import Polished, polish
 from homodyne.certificate.proposal import Mode, Normal
 from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends.base import CMCBackend
-from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors, known_method
+from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors, find_combiner
 from homodyne.optimization.cmc.diagnostics import validate_cmc_results
 from homodyne.optimization.cmc.duplicates import duplicates
 from homodyne.optimization.cmc.likelihood_ratios import contradictions, unusual
@@ -41,6 +41,7 @@ from homodyne.optimization.cmc.store.shards import ShardStore
 from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardFailure, ShardResult, ShardTask
 from homodyne.optimization.cmc.weighted_shard import climbed
 from homodyne.optimization.nuts import NutsSettings
+from homodyne.registries import Combiner
 
 Array = npt.NDArray[np.float64]
 
@@ -90,7 +91,7 @@ class ConsensusSettings:
     def __post_init__(self) -> None:
         with Faults() as faults:
             faults.kind("nuts", self.nuts, NutsSettings)
-            faults.of(known_method, self.combination)
+            faults.of(find_combiner, self.combination)
             faults.number("min_success_rate", self.min_success_rate, above=0.0, most=1.0)
             for name, least in {
                 "tree_depth": 1, "checkpoint_frequency": 1, "num_draws": 1, "num_chains": 1,
@@ -364,7 +365,7 @@ class _Run:
 
     def _polish(self, combined: CombinedPosterior | None) -> Polished | None:
         """Newton steps from the merge, or from where the chains started or another known mode, whichever is highest."""
-        if combined is None or self.settings.combination == "average":  # who asks for pooled draws gets them
+        if combined is None or not self.combiner.is_product:  # who asks for pooled draws gets them
             return None
         merged = combined.mean[: self.dim], combined.cov[: self.dim, : self.dim]
         around = self.init.covariance / self.num_shards
@@ -406,7 +407,7 @@ class _Run:
         found = self._other_modes(z.reshape(-1, self.dim), results, polished)
         modes = [*self.modes, *((mode.mean, mode.covariance) for mode in found)]
         normal = combined is not None and (
-            combined.method in ("weighted", "hierarchical") or (polished is not None and self._pooled(combined))
+            find_combiner(combined.method).is_normal or (polished is not None and self._pooled(combined))
         )
         judged = certify(
             lambda points: self._log_density(points, "certificate"),
@@ -416,16 +417,22 @@ class _Run:
             seed=settings.seed + 1,
             modes=modes,
             gaussian=(polished.mean, polished.covariance) if normal and polished is not None else None,
-            approximate=0 if combined is None or settings.combination == "average" else settings.num_draws,
+            approximate=settings.num_draws if combined is not None and self.combiner.is_product else 0,
             unbelievable=not_converged(results[0].problems) if combined is None else "",
         )
-        if combined is not None and combined.method == "average" and judged.certificate.verdict == CERTIFIED:
+        pooled = combined is not None and not find_combiner(combined.method).is_product
+        if pooled and judged.certificate.verdict == CERTIFIED:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
         return judged
 
+    @property
+    def combiner(self) -> Combiner:
+        """What was asked for."""
+        return find_combiner(self.settings.combination)
+
     def _pooled(self, combined: CombinedPosterior) -> bool:
         """Whether draws were pooled because shards could not be multiplied, not because this was asked for."""
-        return combined.method == "average" and self.settings.combination != "average"
+        return self.combiner.is_product and not find_combiner(combined.method).is_product
 
     def _usable(self, judged: Certified, z: Array) -> Array:
         """Draws (chain, draw, d) to use: weighted points, resampled, where they replace the draws."""

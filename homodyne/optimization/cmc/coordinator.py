@@ -18,15 +18,14 @@ from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.backends.selection import select_backend
-from homodyne.optimization.cmc.combination import known_method
+from homodyne.optimization.cmc.combination import find_combiner
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.diagnostics import convergence
 from homodyne.optimization.cmc.models.adapters import as_model
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.models.splitting import check_observations
 from homodyne.optimization.cmc.shard_count import choose_num_shards
-from homodyne.optimization.cmc.shard_strategies import ROWS
-from homodyne.optimization.cmc.sharding import require_fewer, shard_rows
+from homodyne.optimization.cmc.sharding import by_rows, require_fewer, shard_rows
 from homodyne.optimization.cmc.steps import step
 from homodyne.optimization.cmc.store.shards import Manifest, digest_arrays, opened
 from homodyne.optimization.cmc.svi_init import (
@@ -112,7 +111,7 @@ def sample_consensus(
         faults.kind("options", options, BackendOptions)
         faults.kind("store", store, str, Path)
         faults.choice("initialization", initialization, INITIALIZATIONS)
-        faults.choice("strategy", strategy, ROWS)
+        faults.of(by_rows, strategy)
         arrays = faults.of(check_observations, data)
         size = len(next(iter(arrays.values()))) if arrays else 1
         if num_shards is not None:
@@ -165,7 +164,7 @@ def sample_consensus(
             if exact:
                 modes = on_all_data(engine, whole, modes)
             init = _initialize(engine, shards, modes, initialization, size / num_shards, seed)
-            if known_method(settings.combination) != "average" and init.method != "identity":
+            if find_combiner(settings.combination).is_product and init.method != "identity":
                 init = replace(init, cavity=min(CAVITY, num_shards - 1.0))
             check_identity(engine, lambda k: engine.load(shards[k]), num_shards, whole, init.center, seed)
         if runner is None:

@@ -19,6 +19,7 @@ from homodyne.errors import InputError
 from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_expectation, kl_threshold
 from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments, compare_shards
 from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, plain, read_shards
+from homodyne.registries import COMBINERS
 
 Array = npt.NDArray[np.float64]
 
@@ -266,7 +267,7 @@ def _judge_combined(
         problems.append("the combined posterior: a variance is not positive")
     numbers: dict[str, Any] = {"method": method, "mean": plain(mean), "sd": None}
     warnings = []
-    if method in ("average", "simple_average"):
+    if method in COMBINERS and not COMBINERS[method].is_product:
         warnings.append("the shards were pooled, not multiplied: the posterior is about sqrt(shards) times too wide")
     if problems:
         return numbers, problems, warnings

@@ -7,7 +7,7 @@ consecutive rows with all later columns.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from homodyne.data.checks import merged
 from homodyne.data.flat import SAME_ANGLE, SAME_TIME
 from homodyne.errors import InputError
+from homodyne.registries import Strategy
 
 Array = npt.NDArray[Any]
 Rng = np.random.Generator
@@ -162,22 +163,18 @@ def _chunks(size: int) -> Iterator[slice]:
     return (slice(start, start + _CHUNK) for start in range(0, size, _CHUNK))
 
 
-POINTS: dict[str, Callable[[Array, Array, Array, int, Rng], Array]] = {
-    "stratified": _stratified,
-    "time_stratified": _time_stratified,
-    "random": lambda t1, t2, phi, num_shards, rng: _random(t1.size, num_shards, rng),
-    "contiguous": lambda t1, t2, phi, num_shards, rng: _contiguous(t1.size, num_shards, rng),
-    "interleaved": _interleaved,
-    "frame_blocks": _frame_blocks,
-}
-"""Ways to shard points: (t1, t2, phi, number of shards, generator) -> shard numbers."""
+def _random_points(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+    return _random(t1.size, num_shards, rng)
 
-ROWS: dict[str, Callable[[int, int, Rng], Array]] = {
-    "random": _random,
-    "contiguous": _contiguous,
-    "interleaved": _every,
-}
-"""Ways to shard rows of any data: (number of rows, number of shards, generator) -> shard numbers."""
 
-GRIDS: dict[str, Callable[[int, int], Grid]] = {"interleaved": _interleaved_grid, "frame_blocks": _frame_grid}
-"""Ways to shard maps that keep the grid: (number of usable frames, of shards) -> numbers by row and by column."""
+def _contiguous_points(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+    return _contiguous(t1.size, num_shards, rng)
+
+
+STRATIFIED = Strategy(_stratified)
+TIME_STRATIFIED = Strategy(_time_stratified)
+RANDOM = Strategy(_random_points, _random)
+CONTIGUOUS = Strategy(_contiguous_points, _contiguous, rotates=False)
+INTERLEAVED = Strategy(_interleaved, _every, _interleaved_grid)
+FRAME_BLOCKS = Strategy(_frame_blocks, grid=_frame_grid)
+"""The strategies of the package, as `homodyne.registries.STRATEGIES` names them."""

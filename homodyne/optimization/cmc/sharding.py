@@ -15,12 +15,10 @@ from homodyne.data.checks import refuse_masked
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps
-from homodyne.optimization.cmc.shard_strategies import GRIDS, POINTS, ROWS, Rng, numbered
+from homodyne.optimization.cmc.shard_strategies import Rng, numbered
+from homodyne.registries import STRATEGIES, Strategy
 
 Array = npt.NDArray[Any]
-
-STRATEGIES = tuple(POINTS)
-"""Names of the ways to shard."""
 
 EVEN_ANGLES = 0.25
 """Relative excess or lack of an angle in a shard that is still called even."""
@@ -57,7 +55,7 @@ def assign_points(
     Parameters
     ----------
     strategy : str
-        One of `STRATEGIES`.
+        A name in `homodyne.registries.STRATEGIES`, or ``module:name`` in a module that is imported.
     t1, t2 : (N,) array
         Times, s.
     phi : (N,) array
@@ -78,11 +76,11 @@ def assign_points(
         Unknown strategy, unequal lengths, values that are not finite, more shards than points, or than there are
         parts of the grid.
     """
-    _require_strategy(strategy, STRATEGIES)
+    chosen = _strategy(strategy)
     first, second, angle = (_finite(name, values) for name, values in (("t1", t1), ("t2", t2), ("phi", phi)))
     _require_flat({"t1": first, "t2": second, "phi": angle})
     require_fewer(num_shards, first.size)
-    return POINTS[strategy](first, second, angle, num_shards, _generator(seed))
+    return np.asarray(chosen.points(first, second, angle, num_shards, _generator(seed)), dtype=np.int32)
 
 
 def shard_rows(num_points: int, num_shards: int, strategy: str = "random", seed: int = 0) -> npt.NDArray[np.int32]:
@@ -104,9 +102,18 @@ def shard_rows(num_points: int, num_shards: int, strategy: str = "random", seed:
     InputError
         Unknown strategy, no rows, or more shards than rows.
     """
-    _require_strategy(strategy, tuple(ROWS))
+    deal = by_rows(strategy)
     require_fewer(num_shards, num_points)
-    return ROWS[strategy](num_points, num_shards, _generator(seed))
+    return np.asarray(deal(num_points, num_shards, _generator(seed)), dtype=np.int32)
+
+
+def by_rows(strategy: str) -> Callable[[int, int, Rng], Array]:
+    """How a strategy deals out rows; an InputError for one that is not known, or deals out points only."""
+    deal = _strategy(strategy).rows
+    if deal is None:
+        known = [name for name in STRATEGIES if STRATEGIES[name].rows is not None]
+        raise InputError(f"the strategy {strategy!r} deals out points, not rows; use one of {', '.join(known)}")
+    return deal
 
 
 def shard_data_stratified(
@@ -162,7 +169,7 @@ shard_data_time_stratified = partial(shard_data_stratified, strategy="time_strat
 
 
 def shard_numbers(
-    maps: Maps, num_shards: int, strategy: str, *, seed: int = 0, among: Maps | None = None
+    maps: Maps, num_shards: int, strategy: str | Strategy, *, seed: int = 0, among: Maps | None = None
 ) -> Callable[[int, Array, Array], npt.NDArray[np.int32]]:
     """How the pairs of frames are dealt out: a function ``(k, i, j)`` that numbers the shards of pairs of map k.
 
@@ -175,7 +182,7 @@ def shard_numbers(
     num_shards : int
         At least 1.
     strategy : str
-        One of `STRATEGIES`.
+        A name in `homodyne.registries.STRATEGIES`, or ``module:name`` in a module that is imported.
     seed : int
         As in :func:`assign_points`.
     among : Maps, optional
@@ -192,15 +199,17 @@ def shard_numbers(
     frames = np.flatnonzero(alive)
     n = frames.size
     place = np.cumsum(alive) - 1  # number of a frame among the good ones
-    if strategy in GRIDS:
-        by_row, by_column = GRIDS[strategy](n, num_shards)
+    chosen = _strategy(strategy)
+    if chosen.grid is not None:
+        by_row, by_column = chosen.grid(n, num_shards)
         return lambda k, i, j: np.asarray(by_row[place[i]] + by_column[place[j]], dtype=np.int32)
     earlier, later = (frames[x].astype(np.min_scalar_type(int(frames[-1]))) for x in np.triu_indices(n, 1))
-    number = POINTS[strategy](
-        maps.t[earlier], maps.t[later], np.zeros(earlier.size), num_shards, _generator(seed)
-    ).astype(np.int32)
+    number = np.asarray(
+        chosen.points(maps.t[earlier], maps.t[later], np.zeros(earlier.size), num_shards, _generator(seed)),
+        dtype=np.int32,
+    )
     before = [_before(among, maps.q[k], maps.phi[k]) for k in range(maps.num_maps)]
-    shift = (strategy != "contiguous") * earlier.size * np.array(before)
+    shift = chosen.rotates * earlier.size * np.array(before)
     starts = np.concatenate([[0], np.cumsum(np.arange(n - 1, 0, -1))])
 
     def of(k: int, i: Array, j: Array) -> npt.NDArray[np.int32]:
@@ -211,7 +220,7 @@ def shard_numbers(
     return of
 
 
-def require_count(maps: Maps, num_shards: int, strategy: str) -> None:
+def require_count(maps: Maps, num_shards: int, strategy: str | Strategy) -> None:
     """Refuse more shards than the strategy can fill; no map is read.
 
     Raises
@@ -219,16 +228,16 @@ def require_count(maps: Maps, num_shards: int, strategy: str) -> None:
     InputError
         The message says how many are possible.
     """
-    _require_strategy(strategy, STRATEGIES)
+    chosen = _strategy(strategy)
     n = int(np.count_nonzero(maps.alive.any(axis=0)))
     pairs = n * (n - 1) // 2
-    if strategy in GRIDS and pairs < num_shards:
+    if chosen.grid is not None and pairs < num_shards:
         raise InputError(
             f"{n} good frames cannot fill {num_shards} shards by the strategy {strategy!r}; use at most {n - 1} shards"
         )
     require_fewer(num_shards, pairs, "pairs of good frames")
-    if strategy in GRIDS:
-        GRIDS[strategy](n, num_shards)
+    if chosen.grid is not None:
+        chosen.grid(n, num_shards)
 
 
 def _before(maps: Maps, q: float, phi: float) -> int:
@@ -347,9 +356,8 @@ def _require_flat(arrays: Mapping[str, Array]) -> None:
         raise InputError(f"points need flat arrays of equal lengths; their shapes are {shapes}")
 
 
-def _require_strategy(strategy: str, known: Sequence[str]) -> None:
-    if strategy not in known:
-        raise InputError(f"unknown strategy {strategy!r}; use one of {', '.join(known)}")
+def _strategy(given: str | Strategy) -> Strategy:
+    return given if isinstance(given, Strategy) else STRATEGIES.find(given, importing=False)
 
 
 def _require_count(name: str, value: int, least: int = 1) -> None:

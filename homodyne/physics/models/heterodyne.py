@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, register_model
+from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
 from homodyne.physics.models.static import TRANSPORT_PARAMETERS, transport, transport_integral
 from homodyne.physics.power_laws import middle_age, rate, rate_integral
 
@@ -48,13 +48,11 @@ def _transport_parameters(component: str) -> tuple[Parameter, ...]:
     )
 
 
-@register_model
 @dataclass(frozen=True)
 class Heterodyne(CorrelationModel):
     """Two components in relative motion."""
 
     name = "heterodyne"
-    aliases = ("two_component",)
     parameters = (
         *_transport_parameters(REFERENCE),
         *_transport_parameters(SAMPLE),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, register_model
+from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
 from homodyne.physics.models.static import (
     TRANSPORT_LAW,
     TRANSPORT_PARAMETERS,
@@ -29,7 +29,6 @@ SHEAR_CONVENTIONS = {"he2024": (2.0, 1), "legacy": (2.0 * math.pi, 2)}
 reproduces fits of earlier software, whose shear rate is about 2.2 times larger for the same decay."""
 
 
-@register_model
 @dataclass(frozen=True)
 class LaminarFlow(CorrelationModel):
     """Ageing sample in laminar shear flow.

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, register_model
+from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
 from homodyne.physics.power_laws import rate, rate_integral
 
 TRANSPORT_PARAMETERS = (
@@ -39,13 +39,11 @@ def transport_integral(params: Params, t1: Any, t2: Any) -> jax.Array:
 TRANSPORT_RATE = Rate("J", "J(t)", "Å²/s", transport)
 
 
-@register_model
 @dataclass(frozen=True)
 class Static(CorrelationModel):
     """Ageing sample without flow."""
 
     name = "static"
-    aliases = ("static_isotropic", "static_anisotropic")
     parameters = TRANSPORT_PARAMETERS
 
     def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, register_model
+from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
 from homodyne.physics.power_laws import rate, rate_integral
 
 _PARAMETERS = (
@@ -36,7 +36,6 @@ _SCALING = Parameter(
 )
 
 
-@register_model
 @dataclass(frozen=True)
 class Stretched(CorrelationModel):
     """Stretched or compressed exponential with an ageing rate.
@@ -53,7 +52,6 @@ class Stretched(CorrelationModel):
     q_ref: float = field(default=0.01, metadata={"description": "wave vector of Gamma_ref, 1/Å"})
 
     name = "stretched"
-    aliases = ("kohlrausch",)
 
     @property
     def parameters(self) -> Sequence[Parameter]:

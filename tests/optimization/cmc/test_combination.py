@@ -10,11 +10,11 @@ from scipy.stats import norm, skew
 
 from homodyne.errors import ExecutionError, HomodyneWarning, InputError
 from homodyne.optimization.cmc.combination import (
-    METHODS,
     Merged,
     combine_subposteriors,
 )
 from homodyne.optimization.cmc.subposteriors import collect
+from homodyne.registries import COMBINERS
 from known_answers.densities import random_covariance
 from known_answers.statistics import LUCK, assert_covariance, assert_mean
 
@@ -468,7 +468,7 @@ class TestMethods:
         assert np.bincount(combined.samples[:, 0].astype(int)).tolist() == [10, 10, 10]
         assert combined.mean[0] == pytest.approx(np.mean([shard["samples"].mean() for shard in shards]))
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", list(COMBINERS))
     def test_one_shard_comes_back_unchanged(self, method):
         x = np.random.default_rng(0).standard_normal((4, 50, 3))
         combined = combine_subposteriors([{"samples": x}], method)
@@ -488,20 +488,17 @@ class TestMethods:
             return shards.merged(y, y.mean(axis=0), np.cov(y, rowvar=False))
 
         shards = drawn(split_normal(3)[0], 100)
-        METHODS["first only"] = first_only
-        METHODS["broken"] = lambda shards, _: Merged(np.full((2, 4), np.nan), np.zeros(4), np.eye(4))
-        try:
-            combined = combine_subposteriors(shards, "first only")
-            with pytest.raises(ExecutionError, match="not finite"):
-                combine_subposteriors(shards, "broken", fallback_enabled=False)
-        finally:
-            del METHODS["first only"], METHODS["broken"]
+        COMBINERS.register("first only", first_only)
+        COMBINERS.register("broken", lambda shards, _: Merged(np.full((2, 4), np.nan), np.zeros(4), np.eye(4)))
+        combined = combine_subposteriors(shards, "first only")
+        with pytest.raises(ExecutionError, match="not finite"):
+            combine_subposteriors(shards, "broken", fallback_enabled=False)
         assert combined.method == "first only"
         width = shards[0]["samples"].std(axis=0)
         centred = combined.samples - shards[0]["samples"]
         assert np.abs(centred / width).max() < 0.2  # the same draws, spread by the debiasing
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", list(COMBINERS))
     @pytest.mark.parametrize("num_samples", [1, 7, 100, 301])
     def test_number_and_seed(self, method, num_samples):
         shards = drawn(split_normal(3)[0], 100)
@@ -609,7 +606,7 @@ class TestTrouble:
         broken[3, 1] = np.nan
         cases = [
             ([], {}, "no shards"),
-            (good, {"method": "magic"}, "unknown combination method 'magic'; known are weighted, consensus"),
+            (good, {"method": "magic"}, "unknown combination method 'magic'; expected one of average, consensus"),
             (good, {"num_samples": 0}, "num_samples is 0"),
             (good, {"tree_depth": 0}, "tree_depth is 0"),
             ([*good, {"samples": broken}], {}, "1 values of the draws of shard 3 are not finite"),

@@ -169,7 +169,7 @@ def test_memory_is_small_integers_per_pair_of_frames(strategy):
         ("interleaved", 6, "6 shards, rows in steps of 3 and columns of 2, .* 4 good frames; 3 shards at most"),
         ("frame_blocks", 4, "4 shards of 3 row frames; expected at most 3"),
         ("stratified", 7, "6 pairs of good frames cannot fill 7 shards; use at most 6"),
-        ("nothing", 2, "unknown strategy 'nothing'; use one of stratified, .*frame_blocks"),
+        ("nothing", 2, "unknown sharding strategy 'nothing'; expected one of contiguous, .*stratified"),
     ],
 )
 def test_too_many_shards_of_maps(strategy, num_shards, words):
@@ -352,7 +352,7 @@ def test_masked_values_become_nan():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"strategy": "blocks"}, "unknown strategy 'blocks'; use one of stratified, time_stratified, random"),
+        ({"strategy": "blocks"}, "unknown sharding strategy 'blocks'; did you mean frame_blocks"),
         ({"num_shards": 11}, "10 points cannot fill 11 shards; use at most 10"),
         ({"num_shards": 2.0}, "num_shards = 2.0"),
         ({"num_shards": True}, "num_shards = True"),

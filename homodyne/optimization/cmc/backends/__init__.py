@@ -1,12 +1,12 @@
 """Where shards are run: a registry of backends by name.
 
-``find_backend(name)(options)`` makes one; `select_backend` chooses.
+`homodyne.registries.BACKENDS` knows them by name; `select_backend` chooses, and makes one.
 """
 
 from typing import TYPE_CHECKING
 
-from homodyne.backend_registry import BACKENDS, BackendFactory, find_backend, register_backend
 from homodyne.lazy import attributes as _attributes
+from homodyne.registries import BACKENDS, BackendFactory
 
 if TYPE_CHECKING:
     from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend, SequentialBackend
@@ -41,6 +41,7 @@ _HOME = {
 
 __getattr__, _ = _attributes(__name__, _HOME)
 
+find_backend, register_backend = BACKENDS.find, BACKENDS.register
 _BACKEND_REGISTRY = BACKENDS  # as the developer guide calls it
 
 

@@ -14,13 +14,13 @@ from typing import Any
 from homodyne.certificate.density import Progress
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ExecutionError, HomodyneError, InputError
-from homodyne.optimization.cmc.backends import find_backend
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, Clock, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
 from homodyne.optimization.cmc.backends.jobs import UNKNOWN, Dialect, Job, State, found, recorded, submit
 from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
 from homodyne.optimization.cmc.store.rounds import Round
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
+from homodyne.registries import BACKENDS
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def dialect_of(job: Job) -> Dialect:
     InputError
         No backend here has submitted it.
     """
-    factory = find_backend(job.scheduler, importing=False)
+    factory = BACKENDS.find(job.scheduler, importing=False)
     backend = factory(BackendOptions())
     if not isinstance(backend, ArrayBackend):
         raise InputError(f"job {job.job} was submitted by the backend {job.scheduler!r}, which is not known here")

@@ -242,9 +242,13 @@ def submit(
     text = "".join(f"{shard} {attempt} {caution}\n" for shard, attempt, caution in elements)
     write_atomically(stem.with_suffix(".txt"), text.encode(), OWN)
     setup = work.store.manifest.setup
-    model, maps = str(setup.get("config", {}).get("analysis_mode", "")), str(setup.get("maps") or "")
+    config, maps = setup.get("config", {}), str(setup.get("maps") or "")
+    named = (
+        config.get("analysis_mode"),
+        config.get("optimization", {}).get("cmc", {}).get("sharding", {}).get("strategy"),
+    )
     place = work.store.path.resolve()
-    script = job_script(dialect, jobs, place, work.name, number, len(elements), model, maps, name)
+    script = job_script(dialect, jobs, place, work.name, number, len(elements), modules_of(named), maps, name)
     write_atomically(stem.with_suffix(".sh"), script.encode(), OWN)
     job = Job(number, dialect.name, "", work.name, tuple(elements), str(logs), name=name).write(work.store.path)
     try:
@@ -274,6 +278,11 @@ def found(dialect: Dialect, job: Job, store: Path, timeout: float) -> Job:
     return replace(job, job=dialect.parse_id(said[0])).write(store) if said else job
 
 
+def modules_of(names: Sequence[str | None]) -> list[str]:
+    """Modules of what is named as ``module:name``."""
+    return sorted({name.partition(":")[0] for name in names if name and ":" in name})
+
+
 def job_script(
     dialect: Dialect,
     jobs: JobsConfig,
@@ -281,14 +290,14 @@ def job_script(
     name: str,
     number: int,
     count: int,
-    model: str = "",
+    modules: Sequence[str] = (),
     maps: str = "",
     title: str = "homodyne",
 ) -> str:
     """Text of the script of a job with `count` elements; a single one makes a plain job.
 
-    A correlation model of one's own, ``module:Class``, and a function that makes maps are named to the workers, who
-    import them: a store may not. `title` is the name of the job.
+    Modules of what is one's own (a correlation model, a sharding strategy) and a function that makes maps are named to
+    the workers, who import them: a store may not. `title` is the name of the job.
     """
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
@@ -296,7 +305,7 @@ def job_script(
     exports |= {} if jobs.num_gpus else {"JAX_PLATFORMS": "cpu"}
     exports |= jobs.environment
     worker = [jobs.python or sys.executable, "-m", "homodyne", "worker", str(store)]
-    worker += ["--model", model] if ":" in model else []
+    worker += [part for module in modules for part in ("--import", module)]
     worker += ["--maps", maps] if maps else []
     lines = [
         "#!/bin/bash",

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from homodyne.backend_registry import find_backend
 from homodyne.device.config import HardwareConfig
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
+from homodyne.registries import BACKENDS
 
 
 def select_backend(
@@ -47,7 +47,7 @@ def select_backend(
     options = options or BackendOptions()
     if options.num_workers is None:
         options = replace(options, num_workers=hardware.cores)
-    backend: CMCBackend = find_backend(name, importing=importing)(options)
+    backend: CMCBackend = BACKENDS.find(name, importing=importing)(options)
     backend.reason = reason
     return backend
 
