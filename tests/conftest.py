@@ -13,7 +13,8 @@ HERE = Path(__file__).resolve().parent
 # Compiled programs are kept, the small ones too: they are most of the time, and tests and processes share them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(HERE.parent / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")  # half the time to compile
+FASTER_COMPILATION = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"  # half the time
+os.environ.setdefault("XLA_FLAGS", FASTER_COMPILATION)
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # nodes of a cluster listen on every interface
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read once in a process

@@ -228,9 +228,9 @@ class TestOtherPosteriors:
         assert max(worst_error(problem, answer)) < 0.2
 
     @pytest.mark.statistical
-    def test_no_false_certificate_in_150_random_problems(self):
+    def test_no_false_certificate_in_60_random_problems(self):
         rng, false, wrong = np.random.default_rng(0), [], []
-        for run in range(150):
+        for run in range(60):
             d, modes = int(rng.choice([2, 3, 5, 7])), ()
             if run % 5 == 0:
                 problem = banana(d, rng.uniform(0.4, 2.0), rng.uniform(0.3, 1.0))
@@ -251,19 +251,19 @@ class TestOtherPosteriors:
             if answer.certificate.verdict == CORRECTED and max(worst_error(problem, answer)) > 0.5:
                 wrong.append((problem.label, d, worst_error(problem, answer)))
         assert not false
-        assert len(wrong) <= 2
+        assert len(wrong) <= 1
 
     @pytest.mark.statistical
-    def test_false_alarms_on_200_normal_posteriors(self):
+    def test_false_alarms_on_100_normal_posteriors(self):
         verdicts = []
-        for run in range(200):
+        for run in range(100):
             d = 2 + run % 9
             problem = gaussian(random_covariance(d, run))
             points, known = ((200, True), (1000, False))[run % 2]
             options = {"gaussian": problem.modes[0]} if known else {}
             draws = problem.draw(2000, run)
             verdicts.append(judge(problem, draws, run, points, **options).certificate.verdict)
-        assert verdicts.count(CERTIFIED) >= 198
+        assert verdicts.count(CERTIFIED) >= 99
 
 
 @pytest.mark.statistical
