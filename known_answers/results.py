@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.certificate.certify import Certificate
+from homodyne.certificate.verdict import Verdict
 from homodyne.data.twotime import TwoTimeData, from_cube
 from homodyne.physics.model import CorrelationModel, find_model, reference_of
 from homodyne.physics.space import ParameterSpace, parameter_space
@@ -62,7 +63,7 @@ def example_result(
     shape: tuple[int, int] = (4, 500),
     method: str = "nuts",
     uncertainty: str = "calibrated",
-    verdict: str = "CERTIFIED",
+    verdict: str = Verdict.CERTIFIED,
     seed: int = 0,
 ) -> Example:
     """Data with independent noise, and draws from the Gaussian posterior that the Fisher matrix predicts.
@@ -103,7 +104,7 @@ def example_result(
         model_options=chosen.options,
         method=method,
         uncertainty=uncertainty,
-        verdict=verdict,
+        verdict=Verdict(verdict),
         certificate=_certificate(verdict, space.free_names),
         num_points=data.num_pairs,
         seed=seed,
@@ -130,7 +131,7 @@ def _certificate(verdict: str, names: Sequence[str]) -> Certificate | None:
     if verdict not in _REASONS:
         return None
     return Certificate(
-        verdict=verdict,
+        verdict=Verdict(verdict),
         reason=_REASONS[verdict],
         stage="gaussian",
         k_hat=0.12,

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from benchmarks.validation.scenario import Scenario
-from homodyne.certificate.certify import CERTIFIED, REFUSED, certify
+from homodyne.certificate.certify import certify
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.proposal import Normal, around
+from homodyne.certificate.verdict import Verdict
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import detect_hardware
 from homodyne.likelihood.posterior import Posterior, log_densities, log_density, log_prior, physical_draws
@@ -135,8 +136,8 @@ def consensus(scenario: Scenario, pilot: Pilot, seed: int, num_shards: int) -> A
         store.finish_setup()
         found = run_consensus(model, store, init, consensus_settings(config), backend, modes=known)
     certificate = found.certificate
-    if certificate.verdict == REFUSED:
-        return Answer({}, REFUSED, certificate.ess)
+    if certificate.verdict == Verdict.REFUSED:
+        return Answer({}, Verdict.REFUSED, certificate.ess)
     draws = {name: _thin(values) for name, values in found.samples.items()}
     z = pilot.space.coordinates(draws)
     draws[LIKELIHOOD] = _thin(found.sample_stats["lp"]) - np.asarray(_log_priors(z, pilot.posterior))
@@ -159,9 +160,9 @@ def _judged(pilot: Pilot, made: Array, z: Array, seed: int) -> Answer:
         gaussian=known[0] if made.ndim == 2 else None,
     )  # fmt: skip
     certificate = judged.certificate
-    if certificate.verdict == REFUSED:
-        return Answer({}, REFUSED, certificate.ess)
-    used = z if certificate.verdict == CERTIFIED else judged.resample(DRAWS, seed)
+    if certificate.verdict == Verdict.REFUSED:
+        return Answer({}, Verdict.REFUSED, certificate.ess)
+    used = z if certificate.verdict == Verdict.CERTIFIED else judged.resample(DRAWS, seed)
     return Answer(_draws(posterior, used, seed), certificate.verdict, certificate.ess)
 
 

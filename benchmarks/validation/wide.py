@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import homodyne
-from homodyne.certificate.certify import CERTIFIED
+from homodyne.certificate.verdict import Verdict
 from homodyne.config.io import load_config
 from homodyne.config.physics import scaling_of, space_of
 from homodyne.data.twotime import TwoTimeData
@@ -240,7 +240,7 @@ def _fitted(case: Case, data: TwoTimeData, seed: int, how: Mapping[str, Any]) ->
 def usable_reference(record: Mapping[str, Any]) -> bool:
     """Whether a record has a reference that passed all its own tests."""
     found = record.get("reference", {})
-    return found.get("verdict") == CERTIFIED and not found["weighted"]
+    return found.get("verdict") == Verdict.CERTIFIED and not found["weighted"]
 
 
 def _values(case: Case, result: MCMCResult) -> dict[str, dict[str, Any]]:

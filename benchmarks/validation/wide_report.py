@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.validation.records import Record
 from benchmarks.validation.wide import INFORMED, usable_reference
-from homodyne.certificate.certify import REFUSED
+from homodyne.certificate.verdict import Verdict
 
 LEVELS = {0.5: (1, 3), 0.9: (0, 4)}
 """Places of the ends of central intervals among the quantiles, by their probability."""
@@ -31,7 +31,7 @@ class Counted:
 def counted(record: Record) -> Iterator[Counted]:
     """Quantities of a fit that count."""
     fit = record["fit"]
-    if fit.get("verdict", REFUSED) == REFUSED:
+    if fit.get("verdict", Verdict.REFUSED) == Verdict.REFUSED:
         return
     for one in fit["values"].values():
         if one["truth"] is not None and one["prior"] < INFORMED:
@@ -42,7 +42,7 @@ def counted(record: Record) -> Iterator[Counted]:
 
 def compared(record: Record) -> dict[str, tuple[float, float]]:
     """Distance of the medians in sd of the reference, and ratio of the 90 % widths, by name; empty without one."""
-    if record["fit"].get("verdict", REFUSED) == REFUSED or not usable_reference(record):
+    if record["fit"].get("verdict", Verdict.REFUSED) == Verdict.REFUSED or not usable_reference(record):
         return {}
     found = {}
     for name, exact in record["reference"]["values"].items():
@@ -88,7 +88,7 @@ def limits(cases: Mapping[str, Sequence[Record]]) -> list[str]:
     named = [(f"{kind} {record['seed']}", record) for kind, records in cases.items() for record in records]
     told = [one for _, record in named for one in counted(record)]
     errors = [f"{name} ({record['fit']['error']})" for name, record in named if "error" in record["fit"]]
-    refused = [name for name, record in named if record["fit"].get("verdict") == REFUSED]
+    refused = [name for name, record in named if record["fit"].get("verdict") == Verdict.REFUSED]
     off = [
         f"{name}: {quantity} by {distance:.2f}"
         for name, record in named

@@ -37,13 +37,12 @@ from homodyne.certificate.confirmation import confirm
 from homodyne.certificate.importance import smoothed, systematic, worth
 from homodyne.certificate.proposal import Density, Mode, Normal, around, shaped
 from homodyne.certificate.stage import Draws, Stage, weigh
+from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 
 Array = npt.NDArray[np.float64]
 Evaluate = Callable[[Array], Array]
 """Maps points (n, d) to exact log densities (n,)."""
-
-CERTIFIED, CORRECTED, REFUSED = "CERTIFIED", "CORRECTED", "REFUSED"
 
 
 # What the verdicts demand. A tail index that was estimated where the proposal hardly reaches is too small, so draws
@@ -97,7 +96,7 @@ class Certificate:
         Whether the draws to use are weighted points, not those in question.
     """
 
-    verdict: str
+    verdict: Verdict
     reason: str
     stage: str
     k_hat: float
@@ -128,9 +127,10 @@ class Certificate:
                 return tuple(restored(item) for item in value)
             return np.nan if value is None else value
 
-        earlier = {"weighted": record.get("verdict") == CORRECTED}, {"rung": "stage"}  # of versions before 0.3
+        earlier = {"weighted": record.get("verdict") == Verdict.CORRECTED}, {"rung": "stage"}  # of versions before 0.3
         known = earlier[0] | {earlier[1].get(name, name): value for name, value in record.items()}
-        return cls(**{name: restored(value) for name, value in known.items()})
+        fields = {name: restored(value) for name, value in known.items()}
+        return cls(**{**fields, "verdict": Verdict(fields["verdict"])})
 
 
 @dataclass(frozen=True)
@@ -249,14 +249,14 @@ def certify(
         return _unable(names, first)
     verdict, reason = _verdict(first, None)
 
-    def done(name: str, stage: Stage, source: Density, verdict: str, reason: str) -> Certified:
+    def done(name: str, stage: Stage, source: Density, verdict: Verdict, reason: str) -> Certified:
         judged = without_draws(_certified(name, stage, verdict, reason, given.names), unbelievable)
         doubtful = stage.comparison.complaint or (unbelievable and name != "gaussian")
-        if judged.certificate.verdict == CORRECTED and doubtful:
+        if judged.certificate.verdict == Verdict.CORRECTED and doubtful:
             return _confirmed(judged, stage, evaluate, centres, given.flat, rng)
-        if judged.certificate.verdict == REFUSED and converged and not unbelievable:
+        if judged.certificate.verdict == Verdict.REFUSED and converged and not unbelievable:
             return _by_chains(judged)
-        if judged.certificate.verdict == REFUSED or not approximate:
+        if judged.certificate.verdict == Verdict.REFUSED or not approximate:
             return judged
         return _replaced(judged, stage, source, evaluate, approximate, rng)
 
@@ -274,7 +274,7 @@ def certify(
         if isinstance(second, str):
             return _unable(names, second)
         verdict, reason = _verdict(second, first)
-        if verdict == CERTIFIED or (verdict == CORRECTED and second.comparison.complaint):
+        if verdict == Verdict.CERTIFIED or (verdict == Verdict.CORRECTED and second.comparison.complaint):
             return done("shape", second, start, verdict, reason)
     third = _third_rung(given, evaluate, start, proposal, own, (points, values), num_points, fitted, rng)
     if isinstance(third, str):
@@ -317,7 +317,7 @@ def _third_rung(
             if isinstance(stage, str):
                 return stage
         verdict, _ = _verdict(stage, None, adapted=True)
-        if verdict != REFUSED or (ready is None and stage.weights.ess < PROMISING * len(points)):
+        if verdict != Verdict.REFUSED or (ready is None and stage.weights.ess < PROMISING * len(points)):
             break
     assert isinstance(stage, Stage)
     return stage, start
@@ -331,15 +331,15 @@ def without_draws(judged: Certified, said: str) -> Certified:
     certificate = judged.certificate
     if not said:
         return judged
-    if certificate.verdict == REFUSED:
+    if certificate.verdict == Verdict.REFUSED:
         return refused(judged, f"{said}. {certificate.reason}")
     reason = f"{said}; weighted points replace the draws."
-    return replace(judged, certificate=replace(certificate, verdict=CORRECTED, reason=reason, weighted=True))
+    return replace(judged, certificate=replace(certificate, verdict=Verdict.CORRECTED, reason=reason, weighted=True))
 
 
 def refused(judged: Certified, reason: str) -> Certified:
     """Refuse the result for a reason that weights cannot see."""
-    return replace(judged, certificate=replace(judged.certificate, verdict=REFUSED, reason=reason))
+    return replace(judged, certificate=replace(judged.certificate, verdict=Verdict.REFUSED, reason=reason))
 
 
 def _sound(first: Stage) -> bool:
@@ -348,7 +348,7 @@ def _sound(first: Stage) -> bool:
     return first.weights.k_hat < K_CERTIFIED and first.weights.ess >= max(needed, MIN_ESS)
 
 
-def _verdict(stage: Stage, first: Stage | None, adapted: bool = False) -> tuple[str, str]:
+def _verdict(stage: Stage, first: Stage | None, adapted: bool = False) -> tuple[Verdict, str]:
     """The rule: what the weights allow, then what the draws deserve.
 
     ``first`` is the stage below, where the proposal of this one was fitted to the draws in question; ``adapted`` says
@@ -367,24 +367,24 @@ def _verdict(stage: Stage, first: Stage | None, adapted: bool = False) -> tuple[
         if first is not None:
             k_hat, share = max(k_hat, first.weights.k_hat), first.weights.ess / len(first.points)
     if not k_hat < k_limit:
-        return REFUSED, (
+        return Verdict.REFUSED, (
             f"The importance weights have too heavy a tail (k-hat {k_hat:.2f}, must be below {k_limit:.2f}): the "
             "posterior reaches where the draws hardly do."
         )
     if not (ess >= least and share >= needed):
-        return REFUSED, (
+        return Verdict.REFUSED, (
             f"Too few of the weighted points are effective ({ess:.0f} of {num_points}"
             + (f", on the first stage {100.0 * share:.0f} %" if first is not None else f", {100.0 * share:.0f} %")
             + "): the posterior is not where the draws are."
         )
     if complaint:
-        return CORRECTED, f"The draws disagree with the exact posterior ({complaint})."
+        return Verdict.CORRECTED, f"The draws disagree with the exact posterior ({complaint})."
     if doubt:
-        return CORRECTED, f"The draws may be right, but draws or points are too few to tell ({doubt})."
+        return Verdict.CORRECTED, f"The draws may be right, but draws or points are too few to tell ({doubt})."
     if not k_hat < K_CERTIFIED:
-        return CORRECTED, f"The draws may be right, but the weights are too uneven to tell (k-hat {k_hat:.2f})."
+        return Verdict.CORRECTED, f"The draws may be right, but the weights are too uneven to tell (k-hat {k_hat:.2f})."
     width = 100.0 * np.abs(stage.comparison.width_ratio - 1.0).max()
-    return CERTIFIED, (
+    return Verdict.CERTIFIED, (
         f"The draws agree with the exact posterior: means to {np.abs(stage.comparison.shift).max():.2f} standard "
         f"deviations, widths to {width:.0f} % (k-hat {k_hat:.2f}, {ess:.0f} effective points of {num_points})."
     )
@@ -404,7 +404,7 @@ def _promising(stage: Stage) -> bool:
     return few and found.k_hat < K_UNCONFIRMED
 
 
-def _certified(name: str, stage: Stage, verdict: str, reason: str, names: tuple[str, ...]) -> Certified:
+def _certified(name: str, stage: Stage, verdict: Verdict, reason: str, names: tuple[str, ...]) -> Certified:
     certificate = Certificate(
         verdict=verdict,
         reason=reason,
@@ -417,7 +417,7 @@ def _certified(name: str, stage: Stage, verdict: str, reason: str, names: tuple[
         shift=tuple(stage.comparison.shift.tolist()),
         width_ratio=tuple(stage.comparison.width_ratio.tolist()),
         names=names,
-        weighted=verdict == CORRECTED,
+        weighted=verdict == Verdict.CORRECTED,
     )
     return Certified(certificate, stage.points, stage.weights.log_weights)
 
@@ -430,7 +430,7 @@ def _by_chains(judged: Certified) -> Certified:
         f"uneven to confirm them (k-hat {certificate.k_hat:.2f}, {certificate.ess:.0f} effective points of "
         f"{certificate.num_points})."
     )
-    return replace(judged, certificate=replace(certificate, verdict=CERTIFIED, reason=reason, weighted=False))
+    return replace(judged, certificate=replace(certificate, verdict=Verdict.CERTIFIED, reason=reason, weighted=False))
 
 
 def _replaced(
@@ -567,7 +567,9 @@ def normal_of(flat: Array, gaussian: Mode | None = None) -> Normal | None:
 def _unable(names: Sequence[str], reason: str) -> Certified:
     """REFUSED without weights."""
     blank = (np.nan,) * len(names)
-    certificate = Certificate(REFUSED, reason, "none", np.inf, 0.0, np.nan, np.nan, 0, blank, blank, tuple(names))
+    certificate = Certificate(
+        Verdict.REFUSED, reason, "none", np.inf, 0.0, np.nan, np.nan, 0, blank, blank, tuple(names)
+    )
     return Certified(certificate, np.zeros((0, len(names))), np.zeros(0))
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from homodyne.certificate.verdict import Verdict
 from homodyne.cli.output import RESULT, require_figure, write_figure
 from homodyne.cli.terminal import printable, say
 
@@ -66,7 +67,7 @@ def _table(cells: "list[Cells]", num_left: int) -> "Table":
     for k, name in enumerate(header):
         table.add_column(name, justify="left" if k < num_left else "right", no_wrap=True)
     for k, line in enumerate(lines):
-        style = "red" if "REFUSED" in line else ""
+        style = "red" if Verdict.REFUSED in line else ""
         last = k + 1 == len(lines) or bool(lines[k + 1][0])
         table.add_row(*(Text(printable(cell), style=style) for cell in line), end_section=last and len(header) == 8)
     return table

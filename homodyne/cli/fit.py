@@ -112,7 +112,7 @@ def fit_and_write(
                 place = store.replace_earlier(place)
         say(result.summary())
         say(f"wrote {folder.path}")
-        store.say_where(place, result)
+        store.say_where(place)
         if wanted.figures:
             folder.draw(result, data, truth)
         if wanted.report:

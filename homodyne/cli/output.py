@@ -34,8 +34,6 @@ REPORT_FILE = "report.html"
 INVENTORY = ".homodyne.json"
 """File with the SHA-256 of every file that the program has written into the folder."""
 
-NOT_TRUSTED = 3  # exit code
-
 
 class OutputFolder:
     """A folder for a result.
@@ -199,5 +197,5 @@ def require_figure(file: Path | None) -> None:
 
 def exit_if_refused(result: "MCMCResult") -> None:
     """End the program where the result must not be used."""
-    if result.verdict == "REFUSED":
-        raise typer.Exit(NOT_TRUSTED)
+    if code := result.verdict.exit_code:
+        raise typer.Exit(code)

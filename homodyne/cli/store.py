@@ -11,7 +11,6 @@ from homodyne.errors import InputError
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
-    from homodyne.result.record import MCMCResult
 
 _DIR = "optimization.cmc.backend.checkpoint_dir"
 _NEW = ".new"  # behind the name of a store that will take the place of another
@@ -106,12 +105,11 @@ def remains(place: Path | None) -> str:
     return f"{kept}: start the same command again with --resume to go on with them" if kept else ""
 
 
-def say_where(place: Path | None, result: "MCMCResult") -> None:
-    """Print where the shards of a fit are, when it has sampled any."""
-    from homodyne.result.record import VERDICTS
+def say_where(place: Path | None) -> None:
+    """Print where the shards of a fit are, when there are any."""
+    from homodyne.optimization.cmc.store.shards import kept_shards
 
-    tried = {"cmc: failed", *(f"cmc: {verdict}" for verdict in VERDICTS)} & set(result.diagnostics["methods"])
-    if place is not None and tried and (place / "manifest.json").is_file():
+    if place is not None and kept_shards(place):
         here = "" if place.is_absolute() else f", below {Path.cwd()}"
         say(f"kept the shards in {place}{here} (for homodyne combine and certify); it may be removed")
 

@@ -233,7 +233,9 @@ def _noise(
         "pixels": {name: _with_error(one.middle, one.error) for name, one in pixels.found.items()},
     }
     notes = (*counts.notes, *pixels.notes)
-    return SpeckleNoise(share, variance, contrast, counts.used, pixels.used, notes, sources)
+    judged = {"mean_counts": counts, "pixels": pixels}
+    contradicted = tuple(name for name, one in judged.items() if one.contradicted)
+    return SpeckleNoise(share, variance, contrast, counts.used, pixels.used, notes, contradicted, sources)
 
 
 def _with_error(value: float, relative: float) -> tuple[float | None, float | None]:

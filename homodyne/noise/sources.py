@@ -25,9 +25,6 @@ GIVEN, DIAGONAL, FILE, RESIDUALS = "given", "raw diagonal", "file", "residuals"
 NEIGHBOURS, ANGLES = "neighbours", "scatter between angles"
 """Names of the sources."""
 
-CONTRADICT = "they contradict each other"
-"""What the note on two sources says that do."""
-
 _APART = 4.0  # joint standard errors from which on two sources contradict each other, or an estimate its limit
 _RATIO = 1.5  # factor between two sources that is none, in the share of speckle, in that of shot noise, in the pixels
 _DIM = 3.0  # standard errors by which shot noise is seen in residuals
@@ -59,11 +56,12 @@ class Estimate:
 
 
 class Judgement(NamedTuple):
-    """The source that is used, all that are possible, and sentences on the others."""
+    """The source that is used, all that are possible, sentences on the others, and whether any contradict the first."""
 
     used: str
     found: dict[str, Estimate]
     notes: tuple[str, ...]
+    contradicted: bool = False
 
     @property
     def values(self) -> Array:
@@ -244,7 +242,7 @@ def judged_counts(
         f"{_counts(contrast, found[other])}: they contradict each other; {_chosen(used)}"
         for one, other in further
     ]
-    return Judgement(used, found, tuple(notes))
+    return Judgement(used, found, tuple(notes), bool(further))
 
 
 def judged_variance(
@@ -276,7 +274,7 @@ def judged_variance(
         f"they contradict each other; {_chosen(used)}"
         for one, other in further
     )
-    return Judgement(used, found, notes)
+    return Judgement(used, found, notes, bool(further))
 
 
 def share_of(contrast: Array, shot: Array) -> Array:

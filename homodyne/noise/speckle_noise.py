@@ -53,6 +53,8 @@ class SpeckleNoise:
         Where n̄ and N come from, see `homodyne.noise.sources`.
     notes : tuple of str
         Sources that were left out and why, and contradictions.
+    contradicted : tuple of str
+        Of ``mean_counts`` and ``pixels``, those on which sources contradict each other.
     sources : dict
         Plain values: counts per pixel and frame, and pixels, as every source that is possible gives them, with errors.
     """
@@ -63,6 +65,7 @@ class SpeckleNoise:
     counts_source: str
     pixels_source: str
     notes: tuple[str, ...] = ()
+    contradicted: tuple[str, ...] = ()
     sources: Mapping[str, Any] = field(default_factory=dict)
 
     @property

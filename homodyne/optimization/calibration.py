@@ -296,6 +296,7 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
         "counts_source": noise.counts_source,
         "pixels_source": noise.pixels_source,
         "sources": noise.sources,
+        "contradicted": list(noise.contradicted),
         "widening": adjustment.widening,
     }
     return NoiseReport(adjustment, wide, inflation, numbers, noise.notes, noise)

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from homodyne.arguments import Faults
-from homodyne.certificate.certify import CERTIFIED, CORRECTED, REFUSED, Certificate, Certified, certify
+from homodyne.certificate.certify import Certificate, Certified, certify
 from homodyne.certificate.chains import not_converged
 from homodyne.certificate.density import Progress
 from homodyne.certificate.mode_search import UNSEEN
+from homodyne.certificate.verdict import Verdict
 from homodyne.config.io import load_config
 from homodyne.config.schema import Config
 from homodyne.data.flat import from_arrays
@@ -58,7 +59,7 @@ _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direc
 _FINER = 0.1  # factor of the tolerance from one to the next
 _AHEAD = 0.5  # of the limit, of the error before shards are sampled
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
-_RANK = {CERTIFIED: 3, CORRECTED: 2, REFUSED: 0}
+_RANK = {Verdict.CERTIFIED: 3, Verdict.CORRECTED: 2, Verdict.REFUSED: 0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Attempt:
     def rank(self) -> tuple[int, float]:
         """Better answers have a higher one."""
         enough = self.certificate.ess >= ENOUGH or self.method == "cmc"
-        return _RANK[self.certificate.verdict] - (self.certificate.verdict == CORRECTED and not enough), float(
+        return _RANK[self.certificate.verdict] - (self.certificate.verdict == Verdict.CORRECTED and not enough), float(
             np.nan_to_num(self.certificate.ess)
         )
 
@@ -203,14 +204,14 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
             f"The reduced data do not stand for all pairs: their log density is off by {error:.2g} at the draws, after "
             f"{round_number} reductions (limit {reduction.max_error:g}, reduction.max_error); lower its tolerance."
         )
-        best = replace(best, certificate=replace(best.certificate, verdict=REFUSED, reason=reason))
-    elif pilot.unseen >= UNSEEN and best.certificate.verdict != REFUSED:
+        best = replace(best, certificate=replace(best.certificate, verdict=Verdict.REFUSED, reason=reason))
+    elif pilot.unseen >= UNSEEN and best.certificate.verdict != Verdict.REFUSED:
         reason = (
             f"Not all modes of the posterior are known: {len(pilot.modes)} were found from {pilot.num_starts} starts, "
             f"and new ones, with about {pilot.unseen:.0%} of the mass, were still coming; narrow the priors, fix "
             "parameters, or raise optimization.nlsq.num_starts."
         )
-        best = replace(best, certificate=replace(best.certificate, verdict=REFUSED, reason=reason))
+        best = replace(best, certificate=replace(best.certificate, verdict=Verdict.REFUSED, reason=reason))
     facts: dict[str, Any] = {
         "implausible": suspect,
         "reduction": {
@@ -280,7 +281,7 @@ def _best_attempt(
         clock.mark("certificate" if name != "cmc" else name)
         trail.append(f"{name}: {attempt.certificate.verdict}")
         tried.append(attempt)
-        if attempt.rank[0] >= _RANK[CORRECTED]:
+        if attempt.rank[0] >= _RANK[Verdict.CORRECTED]:
             break
     return max(tried, key=lambda one: one.rank), trail, tried
 

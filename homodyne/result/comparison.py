@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult, load_result
-from homodyne.result.summary import REFUSED, align_table, format_number, span_text
+from homodyne.result.summary import align_table, format_number, span_text
 
 Array = NDArray[np.float64]
 Cells = tuple[str, ...]
@@ -70,7 +71,7 @@ class ComparedFit:
     model: str
     method: str
     uncertainty: str
-    verdict: str
+    verdict: Verdict
     num_points: int
     num_maps: int
     q: tuple[float, float] | None
@@ -157,9 +158,9 @@ def compare(results: "Mapping[str, MCMCResult] | Sequence[MCMCResult | str | os.
     if not parameters and not rates:
         models = ", ".join(f"{label}: {result.analysis_mode}" for label, result in named.items())
         raise InputError(f"these results have no parameter in common ({models}); compare results of one model")
-    refused = [label for label, result in named.items() if result.verdict == REFUSED]
+    refused = [label for label, result in named.items() if result.verdict == Verdict.REFUSED]
     notes += [reason] if reason else []
-    notes += [f"{REFUSED}, do not use the numbers of {', '.join(refused)}"] if refused else []
+    notes += [f"{Verdict.REFUSED}, do not use the numbers of {', '.join(refused)}"] if refused else []
     fits = tuple(_fit(label, one, parameters, values.get(label, {})) for label, one in named.items())
     return Comparison(fits, (*rates, *parameters), tuple(notes))
 

@@ -17,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
-from homodyne.result.summary import PER_MAP, REFUSED, SummaryTable, run_facts, summarise
+from homodyne.result.summary import PER_MAP, SummaryTable, run_facts, summarise
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from homodyne.certificate.certify import Certificate
     from homodyne.physics.model import CorrelationModel
-    from homodyne.result.verdict import Words
+    from homodyne.result.words import Words
 
 Array = NDArray[Any]
 
-VERDICTS = ("CERTIFIED", "CORRECTED", REFUSED, "UNCERTIFIED")
 _VECTORS = ("t", "q", "phi", "sigma")
 _NOT_PLAIN = ("samples", "sample_stats", *_VECTORS, "gap", "certificate", "model_class")
 _NAME_IT = (
@@ -102,7 +102,7 @@ class MCMCResult:
     analysis_mode: str
     method: str
     uncertainty: str
-    verdict: str
+    verdict: Verdict
     num_points: int
     seed: int
     sample_stats: Mapping[str, Array] = field(default_factory=dict)
@@ -156,7 +156,7 @@ class MCMCResult:
     @cached_property
     def words(self) -> "Words":
         """What was found, how far it can be trusted and what to do next, each in a sentence of plain words."""
-        from homodyne.result.verdict import in_words
+        from homodyne.result.words import in_words
 
         return in_words(self)
 
@@ -196,7 +196,7 @@ class MCMCResult:
     @property
     def converged(self) -> bool:
         """True when the posterior may be used: the verdict is CERTIFIED or CORRECTED."""
-        return self.verdict in ("CERTIFIED", "CORRECTED")
+        return self.verdict.usable
 
     @property
     def cmc_diagnostics(self) -> dict[str, Any] | None:
@@ -348,8 +348,10 @@ def _check_consistency(result: MCMCResult) -> None:
 
 
 def _check_verdict(result: MCMCResult) -> None:
-    if result.verdict not in VERDICTS:
-        raise InputError(f"verdict is {result.verdict!r}; expected one of {', '.join(VERDICTS)}")
+    try:
+        object.__setattr__(result, "verdict", Verdict(result.verdict))  # a plain string will do
+    except ValueError:
+        raise InputError(f"verdict is {result.verdict!r}; expected one of {', '.join(Verdict)}") from None
     if result.certificate is not None and result.certificate.verdict != result.verdict:
         raise InputError(f"verdict is {result.verdict} but the certificate says {result.certificate.verdict}")
     if result.converged and (

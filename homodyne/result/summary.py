@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.certificate.verdict import Verdict
+
 if TYPE_CHECKING:
     from homodyne.result.record import MCMCResult
-    from homodyne.result.verdict import Words
+    from homodyne.result.words import Words
 
-REFUSED = "REFUSED"
 HELD = 0.5  # share of the variance of a parameter that the prior holds, above which the data do not determine it
 PER_MAP = ("contrast", "offset", "sigma")
 _HEADER = ("parameter", "unit", "mean", "sd", "5 %", "50 %", "95 %", "ESS", "R-hat")
@@ -89,7 +90,7 @@ class SummaryTable:
     def __str__(self) -> str:
         lines = [*self.words.lines(), "", f"reason: {self.reason}", self.facts, "", *self.body()]
         lines += ["", *(f"warning: {text}" for text in self.warnings)] if self.warnings else []
-        return "\n".join([self.verdict, *([_BANNER, *lines, _BANNER] if self.verdict == REFUSED else lines)])
+        return "\n".join([self.verdict, *([_BANNER, *lines, _BANNER] if self.verdict == Verdict.REFUSED else lines)])
 
     def body(self) -> list[str]:
         """Lines of rates and parameters."""

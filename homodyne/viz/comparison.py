@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from homodyne.certificate.verdict import Verdict
 from homodyne.result.comparison import ComparedFit, Comparison, Interval
 from homodyne.viz.labels import SMALL, Notation, panels, style_axes, write_below
 from homodyne.viz.posterior import scale_power
@@ -13,7 +14,12 @@ from homodyne.viz.posterior import scale_power
 Array = NDArray[np.float64]
 
 COLUMNS = 3
-COLOURS = {"CERTIFIED": "#0072B2", "CORRECTED": "#009E73", "UNCERTIFIED": "0.4", "REFUSED": "#D55E00"}
+COLOURS = {
+    Verdict.CERTIFIED: "#0072B2",
+    Verdict.CORRECTED: "#009E73",
+    Verdict.UNCERTIFIED: "0.4",
+    Verdict.REFUSED: "#D55E00",
+}
 _STEP = 0.015  # of the axis between fits of one wave vector
 _DECADES = 1.3  # of medians, above which an axis is logarithmic
 
@@ -43,7 +49,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     kinds = sorted({fit.uncertainty for fit in comparison.fits})
     text = "points: medians; bars: 68 % (thick) and 95 % (thin) of the posterior"
     fixed = "hollow: fixed" if any(v.fixed for fit in comparison.fits for v in fit.values.values()) else ""
-    refused = any(fit.verdict == "REFUSED" for fit in comparison.fits)
+    refused = any(fit.verdict is Verdict.REFUSED for fit in comparison.fits)
     write_below(
         figure, [text, fixed, f"uncertainty: {', '.join(kinds)}", *comparison.notes], "red" if refused else "0.3"
     )

@@ -16,13 +16,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from homodyne.certificate.verdict import Verdict
 from homodyne.data.twotime import TwoTimeData
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.files import FIGURE, make_folder, write_atomically
 from homodyne.result.record import MCMCResult
 from homodyne.viz.consensus import agreement_figure, divergence_figure, shard_forest_figure
 from homodyne.viz.cuts import cut_figure
-from homodyne.viz.labels import NORMAL, REFUSED_MARK, notation_of, plain_text
+from homodyne.viz.labels import NORMAL, notation_of, plain_text
 from homodyne.viz.maps import map_figure
 from homodyne.viz.misfit import misfit_figure
 from homodyne.viz.posterior import corner_figure, trace_figure
@@ -154,7 +155,7 @@ def for_journal(figure: Figure, width: float) -> str:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         points = float(text.get_fontsize())
-        if text.get_text() == REFUSED_MARK:
+        if text.get_text() == Verdict.REFUSED:
             text.set_fontsize(points * size / before)
         else:
             text.set_fontsize(_PRINT_NORMAL if points >= NORMAL and width > WIDTHS["column"] else _PRINT_SMALL)

@@ -17,15 +17,13 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from homodyne.certificate.verdict import Verdict
 from homodyne.physics.model import CorrelationModel
 from homodyne.result.record import MCMCResult
 from homodyne.result.summary import map_labels, shared_label
 
 SMALL, NORMAL = 7.5, 9.0
 """Font sizes in points: ticks, captions and legends; labels and titles."""
-
-REFUSED_MARK = "REFUSED"
-"""What is written across a figure of a refused result."""
 
 CHAIN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito's colours, told apart by colour-blind readers."""
@@ -132,12 +130,12 @@ def style_axes(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "") ->
 
 def add_caption(figure: Figure, result: MCMCResult, text: str = "") -> None:
     """Verdict in words, method, kind of uncertainty and ``text`` below the figure; the word crosses a refused one."""
-    refused = result.verdict == "REFUSED"
+    refused = result.verdict is Verdict.REFUSED
     noise = _NOISE.get(result.uncertainty, result.uncertainty)
     width = figure.get_figwidth()
     if refused:
         style: dict[str, Any] = {"color": "red", "alpha": 0.16, "rotation": 30, "weight": "bold", "zorder": 10}
-        figure.text(0.5, 0.5, REFUSED_MARK, fontsize=12 * width**0.9, ha="center", va="center", **style)
+        figure.text(0.5, 0.5, Verdict.REFUSED, fontsize=12 * width**0.9, ha="center", va="center", **style)
     parts = [text, f"{result.verdict}: {result.words.trust.rstrip('.')}", f"method {result.method}, {noise}"]
     write_below(figure, parts, "red" if refused else "0.3")
 

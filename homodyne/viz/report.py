@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from homodyne.certificate.verdict import Verdict
 from homodyne.config import yaml
 from homodyne.config.schema import ParameterConfig
 from homodyne.data.twotime import TwoTimeData
@@ -45,7 +46,7 @@ _TITLES = {
     "shard_agreement": "Do shards agree?",
 }
 _STRIP = 160.0  # width of the drawing of prior and posterior in a row of the table
-_COLOURS = {"CERTIFIED": "good", "CORRECTED": "good", "REFUSED": "bad"}
+_COLOURS = {Verdict.CERTIFIED: "good", Verdict.CORRECTED: "good", Verdict.REFUSED: "bad"}
 
 
 @dataclass(frozen=True)

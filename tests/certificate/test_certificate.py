@@ -9,10 +9,11 @@ from scipy import stats
 from scipy.stats import multivariate_normal, multivariate_t
 
 from homodyne.certificate import certify as certificate
-from homodyne.certificate.certify import CERTIFIED, CORRECTED, REFUSED, Certificate, certify
+from homodyne.certificate.certify import Certificate, certify
 from homodyne.certificate.importance import effective, smoothed
 from homodyne.certificate.proposal import Mixture, Normal, around, shaped
 from homodyne.certificate.shape import fitted
+from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.optimization.nuts import NutsSettings, sample_posterior
 from known_answers.densities import (
@@ -67,7 +68,7 @@ class TestNormalPosterior:
     @pytest.mark.parametrize("seed", range(6))
     def test_exact_draws_are_certified(self, seed):
         answer = judge(NORMAL, NORMAL.draw(2000, 100 + seed), seed)
-        assert answer.certificate.verdict == CERTIFIED, answer.certificate.reason
+        assert answer.certificate.verdict == Verdict.CERTIFIED, answer.certificate.reason
         assert answer.certificate.stage == "gaussian"
         assert is_a_sentence(answer.certificate.reason)
 
@@ -75,14 +76,14 @@ class TestNormalPosterior:
     def test_two_hundred_points_are_enough_for_a_known_normal(self, seed):
         draws = NORMAL.draw(2000, 200 + seed)
         answer = judge(NORMAL, draws, seed, num_points=200, gaussian=(NORMAL.mean, NORMAL.covariance))
-        assert answer.certificate.verdict == CERTIFIED, answer.certificate.reason
+        assert answer.certificate.verdict == Verdict.CERTIFIED, answer.certificate.reason
         assert answer.certificate.ess == pytest.approx(answer.certificate.ess_ceiling, rel=0.02)
         assert 0.7 * 200 < answer.certificate.ess < 0.85 * 200
 
     def test_chains_are_certified(self):
         run = sample_posterior(NORMAL.log_density, *NORMAL.modes[0], NutsSettings(), jax.random.key(0))
         answer = judge(NORMAL, run.draws, draws_log_density=run.stats["lp"])
-        assert answer.certificate.verdict == CERTIFIED, answer.certificate.reason
+        assert answer.certificate.verdict == Verdict.CERTIFIED, answer.certificate.reason
 
     def test_weighted_points_are_the_posterior(self):
         answer = judge(NORMAL, NORMAL.draw(1000, 1), num_points=8000)
@@ -105,9 +106,9 @@ class TestNormalPosterior:
             "two": np.concatenate([x[:2000] - 0.7 * NORMAL.sd * one, x[2000:] + 0.7 * NORMAL.sd * one]),
         }[fault]
         answer = judge(NORMAL, faulty, seed)
-        assert answer.certificate.verdict in (CORRECTED, REFUSED)
+        assert answer.certificate.verdict in (Verdict.CORRECTED, Verdict.REFUSED)
         assert is_a_sentence(answer.certificate.reason)
-        if answer.certificate.verdict == CORRECTED:
+        if answer.certificate.verdict == Verdict.CORRECTED:
             assert max(worst_error(NORMAL, answer)) < 0.25
 
     def test_what_is_off_is_named_and_measured(self):
@@ -142,9 +143,9 @@ class TestOtherPosteriors:
         options = {"gaussian": problem.modes[0]} if known else {}
         for seed in range(2):
             answer = judge(problem, problem.laplace(2000, seed), seed, modes=modes, **options)
-            assert answer.certificate.verdict in (CORRECTED, REFUSED)
+            assert answer.certificate.verdict in (Verdict.CORRECTED, Verdict.REFUSED)
             assert is_a_sentence(answer.certificate.reason)
-            if answer.certificate.verdict == CORRECTED:
+            if answer.certificate.verdict == Verdict.CORRECTED:
                 assert max(worst_error(problem, answer)) < 0.4
 
     @pytest.mark.parametrize(
@@ -155,14 +156,14 @@ class TestOtherPosteriors:
     def test_exact_draws_are_certified(self, problem: Problem, stage: str):
         for seed in range(3):
             answer = judge(problem, problem.draw(2000, 50 + seed), seed)
-            assert answer.certificate.verdict == CERTIFIED, answer.certificate.reason
+            assert answer.certificate.verdict == Verdict.CERTIFIED, answer.certificate.reason
             assert answer.certificate.stage == stage
 
     @pytest.mark.parametrize("problem", [banana(2, 0.6), banana(7, 1.0), funnel(3, 0.7)], ids=lambda p: p.label)
     def test_exact_draws_of_curved_ridges_keep_the_right_answer(self, problem):
         for seed in range(3):
             answer = judge(problem, problem.draw(4000, 50 + seed), seed, num_points=2000)
-            assert answer.certificate.verdict in (CERTIFIED, CORRECTED), answer.certificate.reason
+            assert answer.certificate.verdict in (Verdict.CERTIFIED, Verdict.CORRECTED), answer.certificate.reason
             assert "disagree" not in answer.certificate.reason
             assert max(worst_error(problem, answer)) < 0.3
 
@@ -174,7 +175,7 @@ class TestOtherPosteriors:
         monkeypatch.setattr(certificate, "confirm", lambda *given: rounds.append(1) or confirm(*given))
         for seed in range(2):
             answer = judge(problem, problem.draw(2000, 50 + seed), seed, unbelievable=said)
-            assert answer.certificate.verdict == CORRECTED
+            assert answer.certificate.verdict == Verdict.CORRECTED
             assert answer.certificate.reason == f"{said}; weighted points replace the draws."
             assert max(worst_error(problem, answer)) < 0.3
         assert bool(rounds) == (answer.certificate.stage != "gaussian")
@@ -187,12 +188,12 @@ class TestOtherPosteriors:
         good, misplaced = (fitted(points, even, rng) for points in (exact, exact + 8.0 * problem.sd))
         for seed in range(3):
             answer = judge(problem, draws, seed, gaussian=problem.modes[0], fitted=lambda: good)
-            assert answer.certificate.verdict == CORRECTED
+            assert answer.certificate.verdict == Verdict.CORRECTED
             assert max(worst_error(problem, answer)) < 0.3
             misled = judge(problem, draws, seed, gaussian=problem.modes[0], fitted=lambda: misplaced)
-            assert misled.certificate.verdict == REFUSED or max(worst_error(problem, misled)) < 0.3
+            assert misled.certificate.verdict == Verdict.REFUSED or max(worst_error(problem, misled)) < 0.3
 
-    @pytest.mark.parametrize(("promising", "verdict"), [(0.02, CORRECTED), (1.0, REFUSED)])
+    @pytest.mark.parametrize(("promising", "verdict"), [(0.02, Verdict.CORRECTED), (1.0, Verdict.REFUSED)])
     def test_a_proposal_that_nearly_suffices_is_fitted_to_more_points(self, promising, verdict, monkeypatch):
         """The first fit is spoilt here: it returns the proposal that it was to improve."""
         problem, sizes, fit = banana(2, 1.0), [], certificate.adapt
@@ -205,25 +206,25 @@ class TestOtherPosteriors:
         monkeypatch.setattr(certificate, "PROMISING", promising)
         answer = judge(problem, problem.laplace(2000, 0), gaussian=problem.modes[0])
         assert answer.certificate.verdict == verdict
-        assert sizes == ([1000, 4000] if verdict == CORRECTED else [1000])
-        if verdict == CORRECTED:
+        assert sizes == ([1000, 4000] if verdict == Verdict.CORRECTED else [1000])
+        if verdict == Verdict.CORRECTED:
             assert max(worst_error(problem, answer)) < 0.2
 
     def test_a_mode_that_the_draws_miss_is_found_if_it_is_known(self):
         problem = two_modes(3, 16.0, weight=0.4)
         draws = problem.laplace(2000, 0)
         answer = judge(problem, draws, modes=problem.modes)
-        assert answer.certificate.verdict == CORRECTED
+        assert answer.certificate.verdict == Verdict.CORRECTED
         assert max(worst_error(problem, answer)) < 0.2
         blind = judge(problem, draws)
-        assert blind.certificate.verdict == CERTIFIED  # what nobody knows of cannot be seen: the documented limit
+        assert blind.certificate.verdict == Verdict.CERTIFIED  # what nobody knows of cannot be seen
 
     def test_chains_on_a_ridge(self):
         problem = banana(2, 0.5)
         settings = NutsSettings(num_warmup=100, num_samples=1000, target_accept_prob=0.9)
         run = sample_posterior(problem.log_density, *problem.modes[0], settings, jax.random.key(0))
         answer = judge(problem, run.draws, draws_log_density=run.stats["lp"], num_points=2000)
-        assert answer.certificate.verdict in (CERTIFIED, CORRECTED), answer.certificate.reason
+        assert answer.certificate.verdict in (Verdict.CERTIFIED, Verdict.CORRECTED), answer.certificate.reason
         assert "disagree" not in answer.certificate.reason
         assert max(worst_error(problem, answer)) < 0.2
 
@@ -246,9 +247,9 @@ class TestOtherPosteriors:
             options = {"gaussian": problem.modes[0]} if rng.random() < 0.5 else {}
             points = int(rng.choice([200, 500, 1000]))
             answer = judge(problem, problem.laplace(2000, run), run, points, modes=modes, **options)
-            if answer.certificate.verdict == CERTIFIED:
+            if answer.certificate.verdict == Verdict.CERTIFIED:
                 false.append((problem.label, d, answer.certificate.reason))
-            if answer.certificate.verdict == CORRECTED and max(worst_error(problem, answer)) > 0.5:
+            if answer.certificate.verdict == Verdict.CORRECTED and max(worst_error(problem, answer)) > 0.5:
                 wrong.append((problem.label, d, worst_error(problem, answer)))
         assert not false
         assert len(wrong) <= 1
@@ -263,7 +264,7 @@ class TestOtherPosteriors:
             options = {"gaussian": problem.modes[0]} if known else {}
             draws = problem.draw(2000, run)
             verdicts.append(judge(problem, draws, run, points, **options).certificate.verdict)
-        assert verdicts.count(CERTIFIED) >= 99
+        assert verdicts.count(Verdict.CERTIFIED) >= 99
 
 
 @pytest.mark.statistical
@@ -298,7 +299,7 @@ class TestApproximationsAreReplaced:
 
     def test_pooled_errors_on_the_scale_of_the_rate(self):
         errors, verdicts = self.rates(1000)
-        assert verdicts.count(CERTIFIED) > self.RUNS // 2
+        assert verdicts.count(Verdict.CERTIFIED) > self.RUNS // 2
         noise = errors.std(axis=0, ddof=1) / np.sqrt(self.RUNS)
         assert np.all(np.abs(errors.mean(axis=0)) < 4 * noise)
         assert noise.max() < 0.02
@@ -308,7 +309,7 @@ class TestApproximationsAreReplaced:
     def test_as_many_are_effective_as_are_wanted(self):
         judged = judge(NORMAL, NORMAL.draw(1000, 1), num_points=200, approximate=1000)
         certificate = judged.certificate
-        assert certificate.verdict == CERTIFIED
+        assert certificate.verdict == Verdict.CERTIFIED
         assert certificate.weighted
         assert certificate.ess >= 700
         assert certificate.num_points > 200
@@ -321,7 +322,7 @@ class TestApproximationsAreReplaced:
         record = judge(NORMAL, NORMAL.draw(1000, 1)).certificate.to_dict()
         del record["weighted"]
         assert not Certificate.from_dict(record).weighted
-        assert Certificate.from_dict({**record, "verdict": CORRECTED}).weighted
+        assert Certificate.from_dict({**record, "verdict": Verdict.CORRECTED}).weighted
 
 
 class TestRefusals:
@@ -331,7 +332,7 @@ class TestRefusals:
 
         draws = gaussian(np.eye(2)).draw(500, 0)
         answer = certify(every(log_density), draws, names=("a", "b"), num_points=200, seed=0)
-        assert answer.certificate.verdict == REFUSED
+        assert answer.certificate.verdict == Verdict.REFUSED
         assert "is NaN or infinite at" in answer.certificate.reason
         assert is_a_sentence(answer.certificate.reason)
         with pytest.raises(InputError, match="no weighted points"):
@@ -343,25 +344,25 @@ class TestRefusals:
 
         draws = gaussian(np.eye(2)).draw(500, 0)
         answer = certify(every(log_density), draws, names=("a", "b"), num_points=200, seed=0)
-        assert answer.certificate.verdict == REFUSED
+        assert answer.certificate.verdict == Verdict.REFUSED
         assert "zero at all but" in answer.certificate.reason
 
     def test_a_posterior_that_is_elsewhere_is_followed(self):
         draws = gaussian(np.eye(2)).draw(500, 0)
         far = certify(every(lambda z: -0.5 * jnp.sum((z - 6.0) ** 2)), draws, names=("a", "b"), num_points=500, seed=0)
-        assert far.certificate.verdict == CORRECTED
+        assert far.certificate.verdict == Verdict.CORRECTED
         shares = np.exp(far.log_weights)
         assert shares @ far.points == pytest.approx([6.0, 6.0], abs=4.0 / np.sqrt(far.certificate.ess))
         assert is_a_sentence(far.certificate.reason)
 
     def test_draws_that_never_moved(self):
         answer = certify(every(NORMAL.log_density), np.ones((4, 100, 7)), names=NORMAL.names, num_points=200, seed=0)
-        assert answer.certificate.verdict == REFUSED
+        assert answer.certificate.verdict == Verdict.REFUSED
         assert "do not vary" in answer.certificate.reason
 
     def test_few_draws_are_not_certified(self):
         answer = judge(NORMAL, NORMAL.draw(100, 0))
-        assert answer.certificate.verdict == CORRECTED
+        assert answer.certificate.verdict == Verdict.CORRECTED
         assert "too few to tell" in answer.certificate.reason or "disagree" in answer.certificate.reason
         assert max(worst_error(NORMAL, answer)) < 0.25
 
@@ -369,7 +370,7 @@ class TestRefusals:
         flat = NORMAL.draw(200, 3)
         sticky = np.repeat(flat, 20, axis=0).reshape(4, 1000, 7)
         answer = judge(NORMAL, sticky)
-        assert answer.certificate.verdict == CORRECTED
+        assert answer.certificate.verdict == Verdict.CORRECTED
         taken_for_independent = judge(NORMAL, sticky.reshape(-1, 7))
         assert "disagree" in taken_for_independent.certificate.reason
 

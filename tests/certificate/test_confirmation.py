@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from homodyne.certificate import confirmation
-from homodyne.certificate.certify import CORRECTED, K_CERTIFIED, REFUSED, certify
+from homodyne.certificate.certify import K_CERTIFIED, certify
 from homodyne.certificate.confirmation import confirm
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.proposal import Normal, around
+from homodyne.certificate.verdict import Verdict
 
 NUM_POINTS = 400
 NARROW = Normal.of([-2.85], [[0.4**2]])
@@ -85,8 +86,8 @@ def test_what_is_normal_is_confirmed_at_once():
 def test_corrected_draws_of_a_certificate_have_the_tail(seed):
     draws = np.random.default_rng(seed).normal(-2.85, 0.4, (1000, 1))
     judged = certify(edge, draws, names=["z"], num_points=NUM_POINTS, seed=seed)
-    assert judged.certificate.verdict in (CORRECTED, REFUSED)
-    if judged.certificate.verdict == CORRECTED:
+    assert judged.certificate.verdict in (Verdict.CORRECTED, Verdict.REFUSED)
+    if judged.certificate.verdict == Verdict.CORRECTED:
         mean, sd = exact()
         used = judged.resample(4000, seed)[:, 0]
         assert abs(used.mean() - mean) < (0.15 + 3.0 / np.sqrt(judged.certificate.ess)) * sd

@@ -78,6 +78,7 @@ def test_a_raw_diagonal_is_believed(counts):
         found = Looked(data).counts(diagonal=data.diagonal)
         assert found.used == DIAGONAL
         assert not found.notes
+        assert not found.contradicted
         assert abs(found.values[0] - share(counts)) < 5 * found.found[DIAGONAL].error + 0.01 * share(counts)
 
 
@@ -147,6 +148,7 @@ def test_contradictions_carry_both_and_the_wider_is_used():
     assert found.used in (RESIDUALS, NEIGHBOURS)
     assert found.values[0] > 10 * found.found[FILE].middle
     assert "file gives 0.03 counts" in found.notes[0]
+    assert found.contradicted
     assert "contradict each other" in found.notes[0]
     given = Looked(data).counts(given_counts=0.03)
     assert given.used == GIVEN

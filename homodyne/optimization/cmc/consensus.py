@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from homodyne.arguments import Faults
 from homodyne.certificate.certify import (
-    CERTIFIED,
     LEAST_POINTS,
     Certificate,
     Certified,
@@ -29,6 +28,7 @@ from homodyne.certificate.density import Progress
 from homodyne.certificate.other_modes import other_modes
 from homodyne.certificate.polish import Polished, polish
 from homodyne.certificate.proposal import Mode, Normal
+from homodyne.certificate.verdict import Verdict
 from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends.base import CMCBackend
 from homodyne.optimization.cmc.combination import CombinedPosterior, combine_subposteriors, find_combiner
@@ -421,7 +421,7 @@ class _Run:
             unbelievable=not_converged(results[0].problems) if combined is None else "",
         )
         pooled = combined is not None and not find_combiner(combined.method).is_product
-        if pooled and judged.certificate.verdict == CERTIFIED:
+        if pooled and judged.certificate.verdict == Verdict.CERTIFIED:
             judged = without_draws(judged, "The shards were pooled, not multiplied")
         return judged
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
-from homodyne.certificate.certify import REFUSED
 from homodyne.certificate.density import Progress
 from homodyne.certificate.mode_search import Search
+from homodyne.certificate.verdict import Verdict
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
@@ -173,7 +173,7 @@ def sample_consensus(
         found = run_consensus(
             engine, held, init, settings, runner, modes=modes.normals(), exact=exact, progress=progress
         )
-    if found.certificate.verdict == REFUSED and not found.objections and exact:
+    if found.certificate.verdict == Verdict.REFUSED and not found.objections and exact:
         found = _sampled_whole(found, modes, engine, whole, init, settings, progress)
     found = _with_modes(found, modes)
     diagnostics = {
@@ -221,9 +221,9 @@ def _with_modes(found: Consensus, modes: Search) -> Consensus:
     certificate = found.certificate
     if not modes.modes:
         return found
-    if not modes.complete and certificate.verdict != REFUSED:
+    if not modes.complete and certificate.verdict != Verdict.REFUSED:
         reason = f"Not all modes of the posterior are known: {modes.sentence}."
-        return replace(found, certificate=replace(certificate, verdict=REFUSED, reason=reason))
+        return replace(found, certificate=replace(certificate, verdict=Verdict.REFUSED, reason=reason))
     reason = f"{certificate.reason} {modes.sentence[0].upper()}{modes.sentence[1:]}."
     return replace(found, certificate=replace(certificate, reason=reason))
 

@@ -6,13 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from homodyne.noise.sources import CONTRADICT
-from homodyne.result.verdict import SITUATIONS
+from homodyne.result.words import SITUATIONS
 
 GOOD = {"alarms": [], "failed": [], "angles": [], "misfit": {"p": 0.4, "size": 0.0}}
 FRAMES = {"limits": [0.0, 1.0, 2.0], "p": [0.2, 1e-9]}
-COUNTS = f"speckle noise: a gives 0.1 counts per pixel and frame, b 0.3: {CONTRADICT}; b used, for wider error bars"
-PIXELS = f"speckle noise: a gives 900 independent pixels, b 400: {CONTRADICT}; b used, for wider error bars"
 
 
 def failed(*names, **more):
@@ -56,10 +53,10 @@ PREPARED = {
         "beforehand of alpha",
         "widen parameters.alpha.prior",
     ),
-    "noise sources contradict": ({}, {"warnings": [PIXELS]}, "larger ± was taken", "(speckle.pixels)"),
+    "noise sources contradict": ({}, {"noise": {"contradicted": ["pixels"]}}, "larger ± was taken", "(speckle.pixels)"),
     "stated noise contradicted": (
         {"config": {"speckle": {"mean_counts": 0.1}}},
-        {"warnings": [COUNTS]},
+        {"noise": {"contradicted": ["mean_counts"]}},
         "that you stated was taken",
         "Check speckle.mean_counts",
     ),

@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from homodyne.result.summary import (
-    REFUSED,
-    RateRow,
-    median_and_error,
-    middle_rates,
-    undetermined,
-    with_error,
-)
+from homodyne.certificate.verdict import Verdict
+from homodyne.result.summary import RateRow, median_and_error, middle_rates, undetermined, with_error
 
 if TYPE_CHECKING:
     from homodyne.result.record import MCMCResult
@@ -63,13 +57,13 @@ def in_words(result: "MCMCResult") -> Words:
     """Three sentences on a result."""
     one, detail = next((row, found) for row in SITUATIONS if (found := row.holds(result)) is not None)
     trust, further = (text.format_map(detail) for text in (one.trust, one.next))
-    if result.verdict == "CORRECTED" and one.name != "corrected":
+    if result.verdict is Verdict.CORRECTED and one.name != "corrected":
         trust = f"{trust.removesuffix('.')}; the table is already the mended one."
     return Words(one.name, _found(result), trust, further)
 
 
 def _found(result: "MCMCResult") -> str:
-    if result.verdict == REFUSED:
+    if result.verdict is Verdict.REFUSED:
         return "Nothing that may be used: the numbers of this fit are not an answer."
     if rates := () if result.missing_model else middle_rates(result):
         return f"At an age of {rates[0].t:.3g} s {_joined([_rate(row) for row in rates])}."
@@ -104,7 +98,7 @@ def _if(condition: Any, **detail: Any) -> Detail:
 
 
 def _refused(then: Callable[["MCMCResult"], Detail]) -> Callable[["MCMCResult"], Detail]:
-    return lambda result: then(result) if result.verdict == REFUSED else None
+    return lambda result: then(result) if result.verdict is Verdict.REFUSED else None
 
 
 def _implausible(result: "MCMCResult") -> Detail:
@@ -163,14 +157,10 @@ def _against(result: "MCMCResult") -> Detail:
 
 def _sources(stated: bool) -> Callable[["MCMCResult"], Detail]:
     def holds(result: "MCMCResult") -> Detail:
-        from homodyne.noise.sources import CONTRADICT
-
-        told = result.config.get("speckle") or {}
-        for text in map(str, result.diagnostics.get("warnings") or ()):
-            key = "mean_counts" if "counts per pixel" in text else "pixels"
-            if CONTRADICT in text and (told.get(key) is not None) is stated:
-                return _if(True, key=f"speckle.{key}", what="counts per frame" if key == "mean_counts" else "pixels")
-        return None
+        given = result.config.get("speckle") or {}
+        contradicted = (result.diagnostics.get("noise") or {}).get("contradicted", ())
+        key = next((one for one in contradicted if (given.get(one) is not None) is stated), None)
+        return _if(key, key=f"speckle.{key}", what="counts per frame" if key == "mean_counts" else "pixels")
 
     return holds
 
@@ -229,7 +219,7 @@ SITUATIONS: tuple[Situation, ...] = (
     ),
     Situation(
         "not tested",
-        lambda result: _if(result.verdict == "UNCERTIFIED"),
+        lambda result: _if(result.verdict is Verdict.UNCERTIFIED),
         "The numbers are as good as the method: they were not compared with an exact answer.",
         "Do not publish before the answer is tested: fit again with the certificate.",
     ),
@@ -324,7 +314,7 @@ SITUATIONS: tuple[Situation, ...] = (
     ),
     Situation(
         "corrected",
-        lambda result: _if(result.verdict == "CORRECTED"),
+        lambda result: _if(result.verdict is Verdict.CORRECTED),
         "The numbers and their ± can be used: the first answer was not exact enough, the test has mended it, "
         "and the table is already the mended one.",
         "Use the table; there is nothing to repeat.",
