@@ -35,7 +35,7 @@ def in_threads(
     """Results for all items in their order, worked on by `num_threads` threads or as many as are given.
 
     Matrix products use one thread each meanwhile: with more in every worker they take half as long again. `progress` is
-    told how many items are done.
+    called with how many items are done.
     """
     found: list[Result] = []
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers or num_threads()) as pool:

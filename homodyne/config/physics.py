@@ -31,11 +31,11 @@ def model_of(config: Config) -> CorrelationModel:
 def space_of(config: Config, t: Any) -> ParameterSpace:
     """Parameters of the model with their priors, for a record with frames at the ages t (n,) in s."""
     model, given = model_of(config), config.parameters.given()
-    told = {name for name, own in given.items() if own.fixed is None}  # also frees what the model fixes by default
+    free = {name for name, own in given.items() if own.fixed is None}  # also frees what the model fixes by default
     return parameter_space(
         model,
         t,
-        priors={one.name: _prior(one, given[one.name]) for one in model.parameters if one.name in told},
+        priors={one.name: _prior(one, given[one.name]) for one in model.parameters if one.name in free},
         fixed={name: own.fixed for name, own in given.items() if own.fixed is not None},
     )
 

@@ -465,7 +465,7 @@ class ShardMCMCConfig(Section):
     num_chains: Annotated[int, Field(ge=2)] = Field(2, description="chains; at least 2, so that R-hat means something")
     target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
     cavity: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
-        3.0, description="what a shard is told of the others, in units of what it knows itself; 0: plain consensus"
+        3.0, description="what a shard is given of the others, in units of what it knows itself; 0: plain consensus"
     )
 
 

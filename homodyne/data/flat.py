@@ -272,9 +272,9 @@ def _require_agreement(
 ) -> None:
     with np.errstate(invalid="ignore"):
         scale = np.maximum(np.abs(held), np.abs(value))
-        apart = np.abs(held - value) > DUPLICATE_TOLERANCE * scale + np.finfo(np.float32).tiny
-    if apart.any():
-        k = int(np.argmax(apart))
+        differ = np.abs(held - value) > DUPLICATE_TOLERANCE * scale + np.finfo(np.float32).tiny
+    if differ.any():
+        k = int(np.argmax(differ))
         a, i, j = int(index[0][k]), int(index[1][k]), int(index[-1][k])
         raise DataError(
             f"The point t1 = {times[i]} s, t2 = {times[j]} s, {labels[a]} occurs with the {what} "

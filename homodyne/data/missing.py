@@ -54,7 +54,7 @@ ROWS = 256
 """Rows handled at once, so that temporaries stay small next to a map."""
 
 COINCIDENCE = (0.0, -1.0)
-"""What a pair without a coincidence has, also after 1 was subtracted; see `_apart` for other constants."""
+"""What a pair without a coincidence has, also after 1 was subtracted; see `_gap_above_least` for other constants."""
 
 _SAMPLE, _PARTNERS = 1 << 18, 64  # pairs looked at for repeated values; with how many frames each frame is looked at
 _OFTEN, _TWICE = 10, 3  # pairs that make a number a repeated one, and one that is alone
@@ -214,7 +214,7 @@ def _rules(sample: MapArray, partners: NDArray[np.intp]) -> _Rules:
             if _approached(values, counts, k):
                 continue
             kept = None
-            if values[k] in COINCIDENCE or (k == least and own[k] and _apart(values[own], counts[own])):
+            if values[k] in COINCIDENCE or (k == least and own[k] and _gap_above_least(values[own], counts[own])):
                 common = ~own | (counts >= _OFTEN * _usual(counts[left])) | (values == values[k])
                 share = counts[k] / counts[left].sum()
                 kept = _coincidences(values[k], share, sample, values[common], bool(fills[k]))
@@ -292,7 +292,7 @@ def _approached(values: MapArray, counts: NDArray[np.int64], k: int) -> bool:
     return near >= _FEW and 4 * near >= far
 
 
-def _apart(values: MapArray, counts: NDArray[np.int64]) -> bool:
+def _gap_above_least(values: MapArray, counts: NDArray[np.int64]) -> bool:
     """Whether hardly any of sorted values lie within a part of a coincidence above the least, which has none."""
     if values.size < 2:
         return False

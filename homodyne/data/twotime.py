@@ -565,14 +565,14 @@ def require_symmetric(one: NDArray[np.floating], label: str) -> None:
     parts = strips(len(one))
     for rows, columns in ((parts[r], parts[c]) for r in range(len(parts)) for c in range(r, len(parts))):
         above, below = one[rows, columns], one[columns, rows].T
-        apart = (above != below) & (below != 0) & (above != 0)
-        if apart.any():
+        differ = (above != below) & (below != 0) & (above != 0)
+        if differ.any():
             with np.errstate(invalid="ignore", over="ignore"):
-                apart &= np.abs(above - below) > DUPLICATE_TOLERANCE * np.maximum(np.abs(above), np.abs(below))
-        if apart.any():
+                differ &= np.abs(above - below) > DUPLICATE_TOLERANCE * np.maximum(np.abs(above), np.abs(below))
+        if differ.any():
             if constant(one.T):
                 return
-            row, column = np.argwhere(apart)[0]
+            row, column = np.argwhere(differ)[0]
             i, j = rows.start + row, columns.start + column
             raise DataError(
                 f"The map at {label} is not symmetric: c2[{i}, {j}] = {one[i, j]} but c2[{j}, {i}] = {one[j, i]}; "

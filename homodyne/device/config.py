@@ -1,7 +1,7 @@
 """What this process may use: cores, memory, GPUs, and the batch scheduler it runs under.
 
 `detect_hardware` reads limits instead of machine sizes: a process pinned to two cores of a 128-core node, or
-kept in a container with 4 GB, is told two cores and 4 GB.
+kept in a container with 4 GB, learns of two cores and 4 GB.
 """
 
 import os

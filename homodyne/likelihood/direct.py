@@ -59,7 +59,7 @@ def direct_sums(
     params : dict of (P,) arrays
     maps : Maps
     progress : callable
-        Told (rectangles of pairs done, all).
+        Called with (rectangles of pairs done, all).
     workers : int
         Threads.
     """

@@ -140,7 +140,7 @@ def image(z: jax.Array, posterior: Posterior) -> jax.Array:
 def evaluate_many(
     points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
-    """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is told how many are done."""
+    """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is given the number done."""
     return _evaluations(points, posterior, progress)  # type: ignore[no-any-return]
 
 
@@ -165,7 +165,7 @@ def physical_draws(
     rng : numpy Generator
         Source of the conditional draws of (offset, contrast).
     progress : callable
-        Told ("contrast and offset", points done, total).
+        Called with ("contrast and offset", points done, total).
 
     Returns
     -------

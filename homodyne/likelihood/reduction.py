@@ -199,7 +199,7 @@ def reduce_shards(
     shard_of : callable or None
         ``shard_of(k, i, j)`` numbers the shards of pairs of map k; None puts everything into shard 0.
     progress : callable
-        Told (maps done, all maps).
+        Called with (maps done, all maps).
     workers : int
         Threads.
     """

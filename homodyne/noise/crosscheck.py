@@ -19,10 +19,10 @@ from homodyne.noise.tiles import BLOCKS
 Array = np.ndarray[Any, np.dtype[Any]]
 
 ALARM = 1e-3
-"""Probability, if the model is right, of a test that is told as a disagreement."""
+"""Probability, if the model is right, below which a test is called a disagreement."""
 
 FRAME_BLOCKS = 4  # blocks of consecutive frames that are compared
-_ROWS_APART = 0.3  # correlation of neighbours; the fit takes up a part of it where the decay is slow
+_ROWS_LIMIT = 0.3  # correlation of neighbours; the fit takes up a part of it where the decay is slow
 _OPPOSITE = 0.05  # degrees
 _SAME_Q = 1e-6  # relative difference that is none
 
@@ -137,8 +137,8 @@ def _angles(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[dict[
     maps, found = reduced(table, "speckle"), []
     rest = remainder(maps)
     for k, place in enumerate(places):
-        apart = np.add(remainder(maps[:k] + maps[k + 1 :]), remainder(maps[k : k + 1]))
-        found.append({**place._asdict(), "p": drop_test(rest, (float(apart[0]), int(apart[1])))["p"]})
+        both = np.add(remainder(maps[:k] + maps[k + 1 :]), remainder(maps[k : k + 1]))
+        found.append({**place._asdict(), "p": drop_test(rest, (float(both[0]), int(both[1])))["p"]})
     return found
 
 
@@ -174,7 +174,7 @@ def _alarms(found: dict[str, Any]) -> dict[str, str]:
             f"the model misses the data{where} by about {100 * misfit['size']:.2g} % of the contrast "
             f"({_probability(misfit['p'])}, figure misfit)"
         )
-    if rows["measured"] is not None and abs(rows["measured"] - rows["speckle"]) > max(_ROWS_APART, 4 * rows["error"]):
+    if rows["measured"] is not None and abs(rows["measured"] - rows["speckle"]) > max(_ROWS_LIMIT, 4 * rows["error"]):
         alarms["rows"] = (
             f"neighbours in a row correlate by {rows['measured']:.2f}, the noise model says {rows['speckle']:.2f}"
         )

@@ -25,7 +25,7 @@ GIVEN, DIAGONAL, FILE, RESIDUALS = "given", "raw diagonal", "file", "residuals"
 NEIGHBOURS, ANGLES = "neighbours", "scatter between angles"
 """Names of the sources."""
 
-_APART = 4.0  # joint standard errors from which on two sources contradict each other, or an estimate its limit
+_LIMIT = 4.0  # joint standard errors from which on two sources contradict each other, or an estimate its limit
 _RATIO = 1.5  # factor between two sources that is none, in the share of speckle, in that of shot noise, in the pixels
 _DIM = 3.0  # standard errors by which shot noise is seen in residuals
 _SCATTER = 1.5  # factor between the variance of a diagonal and what counting says that is none
@@ -265,7 +265,7 @@ def judged_variance(
     if facts.pixels is not None and np.all(facts.pixels > 0):
         found[FILE] = Estimate(facts.pixels)
     found |= {} if (beside := _from_neighbours(share, contrast, seen)) is None else {NEIGHBOURS: beside}
-    found |= {} if (apart := _from_angles(pixels, seen)) is None else {ANGLES: apart}
+    found |= {} if (scatter := _from_angles(pixels, seen)) is None else {ANGLES: scatter}
     found |= _others("pixels", contrast, variance, facts)
     order = (GIVEN, RESIDUALS, NEIGHBOURS, ANGLES, FILE, *NOISE)
     used, further = _compared(found, order, _pixels_differ, min, bool(known.any()))
@@ -326,7 +326,7 @@ def _from_diagonal(
     near, g = (np.array(x) for x in zip(*((one.near, one.next_g) for one in seen), strict=True))
     beside = shot - near  # a misfit next to the diagonal is no shot noise
     above = float(np.mean(np.where(known, np.minimum(shot, beside), beside + contrast * (1 - g))))
-    if above < (_APART if dim else -_APART) * error:
+    if above < (_LIMIT if dim else -_LIMIT) * error:
         return Estimate(share), (
             f"its mean, {level.mean():.4g}, is not above that of pairs of frames next to it by more than it scatters "
             f"({above:.2g}, {error:.2g}), as counting raises a raw one; it shows no shot noise or was replaced"
@@ -338,7 +338,7 @@ def _from_diagonal(
         ratios = step[known] / expected[known, None]
         ratio, spread = float(np.nanmean(ratios)), float(np.nanstd(ratios) * np.sqrt(1.5 / np.isfinite(ratios).sum()))
         low, high = ratio < 1 / _SCATTER, ratio > _SCATTER
-        if (low and ratio + _APART * spread < 1) or (high and ratio - 1 > _APART * spread / ratio):
+        if (low and ratio + _LIMIT * spread < 1) or (high and ratio - 1 > _LIMIT * spread / ratio):
             return Estimate(share), (
                 f"its variance is {ratio:.2g} times that of a raw one with its mean, {level.mean():.4g}, from "
                 f"counting; it was {'smoothed or made' if low else 'changed, or the beam fluctuates'}"
@@ -433,15 +433,15 @@ def _compared(
 
 def _shares_differ(one: Estimate, other: Estimate) -> bool:
     a, b = sorted((one.middle, other.middle))
-    apart = b > _RATIO * a or 1 - a > _RATIO * (1 - b)
-    return apart and b - a > _APART * float(np.hypot(one.error, other.error))
+    differ = b > _RATIO * a or 1 - a > _RATIO * (1 - b)
+    return differ and b - a > _LIMIT * float(np.hypot(one.error, other.error))
 
 
 def _pixels_differ(one: Estimate, other: Estimate) -> bool:
     if not (0 < one.middle < np.inf and 0 < other.middle < np.inf):
         return False
-    apart = abs(np.log(one.middle / other.middle))
-    return bool(apart > max(np.log(_RATIO), _APART * np.hypot(one.error, other.error)))
+    difference = abs(np.log(one.middle / other.middle))
+    return bool(difference > max(np.log(_RATIO), _LIMIT * np.hypot(one.error, other.error)))
 
 
 def _chosen(used: str) -> str:

@@ -267,9 +267,9 @@ def _sampled(band: Array, grid: _Grid, following: _Grid) -> Array:
     at, m = np.searchsorted(grid.frames, following.frames), following.frames.size
     lags = np.arange(_reach(following.frames, grid.scale) + 1)
     ends = np.arange(m)[:, None] + lags
-    apart = at[np.minimum(ends, m - 1)] - at[:, None]
-    seen = (ends < m) & (apart < band.shape[2]) & (lags > 0)
-    found = np.where(seen, band[:, at[:, None], np.minimum(apart, band.shape[2] - 1)], 0.0)
+    ahead = at[np.minimum(ends, m - 1)] - at[:, None]
+    seen = (ends < m) & (ahead < band.shape[2]) & (lags > 0)
+    found = np.where(seen, band[:, at[:, None], np.minimum(ahead, band.shape[2] - 1)], 0.0)
     found[..., 0] = (_row_sums(band, grid.counts)[:, at] - _row_sums(found, following.counts)) / following.counts
     return found
 

@@ -46,7 +46,7 @@ class Ends(NamedTuple):
         order = np.argsort(-value)
         return Ends(z[order], value[order], information[order])
 
-    def apart(self, space: ParameterSpace, depth: float) -> "Ends":
+    def separate(self, space: ParameterSpace, depth: float) -> "Ends":
         """Those that differ by more than half a standard deviation and are not more than `depth` below the best."""
         kept: list[int] = []
         for k in np.flatnonzero(self.value > self.value[0] - depth) if len(self.z) else ():

@@ -161,8 +161,8 @@ def _with_slower_decay(
         starts.append(drawn[np.argmax(log_densities(drawn, posterior))])
     for mode in modes_from(posterior, np.array(starts), settings):
         gap = np.asarray(pilot.space.difference(mode.z, top.z))
-        apart = gap @ np.linalg.solve(top.covariance, gap) > 1.0
-        if not apart or mode.log_density < top.log_density - _COMPARABLE:
+        separate = gap @ np.linalg.solve(top.covariance, gap) > 1.0
+        if not separate or mode.log_density < top.log_density - _COMPARABLE:
             continue
         other = _report_at(mode, data, pilot, known)
         if np.linalg.slogdet(other.covariance)[1] <= np.linalg.slogdet(report.covariance)[1]:

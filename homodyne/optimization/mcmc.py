@@ -132,7 +132,7 @@ def fit(
     config : Config, mapping or path of a YAML file, optional
         Everything else; the arguments above, where given, replace its values.
     progress : callable, optional
-        Told (stage, done, total).
+        Called with (stage, done, total).
 
     Returns
     -------

@@ -28,7 +28,7 @@ from homodyne.physics.space import ParameterSpace
 Array = np.ndarray[Any, np.dtype[Any]]
 
 CONFLICT = 4.0
-"""Distance between prior and data, in joint standard deviations, that is told as a conflict."""
+"""Distance between prior and data, in joint standard deviations, from which on it is called a conflict."""
 
 _HELD = 0.5  # share of the prior in the information on a direction from which on it is the prior that holds it
 _STEP = 0.1  # of differences, in posterior sd
@@ -123,11 +123,11 @@ def prior_distance(pilot: Pilot) -> dict[str, Any]:
         return {}
     gap = mean - (value + slopes @ found.vectors @ pull)
     joint = np.diag(1.0 / precision) + slopes @ covariance @ slopes.T
-    apart = np.abs(gap) / np.sqrt(np.diag(joint))
+    distance = np.abs(gap) / np.sqrt(np.diag(joint))
     square = float(gap @ np.linalg.solve(joint, gap))
     improbable = chi2.sf(square, max(len(gap), 1))
     together = float(norm.isf(improbable / 2)) if improbable > 0 else square**0.5
-    distances = dict(zip(names, apart.tolist(), strict=True)) | _scaling_distances(pilot, found, points, at, pull)
+    distances = dict(zip(names, distance.tolist(), strict=True)) | _scaling_distances(pilot, found, points, at, pull)
     return {"parameters": distances, "together": together, "alarm": _alarm(distances, together)}
 
 
@@ -194,8 +194,8 @@ def _scaling_distances(pilot: Pilot, found: Directions, points: Array, at: Evalu
     moved = estimate[-1] + np.einsum("ski,s->ki", slope, pull)
     variance = np.diagonal(np.linalg.inv(known[-1]), axis1=1, axis2=2) + np.einsum("ski,s->ki", slope**2, spread)
     wide = np.sqrt(variance + 1.0 / np.asarray(prior.precision)[:, None])
-    apart = np.max(np.min(np.abs(moved - np.asarray(prior.mean)[:, None]) / wide, axis=0), axis=0)
-    return {"contrast": float(apart[1]), "offset": float(apart[0])}
+    distance = np.max(np.min(np.abs(moved - np.asarray(prior.mean)[:, None]) / wide, axis=0), axis=0)
+    return {"contrast": float(distance[1]), "offset": float(distance[0])}
 
 
 @compiled

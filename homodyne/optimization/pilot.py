@@ -203,7 +203,7 @@ def pilot_fit(
     sample_noise : bool
         Whether the noise of every map is a parameter of the posterior; otherwise it is fixed at the residuals' value.
     progress : callable
-        Told (stage, done, total).
+        Called with (stage, done, total).
 
     Raises
     ------
@@ -321,7 +321,7 @@ def modes_from(posterior: Posterior, starts: Array, settings: PilotSettings) -> 
 
     Where a climb does not end at a maximum, the point where it ends stands for one, and says that it is at an edge.
     """
-    ends = climb(posterior, starts, settings.max_iterations).apart(posterior.space, settings.depth)
+    ends = climb(posterior, starts, settings.max_iterations).separate(posterior.space, settings.depth)
     modes = [_mode(z, posterior, information) for z, information in zip(ends.z, ends.information, strict=True)]
     return sorted(modes, key=lambda mode: -mode.log_density)
 
@@ -408,7 +408,7 @@ def _on_all_data(
     still = _STILL / np.sqrt(np.maximum(np.asarray(nodes.sums)[:, 0], 1))
     posterior, starts = problem.posterior(nodes, sigma), np.array([mode.z for mode in modes])
     for _ in range(_ROUNDS):
-        starts = climb(posterior, starts, settings.max_iterations).apart(problem.space, settings.depth).z
+        starts = climb(posterior, starts, settings.max_iterations).separate(problem.space, settings.depth).z
         before, sigma = sigma, noise_at(problem, posterior, starts[0])
         if np.all(np.abs(sigma / before - 1) < still):
             sigma = before

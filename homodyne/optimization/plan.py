@@ -1,6 +1,6 @@
 """How precise would a measurement be? By the sandwich formula without data (`expected_precision`), or by simulation.
 
-What is told is the scatter of the least-squares estimate: what the data alone say, without a prior.
+What is given is the scatter of the least-squares estimate: what the data alone say, without a prior.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -123,7 +123,7 @@ def expected_precision(
     seed : int
         Of the simulations.
     progress : callable
-        Told the simulations that are done.
+        Called with the simulations that are done.
 
     Raises
     ------

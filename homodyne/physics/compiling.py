@@ -62,7 +62,7 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     """A function of points (n, d), an argument and, optionally, progress; its results have a leading axis (n,).
 
     Points are evaluated `one_by_one`, in calls of one shape by as many threads as the process may use: one program
-    serves any number of them. Results are NumPy arrays; `progress` is told how many points are done.
+    serves any number of them. Results are NumPy arrays; `progress` is called with how many points are done.
     """
 
     def at_first(points: jax.Array, count: jax.Array, argument: Any) -> Any:

@@ -214,7 +214,7 @@ SITUATIONS: tuple[Situation, ...] = (
     Situation(
         "refused",
         _refused(lambda result: _if(True)),
-        "Do not use the numbers: the fit did not settle on one answer, and the test has seen it.",
+        "Do not use the numbers: the fit did not come to one answer, and the test has seen it.",
         "Fix a parameter that you know or take a simpler model (--mode static), and fit again; otherwise {measure}.",
     ),
     Situation(

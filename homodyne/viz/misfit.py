@@ -17,7 +17,7 @@ from homodyne.viz.model import chosen_maps
 Array = NDArray[np.float64]
 
 ALARM = 1e-3
-"""Probability below which a misfit is told as one."""
+"""Probability below which a misfit is called one."""
 
 RANGE = 4.0
 """Standard deviations at the ends of the colour scale."""

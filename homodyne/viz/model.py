@@ -66,12 +66,12 @@ def spread_over_directions(phi: Array, limit: int) -> list[int]:
     Directions are the same 180 degrees apart. The one nearest to 0 comes first, then always the one farthest from those
     chosen: across the flow, the one nearest to 90 or -90 degrees, is the second.
     """
-    apart = _between(phi, 0.0)
-    chosen = [int(np.argmin(apart))]
+    distance = _between(phi, 0.0)
+    chosen = [int(np.argmin(distance))]
     while len(chosen) < min(limit, phi.size):
-        apart = np.min([_between(phi, phi[k]) for k in chosen], axis=0)
-        apart[chosen] = -1.0
-        chosen.append(int(np.argmax(np.round(apart, 6))))
+        distance = np.min([_between(phi, phi[k]) for k in chosen], axis=0)
+        distance[chosen] = -1.0
+        chosen.append(int(np.argmax(np.round(distance, 6))))
     return sorted(chosen, key=lambda k: float(phi[k]))
 
 

@@ -63,5 +63,5 @@ def plan_figure(
 
 
 def relative_names(model: CorrelationModel, params: Mapping[str, float]) -> set[str]:
-    """Parameters whose standard deviation is told in per cent: not exponents, directions, and what is zero."""
+    """Parameters whose standard deviation is given in per cent: not exponents, directions, and what is zero."""
     return {one.name for one in model.parameters if one.unit and one.period is None and params[one.name] != 0}

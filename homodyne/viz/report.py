@@ -187,8 +187,8 @@ def _picture(make: Any, title: str) -> Picture:
 
 def _fitted(one: Reported) -> list[tuple[str, str]]:
     """What was fitted, line by line."""
-    result, told = one.result, one.result.config.get("experimental_data") or {}
-    lines = [("File", str(told.get("file_path") or "data in memory"))]
+    result, given = one.result, one.result.config.get("experimental_data") or {}
+    lines = [("File", str(given.get("file_path") or "data in memory"))]
     if result.q is not None and result.phi is not None and result.t is not None:
         left_out = f", {len(result.bad_frames)} of them bad" if result.bad_frames else ""
         lines += [
@@ -235,17 +235,17 @@ def _bars(prior: tuple[float, float], posterior: tuple[float, float]) -> dict[st
 def _prior(name: str, result: MCMCResult) -> tuple[str, tuple[float, float] | None]:
     """Prior of a parameter as the settings tell it, and what 90 % of it cover, where it is one of the value itself."""
     try:
-        told = ParameterConfig.model_validate((result.config.get("parameters") or {}).get(name) or {})
-        if told.prior is None:
+        given = ParameterConfig.model_validate((result.config.get("parameters") or {}).get(name) or {})
+        if given.prior is None:
             return "", None
-        arguments = told.prior.model_dump(exclude={"type"})
-        words = f"{told.prior.type}({', '.join(f'{key} {value:g}' for key, value in arguments.items())})"
-        words += f" within {told.bounds[0]:g} to {told.bounds[1]:g}" if told.bounds else ""
-        if told.prior.type == "share":
+        arguments = given.prior.model_dump(exclude={"type"})
+        words = f"{given.prior.type}({', '.join(f'{key} {value:g}' for key, value in arguments.items())})"
+        words += f" within {given.bounds[0]:g} to {given.bounds[1]:g}" if given.bounds else ""
+        if given.prior.type == "share":
             return f"{words} of the law in the rate", None
-        found = make_prior(told.prior.type, arguments, told.bounds, name=name)
+        found = make_prior(given.prior.type, arguments, given.bounds, name=name)
     except (ValidationError, InputError, AttributeError):  # settings that this version does not know
-        return "not told in settings that this version knows", None
+        return "not given in settings that this version knows", None
     low, high = (float(x) for x in found.quantile(np.array([0.05, 0.95])))
     return words, (low, high)
 

@@ -210,7 +210,7 @@ def test_climbs_end_at_maxima(problem, found):
     assert np.all(np.diff(ends.value) <= 0)
     off = np.linalg.solve(root, (ends.z - found.mode.z).T)
     assert np.abs(off).max() < 0.05
-    assert len(ends.apart(problem.space, np.inf).z) == 1
+    assert len(ends.separate(problem.space, np.inf).z) == 1
     gradient = score_many(ends.z, found.posterior).gradient
     assert np.abs(gradient @ root).max() < 0.05
 

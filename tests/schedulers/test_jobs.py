@@ -28,7 +28,7 @@ from homodyne.optimization.nuts import NutsSettings
 
 HERE = Path(__file__).parent
 SLURM = HERE / "slurm.sh"
-PACE = Pace(first=0.2, longest=0.5, command=20.0, settle=0.5)
+PACE = Pace(first=0.2, longest=0.5, command=20.0, file_delay=0.5)
 CANCEL = {"slurm": ("scancel", "{0}_{1}"), "pbs": ("qdel", "{0}[{1}].server.example"), "torque": ("qdel", "{0}[{1}]")}
 
 

@@ -27,7 +27,7 @@ from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.registries import BACKENDS
 
-PACE = Pace(first=0.01, longest=0.01, command=5.0, settle=0.05, silence=0.1, patience=30.0)
+PACE = Pace(first=0.01, longest=0.01, command=5.0, file_delay=0.05, silence=0.1, patience=30.0)
 RUNNING = "".join(f"Job Id: 7[{k}].host\n    job_state = R\n" for k in range(2))
 POINTS = np.zeros((2, 1))
 
@@ -185,7 +185,7 @@ ENDED = "".join(f"Job Id: 7[{k}].host\n    job_state = F\n    Exit_status = 0\n"
 def test_results_that_a_shared_file_system_shows_late_are_waited_for(dialect, backend, tasks):
     dialect.says(history=ENDED)
     made = backend(max_attempts=1)
-    made.pace = replace(PACE, settle=30.0)
+    made.pace = replace(PACE, file_delay=30.0)
     helper = beside(lambda: finish_later(dialect, tasks))
     results, failures = outcome(made, tasks)
     helper.join()

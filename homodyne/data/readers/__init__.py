@@ -7,7 +7,7 @@ One module per layout, which `homodyne.registries.FORMATS` knows by its name. It
     absent(source)  what marks the layout and is not in an open file
     catalog(source, units)  the maps of a file, and how one is read
 
-Detection looks at the content, never at the name. Files are opened in a process of their own, see `apart`.
+Detection looks at the content, never at the name. Files are opened in a process of their own, see `process`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from homodyne.data.readers import hdf5, npy, npz
-from homodyne.data.readers.apart import open_apart
 from homodyne.data.readers.catalog import Catalog
+from homodyne.data.readers.process import open_in_process
 from homodyne.data.units import Units
 from homodyne.errors import DataError, InputError
 from homodyne.reading import reading
@@ -52,7 +52,7 @@ def open_catalog(
         looked for.
     """
     _container(Path(path))
-    with open_apart(path, format, units) as catalog:
+    with open_in_process(path, format, units) as catalog:
         yield catalog
 
 

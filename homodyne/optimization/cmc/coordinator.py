@@ -40,7 +40,7 @@ from homodyne.versions import used_versions
 
 INITIALIZATIONS = ("nlsq", "svi", "identity")
 PER_SHARD = "optimization.cmc.per_shard_mcmc"
-CAVITY = 3.0  # what a shard is told of the others, in units of what it knows itself
+CAVITY = 3.0  # what a shard is given of the others, in units of what it knows itself
 _POOLED = 20_000  # observations that svi looks at
 
 

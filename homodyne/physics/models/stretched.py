@@ -62,8 +62,8 @@ class Stretched(CorrelationModel):
         """exp(-2 (∫ Γ dt)^k)."""
         k, lag = params["k"], rate_integral(t1, t2, params["Gamma_ref"], -jnp.asarray(params["mu"]))
         scale = (jnp.asarray(q) / self.q_ref) ** (params["n"] * jnp.asarray(k))
-        apart = lag > 0  # at equal times the slope of the power is infinite where k < 1
-        power = jnp.where(apart, jnp.where(apart, lag, 1.0) ** k, 0.0)
+        later = lag > 0  # at equal times the slope of the power is infinite where k < 1
+        power = jnp.where(later, jnp.where(later, lag, 1.0) ** k, 0.0)
         return jnp.exp(-2.0 * scale * power) + 0.0 * jnp.asarray(phi)
 
     def coordinates(self) -> Sequence[PowerLaw]:

@@ -371,7 +371,7 @@ sys.path.insert(0, {here!r})
 import fake_shards
 from homodyne.cli.program import run
 from homodyne.errors import ExecutionError
-from homodyne.data.readers.apart import open_apart
+from homodyne.data.readers.process import open_in_process
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.multiprocessing import MultiprocessingBackend
 import pickle, queue, homodyne.optimization.cmc.types, homodyne.device.config
@@ -385,7 +385,7 @@ try:
 except ExecutionError as error:
     print(error)
 try:
-    with open_apart("a.h5", None, None):
+    with open_in_process("a.h5", None, None):
         pass
 except ExecutionError as error:
     print(error)

@@ -249,11 +249,11 @@ def test_who_is_a_straggler():
     for each in (first, second, third):
         agenda.note_begun(each)
         now[0] += 40.0
-        agenda.settle(each, "result")
+        agenda.finish(each, "result")
     assert now[0] == 220.0
     assert agenda.stragglers() == [last]  # after 220 s, of 40 s in the middle
     assert agenda.stragglers() == []
-    agenda.settle(last, Failed("lost"))
+    agenda.finish(last, Failed("lost"))
     again = agenda.take()
     agenda.note_begun(again)
     now[0] += 119.0
@@ -268,7 +268,7 @@ def test_what_is_slow_is_said_long_before_it_is_run_a_second_time(caplog):
     first, last = agenda.take(), agenda.take()
     agenda.note_begun(first), agenda.note_begun(last)
     now[0] = 5.0
-    agenda.settle(first, "result")
+    agenda.finish(first, "result")
     now[0] = 29.0
     assert agenda.stragglers() == []
     assert caplog.messages == []
@@ -290,7 +290,7 @@ def test_workers_of_which_nothing_comes_are_named_once(come, caplog):
     now[0] = 149.0
     agenda.warn_of_silence()
     if come is not None:
-        agenda.settle(first, come)
+        agenda.finish(first, come)
     assert [text for text in caplog.messages if "come back" in text] == []
     for now[0] in (151.0, 400.0):
         agenda.warn_of_silence()
@@ -322,7 +322,7 @@ def test_the_last_shard_is_a_straggler_when_none_has_finished():
     first, last = agenda.take(), agenda.take()
     now[0] = 100.0
     assert agenda.stragglers() == []  # two that take as long as each other
-    agenda.settle(first, Failed("refused", retry=False))
+    agenda.finish(first, Failed("refused", retry=False))
     assert agenda.stragglers() == [last]
     assert agenda.stragglers() == []
 

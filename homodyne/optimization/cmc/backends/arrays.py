@@ -37,7 +37,7 @@ class Pace:
         Pauses between two looks; they grow while nothing happens.
     command
         Limit of one call to the scheduler.
-    settle
+    file_delay
         How long a shared file system may take to show what a job has written there before it ended.
     silence
         How long nothing may be said of a job that was seen before.
@@ -48,7 +48,7 @@ class Pace:
     first: float = 2.0
     longest: float = 60.0
     command: float = 30.0
-    settle: float = 10.0
+    file_delay: float = 10.0
     silence: float = 300.0
     patience: float = 3600.0
 
@@ -168,7 +168,7 @@ class _Watch:
         self.work, self.agenda, self.clock = work, agenda, clock
         self.sent: dict[int, Job] = {}  # every job of this run, by number
         self.held: dict[int, _Element] = {}
-        self.over: set[tuple[int, int]] = set()  # elements that are settled
+        self.over: set[tuple[int, int]] = set()  # elements that are finished
         self.ended: dict[int, set[int]] = {}  # elements of a job that have ended, as the scheduler last said
         self.seen: set[tuple[int, int]] = set()  # elements that the scheduler has said to have
         self.gone: dict[int, float] = {}  # since when a shard without a result is over, or not heard of
@@ -176,7 +176,7 @@ class _Watch:
         self.heard = self.clock()
 
     def wait(self) -> None:
-        """Take up earlier jobs, submit the rest, and settle every task."""
+        """Take up earlier jobs, submit the rest, and finish every task."""
         pause = self.pace.first
         try:
             self._take_up()
@@ -218,17 +218,17 @@ class _Watch:
         self.held[task.shard_id] = _Element(task, job.number, index, earlier)
 
     def _collect(self) -> None:
-        """Settle the shards whose results are there, and those of which the worker has noted that it failed."""
+        """Finish the shards whose results are there, and those of which the worker has noted that it failed."""
         for shard, element in list(self.held.items()):
             outcome: Any = self.work.result(shard)
             if outcome is None:
                 outcome = self.work.failure(shard, element.task.attempt)
             if outcome is not None and shard in self.held:
                 self._drop(shard)
-                self.agenda.settle(element.task, self._unless_cancelled(element, outcome))
+                self.agenda.finish(element.task, self._unless_cancelled(element, outcome))
 
     def _look(self) -> None:
-        """Ask the scheduler for the others, and settle those who have had their time."""
+        """Ask the scheduler for the others, and finish those that have had their time."""
         jobs = {element.job for element in self.held.values()}
         states = {number: self._status(self.sent[number]) for number in sorted(jobs)}
         now = self.clock()
@@ -243,13 +243,13 @@ class _Watch:
                 if state.phase == "running":
                     self.agenda.note_begun(element.task)
             elif (silent := now - self.gone.setdefault(shard, now)) >= self._limit(state, place):
-                self._settle(shard, element, state, silent)
+                self._finish_ended(shard, element, state, silent)
         self.agenda.stragglers()
 
     def _limit(self, state: State, place: tuple[int, int]) -> float:
         """Seconds after which an element without a result has failed: silence of the scheduler is no statement."""
         if state.phase == "ended":
-            return self.pace.settle
+            return self.pace.file_delay
         return self.pace.silence if place in self.seen or not self.sent[place[0]].job else self.pace.patience
 
     def _status(self, job: Job) -> list[State] | None:
@@ -270,8 +270,8 @@ class _Watch:
         self.ended[job.number] = {index for index, state in enumerate(known) if state.phase == "ended"}
         return known
 
-    def _settle(self, shard: int, element: _Element, state: State, silent: float) -> None:
-        """Settle a shard whose element has ended, or is not heard of for too long: that one is ended first."""
+    def _finish_ended(self, shard: int, element: _Element, state: State, silent: float) -> None:
+        """Finish a shard whose element has ended, or is not heard of for too long: that one is ended first."""
         self._collect()
         if shard not in self.held:
             return
@@ -291,7 +291,7 @@ class _Watch:
         said = f"job {job.job or job.name}, element {element.index}: {reason}, without a valid result"
         words = job.last_words(element.index)
         failed = Failed(f"{said}; it last said: {words}" if words else said)
-        self.agenda.settle(element.task, self._unless_cancelled(element, failed))
+        self.agenda.finish(element.task, self._unless_cancelled(element, failed))
 
     def _cancelled(self, element: _Element) -> bool:
         return Job.read(self.work.store.path / "jobs" / f"{element.job:04d}.json").cancelled
@@ -316,7 +316,7 @@ class _Watch:
             if outcome is None:
                 tasks.append(task)
             else:
-                self.agenda.settle(task, outcome)
+                self.agenda.finish(task, outcome)
         size = self.jobs.max_array_size
         for first in range(0, len(tasks), size):
             part = tasks[first : first + size]

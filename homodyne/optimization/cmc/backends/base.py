@@ -325,13 +325,13 @@ class Agenda:
             return "and none has finished to compare it with"
         return f"the median of the {len(self._seconds)} finished shards is {statistics.median(self._seconds):.0f} s"
 
-    def settle(self, task: ShardTask, outcome: Any) -> None:
+    def finish(self, task: ShardTask, outcome: Any) -> None:
         """Note what has come of a task: a result, or `Failed`."""
         _, since = self._begun.pop(task.shard_id, self._taken[task.shard_id])
         self._slow.discard(task.shard_id)
         self._reported.discard(task.shard_id)
         if isinstance(outcome, Failed):
-            self._settle_failure(task, outcome)
+            self._finish_failed(task, outcome)
         else:
             self._seconds.append(getattr(outcome, "seconds", self._clock() - since))
             self._on_result(task.shard_id, outcome)
@@ -339,7 +339,7 @@ class Agenda:
         if self._options.early_stop and len(self._failures) == len(self._order) - len(self._open):
             self._stop_early()
 
-    def _settle_failure(self, task: ShardTask, failed: Failed) -> None:
+    def _finish_failed(self, task: ShardTask, failed: Failed) -> None:
         reasons = self._reasons.setdefault(task.shard_id, [])
         reasons.append(failed.reason)
         tried = task.attempt + 1 - self._first[task.shard_id]
@@ -385,7 +385,7 @@ class SequentialBackend(CMCBackend):
         agenda = Agenda(tasks, on_result, progress, self.options)
         while not agenda.finished:
             task = agenda.take()
-            agenda.settle(task, attempt(partial(self._run_one, task)))
+            agenda.finish(task, attempt(partial(self._run_one, task)))
         return agenda.failures
 
     def _run_one(self, task: ShardTask) -> Outcome:

@@ -164,7 +164,7 @@ class ExecutorBackend(CMCBackend):
             del flight.tasks[twin]
             _cancel(twin)
         flight.slow = [other for other in flight.slow if other is not task]
-        agenda.settle(task, outcome)
+        agenda.finish(task, outcome)
 
     def _note_begun(self, agenda: Agenda, flight: "_Flight", landed: "Future[bytes]") -> None:
         """What was handed over before a task that has landed runs by now, and so does the next: a place is free."""

@@ -41,7 +41,7 @@ _HINTS = {
 }
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""Variables by which libraries are told how many threads they may use."""
+"""Variables by which libraries learn how many threads they may use."""
 
 
 class MultiprocessingBackend(CMCBackend):
@@ -146,14 +146,14 @@ class MultiprocessingBackend(CMCBackend):
             if worker.task is not None and worker.tried and worker.running is None:
                 agenda.put_back(worker.task)  # it died when it was idle, this task has not seen it
             elif worker.task is not None:
-                agenda.settle(worker.task, Failed(reason))
+                agenda.finish(worker.task, Failed(reason))
         elif message[:1] == child.BEGUN:
             worker.running, worker.tried = 0.0, True
             if worker.task is not None:
                 agenda.note_begun(worker.task)
         elif message[:1] == child.ENDED and worker.task is not None:
             task, worker.task = worker.task, None
-            agenda.settle(task, pickle.loads(memoryview(message)[1:]))
+            agenda.finish(task, pickle.loads(memoryview(message)[1:]))
 
     def _check_limits(self, agenda: Agenda, elapsed: float) -> None:
         """Let `elapsed` seconds pass for every busy worker, and end those that have used up a limit."""
@@ -171,7 +171,7 @@ class MultiprocessingBackend(CMCBackend):
             task = worker.task
             self._dismiss([worker])
             if task is not None and not agenda.finished:
-                agenda.settle(task, Failed(reason))
+                agenda.finish(task, Failed(reason))
 
     def _dismiss(self, workers: "Sequence[_Worker]") -> None:
         for worker in workers:

@@ -1,4 +1,4 @@
-"""PBS Pro, OpenPBS and Torque: what their commands are told and what they print.
+"""PBS Pro, OpenPBS and Torque: what their commands are given and what they print.
 
 States are read from the plain format of ``qstat -f``, which all of them have; the JSON of older versions is invalid.
 """

@@ -49,7 +49,7 @@ class PjitBackend(ExecutorBackend):
 
         def threads() -> ThreadPoolExecutor:
             places = itertools.cycle(self.devices)
-            return ThreadPoolExecutor(count, initializer=lambda: _settle(next(places)))
+            return ThreadPoolExecutor(count, initializer=lambda: _use(next(places)))
 
         super().__init__(threads, options, name="pjit", in_flight=count, keeps_time=False)
 
@@ -90,6 +90,6 @@ def _check_pure(tasks: Sequence[ShardTask]) -> None:
             return
 
 
-def _settle(device: jax.Device) -> None:
+def _use(device: jax.Device) -> None:
     """Make a device the default of this thread, as long as it lives."""
     jax.default_device(device).__enter__()

@@ -1,4 +1,4 @@
-"""Slurm: what its commands are told and what they print."""
+"""Slurm: what its commands are given and what they print."""
 
 import re
 from contextlib import suppress

@@ -1,7 +1,7 @@
 """Files are opened by a process of their own: damage crashes the HDF5 library, holds it for ever, or fills the memory.
 
-`open_apart` yields the catalog of a file that such a process has open. The process is a fresh interpreter under the
-limits of `homodyne.reading`; it serves one file after the other, and is replaced when a file has ended it.
+`open_in_process` yields the catalog of a file that such a process has open. It is a fresh interpreter under the limits
+of `homodyne.reading`; it serves one file after the other, and is replaced when a file has ended it.
 """
 
 import atexit
@@ -40,7 +40,11 @@ _idle: list["_Process"] = []
 
 
 @contextmanager
-def open_apart(path: str | os.PathLike[str], format: str | None, units: Mapping[str, str] | None) -> Iterator[Catalog]:  # noqa: A002
+def open_in_process(
+    path: str | os.PathLike[str],
+    format: str | None,  # noqa: A002
+    units: Mapping[str, str] | None,
+) -> Iterator[Catalog]:
     """Yield what `homodyne.data.readers.open_here` yields, in another process.
 
     Raises

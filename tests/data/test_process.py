@@ -12,7 +12,7 @@ import pytest
 
 from homodyne import reading
 from homodyne.data import describe, load
-from homodyne.data.readers import apart, open_catalog
+from homodyne.data.readers import open_catalog, process
 from homodyne.errors import DataError, ExecutionError
 
 MAP = "/xpcs/twotime/correlation_map/c2_00001"
@@ -21,7 +21,7 @@ MEBIBYTE = 1 << 20
 
 def idle():
     """The reading process that waits for the next file."""
-    return apart._idle[-1]._process.pid
+    return process._idle[-1]._process.pid
 
 
 def peak(pid):
@@ -89,7 +89,7 @@ def test_what_is_granted_is_enough_for_one_large_chunk(aps_u, made):
 @pytest.mark.slow
 def test_an_end_that_is_not_the_fault_of_the_file(aps_u):
     path = aps_u()
-    apart._dismiss()
+    process._dismiss()
     before = set(children())
     with open_catalog(path) as catalog:
         out = np.empty((12, 12), np.float32)
@@ -117,7 +117,7 @@ def test_an_interruption_between_request_and_answer_ends_the_process(aps_u, monk
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(apart.Connection, "recv", interrupted)
+    monkeypatch.setattr(process.Connection, "recv", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load(path, q=0.004)
     monkeypatch.undo()
