@@ -27,7 +27,7 @@ from homodyne.data import describe, from_cube, load, save_hdf5, save_npz, write_
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.store import files as store_files
 from homodyne.optimization.cmc.store.shards import read_arrays, write_arrays
-from known_answers.results import example_result
+from homodyne.testing.results import example_result
 
 SECONDS = 60
 

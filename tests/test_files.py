@@ -14,8 +14,8 @@ from homodyne.cli.program import run
 from homodyne.data import save_hdf5, save_npz, write_aps_u
 from homodyne.errors import InputError
 from homodyne.files import FIGURE, OWN, remove_abandoned, temporary_folder, writable_folder, write_atomically
+from homodyne.testing.results import example_result
 from homodyne.viz.figures import FORMATS, figure_bytes
-from known_answers.results import example_result
 
 
 def measurement():

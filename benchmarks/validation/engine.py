@@ -10,7 +10,7 @@ import numpy as np
 from homodyne.errors import HomodyneError, HomodyneWarning
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.result.record import MCMCResult
-from known_answers.families import FAMILIES, LEVELS, Case
+from homodyne.testing.families import FAMILIES, LEVELS, Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.validation import alarms, calibration, coverage, engine, wide
 from benchmarks.validation.records import Unit
-from known_answers.conjugate import PROBLEMS
-from known_answers.families import FAMILIES
-from known_answers.hard_cases import CASES
+from homodyne.testing.conjugate import PROBLEMS
+from homodyne.testing.families import FAMILIES
+from homodyne.testing.hard_cases import CASES
 
 
 class Study(NamedTuple):

@@ -16,7 +16,7 @@ from homodyne.certificate.shape import fitted
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.optimization.nuts import NutsSettings, sample_posterior
-from known_answers.densities import (
+from homodyne.testing.densities import (
     Problem,
     banana,
     bounded,
@@ -26,7 +26,7 @@ from known_answers.densities import (
     skewed,
     two_modes,
 )
-from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
+from homodyne.testing.statistics import assert_covariance, assert_mean, assert_quantiles
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import pytest
 
 from homodyne.certificate.other_modes import other_modes
 from homodyne.certificate.polish import Polished, polish
-from known_answers.densities import banana, bounded, gaussian, random_covariance, skewed, two_modes
+from homodyne.testing.densities import banana, bounded, gaussian, random_covariance, skewed, two_modes
 
 
 def known_mode(problem):

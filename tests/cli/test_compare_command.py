@@ -5,7 +5,7 @@ import csv
 import matplotlib.image
 import pytest
 
-from known_answers.results import example_result
+from homodyne.testing.results import example_result
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from homodyne.config.io import load_config
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import OWN, write_atomically
 from homodyne.result.record import MCMCResult
-from known_answers.results import example_result
+from homodyne.testing.results import example_result
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from homodyne.cli.output import INVENTORY
 from homodyne.cli.program import run
 from homodyne.data import write_aps_u
+from homodyne.testing.results import example_result
 from homodyne.viz import report as module
-from known_answers.results import example_result
 
 
 @pytest.fixture(scope="module")

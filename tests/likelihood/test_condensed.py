@@ -13,7 +13,7 @@ from homodyne.likelihood.reduction import reduce_pairs
 from homodyne.noise.adjustment import unadjusted
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
-from known_answers.pairs import SCALING
+from homodyne.testing.pairs import SCALING
 
 pytestmark = pytest.mark.slow
 

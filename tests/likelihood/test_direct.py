@@ -13,7 +13,7 @@ from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, red
 from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
-from known_answers.pairs import SCALING, whole_moments
+from homodyne.testing.pairs import SCALING, whole_moments
 
 pytestmark = pytest.mark.slow
 

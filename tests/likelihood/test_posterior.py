@@ -26,8 +26,8 @@ from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.physics.model import CorrelationModel, Parameter, find_model
 from homodyne.physics.space import parameter_space
-from known_answers.pairs import SCALING, integrated, whole_maps
-from known_answers.statistics import assert_covariance, assert_mean
+from homodyne.testing.pairs import SCALING, integrated, whole_maps
+from homodyne.testing.statistics import assert_covariance, assert_mean
 
 N, SIGMA = 16, np.array([0.05, 0.08])
 T = 0.1 * np.arange(1, N + 1)

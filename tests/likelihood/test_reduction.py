@@ -19,7 +19,7 @@ from homodyne.likelihood.reduction import (
 )
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
 from homodyne.physics.model import find_model
-from known_answers.pairs import whole_moments
+from homodyne.testing.pairs import whole_moments
 
 N, Q, PHI, GAP = 70, np.array([0.004, 0.0054, 0.009]), np.array([-30.0, 10.0, 75.0]), 2e6
 TRANSPORT = {"D0": 2e4, "alpha": -0.6, "D_offset": 800.0}

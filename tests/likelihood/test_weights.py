@@ -16,7 +16,7 @@ from homodyne.noise.adjustment import unadjusted
 from homodyne.optimization.cmc.sharding import shard_numbers
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
-from known_answers.pairs import SCALING, integrated, whole_maps
+from homodyne.testing.pairs import SCALING, integrated, whole_maps
 
 pytestmark = pytest.mark.slow
 

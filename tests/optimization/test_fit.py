@@ -16,8 +16,8 @@ from homodyne.optimization import mcmc
 from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.optimization.problem import build_problem
 from homodyne.registries import SAMPLERS
-from known_answers.samples import MIRROR, STATIC
-from known_answers.statistics import assert_covariance, assert_mean, assert_quantiles
+from homodyne.testing.samples import MIRROR, STATIC
+from homodyne.testing.statistics import assert_covariance, assert_mean, assert_quantiles
 
 pytestmark = pytest.mark.slow
 

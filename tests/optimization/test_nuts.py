@@ -8,8 +8,8 @@ import pytest
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization import nuts
 from homodyne.optimization.nuts import NutsSettings, diagnose, sample_posterior
-from known_answers.densities import banana, bounded, gaussian, random_covariance, skewed, two_modes
-from known_answers.statistics import (
+from homodyne.testing.densities import banana, bounded, gaussian, random_covariance, skewed, two_modes
+from homodyne.testing.statistics import (
     assert_covariance,
     assert_mean,
     assert_quantiles,

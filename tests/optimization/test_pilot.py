@@ -16,7 +16,7 @@ from homodyne.optimization.ascent import Ends, basins, climb
 from homodyne.optimization.passes import Passes
 from homodyne.optimization.pilot import PilotSettings, modes_from, noise_at, pilot_fit
 from homodyne.optimization.problem import MOST_THINNED, build_problem, sampled_pairs, thinned_pairs
-from known_answers.samples import MIRROR, STATIC
+from homodyne.testing.samples import MIRROR, STATIC
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from homodyne.physics.simulate import (
     simulate_maps,
     speckle,
 )
-from known_answers import artefacts
+from homodyne.testing import artefacts
 
 Q, GAP = 0.0054, 2e6
 STATIC = {"D0": 4000.0, "alpha": -0.3, "D_offset": 100.0}

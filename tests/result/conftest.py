@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from homodyne.result.record import MCMCResult
-from known_answers.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
-from known_answers.results import Example, example_result
+from homodyne.testing.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
+from homodyne.testing.results import Example, example_result
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from homodyne.errors import InputError
 from homodyne.physics.models.laminar_flow import LaminarFlow
 from homodyne.physics.models.static import Static
-from known_answers.kohlrausch import Kohlrausch
+from homodyne.testing.kohlrausch import Kohlrausch
 
 
 @pytest.mark.slow

@@ -164,12 +164,12 @@ def test_openpbs_without_history_as_it_was_seen(scheduler, tmp_path, caplog):
 
 def test_a_scheduler_passes_the_suite_of_all_backends(scheduler, tmp_path):
     """The worker of one shard is killed at its first attempt, which changes no draw; failures are told alike."""
-    import jax_shards
-    from conforming import Run, check, make_tasks
+    from homodyne.testing import regression as jax_shards
+    from homodyne.testing.backends import Run, compare, make_tasks
 
     tasks = make_tasks(tmp_path)
-    backend = backend_of(scheduler, run="jax_shards:run_killed_once")
-    check(Run(backend, tasks), Run(SequentialBackend(), tasks), [jax_shards.KILLED])
+    backend = backend_of(scheduler, run="homodyne.testing.regression:run_killed_once")
+    compare(Run(backend, tasks), Run(SequentialBackend(), tasks), [jax_shards.KILLED])
 
 
 def test_statistics_are_those_of_this_process(scheduler, tmp_path):

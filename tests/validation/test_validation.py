@@ -14,8 +14,8 @@ from benchmarks.validation.fits import LIKELIHOOD, Answer, from_weights, pilot_a
 from benchmarks.validation.records import Unit, append, read
 from benchmarks.validation.report import misses, ranks_by_name, smallest_p, write_report
 from benchmarks.validation.studies import STUDIES
-from known_answers.conjugate import gaussian_mean
-from known_answers.families import FAMILIES, LEVELS, Case
+from homodyne.testing.conjugate import gaussian_mean
+from homodyne.testing.families import FAMILIES, LEVELS, Case
 
 SOME = [
     ("outliers", 0),

@@ -1,7 +1,7 @@
 import pytest
 
-from known_answers.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
-from known_answers.results import Example, example_result
+from homodyne.testing.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
+from homodyne.testing.results import Example, example_result
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,8 @@ from homodyne import compare
 from homodyne.errors import InputError
 from homodyne.physics.power_laws import middle_age
 from homodyne.result.comparison import short_names
+from homodyne.testing.results import Example, example_result
 from homodyne.viz.comparison import COLOURS, comparison_figure, fit_places
-from known_answers.results import Example, example_result
 
 
 def at(q: float, **settings) -> Example:

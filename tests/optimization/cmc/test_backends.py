@@ -132,14 +132,14 @@ def test_draws_do_not_depend_on_the_backend():
 
 @pytest.mark.slow
 def test_sampled_draws_are_the_same_bit_by_bit(tmp_path):
-    import jax_shards
+    from homodyne.testing import regression as jax_shards
 
     settings = NutsSettings(num_warmup=10, num_samples=10, num_chains=1)
     start = Initialization(np.array([0.5, 0.0]), np.diag([1e-5, 5e-6]), "identity")
     folder = write_arrays(tmp_path / "shard", jax_shards.data(0))
     sampling = ShardTask(0, jax_shards.model(), folder, 0.5, settings, start, 1)
-    alone, _ = outcome(SequentialBackend(options(run="jax_shards:sample")), [sampling])
-    parallel, failures = outcome(MultiprocessingBackend(options(run="jax_shards:sample")), [sampling])
+    alone, _ = outcome(SequentialBackend(options(run="homodyne.testing.regression:sample")), [sampling])
+    parallel, failures = outcome(MultiprocessingBackend(options(run="homodyne.testing.regression:sample")), [sampling])
     assert failures == []
     assert alone[0].shape == (1, 10, 2)
     np.testing.assert_array_equal(parallel[0], alone[0])

@@ -15,49 +15,12 @@ from homodyne.optimization.cmc.combination import (
 )
 from homodyne.optimization.cmc.subposteriors import collect
 from homodyne.registries import COMBINERS
-from known_answers.densities import random_covariance
-from known_answers.statistics import LUCK, assert_covariance, assert_mean
+from homodyne.testing.combiners import assert_product, drawn, product, split_normal
+from homodyne.testing.densities import random_covariance
+from homodyne.testing.statistics import LUCK, assert_covariance, assert_mean
 
 PRODUCTS = ["weighted", "consensus", "hierarchical", "semiparametric", "swiss"]
 COUNTS = [1, 4, 16, 64]
-SCALES = (1e4, 1e-8, 1.0, 1e-3)
-
-
-def assert_product(mean, cov, parts, num_draws, exact=None):
-    """Mean and covariance are those of the product of normal ``parts`` (mean, cov), within Monte Carlo error.
-
-    The errors follow from the delta method: S draws of every shard estimate its mean to precision / S, and its
-    precision with the noise of a Wishart matrix. ``exact`` replaces mean and covariance of the product.
-    """
-    from_parts = exact or product(parts)
-    factor = np.linalg.cholesky(from_parts[1])
-    d = len(factor)
-    effective = num_draws - d - 4.0
-    mean_noise, precision_noise = np.zeros((d, d)), np.zeros((d, d))
-    for part_mean, part_cov in parts:
-        root = np.linalg.solve(np.linalg.cholesky(part_cov), factor)
-        offset = root @ np.linalg.solve(factor, part_mean - from_parts[0])
-        middle = (1.0 + offset @ offset) * np.eye(d) + np.outer(offset, offset)
-        mean_noise += root.T @ middle @ root / effective
-        precision = root.T @ root
-        precision_noise += (np.outer(np.diag(precision), np.diag(precision)) + precision**2) / effective
-    shift = np.linalg.solve(factor, mean - from_parts[0])
-    white = np.linalg.solve(factor, np.linalg.solve(factor, cov).T)
-    scores = np.concatenate(
-        [shift / np.sqrt(np.diag(mean_noise)), ((np.linalg.inv(white) - np.eye(d)) / np.sqrt(precision_noise)).ravel()]
-    )
-    limit = norm.isf(0.5 * LUCK / scores.size)
-    worst = int(np.abs(scores).argmax())
-    assert np.abs(scores[worst]) < limit, f"score {worst} of {d} means and {d * d} precisions is {scores[worst]:.1f}"
-
-
-def product(parts):
-    """Product of normal densities, in units of the first one's widths."""
-    scale = np.sqrt(np.diag(parts[0][1]))
-    precisions = [np.linalg.inv(cov / np.outer(scale, scale)) for _, cov in parts]
-    cov = np.linalg.inv(sum(precisions))
-    mean = cov @ sum(p @ (mean / scale) for p, (mean, _) in zip(precisions, parts, strict=True))
-    return scale * mean, cov * np.outer(scale, scale)
 
 
 def by_hand(shards, debiased=True, jitter=0.0, diagonal=False):
@@ -70,32 +33,6 @@ def by_hand(shards, debiased=True, jitter=0.0, diagonal=False):
         cov = np.diag(np.diag(cov)) if diagonal else cov
         parts.append((x.mean(axis=0), cov * ((count - 1) / (count - d - 2) if debiased else 1.0)))
     return product(parts)
-
-
-def drawn(parts, num_draws, seed=0):
-    rng = np.random.default_rng(seed)
-    shards = []
-    for mean, cov in parts:
-        z = rng.standard_normal((num_draws, len(mean)))
-        shards.append({"samples": mean + z @ np.linalg.cholesky(cov).T})
-    return shards
-
-
-def split_normal(num_shards, d=4, scales=SCALES, seed=0, tempered=True):
-    """Normal data with a strong normal prior: subposteriors, and the posterior."""
-    rng = np.random.default_rng(seed)
-    noise = random_covariance(d, seed, scales=scales)
-    root, precision = np.linalg.cholesky(noise), np.linalg.inv(noise)
-    prior_mean, prior = root @ np.ones(d), 0.25 * num_shards * precision
-    power = 1.0 / num_shards if tempered else 1.0
-    parts, total, pull = [], prior.copy(), prior @ prior_mean
-    for size in rng.integers(1, 6, num_shards):
-        data = root @ (3.0 + rng.standard_normal(d) / np.sqrt(size))  # the mean of `size` observations
-        cov = np.linalg.inv(size * precision + power * prior)
-        parts.append((cov @ (size * precision @ data + power * prior @ prior_mean), 0.5 * (cov + cov.T)))
-        total, pull = total + size * precision, pull + size * precision @ data
-    cov = np.linalg.inv(total)
-    return parts, (cov @ pull, 0.5 * (cov + cov.T))
 
 
 def split_regression(num_shards, seed=0):

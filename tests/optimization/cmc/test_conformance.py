@@ -8,17 +8,17 @@ import threading
 from dataclasses import replace
 from functools import partial
 
-import jax_shards
 import numpy as np
 import pytest
-from conforming import DAMAGED, NO_NUMBER, SHARDS, Run, check, make_tasks
 
 from homodyne.optimization.cmc.backends import BACKENDS, BackendOptions, SequentialBackend
+from homodyne.testing import regression as jax_shards
+from homodyne.testing.backends import DAMAGED, NO_NUMBER, SHARDS, Run, compare, make_tasks
 
 pytestmark = pytest.mark.slow
 
 OPTIONS = BackendOptions(num_workers=2)
-KILLED = replace(OPTIONS, run="jax_shards:run_killed_once")
+KILLED = replace(OPTIONS, run="homodyne.testing.regression:run_killed_once")
 ONE = replace(KILLED, num_workers=1)  # a process that samples takes seconds to start
 KINDS = {
     "multiprocessing": partial(BACKENDS["multiprocessing"], KILLED),
@@ -50,7 +50,7 @@ def test_the_reference_is_what_was_planned(expected):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_backend_gives_what_the_sequential_one_gives(kind, tasks, expected):
-    check(Run(KINDS[kind](), tasks), expected, () if kind == "pjit" else [jax_shards.KILLED])
+    compare(Run(KINDS[kind](), tasks), expected, () if kind == "pjit" else [jax_shards.KILLED])
 
 
 class CautiousOnceMore(SequentialBackend):
@@ -130,4 +130,4 @@ class OtherThread(SequentialBackend):
 )
 def test_a_broken_backend_is_caught(broken, tasks, expected):
     with pytest.raises(AssertionError):
-        check(Run(broken(OPTIONS), tasks), expected)
+        compare(Run(broken(OPTIONS), tasks), expected)

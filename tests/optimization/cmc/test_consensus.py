@@ -20,8 +20,8 @@ from homodyne.optimization.cmc.store.shards import write_arrays
 from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardTask
 from homodyne.optimization.cmc.worker import run_shard
 from homodyne.optimization.nuts import NutsSettings
-from known_answers import conjugate
-from known_answers.statistics import assert_covariance, assert_mean
+from homodyne.testing import conjugate
+from homodyne.testing.statistics import assert_covariance, assert_mean
 
 pytestmark = pytest.mark.slow
 

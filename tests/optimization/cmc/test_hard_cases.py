@@ -7,7 +7,7 @@ import pytest
 
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.worker import run_shard
-from known_answers.hard_cases import CASES, judge, run_case
+from homodyne.testing.hard_cases import CASES, judge, run_case
 
 pytestmark = pytest.mark.slow
 

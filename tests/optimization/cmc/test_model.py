@@ -14,7 +14,7 @@ from numpyro.infer.util import potential_energy
 
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.optimization.cmc.models.adapters import LogDensityModel, NumPyroModel, as_model
-from known_answers.conjugate import PROBLEMS
+from homodyne.testing.conjugate import PROBLEMS
 
 jax.config.update("jax_enable_x64", True)
 

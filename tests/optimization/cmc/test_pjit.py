@@ -24,7 +24,7 @@ import sys
 sys.path.insert(0, {here!r})
 import jax
 import numpy as np
-import jax_shards
+from homodyne.testing import regression as jax_shards
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.pjit import PjitBackend
 
@@ -53,7 +53,7 @@ def alone():
     """Draws of the sequential backend."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(HERE)
-        import jax_shards
+        from homodyne.testing import regression as jax_shards
     shards = [jax_shards.data(k, 300 if k < 4 else 207) for k in range(5)]
     results = SequentialBackend().run_parallel_mcmc(
         shards, SETTINGS, {"slope": 0.5, "log_sigma": 0.0}, np.diag([3e-3, 2e-3]), model=jax_shards.model(), seed=3

@@ -15,7 +15,7 @@ from homodyne.optimization.cmc.svi_init import (
     shard_density,
 )
 from homodyne.optimization.cmc.types import Initialization
-from known_answers.conjugate import PROBLEMS, linear_regression
+from homodyne.testing.conjugate import PROBLEMS, linear_regression
 
 jax.config.update("jax_enable_x64", True)
 

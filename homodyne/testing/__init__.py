@@ -1,0 +1,47 @@
+"""For tests of what is added to the package: checks of each kind of thing, exact answers, assertions about draws.
+
+    check_model, check_backend, check_combiner, check_reader    what one of these has to keep to
+    assert_mean, assert_covariance, assert_quantiles, ...       in `statistics`: tolerances are the Monte Carlo error
+    conjugate, densities, families, hard_cases                  problems whose posterior is known
+    results, pairs                                              results without a fit; the likelihood, slow and obvious
+    artefacts, regression                                       what goes wrong in files; shards for backends
+
+The tests of the package use the same.
+"""
+
+from typing import TYPE_CHECKING
+
+from homodyne.lazy import attributes as _attributes
+
+if TYPE_CHECKING:
+    from homodyne.physics.checks import check_model
+    from homodyne.testing.backends import check_backend
+    from homodyne.testing.combiners import check_combiner
+    from homodyne.testing.readers import check_reader
+    from homodyne.testing.statistics import (
+        assert_covariance,
+        assert_mean,
+        assert_quantiles,
+        assert_same_distribution,
+    )
+
+__all__ = [
+    "assert_covariance",
+    "assert_mean",
+    "assert_quantiles",
+    "assert_same_distribution",
+    "check_backend",
+    "check_combiner",
+    "check_model",
+    "check_reader",
+]
+
+_HOME = {
+    "backends": ("check_backend",),
+    "combiners": ("check_combiner",),
+    "homodyne.physics.checks": ("check_model",),
+    "readers": ("check_reader",),
+    "statistics": ("assert_covariance", "assert_mean", "assert_quantiles", "assert_same_distribution"),
+}
+
+__getattr__, __dir__ = _attributes(__name__, _HOME)

@@ -1,1 +1,0 @@
-"""Problems whose answers are known, and assertions about draws: what tests and benchmarks share."""
