@@ -35,3 +35,29 @@ def check(
     say(to_yaml(resolve(config)), end="")
     if config.experimental_data.file_path is None:
         say("note: experimental_data.file_path is not given, which homodyne fit needs", error=True)
+
+
+@app.command("explain")
+def explain(
+    key: Annotated[str, typer.Argument(help="Key with its sections, such as optimization.method, or a section.")],
+    mode: Annotated[str, typer.Option(help="Name of a correlation model, or module:Class.")] = "laminar_flow",
+) -> None:
+    """Say what a key of the configuration means, what it may be, and its default; of a section, all its keys."""
+    from homodyne.config.explanation import explanation
+
+    say(explanation(key, mode))
+
+
+@app.command("schema")
+def schema(
+    file: Annotated[Path, typer.Argument(help="JSON file to write.")] = Path("homodyne.schema.json"),
+) -> None:
+    """Write the JSON schema of configurations, by which editors complete keys and mark mistakes."""
+    import json
+
+    from homodyne.config.schema import Config
+    from homodyne.files import SCHEMA, write_atomically
+
+    content = {"$comment": "homodyne schema 1", **Config.model_json_schema()}
+    write_atomically(file, json.dumps(content, indent=2, ensure_ascii=False).encode(), SCHEMA)
+    say(f"wrote {file}: put  # yaml-language-server: $schema={file}  into the first line of a configuration")

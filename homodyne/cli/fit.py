@@ -3,15 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homodyne.cli import jobs, store
+from homodyne.cli import jobs, many, store
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, given, load_measurement, selection
 from homodyne.cli.output import exit_if_refused, output_folder
 from homodyne.cli.terminal import progress_bars, say
+from homodyne.errors import InputError
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
@@ -20,13 +21,21 @@ if TYPE_CHECKING:
 
 
 def fit(
-    source: Annotated[Path, typer.Argument(metavar="CONFIG_OR_FILE", help="Configuration (.yaml) or data file.")],
-    changes: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the configuration.")
-    ] = None,
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONFIG_OR_FILE... [KEY=VALUE]...",
+            help="Configuration (.yaml), or data files, or both; then changes to the configuration.",
+        ),
+    ],
     method: Annotated[str | None, typer.Option(help="auto, laplace, nuts or cmc.")] = None,
     mode: Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")] = None,
     q: Q = None,
+    each_q: Annotated[bool, typer.Option("--each-q", help="Fit every wave vector for itself.")] = False,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=V1,V2,...", help="What is known of each of several files, such as a temperature."),
+    ] = None,
     phi: Phi = None,
     frames: Frames = None,
     dt: DT = None,
@@ -42,9 +51,18 @@ def fit(
 ) -> None:
     """Fit a measurement: posterior, verdict, summary, figures and a report.
 
+    Several files, or every wave vector of one (--each-q), are fitted one by one into folders of their own, with one
+    table (CSV and LaTeX) and one figure; what fails is noted there, and --resume goes on with what is missing.
+
     Ends with 0 when the posterior is certified or corrected, with 3 when it is refused.
+
+    Examples: homodyne fit run42.h5 --mode static --output out
+
+    homodyne fit settings.yaml run*.h5 --each-q --output night --known "T (K)=293,298,303"
     """
     from homodyne.config.io import load_config
+
+    sources, changes = _split(arguments)
 
     options = {
         "analysis_mode": mode,
@@ -57,11 +75,24 @@ def fit(
         "output.overwrite": True if overwrite else None,
         "seed": seed,
     }
-    is_config = source.suffix.lower() in (".yaml", ".yml")
-    base = source if is_config else {"experimental_data": {"file_path": source}}
-    config = load_config(
-        base, [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit), *given(options)]
-    )
+    base, files = (sources[0], sources[1:]) if sources[0].suffix.lower() in (".yaml", ".yml") else (None, sources)
+    chosen: list[str | tuple[str, Any]] = [
+        *changes,
+        *selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit),
+        *given(options),
+    ]
+    if len(files) > 1 or each_q or known:
+        several = load_config(base, chosen)
+        files = files or [Path(several.experimental_data.file_path or "")]
+        many.require_files(files)
+        tasks = many.measurements(files, base, chosen, each_q=each_q, known=many.numbers(known))
+        if dry_run:
+            raise InputError("--dry-run shows the job of one measurement; give one file")
+        folder = Path(several.output.directory)
+        lines = many.fit_many(tasks, folder, resume=resume, overwrite=several.output.overwrite)
+        raise typer.Exit(max(line.exit_code for line in lines))
+    source = sources[0]
+    config = load_config(base, [*([("experimental_data.file_path", str(files[0]))] if files else []), *chosen])
     place = store.choose_place(config, resume=resume)
     if resume:
         store.require_store(place)
@@ -72,6 +103,15 @@ def fit(
     exit_if_refused(fit_and_write(data, config, place=place, inputs=[source]))
 
 
+def _split(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Files, and changes of the configuration, of a command line."""
+    changes = [one for one in arguments if "=" in one and not Path(one).exists()]
+    sources = [Path(one) for one in arguments if one not in changes]
+    if not sources:
+        raise InputError(f"{arguments[0]}: expected a configuration (.yaml) or a data file before changes KEY=VALUE")
+    return sources, changes
+
+
 def fit_and_write(
     data: "TwoTimeData",
     config: "Config",
@@ -79,6 +119,7 @@ def fit_and_write(
     *,
     place: Path | None = None,
     inputs: Sequence[Path] = (),
+    brief: bool = False,
 ) -> "MCMCResult":
     """Fit a measurement and write result, summary, configuration, then figures and report into the output folder.
 
@@ -92,6 +133,8 @@ def fit_and_write(
         Where finished shards are kept; None where they are not.
     inputs
         Files that were read, which are not replaced.
+    brief
+        Print the verdict in words only, not the summary.
     """
     from homodyne.config.io import resolve, to_mapping
     from homodyne.optimization.mcmc import fit
@@ -110,7 +153,7 @@ def fit_and_write(
                 result = replace(result, config=to_mapping(resolve(config)))
                 folder.write_result(result, config)
                 place = store.replace_earlier(place)
-        say(result.summary())
+        say("\n".join([result.verdict, *result.words.lines()]) if brief else result.summary())
         say(f"wrote {folder.path}")
         store.say_where(place)
         if wanted.figures:

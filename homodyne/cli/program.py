@@ -22,10 +22,12 @@ from homodyne.cli import (
     compare,
     config,
     demo,
+    doctor,
     fit,
     hardware,
     inspect,
     jobs,
+    many,
     plan,
     report,
     simulate,
@@ -54,8 +56,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (
-    inspect.inspect, fit.fit, report.report, report.figures, compare.compare, combine.combine, combine.certify,
+    inspect.inspect, fit.fit, many.watch, report.report, report.figures, compare.compare, combine.combine,
+    combine.certify,
     jobs.status, jobs.cancel, jobs.unlock, worker.worker, simulate.simulate, plan.plan, demo.demo, hardware.hardware,
+    doctor.doctor,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(config.app, name="config")

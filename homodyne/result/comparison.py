@@ -87,6 +87,12 @@ class Comparison:
     fits: tuple[ComparedFit, ...]
     quantities: tuple[Quantity, ...]
     notes: tuple[str, ...] = ()
+    against: tuple[str, tuple[float, ...]] | None = None
+
+    @property
+    def axis(self) -> str:
+        """What the fits are drawn against; empty for the files one after the other."""
+        return self.against[0] if self.against else "q (1/Å)" if self.q_differs else ""
 
     @property
     def q_differs(self) -> bool:
@@ -137,18 +143,24 @@ class Comparison:
         return text.getvalue()
 
 
-def compare(results: "Mapping[str, MCMCResult] | Sequence[MCMCResult | str | os.PathLike[str]]") -> Comparison:
+def compare(
+    results: "Mapping[str, MCMCResult] | Sequence[MCMCResult | str | os.PathLike[str]]",
+    *,
+    against: tuple[str, Sequence[float]] | None = None,
+) -> Comparison:
     """Put results side by side.
 
     Parameters
     ----------
     results : mapping of names to results, or sequence of results and of files of results
         Two or more. Results of different models are compared in the parameters that they have in common.
+    against
+        Name, with unit, and a number for each result, such as its temperature: the axis of the figure in place of q.
 
     Raises
     ------
     InputError
-        Fewer than two results, a file twice, or nothing in common.
+        Fewer than two results, a file twice, nothing in common, or another number of numbers.
     """
     named = results if isinstance(results, Mapping) else _named(results)
     if len(named) < 2:
@@ -162,7 +174,10 @@ def compare(results: "Mapping[str, MCMCResult] | Sequence[MCMCResult | str | os.
     notes += [reason] if reason else []
     notes += [f"{Verdict.REFUSED}, do not use the numbers of {', '.join(refused)}"] if refused else []
     fits = tuple(_fit(label, one, parameters, values.get(label, {})) for label, one in named.items())
-    return Comparison(fits, (*rates, *parameters), tuple(notes))
+    if against is not None and len(against[1]) != len(fits):
+        raise InputError(f"{len(against[1])} numbers of {against[0]} for {len(fits)} results; expected one for each")
+    axis = None if against is None else (against[0], tuple(float(one) for one in against[1]))
+    return Comparison(fits, (*rates, *parameters), tuple(notes), axis)
 
 
 def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:

@@ -30,16 +30,17 @@ def comparison_figure(comparison: Comparison) -> Figure:
     notation = Notation(
         {one.name: one.symbol for one in comparison.quantities}, {one.name: one.unit for one in comparison.quantities}
     )
-    across = 0.9 + max(1.7, 0.28 * len(comparison.fits) if not comparison.q_differs else 0.0)
-    below = 1.2 if comparison.q_differs else 1.2 + 0.055 * max(len(fit.label) for fit in comparison.fits)
+    axis = comparison.axis
+    across = 0.9 + max(1.7, 0.28 * len(comparison.fits) if not axis else 0.0)
+    below = 1.2 if axis else 1.2 + 0.055 * max(len(fit.label) for fit in comparison.fits)
     most = 2 if len(comparison.quantities) == 4 else COLUMNS
     figure, axes, columns = panels(len(comparison.quantities), most, (across, 1.9), (0.4, below), sharex=True)
     for k, (ax, one) in enumerate(zip(axes, comparison.quantities, strict=True)):
         values = [fit.values[one.name] for fit in comparison.fits]
         power = draw_intervals(ax, place, spans, values, comparison.fits)
         bottom = k + columns >= len(axes)
-        style_axes(ax, "q (1/Å)" if bottom and comparison.q_differs else "", notation.label(one.name, power))
-        if not comparison.q_differs:
+        style_axes(ax, axis if bottom else "", notation.label(one.name, power))
+        if not axis:
             ax.set_xticks(place, [fit.label for fit in comparison.fits], rotation=90)
             ax.set_xlim(-0.6, len(place) - 0.4)
         ax.tick_params(labelbottom=bottom)
@@ -57,11 +58,12 @@ def comparison_figure(comparison: Comparison) -> Figure:
 
 
 def fit_places(comparison: Comparison) -> tuple[Array, Array]:
-    """Place of each fit on the axis and what it covers, (n,) and (n, 2): in q (1/Å), or in the order of the files."""
-    if not comparison.q_differs:
+    """Place of each fit on its axis and what it covers, (n,) and (n, 2); without an axis in the order of the files."""
+    if not comparison.axis:
         order = np.arange(len(comparison.fits), dtype=np.float64)
         return order, np.stack([order, order], axis=1)
-    spans = np.array([fit.q for fit in comparison.fits], dtype=np.float64)
+    given = comparison.against
+    spans = np.array([fit.q for fit in comparison.fits] if given is None else np.transpose([given[1]] * 2), dtype=float)
     middle = spans.mean(axis=1)
     before = np.array([np.isclose(middle[:k], middle[k], rtol=1e-3).sum() for k in range(middle.size)])
     return middle + before * _STEP * np.ptp(spans), spans

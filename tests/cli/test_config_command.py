@@ -1,3 +1,7 @@
+import json
+
+import pytest
+
 from homodyne.config.io import load_config
 from homodyne.physics.model import MODELS
 
@@ -26,7 +30,8 @@ def test_check_tells_every_problem(homodyne, tmp_path):
     assert outcome.code == 2
     assert outcome.err.splitlines() == [
         "error: 3 problems in run.yaml:",
-        "  optimization.method: 'nutz' given, expected 'auto', 'laplace', 'nuts' or 'cmc'",
+        "  optimization.method: unknown method 'nutz'; did you mean nuts? Known are auto, cmc, laplace, nuts, "
+        "or 'module:name' of your own",
         "  output.figures: 'maybe' given, expected a valid boolean",
         "  sed: unknown key; did you mean seed?",
     ]
@@ -48,3 +53,37 @@ def test_check_looks_for_the_data_file(homodyne, tmp_path):
     bare = homodyne("config", "check", "bare.yaml")
     assert bare.code == 0
     assert "experimental_data.file_path is not given" in bare.err
+
+
+EXPLAINED = {
+    "optimization.method": ["auto takes the cheapest method", "one of: auto, cmc, laplace, nuts", "default: auto"],
+    "cmc.combination.method": ["optimization.cmc.combination.method: product of", "one of: weighted, consensus"],
+    "parameters.D0": ["transport amplitude", "hold the parameter at this value"],
+    "model.shear_convention": ["default: he2024"],
+    "experimental_data": ["file_path", "data file; relative to the folder"],
+}
+
+
+@pytest.mark.parametrize("key", EXPLAINED)
+def test_a_key_is_explained(homodyne, key):
+    outcome = homodyne("config", "explain", key)
+    assert outcome.code == 0, outcome
+    assert all(part in outcome.out for part in EXPLAINED[key]), outcome.out
+
+
+@pytest.mark.parametrize("key", ["optimization.methd", "seed.more", "nothing"])
+def test_a_key_that_is_none_is_not_explained(homodyne, key):
+    outcome = homodyne("config", "explain", key)
+    assert outcome.code == 2
+    assert f"{key}: no such key" in outcome.err
+
+
+def test_the_schema_for_editors(homodyne, tmp_path):
+    assert homodyne("config", "schema").code == 0
+    assert homodyne("config", "schema").code == 0, "its own file is replaced"
+    schema = json.loads((tmp_path / "homodyne.schema.json").read_text())
+    assert schema["$defs"]["CMCConfig"]["additionalProperties"] is False
+    assert schema["properties"]["seed"]["description"]
+    (tmp_path / "mine.json").write_text("{}")
+    assert homodyne("config", "schema", "mine.json").code == 2
+    assert (tmp_path / "mine.json").read_text() == "{}"

@@ -1,0 +1,302 @@
+"""Many measurements: each is fitted for itself, what fails is noted, and one table and one figure show all."""
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from homodyne.cli import store
+from homodyne.cli.interruption import telling_what_remains
+from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, given, selection
+from homodyne.cli.output import RESULT
+from homodyne.cli.terminal import say
+from homodyne.errors import HomodyneError, InputError
+
+if TYPE_CHECKING:
+    from homodyne.config.schema import Config
+    from homodyne.result.record import MCMCResult
+    from homodyne.result.table import Line
+
+TABLE, LATEX, PICTURE = "table.csv", "table.tex", "parameters.png"
+_ELSEWHERE = "output.", "optimization.cmc.backend.", "reduction.backend", "reduction.store"
+"""Beginnings of the keys on which no number depends."""
+_QUIET = 2.0  # seconds for which a file must not have changed before it is read
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """A file, or one wave vector of it, to be fitted for itself; ``values`` are what else is known of it."""
+
+    label: str
+    file: Path
+    config: "Config"
+    values: Mapping[str, float]
+
+
+def measurements(
+    files: Sequence[Path],
+    base: Any,
+    changes: Sequence[Any],
+    *,
+    each_q: bool,
+    known: Mapping[str, Sequence[float]] | None = None,
+) -> list[Measurement]:
+    """What is to be fitted: every file, or every wave vector of every file.
+
+    Parameters
+    ----------
+    files
+        Data files.
+    base, changes
+        As of `load_config`; the folder of the results is the output folder of these.
+    each_q
+        Whether the wave vectors that are selected are fitted one by one.
+    known
+        Numbers by name, one for each file.
+
+    Raises
+    ------
+    HomodyneError
+        The configuration cannot be used, or numbers are missing.
+    """
+    from homodyne.config.io import load_config
+    from homodyne.result.comparison import short_names
+
+    for name, values in (known or {}).items():
+        if len(values) != len(files):
+            raise InputError(f"--known {name}: {len(values)} numbers for {len(files)} files; expected one for each")
+    found = []
+    labels = short_names(files) if len(files) > 1 else [files[0].stem]
+    for k, (file, label) in enumerate(zip(files, labels, strict=True)):
+        one = load_config(base, [*changes, ("experimental_data.file_path", str(file.resolve()))])
+        own_values = {name: numbers[k] for name, numbers in (known or {}).items()}
+        folder, checkpoints = Path(one.output.directory), one.optimization.cmc.backend.checkpoint_dir
+        for q in _wavevectors(one, file) if each_q else [None]:
+            name = label if q is None else f"{label}_q{q:.6g}"
+            own: list[tuple[str, Any]] = [("output.directory", str(folder / name))]
+            own += [("experimental_data.q", q)] if q is not None else []
+            own += [("optimization.cmc.backend.checkpoint_dir", f"{checkpoints}/{name}")] if checkpoints else []
+            found.append(Measurement(name, file, load_config(one, own), own_values))
+    return found
+
+
+def _wavevectors(config: "Config", file: Path) -> list[float | None]:
+    """Wave vectors (1/Å) of the maps that are selected; a file that cannot be read is one measurement that fails."""
+    from homodyne.data.readers import open_catalog
+    from homodyne.data.readers.catalog import select_q
+
+    wanted = config.experimental_data
+    q = "all" if wanted.q_selection is None else wanted.q_selection
+    try:
+        with open_catalog(file, wanted.format, wanted.units) as catalog:
+            return list(dict.fromkeys(float(one) for one in select_q(catalog, q)[1]))
+    except HomodyneError:
+        return [None]
+
+
+def fit_many(
+    tasks: Sequence[Measurement], folder: Path, *, resume: bool, overwrite: bool, before: "Sequence[Line]" = ()
+) -> "list[Line]":
+    """Fit one measurement after the other, write table and figure, and return the lines of the table.
+
+    What has failed is noted in the table, and the next one is fitted. The table is complete after every fit.
+
+    Parameters
+    ----------
+    tasks
+        From `measurements`.
+    folder
+        Where table and figure are written.
+    resume
+        Whether results that are there, of the same data and settings, are kept.
+    overwrite
+        Whether results that are there are replaced.
+    before
+        Lines of fits that are done.
+
+    Raises
+    ------
+    InputError
+        Results are there, and neither `resume` nor `overwrite` says what to do with them; or table or figure cannot be
+        written.
+    """
+    from homodyne.files import FIGURE, FITS, LATEX_TABLE, make_folder, require_writable
+    from homodyne.result.table import Line
+
+    there = [one for one in tasks if (Path(one.config.output.directory) / RESULT).exists()]
+    if there and not (resume or overwrite):
+        raise InputError(
+            f"{len(there)} of {len(tasks)} results are in {folder} already ({there[0].label}, ...): go on with the "
+            "others (--resume), replace them (--overwrite), or choose another folder (--output)"
+        )
+    make_folder(folder)
+    for name, kind in ((TABLE, FITS), (LATEX, LATEX_TABLE), (PICTURE, FIGURE)):
+        require_writable(folder / name, kind)
+    lines = list(before)
+
+    def remains() -> str:
+        done = len(lines) - len(before)
+        return f"{done} of {len(tasks)} fits are in {folder}: start the same command again with --resume"
+
+    with telling_what_remains(remains):
+        for number, task in enumerate(tasks, 1):
+            say(f"[{number}/{len(tasks)}] {task.label}")
+            try:
+                result = _kept(task) if resume else None
+                result = _fitted(task, resume=resume) if result is None else result
+            except HomodyneError as error:
+                say(f"error: {error}", error=True)
+                lines.append(Line(task.label, None, str(error), error.exit_code, task.values))
+            else:
+                lines.append(Line(task.label, result, "", result.verdict.exit_code, task.values))
+            _write_tables(folder, lines)
+        _draw(folder, lines)
+    failed = sum(line.result is None for line in lines)
+    refused = sum(line.result is not None and not line.result.verdict.usable for line in lines)
+    say(f"{len(lines)} fits: {failed} failed, {refused} refused; table, LaTeX and figure are in {folder}")
+    return lines
+
+
+def _kept(task: Measurement) -> "MCMCResult | None":
+    """The result of a measurement that is there, made with the same settings."""
+    from homodyne.config.io import resolve, to_mapping
+    from homodyne.optimization.cmc.store.shards import flatten
+    from homodyne.result.record import load_result
+
+    file = Path(task.config.output.directory) / RESULT
+    if not file.exists():
+        return None
+    result = load_result(file)
+    before, now = flatten(result.config), flatten(to_mapping(resolve(task.config)))
+    changed = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith(_ELSEWHERE)]
+    if changed:
+        raise InputError(
+            f"{file} was made with other settings ({', '.join(changed)}); replace it (--overwrite), or choose another "
+            "folder (--output)"
+        )
+    say(f"kept {file.parent}")
+    return result
+
+
+def _fitted(task: Measurement, *, resume: bool) -> "MCMCResult":
+    from homodyne.cli.fit import fit_and_write
+    from homodyne.cli.measurement import load_measurement
+
+    config = task.config
+    place = store.choose_place(config, resume=resume)
+    return fit_and_write(
+        load_measurement(config.experimental_data), config, place=place, inputs=[task.file], brief=True
+    )
+
+
+def _write_tables(folder: Path, lines: "Sequence[Line]") -> None:
+    from homodyne.files import FITS, LATEX_TABLE, write_atomically
+    from homodyne.result.table import to_csv, to_latex
+
+    write_atomically(folder / TABLE, to_csv(lines).encode(), FITS)
+    write_atomically(folder / LATEX, to_latex(lines).encode(), LATEX_TABLE)
+
+
+def _draw(folder: Path, lines: "Sequence[Line]") -> None:
+    """Draw the parameters of two or more results against what is known of the files, against q, or file by file."""
+    from homodyne.files import FIGURE, write_atomically
+    from homodyne.result.comparison import compare
+    from homodyne.viz.comparison import comparison_figure
+    from homodyne.viz.figures import figure_bytes
+
+    named = {line.label: line.result for line in lines if line.result is not None}
+    if len(named) < 2:
+        return
+    values = [line.values for line in lines if line.result is not None]
+    axis = next(iter(values[0]), None)
+    against = None if axis is None else (axis, [one[axis] for one in values])
+    try:
+        figure = comparison_figure(compare(named, against=against))
+    except InputError as error:  # nothing in common
+        say(f"note: no figure is drawn: {error}", error=True)
+        return
+    write_atomically(folder / PICTURE, figure_bytes(figure), FIGURE)
+
+
+def numbers(options: Sequence[str] | None) -> dict[str, list[float]]:
+    """Translate ``--known NAME=V1,V2,...``."""
+    found = {}
+    for text in options or ():
+        name, mark, values = text.partition("=")
+        try:
+            found[name.strip()] = [float(one) for one in values.split(",")]
+        except ValueError:
+            mark = ""
+        if not (mark and re.fullmatch(r"[A-Za-z][\w ()/%°.^-]*", name.strip())):
+            raise InputError(f"--known {text}: expected NAME=V1,V2,..., a number for each file")
+    return found
+
+
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where data files arrive.")],
+    changes: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the configuration.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration (.yaml) of the fits.")] = None,
+    pattern: Annotated[str, typer.Option(help="Which files.")] = "*.h*5",
+    mode: Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")] = None,
+    q: Q = None,
+    each_q: Annotated[bool, typer.Option("--each-q", help="Fit every wave vector for itself.")] = False,
+    phi: Phi = None,
+    frames: Frames = None,
+    dt: DT = None,
+    unit: Unit = None,
+    gap: Annotated[float | None, typer.Option(help="Distance of the plates in Å.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("watched"),
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 10.0,
+    until_idle: Annotated[
+        float | None, typer.Option(min=0.0, help="End when nothing new has come for so many seconds.")
+    ] = None,
+) -> None:
+    """Fit every file that arrives in a folder, each once; what was fitted before is kept, also after a restart.
+
+    A file is read when it has not changed for two seconds and its name fits --pattern. Ends with Ctrl-C.
+    """
+    options = {"analysis_mode": mode, "experimental_data.gap": gap, "output.directory": output}
+    chosen = [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit), *given(options)]
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give the one in which data files arrive")
+    say(f"watching {folder} for {pattern}; results go to {output}; Ctrl-C ends")
+    lines: list[Line] = []
+    for files in _arrivals(folder, pattern, every, until_idle):
+        tasks = [one for file in files for one in measurements([file], config, chosen, each_q=each_q)]
+        lines = fit_many(tasks, output, resume=True, overwrite=False, before=lines)
+
+
+def _arrivals(folder: Path, pattern: str, every: float, until_idle: float | None) -> Iterator[list[Path]]:
+    """Files that have come and are complete, as they come."""
+    seen: dict[Path, tuple[int, int]] = {}
+    given: set[Path] = set()
+    idle = 0.0
+    while True:
+        now = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob(pattern) if path.is_file()}
+        calm = [path for path, state in now.items() if seen.get(path) == state and path not in given]
+        seen = now
+        if calm:
+            given.update(calm)
+            idle = 0.0
+            yield sorted(calm)
+            continue
+        waiting = [path for path in now if path not in given]
+        pause = _QUIET if waiting else every
+        if until_idle is not None and not waiting and idle >= until_idle:
+            return
+        time.sleep(pause)
+        idle += pause
+
+
+def require_files(files: Sequence[Path]) -> None:
+    """Refuse file names that are no data files, before any is fitted."""
+    if wrong := [file for file in files if file.suffix.lower() in (".yaml", ".yml")]:
+        raise InputError(f"{wrong[0]}: one configuration at most, before the data files")
+    if missing := [file for file in files if not file.exists()]:
+        raise InputError(f"{missing[0]}: no such file; what is not a file changes the configuration, KEY=VALUE")
