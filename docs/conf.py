@@ -42,7 +42,9 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", "(?!homodyne).*"),  # words of other packages, and shapes in place of types
     ("py:class", r"homodyne\.config\.schema\..*"),  # sections: the page on configuration has their keys
-    ("py:class", r"homodyne\.(likelihood|optimization)\..*"),  # records that stay inside the engine
+    ("py:class", r"homodyne\.(likelihood|optimization|certificate)\..*"),  # records that stay inside the engine
+    ("py:class", r"homodyne\.result\.(summary|comparison)\..*"),  # lines of tables
+    ("py:class", r"homodyne\.registries\.T"),  # what a registry holds
 ]
 
 

@@ -28,9 +28,11 @@ MODULES = (
     CMC,
     *(
         f"{CMC}.{name}"
-        for name in ["coordinator", "sharding", "svi_init", "combination", "diagnostics", "result", "backends"]
+        for name in ["coordinator", "sharding", "svi_init", "combination", "diagnostics", "backends"]
     ),
     *(f"{CMC}.backends.{name}" for name in ["base", "selection", "pjit", "multiprocessing", "pbs"]),
+    "homodyne.result.record",
+    "homodyne.testing",
     "homodyne.viz",
 )
 """Modules that the developer guide, README and pages name."""

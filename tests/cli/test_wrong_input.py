@@ -119,7 +119,7 @@ SELECTIONS = {
     ("--dt", "0.3"): "0.1",
     ("--gap", "-3"): "experimental_data.gap: -3.0 given",
     ("--mode", "laminar"): "analysis_mode: unknown model 'laminar'",
-    ("--method", "hmc"): "optimization.method: 'hmc' given",
+    ("--method", "hmc"): "optimization.method: unknown method 'hmc'",
     ("--seed", "-1"): "seed: -1 given",
     ("experimental_data.age_origin=-0.5",): "-0.4",
     ("experimental_data.format=tiff",): "tiff",

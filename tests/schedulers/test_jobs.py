@@ -40,7 +40,7 @@ def importable(monkeypatch):
 def jobs(**changes):
     names = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "XLA_FLAGS")
     environment = {
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "cmc")]),
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent / "optimization" / "cmc")]),
         **{name: os.environ[name] for name in names},
     }
     return JobsConfig(**({"environment": environment, "memory_gb": 0.7, "walltime": "00:10:00"} | changes))
@@ -245,7 +245,7 @@ def test_a_killed_coordinator_loses_nothing(scheduler, tmp_path):
     for shard_id in (1, 2):
         (store.path / f"fault-{shard_id}").write_text("wait")
     program = tmp_path / "program.py"
-    program.write_text(COORDINATOR.format(paths=[str(HERE), str(HERE.parent / "cmc")]))
+    program.write_text(COORDINATOR.format(paths=[str(HERE), str(HERE.parent / "optimization" / "cmc")]))
     command = [sys.executable, program, store.path, scheduler.name]
     with subprocess.Popen(command) as first:
         try:

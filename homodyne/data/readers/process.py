@@ -69,7 +69,7 @@ def open_in_process(
     try:
         folder = "/" if os.path.isabs(path) else os.getcwd()
         found: Catalog = process.ask(
-            "open", folder, process.path, format, _added(), units and dict(units), reading.SECONDS
+            "open", folder, process.path, format, (_path(), _added()), units and dict(units), reading.SECONDS
         )
         yield replace(
             found,
@@ -88,10 +88,7 @@ class _Process:
         self.path = ""
         self._busy = False
         self._ours, theirs = socket.socketpair()
-        program = (
-            f"import sys; sys.path[:] = {[os.fspath(one) for one in sys.path]!r}; from {__name__} import serve; "
-            f"serve({theirs.fileno()})"
-        )
+        program = f"import sys; sys.path[:] = {_path()!r}; from {__name__} import serve; serve({theirs.fileno()})"
         try:
             with theirs:
                 self._process = subprocess.Popen(
@@ -171,6 +168,11 @@ class _Process:
         return DataError(f"{self.path} cannot be read; it is damaged or incomplete: {how} ({name}).")
 
 
+def _path() -> list[str]:
+    """Where this process finds modules."""
+    return [os.fspath(one) for one in sys.path]
+
+
 def _added() -> dict[str, str]:
     """Modules of the file formats that were registered here."""
     return {name: one if isinstance(one, str) else one.__name__ for name, one in FORMATS.added().items()}
@@ -211,17 +213,18 @@ class _Served:
         folder: str,
         path: str,
         format: str | None,  # noqa: A002
-        added: Mapping[str, str],
+        formats: tuple[list[str], Mapping[str, str]],
         units: Mapping[str, str] | None,
         seconds: int,
     ) -> Catalog:
-        """Open a file as its parent names it, with the file formats that the parent knows."""
+        """Open a file as its parent names it, with the places of modules and the file formats that the parent knows."""
         from homodyne.data.readers import open_here
 
         os.chdir(folder)
         self._path, self._seconds = path, seconds
         self._limit()
         self._held.enter_context(FORMATS.unchanged())
+        sys.path[:], added = formats
         FORMATS.update(added)
         found = self._catalog = self._held.enter_context(open_here(path, format, units))
         there: dict[str, Any] = {

@@ -42,7 +42,7 @@ def no_work(monkeypatch):
 
 WRONG = [
     ({"combination": "weigthed"}, "unknown combination method 'weigthed'"),
-    ({"strategy": "stratifed"}, "unknown strategy 'stratifed'; use one of random"),
+    ({"strategy": "stratifed"}, "unknown sharding strategy 'stratifed'; did you mean stratified"),
     ({"initialization": "nlsqq"}, "unknown initialization 'nlsqq'"),
     ({"backend": "sequentiel"}, "unknown backend 'sequentiel'"),
     ({"backend": "absent_module:Backend"}, "cannot import the backend 'absent_module:Backend'"),
