@@ -26,10 +26,7 @@ MODULES = (
     "homodyne.errors",
     "homodyne.optimization.mcmc",
     CMC,
-    *(
-        f"{CMC}.{name}"
-        for name in ["coordinator", "sharding", "svi_init", "combination", "diagnostics", "backends"]
-    ),
+    *(f"{CMC}.{name}" for name in ["coordinator", "sharding", "svi_init", "combination", "diagnostics", "backends"]),
     *(f"{CMC}.backends.{name}" for name in ["base", "selection", "pjit", "multiprocessing", "pbs"]),
     "homodyne.result.record",
     "homodyne.testing",

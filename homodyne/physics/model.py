@@ -335,7 +335,8 @@ def reference_of(model: CorrelationModel) -> str:
     """
     kind = type(model)
     brought = kind.__module__.startswith("homodyne.") or bool(entry_points(group=MODELS.group, name=model.name))
-    return model.name if brought and MODELS.find(model.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
+    known = brought and model.name in MODELS.names() and MODELS.find(model.name) is kind
+    return model.name if known else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def find_model_class(name: str, *, importing: bool = True) -> type[CorrelationModel]:

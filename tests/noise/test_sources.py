@@ -128,7 +128,7 @@ def test_planted_bugs_let_made_diagonals_pass(monkeypatch):
     looked, c2, raw = Looked(data), np.asarray(data.c2[0], float), data.diagonal[0]
     monkeypatch.setattr(sources, "_SCATTER", np.inf)
     assert looked.counts(diagonal=MADE["smoothed"](c2, raw)[None]).used == DIAGONAL
-    monkeypatch.setattr(sources, "_APART", -np.inf)
+    monkeypatch.setattr(sources, "_LIMIT", -np.inf)
     assert looked.counts(diagonal=MADE["local median"](c2, raw)[None]).found[DIAGONAL].middle == 1.0
 
 
