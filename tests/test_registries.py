@@ -15,6 +15,7 @@ from homodyne.config.schema import JobsConfig
 from homodyne.errors import ConfigError, InputError
 from homodyne.optimization.cmc.backends.jobs import job_script, modules_of
 from homodyne.optimization.cmc.backends.slurm import SlurmBackend
+from homodyne.optimization.cmc.sharding import assign_points
 from homodyne.registries import (
     BACKENDS,
     COMBINERS,
@@ -212,6 +213,16 @@ def test_what_cannot_be_used_is_refused(registry, wrong, message):
             registry.register(first, wrong)
     with pytest.raises(InputError, match="unknown"):
         registry.find("nothing of this name")
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda *given: np.zeros(6, int), lambda *given: np.arange(6), lambda *given: [0.5] * 6]
+)
+def test_a_strategy_that_loses_points_is_refused(wrong):
+    t = np.arange(6.0)
+    STRATEGIES.register("wrong", wrong)
+    with pytest.raises(InputError, match="the strategy 'wrong' gave numbers of type .*expected 6 integers from 0 to 1"):
+        assign_points("wrong", t, t + 1, t, 2)
 
 
 def test_every_name_of_the_package_is_what_it_stands_for():

@@ -267,7 +267,8 @@ def _judge_combined(
         problems.append("the combined posterior: a variance is not positive")
     numbers: dict[str, Any] = {"method": method, "mean": plain(mean), "sd": None}
     warnings = []
-    if method in COMBINERS and not COMBINERS[method].is_product:
+    name = COMBINERS.name_of(method)
+    if name in COMBINERS and not COMBINERS[name].is_product:
         warnings.append("the shards were pooled, not multiplied: the posterior is about sqrt(shards) times too wide")
     if problems:
         return numbers, problems, warnings

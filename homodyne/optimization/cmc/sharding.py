@@ -80,7 +80,7 @@ def assign_points(
     first, second, angle = (_finite(name, values) for name, values in (("t1", t1), ("t2", t2), ("phi", phi)))
     _require_flat({"t1": first, "t2": second, "phi": angle})
     require_fewer(num_shards, first.size)
-    return np.asarray(chosen.points(first, second, angle, num_shards, _generator(seed)), dtype=np.int32)
+    return _dealt(chosen.points(first, second, angle, num_shards, _generator(seed)), first.size, num_shards, strategy)
 
 
 def shard_rows(num_points: int, num_shards: int, strategy: str = "random", seed: int = 0) -> npt.NDArray[np.int32]:
@@ -104,7 +104,7 @@ def shard_rows(num_points: int, num_shards: int, strategy: str = "random", seed:
     """
     deal = by_rows(strategy)
     require_fewer(num_shards, num_points)
-    return np.asarray(deal(num_points, num_shards, _generator(seed)), dtype=np.int32)
+    return _dealt(deal(num_points, num_shards, _generator(seed)), num_points, num_shards, strategy)
 
 
 def by_rows(strategy: str) -> Callable[[int, int, Rng], Array]:
@@ -204,10 +204,8 @@ def shard_numbers(
         by_row, by_column = chosen.grid(n, num_shards)
         return lambda k, i, j: np.asarray(by_row[place[i]] + by_column[place[j]], dtype=np.int32)
     earlier, later = (frames[x].astype(np.min_scalar_type(int(frames[-1]))) for x in np.triu_indices(n, 1))
-    number = np.asarray(
-        chosen.points(maps.t[earlier], maps.t[later], np.zeros(earlier.size), num_shards, _generator(seed)),
-        dtype=np.int32,
-    )
+    dealt = chosen.points(maps.t[earlier], maps.t[later], np.zeros(earlier.size), num_shards, _generator(seed))
+    number = _dealt(dealt, earlier.size, num_shards, strategy)
     before = [_before(among, maps.q[k], maps.phi[k]) for k in range(maps.num_maps)]
     shift = chosen.rotates * earlier.size * np.array(before)
     starts = np.concatenate([[0], np.cumsum(np.arange(n - 1, 0, -1))])
@@ -354,6 +352,18 @@ def _require_flat(arrays: Mapping[str, Array]) -> None:
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
         raise InputError(f"points need flat arrays of equal lengths; their shapes are {shapes}")
+
+
+def _dealt(numbers: npt.ArrayLike, count: int, num_shards: int, strategy: str | Strategy) -> npt.NDArray[np.int32]:
+    """Numbers of the shards, made sure that there is one for each point, and that no shard is empty."""
+    found = np.asarray(numbers)
+    whole = found.shape == (count,) and np.issubdtype(found.dtype, np.integer) and 0 <= found.min() <= found.max()
+    if not whole or found.max() >= num_shards or not np.bincount(found, minlength=num_shards).all():
+        raise InputError(
+            f"the strategy {strategy!r} gave numbers of type {found.dtype} and shape {found.shape}; expected {count} "
+            f"integers from 0 to {num_shards - 1}, each at least once"
+        )
+    return found.astype(np.int32)
 
 
 def _strategy(given: str | Strategy) -> Strategy:
