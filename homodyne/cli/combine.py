@@ -7,7 +7,7 @@ import typer
 
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.cli.measurement import given
-from homodyne.cli.output import exit_if_refused, output_folder
+from homodyne.cli.output import JSON, as_record, exit_if_refused, output_folder, results_as_json
 from homodyne.cli.terminal import progress_bars, say
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def combine(
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+    json: JSON = False,
 ) -> None:
     """Combine the finished shards of a fit again, without its data.
 
@@ -53,9 +54,12 @@ def combine(
     }
     stored = open_stored(store, [*(changes or ()), *given(options)])
     wanted = stored.config.output
-    with output_folder(
-        Path(wanted.directory), overwrite=wanted.overwrite, figures=wanted.figures, report=wanted.report
-    ) as folder:
+    with (
+        results_as_json(json) as show,
+        output_folder(
+            Path(wanted.directory), overwrite=wanted.overwrite, figures=wanted.figures, report=wanted.report
+        ) as folder,
+    ):
         result = _finish(stored, run)
         with uninterrupted():
             folder.write_result(result, stored.config)
@@ -66,6 +70,7 @@ def combine(
             folder.draw(result, None)
         if wanted.report:
             folder.report(result, None, figures=wanted.figures, missing=_NO_MAPS)
+        show(as_record(result, directory=str(wanted.directory)))
     exit_if_refused(result)
 
 
@@ -74,6 +79,7 @@ def certify(
     changes: Changes = None,
     points: Annotated[int | None, typer.Option(help="Exact evaluations of the posterior.")] = None,
     run: Run = False,
+    json: JSON = False,
 ) -> None:
     """Combine the finished shards of a fit and show the verdict; nothing is written.
 
@@ -83,9 +89,11 @@ def certify(
     from homodyne.optimization.stored import open_stored
 
     stored = open_stored(store, [*(changes or ()), *given({"certificate.num_points": points})])
-    result = _finish(stored, run)
-    if result.certificate is not None:
-        say(_facts(result.certificate))
+    with results_as_json(json) as show:
+        result = _finish(stored, run)
+        if result.certificate is not None:
+            say(_facts(result.certificate))
+        show(as_record(result))
     exit_if_refused(result)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homodyne.certificate.verdict import Verdict
-from homodyne.cli.output import RESULT, require_figure, write_figure
+from homodyne.cli.output import JSON, RESULT, require_figure, results_as_json, write_figure
 from homodyne.cli.terminal import printable, say
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ def compare(
     figure: Annotated[
         Path | None, typer.Option(help="Draw the parameters against q, or against the file, into this picture.")
     ] = None,
+    json: JSON = False,
 ) -> None:
     """Show parameters of several fits side by side, with intervals of 68 and 95 % and verdicts.
 
@@ -34,7 +35,9 @@ def compare(
     if csv is not None:
         require_writable(csv, TABLE)
     found = put_side_by_side([file / RESULT if file.is_dir() else file for file in files])
-    _show(found)
+    with results_as_json(json) as show:
+        _show(found)
+        show(found.to_dict())
     if csv is not None:
         write_atomically(csv, found.to_csv().encode(), TABLE)
         say(f"wrote {csv}")

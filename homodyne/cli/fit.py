@@ -10,7 +10,7 @@ import typer
 from homodyne.cli import jobs, many, store
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, given, load_measurement, selection
-from homodyne.cli.output import exit_if_refused, output_folder
+from homodyne.cli.output import JSON, as_record, exit_if_refused, output_folder, results_as_json
 from homodyne.cli.terminal import progress_bars, say
 from homodyne.errors import InputError
 
@@ -47,6 +47,7 @@ def fit(
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result and its shards.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished shards of method cmc.")] = False,
+    json: JSON = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the job that a scheduler would get.")] = False,
 ) -> None:
     """Fit a measurement: posterior, verdict, summary, figures and a report.
@@ -89,7 +90,9 @@ def fit(
         if dry_run:
             raise InputError("--dry-run shows the job of one measurement; give one file")
         folder = Path(several.output.directory)
-        lines = many.fit_many(tasks, folder, resume=resume, overwrite=several.output.overwrite)
+        with results_as_json(json) as show:
+            lines = many.fit_many(tasks, folder, resume=resume, overwrite=several.output.overwrite)
+            show([many.record_of(line) for line in lines])
         raise typer.Exit(max(line.exit_code for line in lines))
     source = sources[0]
     config = load_config(base, [*([("experimental_data.file_path", str(files[0]))] if files else []), *chosen])
@@ -100,7 +103,10 @@ def fit(
     if dry_run:
         say(jobs.show_script(data, store.at(config, place)), end="")
         return
-    exit_if_refused(fit_and_write(data, config, place=place, inputs=[source]))
+    with results_as_json(json) as show:
+        result = fit_and_write(data, config, place=place, inputs=[source])
+        show(as_record(result, directory=str(config.output.directory)))
+    exit_if_refused(result)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -12,7 +12,7 @@ import typer
 from homodyne.cli import store
 from homodyne.cli.interruption import telling_what_remains
 from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, given, selection
-from homodyne.cli.output import RESULT
+from homodyne.cli.output import RESULT, as_record
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
 
@@ -220,6 +220,12 @@ def _draw(folder: Path, lines: "Sequence[Line]") -> None:
         say(f"note: no figure is drawn: {error}", error=True)
         return
     write_atomically(folder / PICTURE, figure_bytes(figure), FIGURE)
+
+
+def record_of(line: "Line") -> dict[str, Any]:
+    """What ``--json`` says of one fit of many."""
+    about = {"file": line.label, "known": dict(line.values), "failure": line.failure}
+    return about if line.result is None else as_record(line.result, **about)
 
 
 def numbers(options: Sequence[str] | None) -> dict[str, list[float]]:

@@ -1,9 +1,11 @@
 """Output folders: the result is complete before figures are drawn, and only files of the program are ever replaced."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -176,6 +178,33 @@ def output_folder(
         folder.require_replaceable(overwrite=overwrite, figures=figures, report=report, inputs=inputs)
         remove_abandoned(directory)
         yield folder
+
+
+@contextmanager
+def results_as_json(wanted: bool) -> Iterator[Callable[[Any], None]]:
+    """Let everything that is said in the block go to the terminal for errors, and print what is given as JSON.
+
+    Yields
+    ------
+    A function of what is printed when the block has ended; it does nothing where no JSON is wanted.
+    """
+    if not wanted:
+        yield lambda content: None
+        return
+    given: list[Any] = []
+    with redirect_stdout(sys.stderr):
+        yield given.append
+    for content in given:
+        print(json.dumps(content, ensure_ascii=True, allow_nan=False))
+
+
+def as_record(result: "MCMCResult", **more: Any) -> dict[str, Any]:
+    """What ``--json`` says of a result."""
+    about = {"method": result.method, "model": result.analysis_mode, "uncertainty": result.uncertainty}
+    return {**more, **result.summary().to_dict(), **about, "num_points": result.num_points, "seed": result.seed}
+
+
+JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and everything else to stderr.")]
 
 
 def write_figure(file: Path, figure: "Figure") -> None:

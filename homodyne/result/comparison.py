@@ -129,6 +129,18 @@ class Comparison:
             ]
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        fits = [
+            {
+                "file": fit.label, "model": fit.model, "method": fit.method, "uncertainty": fit.uncertainty,
+                "verdict": str(fit.verdict), "num_points": fit.num_points, "q": fit.q,
+                "values": {name: {**one._asdict(), "fixed": one.fixed} for name, one in fit.values.items()},
+            }
+            for fit in self.fits
+        ]  # fmt: skip
+        return {"fits": fits, "units": {one.name: one.unit for one in self.quantities}, "notes": list(self.notes)}
+
     def to_csv(self) -> str:
         """One line for each quantity of each fit, numbers with all digits."""
         text = io.StringIO()

@@ -22,6 +22,7 @@ from homodyne.errors import InputError
 from homodyne.result.summary import PER_MAP, SummaryTable, run_facts, summarise
 
 if TYPE_CHECKING:
+    import pandas as pd
     import xarray as xr
 
     from homodyne.certificate.certify import Certificate
@@ -250,6 +251,18 @@ class MCMCResult:
     def summary(self) -> SummaryTable:
         """Table of all parameters, fixed ones included, under the verdict and its reason."""
         return summarise(self)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """Draws with one row for each and the index (chain, draw); of what each map has, a column for each map."""
+        import pandas as pd
+
+        index = pd.MultiIndex.from_product([range(self.num_chains), range(self.num_draws)], names=["chain", "draw"])
+        columns: dict[str, Array] = {}
+        for name, draws in self.samples.items():
+            flat = draws.reshape(self.num_chains * self.num_draws, -1)
+            labels = [name] if draws.ndim == 2 else [f"{name}[{k}]" for k in range(flat.shape[1])]
+            columns |= dict(zip(labels, flat.T, strict=True))
+        return pd.DataFrame(columns, index=index)
 
     def to_datatree(self) -> "xr.DataTree":
         """Groups ``posterior``, ``sample_stats``, ``constant_data`` over chain, draw, map and frame."""

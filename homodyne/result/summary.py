@@ -3,9 +3,12 @@
 ``SummaryTable`` is made by ``MCMCResult.summary()``; ``str(table)`` is the text, ``table.rows`` serves programs.
 """
 
+import csv
+import io
+import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,6 +98,28 @@ class SummaryTable:
     def body(self) -> list[str]:
         """Lines of rates and parameters."""
         return [*self._rate_lines(), *align_table([_HEADER, *_body(self.rows, self.undetermined)]), *self._advice()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: verdict, words, reason, warnings, parameters and rates; what is not finite is None."""
+        record = {
+            "verdict": str(self.verdict),
+            "words": {name: getattr(self.words, name) for name in ("situation", "found", "trust", "next")},
+            "reason": self.reason,
+            "warnings": list(self.warnings),
+            "undetermined": list(self.undetermined),
+            "parameters": [asdict(row) for row in self.rows],
+            "rates": [asdict(row) for row in self.rates],
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(record, default=float), parse_constant=lambda name: None)
+        return plain
+
+    def to_csv(self) -> str:
+        """One line for each row, numbers with all digits."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [one.name for one in fields(SummaryRow)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        return text.getvalue()
 
     def _advice(self) -> list[str]:
         if not self.undetermined:
