@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from homodyne.result.record import MCMCResult
-from homodyne.result.summary import median_and_error, span_text, with_error
+from homodyne.result.summary import format_number, median_and_error, span_text
 
 _LOW, _HIGH = 0.16, 0.84
 
@@ -107,8 +107,9 @@ def _columns(lines: Sequence[Line]) -> dict[str, str]:
 
 
 def _with_error(result: MCMCResult, name: str) -> str:
-    value, error = with_error(*median_and_error(result.samples[name])).split(" ± ")
-    return rf"${_power(value)} \pm {_power(error)}$"
+    value, error = median_and_error(result.samples[name])
+    shown = (format_number(one, error, max(abs(value), error)) for one in (value, error))
+    return "${} \\pm {}$".format(*map(_power, shown))
 
 
 def _power(number: str) -> str:

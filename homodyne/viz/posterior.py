@@ -106,6 +106,8 @@ def corner_figure(
         _mark_truth(ax, x, y, truth or {})
         across, up = (one.label if titles else one.label.replace(" (", "\n(", 1) for one in (x, y))
         style_axes(ax, across if row == size - 1 else "", up if column == 0 < row else "")
+        if not titles and row == column == size - 1:  # a wide unit would leave the page
+            ax.set_xlabel(ax.get_xlabel(), loc="right")
         _corner_ticks(ax, bottom=row == size - 1, left=column == 0, height=row != column)
         if row == column and titles:
             ax.set_title(x.title, fontsize=SMALL).set_in_layout(row == 0)  # the others have free space above

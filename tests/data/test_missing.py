@@ -369,7 +369,7 @@ def test_laws_without_noise_lose_nothing(rate, power):
     [
         ("_usual", lambda counts: 1.0),
         ("_coincidences", lambda *arguments: np.zeros(len(arguments[2]))),
-        ("_apart", lambda values, counts: False),
+        ("_gap_above_least", lambda values, counts: False),
     ],
 )
 def test_guards_against_false_alarms_are_needed(monkeypatch, guard, value):
