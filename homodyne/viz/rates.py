@@ -62,8 +62,6 @@ def rate_figure(result: MCMCResult, truth: Mapping[str, float] | None = None) ->
         label = f"${curve.rate.symbol}$ ({unit})" if unit else f"${curve.rate.symbol}$"
         style_axes(ax, "age $t$ (s)" if k + columns >= len(axes) else "", label)
         ax.grid(True, which="major", linewidth=0.3, alpha=0.5)
-        ax.legend(
-            fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, borderaxespad=0.0
-        )
+        ax.legend(fontsize=SMALL, frameon=False)
     add_caption(figure, result, "line and band: median and 90 % of the posterior")
     return figure

@@ -241,3 +241,14 @@ def test_inspect_figure_of_several_q():
         f"q = {q} 1/Å\n$\\varphi$ = {phi}°" for q, phi in ((0.004, 0), (0.004, 90), (0.008, 0), (0.008, 90))
     ]
     assert figure.get_suptitle() == "3 q, 0.004 to 0.008 1/Å, 4 of 6 maps, 20 frames"
+
+
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_every_figure_has_room_in_print(laminar, width):
+    """What has no room makes matplotlib warn, which is an error here."""
+    makers = figure_makers(laminar.result, laminar.data, laminar.truth, width=width)
+    assert {"maps", "rates", "corner"} < makers.keys()
+    for make in makers.values():
+        figure = make()
+        for_journal(figure, WIDTHS[width])
+        assert len(figure_bytes(figure)) > 5000
