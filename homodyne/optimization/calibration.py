@@ -32,6 +32,7 @@ _ROUNDS = 8  # times that the sandwich is made, at most
 _SHRINKS = 0.7  # times the step before that a step is long, at most, if steps go on without being cut in half
 _LIGHTEST = 0.3  # mean square of residuals over that of their robust sd, at least
 _TRIED, _STARTS = 1000, 4  # draws among which starts are looked for, and starts
+_LEFT_OPEN = 2.0  # in log density below the best, that the answer under narrower noise may lie: two standard deviations
 _SLOWER = (1.5, 3.0, 4.5)  # logarithms of factors by which a decay is slower, from where climbs start
 _COMPARABLE = 8.0  # log density by which it may lie below the mode
 _NEAR = 0.3  # standard deviations between the point where it was made and the mode
@@ -148,8 +149,9 @@ def _with_slower_decay(
     """Posterior, modes and report with the noise of a slower decay, where one explains the data nearly as well.
 
     What decays within few records looks like a baseline with speckle on it, which a faster decay of less contrast
-    describes; the noise that goes with that is less correlated. Of the two the one that leaves more open is taken;
-    None where it is that of the report.
+    describes; the noise that goes with that is less correlated. Of the two the one that leaves more open is taken,
+    where it takes nothing away: the best answer under the other noise has to stay a good one. None where there is
+    no such one.
     """
     names, top = pilot.space.coordinate_names, modes[0]
     columns = [k for law in pilot.space.model.coordinates() for k in level_columns(names, law)]
@@ -169,7 +171,7 @@ def _with_slower_decay(
             continue
         wider = replace(posterior, adjustment=other.adjustment)
         found = tuple(modes_from(wider, np.array([mode.z, *(one.z for one in modes)]), settings))
-        if found:
+        if found and log_densities(top.z[None], wider)[0] > found[0].log_density - _LEFT_OPEN:
             said = "speckle noise: a slower decay explains the data nearly as well; its noise, which is wider, is used"
             return wider, found, replace(other, notes=(*other.notes, said))
     return None
