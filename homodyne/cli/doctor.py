@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -44,7 +45,7 @@ def doctor() -> None:
 def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     """Names of the checks, and functions that return what they found or raise."""
     for variable, purpose in _FOLDERS.items():
-        yield f"folder of {purpose}", lambda variable=variable: _writable(variable)  # type: ignore[misc]
+        yield f"folder of {purpose}", partial(_writable, variable)
     yield "double precision", _double_precision
     yield "consensus of a known answer", _consensus
     yield "fit of a simulated map", _map

@@ -9,7 +9,7 @@ import typer
 
 from homodyne.cli import jobs, many, store
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
-from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, given, load_measurement, selection
+from homodyne.cli.measurement import DT, EachQ, Frames, Gap, Mode, Phi, Q, Unit, given, load_measurement, selection
 from homodyne.cli.output import JSON, as_record, exit_if_refused, output_folder, results_as_json
 from homodyne.cli.terminal import progress_bars, say
 from homodyne.errors import InputError
@@ -29,9 +29,9 @@ def fit(
         ),
     ],
     method: Annotated[str | None, typer.Option(help="auto, laplace, nuts or cmc.")] = None,
-    mode: Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")] = None,
+    mode: Mode = None,
     q: Q = None,
-    each_q: Annotated[bool, typer.Option("--each-q", help="Fit every wave vector for itself.")] = False,
+    each_q: EachQ = False,
     known: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=V1,V2,...", help="What is known of each of several files, such as a temperature."),
@@ -40,7 +40,7 @@ def fit(
     frames: Frames = None,
     dt: DT = None,
     unit: Unit = None,
-    gap: Annotated[float | None, typer.Option(help="Distance of the plates in Å (2e6 = 200 µm).")] = None,
+    gap: Gap = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
     no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
@@ -86,15 +86,14 @@ def fit(
         several = load_config(base, chosen)
         files = files or [Path(several.experimental_data.file_path or "")]
         many.require_files(files)
-        tasks = many.measurements(files, base, chosen, each_q=each_q, known=many.numbers(known))
         if dry_run:
             raise InputError("--dry-run shows the job of one measurement; give one file")
+        tasks = many.measurements(files, base, chosen, each_q=each_q, known=many.numbers(known))
         folder = Path(several.output.directory)
         with results_as_json(json) as show:
             lines = many.fit_many(tasks, folder, resume=resume, overwrite=several.output.overwrite)
             show([many.record_of(line) for line in lines])
         raise typer.Exit(max(line.exit_code for line in lines))
-    source = sources[0]
     config = load_config(base, [*([("experimental_data.file_path", str(files[0]))] if files else []), *chosen])
     place = store.choose_place(config, resume=resume)
     if resume:
@@ -104,7 +103,7 @@ def fit(
         say(jobs.show_script(data, store.at(config, place)), end="")
         return
     with results_as_json(json) as show:
-        result = fit_and_write(data, config, place=place, inputs=[source])
+        result = fit_and_write(data, config, place=place, inputs=sources)
         show(as_record(result, directory=str(config.output.directory)))
     exit_if_refused(result)
 

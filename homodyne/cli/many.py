@@ -11,7 +11,7 @@ import typer
 
 from homodyne.cli import store
 from homodyne.cli.interruption import telling_what_remains
-from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, given, selection
+from homodyne.cli.measurement import DT, EachQ, Frames, Gap, Mode, Phi, Q, Unit, given, selection
 from homodyne.cli.output import RESULT, as_record
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
@@ -66,21 +66,21 @@ def measurements(
     from homodyne.config.io import load_config
     from homodyne.result.comparison import short_names
 
-    for name, values in (known or {}).items():
-        if len(values) != len(files):
-            raise InputError(f"--known {name}: {len(values)} numbers for {len(files)} files; expected one for each")
+    for name, column in (known or {}).items():
+        if len(column) != len(files):
+            raise InputError(f"--known {name}: {len(column)} numbers for {len(files)} files; expected one for each")
     found = []
     labels = short_names(files) if len(files) > 1 else [files[0].stem]
     for k, (file, label) in enumerate(zip(files, labels, strict=True)):
         one = load_config(base, [*changes, ("experimental_data.file_path", str(file.resolve()))])
-        own_values = {name: numbers[k] for name, numbers in (known or {}).items()}
+        values = {name: column[k] for name, column in (known or {}).items()}
         folder, checkpoints = Path(one.output.directory), one.optimization.cmc.backend.checkpoint_dir
         for q in _wavevectors(one, file) if each_q else [None]:
             name = label if q is None else f"{label}_q{q:.6g}"
             own: list[tuple[str, Any]] = [("output.directory", str(folder / name))]
             own += [("experimental_data.q", q)] if q is not None else []
             own += [("optimization.cmc.backend.checkpoint_dir", f"{checkpoints}/{name}")] if checkpoints else []
-            found.append(Measurement(name, file, load_config(one, own), own_values))
+            found.append(Measurement(name, file, load_config(one, own), values))
     return found
 
 
@@ -164,16 +164,14 @@ def fit_many(
 def _kept(task: Measurement) -> "MCMCResult | None":
     """The result of a measurement that is there, made with the same settings."""
     from homodyne.config.io import resolve, to_mapping
-    from homodyne.optimization.cmc.store.shards import flatten
+    from homodyne.optimization.stored import decisive_changes
     from homodyne.result.record import load_result
 
     file = Path(task.config.output.directory) / RESULT
     if not file.exists():
         return None
     result = load_result(file)
-    before, now = flatten(result.config), flatten(to_mapping(resolve(task.config)))
-    changed = [key for key in before | now if before.get(key) != now.get(key) and not key.startswith(_ELSEWHERE)]
-    if changed:
+    if changed := decisive_changes(result.config, to_mapping(resolve(task.config)), _ELSEWHERE):
         raise InputError(
             f"{file} was made with other settings ({', '.join(changed)}); replace it (--overwrite), or choose another "
             "folder (--output)"
@@ -249,14 +247,14 @@ def watch(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration (.yaml) of the fits.")] = None,
     pattern: Annotated[str, typer.Option(help="Which files.")] = "*.h*5",
-    mode: Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")] = None,
+    mode: Mode = None,
     q: Q = None,
-    each_q: Annotated[bool, typer.Option("--each-q", help="Fit every wave vector for itself.")] = False,
+    each_q: EachQ = False,
     phi: Phi = None,
     frames: Frames = None,
     dt: DT = None,
     unit: Unit = None,
-    gap: Annotated[float | None, typer.Option(help="Distance of the plates in Å.")] = None,
+    gap: Gap = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("watched"),
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 10.0,
     until_idle: Annotated[

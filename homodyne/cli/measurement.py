@@ -21,6 +21,9 @@ Q = Annotated[
 Phi = Annotated[str | None, typer.Option(help="Angles in degrees: low:high, or a list such as 0,45,90.")]
 Frames = Annotated[str | None, typer.Option(help="First and last frame, counted from 1, as first:last.")]
 DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; for files that do not say.")]
+Mode = Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")]
+Gap = Annotated[float | None, typer.Option(help="Distance of the plates in Å (2e6 = 200 µm).")]
+EachQ = Annotated[bool, typer.Option("--each-q", help="Fit every wave vector for itself.")]
 
 Unit = Annotated[
     list[str] | None,

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from homodyne.config import yaml
-from homodyne.config.io import SPELLINGS, load_config, resolve
+from homodyne.config.io import load_config, resolve, usual_path
 from homodyne.config.physics import model_of
 from homodyne.config.problems import known_keys
 from homodyne.config.schema import Config, Key, Section, keys_of
+from homodyne.config.template import inline
 from homodyne.errors import ConfigError
 from homodyne.registries import suggestion
 
@@ -28,13 +28,12 @@ def explanation(path: str, mode: str) -> str:
     """
     config = resolve(load_config({"analysis_mode": mode}))
     model = model_of(config)
-    for old, new in SPELLINGS.items():
-        path = f"{new}{path[len(old) :]}" if path == old or path.startswith(f"{old}.") else path
+    path = usual_path(path)
     section: type[Section] = Config
     value: Any = config
     key: Key | None = None
     for name in path.split("."):
-        key = next((one for one in keys_of(section, model) if one.name == name), None) if section else None
+        key = next((one for one in keys_of(section, model) if one.name == name), None)
         if key is None:
             raise ConfigError(f"{path}: no such key; {suggestion(path, known_keys(model))}")
         value = dict(value)[name]
@@ -42,11 +41,11 @@ def explanation(path: str, mode: str) -> str:
     assert key is not None
     if key.section is None:
         return "\n".join(_lines(path, key, value))
-    below = [(one, dict(value).get(one.name)) for one in keys_of(key.section, model)]
-    return "\n".join([f"{path}: {key.description}", "", *(f"  {one.name:24}{one.description}" for one, _ in below)])
+    below = [f"  {one.name:24}{one.description}" for one in keys_of(key.section, model)]
+    return "\n".join([f"{path}: {key.description}", "", *below])
 
 
 def _lines(path: str, key: Key, value: Any) -> list[str]:
-    default = "none" if value is None else yaml.dump({"": value}).partition(": ")[2].strip()
+    default = "none" if value is None else inline(value)
     choices = [f"one of: {', '.join(map(str, key.choices))}"] if key.choices else []
     return [f"{path}: {key.description}", *choices, f"default: {default}", f"write:   {path}={default}"]

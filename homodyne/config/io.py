@@ -79,7 +79,7 @@ def load_config(
         for keys in PATHS:
             _anchor(data, keys, Path(source).parent)
     for path, value in changes:
-        _set(data, _usual(path, others).split("."), _plain(value))
+        _set(data, usual_path(path, others).split("."), _plain(value))
     for keys in PATHS:
         _anchor(data, keys, Path())
     try:
@@ -186,8 +186,8 @@ def _other_names(model: CorrelationModel | None) -> dict[str, str]:
     return {f"parameters.{alias}": f"parameters.{one.name}" for one in parameters for alias in one.aliases}
 
 
-def _usual(path: str, spellings: Mapping[str, str]) -> str:
-    """Dotted path at its usual place."""
+def usual_path(path: str, spellings: Mapping[str, str] = SPELLINGS) -> str:
+    """Dotted path of a key at its usual place, where it is given by another spelling."""
     for old, new in spellings.items():
         if path == old or path.startswith(f"{old}."):
             return new + path.removeprefix(old)

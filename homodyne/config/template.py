@@ -31,10 +31,10 @@ def template(mode: str) -> str:
 def _lines(key: Key, value: Any, model: CorrelationModel, indent: str = "") -> list[str]:
     """Lines of a key with what it means; what is not given is a comment."""
     if key.section is None:
-        return _commented(f"{indent}{'# ' * (value is None)}{key.name}: {'' if value is None else _inline(value)}", key)
+        return _commented(f"{indent}{'# ' * (value is None)}{key.name}: {'' if value is None else inline(value)}", key)
     values = dict(value)
     if isinstance(value, ParameterConfig | ScalingConfig):
-        below = [f"{indent}  {name}: {_inline(given)}" for name, given in values.items() if given is not None]
+        below = [f"{indent}  {name}: {inline(given)}" for name, given in values.items() if given is not None]
     else:
         parts = [_lines(one, values[one.name], model, f"{indent}  ") for one in keys_of(key.section, model)]
         below = [line for part in parts for line in part]
@@ -44,19 +44,19 @@ def _lines(key: Key, value: Any, model: CorrelationModel, indent: str = "") -> l
 
 def _commented(text: str, key: Key) -> list[str]:
     """A line with its comment, which may take more lines."""
-    meaning, choices = key.description, [_inline(choice) for choice in key.choices]
+    meaning, choices = key.description, [inline(choice) for choice in key.choices]
     if not all(choice in meaning for choice in choices):
         meaning = "; ".join(filter(None, [meaning, f"one of {', '.join(choices)}"]))
     first, *more = wrap(meaning, _WIDTH) or [""]
     return [f"{text.rstrip():{_COLUMN}}# {first}" if first else text, *(f"{'':{_COLUMN}}# {line}" for line in more)]
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
     """A value as YAML on one line."""
     if isinstance(value, (Section, dict)):
-        return "{" + ", ".join(f"{name}: {_inline(item)}" for name, item in dict(value).items()) + "}"
+        return "{" + ", ".join(f"{name}: {inline(item)}" for name, item in dict(value).items()) + "}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_inline, value))}]"
+        return f"[{', '.join(map(inline, value))}]"
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     return yaml.dump({"": value}).partition(": ")[2].strip()

@@ -141,10 +141,10 @@ def open_stored(path: str | Path, changes: Iterable[str | tuple[str, Any]] = ())
     return StoredRun(store, model, config, init, modes)
 
 
-def decisive_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Dotted keys in which two resolved configurations differ, but for those that are `FREE`."""
+def decisive_changes(before: Mapping[str, Any], after: Mapping[str, Any], free: tuple[str, ...] = FREE) -> list[str]:
+    """Dotted keys in which two resolved configurations differ, but for those that begin as `free` says."""
     old, new = flatten(before), flatten(after)
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(FREE))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(free))
 
 
 def stored_model(store: ShardStore, maps: str | None = None) -> Any:

@@ -45,7 +45,7 @@ def to_csv(lines: Sequence[Line]) -> str:
     (contrast, offset) are left out.
     """
     names = _columns(lines)
-    further = list(dict.fromkeys(name for line in lines for name in line.values))
+    further = _further(lines)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = [(label, f"{label} lower", f"{label} upper", f"{label} prior share") for label in names.values()]
@@ -74,7 +74,7 @@ def to_csv(lines: Sequence[Line]) -> str:
 def to_latex(lines: Sequence[Line]) -> str:
     """The same as a LaTeX table (package booktabs): medians with half the width of 68 %."""
     names = _columns(lines)
-    further = list(dict.fromkeys(name for line in lines for name in line.values))
+    further = _further(lines)
     head = ["file", "$q$ (1/\\AA)", *map(_escaped, further), *map(_escaped, names.values()), "verdict"]
     rows = []
     for line in lines:
@@ -83,9 +83,9 @@ def to_latex(lines: Sequence[Line]) -> str:
         if one is None:
             rows.append([_escaped(line.label), "", *known, *[""] * len(names), "failed"])
             continue
-        q = "" if one.q is None else span_text(one.q, "")
+        q = "" if one.q is None else span_text(one.q)
         cells = [_with_error(one, name) if name in one.samples else "" for name in names]
-        rows.append([_escaped(line.label), q.strip(), *known, *cells, one.verdict.lower()])
+        rows.append([_escaped(line.label), q, *known, *cells, one.verdict.lower()])
     body = [" & ".join(row) + r" \\" for row in rows]
     columns = "l" + "r" * (len(head) - 2) + "l"
     lines_of_table = [
@@ -95,6 +95,11 @@ def to_latex(lines: Sequence[Line]) -> str:
     return "\n".join(["% homodyne table 1", *lines_of_table, ""])
 
 
+def _further(lines: Sequence[Line]) -> list[str]:
+    """Names of what else is known of any of the measurements."""
+    return list(dict.fromkeys(name for line in lines for name in line.values))
+
+
 def _columns(lines: Sequence[Line]) -> dict[str, str]:
     """Parameters that any of the fits has sampled, with the heads of their columns."""
     found: dict[str, str] = {}
@@ -102,7 +107,7 @@ def _columns(lines: Sequence[Line]) -> dict[str, str]:
         if line.result is not None:
             one = line.result
             free = [name for name in one.free_names if one.samples[name].ndim == 2]
-            found |= {name: f"{name} ({one.units[name]})" if one.units.get(name) else name for name in free}
+            found |= {name: f"{name} ({unit})" if (unit := one.units.get(name)) else name for name in free}
     return found
 
 
