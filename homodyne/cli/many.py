@@ -29,10 +29,13 @@ _QUIET = 2.0  # seconds for which a file must not have changed before it is read
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A file, or one wave vector of it, to be fitted for itself; ``values`` are what else is known of it."""
+    """A file, or one wave vector of it, to be fitted for itself.
+
+    ``inputs`` are the files that are read for it, and never replaced; ``values`` is what else is known of it.
+    """
 
     label: str
-    file: Path
+    inputs: tuple[Path, ...]
     config: "Config"
     values: Mapping[str, float]
 
@@ -69,7 +72,7 @@ def measurements(
     for name, column in (known or {}).items():
         if len(column) != len(files):
             raise InputError(f"--known {name}: {len(column)} numbers for {len(files)} files; expected one for each")
-    found = []
+    found, read = [], [base] if isinstance(base, Path) else []
     labels = short_names(files) if len(files) > 1 else [files[0].stem]
     for k, (file, label) in enumerate(zip(files, labels, strict=True)):
         one = load_config(base, [*changes, ("experimental_data.file_path", str(file.resolve()))])
@@ -80,7 +83,7 @@ def measurements(
             own: list[tuple[str, Any]] = [("output.directory", str(folder / name))]
             own += [("experimental_data.q", q)] if q is not None else []
             own += [("optimization.cmc.backend.checkpoint_dir", f"{checkpoints}/{name}")] if checkpoints else []
-            found.append(Measurement(name, file, load_config(one, own), values))
+            found.append(Measurement(name, (file, *read), load_config(one, own), values))
     return found
 
 
@@ -187,7 +190,7 @@ def _fitted(task: Measurement, *, resume: bool) -> "MCMCResult":
     config = task.config
     place = store.choose_place(config, resume=resume)
     return fit_and_write(
-        load_measurement(config.experimental_data), config, place=place, inputs=[task.file], brief=True
+        load_measurement(config.experimental_data), config, place=place, inputs=task.inputs, brief=True
     )
 
 

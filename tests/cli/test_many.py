@@ -157,3 +157,13 @@ def test_tables_of_different_models():
     assert table[2][-1] == 'a, "reason"'
     assert r"one\_\%" in to_latex(lines)
     assert "failed" in to_latex(lines)
+
+
+def test_the_configuration_of_a_result_is_not_replaced_by_its_own_run(homodyne, tmp_path, night):
+    Path("out/a").mkdir(parents=True)
+    file = Path("out/a/config.yaml")
+    file.write_text("analysis_mode: static\n")
+    outcome = homodyne("fit", file, "a.h5", "b.h5", "--output", "out", "--overwrite", *QUICK)
+    assert outcome.code == 2
+    assert outcome.err.count("out/a/config.yaml is read by this command and would be replaced") == 1, outcome
+    assert file.read_text() == "analysis_mode: static\n"
