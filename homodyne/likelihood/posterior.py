@@ -227,34 +227,39 @@ class Scoring(NamedTuple):
 def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
     """`Scoring` at coordinates z (space.dim,), for fixed noise.
 
-    One forward derivative of g per coordinate gives everything: moments change by sums of the data times these.
+    One forward derivative of g per coordinate gives everything: moments change by sums of the data times these. They
+    are summed map by map, as products of matrices, so that derivatives at all nodes of all maps never exist at once.
     """
     space, nodes, adjustment = posterior.space, posterior.nodes, posterior.adjustment
     sigma = jnp.asarray(posterior.sigma)
     usable = space.supported(image(z, posterior))
 
-    def correlation(z: jax.Array) -> jax.Array:
-        return nodes.correlation(space.model, space.physical(image(z, posterior)))
+    def of_map(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        """Sums of w f f' and of w y f over the nodes of a map, where f is (1, g, derivatives of g)."""
+        weight, weight_y, q, phi = arrays
+        one = nodes._replace(weight=weight[None], q=q[None], phi=phi[None])
 
-    g, (slopes) = correlation(z), jax.jacfwd(correlation)(z)
-    weighted = nodes.weight * g
-    g_sum, gg, yg = weighted.sum(-1), (weighted * g).sum(-1), (nodes.weight_y * g).sum(-1)
+        def correlation(z: jax.Array) -> jax.Array:
+            return one.correlation(space.model, space.physical(image(z, posterior)))[0]
 
-    def likelihood(sums: tuple[jax.Array, jax.Array, jax.Array], z: jax.Array) -> tuple[jax.Array, Moments]:
+        g, slopes = jax.vmap(lambda along: jax.jvp(correlation, (z,), (along,)), out_axes=(None, 0))(jnp.eye(len(z)))
+        rows = jnp.concatenate([jnp.ones_like(g)[None], g[None], slopes])
+        return (rows * weight) @ rows.T, rows @ weight_y
+
+    products, data = jax.lax.map(of_map, (nodes.weight, nodes.weight_y, jnp.asarray(nodes.q), jnp.asarray(nodes.phi)))
+
+    def likelihood(sums: tuple[jax.Array, ...], z: jax.Array) -> tuple[jax.Array, Moments]:
         m = moments_from(nodes.sums, nodes.center, *sums)
         difference = _difference(z, posterior)
         return marginal_log_likelihood(m, sigma, posterior.scaling, adjustment, difference).sum(), m
 
-    (value, m), (by_sums, by_z) = jax.value_and_grad(likelihood, argnums=(0, 1), has_aux=True)((g_sum, gg, yg), z)
-    first = jnp.einsum("mk,mkd->md", nodes.weight, slopes)
-    second = jnp.einsum("mk,mkd->md", weighted, slopes)
-    data = jnp.einsum("mk,mkd->md", nodes.weight_y, slopes)
-    gradient = by_sums[0] @ first + 2 * by_sums[1] @ second + by_sums[2] @ data + by_z
+    sums = (products[:, 0, 1], products[:, 1, 1], data[:, 1])
+    (value, m), (by_sums, by_z) = jax.value_and_grad(likelihood, argnums=(0, 1), has_aux=True)(sums, z)
+    across, both = products[:, :2, 2:], products[:, 2:, 2:]
+    gradient = by_sums[0] @ across[:, 0] + 2 * by_sums[1] @ across[:, 1] + by_sums[2] @ data[:, 2:] + by_z
 
     mean, _ = scaling_posterior(m, sigma, posterior.scaling, adjustment, _difference(z, posterior)).moments()
     noise = effective_noise(sigma, adjustment)
-    both = jnp.einsum("mk,mka,mkb->mab", nodes.weight, slopes, slopes)
-    across = jnp.stack([first, second], axis=1)
     scale = posterior.scaling.precision_at(mean) * noise[:, None] ** 2
     pair = two_by_two.matrix(m.weight + scale[:, 0], m.g, m.gg + scale[:, 1] + 1e-30)
     explained = jnp.einsum("mia,mij,mjb->mab", across, two_by_two.inverse(pair), across)

@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from homodyne.physics.compiling import namespace
+from homodyne.physics.elementary import combination, power
 
 _SERIES_LIMIT = 0.5
 _SERIES_TERMS = 15
-_SINC_SERIES = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(11))
-_PI_HIGH, _PI_LOW = 3.1415926218032837, 3.178650954705639e-08  # sum to π; the first has few digits
 
 
 def rate(t: ArrayLike, amplitude: ArrayLike, exponent: ArrayLike, offset: ArrayLike = 0.0) -> jax.Array:
@@ -31,7 +30,7 @@ def rate(t: ArrayLike, amplitude: ArrayLike, exponent: ArrayLike, offset: ArrayL
     amplitude, exponent, offset : array
         Of the law; the result has the unit of `offset`.
     """
-    return _float(amplitude) * _power(_float(t), _float(exponent)) + _float(offset)
+    return _float(amplitude) * power(_float(t), _float(exponent)) + _float(offset)
 
 
 def rate_integral(
@@ -50,7 +49,7 @@ def rate_integral(
     """
     t1, t2 = _float(t1), _float(t2)
     b, length = _float(exponent) + 1.0, _log_ratio(t1, t2)
-    return _float(amplitude) * _power(t1, b) * length * expm1_ratio(b * length) + _float(offset) * (t2 - t1)
+    return combination((amplitude, offset), (power(t1, b) * length * expm1_ratio(b * length), t2 - t1))
 
 
 def middle_age(first: Any, last: Any) -> Any:
@@ -68,23 +67,6 @@ def middle_age(first: Any, last: Any) -> Any:
 def expm1_ratio(x: ArrayLike) -> jax.Array:
     """expm1(x)/x, 1 at x = 0, with exact derivatives of every order there."""
     return _exp_moment(0, _float(x))
-
-
-def sinc(x: ArrayLike) -> jax.Array:
-    """sin(x)/x, 1 at x = 0, to rounding, smooth with all derivatives.
-
-    With x = k π + r, ``|r| <= π/2``, it is (-1)^k (r/x) times the series of sin(r)/r: several times faster than the
-    sine of XLA.
-    """
-    x = _float(x)
-    turns = jax.lax.stop_gradient(jnp.round(x / math.pi))
-    r = jnp.clip((x - turns * _PI_HIGH) - turns * _PI_LOW, -1.6, 1.6)  # beyond π/2 by rounding of large x only
-    series = jnp.full_like(x, _SINC_SERIES[-1])
-    for coefficient in _SINC_SERIES[-2::-1]:
-        series = series * (r * r) + coefficient
-    middle = turns == 0.0
-    sign = 1.0 - 2.0 * jnp.abs(turns - 2.0 * jnp.floor(0.5 * turns))
-    return series * jnp.where(middle, 1.0, sign * r / jnp.where(middle, 1.0, x))
 
 
 def _float(x: ArrayLike) -> jax.Array:
@@ -108,11 +90,6 @@ def _exp_moment(k: int, x: jax.Array) -> jax.Array:
 @_exp_moment.defjvp
 def _exp_moment_jvp(k: int, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     return _exp_moment(k, primals[0]), _exp_moment(k + 1, primals[0]) * tangents[0]
-
-
-def _power(t: jax.Array, exponent: jax.Array) -> jax.Array:
-    """t**exponent for t > 0, several times faster than the power of XLA."""
-    return jnp.exp(exponent * jnp.log(t))
 
 
 def _log_ratio(t1: jax.Array, t2: jax.Array) -> jax.Array:

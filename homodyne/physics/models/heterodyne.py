@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.physics.elementary import cosine, direction_cosine
 from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
 from homodyne.physics.models.static import TRANSPORT_PARAMETERS, transport, transport_integral
 from homodyne.physics.power_laws import middle_age, rate, rate_integral
@@ -94,7 +95,7 @@ class Heterodyne(CorrelationModel):
     def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
         """|c1|²."""
         reference, sample, phase = self._parts(params, t1, t2, q, phi)
-        return reference**2 + sample**2 + 2.0 * reference * sample * jnp.cos(phase)
+        return reference**2 + sample**2 + 2.0 * reference * sample * cosine(phase)
 
     def field(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
         """c1, complex."""
@@ -158,4 +159,4 @@ def _component(params: Params, which: str) -> dict[str, Any]:
 
 def _phase(params: Params, t1: Any, t2: Any, q: Any, phi: Any) -> jax.Array:
     path = rate_integral(t1, t2, params["v0"], params["beta"], params["v_offset"])
-    return jnp.asarray(q) * jnp.cos(jnp.deg2rad(jnp.asarray(phi) - params["phi0"])) * path
+    return jnp.asarray(q) * direction_cosine(params["phi0"], phi) * path

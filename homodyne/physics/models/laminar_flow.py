@@ -14,6 +14,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from homodyne.physics.elementary import direction_cosine, sinc
 from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
 from homodyne.physics.models.static import (
     TRANSPORT_LAW,
@@ -22,7 +23,7 @@ from homodyne.physics.models.static import (
     transport,
     transport_integral,
 )
-from homodyne.physics.power_laws import rate, rate_integral, sinc
+from homodyne.physics.power_laws import rate, rate_integral
 
 SHEAR_CONVENTIONS = {"he2024": (2.0, 1), "legacy": (2.0 * math.pi, 2)}
 """Divisor of q gap in x, and power of sin(x)/x in c1. ``he2024`` is the mean of the phase over the gap; ``legacy``
@@ -67,8 +68,7 @@ class LaminarFlow(CorrelationModel):
         """The field correlation to a power of 1 or 2."""
         divisor, order = SHEAR_CONVENTIONS[self.shear_convention]
         strain = rate_integral(t1, t2, params["gamma_dot_0"], params["beta"], params["gamma_dot_offset"])
-        angle = jnp.deg2rad(jnp.asarray(params["phi0"]) - jnp.asarray(phi))
-        phase = jnp.asarray(q) * gap / divisor * jnp.cos(angle) * strain
+        phase = jnp.asarray(q) * gap / divisor * direction_cosine(params["phi0"], phi) * strain
         decay = jnp.exp(-0.5 * power * jnp.asarray(q) ** 2 * transport_integral(params, t1, t2))
         return decay * sinc(phase) ** (power * order)
 

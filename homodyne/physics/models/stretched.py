@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from homodyne.physics.elementary import power
 from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
 from homodyne.physics.power_laws import rate, rate_integral
 
@@ -61,10 +62,10 @@ class Stretched(CorrelationModel):
     def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
         """exp(-2 (∫ Γ dt)^k)."""
         k, lag = params["k"], rate_integral(t1, t2, params["Gamma_ref"], -jnp.asarray(params["mu"]))
-        scale = (jnp.asarray(q) / self.q_ref) ** (params["n"] * jnp.asarray(k))
+        scale = power(jnp.asarray(q) / self.q_ref, params["n"] * jnp.asarray(k))
         later = lag > 0  # at equal times the slope of the power is infinite where k < 1
-        power = jnp.where(later, jnp.where(later, lag, 1.0) ** k, 0.0)
-        return jnp.exp(-2.0 * scale * power) + 0.0 * jnp.asarray(phi)
+        stretched = jnp.where(later, power(jnp.where(later, lag, 1.0), k), 0.0)
+        return jnp.exp(-2.0 * scale * stretched) + 0.0 * jnp.asarray(phi)
 
     def coordinates(self) -> Sequence[PowerLaw]:
         """Γ(t) at q_ref."""
