@@ -43,7 +43,7 @@ class Bend:
     @classmethod
     def none(cls, dimension: int) -> "Bend":
         """The map that leaves points (n, dimension) as they are."""
-        terms = tuple(np.zeros(_terms(np.zeros((1, k))).shape[1]) for k in range(dimension))
+        terms = tuple(np.zeros(_count(k)) for k in range(dimension))
         return cls(np.zeros(dimension), np.eye(dimension), np.arange(dimension), terms)
 
     @classmethod
@@ -52,17 +52,18 @@ class Bend:
         mean, covariance = weighted_moments(points[:, order], weights)
         factor = np.linalg.cholesky(covariance)
         y = np.linalg.solve(factor, (points[:, order] - mean).T).T
-        coefficients = []
+        terms, coefficients = _terms(y[:, :-1]), []
+        scale = np.sqrt(weights @ np.square(terms)) + 1e-300
+        unit = terms / scale
+        weighted = unit * weights[:, None]
+        products, along = weighted.T @ unit, weighted.T @ y
         for k in range(len(order)):
-            terms = _terms(y[:, :k])
-            count = terms.shape[1]
+            count = _count(k)
             if k == 0 or ess < POINTS_TERM * count:
                 coefficients.append(np.zeros(count))
                 continue
-            scale = np.sqrt(weights @ np.square(terms)) + 1e-300
-            unit = terms / scale
-            matrix = (unit * weights[:, None]).T @ unit + count / ess * np.eye(count)
-            coefficients.append(np.linalg.solve(matrix, (unit * weights[:, None]).T @ y[:, k]) / scale)
+            matrix = products[:count, :count] + count / ess * np.eye(count)
+            coefficients.append(np.linalg.solve(matrix, along[:count, k]) / scale[:count])
         return cls(mean, factor, order, tuple(coefficients))
 
     @property
@@ -73,7 +74,8 @@ class Bend:
     def unbent(self, x: Array) -> Array:
         """Map x (n, d) to u (n, d)."""
         y = np.linalg.solve(self.factor, (x[:, self.order] - self.mean).T).T
-        return np.stack([y[:, k] - _terms(y[:, :k]) @ c for k, c in enumerate(self.coefficients)], axis=1)
+        table = np.stack([np.pad(c, (0, len(self.coefficients[-1]) - len(c))) for c in self.coefficients], axis=1)
+        return np.asarray(y - _terms(y[:, :-1]) @ table)
 
     def bent(self, u: Array) -> Array:
         """Map u (n, d) to x (n, d)."""
@@ -91,16 +93,28 @@ def weighted_moments(points: Array, weights: Array) -> tuple[Array, Array]:
 
 
 def _bent(bend: Bend, u: Any, xp: Any = np) -> Any:
-    columns: list[Any] = []
+    terms = xp.ones((len(u), 1))
+    y = u[:, :0]
     for k, c in enumerate(bend.coefficients):
-        before = xp.stack(columns, axis=1) if columns else u[:, :0]
-        columns.append(u[:, k] + _terms(before, xp) @ c)
-    y = xp.stack(columns, axis=1)
+        y = xp.concatenate([y, u[:, k : k + 1] + (terms @ c)[:, None]], axis=1)
+        terms = xp.concatenate([terms, *_terms_of_last(y, xp)], axis=1)
     return (bend.mean + y @ bend.factor.T)[:, xp.argsort(bend.order)]
 
 
-def _terms(y: Any, xp: Any = np) -> Any:
-    """Constant, products of two, and cubes of the columns of y (n, k), level beyond REACH, as (n, terms)."""
+def _terms(y: Array) -> Array:
+    """Terms of polynomials in the columns of y (n, k), as (n, `_count(k)`); those of the first columns come first."""
+    terms = [np.ones((len(y), 1))]
+    for k in range(y.shape[1]):
+        terms.extend(_terms_of_last(y[:, : k + 1]))
+    return np.concatenate(terms, axis=1)
+
+
+def _terms_of_last(y: Any, xp: Any = np) -> tuple[Any, Any]:
+    """Products of two and cube, of the last column of y (n, k) with all of them, level beyond REACH."""
     y = xp.clip(y, -REACH, REACH)
-    a, b = np.triu_indices(y.shape[1])
-    return xp.concatenate([xp.ones((len(y), 1)), y[:, a] * y[:, b], y**3], axis=1)
+    return y * y[:, -1:], y[:, -1:] ** 3
+
+
+def _count(k: int) -> int:
+    """Terms of a polynomial in k coordinates: a constant, products of two, and cubes."""
+    return 1 + k * (k + 1) // 2 + k

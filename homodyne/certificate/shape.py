@@ -97,9 +97,14 @@ def _mixture(points: Array, weights: Array, ess: float, rng: np.random.Generator
     count = int(np.clip(ess / (POINTS_EACH * d), 1, LARGEST))
     share, centres = np.full(count, 1.0 / count), white[rng.choice(len(white), count, p=weights)]
     factors = np.repeat(np.sqrt(0.5) * np.eye(d)[None], count, axis=0)
+    rows, columns = np.triu_indices(d)
+    twice = np.where(rows == columns, 1.0, 2.0)
+    products = white[:, rows] * white[:, columns]
     for _ in range(ITERATIONS):
-        inverse = np.linalg.inv(factors)
-        squared = np.stack([np.square((white - m) @ f.T).sum(axis=1) for m, f in zip(centres, inverse, strict=True)])
+        precise = np.linalg.inv(factors @ np.swapaxes(factors, 1, 2))
+        slopes = np.einsum("kij,kj->ki", precise, centres)
+        squared = (twice * precise[:, rows, columns]) @ products.T - 2.0 * slopes @ white.T
+        squared = np.maximum(squared + np.vecdot(slopes, centres)[:, None], 0.0)
         sizes = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
         log_parts = (np.log(share) - sizes)[:, None] - 0.5 * (DEGREES + d) * np.log1p(squared / DEGREES)
         part = np.exp(log_parts - logsumexp(log_parts, axis=0)) * weights
@@ -107,12 +112,14 @@ def _mixture(points: Array, weights: Array, ess: float, rng: np.random.Generator
         part, squared = part[alive], squared[alive]
         own = part.sum(axis=1)
         pull = part * (DEGREES + d) / (DEGREES + squared)
-        centres = pull @ white / pull.sum(axis=1, keepdims=True)
+        total = pull.sum(axis=1, keepdims=True)
+        centres = pull @ white / total
         fixed = ess * np.square(own) / np.square(part / np.sqrt(weights)).sum(axis=1)  # effective points of each
-        factors = np.empty((len(own), d, d))
-        for k, m in enumerate(centres):
-            gap = white - m
-            spread = (pull[k][:, None] * gap).T @ gap / own[k]
-            factors[k] = np.linalg.cholesky((fixed[k] * spread + 0.3 * d * np.eye(d)) / (fixed[k] + d))
+        spread = np.empty((len(own), d, d))
+        spread[:, rows, columns] = spread[:, columns, rows] = (
+            pull @ products - total * centres[:, rows] * centres[:, columns]
+        )
+        spread *= (fixed / own)[:, None, None]
+        factors = np.linalg.cholesky((spread + 0.3 * d * np.eye(d)) / (fixed + d)[:, None, None])
         share = own / own.sum()
     return Mixture(share, main.mean + centres @ main.factor.T, main.factor @ factors)
