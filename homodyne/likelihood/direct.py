@@ -14,7 +14,7 @@ import numpy as np
 
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, moments_from, pair_totals
-from homodyne.likelihood.posterior import Posterior, evaluation_from, image, log_densities
+from homodyne.likelihood.posterior import Posterior, evaluate_from, log_densities, parameters_at_images
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 from homodyne.threads import in_threads
@@ -109,25 +109,14 @@ def reduction_errors(
     maps, progress, workers
         As in `direct_moments`.
     """
-    m = direct_moments(posterior.space.model, parameters_at(points, posterior), maps, progress, workers)
+    m = direct_moments(posterior.space.model, parameters_at_images(points, posterior), maps, progress, workers)
     return errors_against(m, points, posterior)
-
-
-def parameters_at(points: Array, posterior: Posterior) -> dict[str, Array]:
-    """Parameters of the model by name, (n,) each, at which nodes are evaluated for points (n, dim)."""
-    images = np.asarray(_images(points, posterior))
-    return {name: np.asarray(value) for name, value in _physical(images, posterior.space).items()}
 
 
 def errors_against(exact: Moments, points: Array, posterior: Posterior) -> Array:
     """Log density of nodes at points (n, dim) minus that from moments of all pairs, their mean taken out."""
-    error = log_densities(points, posterior) - np.asarray(_from_moments(points, exact, posterior).log_density)
+    error = log_densities(points, posterior) - evaluate_from(points, exact, posterior).log_density
     return np.asarray(error - error.mean())
-
-
-_images = compiled(jax.vmap(image, in_axes=(0, None)))
-_physical = compiled(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
-_from_moments = compiled(jax.vmap(evaluation_from, in_axes=(0, 0, None)))
 
 
 @partial(compiled, static_argnums=(0,))

@@ -124,12 +124,6 @@ def evaluation(z: jax.Array, posterior: Posterior) -> Evaluation:
     return _evaluation_from(z, m, sigma, difference, posterior)
 
 
-def evaluation_from(z: jax.Array, m: Moments, posterior: Posterior) -> Evaluation:
-    """`Evaluation` at z (dim,) from moments that were found elsewhere, at `image` of z."""
-    own, sigma = _split(z, posterior)
-    return _evaluation_from(z, m, sigma, _difference(own, posterior), posterior)
-
-
 def image(z: jax.Array, posterior: Posterior) -> jax.Array:
     """Coordinates (space.dim,) at which the likelihood for independent pairs is evaluated."""
     own = z[: posterior.space.dim]
@@ -142,6 +136,26 @@ def evaluate_many(
 ) -> Evaluation:
     """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is given the number done."""
     return _evaluations(points, posterior, progress)  # type: ignore[no-any-return]
+
+
+def evaluate_from(points: Array, m: Moments, posterior: Posterior) -> Evaluation:
+    """`Evaluation` at points (n, dim) from moments (n, n_maps) that were found elsewhere, at `image` of the points.
+
+    Of the nodes of the posterior nothing is used.
+    """
+    return _evaluations_from((points, m), _without_nodes(posterior))  # type: ignore[no-any-return]
+
+
+def parameters_at_images(points: Array, posterior: Posterior) -> dict[str, Array]:
+    """Parameters of the model by name, (n,) each, at `image` of points (n, dim): those at which nodes are evaluated."""
+    return _at_images(points, _without_nodes(posterior))  # type: ignore[no-any-return]
+
+
+def _without_nodes(posterior: Posterior) -> Posterior:
+    """The posterior for what asks nothing of the nodes, so that one program serves any number of them."""
+    nodes = posterior.nodes
+    none = np.zeros((len(nodes.q), 0))
+    return replace(posterior, nodes=nodes._replace(t1=none[0], t2=none[0], weight=none, weight_y=none))
 
 
 def inside(points: Array, posterior: Posterior) -> Array:
@@ -271,6 +285,14 @@ def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
 
 
 _scorings, _evaluations = at_points(scoring), at_points(evaluation)
+_at_images = at_points(lambda z, posterior: posterior.space.physical(image(z, posterior)))
+
+
+@at_points
+def _evaluations_from(point: tuple[jax.Array, Moments], posterior: Posterior) -> Evaluation:
+    z, m = point
+    own, sigma = _split(z, posterior)
+    return _evaluation_from(z, m, sigma, _difference(own, posterior), posterior)
 
 
 def score_many(points: Array, posterior: Posterior) -> Scoring:

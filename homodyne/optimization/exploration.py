@@ -19,7 +19,7 @@ from homodyne.likelihood.nodes import Nodes
 from homodyne.likelihood.posterior import Posterior, log_densities
 from homodyne.optimization.jumps import frame_of
 from homodyne.optimization.nuts import Jumps
-from homodyne.optimization.pilot import Pilot, physical_values, signal_of
+from homodyne.optimization.pilot import Pilot, signal_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -164,7 +164,7 @@ def condense(
     if len(grid.t1) < WORTH:
         return None
     space, made, tried = posterior.space, points[:POINTS][np.isfinite(values[:POINTS])], points[POINTS:]
-    few = condensation(grid, space.model, physical_values(space, made), tolerance, rng)
+    few = condensation(grid, space.model, space.parameters_at(made), tolerance, rng)
     there = condensed.log_densities(tried, Condensed(replace(posterior, nodes=few.few(posterior.nodes)), few.trial))
     inside, finite = np.isfinite(values[POINTS:]), np.isfinite(there)
     if not inside.any() or weights[POINTS:][inside & ~finite].any():

@@ -30,11 +30,12 @@ from homodyne.data.plausibility import implausible, unusual
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError
-from homodyne.likelihood.direct import errors_against, parameters_at
+from homodyne.likelihood.direct import errors_against
 from homodyne.likelihood.posterior import (
     Posterior,
     inside,
     log_densities,
+    parameters_at_images,
     physical_draws,
 )
 from homodyne.likelihood.reduction import Accuracy
@@ -231,7 +232,7 @@ def _strain(pilot: Pilot, data: TwoTimeData) -> list[str]:
     rate = next((one for one in pilot.space.model.rates() if one.name == "gamma_dot"), None)
     if rate is None:
         return []
-    params = parameters_at(pilot.mode.z[None], pilot.posterior)
+    params = parameters_at_images(pilot.mode.z[None], pilot.posterior)
     fastest = max(float(np.abs(np.asarray(rate.value(params, t))).max()) for t in data.t[[0, -1]])
     found = unusual("shear rate times record", fastest * float(np.ptp(data.t)))
     for one in found:
@@ -302,7 +303,7 @@ def _reduction_error(z: Array | None, pilot: Pilot, settings: Config, tell: Prog
     points = points[inside(points, pilot.posterior)]
     if len(points) < 2:
         return 0.0 if len(points) else np.inf, points
-    params, model = parameters_at(points, pilot.posterior), pilot.space.model
+    params, model = parameters_at_images(points, pilot.posterior), pilot.space.model
     exact = pilot.problem.passes.direct(
         model, params, pilot.posterior.nodes, lambda done, total: tell("direct sums", done, total)
     )

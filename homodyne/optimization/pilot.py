@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import numpy as np
 
 from homodyne.certificate.density import Progress
@@ -233,7 +232,7 @@ def pilot_fit(
     found, num_starts = _searched(thin, ends.z, starts, settings)
     modes = modes_from(thin, found.z[:_MOST_MODES], settings)
     space = _suited(problem.space, modes)
-    points = space.coordinates(physical_values(problem.space, np.array([mode.z for mode in modes])))
+    points = space.coordinates(problem.space.parameters_at(np.array([mode.z for mode in modes])))
     problem, thin = replace(problem, space=space), replace(thin, space=space)
     modes = modes_from(thin, points, settings)
     progress("pilot fit: starts", 1, 1)
@@ -307,7 +306,7 @@ def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Prog
     )
     progress("reduction", 0, 1)
     signal = signal_of(problem, pilot.posterior, pilot.mode.z, pilot.sigma)
-    grid = problem.grid(physical_values(pilot.space, some), settings.accuracy, signal)
+    grid = problem.grid(pilot.space.parameters_at(some), settings.accuracy, signal)
     posterior = replace(pilot.posterior, nodes=problem.padded(problem.reduced(grid)))
     progress("reduction", 1, 1)
     if posterior.sigma is None:
@@ -324,14 +323,6 @@ def modes_from(posterior: Posterior, starts: Array, settings: PilotSettings) -> 
     ends = climb(posterior, starts, settings.max_iterations).separate(posterior.space, settings.depth)
     modes = [_mode(z, posterior, information) for z, information in zip(ends.z, ends.information, strict=True)]
     return sorted(modes, key=lambda mode: -mode.log_density)
-
-
-def physical_values(space: ParameterSpace, points: Array) -> dict[str, Array]:
-    """Physical parameters at points (n, >= dim) by name, (n,) each."""
-    return {name: np.asarray(x) for name, x in _physical(points[:, : space.dim], space).items()}
-
-
-_physical = compiled(jax.vmap(lambda z, space: space.physical(z), in_axes=(0, None)))
 
 
 def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
@@ -379,18 +370,14 @@ def _screen(
 def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generator) -> dict[str, Array]:
     """Points of the parameter space at which cells are tried: every mode, and draws about the best."""
     around = modes[0].z + _FAR * (modes[0].draw(8 * _FAR_DRAWS, rng) - modes[0].z)
-    supported = np.asarray(_supported(around, space))
-    points = np.concatenate([[m.z for m in modes[:_TRIED_MODES]], around[supported][:_FAR_DRAWS]])
-    return physical_values(space, np.resize(points, (_TRIED_MODES + _FAR_DRAWS, space.dim)))
+    points = np.concatenate([[m.z for m in modes[:_TRIED_MODES]], around[space.supported_at(around)][:_FAR_DRAWS]])
+    return space.parameters_at(np.resize(points, (_TRIED_MODES + _FAR_DRAWS, space.dim)))
 
 
 def signal_of(problem: Problem, posterior: Posterior, z: Array, sigma: Array) -> float:
     """Root of the pairs of all maps times contrast over noise, at z (dim,)."""
     contrast = evaluate_many(z[None], posterior).scaling_mean[0, :, 1]
     return float(np.sqrt(problem.num_pairs * np.mean((contrast / sigma) ** 2)))
-
-
-_supported = compiled(jax.vmap(lambda z, space: space.supported(z), in_axes=(0, None)))
 
 
 def _suited(space: ParameterSpace, modes: Sequence[Mode]) -> ParameterSpace:
@@ -433,7 +420,7 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
     i, j = sampled_pairs(maps, max(_RESIDUALS // maps.num_maps, 1000))
     tight = posterior.with_sigma(np.full(maps.num_maps, 1e-3))
     scaling = evaluate_many(z[None, : space.dim], tight).scaling_mean[0]
-    params = {name: float(value[0]) for name, value in physical_values(space, z[None]).items()}
+    params = {name: float(value[0]) for name, value in space.parameters_at(z[None]).items()}
     gap, found = np.nan if maps.gap is None else maps.gap, np.empty(maps.num_maps)
     values, center = problem.passes.pairs(i, j)
     weights = maps.weights_at(i, j)

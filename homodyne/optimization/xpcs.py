@@ -32,7 +32,7 @@ from homodyne.files import writable_folder
 from homodyne.likelihood.condensed import Condensation, Condensed, Trial, log_likelihood, posterior_of
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes, add, padded
-from homodyne.likelihood.posterior import Posterior, evaluate_many, evaluation_from, log_densities, log_prior
+from homodyne.likelihood.posterior import Posterior, evaluate_from, evaluate_many, log_densities, log_prior
 from homodyne.likelihood.scaling import ScalingPrior, effective_noise, scaling_draws
 from homodyne.noise.adjustment import Adjustment
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
@@ -48,8 +48,7 @@ from homodyne.optimization.cmc.svi_init import identity_initialization, run_svi_
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.exploration import ERROR, POINTS, condense
 from homodyne.optimization.nuts import NutsSettings
-from homodyne.optimization.pilot import Pilot, physical_values, signal_of
-from homodyne.physics.compiling import compiled
+from homodyne.optimization.pilot import Pilot, signal_of
 from homodyne.physics.space import ParameterSpace
 from homodyne.versions import used_versions
 
@@ -229,26 +228,33 @@ class XpcsModel(Model):
 
     def log_density(self, z: Array, merged: Array) -> Array:
         """Exact full log posterior at points z (S, d), offset and contrast integrated out."""
-        return np.asarray(_from_moments(jnp.asarray(z), _moments(merged), self._numbers).log_density)
+        return np.asarray(evaluate_from(z, _moments(merged), self._numbers).log_density)
 
     @property
     def _numbers(self) -> Posterior:
         """Posterior without data, for what follows from moments."""
         none = np.zeros((len(self.phi), 0))
-        nothing = Nodes(none[0], none[0], none, none, np.zeros((len(self.phi), 5)), none, self.q, self.phi, np.nan)
+        nothing = Nodes(
+            none[0],
+            none[0],
+            none,
+            none,
+            np.zeros((len(self.phi), 5)),
+            np.zeros(len(self.phi)),
+            self.q,
+            self.phi,
+            np.nan,
+        )
         return self.posterior(nothing)
 
     def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Draws of free physical parameters, contrast and offset from draws z (chain, draw, d)."""
         points = z.reshape(-1, z.shape[-1])
-        at = _from_moments(jnp.asarray(points), _moments(merged.reshape(-1, merged.shape[-1])), self._numbers)
+        at = evaluate_from(points, _moments(merged.reshape(-1, merged.shape[-1])), self._numbers)
         scaling = scaling_draws(at.scaling, rng).reshape(*z.shape[:2], -1, 2)
-        physical = physical_values(self.space, points)
+        physical = self.space.parameters_at(points)
         draws = {name: physical[name].reshape(z.shape[:2]) for name in self.space.free_names}
         return {**draws, "contrast": scaling[..., 1], "offset": scaling[..., 0]}
-
-
-_from_moments = compiled(jax.vmap(evaluation_from, in_axes=(0, 0, None)))
 
 
 def _moments(tables: Array) -> Moments:

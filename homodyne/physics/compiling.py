@@ -42,30 +42,37 @@ def namespace(*values: Any) -> Any:
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
-def one_by_one(function: Callable[[Any, Any], Any], points: jax.Array, count: Any, argument: Any) -> Any:
-    """Results of a function of one point and an argument for the first `count` of points (n, d), (n,), 0 for others.
+def one_by_one(function: Callable[[Any, Any], Any], points: Any, count: Any, argument: Any) -> Any:
+    """Results of a function of one point and an argument for the first `count` of n points, (n,), 0 for others.
+
+    Points are an array or a tree of arrays with a leading axis.
 
     Part of a JAX program; points are evaluated one after the other, which needs the memory of one. The function is
     traced once.
     """
     single = jax.jit(function)
-    shapes = jax.eval_shape(single, points[0], argument)
-    blank = jax.tree.map(lambda one: jnp.zeros((len(points), *one.shape), one.dtype), shapes)
+
+    def point(k: Any) -> Any:
+        return jax.tree.map(lambda column: column[k], points)
+
+    shapes, n = jax.eval_shape(single, point(0), argument), len(jax.tree.leaves(points)[0])
+    blank = jax.tree.map(lambda one: jnp.zeros((n, *one.shape), one.dtype), shapes)
 
     def put(k: jax.Array, table: Any) -> Any:
-        return jax.tree.map(lambda column, one: column.at[k].set(one), table, single(points[k], argument))
+        return jax.tree.map(lambda column, one: column.at[k].set(one), table, single(point(k), argument))
 
     return jax.lax.fori_loop(0, count, put, blank)
 
 
 def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    """A function of points (n, d), an argument and, optionally, progress; its results have a leading axis (n,).
+    """A function of n points, an argument and, optionally, progress; its results have a leading axis (n,).
 
-    Points are evaluated `one_by_one`, in calls of one shape by as many threads as the process may use: one program
-    serves any number of them. Results are NumPy arrays; `progress` is called with how many points are done.
+    Points are an array or a tree of arrays, with a leading axis (n,). They are evaluated `one_by_one`, in calls of one
+    shape by as many threads as the process may use: one program serves any number of them. Results are NumPy arrays;
+    `progress` is called with how many points are done.
     """
 
-    def at_first(points: jax.Array, count: jax.Array, argument: Any) -> Any:
+    def at_first(points: Any, count: jax.Array, argument: Any) -> Any:
         return one_by_one(function, points, count, argument)
 
     at_first.__name__ = function.__name__  # under which JAX logs it
@@ -73,20 +80,27 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
 
     def evaluate(points: Any, argument: Any, progress: Callable[[int], None] = lambda done: None) -> Any:
         argument, parts, threads = jax.device_put(argument), [], num_threads()
-        portion = max(1, min(_AT_ONCE, -(-len(points) // threads)))
+        n = len(jax.tree.leaves(points)[0])
+        portion = max(1, min(_AT_ONCE, -(-n // threads)))
 
         def some(begin: int) -> Any:
-            own = points[begin : begin + portion]
-            full = np.concatenate([own, np.zeros((_AT_ONCE - len(own), points.shape[1]))])
-            return jax.tree.map(partial(_first, len(own)), program(full, len(own), argument))
+            count = min(portion, n - begin)
+            full = jax.tree.map(lambda column: _filled(column[begin : begin + count]), points)
+            return jax.tree.map(partial(_first, count), program(full, count, argument))
 
         with ThreadPoolExecutor(threads) as pool:
-            for part in pool.map(some, range(0, max(len(points), 1), portion)):
+            for part in pool.map(some, range(0, max(n, 1), portion)):
                 parts.append(part)
-                progress(min(len(points), portion * len(parts)))
+                progress(min(n, portion * len(parts)))
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     return evaluate
+
+
+def _filled(column: Any) -> Any:
+    """A column with zeros behind, of the length that programs expect."""
+    own = np.asarray(column, dtype=float)
+    return np.concatenate([own, np.zeros((_AT_ONCE - len(own), *own.shape[1:]))])
 
 
 def _first(count: int, values: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 from jax.scipy.stats import norm
 
 from homodyne.errors import InputError
-from homodyne.physics.compiling import namespace
+from homodyne.physics.compiling import at_points, namespace
 from homodyne.physics.coordinates import (
     SLOPE_SCALE,
     LawCoordinates,
@@ -212,6 +212,14 @@ class ParameterSpace:
         period = np.where(self.periods > 0, self.periods, 1.0)
         return gap - xp.where(self.periods > 0, period * xp.round(gap / period), 0.0)
 
+    def parameters_at(self, points: Array) -> dict[str, Array]:
+        """`physical` at points (n, >= dim), (n,) each, in NumPy."""
+        return _physical_at(points[:, : self.dim], self)  # type: ignore[no-any-return]
+
+    def supported_at(self, points: Array) -> Array:
+        """`supported` at points (n, >= dim), (n,), in NumPy."""
+        return np.asarray(_supported_at(points[:, : self.dim], self))
+
     def draw_supported(self, rng: np.random.Generator, count: int) -> Array:
         """Coordinates of `count` draws from the prior that the model allows for this record, (count, dim).
 
@@ -348,3 +356,7 @@ def parameter_space(
     middle = float(middle_age(t[0], t[-1]))
     directions = {name: 0.0 for name, prior in complete.items() if prior.circular}
     return ParameterSpace(complete, held, np.array([float(t[0]), float(t[-1])]), middle, scales, directions, model)
+
+
+_physical_at = at_points(lambda z, space: space.physical(z))
+_supported_at = at_points(lambda z, space: space.supported(z))

@@ -207,7 +207,7 @@ def _posterior_draws(
     count = shape[0] * shape[1]
     noise = rng.standard_normal((_SPARE * count + 1, center.size))
     draws = center + (noise[:-1] + noise[-1]) @ root.T
-    values, allowed = jax.jit(jax.vmap(lambda z: (space.physical(z), space.supported(z))))(jnp.asarray(draws[:, :dim]))
+    values, allowed = space.parameters_at(draws), space.supported_at(draws)
     kept = np.flatnonzero(allowed)[:count]
     if kept.size < count:
         raise ValueError(f"{kept.size} of {count} draws are possible: give data that say more of the parameters")

@@ -19,7 +19,6 @@ from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.optimization import xpcs
 from homodyne.optimization.cmc.backends.pjit import is_pure_jax
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
-from homodyne.optimization.pilot import physical_values
 from homodyne.optimization.problem import TYPICAL_SIGNAL, build_problem
 from homodyne.optimization.xpcs import Shard, XpcsModel
 
@@ -113,7 +112,7 @@ def test_few_nodes_of_a_shard_give_its_subposterior(measured):
 
     def error(center):
         """Standard deviation of the log density on few nodes about the exact one."""
-        made = physical_values(model.space, center + 0.02 * rng.normal(size=(200, 7)))
+        made = model.space.parameters_at(center + 0.02 * rng.normal(size=(200, 7)))
         few = condensation(posterior.nodes, model.space.model, made, 1e-6, rng)
         shard = model.load(Shard.of(part, few).arrays())
         assert np.count_nonzero(shard.few.weight[0]) < np.count_nonzero(shard.nodes.weight[0]) / 4
