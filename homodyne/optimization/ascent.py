@@ -21,6 +21,7 @@ _BETWEEN = np.arange(1, 8) / 8  # places on the way from one end to another at w
 _GAIN, _IDLE = 1e-4, 10  # log density that a climb gains at least once in so many steps
 _CLOSE = 10.0  # gain expected of a step, below which what a step has taught holds for the next
 _DEFINITE = 1e-4  # least eigenvalue of a curvature in units of the expected one
+_ALONG_RIDGE, _ACROSS = 3, 12  # ends to which a bent way is tried, and steps that its points climb
 _WEIGHTY = 1e-4  # share of the mass of a mode, below which it is not asked whether it is connected to another
 
 
@@ -98,11 +99,48 @@ def basins(ends: Ends, posterior: Posterior) -> Basins:
 
 
 def _connected(ends: Ends, k: int, others: Sequence[int], gaps: Array, posterior: Posterior) -> list[bool]:
-    """Whether the density does not fall on the straight way from end k to each of the others."""
-    ways = ends.z[list(others)][:, None] + _BETWEEN[:, None] * gaps[:, None]
-    heights = log_densities(ways.reshape(-1, ends.z.shape[1]), posterior).reshape(len(others), -1)
-    lower = np.minimum(ends.value[list(others)], ends.value[k])
-    return [bool(low > limit - _BARRIER) for low, limit in zip(heights.min(axis=1), lower, strict=True)]
+    """Whether the density does not fall on a way from end k to each of the others.
+
+    The way is straight at first. The nearest are tried along the ridge, too: points of the straight way climb across
+    it (as in the string method: E, Ren and Vanden-Eijnden, J. Chem. Phys. 126, 164103, 2007), and straight ways between
+    neighbours of these, from end to end, are looked at.
+    """
+    limits = np.minimum(ends.value[list(others)], ends.value[k]) - _BARRIER
+    first = np.array(ends.z[list(others)])
+    straight = first[:, None] + _BETWEEN[:, None] * gaps[:, None]
+    heights = log_densities(straight.reshape(-1, first.shape[1]), posterior).reshape(len(others), -1)
+    found = heights.min(axis=1) > limits
+    if found.any():
+        return [bool(one) for one in found]
+    metric = ends.information[k] + ends.information[list(others)]
+    lengths = np.einsum("ni,nij,nj->n", gaps, metric, gaps)
+    for place in np.argsort(lengths)[:_ALONG_RIDGE]:
+        bent = _along_ridge(straight[place], metric[place] @ gaps[place], posterior)
+        way = np.concatenate([first[place][None], bent, first[place][None] + gaps[place]])
+        between = 0.5 * (way[1:] + way[:-1])
+        found[place] = log_densities(np.concatenate([bent, between]), posterior).min() > limits[place]
+        if found[place]:
+            break
+    return [bool(one) for one in found]
+
+
+def _along_ridge(points: Array, normal: Array, posterior: Posterior) -> Array:
+    """Points (n, dim) moved up within the planes through them that have the given normal (dim,)."""
+    points, damping = points.copy(), np.full(len(points), 1e-2)
+    at = [np.array(x) for x in score_many(points, posterior)]
+    for _ in range(_ACROSS):
+        steps = np.zeros_like(points)
+        for row, (_, gradient, information) in enumerate(zip(*at, strict=True)):
+            free = _damped(information, gradient, damping[row])
+            back = _damped(information, normal, damping[row])
+            steps[row] = free - back * (normal @ free) / (normal @ back)
+        there = score_many(points + steps, posterior)
+        better = np.isfinite(there.value) & (there.value > at[0]) & np.isfinite(there.gradient).all(axis=1)
+        points[better] += steps[better]
+        for own, new in zip(at, there, strict=True):
+            own[better] = new[better]
+        damping *= np.where(better, 0.2, 8.0)
+    return points
 
 
 def climb(posterior: Posterior, starts: Array, max_iterations: int, near: float = 1e-6) -> Ends:

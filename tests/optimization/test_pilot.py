@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,11 +12,14 @@ from homodyne.config.io import load_config
 from homodyne.errors import ConvergenceError
 from homodyne.likelihood.posterior import log_densities, log_density, score_many
 from homodyne.likelihood.reduction import reduce_pairs
+from homodyne.optimization import ascent as ascent_module
 from homodyne.optimization import pilot as pilot_module
 from homodyne.optimization.ascent import Ends, basins, climb
 from homodyne.optimization.passes import Passes
 from homodyne.optimization.pilot import PilotSettings, modes_from, noise_at, pilot_fit
 from homodyne.optimization.problem import MOST_THINNED, build_problem, sampled_pairs, thinned_pairs
+from homodyne.physics.model import CorrelationModel, Parameter
+from homodyne.physics.space import parameter_space
 from homodyne.testing.samples import MIRROR, STATIC
 
 pytestmark = pytest.mark.slow
@@ -179,6 +183,35 @@ def test_ends_on_one_ridge_are_one_mode(problem, found):
     assert basins(Ends(points, np.asarray(log_densities(points, flat)), sharp), flat).counts.tolist() == [3]
     heights = np.asarray(log_densities(points, posterior))
     assert len(basins(Ends(points, heights + 1e6, sharp), posterior).counts) == 3  # planted: as if there were barriers
+
+
+class Parabola(CorrelationModel):
+    """The data say what level - bend² is: a ridge that no straight way follows."""
+
+    name = "parabola"
+    parameters = (
+        Parameter("level", ("normal", {"mean": 0.0, "sd": 1.0})),
+        Parameter("bend", ("normal", {"mean": 0.0, "sd": 1.0})),
+    )
+
+    def g(self, params, t1, t2, q, phi, gap):
+        rate = jnp.exp(params["level"] - params["bend"] ** 2)
+        return jnp.exp(-rate * (jnp.asarray(t2) - t1)) + 0.0 * q * phi
+
+
+def test_ends_on_one_bent_ridge_are_one_mode(problem, monkeypatch):
+    space = parameter_space(Parabola(), problem.maps.t)
+    i, j = np.triu_indices(50, 1)
+    own = replace(problem, space=space)
+    posterior = own.posterior(reduce_pairs(problem.maps, i, j), np.full(2, 0.02))
+    level, bend = climb(posterior, np.zeros((1, 2)), 30).z[0]
+    bends = np.array([0.0, -1.2, 1.2])
+    points = np.stack([level - bend**2 + bends**2, bends], axis=1)
+    at = score_many(points, posterior)
+    sharp = Ends(points, at.value, at.information + np.diag([1e4, 1e4]))
+    assert basins(sharp, posterior).counts.tolist() == [3]
+    monkeypatch.setattr(ascent_module, "_ALONG_RIDGE", 0)  # planted: straight ways only
+    assert len(basins(sharp, posterior).counts) > 1
 
 
 def test_sampled_noise_has_its_own_mode(problem, found):
