@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from homodyne.likelihood.posterior import Posterior, log_densities, score_many
+from homodyne.likelihood.posterior import Posterior, Scoring, log_densities, score_many
 from homodyne.physics.space import ParameterSpace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -135,7 +135,7 @@ def _along_ridge(points: Array, normal: Array, posterior: Posterior) -> Array:
             back = _damped(information, normal, damping[row])
             steps[row] = free - back * (normal @ free) / (normal @ back)
         there = score_many(points + steps, posterior)
-        better = np.isfinite(there.value) & (there.value > at[0]) & np.isfinite(there.gradient).all(axis=1)
+        better = _usable(there) & (there.value > at[0])
         points[better] += steps[better]
         for own, new in zip(at, there, strict=True):
             own[better] = new[better]
@@ -152,7 +152,7 @@ def climb(posterior: Posterior, starts: Array, max_iterations: int, near: float 
     """
     z = posterior.space.canonical(starts)
     at = score_many(z, posterior)
-    usable = np.isfinite(at.value) & np.isfinite(at.gradient).all(axis=1)
+    usable = _usable(at)
     z = z[usable]
     value, gradient, information = (np.array(x[usable]) for x in at)
     damping, active, idle = np.full(len(z), 1e-2), np.ones(len(z), dtype=bool), np.zeros(len(z), dtype=int)
@@ -163,9 +163,10 @@ def climb(posterior: Posterior, starts: Array, max_iterations: int, near: float 
             break
         step = np.array([_damped(_curvature(information[k], missed[k]), gradient[k], damping[k]) for k in which])
         there = score_many(z[which] + step, posterior)
+        usable = _usable(there)
         for row, k in enumerate(which):
             gain, expected = there.value[row] - value[k], abs(gradient[k] @ step[row])
-            better = bool(np.isfinite(gain) and gain > 0 and np.isfinite(there.gradient[row]).all())
+            better = bool(usable[row] and gain > 0)
             idle[k] = 0 if better and gain > max(near, _GAIN) else idle[k] + 1
             if better:
                 change = gradient[k] - there.gradient[row]
@@ -179,17 +180,24 @@ def climb(posterior: Posterior, starts: Array, max_iterations: int, near: float 
     return Ends(z[order], value[order], information[order])
 
 
+def _usable(at: Scoring) -> Array:
+    """Whether a climb can go on from each of the points, (n,)."""
+    return np.array([all(np.isfinite(x).all() for x in one) for one in zip(*at, strict=True)], dtype=bool)
+
+
 def _curvature(information: Array, missed: Array) -> Array:
-    """The sum of both where it is positive definite, else the first."""
+    """The sum of both where it is finite and positive definite, else the first."""
     whole = information + missed
     scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
-    return whole if np.linalg.eigvalsh(whole / np.outer(scale, scale))[0] > _DEFINITE else information
+    with np.errstate(over="ignore", invalid="ignore"):
+        unit = whole / np.outer(scale, scale)
+    return whole if np.isfinite(unit).all() and np.linalg.eigvalsh(unit)[0] > _DEFINITE else information
 
 
 def _learnt(missed: Array, information: Array, step: Array, change: Array) -> Array:
     """What the information misses of the curvature, after a step along which the gradient fell by `change`."""
     along, own = float(change @ step), float(step @ missed @ step)
-    if not along > 0:
+    if not along > 1e-12 * np.linalg.norm(change) * np.linalg.norm(step):
         return missed
     wanted = change - information @ step
     missed = min(1.0, abs(float(wanted @ step)) / abs(own)) * missed if own else missed

@@ -185,6 +185,15 @@ def test_ends_on_one_ridge_are_one_mode(problem, found):
     assert len(basins(Ends(points, heights + 1e6, sharp), posterior).counts) == 3  # planted: as if there were barriers
 
 
+def test_curvature_that_was_learnt_is_used_where_it_is_finite():
+    """A coordinate of which nothing is known any more, and a step across which the gradient hardly changes."""
+    none, large = np.diag([0.0, 1.0]), np.diag([1e10, 1.0])
+    np.testing.assert_array_equal(ascent_module._curvature(none, large), none)
+    np.testing.assert_array_equal(ascent_module._curvature(np.eye(2), large), large + np.eye(2))
+    nearly = np.array([1e-200, 1.0])
+    np.testing.assert_array_equal(ascent_module._learnt(large, none, np.array([1.0, 0.0]), nearly), large)
+
+
 class Parabola(CorrelationModel):
     """The data say what level - bend² is: a ridge that no straight way follows."""
 
