@@ -1,4 +1,4 @@
-"""Schedulers for the tests: a real Slurm on loopback, and a double of PBS."""
+"""Schedulers for the tests: a real Slurm on loopback, and a double of PBS, or a real one (`openpbs.sh`)."""
 
 import os
 import shutil
@@ -30,17 +30,29 @@ class Scheduler:
         Where it keeps its files.
     environment
         What its commands need.
+    real
+        Whether it is no double.
     """
 
     name: str
     folder: Path
     environment: dict[str, str]
+    real: bool = False
 
     def call(self, *command: str) -> str:
         done = subprocess.run(
             command, env={**os.environ, **self.environment}, capture_output=True, text=True, check=True
         )
         return done.stdout
+
+    def keep_history(self, keep: bool) -> None:
+        """Whether PBS tells how jobs have ended that are over."""
+        if self.real:
+            self.call("qmgr", "-c", f"set server job_history_enable = {keep}")
+        elif keep:
+            (self.folder / "no-history").unlink()
+        else:
+            (self.folder / "no-history").touch()
 
 
 def absent(reason: str) -> None:
@@ -65,7 +77,7 @@ def real_slurm(tmp_path_factory) -> Iterator[Scheduler]:
     environment = {**os.environ, "SLURM_TEST_PORT": str(port)}
     try:
         subprocess.run([SLURM, "start", folder], check=True, timeout=600, env=environment)
-        yield Scheduler("slurm", folder, {"SLURM_CONF": str(folder / "etc" / "slurm.conf")})
+        yield Scheduler("slurm", folder, {"SLURM_CONF": str(folder / "etc" / "slurm.conf")}, real=True)
     finally:
         subprocess.run([SLURM, "stop", folder], check=True, timeout=600, env=environment)
 
@@ -109,6 +121,8 @@ def scheduler(request, tmp_path_factory) -> Iterator[Scheduler]:
     kind = request.param
     if kind == "slurm":
         found = request.getfixturevalue("real_slurm")
+    elif kind == "pbs" and "OPENPBS" in os.environ:  # openpbs.sh run: its commands are there already
+        found = Scheduler(kind, Path(os.environ["OPENPBS"]), {}, real=True)
     else:
         found = pbs_double(tmp_path_factory.mktemp(kind), kind)
     with pytest.MonkeyPatch.context() as patch:

@@ -4,10 +4,10 @@ It is not PBS. It follows what the manuals say: elements run as processes of thi
 home directory and with a bare environment; exit codes, states and texts are those of the scheduler that
 PBS_DOUBLE_KIND names (pbs or torque). PBS_DOUBLE is the folder of its files.
 
-What a real OpenPBS 23.06 was seen to answer is answered here, too: without job history (the file no-history in that
-folder) qstat -x says nothing at all and exits 0; qdel of a finished job exits 35; with the file plain-signals a killed
-element has exit status 128 + signal, and a deleted one 0 with "terminated" in its comment. The file silent makes qstat
-say nothing, the file slow makes qsub submit and never come back.
+As PBS it answers as OpenPBS 23.06.06 was seen to answer. Without job history (the file no-history in that folder)
+`qstat -x` says nothing and exits 0, `qstat` has the exit status of the whole array for an element that has ended. A
+killed element has exit status 128 + signal, a deleted one 0 with "terminated by" in its comment; qdel of a finished job
+exits 35. The file silent makes qstat say nothing, the file slow makes qsub submit and never come back.
 """
 
 import json
@@ -57,6 +57,8 @@ def qsub(script):
         if line.startswith("#PBS "):
             name, _, value = line[5:].partition(" ")
             options[name] = value
+    if options.get("-q") == "absent":
+        complain("qsub: Unknown queue", 170)
     indices, most = elements_of(options)
     number = len(list(ROOT.glob("job-*"))) + 1
     folder = ROOT / f"job-{number}"
@@ -112,10 +114,10 @@ def serve(folder):
 
 def ending(folder, index, code):
     """Exit status and comment of an element."""
-    if not (ROOT / "plain-signals").exists():
+    if TORQUE:
         return {"exit": code if code >= 0 else SIGNALLED - code}
     if (folder / f"deleted-{index}").exists():
-        return {"exit": 0, "comment": "Job run at Mon Nov 30 at 10:00 on (host:ncpus=1) and terminated"}
+        return {"exit": 0, "comment": "Job run at Mon Nov 30 at 15:18 on (host:ncpus=1) and terminated by root@host"}
     return {"exit": code if code >= 0 else 128 - code}
 
 
@@ -148,6 +150,8 @@ def qstat(arguments):
     for index, state in states.items():
         name = f"{number}[{index}].{HOST}" if job["indices"] else f"{number}.{HOST}"
         ended = "C" if TORQUE else "F" if over or not job["indices"] else "X"
+        if state["state"] == "F" and (ROOT / "no-history").exists():
+            state |= {"exit": 0, "comment": "Subjob finished"}
         block(name, ended if state["state"] == "F" else state["state"], state.get("exit"), state.get("comment"))
 
 

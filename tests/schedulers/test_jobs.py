@@ -21,7 +21,7 @@ from homodyne.optimization.cmc import sample_consensus
 from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.backends.arrays import Pace
 from homodyne.optimization.cmc.backends.base import BackendOptions, SequentialBackend
-from homodyne.optimization.cmc.backends.jobs import recorded
+from homodyne.optimization.cmc.backends.jobs import FORGOTTEN, recorded
 from homodyne.optimization.cmc.store.shards import Manifest, ShardStore
 from homodyne.optimization.cmc.types import Initialization, ShardTask
 from homodyne.optimization.nuts import NutsSettings
@@ -29,7 +29,7 @@ from homodyne.optimization.nuts import NutsSettings
 HERE = Path(__file__).parent
 SLURM = HERE / "slurm.sh"
 PACE = Pace(first=0.2, longest=0.5, command=20.0, file_delay=0.5)
-CANCEL = {"slurm": ("scancel", "{0}_{1}"), "pbs": ("qdel", "{0}[{1}].server.example"), "torque": ("qdel", "{0}[{1}]")}
+CANCEL = {"slurm": ("scancel", "{0}_{1}"), "pbs": ("qdel", "{0}[{1}]"), "torque": ("qdel", "{0}[{1}]")}
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def same(tasks, results, missing=()):
 
 FAULTS = {0: "leave", 1: "die", 3: "hang", 4: "spoil", 5: "always leave"}
 TOLD = {0: "ended with exit code 7", 1: "was killed by signal 9", 4: "without a valid result"}
-CANCELLED = {"slurm": "was cancelled", "pbs": "was killed by signal 9", "torque": "was killed by signal 9"}
+CANCELLED = {"slurm": "was cancelled", "pbs": "was terminated: cancelled", "torque": "was killed by signal 9"}
 
 
 @pytest.mark.parametrize("scheduler", ["slurm", "pbs"], indirect=True)
@@ -134,9 +134,8 @@ def test_what_goes_wrong_is_named_and_costs_no_other_draws(scheduler, tmp_path, 
 
 @pytest.mark.parametrize("scheduler", ["pbs"], indirect=True)
 def test_openpbs_without_history_as_it_was_seen(scheduler, tmp_path, caplog):
-    """`qstat -x` says nothing, killed elements exit with 137, deleted ones with 0: nothing is sent twice."""
-    for file in ("no-history", "plain-signals"):
-        (scheduler.folder / file).touch()
+    """`qstat -x` says nothing, `qstat` the exit code of another element: nothing is sent twice, or told wrongly."""
+    scheduler.keep_history(False)
     store = store_of(tmp_path / "store", 4)
     for shard_id, fault in {0: "die", 1: "hang"}.items():
         (store.path / f"fault-{shard_id}").write_text(fault)
@@ -152,14 +151,12 @@ def test_openpbs_without_history_as_it_was_seen(scheduler, tmp_path, caplog):
             results, failures = outcome(backend_of(scheduler), tasks_of(store))
     finally:
         helper.join()
-        for file in ("no-history", "plain-signals"):
-            (scheduler.folder / file).unlink()
+        scheduler.keep_history(True)
     assert failures == []
     assert {k: result.attempts for k, result in results.items()} == {0: 2, 1: 2, 2: 1, 3: 1}
     assert sum(len(job.elements) for job in recorded(store.path)) == 6  # two once more, nothing twice
     again = [text for text in caplog.messages if "is tried again" in text]
-    assert any("shard 0" in text and "was killed by signal 9" in text for text in again)
-    assert any("shard 1" in text and "was terminated" in text for text in again)
+    assert [any(known in text for known in ("keeps no exit codes", FORGOTTEN)) for text in again] == [True, True]
 
 
 def test_a_scheduler_passes_the_suite_of_all_backends(scheduler, tmp_path):
@@ -329,9 +326,10 @@ def worker_on(store, shard_id):
     pytest.fail("nobody works on the shard")
 
 
-def test_submissions_that_are_refused_end_the_run_with_the_reason(slurm, tmp_path):
-    backend = backend_of(slurm, jobs=jobs(queue="absent"))
-    with pytest.raises(ExecutionError, match="sbatch failed.*invalid partition"):
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"], indirect=True)
+def test_submissions_that_are_refused_end_the_run_with_the_reason(scheduler, tmp_path):
+    backend = backend_of(scheduler, jobs=jobs(queue="absent"))
+    with pytest.raises(ExecutionError, match=r"sbatch failed.*invalid partition|qsub failed.*: qsub: Unknown queue"):
         outcome(backend, tasks_of(store_of(tmp_path / "store", 2)))
 
 
@@ -350,17 +348,18 @@ def test_a_model_given_by_its_name(slurm, tmp_path):
     assert [len(job.elements) for job in recorded(tmp_path / "slurm")] == [2]
 
 
-def test_a_fit_on_slurm_is_the_fit_on_this_machine(slurm, file, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("scheduler", ["slurm", "pbs"], indirect=True)
+def test_a_fit_on_a_scheduler_is_the_fit_on_this_machine(scheduler, file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     changes = ["sharding.num_shards=2", "escalate=false", "validation.strict=false", "backend.jobs.memory_gb=1"]
     changes += [f"per_shard_mcmc.{few}" for few in ("num_warmup=50", "num_samples=100", "num_chains=2")]
     common = ["fit", str(file), "--method", "cmc", "--mode", "static", "--no-figures"]
     common += ["optimization.nlsq.num_candidates=200", "optimization.nlsq.num_starts=3"]
     common += [f"optimization.cmc.{change}" for change in changes]
-    for name in ("sequential", "slurm"):
+    for name in ("sequential", scheduler.name):
         place = [f"optimization.cmc.backend.name={name}", "--output", name]
         assert homodyne([*common, *place]) in (0, 3), capsys.readouterr().err
-    first, second = (load_result(f"{name}/result.nc") for name in ("sequential", "slurm"))
+    first, second = (load_result(f"{name}/result.nc") for name in ("sequential", scheduler.name))
     assert first.samples.keys() == second.samples.keys()
     assert all(np.array_equal(first.samples[name], second.samples[name]) for name in first.samples)
-    assert len(recorded(Path("slurm.store"))) == 1
+    assert len(recorded(Path(f"{scheduler.name}.store"))) == 1

@@ -35,38 +35,86 @@ JobId=4 ArrayJobId=3 ArrayTaskId=0 JobName=homodyne JobState=OUT_OF_MEMORY Reaso
 """
 SLURM_PLAIN = "JobId=1 JobName=homodyne UserId=root(0) JobState=FAILED Reason=NonZeroExitCode Restarts=0 ExitCode=7:0\n"
 
-# Written after the manuals and public records of PBS Pro 22.05 and Torque 6; nobody has run these here.
+# OpenPBS 23.06.06 on one node, as `qstat -x -t -f` has printed elements of several jobs; most fields are left out.
 PBS_PRO = """\
-Job Id: 1234[].pbs01
-    Job_Name = homodyne
+Job Id: 1[].pbs-tests
     job_state = B
-    array_state_count = Queued:1 Running:1 Exiting:0 Expired:4
+    comment = Job Array Began at Mon Nov 30 at 15:18
     Exit_status = 0
+    array_state_count = Queued:1 Running:1 Exiting:0 Expired:5
+    array_indices_submitted = 0-6
 
-Job Id: 1234[0].pbs01
-    job_state = X
+Job Id: 1[0].pbs-tests
+    job_state = F
+    substate = 92
+    Variable_List = PBS_O_HOME=/root,PBS_O_LANG=C.UTF-8,
+\tPBS_O_PATH=/opt/openpbs-tests/pbs/bin:/root/.cargo/bin:/root/.cargo/bi
+\tn:/usr/bin,PBS_O_SHELL=/bin/bash,job_state = R
+    comment = Job run at Mon Nov 30 at 15:18 on (pbs-tests:ncpus=1:mem=734208kb
+\t) and finished
     Exit_status = 0
-    Variable_List = PBS_O_HOME=/home/someone,PBS_O_WORKDIR=/eagle/a_long_name_of_a_
-\tproject,job_state = R
+    array_id = 1[].pbs-tests
+    array_index = 0
 
-Job Id: 1234[1].pbs01
+Job Id: 1[1].pbs-tests
     job_state = X
+    substate = 93
+    comment = Job run at Mon Nov 30 at 15:18 on (pbs-tests:ncpus=1:mem=734208kb
+\t) and failed
     Exit_status = 7
 
-Job Id: 1234[2].pbs01
-    job_state = X
+Job Id: 1[2].pbs-tests
+    job_state = F
+    substate = 93
+    comment = Job run at Mon Nov 30 at 15:25 on (pbs-tests:ncpus=1:mem=734208kb
+\t) and failed
     Exit_status = -29
 
-Job Id: 1234[3].pbs01
+Job Id: 1[3].pbs-tests
     job_state = F
-    Exit_status = 271
+    substate = 93
+    comment = Job run at Mon Nov 30 at 15:18 on (pbs-tests:ncpus=1:mem=734208kb
+\t) and failed
+    Exit_status = 137
 
-Job Id: 1234[4].pbs01
+Job Id: 1[4].pbs-tests
+    job_state = F
+    substate = 91
+    comment = Job run at Mon Nov 30 at 15:18 on (pbs-tests:ncpus=1:mem=734208kb
+\t) and terminated by root@pbs-tests
+    Exit_status = 0
+
+Job Id: 1[5].pbs-tests
     job_state = R
+    substate = 42
+    comment = Job run at Mon Nov 30 at 15:21 on (pbs-tests:ncpus=1)
 
-Job Id: 1234[5].pbs01
+Job Id: 1[6].pbs-tests
     job_state = Q
 """
+
+# The same without job history, by `qstat -t -f`: the exit codes of these elements were 7 and 137.
+FORGETFUL = """\
+Job Id: 10[].pbs-tests
+    job_state = B
+    substate = 70
+    comment = Job Array Began at Mon Nov 30 at 15:21
+    Exit_status = 0
+
+Job Id: 10[0].pbs-tests
+    job_state = X
+    substate = 70
+    comment = Subjob finished
+    Exit_status = 0
+
+Job Id: 10[1].pbs-tests
+    job_state = X
+    substate = 70
+    comment = Subjob finished
+    Exit_status = 0
+"""
+
+# Written after the manuals and public records of Torque 6; nobody has run this here.
 TORQUE = """\
 Job Id: 189[3].head.cluster
     Job_Name = homodyne-3
@@ -117,18 +165,21 @@ def test_accounts_of_slurm():
 def test_answers_of_pbs():
     found = PBS().parse_status(PBS_PRO)
     assert {index: state.phase for index, state in found.items()} == {
-        **dict.fromkeys(range(4), "ended"), 4: "running", 5: "queued",
+        **dict.fromkeys(range(5), "ended"), 5: "running", 6: "queued",
     }  # fmt: skip
-    assert found[1].reason == "ended with exit code 7"
+    assert [found[k].reason for k in (0, 1)] == ["ended with exit code 0", "ended with exit code 7"]
     assert "time limit" in found[2].reason
-    assert "was killed by signal 15" in found[3].reason
+    assert found[3].reason.startswith("was killed by signal 9")
+    assert "was terminated" in found[4].reason
+    assert "root@pbs-tests" in found[4].reason
+    assert {state.reason for state in PBS().parse_status(FORGETFUL).values()} == {
+        "ended; the server keeps no exit codes"
+    }  # planted: the code of the whole array, which is there
     assert PBS().parse_status(PBS_PRO.replace("    Exit_status = 7\n", ""))[1].reason.endswith("keeps no exit codes")
     assert PBS().parse_status("Job Id: 7.pbs01\n    job_state = E\n") == {0: State("running")}
-    killed = "Job Id: 7.pbs01\n    job_state = F\n    Exit_status = 137\n"
-    assert PBS().parse_status(killed)[0].reason.startswith("was killed by signal 9")
-    assert PBS().parse_status(killed.replace("137", "200"))[0].reason == "ended with exit code 200"
-    deleted = "    comment = Job run at Mon Nov 30 at 10:00 on (host:ncpus=1) and termina\n\tted\n"
-    assert "was terminated" in PBS().parse_status(killed.replace("137", "0") + deleted)[0].reason
+    killed = "Job Id: 7.pbs01\n    job_state = F\n    Exit_status = 271\n"  # of other versions
+    assert "was killed by signal 15" in PBS().parse_status(killed)[0].reason
+    assert PBS().parse_status(killed.replace("271", "200"))[0].reason == "ended with exit code 200"
     torque = Torque().parse_status(TORQUE)
     assert (torque[3].phase, torque[4].phase) == ("ended", "queued")
     assert "time limit" in torque[3].reason

@@ -94,7 +94,7 @@ class PBS(Dialect):
         if letter not in _ENDED:
             return State("running")
         status = fields.get("Exit_status", fields.get("exit_status", ""))
-        if not re.fullmatch("-?[0-9]+", status):
+        if not re.fullmatch("-?[0-9]+", status) or comment.startswith("Subjob "):  # what follows is of the whole array
             return State("ended", "ended; the server keeps no exit codes")
         return State("ended", self._end(int(status), comment))
 
