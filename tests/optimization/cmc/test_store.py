@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -497,7 +498,8 @@ def test_one_coordinator_at_a_time(store, caplog):
     assert not caplog.records
 
 
-def test_a_lock_of_another_machine_is_given_up_by_hand_when_it_is_silent(store, capsys):
+def test_a_lock_of_another_machine_is_given_up_by_hand_when_it_is_silent(store, capsys, monkeypatch):
+    monkeypatch.setattr(store_lock, "BEAT", 0.01)
     lock, unlock = store.path / "lock", ["unlock", str(store.path)]
     lock.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
     with (
@@ -520,8 +522,30 @@ def test_a_lock_of_another_machine_is_given_up_by_hand_when_it_is_silent(store, 
     assert lock.read_bytes() == b""
 
 
-def test_a_holder_from_before_a_restart_of_the_machine(store):
+@pytest.mark.parametrize("hours", [-9, 9])
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_clock_that_was_set_says_nothing_of_a_holder(store, capsys, monkeypatch, hours, alive):
+    """The clock of the file system is hours ahead of the last touch, or behind it."""
+    lock = store.path / "lock"
+    lock.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    touched = lock.stat().st_mtime - 3600.0 * hours
+    os.utime(lock, (touched, touched))
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if alive:
+            os.utime(lock)
+
+    monkeypatch.setattr(store_lock, "time", SimpleNamespace(sleep=sleep))
+    assert homodyne(["unlock", str(store.path)]) == (4 if alive else 0)
+    assert ("It gives signs of life" in capsys.readouterr().err) == alive
+    assert waits == [2 * store_lock.BEAT]
+
+
+def test_a_holder_from_before_a_restart_of_the_machine(store, monkeypatch):
     """Or on another machine of the same name, which still gives signs of life."""
+    monkeypatch.setattr(store_lock, "BEAT", 0.01)
     lock = store.path / "lock"
     lock.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": "another"}))
     with pytest.raises(ExecutionError, match="If that process has died"), store.lock():

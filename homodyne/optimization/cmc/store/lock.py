@@ -3,7 +3,7 @@
 The kernel's ``flock`` decides; it ends with the process that holds it, however that ends. The file also names the
 holder, for the message to others and for file systems on which ``flock`` reaches no further than the own machine.
 Its holder touches it every few seconds: a note of another machine is given up by `release`, and only when it has not
-been touched for minutes.
+been touched for minutes, and is not while somebody looks.
 """
 
 import errno
@@ -16,6 +16,7 @@ import shlex
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,7 +76,7 @@ def release(path: Path) -> str:
     Raises
     ------
     ExecutionError
-        It lives: on this machine, or it has touched the lock within the last minutes.
+        It lives: on this machine, or it has touched the lock within the last minutes, or does now.
     InputError
         There is no such lock.
     """
@@ -84,13 +85,14 @@ def release(path: Path) -> str:
     except OSError as error:
         raise InputError(f"cannot open {os.fspath(path)!r}: {error.strerror or error}") from error
     try:
-        note, silent = _read_note(descriptor), _silence(descriptor, path)
+        note = _read_note(descriptor)
         if not note:
             return ""
         proven = _flock(descriptor, path)
         here = note.get("host") == socket.gethostname() and note.get("boot") == _boot()
-        if (not proven and _alive(note.get("pid"))) if here else silent < STALE:
-            raise ExecutionError(f"{_refusal(path, note)} It gave a sign of life {max(silent, 0.0):.0f} s ago.")
+        alive = ("It lives." if not proven and _alive(note.get("pid")) else "") if here else _sign_of_life(path)
+        if alive:
+            raise ExecutionError(f"{_refusal(path, note)} {alive}")
         _write_note(descriptor, {})
         return f"process {note.get('pid', 'unknown')} on {note.get('host', 'an unknown machine')}"
     finally:
@@ -107,13 +109,29 @@ def _beat(descriptor: int, path: Path, note: dict[str, Any], ended: threading.Ev
             os.utime(descriptor)
 
 
-def _silence(descriptor: int, path: Path) -> float:
-    """Seconds since the lock was touched, by the clock of its file system."""
+def _sign_of_life(path: Path) -> str:
+    """What tells that somebody touches a lock; empty when nothing does.
+
+    The clock of the file system may have been set since the last touch: a lock that is not of the last minutes by that
+    clock is watched for two beats.
+    """
     try:
         with tempfile.TemporaryFile(dir=path.parent) as fresh:
-            return os.fstat(fresh.fileno()).st_mtime - os.fstat(descriptor).st_mtime
+            silent = os.fstat(fresh.fileno()).st_mtime - _touched(path)
     except OSError as error:
         raise InputError(f"cannot write to {os.fspath(path.parent)!r}: {error.strerror or error}") from error
+    if 0.0 <= silent < STALE:
+        return f"It gave a sign of life {silent:.0f} s ago."
+    before = _touched(path)
+    logger.info("looking for %.0f s whether somebody touches %s", 2 * BEAT, path)
+    time.sleep(2 * BEAT)
+    return "" if _touched(path) == before else "It gives signs of life."
+
+
+def _touched(path: Path) -> float:
+    """When a lock was touched; opened again, for file systems that remember what they have told."""
+    with path.open("rb") as stream:
+        return os.fstat(stream.fileno()).st_mtime
 
 
 def _boot() -> str:
@@ -145,7 +163,7 @@ def _acquire(descriptor: int, path: Path) -> None:
     if not note:
         return
     boot = note.get("boot", _boot())
-    if note.get("host") != socket.gethostname() or (boot != _boot() and _silence(descriptor, path) < STALE):
+    if note.get("host") != socket.gethostname() or (boot != _boot() and _sign_of_life(path)):
         command = f"homodyne unlock {shlex.quote(os.fspath(path.parent))}"
         raise ExecutionError(f"{_refusal(path, note)} If that process has died, run: {command}")
     if not proven and boot == _boot() and _alive(note.get("pid")):
