@@ -18,7 +18,7 @@ from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends import BACKENDS
 from homodyne.optimization.cmc.backends.base import Agenda
 from homodyne.optimization.cmc.backends.child import Failed
-from homodyne.optimization.cmc.backends.executor import ExecutorBackend
+from homodyne.optimization.cmc.backends.executor import ClusterExecutor, ExecutorBackend, _Workers
 from homodyne.optimization.cmc.backends.pools import require
 
 pytestmark = pytest.mark.slow
@@ -314,6 +314,67 @@ def test_a_pool_without_workers_is_named(caplog):
         results, failures = outcome(ExecutorBackend(lambda: nullcontext(waiting), options(silence=0.1)), [task(0)])
     watcher.join()
     assert (list(results), failures) == ([0], [])
+
+
+class Cluster(ClusterExecutor):
+    """A cluster with a number of workers, or an error in its place; they do what they are given at once."""
+
+    def __init__(self, count, own=True):
+        self.count, self.own = count, own
+
+    def num_workers(self):
+        if isinstance(self.count, Exception):
+            raise self.count
+        return self.count
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        if self.count:
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("count", [0, OSError("away")])
+def test_a_cluster_without_workers_is_named_each_time(count, own, caplog):
+    """A cluster of somebody else is never given up."""
+    caplog.set_level("INFO")
+    now, cluster = [0.0], Cluster(2, own)
+    workers = _Workers("dask", lambda: now[0])
+
+    def look(seconds):
+        now[0] += seconds
+        workers.lost(cluster)
+        until(lambda: workers._question.done())
+        return workers.lost(cluster)
+
+    assert (look(0.0), workers.known) == (0.0, "dask has 2 workers")
+    cluster.count = count
+    assert [look(seconds) for seconds in (20.0, 20.0)] == [20.0 * own, 40.0 * own]
+    look(20.0)
+    said = "dask has no workers" if count == 0 else "dask does not answer"
+    assert caplog.messages == [f"{said}, for 40 s: shards wait"]
+    cluster.count = 3
+    assert look(20.0) == 0.0
+    cluster.count = count
+    look(40.0)
+    assert caplog.messages[1:] == ["dask has 3 workers again", f"{said}, for 40 s: shards wait"]
+
+
+def test_an_executor_of_ones_own_that_lost_its_workers_is_replaced(caplog):
+    clusters = [Cluster(0), Cluster(2)]
+    backend = ExecutorBackend(lambda: nullcontext(clusters.pop(0)), options(silence=0.2))
+    results, failures = outcome(backend, [task(0), task(1)])
+    assert {shard_id: result["attempt"] for shard_id, result in results.items()} == {0: 0, 1: 0}
+    assert (failures, clusters) == ([], [])
+
+
+@pytest.mark.parametrize("kind", ["dask", "parsl", "ray"])
+def test_a_cluster_tells_its_workers(kind):
+    """The number that was asked for."""
+    with BACKENDS[kind](options(num_workers=2)) as backend:
+        outcome(backend, [task(0)])
+        until(lambda: backend._executor.num_workers() == 2)
 
 
 def test_the_last_shard_is_a_straggler_when_none_has_finished():

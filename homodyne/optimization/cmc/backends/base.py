@@ -309,16 +309,14 @@ class Agenda:
                 found.append(task)
         return found
 
-    def warn_of_silence(self) -> None:
-        """Report that nothing has come of any task yet, once, for workers that give no other sign of life."""
+    def warn_of_silence(self, known: str = "") -> None:
+        """Report that nothing has come of any task yet, once, with what is known of workers that say no more."""
         since = min((since for _, since in self._taken.values()), default=math.inf)
         seconds = self._clock() - since
         if self._silent and not self._seconds and not self._reasons and seconds >= self._options.silence / 2:
             self._silent = False
-            logger.warning(
-                "no shard has come back for %.0f s, the only sign of life of these workers: look whether they run",
-                seconds,
-            )
+            known = known or "that is the only sign of life of these workers: look whether they run"
+            logger.warning("no shard has come back for %.0f s; %s", seconds, known)
 
     def _usual(self) -> str:
         if not self._seconds:

@@ -6,6 +6,8 @@
 import logging
 import pickle
 import queue
+import threading
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -16,12 +18,30 @@ from homodyne.certificate.density import Progress
 from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import Agenda, BackendOptions, Clock, CMCBackend, OnResult
 from homodyne.optimization.cmc.backends.child import Failed
-from homodyne.optimization.cmc.backends.multiprocessing import run_beside, thread_limits
+from homodyne.optimization.cmc.backends.multiprocessing import QUIET, run_beside, thread_limits
 from homodyne.optimization.cmc.types import ShardFailure, ShardTask
 
 logger = logging.getLogger(__name__)
 
 TICK = 1.0  # most seconds between two looks for stragglers
+LOOK = 5.0  # seconds between two questions for workers
+
+
+class ClusterExecutor(Executor):
+    """An executor whose workers come and go without a word: without any, what it was given waits.
+
+    Attributes
+    ----------
+    own : bool
+        Whether this process has started it, and may start another one when its workers do not come back.
+    """
+
+    own: bool = False
+
+    @abstractmethod
+    def num_workers(self) -> int:
+        """Workers that are connected; called in a thread of its own, for an answer may take long or never come."""
+
 
 ExecutorFactory = Callable[[], AbstractContextManager[Executor]]
 
@@ -88,10 +108,16 @@ class ExecutorBackend(CMCBackend):
         self, tasks: Sequence[ShardTask], *, on_result: OnResult, progress: Progress | None = None
     ) -> list[ShardFailure]:
         """Run every task through the executor."""
-        agenda = Agenda(tasks, on_result, progress, self.options, Clock(2 * TICK))
+        clock = Clock(2 * TICK)
+        agenda = Agenda(tasks, on_result, progress, self.options, clock)
         flight = _Flight(child.make_setup(self.options.run, environment=thread_limits(1)))
+        workers = _Workers(self._name, clock)
         try:
             while not agenda.finished:
+                if workers.lost(self._executor) > self.options.silence:
+                    self._put_back(agenda, flight)
+                    workers = _Workers(self._name, clock)
+                agenda.warn_of_silence(workers.known)
                 self._submit(agenda, flight)
                 with suppress(queue.Empty):
                     future = flight.done.get(timeout=TICK)
@@ -107,7 +133,6 @@ class ExecutorBackend(CMCBackend):
     def _submit(self, agenda: Agenda, flight: "_Flight") -> None:
         """Hand over what waits, then stragglers a second time, as far as there are places."""
         limit = 1 if flight.suspects else self._in_flight
-        agenda.warn_of_silence()
         flight.slow += agenda.stragglers()
         while (agenda.num_waiting or flight.slow) and (limit is None or len(flight.tasks) < limit):
             again = not agenda.num_waiting
@@ -140,15 +165,10 @@ class ExecutorBackend(CMCBackend):
         """Handle a future that is done."""
         error = None if future.cancelled() else future.exception()
         if isinstance(error, BrokenExecutor):
-            self._renew()
             if len(flight.tasks) > 1:  # nobody knows whose fault it was
-                suspects = {task.shard_id: task for task in flight.tasks.values()}
-                flight.suspects = len(suspects)
-                for task in reversed(suspects.values()):
-                    agenda.put_back(task)
-                flight.tasks.clear()
-                flight.slow.clear()
+                flight.suspects = self._put_back(agenda, flight)
                 return
+            self._renew()
         flight.suspects = max(flight.suspects - 1, 0)
         self._note_begun(agenda, flight, future)
         if future.cancelled():
@@ -175,6 +195,16 @@ class ExecutorBackend(CMCBackend):
             elif agenda.note_begun(task) and not before:
                 return
 
+    def _put_back(self, agenda: Agenda, flight: "_Flight") -> int:
+        """Give up an executor and take back what it was given; return how many tasks."""
+        self._renew()
+        tasks = {task.shard_id: task for task in flight.tasks.values()}
+        for task in reversed(tasks.values()):
+            agenda.put_back(task)
+        flight.tasks.clear()
+        flight.slow.clear()
+        return len(tasks)
+
     def _renew(self) -> None:
         """Give up a broken executor."""
         self._executor = None
@@ -194,3 +224,48 @@ class _Flight:
         self.slow: list[ShardTask] = []
         self.tasks: dict[Future[bytes], ShardTask] = {}
         self.done: queue.SimpleQueue[Future[bytes]] = queue.SimpleQueue()
+
+
+class _Workers:
+    """What is known of the workers of an executor."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.known = ""
+        self._name, self._clock, self._warned = name, clock, False
+        self._question: Future[int] | None = None
+        self._asked = self._there = clock()
+
+    def lost(self, executor: Executor | None) -> float:
+        """Ask now and then; seconds since an executor that may be replaced has had a worker, 0 for any other."""
+        now = self._clock()
+        if not isinstance(executor, ClusterExecutor):
+            self._there = now
+            return 0.0
+        if self._question is None or (self._question.done() and now - self._asked >= LOOK):
+            self._question, self._asked = _answer_of(executor.num_workers), now
+        answered = self._question.done() and self._question.exception() is None
+        count = self._question.result() if answered else 0
+        number = "no workers" if count == 0 else "1 worker" if count == 1 else f"{count} workers"
+        self.known = f"{self._name} has {number}" if answered else f"{self._name} does not answer"
+        if count:
+            if self._warned:
+                logger.info("%s again", self.known)
+            self._there, self._warned = now, False
+        elif now - self._there >= QUIET and not self._warned:
+            logger.warning("%s, for %.0f s: shards wait", self.known, now - self._there)
+            self._warned = True
+        return now - self._there if executor.own else 0.0
+
+
+def _answer_of(question: Callable[[], int]) -> "Future[int]":
+    """The answer to a question that a thread of its own asks."""
+    answer: Future[int] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(question())
+        except Exception as error:  # noqa: BLE001  whatever a cluster that goes away raises
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return answer

@@ -17,7 +17,7 @@ from homodyne.errors import InputError
 from homodyne.files import temporary_folder
 from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import BackendOptions
-from homodyne.optimization.cmc.backends.executor import ExecutorBackend
+from homodyne.optimization.cmc.backends.executor import ClusterExecutor, ExecutorBackend
 from homodyne.optimization.cmc.backends.multiprocessing import worker_environment
 
 
@@ -47,7 +47,7 @@ def dask_backend(options: BackendOptions) -> ExecutorBackend:
         address = dask.config.get("scheduler-address", None)
         if address is not None:
             with distributed.Client(address) as client:
-                yield _DaskExecutor(client)
+                yield _DaskExecutor(client, own=False)
             return
         # A lost task is tried again by the agenda, and one that has only waited at that worker is not to blame.
         own = {"distributed.scheduler.allowed-failures": 0, "distributed.scheduler.worker-saturation": 1.0}
@@ -60,16 +60,20 @@ def dask_backend(options: BackendOptions) -> ExecutorBackend:
             ) as cluster,
             distributed.Client(cluster) as client,
         ):  # fmt: skip
-            yield _DaskExecutor(client)
+            yield _DaskExecutor(client, own=True)
 
     return ExecutorBackend(executor, options, name="dask")
 
 
-class _DaskExecutor(Executor):
+class _DaskExecutor(ClusterExecutor):
     """Dask's own executor leaves a future open for ever when a worker dies with a result that nobody has fetched."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, own: bool) -> None:
+        self._client, self.own = client, own
+
+    def num_workers(self) -> int:
+        """Workers that the scheduler knows."""
+        return len(self._client.nthreads())
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Submit a call to the cluster."""
@@ -118,12 +122,29 @@ def parsl_backend(options: BackendOptions, config: Any = None) -> ExecutorBacken
             with _own_programs():
                 own = config or _local_parsl(parsl, num_workers_of(options), options.silence, str(folder))
                 pool = concurrent.ParslPoolExecutor(own)
+            known = all(hasattr(one, "connected_managers") for one in own.executors)
             try:
-                yield pool
+                yield _ParslExecutor(pool, own.executors, own=config is None) if known else pool
             finally:
                 pool.shutdown(wait=False)  # tasks that are still running would be waited for
 
     return ExecutorBackend(executor, options, name="parsl", beside=True)
+
+
+class _ParslExecutor(ClusterExecutor):
+    """Parsl's pool, and what its executors know of their workers."""
+
+    def __init__(self, pool: Executor, executors: Any, own: bool) -> None:
+        self._pool, self._executors, self.own = pool, executors, own
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+        """Submit a call to the pool."""
+        return self._pool.submit(fn, *args, **kwargs)
+
+    def num_workers(self) -> int:
+        """Workers of the managers that are connected."""
+        managers = [manager for one in self._executors for manager in one.connected_managers()]
+        return sum(manager["worker_count"] for manager in managers if manager["active"])
 
 
 def require(module: str, extra: str) -> Any:

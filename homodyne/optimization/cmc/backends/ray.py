@@ -11,7 +11,7 @@ from typing import Any
 
 from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends.base import BackendOptions
-from homodyne.optimization.cmc.backends.executor import ExecutorBackend
+from homodyne.optimization.cmc.backends.executor import ClusterExecutor, ExecutorBackend
 from homodyne.optimization.cmc.backends.pools import environment_changes, num_workers_of, require, starting_programs
 
 LOOPBACK = "127.0.0.1"
@@ -44,7 +44,7 @@ class RayBackend(ExecutorBackend):
                 else:
                     _start_local(ray, num_workers_of(options), given)
                 try:
-                    yield _RayExecutor(ray)
+                    yield _RayExecutor(ray, own=not address)
                 finally:
                     ray.shutdown()
 
@@ -71,11 +71,15 @@ def _start_local(ray: Any, count: int, given: dict[str, Any]) -> None:
         )
 
 
-class _RayExecutor(Executor):
+class _RayExecutor(ClusterExecutor):
     """Tasks of Ray as futures. Ray does not try a lost task again: the agenda does, and counts it."""
 
-    def __init__(self, ray: Any) -> None:
-        self._ray = ray
+    def __init__(self, ray: Any, own: bool) -> None:
+        self._ray, self.own = ray, own
+
+    def num_workers(self) -> int:
+        """Cores of the cluster: Ray starts a worker for each when it is needed."""
+        return int(self._ray.cluster_resources().get("CPU", 0))
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Submit a call to the cluster."""
