@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import CONTRADICTION, FloatArray, MapArray, MapArrays, distinct_q, listed, maps_at_q
-from homodyne.data.mapping import release_pages
 from homodyne.data.missing import examine, sentences, upright
 from homodyne.data.plausibility import level, unusual
 from homodyne.data.readers import open_catalog
@@ -35,6 +34,7 @@ from homodyne.data.twotime import (
     oriented,
 )
 from homodyne.errors import DataError, HomodyneWarning
+from homodyne.mapping import release_pages
 from homodyne.reading import require_budget
 
 MAPPED_BYTES = 1 << 26
@@ -55,8 +55,8 @@ def load(
     """Load maps from a file; only the selected maps are read, one at a time.
 
     Large maps (64 MiB and more) that lie in the file as plain float32 numbers (NPY; HDF5 without chunks and
-    compression) are mapped into memory instead: the file may be larger than it, and must stay as it is. One that is cut
-    meanwhile ends the process that reads it with SIGBUS.
+    compression) are mapped into memory instead: the file may be larger than it, and must stay as it is. One that was
+    cut is refused when it is read again; one that is cut while it is read may end the process, with SIGBUS.
 
     Parameters
     ----------

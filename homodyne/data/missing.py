@@ -31,7 +31,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from homodyne.data.checks import BoolArray, FloatArray, MapArray, listed
-from homodyne.data.mapping import changeable, mapping_of
+from homodyne.mapping import changeable, intact, mapping_of
 
 KINDS = {
     "masked": "masked",
@@ -369,7 +369,7 @@ def upper_strips(one: MapArray) -> Iterator[tuple[slice, MapArray, BoolArray]]:
     """Yield (rows, their elements from the first diagonal one on, which of these are i < j)."""
     frame = np.arange(len(one))
     for rows in strips(len(one)):
-        yield rows, one[rows, rows.start :], frame[rows, None] < frame[rows.start :]
+        yield rows, intact(one)[rows, rows.start :], frame[rows, None] < frame[rows.start :]
 
 
 def strips(n: int) -> list[slice]:

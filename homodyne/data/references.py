@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.data.files import read_map
-from homodyne.data.mapping import Place, map_place, place_of
 from homodyne.data.twotime import TwoTimeData, update_with_pairs
 from homodyne.errors import DataError
+from homodyne.mapping import Place, map_place, place_of
 from homodyne.references import import_reference
 
 Reference = Mapping[str, Any]

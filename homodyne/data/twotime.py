@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import DUPLICATE_TOLERANCE, BoolArray, FloatArray, MapArray, MapArrays
-from homodyne.data.mapping import mapping_of, release_pages
 from homodyne.data.missing import LeftOut, constant, examine, sentences, strips, upper_strips, upright
 from homodyne.data.units import Units
 from homodyne.data.weights import of_pairs
 from homodyne.errors import DataError
+from homodyne.mapping import intact, mapping_of, release_pages
 
 MIN_FRAMES = 3
 """Fewest usable frames from which anything can be learned."""
@@ -132,7 +132,7 @@ class TwoTimeData:
         frame = np.arange(self.num_frames)
         found = frame[rows, None] < frame
         found &= self.alive[k][rows, None] & self.alive[k]
-        found &= np.isfinite(self.c2[k][rows])
+        found &= np.isfinite(intact(self.c2[k])[rows])
         if self.weights is not None:
             found &= self.weights[k][rows] > 0
         return found
@@ -237,13 +237,13 @@ class TwoTimeData:
 def update_with_pairs(found: "hashlib._Hash", one: NDArray[Any]) -> None:
     """Take the elements i < j of a map (n, n) into a digest."""
     for i in range(len(one) - 1):
-        found.update(np.ravel(one[i, i + 1 :]).data)
+        found.update(np.ravel(intact(one)[i, i + 1 :]).data)
 
 
 def each_map(c2: MapArrays | Sequence[MapArray]) -> Iterator[MapArray]:
     """Yield the maps in turn; what was read of one that is mapped from a file leaves memory before the next."""
     for one in c2:
-        yield one
+        yield intact(one)
         release_pages(one)
 
 

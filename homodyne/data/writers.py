@@ -18,6 +18,7 @@ from homodyne.data.readers import native
 from homodyne.data.twotime import TwoTimeData, each_map
 from homodyne.errors import DataError
 from homodyne.files import MEASUREMENT, Sink, replacing
+from homodyne.mapping import intact
 
 if TYPE_CHECKING:
     import h5py
@@ -198,7 +199,7 @@ def _write_maps(file: "h5py.File", data: TwoTimeData, order: NDArray[np.intp], s
     whole, parts = np.empty((n, count), np.float32), np.empty((n // _SEGMENTS, _SEGMENTS, count), np.float32)
     for number, k in enumerate(order):
         alive = data.alive[k]
-        one = np.triu(data.c2[k], 1)
+        one = np.triu(intact(data.c2[k]), 1)
         if data.diagonal is not None:
             np.fill_diagonal(one, data.diagonal[k])
         one[~alive, :] = one[:, ~alive] = 0.0

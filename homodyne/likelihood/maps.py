@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from homodyne.errors import DataError
+from homodyne.mapping import intact
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -69,7 +70,7 @@ class Maps:
             rows = frames[:: max(1, len(frames) // _SAMPLE)]
             total = count = 0.0
             for i in rows:
-                row = np.asarray(self.values[k][i, i + 1 :], dtype=np.float64)
+                row = np.asarray(self.whole(k)[i, i + 1 :], dtype=np.float64)
                 there = alive[i + 1 :] & np.isfinite(row)
                 if self.weights is not None:
                     there &= self.weights[k][i, i + 1 :] > 0
@@ -79,6 +80,10 @@ class Maps:
                 raise DataError(f"the map at q = {self.q[k]:g}, phi = {self.phi[k]:g} degrees has no pair of frames")
             found[k] = total / count
         return found
+
+    def whole(self, k: int) -> Array:
+        """Map k, for reading at once: its file may be cut later."""
+        return intact(self.values[k])
 
     def subset(self, which: Sequence[int], values: Sequence[Array]) -> "Maps":
         """Some of the maps, with their values."""
@@ -103,7 +108,7 @@ class Maps:
         """Values of map k at frames (i, i + lag) and which of them are data, (rows, lags); 0 where they are not."""
         count, width, n = rows.stop - rows.start, lags.stop - lags.start, self.num_frames
         last = rows.stop - 1 + lags.stop - 1
-        view = _by_lag(self.values[k], rows, lags)
+        view = _by_lag(self.whole(k), rows, lags)
         here = as_strided(
             np.concatenate([self.alive[k], np.zeros(max(0, last + 1 - n), bool)])[rows.start + lags.start :],
             (count, width), (1, 1),

@@ -149,7 +149,7 @@ def pair_values(maps: Maps, i: Array, j: Array) -> Array:
     """Values at pairs (i, j) of frames, i < j, of all maps, (n_maps, pairs); NaN where they are not data."""
     values = np.empty((maps.num_maps, len(i)))
     for k in range(maps.num_maps):
-        y = np.asarray(maps.values[k][i, j], dtype=np.float64)
+        y = np.asarray(maps.whole(k)[i, j], dtype=np.float64)
         values[k] = np.where(np.isfinite(y) & maps.alive[k][i] & maps.alive[k][j], y, np.nan)
     if (weights := maps.weights_at(i, j)) is not None:
         values[weights == 0] = np.nan

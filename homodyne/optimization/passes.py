@@ -22,7 +22,6 @@ import numpy as np
 from homodyne.config.io import to_mapping
 from homodyne.config.physics import model_of
 from homodyne.config.schema import Config
-from homodyne.data.mapping import mapping_of, release_pages
 from homodyne.data.references import Reference, content_digest, file_of, identity, open_reference
 from homodyne.data.twotime import map_label
 from homodyne.device.config import detect_hardware
@@ -32,6 +31,7 @@ from homodyne.likelihood.direct import direct_sums, moments_of_sums
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes
 from homodyne.likelihood.reduction import Cell, Grid, nodes_of_pairs, pair_values, reduce_maps, reduce_shards
+from homodyne.mapping import mapping_of, release_pages
 from homodyne.noise.sampling import MapSample, sampled
 from homodyne.noise.tiles import MIN_FRAMES
 from homodyne.optimization.cmc.backends.arrays import ArrayBackend
@@ -133,7 +133,7 @@ def _sample(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
     """`homodyne.noise.sampling.MapSample`; `points` (1, 1) are the frames of the shortest map."""
 
     def one(k: int) -> Array:
-        frames, values = np.flatnonzero(maps.alive[k]), maps.values[k]
+        frames, values = np.flatnonzero(maps.alive[k]), maps.whole(k)
         usable = values if frames.size == maps.num_frames else values[np.ix_(frames, frames)]
         return sampled(usable, int(points[0, 0]), maps.weights_among(k)).row()
 

@@ -17,6 +17,7 @@ from matplotlib.typing import ColorType
 from numpy.typing import NDArray
 
 from homodyne.data.twotime import TwoTimeData
+from homodyne.mapping import intact
 from homodyne.result.curves import correlation_draws
 from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import SMALL, add_caption, map_texts, new_figure, shared_text, style_axes
@@ -86,7 +87,8 @@ def _cut(
     draws = correlation_draws(result, k, data.t[i[some]], data.t[j[some]], thinned(result))
     model = np.add.reduceat(draws, np.cumsum(size) - size, axis=1) / size
     low, median, high = np.quantile(model, (0.05, 0.5, 0.95), axis=0)
-    position, mean = (np.add.reduceat(values, first) / count for values in (x, data.c2[k][i, j].astype(float)))
+    measured = intact(data.c2[k])[i, j].astype(float)
+    position, mean = (np.add.reduceat(values, first) / count for values in (x, measured))
     weights, error = data.relative_weights(), noise_sd(result)[k] / np.sqrt(count)
     if weights is not None:
         error *= np.sqrt(np.add.reduceat(1.0 / weights[k][i, j].astype(float), first) / count)

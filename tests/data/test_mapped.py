@@ -1,5 +1,6 @@
 """Maps that stay in their files: the same data as when they are read, and no memory for them."""
 
+import os
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,11 @@ import numpy as np
 import pytest
 
 from homodyne.data import files, from_cube, load, save_hdf5, save_npz
+from homodyne.data.missing import zero_frames
 from homodyne.data.readers import hdf5
+from homodyne.errors import DataError
+from homodyne.likelihood.maps import Maps
+from homodyne.likelihood.reduction import pair_values
 
 
 def plain(file: h5py.File) -> None:
@@ -196,6 +201,35 @@ def test_changes_of_a_private_map_are_kept(tmp_path):
     maps = np.memmap(tmp_path / "cube", np.float32, "c", shape=(2, 300, 300))
     maps[0, 3, 4] = 7.0
     assert from_cube(maps, np.arange(1.0, 301.0), [0.0, 90.0], 0.01).c2[0, 3, 4] == 7.0
+
+
+READ = {
+    "digest": lambda data, maps: data.digest(),
+    "number of pairs": lambda data, maps: data.num_pairs,
+    "pairs that are data": lambda data, maps: data.usable(1),
+    "frames of zeros": lambda data, maps: zero_frames(data.c2[1]),
+    "rows and lags": lambda data, maps: maps.lagged(1, slice(0, 10), slice(1, 5)),
+    "centre": lambda data, maps: maps.center,
+    "pairs": lambda data, maps: pair_values(maps, np.array([1]), np.array([5])),
+}
+
+
+@pytest.mark.parametrize("read", READ)
+def test_a_file_that_was_cut_is_refused_by_name(tmp_path, monkeypatch, read):
+    """Planted: without the look at the file this process ends here."""
+    monkeypatch.setattr(files, "MAPPED_BYTES", 0)
+    np.save(tmp_path / "cube.npy", np.asarray(large(tmp_path / "cube", 300, 2)))
+    data = load(tmp_path / "cube.npy", q=0.01, phi=[0.0, 90.0], dt=1.0)
+    maps = Maps(data.c2, data.alive, data.t, data.q, data.phi, None)
+    size = (tmp_path / "cube.npy").stat().st_size
+    with (tmp_path / "cube.npy").open("ab") as stream:
+        stream.write(b"more")  # which is none of our business
+    READ[read](replace(data), replace(maps))
+    os.truncate(tmp_path / "cube.npy", size - 100)
+    with pytest.raises(
+        DataError, match=rf"cube.npy' was cut while it was in use: it has {size - 100} bytes, {size} were"
+    ):
+        READ[read](replace(data), replace(maps))
 
 
 def test_digest_is_of_what_is_used(made):

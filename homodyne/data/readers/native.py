@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import MapArray, MapArrays
-from homodyne.data.mapping import release_pages
 from homodyne.data.readers import hdf5
 from homodyne.data.readers.catalog import Catalog, maps_of
 from homodyne.data.readers.npz import Members
 from homodyne.data.units import Units
 from homodyne.errors import DataError
+from homodyne.mapping import release_pages
 from homodyne.reading import require_budget
 
 if TYPE_CHECKING:

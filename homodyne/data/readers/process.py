@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from homodyne import reading
 from homodyne.data.checks import MapArray, MapArrays
-from homodyne.data.mapping import Place, map_place, place_of
 from homodyne.data.readers.catalog import Catalog
 from homodyne.errors import DataError, ExecutionError, HomodyneError
+from homodyne.mapping import Place, map_place, place_of
 from homodyne.registries import FORMATS
 
 _WAIT = 10.0  # seconds for the end of a process that has closed its socket

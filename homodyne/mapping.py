@@ -30,6 +30,26 @@ def mapping_of(one: NDArray[Any]) -> mmap.mmap | None:
     return mapping if isinstance(one, np.memmap) and isinstance(mapping, mmap.mmap) and one.mode != "c" else None
 
 
+def intact(one: NDArray[Number]) -> NDArray[Number]:
+    """Return an array after a look at the file that it is mapped from: where that was cut, reading ends the process.
+
+    Raises
+    ------
+    DataError
+        The file has become shorter.
+    """
+    mapping = mapping_of(one)
+    if mapping is not None and isinstance(one, np.memmap):
+        needed = one.offset - one.offset % mmap.ALLOCATIONGRANULARITY + len(mapping)
+        if (size := mapping.size()) < needed:
+            name = os.fspath(one.filename) if one.filename is not None else "a file"
+            raise DataError(
+                f"{name!r} was cut while it was in use: it has {size} bytes, {needed} were mapped; "
+                "load a copy that nobody changes"
+            )
+    return one
+
+
 def release_pages(one: NDArray[Any]) -> None:
     """Give the memory of an array that is mapped from a file back to the system, until it is read again.
 
