@@ -47,8 +47,8 @@ Job Id: 1[].pbs-tests
 Job Id: 1[0].pbs-tests
     job_state = F
     substate = 92
-    Variable_List = PBS_O_HOME=/root,PBS_O_LANG=C.UTF-8,
-\tPBS_O_PATH=/opt/openpbs-tests/pbs/bin:/root/.cargo/bin:/root/.cargo/bi
+    Variable_List = PBS_O_HOME=/home/someone,PBS_O_LANG=C.UTF-8,
+\tPBS_O_PATH=/opt/pbs/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 \tn:/usr/bin,PBS_O_SHELL=/bin/bash,job_state = R
     comment = Job run at Mon Nov 30 at 15:18 on (pbs-tests:ncpus=1:mem=734208kb
 \t) and finished
