@@ -97,6 +97,11 @@ def per_map(name: str, values: ArrayLike, num_maps: int) -> FloatArray:
     return vector
 
 
+def per_map_if_given(name: str, values: ArrayLike | None, num_maps: int) -> FloatArray | None:
+    """As `per_map`, of what may be left out."""
+    return None if values is None else per_map(name, values, num_maps)
+
+
 def wavevectors(q: ArrayLike, num_maps: int) -> FloatArray:
     """Return q of every map in 1/Å; a single number is repeated."""
     return per_map("q", q if np.ndim(q) else real_scalar("q", q, "1/Å"), num_maps)

@@ -12,9 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne.data import checks
-from homodyne.data.checks import CONTRADICTION, FloatArray, MapArray, MapArrays, distinct_q, listed, maps_at_q
+from homodyne.data.checks import (
+    CONTRADICTION,
+    BoolArray,
+    FloatArray,
+    MapArray,
+    MapArrays,
+    distinct_q,
+    listed,
+    maps_at_q,
+)
 from homodyne.data.missing import examine, sentences, upright
-from homodyne.data.plausibility import level, unusual
+from homodyne.data.plausibility import implausible_numbers, level
 from homodyne.data.readers import open_catalog
 from homodyne.data.readers.catalog import (
     Angles,
@@ -26,13 +35,7 @@ from homodyne.data.readers.catalog import (
     select_phi,
     select_q,
 )
-from homodyne.data.twotime import (
-    MIN_FRAMES,
-    TwoTimeData,
-    assemble,
-    examine_maps,
-    oriented,
-)
+from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble, examine_maps
 from homodyne.errors import DataError, HomodyneWarning
 from homodyne.mapping import release_pages
 from homodyne.reading import require_budget
@@ -107,7 +110,6 @@ def load(
         interval = resolve_dt(catalog, dt)
         times, origin = _times(catalog, first, last, interval, age_origin)
         chosen = slice(first - 1, last)
-        maps = oriented(_maps(catalog, index, chosen), waves, directions)
         facts = {"path": str(path), "format": catalog.format, "dt": catalog.dt_where, **catalog.facts}
         if catalog.times is None:
             facts["age"] = f"{times[0]:.6g} s at frame {catalog.first_frame + first - 1}"
@@ -128,29 +130,27 @@ def load(
         if gap is not None and catalog.gap not in (None, gap):
             facts["gap"] = f"{gap:g} Å was given; {catalog.gap:g} Å, which the file states, is not used"
             warnings.warn(HomodyneWarning(f"{path}: gap = {facts['gap']}"), stacklevel=2)
-        pixels, mean_counts = (
-            _usable(getattr(catalog, name), index, name, facts) for name in ("pixels", "mean_counts")
-        )
         weights = None
         if catalog.read_weights is not None:
             which = index if catalog.num_weights > 1 else np.zeros(1, np.intp)
             weights = _read(catalog, catalog.read_weights, which, chosen)
-        return assemble(
-            maps,
+        draft = TwoTimeData(
+            c2=_maps(catalog, index, chosen),
             t=times,
             phi=directions,
             q=waves,
             gap=gap if gap is not None else catalog.gap,
             dt=interval,
-            age_origin=origin,
-            alive=None if catalog.alive is None else catalog.alive[index, chosen],
+            alive=_alive(catalog, index, chosen),
             diagonal=None if catalog.diagonal is None else catalog.diagonal[index, chosen],
+            pixels=_usable(catalog.pixels, index, "pixels", facts),
+            mean_counts=_usable(catalog.mean_counts, index, "mean_counts", facts),
+            age_origin=origin,
             frames=(catalog.first_frame + first - 1, catalog.first_frame + last - 1),
             source=facts,
             places=tuple({**place, "map": int(number)} for number in index),
-            pixels=pixels,
-            mean_counts=mean_counts,
-        ).weighted(weights)
+        )
+        return assemble(draft).weighted(weights)
 
 
 def require_selected(
@@ -222,10 +222,7 @@ def read_map(
                 f"the file holds {catalog.num_maps} maps of {catalog.num_frames} frames; expected map {number} with "
                 f"frames {frames.start} to {frames.stop - 1}, both counted from 0."
             )
-        n = frames.stop - frames.start
-        require_budget(4 * n * n, path, f"A map of {n} frames")
-        one = np.zeros((n, n), np.float32)
-        catalog.read_map(number, frames, one)
+        (one,) = _read(catalog, catalog.read_map, np.array([number]), frames)
         return examine(upright(one)).values
 
 
@@ -276,13 +273,20 @@ def _maps(catalog: Catalog, index: NDArray[np.intp], frames: slice) -> MapArrays
 def _read(catalog: Catalog, read: ReadMap, index: NDArray[np.intp], frames: slice) -> MapArray:
     """Selected maps, or their weights, read into memory."""
     n = frames.stop - frames.start
-    size = 4 * index.size * n * n
-    require_budget(size, catalog.path, f"{index.size} maps of {n} frames")
-    checks.require_memory(size, f"{index.size} maps of {n} frames", "Select fewer maps or frames.")
+    size, what = 4 * index.size * n * n, f"{index.size} map{'s' if index.size > 1 else ''} of {n} frames"
+    require_budget(size, catalog.path, what)
+    checks.require_memory(size, what, "Select fewer maps or frames.")
     cube = np.empty((index.size, n, n), np.float32)
     for k, number in enumerate(index):
         read(int(number), frames, cube[k])
     return cube
+
+
+def _alive(catalog: Catalog, index: NDArray[np.intp], frames: slice) -> BoolArray:
+    """Frames of some maps that are known to be used: all, where the file does not say."""
+    if catalog.alive is None:
+        return np.ones((index.size, frames.stop - frames.start), dtype=bool)
+    return catalog.alive[index, frames]
 
 
 def _times(catalog: Catalog, first: int, last: int, dt: float, age_origin: float) -> tuple[FloatArray, float]:
@@ -438,34 +442,21 @@ def describe(
         missing=catalog.missing,
         unused=catalog.unused,
         left_out=left_out,
-        implausible=(
-            *unusual("gap", catalog.gap),
-            *unusual("q", catalog.q),
-            *unusual("dt", catalog.dt),
-            *unusual("contrast", levels[:, 0] - levels[:, 1]),
-            *unusual("baseline", levels[:, 1]),
-        ),
+        implausible=tuple(implausible_numbers(catalog.gap, catalog.q, catalog.dt, levels)),
     )
 
 
 def _bad_frames(catalog: Catalog, index: NDArray[np.intp]) -> tuple[tuple[int, ...], tuple[str, ...], FloatArray]:
     """Frames without data in every one of the maps, what is left out of these, and their levels (n, 2)."""
     n = catalog.num_frames
-    in_file = None if catalog.map_file is None else catalog.map_file(index)
-    if in_file is None:
-        require_budget(4 * n * n, catalog.path, f"A map of {n} frames")
     bad, left_out, levels = np.ones(n, dtype=bool), [], []
     for k, number in enumerate(index):
-        if in_file is None:
-            one = np.empty((n, n), np.float32)
-            catalog.read_map(int(number), slice(0, n), one)
-        else:
-            one = in_file[k]
+        (one,) = _maps(catalog, number[None], slice(0, n))
         given = None if catalog.diagonal is None else catalog.diagonal[[number]]
-        found = examine_maps((upright(one),), given, None if catalog.alive is None else catalog.alive[[number]])
-        bad &= ~found.alive[0]
-        levels.append(level(found.c2[0], found.alive[0]))
-        left_out += [replace(record, map=k) for record in found.left_out]
+        (values,), (alive,), _, found = examine_maps((upright(one),), given, _alive(catalog, number[None], slice(0, n)))
+        bad &= ~alive
+        levels.append(level(values, alive))
+        left_out += [replace(record, map=k) for record in found]
         release_pages(one)
     lines = sentences(left_out, index.size, catalog.first_frame)
     return tuple(int(k) + catalog.first_frame for k in np.flatnonzero(bad)), tuple(lines), np.array(levels)

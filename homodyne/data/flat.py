@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import DUPLICATE_TOLERANCE, FloatArray, MapArray
-from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble, map_label
+from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, from_cube, map_label
 from homodyne.data.units import Units
 from homodyne.data.weights import checked
 from homodyne.errors import DataError
@@ -97,43 +97,35 @@ def from_arrays(
             k = number[np.searchsorted(q_edges, wave), np.searchsorted(angle_edges, angle)]
             yield value, k, np.searchsorted(time_edges, first), np.searchsorted(time_edges, second)
 
-    cube, diagonal = np.full((n_maps, n, n), np.nan, np.float32), np.full((n_maps, n), np.nan)
-    for value, k, i, j in placed("data"):
-        known = ~np.isnan(value)
-        on, off = known & (i == j), known & (i != j)
-        _put(diagonal, (k[on], i[on]), value[on], times, labels)
-        _put(cube, (k[off], np.minimum(i, j)[off], np.maximum(i, j)[off]), value[off], times, labels)
-    of_pairs = None
-    if weights is not None:
-        of_pairs = np.full((n_maps, n, n), np.nan, np.float32)
-        for value, k, i, j in placed("weights"):
-            off = i != j
-            _put(of_pairs, (k[off], np.minimum(i, j)[off], np.maximum(i, j)[off]), value[off], times, labels, "weights")
-        of_pairs[np.isnan(of_pairs)] = 0.0  # no data there
-    masked = None
+    def filled(name: str, what: str) -> MapArray:
+        """Maps of one array above the diagonal and on it, NaN where there is no point."""
+        found = np.full((n_maps, n, n), np.nan, np.float32)
+        for value, k, i, j in placed(name):
+            kept = ~np.isnan(value) if name == "data" else i != j
+            index = k[kept], np.minimum(i, j)[kept], np.maximum(i, j)[kept]
+            _put(found, index, value[kept], times, labels, what)
+        return found
+
+    cube = filled("data", "values")
+    of_pairs = None if weights is None else np.nan_to_num(filled("weights", "weights"), copy=False)  # no data at NaN
     if points.masked:
-        masked, counted = np.zeros((n_maps, n, n), dtype=bool), points.masked_sides()
+        masked, counted = np.zeros(cube.shape, dtype=bool), points.masked_sides()
         for mask, k, i, j in placed("mask"):
             out = (mask != 0) & counted[np.sign(j - i) + 1]
             masked[k[out], np.minimum(i, j)[out], np.maximum(i, j)[out]] = True
-        cube[masked] = np.nan
-        diagonal[np.diagonal(masked, axis1=1, axis2=2)] = np.nan
-        masked[:, np.arange(n), np.arange(n)] = False
-    dt = float(np.median(np.diff(times)))
-    return assemble(
+        cube = np.ma.array(cube, mask=masked)
+    return from_cube(
         cube,
-        t=times,
-        phi=directions[at_phi],
-        q=waves[at_q],
-        gap=gap,
-        dt=dt,
-        diagonal=diagonal,
-        pixels=pixels,
+        times,
+        directions[at_phi],
+        waves[at_q],
+        gap,
+        pixels,
         mean_counts=mean_counts,
-        age_origin=float(times[0] - dt),
         source={"format": "flat arrays", "points": str(points.size)},
-        masked=masked,
-    ).weighted(of_pairs, frame_weights)
+        weights=of_pairs,
+        frame_weights=frame_weights,
+    )
 
 
 class _Points:
@@ -247,12 +239,12 @@ def _require_grid(num_points: int, n: int, n_maps: int) -> None:
 
 
 def _put(
-    target: MapArray | FloatArray,
+    target: MapArray,
     index: tuple[NDArray[np.intp], ...],
     value: FloatArray,
     times: FloatArray,
     labels: list[str],
-    what: str = "values",
+    what: str,
 ) -> None:
     """Write values into an array of NaN; a place that is taken must hold the same value."""
     before = target[index]

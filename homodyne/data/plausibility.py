@@ -78,13 +78,14 @@ def implausible(data: TwoTimeData, gap: float | None = None) -> list[str]:
         one if weights is None else np.where(weights[k] > 0, one, np.nan) for k, one in enumerate(each_map(data.c2))
     )
     levels = np.array([level(one, data.alive[k]) for k, one in enumerate(maps)])
-    return [
-        *unusual("gap", data.gap if gap is None else gap),
-        *unusual("q", data.q),
-        *unusual("dt", data.dt),
-        *unusual("contrast", levels[:, 0] - levels[:, 1]),
-        *unusual("baseline", levels[:, 1]),
-    ]
+    return implausible_numbers(data.gap if gap is None else gap, data.q, data.dt, levels)
+
+
+def implausible_numbers(gap: float | None, q: FloatArray | None, dt: float | None, levels: FloatArray) -> list[str]:
+    """As `implausible`, of numbers; `levels` (n_maps, 2) as of `level`."""
+    baseline = levels[:, 1]
+    found = {"gap": gap, "q": q, "dt": dt, "contrast": levels[:, 0] - baseline, "baseline": baseline}
+    return [sentence for name, values in found.items() for sentence in unusual(name, values)]
 
 
 def level(one: MapArray, alive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> tuple[float, float]:

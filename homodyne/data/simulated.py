@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from homodyne.data.checks import per_map_if_given
 from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, find_model, model_for
@@ -121,17 +122,20 @@ def _chosen(
 
 def from_maps(maps: SimulatedMaps, *, gap: float | None, dt: float, age_origin: float, kind: str) -> TwoTimeData:
     """Make the record from simulated maps, also from spoilt ones; arguments as in :func:`simulate`."""
-    counts = maps.mean_counts
-    return assemble(
-        maps.c2,
+    counts, alive = maps.mean_counts, np.ones((maps.phi.size, maps.t.size), dtype=bool)
+    draft = TwoTimeData(
+        c2=maps.c2,
         t=maps.t,
         phi=maps.phi,
         q=maps.q,
         gap=gap,
         dt=dt,
-        age_origin=age_origin,
+        alive=alive,
         diagonal=maps.diagonal,
-        pixels=maps.pixels,
+        pixels=per_map_if_given("pixels", maps.pixels, maps.phi.size),
         mean_counts=counts if counts is None or np.all(np.isfinite(counts)) else None,
+        age_origin=age_origin,
+        frames=(1, maps.t.size),
         source={"format": "simulated", "kind": kind},
     )
+    return assemble(draft)

@@ -5,7 +5,7 @@ in :class:`TwoTimeData`. Maps may be larger than memory: everything here goes ov
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -176,8 +176,7 @@ class TwoTimeData:
                 left_out.append(LeftOut(k, "weight", pairs, tuple(frames.tolist())))
         _require_frames(alive, self.q, self.phi, left_out)
         diagonal = None if self.diagonal is None else np.where(alive, self.diagonal, np.nan)
-        ordered = tuple(sorted(left_out, key=lambda record: record.map))
-        return replace(self, alive=alive, diagonal=diagonal, left_out=ordered, weights=found)
+        return replace(self, alive=alive, diagonal=diagonal, left_out=_in_order(left_out), weights=found)
 
     def relative_weights(self) -> tuple[MapArray, ...] | None:
         """Weights of every map, (n, n), over their mean over the pairs that are data; None where there are none."""
@@ -309,26 +308,28 @@ def from_cube(
     if n < MIN_FRAMES:
         raise DataError(f"c2 has {n} frames; expected at least {MIN_FRAMES}.")
     stated = Units(units)
-    times, waves = checks.ages(stated.scaled("t", t), n), checks.wavevectors(stated.scaled("q", q), n_maps)
-    directions = checks.angles(stated.scaled("phi", phi), waves)
+    times = checks.ages(stated.scaled("t", t), n)
+    waves, directions = stated.scaled("q", q), stated.scaled("phi", phi)
     gap = gap if gap is None else stated.scaled("gap", gap)
     stated.require_used()
     maps, masked = _unmasked(cube)
     dt = float(np.median(np.diff(times)))
-    return assemble(
-        oriented(maps, waves, directions),
+    draft = TwoTimeData(
+        c2=maps,
         t=times,
         phi=directions,
         q=waves,
         gap=gap,
         dt=dt,
-        pixels=pixels,
-        mean_counts=mean_counts,
+        alive=np.ones((n_maps, n), dtype=bool),
+        diagonal=None,
+        pixels=checks.per_map_if_given("pixels", pixels, n_maps),
+        mean_counts=checks.per_map_if_given("mean_counts", mean_counts, n_maps),
         age_origin=float(times[0] - dt),
-        frames=frames,
-        source=source if source is not None else {"format": "cube"},
-        masked=masked,
-    ).weighted(weights, frame_weights)
+        frames=(1, n) if frames is None else (int(frames[0]), int(frames[1])),
+        source={"format": "cube"} if source is None else dict(source),
+    )
+    return assemble(draft, masked).weighted(weights, frame_weights)
 
 
 def _unmasked(cube: NDArray[Any]) -> tuple[MapArray, BoolArray | None]:
@@ -383,66 +384,47 @@ def as_float32(cube: NDArray[np.floating]) -> MapArray:
     return maps
 
 
-def assemble(
-    c2: MapArrays,
-    *,
-    t: ArrayLike,
-    phi: ArrayLike,
-    q: ArrayLike,
-    gap: float | None,
-    dt: float,
-    age_origin: float,
-    alive: BoolArray | None = None,
-    diagonal: FloatArray | None = None,
-    pixels: ArrayLike | None = None,
-    mean_counts: ArrayLike | None = None,
-    frames: tuple[int, int] | None = None,
-    source: Mapping[str, str] | None = None,
-    places: tuple[Mapping[str, Any], ...] = (),
-    masked: BoolArray | None = None,
-) -> TwoTimeData:
-    """Find what is no data, judge the diagonal, and make the record; the last step of every reader.
+def assemble(draft: TwoTimeData, masked: BoolArray | None = None) -> TwoTimeData:
+    """Find what is no data, judge the diagonal, and check every field; the last step of every door.
 
-    `alive` are frames that are known to be used; `diagonal` overrides the diagonal of the maps; `masked` (n_maps, n, n)
-    are pairs i < j of the NaN in the maps that the user has masked.
+    Parameters
+    ----------
+    draft : TwoTimeData
+        Its `alive` are frames that are known to be used; a `diagonal` overrides that of the maps.
+    masked : array (n_maps, n, n), optional
+        Pairs i < j of the NaN in the maps that the user has masked.
     """
-    n_maps, n = len(c2), len(c2[0])
-    times, waves = checks.ages(t, n), checks.wavevectors(q, n_maps)
-    directions = checks.angles(phi, waves)
-    found = examine_maps(c2, diagonal, alive)
-    left_out = found.left_out if masked is None else _with_masked(found.left_out, masked)
-    _require_usable(found.c2, found.alive, waves, directions, left_out)
-    return TwoTimeData(
-        c2=found.c2,
-        t=times,
+    n_maps, n = len(draft.c2), len(draft.c2[0])
+    waves = checks.wavevectors(draft.q, n_maps)
+    directions = checks.angles(draft.phi, waves)
+    maps = oriented(draft.c2, waves, directions)
+    c2, alive, diagonal, left_out = examine_maps(maps, draft.diagonal, draft.alive)
+    if masked is not None:
+        left_out = _with_masked(left_out, masked)
+    _require_frames(alive, waves, directions, left_out)
+    for k, one in enumerate(each_map(c2)):
+        _require_varying(one, alive[k], map_label(waves[k], directions[k]))
+    return replace(
+        draft,
+        c2=c2,
+        t=checks.ages(draft.t, n),
         phi=directions,
         q=waves,
-        gap=None if gap is None else checks.real_scalar("gap", gap, "Å"),
-        dt=checks.real_scalar("dt", dt, "s"),
-        alive=found.alive,
-        diagonal=found.diagonal,
-        pixels=None if pixels is None else checks.per_map("pixels", pixels, n_maps),
-        mean_counts=None if mean_counts is None else checks.per_map("mean_counts", mean_counts, n_maps),
-        age_origin=checks.real_scalar("age_origin", age_origin, "s", positive=False),
-        frames=(1, n) if frames is None else (int(frames[0]), int(frames[1])),
-        source=dict(source or {}),
-        places=places,
-        left_out=tuple(sorted(left_out, key=lambda record: record.map)),
+        gap=None if draft.gap is None else checks.real_scalar("gap", draft.gap, "Å"),
+        dt=checks.real_scalar("dt", draft.dt, "s"),
+        alive=alive,
+        diagonal=diagonal,
+        pixels=checks.per_map_if_given("pixels", draft.pixels, n_maps),
+        mean_counts=checks.per_map_if_given("mean_counts", draft.mean_counts, n_maps),
+        age_origin=checks.real_scalar("age_origin", draft.age_origin, "s", positive=False),
+        left_out=_in_order(left_out),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class ExaminedMaps:
-    """What of some maps is data: fields as those of TwoTimeData."""
-
-    c2: MapArrays
-    alive: BoolArray
-    diagonal: FloatArray | None
-    left_out: list[LeftOut]
-
-
-def examine_maps(c2: MapArrays, diagonal: FloatArray | None = None, alive: BoolArray | None = None) -> ExaminedMaps:
-    """Find what is data of some maps; arguments as of :func:`assemble`."""
+def examine_maps(
+    c2: MapArrays, diagonal: FloatArray | None, alive: BoolArray
+) -> tuple[MapArrays, BoolArray, FloatArray | None, list[LeftOut]]:
+    """Find what is data of some maps: c2, alive, diagonal and what was left out; arguments as of :func:`assemble`."""
     raw = _raw_diagonal(c2, diagonal)
     given, examined = [], []
     for k, one in enumerate(each_map(c2)):
@@ -450,12 +432,16 @@ def examine_maps(c2: MapArrays, diagonal: FloatArray | None = None, alive: BoolA
         examined.append(examine(one, None if raw is None else raw[k], k))
     found = np.array([one.alive for one in examined])
     left_out = [record for one in examined for record in one.left_out]
-    if alive is not None:
-        left_out += [marked for k, one in enumerate(given) if (marked := _marked(k, one, found[k], alive[k]))]
-        found &= alive
+    left_out += [marked for k, one in enumerate(given) if (marked := _marked(k, one, found[k], alive[k]))]
+    found &= alive
     if raw is not None:
         raw[~found] = np.nan
-    return ExaminedMaps(_gathered(c2, given, [one.values for one in examined]), found, raw, left_out)
+    return _gathered(c2, given, [one.values for one in examined]), found, raw, left_out
+
+
+def _in_order(left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+    """Records in the order of their maps."""
+    return tuple(sorted(left_out, key=lambda record: record.map))
 
 
 def _with_masked(left_out: list[LeftOut], masked: BoolArray) -> list[LeftOut]:
@@ -514,15 +500,6 @@ def _replaced(diagonal: FloatArray, above: FloatArray) -> bool:
     values = diagonal[1:-1][inner]
     stand_ins = ((left[inner] + right[inner]) / 2, left[inner], right[inner])
     return any(np.mean(np.abs(values - one) <= tolerance * np.abs(one)) > 0.9 for one in stand_ins)
-
-
-def _require_usable(
-    c2: MapArrays, alive: BoolArray, q: FloatArray, phi: FloatArray, left_out: Sequence[LeftOut]
-) -> None:
-    """Refuse maps with too few frames, and one whose data are all the same number."""
-    _require_frames(alive, q, phi, left_out)
-    for k, one in enumerate(each_map(c2)):
-        _require_varying(one, alive[k], map_label(q[k], phi[k]))
 
 
 def _require_frames(alive: BoolArray, q: FloatArray, phi: FloatArray, left_out: Sequence[LeftOut]) -> None:
