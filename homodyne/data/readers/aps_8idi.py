@@ -58,15 +58,14 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
     if dt is not None:
         dt *= hdf5.factor(file, PERIOD, "frame_time", units)
     missing = [f"dt: {' * '.join(where)}"] if dt is None or dt <= 0 else []
-    paths = [f"{maps}/{name}" for name in names]
-    num_frames, read_map, map_file = hdf5.square_maps(file, paths)
+    stored = hdf5.SquareMaps(file, [f"{maps}/{name}" for name in names])
     pixels, _ = roi_statistics(file, "/xpcs/dqmap", "/xpcs/mask", None, q_list.size, missing)
 
     return Catalog(
-        num_maps=len(names),
-        num_frames=num_frames,
-        read_map=read_map,
-        map_file=map_file,
+        num_maps=stored.num_maps,
+        num_frames=stored.num_frames,
+        read_map=stored.read_map,
+        map_file=stored.map_file,
         q=q,
         phi=phi,
         dt=dt if dt is not None and dt > 0 else None,

@@ -35,16 +35,15 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
     names, bins = numbered_bins(file, MAPS, "c2", BINS)
     q, phi, num_bins = _bin_positions(file, bins, units)
     dt, dt_where, average = _frame_interval(file, units)
-    paths = [f"{MAPS}/{name}" for name in names]
-    num_frames, read_map, map_file = hdf5.square_maps(file, paths)
+    stored = hdf5.SquareMaps(file, [f"{MAPS}/{name}" for name in names])
     missing = [] if dt is not None else [f"dt: {dt_where}"]
     pixels, mean_counts = roi_statistics(file, f"{QMAP}/dynamic_roi_map", f"{QMAP}/mask", SCATTERING, num_bins, missing)
 
     return Catalog(
-        num_maps=len(names),
-        num_frames=num_frames,
-        read_map=read_map,
-        map_file=map_file,
+        num_maps=stored.num_maps,
+        num_frames=stored.num_frames,
+        read_map=stored.read_map,
+        map_file=stored.map_file,
         q=q,
         phi=phi,
         dt=dt,

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
-from homodyne.data.readers.catalog import MapFile, ReadMap
 from homodyne.data.units import Units
 from homodyne.errors import DataError
 from homodyne.reading import reading, require_budget
@@ -322,24 +321,37 @@ def map_frames(file: "h5py.File", path: str) -> int:
     return shape[0]
 
 
-def square_maps(file: "h5py.File", paths: Sequence[str]) -> tuple[int, ReadMap, MapFile]:
-    """Return the number of frames, and the functions that read and map maps after checking that they have as many."""
-    num_frames = map_frames(file, paths[0])
+class SquareMaps:
+    """Maps in datasets of their own, whose sizes are compared when they are opened."""
 
-    def one(index: int) -> "h5py.Dataset":
-        n = map_frames(file, paths[index])
-        if n != num_frames:
-            raise DataError(f"{file.filename}: {paths[index]} has {n} frames, but {paths[0]} has {num_frames}.")
-        return dataset(file, paths[index])
+    def __init__(self, file: "h5py.File", paths: Sequence[str]) -> None:
+        self._file, self._paths = file, paths
+        self.num_maps, self.num_frames = len(paths), map_frames(file, paths[0])
 
-    def read_map(index: int, frames: slice, out: MapArray) -> None:
-        read_block(one(index), np.s_[frames, frames], out, f"{file.filename}: {paths[index]}")
+    def _opened(self, index: int) -> tuple["h5py.Dataset", str]:
+        path, where = self._paths[index], f"{self._file.filename}: {self._paths[index]}"
+        n = map_frames(self._file, path)
+        if n != self.num_frames:
+            raise DataError(f"{where} has {n} frames, but {self._paths[0]} has {self.num_frames}.")
+        return dataset(self._file, path), where
 
-    def map_file(index: NDArray[np.intp]) -> tuple[MapArray, ...] | None:
-        found = [mapped(one(int(k)), f"{file.filename}: {paths[k]}") for k in index]
-        return tuple(one for one in found if one is not None) if all(one is not None for one in found) else None
+    def block(self, index: int, rows: slice, columns: slice, out: MapArray) -> None:
+        """Read a part of one map."""
+        found, where = self._opened(index)
+        read_block(found, np.s_[rows, columns], out, where)
 
-    return num_frames, read_map, map_file
+    def in_file(self, index: int) -> MapArray | None:
+        """One map as it lies in the file, if it does."""
+        return mapped(*self._opened(index))
+
+    def read_map(self, index: int, frames: slice, out: MapArray) -> None:
+        """Read a range of frames of one map."""
+        self.block(index, frames, frames, out)
+
+    def map_file(self, index: NDArray[np.intp]) -> tuple[MapArray, ...] | None:
+        """Maps as they lie in the file, if all do."""
+        found = [one for k in index if (one := self.in_file(int(k))) is not None]
+        return tuple(found) if len(found) == index.size else None
 
 
 def mapped(found: "h5py.Dataset", where: str) -> MapArray | None:

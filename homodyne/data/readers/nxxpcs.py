@@ -1,6 +1,5 @@
 """NXxpcs results, the contributed NeXus application definition."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ NAME = "nxxpcs"
 CONTAINERS = ("HDF5",)
 MAPS = "twotime/two_time_corr_func"
 MASKS = "instrument/masks"
+_CUBES = {"one_array_q_first": 0, "one_array_q_last": 2}  # storage modes, with the axis of the maps
 
 
 def absent(file: "h5py.File") -> list[str]:
@@ -46,7 +46,8 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
     entry, unused = hdf5.named(file, "@default", _entries(file))
     where = f"{entry}/{MAPS}"
     mode, baseline, lower_left = _attributes(file, where)
-    num_maps, num_frames, read_raw, map_raw, names = _STORAGE[mode](file, where)
+    stored, names = _stored(file, where, mode)
+    num_maps, num_frames = stored.num_maps, stored.num_frames
     q_path, phi_path = (f"{entry}/{MASKS}/dynamic_{name}_list" for name in ("q", "phi"))
     q = hdf5.vector(file, q_path) * hdf5.factor(file, q_path, "q", units)
     missing: list[str] = []
@@ -71,7 +72,7 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
     def read_map(index: int, frames: slice, out: MapArray) -> None:
         # a range of frames lies at the end of the rows when row 0 is the last frame
         rows = slice(num_frames - frames.stop, num_frames - frames.start) if lower_left else frames
-        read_raw(index, rows, frames, out)
+        stored.block(index, rows, frames, out)
         out[:] = _oriented(out, lower_left).copy()
         if baseline == 0:
             dead, mirrored = zero_frames(out), _has_data(out.T)
@@ -81,8 +82,8 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
             out[dead, :] = out[:, dead] = np.nan
 
     def map_file(index: NDArray[np.intp]) -> tuple[MapArray, ...] | None:
-        found = [] if baseline == 0 else [one for one in (map_raw(int(k)) for k in index) if one is not None]
-        return tuple(_oriented(one, lower_left) for one in found) if len(found) == index.size else None
+        found = None if baseline == 0 else stored.map_file(index)
+        return None if found is None else tuple(_oriented(one, lower_left) for one in found)
 
     return Catalog(
         num_maps=num_maps,
@@ -131,62 +132,46 @@ def _attributes(file: "h5py.File", where: str) -> tuple[str, int, bool]:
             raise DataError(f"{label.format(name)} is {got!r}; expected one of {', '.join(allowed)}.")
         return got
 
-    mode = choice("storage_mode", tuple(_STORAGE))
+    mode = choice("storage_mode", (*_CUBES, "data_exchange_keys"))
     baseline = int(choice("baseline_reference", ("0", "1")))
     choice("populated_elements", ("all", "upper_half", "lower_half"))
     return mode, baseline, choice("time_origin_location", ("upper_left", "lower_left")) == "lower_left"
 
 
-ReadRaw = Callable[[int, slice, slice, MapArray], None]
-MapRaw = Callable[[int], MapArray | None]
-Storage = tuple[int, int, ReadRaw, MapRaw, tuple[str, ...]]
+class _Cube(hdf5.SquareMaps):
+    """Maps in one dataset, along its first axis or its last."""
 
+    def __init__(self, file: "h5py.File", path: str, q_axis: int) -> None:
+        shape, dtype = hdf5.shape_and_dtype(file, path)
+        square = tuple(length for axis, length in enumerate(shape) if axis != q_axis)
+        if dtype.kind != "f" or len(shape) != 3 or square[0] != square[1]:
+            raise DataError(
+                f"{file.filename}: {path} has shape {shape} and dtype {dtype}; "
+                f"expected floating-point maps {'(n_q, n, n)' if q_axis == 0 else '(n, n, n_q)'}."
+            )
+        self._found, self._where, self._first = hdf5.dataset(file, path), f"{file.filename}: {path}", q_axis == 0
+        self.num_maps, self.num_frames = shape[q_axis], square[0]
 
-def _one_array(file: "h5py.File", where: str, q_axis: int) -> Storage:
-    shape, dtype = hdf5.shape_and_dtype(file, where)
-    square = tuple(length for axis, length in enumerate(shape) if axis != q_axis)
-    if dtype.kind != "f" or len(shape) != 3 or square[0] != square[1]:
-        raise DataError(
-            f"{file.filename}: {where} has shape {shape} and dtype {dtype}; "
-            f"expected floating-point maps {'(n_q, n, n)' if q_axis == 0 else '(n, n, n_q)'}."
-        )
+    def block(self, index: int, rows: slice, columns: slice, out: MapArray) -> None:
+        selection: Any = (index, rows, columns) if self._first else (rows, columns, index)
+        hdf5.read_block(self._found, selection, out, self._where)
 
-    def read(index: int, rows: slice, columns: slice, out: MapArray) -> None:
-        selection: Any = (index, rows, columns) if q_axis == 0 else (rows, columns, index)
-        hdf5.read_block(hdf5.dataset(file, where), selection, out, f"{file.filename}: {where}")
-
-    def in_file(index: int) -> MapArray | None:
-        cube = hdf5.mapped(hdf5.dataset(file, where), f"{file.filename}: {where}") if q_axis == 0 else None
+    def in_file(self, index: int) -> MapArray | None:
+        cube = hdf5.mapped(self._found, self._where) if self._first else None
         return None if cube is None else cube[index]
 
-    num_maps = int(shape[q_axis])
-    return num_maps, int(square[0]), read, in_file, tuple(str(k + 1) for k in range(num_maps))
 
-
-def _keys(file: "h5py.File", where: str) -> Storage:
-    """Maps under the names that the dataset lists, absolute or next to it."""
+def _stored(file: "h5py.File", where: str, mode: str) -> tuple[hdf5.SquareMaps, tuple[str, ...]]:
+    """Maps of a storage_mode, and their names; `where` is a cube of them, or lists names, absolute or next to it."""
+    if mode in _CUBES:
+        cube = _Cube(file, where, _CUBES[mode])
+        return cube, tuple(str(k + 1) for k in range(cube.num_maps))
     names = hdf5.texts(file, where)
+    if not names:
+        raise DataError(f"{file.filename}: {where} lists no maps; expected the names of their datasets.")
     parent = where.rsplit("/", 1)[0]
     paths = [name if name.startswith("/") else f"{parent}/{name}" for name in names]
-    sizes = {hdf5.map_frames(file, one) for one in paths}
-    if len(sizes) != 1:
-        raise DataError(f"{file.filename}: {where} lists maps of {sorted(sizes)} frames; expected one size.")
-
-    def read(index: int, rows: slice, columns: slice, out: MapArray) -> None:
-        found = hdf5.dataset(file, paths[index])
-        hdf5.read_block(found, np.s_[rows, columns], out, f"{file.filename}: {paths[index]}")
-
-    def in_file(index: int) -> MapArray | None:
-        return hdf5.mapped(hdf5.dataset(file, paths[index]), f"{file.filename}: {paths[index]}")
-
-    return len(paths), sizes.pop(), read, in_file, tuple(names)
-
-
-_STORAGE: dict[str, Callable[["h5py.File", str], Storage]] = {
-    "one_array_q_first": lambda file, where: _one_array(file, where, 0),
-    "one_array_q_last": lambda file, where: _one_array(file, where, 2),
-    "data_exchange_keys": _keys,
-}
+    return hdf5.SquareMaps(file, paths), tuple(names)
 
 
 def _frame_time(file: "h5py.File", instrument: str, units: Units) -> tuple[float | None, str]:
