@@ -164,25 +164,23 @@ def roi_statistics(
     if hdf5.find(file, roi_path) is None:
         missing.append(f"pixels per bin: {roi_path}")
         return None, None
-    shape, _ = hdf5.shape_and_dtype(file, roi_path)
-    paths, kinds = [roi_path], ["iu"]
+    shape, kinds = hdf5.image_shape(hdf5.dataset(file, roi_path)), {roi_path: "iu"}
     mask = hdf5.find(file, mask_path)
     if mask is None:
         missing.append(f"mask: {mask_path} (all pixels of the bins are counted)")
-    elif hdf5.image_shape(mask) != hdf5.image_shape(hdf5.dataset(file, roi_path)):
+    elif hdf5.image_shape(mask) != shape:
         raise DataError(f"{file.filename}: {mask_path} has shape {mask.shape}; expected {shape}.")
     else:
-        paths, kinds = [*paths, mask_path], [*kinds, "iub"]
+        kinds[mask_path] = "iub"
     scattering = None if scattering_path is None else hdf5.find(file, scattering_path)
     if scattering is None or scattering_path is None:
         missing.append(f"mean counts per pixel and frame{'' if scattering_path is None else f': {scattering_path}'}")
-    elif hdf5.image_shape(scattering) != hdf5.image_shape(hdf5.dataset(file, roi_path)):
+    elif hdf5.image_shape(scattering) != shape:
         missing.append(f"mean counts: {scattering_path} has shape {scattering.shape}, not {shape}")
-        scattering = None
     else:
-        paths, kinds = [*paths, scattering_path], [*kinds, "fiu"]
+        kinds[scattering_path] = "fiu"
     pixels, total = np.zeros(num_bins + 1), np.zeros(num_bins + 1)
-    for roi, *others in hdf5.images(file, paths, kinds):
+    for roi, *others in hdf5.images(file, kinds):
         if roi.size and (roi.min() < 0 or roi.max() > num_bins):
             raise DataError(
                 f"{file.filename}: {roi_path} has shape {shape} and values up to {roi.max()}; "
@@ -192,10 +190,9 @@ def roi_statistics(
         if mask is not None:
             labels[others[0] == 0] = 0
         pixels += np.bincount(labels.ravel(), minlength=num_bins + 1)
-        if scattering is not None:
+        if scattering_path in kinds:
             counts = np.where(labels > 0, others[-1].astype(np.float64), 0.0)
             total += np.bincount(labels.ravel(), weights=counts.ravel(), minlength=num_bins + 1)
     pixels, total = pixels[1:], total[1:]
-    if scattering is None:
-        return pixels, None
-    return pixels, np.divide(total, pixels, out=np.full(num_bins, np.nan), where=pixels > 0)
+    means = np.divide(total, pixels, out=np.full(num_bins, np.nan), where=pixels > 0)
+    return pixels, means if scattering_path in kinds else None

@@ -6,7 +6,7 @@ opened, and sizes, shapes and types are checked before memory is allocated.
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -214,22 +214,22 @@ def optional_scalar(file: "h5py.File", path: str) -> float | None:
     return float(values[0])
 
 
-def images(file: "h5py.File", paths: Sequence[str], kinds: Sequence[str]) -> Iterator[list[NDArray[Any]]]:
-    """Yield some rows of each of several detector images of one shape, (h, w) or (1, h, w), in turn."""
-    found = [dataset(file, path) for path in paths]
-    for path, one, kind in zip(paths, found, kinds, strict=True):
+def images(file: "h5py.File", kinds: Mapping[str, str]) -> Iterator[list[NDArray[Any]]]:
+    """Yield some rows of each of several detector images of one shape, (h, w) or (1, h, w), in turn.
+
+    `kinds` are the kinds of numbers that each path may hold.
+    """
+    found = {f"{file.filename}: {path}": dataset(file, path) for path in kinds}
+    for (where, one), kind in zip(found.items(), kinds.values(), strict=True):
         if one.dtype.kind not in kind or len(image_shape(one)) != 2:
-            raise DataError(
-                f"{file.filename}: {path} has shape {one.shape} and dtype {one.dtype}; expected an image of numbers."
-            )
-    height, width = image_shape(found[0])
-    if height * width > MOST_PIXELS:
-        raise DataError(f"{file.filename}: {paths[0]} has {height} x {width} pixels; expected a detector image.")
+            raise DataError(f"{where} has shape {one.shape} and dtype {one.dtype}; expected an image of numbers.")
+        height, width = image_shape(one)
+        if height * width > MOST_PIXELS:
+            raise DataError(f"{where} has {height} x {width} pixels; expected a detector image.")
     step = max(1, _PIXELS // max(width, 1))
     for row in range(0, height, step):
         strips = []
-        for path, one in zip(paths, found, strict=True):
-            where = f"{file.filename}: {path}"
+        for where, one in found.items():
             with reading(where):
                 _require_readable(one, where, min(step, height) * width * one.dtype.itemsize)
                 strips.append(np.asarray(one[(0,) * (one.ndim - 2) + (slice(row, row + step),)]))

@@ -5,6 +5,7 @@ Whatever is read is compared with its SHA-256 first; a part of a map is read wit
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -96,26 +97,18 @@ def catalog(source: Source, units: Units) -> Catalog:
     num_weights = fields.shape("weights")[0] if "weights" in fields.names else 0
     if num_weights and (not sealed or fields.shape("weights") not in ((1, n, n), (n_maps, n, n))):
         raise DataError(f"{path}: weights has shape {fields.shape('weights')}; expected {shape} or {(1, n, n)}.")
-    most = {MARK: 1, "scalars": len(SCALARS), "frames": 2, "source": MAX_FACTS, "t": n, "alive": n_maps * n}
-    most |= {"diagonal": n_maps * n}
-    arrays = {
-        name: fields.array(name, most.get(name, n_maps))
-        for name in (*REQUIRED, *OPTIONAL)
-        if name in fields.names and name != "c2"
-    }
+    shapes: dict[str, tuple[int, ...]] = {"t": (n,), "frames": (2,), "scalars": (len(SCALARS),)}
+    shapes |= dict.fromkeys(("phi", "q", "pixels", "mean_counts"), (n_maps,))
+    shapes |= dict.fromkeys(("alive", "diagonal"), (n_maps, n))
+    most = {MARK: 1, "source": MAX_FACTS, **{name: math.prod(size) for name, size in shapes.items()}}
+    arrays = {name: fields.array(name, limit) for name, limit in most.items() if name in fields.names}
     seals = _seals(fields, n_maps + num_weights, arrays) if sealed else []
     maps, weights = _Maps(fields, "c2", n, seals[:n_maps]), _Maps(fields, "weights", n, seals[n_maps:])
-    numbers = arrays["scalars"].astype(np.float64).reshape(-1)
-    frames = arrays["frames"].reshape(-1)
-    if numbers.size != len(SCALARS) or frames.size != 2:
-        raise DataError(f"{path}: scalars has {numbers.size} and frames {frames.size} values; expected 3 and 2.")
-    gap, dt, age_origin = (float(x) for x in numbers)
+    for name, size in shapes.items():
+        if name in arrays and arrays[name].shape != size:
+            raise DataError(f"{path}: {name} has shape {arrays[name].shape}; expected {size}.")
+    gap, dt, age_origin = (float(x) for x in arrays["scalars"])
     extra = {name: arrays[name].astype(np.float64) if name in arrays else None for name in OPTIONAL}
-    alive = arrays["alive"] != 0
-    for name, array in {**extra, "alive": alive}.items():
-        expected = (n_maps, n) if name in ("diagonal", "alive") else (n_maps,)
-        if array is not None and array.shape != expected:
-            raise DataError(f"{path}: {name} has shape {array.shape}; expected {expected}.")
     return Catalog(
         num_maps=n_maps,
         num_frames=n,
@@ -129,11 +122,11 @@ def catalog(source: Source, units: Units) -> Catalog:
         dt_where="scalars",
         age_origin=age_origin,
         times=checks.ages(arrays["t"], n),
-        first_frame=int(frames[0]),
+        first_frame=int(arrays["frames"][0]),
         gap=None if np.isnan(gap) else gap,
         facts=_source(path, arrays["source"]),
         missing=tuple(name for name in OPTIONAL if extra[name] is None),
-        alive=alive,
+        alive=arrays["alive"] != 0,
         # without one, an absent diagonal keeps the values on the diagonal of the maps from being taken for it
         diagonal=np.full((n_maps, n), np.nan) if extra["diagonal"] is None else extra["diagonal"],
         pixels=extra["pixels"],
