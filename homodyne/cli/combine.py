@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
-from homodyne.cli.measurement import given
-from homodyne.cli.output import JSON, as_record, exit_if_refused, output_folder, results_as_json
+from homodyne.cli.options import JSON, NoFigures, NoReport, changes_of
+from homodyne.cli.output import as_record, exit_if_refused, output_folder, results_as_json
 from homodyne.cli.terminal import progress_bars, say
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def combine(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the result; that of the fit by default.")] = None,
     run: Run = False,
-    no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
-    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
+    no_figures: NoFigures = False,
+    no_report: NoReport = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
     json: JSON = False,
 ) -> None:
@@ -45,21 +45,12 @@ def combine(
     """
     from homodyne.optimization.stored import open_stored
 
-    options = {
-        "optimization.cmc.combination.method": method,
-        "output.directory": output,
-        "output.figures": False if no_figures else None,
-        "output.report": False if no_report else None,
-        "output.overwrite": True if overwrite else None,
-    }
-    stored = open_stored(store, [*(changes or ()), *given(options)])
+    chosen = changes_of(
+        combination=method, output=output, no_figures=no_figures, no_report=no_report, overwrite=overwrite
+    )
+    stored = open_stored(store, [*(changes or ()), *chosen])
     wanted = stored.config.output
-    with (
-        results_as_json(json) as show,
-        output_folder(
-            Path(wanted.directory), overwrite=wanted.overwrite, figures=wanted.figures, report=wanted.report
-        ) as folder,
-    ):
+    with results_as_json(json) as show, output_folder(wanted) as folder:
         result = _finish(stored, run)
         with uninterrupted():
             folder.write_result(result, stored.config)
@@ -67,9 +58,7 @@ def combine(
         say(f"wrote {wanted.directory}")
         if wanted.figures:
             say(f"figures of the measured maps are left out: {_NO_MAPS}")
-            folder.draw(result, None)
-        if wanted.report:
-            folder.report(result, None, figures=wanted.figures, missing=_NO_MAPS)
+        folder.illustrate(wanted, result, None, missing=_NO_MAPS)
         show(as_record(result, directory=str(wanted.directory)))
     exit_if_refused(result)
 
@@ -88,7 +77,7 @@ def certify(
     """
     from homodyne.optimization.stored import open_stored
 
-    stored = open_stored(store, [*(changes or ()), *given({"certificate.num_points": points})])
+    stored = open_stored(store, [*(changes or ()), *changes_of(points=points)])
     with results_as_json(json) as show:
         result = _finish(stored, run)
         if result.certificate is not None:

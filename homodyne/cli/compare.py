@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homodyne.certificate.verdict import Verdict
-from homodyne.cli.output import JSON, RESULT, require_figure, results_as_json, write_figure
+from homodyne.cli.options import JSON
+from homodyne.cli.output import RESULT, require_figure, results_as_json, write_figure
 from homodyne.cli.terminal import printable, say
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def demo(
 
 
 def _fit(settings: dict[str, Any], directory: Path, seed: int, truth: dict[str, float] | None = None) -> "MCMCResult":
-    from homodyne.cli.measurement import load_measurement
+    from homodyne.cli.options import load_measurement
     from homodyne.config.io import load_config
 
     config = load_config({**settings, "output": {"directory": directory, "overwrite": True}, "seed": seed})

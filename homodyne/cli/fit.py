@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homodyne.cli import jobs, many, store
+from homodyne.cli import jobs, many, options, store
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
-from homodyne.cli.measurement import DT, EachQ, Frames, Gap, Mode, Phi, Q, Unit, given, load_measurement, selection
-from homodyne.cli.output import JSON, as_record, exit_if_refused, output_folder, results_as_json
+from homodyne.cli.output import as_record, exit_if_refused, output_folder, results_as_json
 from homodyne.cli.terminal import progress_bars, say
 from homodyne.errors import InputError
 
@@ -29,25 +28,25 @@ def fit(
         ),
     ],
     method: Annotated[str | None, typer.Option(help="auto, laplace, nuts or cmc.")] = None,
-    mode: Mode = None,
-    q: Q = None,
-    each_q: EachQ = False,
+    mode: options.Mode = None,
+    q: options.Q = None,
+    each_q: options.EachQ = False,
     known: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=V1,V2,...", help="What is known of each of several files, such as a temperature."),
     ] = None,
-    phi: Phi = None,
-    frames: Frames = None,
-    dt: DT = None,
-    unit: Unit = None,
-    gap: Gap = None,
+    phi: options.Phi = None,
+    frames: options.Frames = None,
+    dt: options.DT = None,
+    unit: options.Unit = None,
+    gap: options.Gap = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random number.")] = None,
-    no_figures: Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")] = False,
-    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.html.")] = False,
+    no_figures: options.NoFigures = False,
+    no_report: options.NoReport = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result and its shards.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the finished shards of method cmc.")] = False,
-    json: JSON = False,
+    json: options.JSON = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the job that a scheduler would get.")] = False,
 ) -> None:
     """Fit a measurement: posterior, verdict, summary, figures and a report.
@@ -64,24 +63,11 @@ def fit(
     from homodyne.config.io import load_config
 
     sources, changes = _split(arguments)
-
-    options = {
-        "analysis_mode": mode,
-        "experimental_data.gap": gap,
-        "optimization.method": method,
-        "optimization.cmc.backend.resume_from_checkpoint": True if resume else None,
-        "output.directory": output,
-        "output.figures": False if no_figures else None,
-        "output.report": False if no_report else None,
-        "output.overwrite": True if overwrite else None,
-        "seed": seed,
-    }
     base, files = (sources[0], sources[1:]) if sources[0].suffix.lower() in (".yaml", ".yml") else (None, sources)
-    chosen: list[str | tuple[str, Any]] = [
-        *changes,
-        *selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit),
-        *given(options),
-    ]
+    selected = options.changes_of(q=q, phi=phi, frames=frames, dt=dt, units=options.units_of(unit), gap=gap)
+    how = options.changes_of(mode=mode, method=method, resume=resume, seed=seed)
+    written = options.changes_of(output=output, no_figures=no_figures, no_report=no_report, overwrite=overwrite)
+    chosen: list[str | tuple[str, Any]] = [*changes, *selected, *how, *written]
     if len(files) > 1 or each_q or known:
         several = load_config(base, chosen)
         files = files or [Path(several.experimental_data.file_path or "")]
@@ -98,7 +84,7 @@ def fit(
     place = store.choose_place(config, resume=resume)
     if resume:
         store.require_store(place)
-    data = load_measurement(config.experimental_data)
+    data = options.load_measurement(config.experimental_data)
     if dry_run:
         say(jobs.show_script(data, store.at(config, place)), end="")
         return
@@ -144,14 +130,7 @@ def fit_and_write(
     from homodyne.config.io import resolve, to_mapping
     from homodyne.optimization.mcmc import fit
 
-    wanted = config.output
-    with output_folder(
-        Path(wanted.directory),
-        overwrite=wanted.overwrite,
-        figures=wanted.figures,
-        report=wanted.report,
-        inputs=inputs,
-    ) as folder:
+    with output_folder(config.output, inputs) as folder:
         with telling_what_remains(lambda: store.remains(place)), progress_bars() as progress:
             result = fit(data, config=store.at(config, place), progress=progress)
             with uninterrupted():
@@ -161,8 +140,5 @@ def fit_and_write(
         say("\n".join([result.verdict, *result.words.lines()]) if brief else result.summary())
         say(f"wrote {folder.path}")
         store.say_where(place)
-        if wanted.figures:
-            folder.draw(result, data, truth)
-        if wanted.report:
-            folder.report(result, data, truth, figures=wanted.figures)
+        folder.illustrate(config.output, result, data, truth)
     return result

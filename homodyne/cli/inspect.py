@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from homodyne.cli.measurement import DT, Frames, Phi, Q, Unit, load_measurement, selection, units_of
+from homodyne.cli.options import DT, Frames, Phi, Q, Unit, changes_of, load_measurement, units_of
 from homodyne.cli.output import require_figure, write_figure
 from homodyne.cli.terminal import say
 
@@ -25,7 +25,7 @@ def inspect(
 
     require_figure(figure)
     say(describe(file, units=units_of(unit)))
-    chosen = selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit)
+    chosen = changes_of(q=q, phi=phi, frames=frames, dt=dt, units=units_of(unit))
     if not chosen and figure is None:
         return
     data = load_measurement(load_config({"experimental_data": {"file_path": file}}, chosen).experimental_data)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homodyne.cli import store
+from homodyne.cli import options, store
 from homodyne.cli.interruption import telling_what_remains
-from homodyne.cli.measurement import DT, EachQ, Frames, Gap, Mode, Phi, Q, Unit, given, selection
 from homodyne.cli.output import RESULT, as_record
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
+from homodyne.files import FIGURE, FITS, LATEX_TABLE, make_folder, require_writable, write_atomically
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
@@ -127,7 +127,6 @@ def fit_many(
         Results are there, and neither `resume` nor `overwrite` says what to do with them; or table or figure cannot be
         written.
     """
-    from homodyne.files import FIGURE, FITS, LATEX_TABLE, make_folder, require_writable
     from homodyne.result.table import Line
 
     there = [one for one in tasks if (Path(one.config.output.directory) / RESULT).exists()]
@@ -185,17 +184,13 @@ def _kept(task: Measurement) -> "MCMCResult | None":
 
 def _fitted(task: Measurement, *, resume: bool) -> "MCMCResult":
     from homodyne.cli.fit import fit_and_write
-    from homodyne.cli.measurement import load_measurement
 
-    config = task.config
-    place = store.choose_place(config, resume=resume)
-    return fit_and_write(
-        load_measurement(config.experimental_data), config, place=place, inputs=task.inputs, brief=True
-    )
+    place = store.choose_place(task.config, resume=resume)
+    data = options.load_measurement(task.config.experimental_data)
+    return fit_and_write(data, task.config, place=place, inputs=task.inputs, brief=True)
 
 
 def _write_tables(folder: Path, lines: "Sequence[Line]") -> None:
-    from homodyne.files import FITS, LATEX_TABLE, write_atomically
     from homodyne.result.table import to_csv, to_latex
 
     write_atomically(folder / TABLE, to_csv(lines).encode(), FITS)
@@ -204,7 +199,6 @@ def _write_tables(folder: Path, lines: "Sequence[Line]") -> None:
 
 def _draw(folder: Path, lines: "Sequence[Line]") -> None:
     """Draw the parameters of two or more results against what is known of the files, against q, or file by file."""
-    from homodyne.files import FIGURE, write_atomically
     from homodyne.result.comparison import compare
     from homodyne.viz.comparison import comparison_figure
     from homodyne.viz.figures import figure_bytes
@@ -229,10 +223,10 @@ def record_of(line: "Line") -> dict[str, Any]:
     return about if line.result is None else as_record(line.result, **about)
 
 
-def numbers(options: Sequence[str] | None) -> dict[str, list[float]]:
+def numbers(known: Sequence[str] | None) -> dict[str, list[float]]:
     """Translate ``--known NAME=V1,V2,...``."""
     found = {}
-    for text in options or ():
+    for text in known or ():
         name, mark, values = text.partition("=")
         try:
             found[name.strip()] = [float(one) for one in values.split(",")]
@@ -250,14 +244,14 @@ def watch(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration (.yaml) of the fits.")] = None,
     pattern: Annotated[str, typer.Option(help="Which files.")] = "*.h*5",
-    mode: Mode = None,
-    q: Q = None,
-    each_q: EachQ = False,
-    phi: Phi = None,
-    frames: Frames = None,
-    dt: DT = None,
-    unit: Unit = None,
-    gap: Gap = None,
+    mode: options.Mode = None,
+    q: options.Q = None,
+    each_q: options.EachQ = False,
+    phi: options.Phi = None,
+    frames: options.Frames = None,
+    dt: options.DT = None,
+    unit: options.Unit = None,
+    gap: options.Gap = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("watched"),
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 10.0,
     until_idle: Annotated[
@@ -268,8 +262,8 @@ def watch(
 
     A file is read when it has not changed for two seconds and its name fits --pattern. Ends with Ctrl-C.
     """
-    options = {"analysis_mode": mode, "experimental_data.gap": gap, "output.directory": output}
-    chosen = [*(changes or ()), *selection(q=q, phi=phi, frames=frames, dt=dt, unit=unit), *given(options)]
+    selected = options.changes_of(q=q, phi=phi, frames=frames, dt=dt, units=options.units_of(unit), gap=gap)
+    chosen = [*(changes or ()), *selected, *options.changes_of(mode=mode, output=output)]
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give the one in which data files arrive")
     say(f"watching {folder} for {pattern}; results go to {output}; Ctrl-C ends")

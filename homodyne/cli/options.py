@@ -1,4 +1,4 @@
-"""The options that select a measurement, shared by the commands that read one."""
+"""The options that several commands have, and what they change in the configuration."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +24,9 @@ DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; 
 Mode = Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")]
 Gap = Annotated[float | None, typer.Option(help="Distance of the plates in Å (2e6 = 200 µm).")]
 EachQ = Annotated[bool, typer.Option("--each-q", help="Fit every wave vector for itself.")]
-
+NoFigures = Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and everything else to stderr.")]
 Unit = Annotated[
     list[str] | None,
     typer.Option(
@@ -35,12 +37,24 @@ Unit = Annotated[
 ]
 
 
-def selection(
-    *, q: str | None, phi: str | None, frames: str | None, dt: float | None, unit: list[str] | None
-) -> list[tuple[str, Any]]:
-    """Translate options to configuration changes; those not given are left out."""
-    options = {"q": q, "phi": phi, "frames": frames, "dt": dt, "units": units_of(unit)}
-    return given({f"experimental_data.{key}": value for key, value in options.items()})
+_KEYS = {
+    **{name: f"experimental_data.{name}" for name in ("q", "phi", "frames", "dt", "units", "gap")},
+    "mode": "analysis_mode",
+    "method": "optimization.method",
+    "combination": "optimization.cmc.combination.method",
+    "resume": "optimization.cmc.backend.resume_from_checkpoint",
+    "points": "certificate.num_points",
+    "output": "output.directory",
+    "overwrite": "output.overwrite",
+    "seed": "seed",
+}
+_OFF = {"no_figures": "output.figures", "no_report": "output.report"}
+
+
+def changes_of(**options: Any) -> list[tuple[str, Any]]:
+    """Translate options to changes of the configuration; those that were not given are left out."""
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    return [(_OFF[name], False) if name in _OFF else (_KEYS[name], value) for name, value in given.items()]
 
 
 def units_of(options: list[str] | None) -> dict[str, str] | None:
@@ -49,11 +63,6 @@ def units_of(options: list[str] | None) -> dict[str, str] | None:
     if wrong := [text for text, name, _, unit in pairs if not (name and unit)]:
         raise ConfigError(f"--unit {wrong[0]}: expected QUANTITY=UNIT, such as frame_time=ms or q=1/nm")
     return {name.strip(): unit.strip() for _, name, _, unit in pairs} or None
-
-
-def given(options: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Options that were given, as changes of the configuration."""
-    return [(key, value) for key, value in options.items() if value is not None]
 
 
 def load_measurement(wanted: "ExperimentalData") -> "TwoTimeData":

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -27,7 +27,7 @@ from homodyne.files import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from homodyne.config.schema import Config
+    from homodyne.config.schema import Config, OutputConfig
     from homodyne.data.twotime import TwoTimeData
     from homodyne.result.record import MCMCResult
 
@@ -67,30 +67,28 @@ class OutputFolder:
         with suppress(OSError):
             (self.path / FIGURES).rmdir()
 
-    def draw(self, result: "MCMCResult", data: "TwoTimeData | None", truth: Mapping[str, float] | None = None) -> None:
-        """Draw the figures of a result that is written; those of maps are left out without data."""
-        with telling_what_remains(lambda: f"the result is in {self.path}, {len(self._figures())} figures are drawn"):
-            from homodyne.viz.figures import figure_bytes, standard_figures
-
-            make_folder(self.path / FIGURES)
-            for name, figure in standard_figures(result, data, truth):
-                self.put(self.path / FIGURES / f"{name}.png", bytes(figure_bytes(figure)), OWN)
-
-    def report(
+    def illustrate(
         self,
+        wanted: "OutputConfig",
         result: "MCMCResult",
         data: "TwoTimeData | None",
         truth: Mapping[str, float] | None = None,
-        *,
-        figures: bool,
         missing: str = "",
     ) -> None:
-        """Write the report on a result that is written; where that fails, whatever the reason, say so and go on."""
+        """Draw the figures of a result that is written, and write the report on it, as far as they are wanted.
+
+        Without data there are no figures of maps, and `missing` says why. Where the report fails, whatever the reason,
+        this is said, and that is all.
+        """
+        if wanted.figures:
+            self._draw(result, data, truth)
+        if not wanted.report:
+            return
         try:
             from homodyne.viz.report import Reported, report
 
             name = self.path.resolve().name or "result"
-            content = report([Reported(name, result, data, missing, truth)], figures=figures)
+            content = report([Reported(name, result, data, missing, truth)], figures=wanted.figures)
             self.put(self.path / REPORT_FILE, content, OWN)
         except Exception as error:  # noqa: BLE001  a fit of hours does not end in an error because of a page on it
             say(
@@ -99,22 +97,29 @@ class OutputFolder:
                 error=True,
             )
 
+    def _draw(self, result: "MCMCResult", data: "TwoTimeData | None", truth: Mapping[str, float] | None) -> None:
+        with telling_what_remains(lambda: f"the result is in {self.path}, {len(self._figures())} figures are drawn"):
+            from homodyne.viz.figures import figure_bytes, standard_figures
+
+            make_folder(self.path / FIGURES)
+            for name, figure in standard_figures(result, data, truth):
+                self.put(self.path / FIGURES / f"{name}.png", bytes(figure_bytes(figure)), OWN)
+
     def put(self, file: Path, content: bytes, kind: Kind) -> None:
         """Write a file, and note that the program has, where it keeps such notes of this folder."""
         if (self.path / INVENTORY).exists() and self.path in file.parents:
             self._note(content)
         write_atomically(file, content, kind)
 
-    def require_replaceable(self, *, overwrite: bool, figures: bool, report: bool, inputs: Sequence[Path]) -> None:
+    def require_replaceable(self, wanted: "OutputConfig", inputs: Sequence[Path]) -> None:
         """Refuse to replace files unasked, files of others, and what the command reads."""
-        names = (RESULT, SUMMARY, CONFIG, *((REPORT_FILE,) if report else ()))
-        wanted = [self.path / name for name in names] + (self._figures() if figures else [])
-        for file in wanted:
+        names = [RESULT, SUMMARY, CONFIG] + [REPORT_FILE] * wanted.report
+        for file in [*(self.path / name for name in names), *(self._figures() if wanted.figures else [])]:
             if not file.exists() and not file.is_symlink():
                 continue
             if any(one.exists() and one.samefile(file) for one in inputs):
                 raise InputError(f"{file} is read by this command and would be replaced; choose another --output")
-            if not overwrite:
+            if not wanted.overwrite:
                 raise InputError(f"{file} exists; choose another folder (--output) or replace it (--overwrite)")
             if not (self.path / INVENTORY).exists():
                 raise InputError(
@@ -152,19 +157,13 @@ class OutputFolder:
 
 
 @contextmanager
-def output_folder(
-    directory: Path, *, overwrite: bool, figures: bool, report: bool, inputs: Sequence[Path] = ()
-) -> Iterator[OutputFolder]:
+def output_folder(wanted: "OutputConfig", inputs: Sequence[Path] = ()) -> Iterator[OutputFolder]:
     """Yield a folder to write a result into; it is removed again if it was made here and nothing was written.
 
     Parameters
     ----------
-    directory
-        Where the files shall lie at the end.
-    overwrite
-        Replace a result that is there already.
-    figures, report
-        Whether figures will be drawn, and a report be written.
+    wanted
+        What will be written where, and whether a result that is there is replaced.
     inputs
         Files that the command reads.
 
@@ -173,10 +172,10 @@ def output_folder(
     InputError
         When a file would be replaced that must not be, or the folder cannot be written; before the block starts.
     """
-    folder = OutputFolder(directory)
-    with writable_folder(directory):
-        folder.require_replaceable(overwrite=overwrite, figures=figures, report=report, inputs=inputs)
-        remove_abandoned(directory)
+    folder = OutputFolder(Path(wanted.directory))
+    with writable_folder(folder.path):
+        folder.require_replaceable(wanted, inputs)
+        remove_abandoned(folder.path)
         yield folder
 
 
@@ -202,9 +201,6 @@ def as_record(result: "MCMCResult", **more: Any) -> dict[str, Any]:
     """What ``--json`` says of a result."""
     about = {"method": result.method, "model": result.analysis_mode, "uncertainty": result.uncertainty}
     return {**more, **result.summary().to_dict(), **about, "num_points": result.num_points, "seed": result.seed}
-
-
-JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and everything else to stderr.")]
 
 
 def write_figure(file: Path, figure: "Figure") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from homodyne.cli.measurement import load_measurement
+from homodyne.cli.options import load_measurement
 from homodyne.cli.output import FIGURES, REPORT_FILE, RESULT, OutputFolder
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError

@@ -8,6 +8,7 @@ import pytest
 from homodyne.cli.interruption import Interrupted
 from homodyne.cli.output import CONFIG, INVENTORY, REPORT_FILE, RESULT, SUMMARY, OutputFolder, output_folder
 from homodyne.config.io import load_config
+from homodyne.config.schema import OutputConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import OWN, write_atomically
 from homodyne.result.record import MCMCResult
@@ -36,7 +37,7 @@ def fill(folder: OutputFolder, text: str) -> None:
 
 
 def opened(path: Path, *, overwrite: bool = False, figures: bool = True, inputs: tuple[Path, ...] = ()):
-    return output_folder(path, overwrite=overwrite, figures=figures, report=True, inputs=inputs)
+    return output_folder(OutputConfig(directory=str(path), overwrite=overwrite, figures=figures), inputs)
 
 
 def test_a_failure_leaves_nothing(tmp_path):
@@ -145,7 +146,7 @@ def test_the_result_is_there_whatever_happens_to_the_figures(tmp_path, monkeypat
     monkeypatch.setattr("homodyne.viz.figures.standard_figures", figures)
     with pytest.raises(type(error)), opened(tmp_path / "out") as folder:
         folder.write_result(laminar_result, load_config(None))
-        folder.draw(laminar_result, None)
+        folder.illustrate(OutputConfig(report=False), laminar_result, None)
     assert error.__notes__ == [f"the result is in {tmp_path / 'out'}, 0 figures are drawn"]
     assert set(tree(tmp_path / "out")) == {RESULT, SUMMARY, CONFIG}
 

@@ -11,7 +11,7 @@ import pytest
 
 import homodyne
 from homodyne.cli.jobs import show_script
-from homodyne.cli.measurement import load_measurement
+from homodyne.cli.options import load_measurement
 from homodyne.config.io import load_config
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.problems import known_keys
