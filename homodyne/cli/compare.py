@@ -7,7 +7,7 @@ import typer
 
 from homodyne.certificate.verdict import Verdict
 from homodyne.cli.options import JSON
-from homodyne.cli.output import RESULT, require_figure, results_as_json, write_figure
+from homodyne.cli.output import require_figure, result_file, results_as_json, write_figure
 from homodyne.cli.terminal import printable, say
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def compare(
     require_figure(figure)
     if csv is not None:
         require_writable(csv, TABLE)
-    found = put_side_by_side([file / RESULT if file.is_dir() else file for file in files])
+    found = put_side_by_side([result_file(one) for one in files])
     with results_as_json(json) as show:
         _show(found)
         show(found.to_dict())

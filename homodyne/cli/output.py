@@ -37,6 +37,11 @@ INVENTORY = ".homodyne.json"
 """File with the SHA-256 of every file that the program has written into the folder."""
 
 
+def result_file(place: Path) -> Path:
+    """File of a result that is named by its folder, or by itself."""
+    return place / RESULT if place.is_dir() else place
+
+
 class OutputFolder:
     """A folder for a result.
 

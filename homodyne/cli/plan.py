@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from homodyne.cli.output import require_figure, write_figure
-from homodyne.cli.simulate import GAP, TRUTHS, Q
+from homodyne.cli.simulate import GAP, TRUTHS, Q, number
 from homodyne.cli.terminal import printable, progress_bars, say
 from homodyne.errors import InputError
 from homodyne.files import PLAN, require_writable, write_atomically
@@ -72,7 +72,7 @@ def _parameters(mode: str, names: Sequence[str], values: list[str]) -> dict[str,
         name, _, value = text.partition("=")
         if name not in names:
             raise InputError(f"{text!r}: expected NAME=VALUE with a name among {', '.join(names)} for {mode}")
-        params[name] = _number(text, value, float)
+        params[name] = number(text, value)
     return params
 
 
@@ -82,15 +82,7 @@ def _varied(vary: str | None, planned: "Measurement") -> tuple[str, list[Any]]:
     name, _, values = vary.partition("=")
     if name not in VARIED:
         raise InputError(f"--vary {vary}: expected NAME=A,B,... with a name among {', '.join(VARIED)}")
-    return name, [_number(f"--vary {vary}", value, VARIED[name]) for value in values.split(",")]
-
-
-def _number(where: str, text: str, kind: type) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        expected = "a whole number" if kind is int else "a number"
-        raise InputError(f"{where}: {text!r} is not {expected}") from None
+    return name, [number(f"--vary {vary}", value, VARIED[name]) for value in values.split(",")]
 
 
 def _check_files(output: Path | None, figure: Path | None, lines: int) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from homodyne.cli.options import load_measurement
-from homodyne.cli.output import FIGURES, REPORT_FILE, RESULT, OutputFolder
+from homodyne.cli.output import FIGURES, REPORT_FILE, OutputFolder, result_file
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
 from homodyne.files import CAPTIONS, FIGURE, REPORT, make_folder, require_writable
@@ -36,7 +36,7 @@ def report(
     from homodyne.viz.report import Reported
     from homodyne.viz.report import report as make
 
-    paths = [_file_of(one) for one in results]
+    paths = [result_file(one) for one in results]
     file = output or (paths[0].parent if len(paths) == 1 else Path()) / REPORT_FILE
     require_writable(file, REPORT)
     names = short_names(paths) if len(paths) > 1 else [paths[0].resolve().parent.name or "result"]
@@ -64,7 +64,7 @@ def figures(
     from homodyne.result.record import load_result
     from homodyne.viz.figures import WIDTHS, figure_bytes, for_journal
 
-    path = _file_of(result)
+    path = result_file(result)
     found = load_result(path)
     data, missing = data_of(path, found)
     makers, folder = _chosen(only, found, data, missing, width), output or path.parent / FIGURES
@@ -108,10 +108,6 @@ def _wanted(path: Path, result: "MCMCResult") -> "ExperimentalData":
 
     beside = path.parent / CONFIG
     return load_config(beside if beside.is_file() else result.config, importing=False).experimental_data
-
-
-def _file_of(place: Path) -> Path:
-    return place / RESULT if place.is_dir() else place
 
 
 def _chosen(

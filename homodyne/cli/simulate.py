@@ -125,9 +125,9 @@ def chosen_law(name: str, values: list[str]) -> "tuple[CorrelationModel, dict[st
     return find_model(name, options), params
 
 
-def number(where: str, text: str) -> float:
-    """Read a number; `where` is what the message of the error begins with."""
+def number(where: str, text: str, kind: type[float] = float) -> float:
+    """Read a number, of type int a whole one; `where` is what the message of the error begins with."""
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
-        raise InputError(f"{where}: {text!r} is not a number") from None
+        raise InputError(f"{where}: {text!r} is not {'a whole number' if kind is int else 'a number'}") from None

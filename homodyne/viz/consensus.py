@@ -28,6 +28,8 @@ from homodyne.viz.posterior import scale_power
 Array = NDArray[np.float64]
 
 MAX_PARAMETERS = 8
+FALSE_ALARM = 0.0025
+"""Level of each family of tests, a quarter of that of the whole validation."""
 REACH = 10.0  # the colours of divergences end at the limit times and divided by this
 _GOOD, _BAD, _BAND, _LINE = "#0072B2", "#D55E00", "0.85", "0.35"
 _FAINT = 1e-12
@@ -40,8 +42,7 @@ class ShardTable:
     """Moments of the compared shards, ready to be drawn.
 
     ``mean`` and ``sd`` are (M, d), ``center`` and ``width`` (d,) those of the combined posterior or, without one, of
-    the normal product of the shards; ``bad`` marks the shards that a test names, ``missing`` counts shards that could
-    not be compared.
+    the normal product of the shards; ``bad`` marks the shards that a test names.
     """
 
     ids: tuple[int, ...]
@@ -52,7 +53,10 @@ class ShardTable:
     width: Array
     source: str
     bad: NDArray[np.bool_]
-    missing: tuple[int, ...]
+
+    def power(self, k: int) -> int:
+        """Power of ten that is taken out of the axis of parameter ``k``."""
+        return scale_power(np.maximum(np.abs(self.center[k : k + 1]), self.width[k]))
 
 
 def shard_table(diagnostics: Mapping[str, Any]) -> ShardTable:
@@ -79,7 +83,6 @@ def shard_table(diagnostics: Mapping[str, Any]) -> ShardTable:
         np.array(reference["sd"], dtype=np.float64),
         "combined posterior" if usable else "product of the shards",
         np.array([k in named for k in ids]),
-        tuple(sorted(set(entries) - set(ids))),
     )
 
 
@@ -88,27 +91,18 @@ def draw_forest(ax: Axes, table: ShardTable, k: int) -> list[Artist]:
 
     The lower axis has the parameter's own unit; lengths in standard deviations of a shard are on the upper axis.
     """
-    power = scale_power(np.maximum(np.abs(table.center[k : k + 1]), table.width[k]))
-    unit = 10.0**power
-    typical = float(np.median(table.sd[:, k]))
+    unit = 10.0 ** table.power(k)
+    center, width, typical = table.center[k], table.width[k], float(np.median(table.sd[:, k]))
+    mean, sd = table.mean[:, k] / unit, table.sd[:, k] / unit
     rows = np.arange(len(table.ids))
-    band = ax.axvspan(
-        (table.center[k] - table.width[k]) / unit, (table.center[k] + table.width[k]) / unit, color=_BAND, linewidth=0
-    )
-    artists: list[Artist] = [band, ax.axvline(table.center[k] / unit, color=_LINE, linewidth=0.8)]
+    band = ax.axvspan((center - width) / unit, (center + width) / unit, color=_BAND, linewidth=0)
+    artists: list[Artist] = [band, ax.axvline(center / unit, color=_LINE, linewidth=0.8)]
     size = float(np.clip(90.0 / len(rows), 1.6, 4.0))
+    style: dict[str, Any] = {"fmt": "o", "markersize": size, "linewidth": 0.35 * size}
     for bad, colour in ((False, _GOOD), (True, _BAD)):
         chosen = table.bad == bad
         if chosen.any():
-            bars = ax.errorbar(
-                table.mean[chosen, k] / unit,
-                rows[chosen],
-                xerr=table.sd[chosen, k] / unit,
-                fmt="o",
-                color=colour,
-                markersize=size,
-                linewidth=0.35 * size,
-            )
+            bars = ax.errorbar(mean[chosen], rows[chosen], xerr=sd[chosen], color=colour, **style)
             artists.append(bars.lines[0])
     low, high = _forest_span(table, k, typical)
     ax.set_xlim(low / unit, high / unit)
@@ -118,8 +112,8 @@ def draw_forest(ax: Axes, table: ShardTable, k: int) -> list[Artist]:
     upper = ax.secondary_xaxis(
         "top",
         functions=(
-            lambda value: (np.asarray(value) * unit - table.center[k]) / typical,
-            lambda value: (np.asarray(value) * typical + table.center[k]) / unit,
+            lambda value: (np.asarray(value) * unit - center) / typical,
+            lambda value: (np.asarray(value) * typical + center) / unit,
         ),
     )
     upper.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -149,21 +143,18 @@ def _mark_hidden(ax: Axes, table: ShardTable, k: int, span: tuple[float, float],
             ax.plot(np.full(chosen.size, place), chosen, marker, color=colour, markersize=4, transform=transform)
 
 
-def shard_forest_figure(
-    diagnostics: Mapping[str, Any], notation: Notation = PLAIN, max_parameters: int = MAX_PARAMETERS
-) -> Figure:
+def shard_forest_figure(diagnostics: Mapping[str, Any], notation: Notation = PLAIN) -> Figure:
     """One panel per parameter (the first eight): every shard's mean and sd against the combined posterior."""
     table = shard_table(diagnostics)
-    shown = min(len(table.names), max_parameters)
+    shown = min(len(table.names), MAX_PARAMETERS)
     height = float(np.clip(0.085 * len(table.ids), 1.5, 5.5))
     figure, axes, columns = panels(shown, 4, (2.1, height + 0.95), (1.0, 0.7))
     for k, ax in enumerate(axes):
         draw_forest(ax, table, k)
-        power = scale_power(np.maximum(np.abs(table.center[k : k + 1]), table.width[k]))
         center, width = float(table.center[k]), float(table.width[k])
         text = " ± ".join(format_number(value, width, max(abs(center), width)) for value in (center, width))
         title = f"{notation.symbol(table.names[k])} = {text}".replace("-", "−")
-        style_axes(ax, notation.label(table.names[k], power), "", title)
+        style_axes(ax, notation.label(table.names[k], table.power(k)), "", title)
         _shard_ticks(ax.yaxis, table.ids, table.bad)
         ax.tick_params(axis="y", labelleft=k % columns == 0)
         if k % columns == 0:
@@ -278,11 +269,8 @@ def draw_p_values(ax: Axes, p: Array, bad: NDArray[np.bool_], limit: float) -> l
     return stems
 
 
-def agreement_figure(diagnostics: Mapping[str, Any], notation: Notation = PLAIN, false_alarm: float = 0.0025) -> Figure:
-    """Tests of agreement: Cochran's Q per parameter, and each shard against the others.
-
-    ``false_alarm`` is the level of each family of tests, a quarter of that of the whole validation.
-    """
+def agreement_figure(diagnostics: Mapping[str, Any], notation: Notation = PLAIN) -> Figure:
+    """Tests of agreement: Cochran's Q per parameter, and each shard against the others."""
     between = _between(diagnostics)
     ids = diagnostics["shard_ids"]
     entries = {entry["shard_id"]: entry for entry in diagnostics["per_shard"]}
@@ -292,17 +280,17 @@ def agreement_figure(diagnostics: Mapping[str, Any], notation: Notation = PLAIN,
     width = float(np.clip(0.09 * len(ids), 2.6, 6.0))
     figure = new_figure(width + max(0.32 * len(p_name), 1.4) + 1.2, 3.1)
     left, right = figure.subplots(1, 2, width_ratios=(max(0.32 * len(p_name), 1.4), width))
-    draw_p_values(left, p_name, p_name < false_alarm, false_alarm)
+    draw_p_values(left, p_name, p_name < FALSE_ALARM, FALSE_ALARM)
     left.set_xticks(range(len(p_name)), [notation.symbol(row["name"]) for row in between["parameters"]], rotation=90)
     style_axes(left, "", r"$-\log_{10} p$", "per parameter (Holm)")
-    draw_p_values(right, p_shard, bad, false_alarm / len(ids))
+    draw_p_values(right, p_shard, bad, FALSE_ALARM / len(ids))
     _shard_ticks(right.xaxis, ids, bad, 20)
     right.tick_params(axis="x", labelrotation=90 if len(ids) > 20 else 0)
     style_axes(right, "shard", "", "each shard against the others")
     q = between["q"]
     text = f"all shards and parameters: Q = {q['q']:.4g}, expected {q['expected']:.4g}, p = {q['p']:.2g}"
     figure.suptitle(text, fontsize=NORMAL)
-    _caption(figure, diagnostics, f"dashed: level {false_alarm:g} divided by the number of shards (right)")
+    _caption(figure, diagnostics, f"dashed: level {FALSE_ALARM:g} divided by the number of shards (right)")
     return figure
 
 

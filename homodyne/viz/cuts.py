@@ -122,9 +122,8 @@ def cut_figure(
     result: MCMCResult, data: TwoTimeData, max_maps: int = MAX_MAPS, maps: Sequence[int] | None = None
 ) -> Figure:
     """Cuts at three ages (upper row) and three lags (lower row) of ``maps``, by default of at most ``max_maps``."""
-    q = np.broadcast_to(np.atleast_1d(data.q), data.phi.shape)
-    shown = chosen_maps(q, data.phi, max_maps) if maps is None else list(maps)
-    names = map_texts(q, data.phi)
+    shown = chosen_maps(data.q, data.phi, max_maps) if maps is None else list(maps)
+    names = map_texts(data.q, data.phi)
     figure = new_figure(2.4 * len(shown) + 2.2, 5.6)
     axes = figure.subplots(2, len(shown), squeeze=False, sharex="row", sharey="row")
     colours = matplotlib.colormaps["viridis"](np.linspace(0.05, 0.8, NUM_CURVES))
@@ -144,5 +143,5 @@ def cut_figure(
         ax.legend(fontsize=SMALL, frameon=False, handletextpad=0.2, loc="center left", bbox_to_anchor=(1, 0.5))
     some = f"{len(shown)} of {data.phi.size} maps" if len(shown) < data.phi.size else ""
     text = "line and band: median and 90 % of the posterior; bars: standard error, independent noise"
-    add_caption(figure, result, "; ".join(filter(None, [shared_text(q, data.phi), some, text])))
+    add_caption(figure, result, "; ".join(filter(None, [shared_text(data.q, data.phi), some, text])))
     return figure

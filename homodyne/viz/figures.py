@@ -189,8 +189,7 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: float | None = None) ->
 
 def check_belongs(result: MCMCResult, data: TwoTimeData) -> None:
     """Refuse data that are not those of a result (InputError)."""
-    own = {"t": data.t, "phi": data.phi, "q": np.broadcast_to(np.atleast_1d(data.q), data.phi.shape)}
-    for name, given in own.items():
-        fitted = getattr(result, name)
+    for name in ("t", "phi", "q"):
+        fitted, given = getattr(result, name), getattr(data, name)
         if fitted is None or fitted.shape != given.shape or not np.allclose(fitted, given, rtol=1e-9, atol=0):
             raise InputError(f"{name} of the data differs from the fit's; give the selection that was fitted")

@@ -161,9 +161,8 @@ def map_figure(
 
     More than ``max_cells`` frames are averaged in blocks.
     """
-    q = np.broadcast_to(np.atleast_1d(data.q), data.phi.shape)
-    shown = chosen_maps(q, data.phi, max_maps) if maps is None else list(maps)
-    names = np.array(map_texts(q, data.phi))[shown].tolist()
+    shown = chosen_maps(data.q, data.phi, max_maps) if maps is None else list(maps)
+    names = np.array(map_texts(data.q, data.phi))[shown].tolist()
     count = len(shown)
     flat = count <= 2  # few maps: one row each; more: one column each
     width, height = (8.2, 2.75 * count + 1.9) if flat else (1.8 * count + 1.4, 6.3)
@@ -183,7 +182,7 @@ def map_figure(
     location = "bottom" if flat else "right"
     add_colour_bar(figure, list(axes[:2].ravel()), "$c_2$" + (f", {blocks}" if blocks else ""), location)
     add_colour_bar(figure, list(axes[2]), rf"(data $-$ model)/$\sigma${of_blocks}", location)
-    title = [shared_text(q, data.phi), map_title(data, count, panels[0].step)]
+    title = [shared_text(data.q, data.phi), map_title(data, count, panels[0].step)]
     figure.suptitle(", ".join(filter(None, title)), fontsize=NORMAL)
     diagonal = "" if panels[0].step > 1 else "; diagonal (gray) not fitted"
     text = "model: draw of highest posterior density; residuals: σ of independent noise"

@@ -13,10 +13,10 @@ MAX_DRAWS = 200
 """Draws behind a band; the 5 % and 95 % points of 200 draws are known to about a tenth of the band."""
 
 
-def thinned(result: MCMCResult, limit: int = MAX_DRAWS) -> Indices:
-    """Positions of at most ``limit`` draws spread evenly over all chains, which follow one another."""
+def thinned(result: MCMCResult) -> Indices:
+    """Positions of at most `MAX_DRAWS` draws spread evenly over all chains, which follow one another."""
     total = result.num_chains * result.num_draws
-    return np.unique(np.linspace(0, total - 1, min(limit, total)).astype(np.int64))
+    return np.unique(np.linspace(0, total - 1, min(MAX_DRAWS, total)).astype(np.int64))
 
 
 def best_draw(result: MCMCResult) -> int:

@@ -151,13 +151,13 @@ def draw_trace(ax: Axes, draws: Array) -> list[Artist]:
     ]
 
 
-def rank_counts(draws: Array, bins: int = RANK_BINS) -> tuple[Array, Array]:
+def rank_counts(draws: Array) -> tuple[Array, Array]:
     """How often each chain's ranks among all draws fall in each bin (chain, bin), and the limits of the bins.
 
     Flat when the chains agree (Vehtari et al., Bayesian Analysis 16, 667 (2021)).
     """
     ranks = rankdata(draws.ravel(), method="ordinal").reshape(draws.shape) - 1
-    limits = np.linspace(0, draws.size, bins + 1)
+    limits = np.linspace(0, draws.size, RANK_BINS + 1)
     return np.stack([np.histogram(chain, limits)[0] for chain in ranks]).astype(np.float64), limits
 
 

@@ -5,13 +5,14 @@ escapes every text; all of it may come from files of somebody else.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from pydantic import ValidationError
 
 from homodyne.certificate.verdict import Verdict
@@ -177,7 +178,7 @@ def _maps(one: Reported, most: int) -> list[tuple[str, Picture, Picture]]:
     ]
 
 
-def _picture(make: Any, title: str) -> Picture:
+def _picture(make: Callable[[], Figure], title: str) -> Picture:
     figure = make()
     caption = caption_of(figure)
     figure.supxlabel("")  # stands below it in the page
@@ -275,23 +276,15 @@ def _checks(result: MCMCResult) -> list[tuple[str, str]]:
 
 def _run(result: MCMCResult) -> list[tuple[str, str]]:
     """Method, draws, certificate, shards and times."""
-    lines = [("Run", run_facts(result))]
-    if result.certificate is not None:
-        one = result.certificate
-        lines.append(("Certificate", f"k-hat {one.k_hat:.2f}, {one.ess:.0f} effective of {one.num_points} points"))
-    lines += (
-        [("Methods tried", ", ".join(map(str, result.diagnostics["methods"])))]
-        if result.diagnostics.get("methods")
-        else []
-    )
+    one, shards = result.certificate, result.per_shard_diagnostics or ()
     rhat = [x for values in (result.diagnostics.get("rhat") or {}).values() for x in np.ravel(values) if x is not None]
-    lines += [("R-hat, largest", f"{max(rhat):.3f}")] if rhat else []
-    if result.per_shard_diagnostics:
-        failed = [
-            str(shard.get("shard", k)) for k, shard in enumerate(result.per_shard_diagnostics) if shard.get("failed")
-        ]
-        lines.append(("Shards", f"{result.num_shards}, failed: {', '.join(failed) or 'none'}"))
-    lines.append(
-        ("Seconds", ", ".join(f"{name} {seconds:.3g}" for name, seconds in result.timings.items()) or "not noted")
-    )
-    return lines
+    failed = [str(shard.get("shard", k)) for k, shard in enumerate(shards) if shard.get("failed")]
+    lines = {
+        "Run": run_facts(result),
+        "Certificate": one and f"k-hat {one.k_hat:.2f}, {one.ess:.0f} effective of {one.num_points} points",
+        "Methods tried": ", ".join(map(str, result.diagnostics.get("methods") or ())),
+        "R-hat, largest": rhat and f"{max(rhat):.3f}",
+        "Shards": shards and f"{result.num_shards}, failed: {', '.join(failed) or 'none'}",
+        "Seconds": ", ".join(f"{name} {seconds:.3g}" for name, seconds in result.timings.items()) or "not noted",
+    }
+    return [(name, str(text)) for name, text in lines.items() if text]
