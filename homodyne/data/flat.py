@@ -74,10 +74,11 @@ def from_arrays(
         everything that :func:`homodyne.from_cube` refuses.
     """
     stated = Units(units)
-    scale = {name: stated.factor(name, None, name) for name in ("t", "q", "phi")}
+    places = {"t1": t1, "t2": t2, "phi": phi, "q": q}
+    scale = {name: stated.factor(name, None, name) for name in places}
     gap = gap if gap is None else stated.scaled("gap", gap)
     stated.require_used()
-    points = _Points(data, t1, t2, phi, q, scale, weights)
+    points = _Points(data, weights, places, scale)
     times = checks.merged(points.distinct("t"), SAME_TIME)
     waves = checks.distinct_q(points.distinct("q"))
     directions = checks.merged(points.distinct("phi"), SAME_ANGLE, relative=False)
@@ -132,25 +133,17 @@ class _Points:
     """The arrays broadcast against `data` without being expanded, handed out in chunks."""
 
     def __init__(
-        self,
-        data: ArrayLike,
-        t1: ArrayLike,
-        t2: ArrayLike,
-        phi: ArrayLike,
-        q: ArrayLike,
-        scale: Mapping[str, float],
-        weights: ArrayLike | None = None,
+        self, data: ArrayLike, weights: ArrayLike | None, places: Mapping[str, ArrayLike], scale: Mapping[str, float]
     ) -> None:
-        self._scale = {"t1": scale["t"], "t2": scale["t"], "phi": scale["phi"], "q": scale["q"]}
-        given = {"data": data, "t1": t1, "t2": t2, "phi": phi, "q": q}
-        checks.refuse_masked(t1=t1, t2=t2, phi=phi, q=q)
+        """`places` are t1, t2, phi and q, `scale` the factors to our units of these."""
+        self._scale = scale
+        checks.refuse_masked(**places)
         values = np.asanyarray(data)
         self.masked = bool(np.ma.is_masked(values))
-        if self.masked and values.dtype.kind == "f":
-            given["data"] = np.ma.filled(values, np.nan)
+        plain = np.ma.filled(values, np.nan) if self.masked and values.dtype.kind == "f" else values
+        arrays = {name: np.asarray(one) for name, one in {"data": plain, **places}.items()}
         if weights is not None:
-            given["weights"] = checked("weights", weights).astype(np.float64)
-        arrays = {name: np.asarray(values) for name, values in given.items()}
+            arrays["weights"] = checked("weights", weights).astype(np.float64)
         for name, array in arrays.items():
             if array.dtype.kind not in ("f" if name == "data" else "fiu"):
                 raise DataError(f"{name} has dtype {array.dtype}; expected real numbers.")
@@ -174,10 +167,7 @@ class _Points:
         self._given = arrays
         if self.masked:
             full["mask"] = arrays["mask"] = np.ma.getmaskarray(values)
-        self._flat = {
-            name: np.broadcast_to(a.flat[0], (self.size,)) if arrays[name].size == 1 else _flat(a)
-            for name, a in full.items()
-        }
+        self._flat = {name: array.flat for name, array in full.items()}
 
     def masked_sides(self) -> NDArray[np.bool_]:
         """Whether what is masked of the points with t1 > t2, t1 = t2 and t1 < t2 is masked as a pair.
@@ -196,8 +186,8 @@ class _Points:
         """Sorted distinct values of "phi" or "q", or of "t1" and "t2" together ("t")."""
         found = np.empty(0)
         for part in ("t1", "t2") if name == "t" else (name,):
-            values = _flat(self._given[part])
-            for start in range(0, self._given[part].size, _CHUNK):
+            values = self._given[part].flat
+            for start in range(0, len(values), _CHUNK):
                 some = np.unique(self._in_our_unit(part, values[start : start + _CHUNK]))
                 if not np.isfinite(some).all():
                     raise DataError(f"{part} holds NaN or infinite values; expected finite numbers at every point.")
@@ -218,11 +208,6 @@ class _Points:
         found = np.asarray(values, dtype=np.float64)
         factor = self._scale.get(name, 1.0)
         return found if factor == 1.0 else found * factor
-
-
-def _flat(values: NDArray[Any]) -> Any:
-    """Values one after the other, without a copy."""
-    return values.reshape(-1) if values.flags.c_contiguous else values.flat
 
 
 def _require_grid(num_points: int, n: int, n_maps: int) -> None:

@@ -159,15 +159,14 @@ def undetermined(result: "MCMCResult") -> tuple[str, ...]:
     return tuple(name for name in result.parameter_names if shares.get(name, 0.0) > HELD)
 
 
-def middle_rates(result: "MCMCResult", t: float | None = None) -> tuple[RateRow, ...]:
-    """Every rate of the model at age t (s), by default in the middle of the record."""
+def middle_rates(result: "MCMCResult") -> tuple[RateRow, ...]:
+    """Every rate of the model at the age in the middle of the record."""
     from homodyne.physics.power_laws import middle_age
     from homodyne.result.curves import rate_draws  # JAX is loaded only where there are rates
 
-    if t is None:
-        if result.t is None:
-            return ()
-        t = float(middle_age(result.t[0], result.t[-1]))
+    if result.t is None:
+        return ()
+    t = float(middle_age(result.t[0], result.t[-1]))
     positions = np.arange(result.num_chains * result.num_draws)
     rows = []
     for rate, value, slope in rate_draws(result, np.array([t]), positions):

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from homodyne.result.record import MCMCResult
 from homodyne.result.summary import format_number, median_and_error, span_text
 
 _LOW, _HIGH = 0.16, 0.84
+_PARTS = ("", " lower", " upper", " prior share")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,30 +46,22 @@ def to_csv(lines: Sequence[Line]) -> str:
     The share is that of the variance: near 1 the data do not determine the parameter. Parameters of single maps
     (contrast, offset) are left out.
     """
-    names = _columns(lines)
-    further = _further(lines)
+    parts = {name: [f"{label}{part}" for part in _PARTS] for name, label in _columns(lines).items()}
+    cells = [cell for part in parts.values() for cell in part]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    parts = [(label, f"{label} lower", f"{label} upper", f"{label} prior share") for label in names.values()]
-    writer.writerow(
-        ["file", "q_min", "q_max", "verdict", "method", *further, *(cell for part in parts for cell in part), "failure"]
-    )
+    header = ["file", "q_min", "q_max", "verdict", "method", *_further(lines), *cells, "failure"]
+    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
+    writer.writeheader()
     for line in lines:
-        given = [line.values.get(name, "") for name in further]
-        if line.result is None:
-            writer.writerow([line.label, "", "", "", "", *given, *[""] * 4 * len(names), line.failure])
-            continue
-        one = line.result
-        q = ["", ""] if one.q is None else [float(np.min(one.q)), float(np.max(one.q))]
-        shares = (one.diagnostics.get("prior") or {}).get("shares") or {}
-        cells: list[float | str] = []
-        for name in names:
-            if name not in one.samples:
-                cells += [""] * 4
-                continue
-            cells += [float(x) for x in np.quantile(one.samples[name], (0.5, _LOW, _HIGH))]
-            cells.append(shares.get(name, ""))
-        writer.writerow([line.label, *q, one.verdict, one.method, *given, *cells, ""])
+        row: dict[str, Any] = {**line.values, "file": line.label, "failure": line.failure}
+        if (one := line.result) is not None:
+            row |= {"verdict": one.verdict, "method": one.method}
+            row |= {} if one.q is None else {"q_min": float(np.min(one.q)), "q_max": float(np.max(one.q))}
+            shares = (one.diagnostics.get("prior") or {}).get("shares") or {}
+            for name in parts.keys() & one.samples.keys():
+                numbers = map(float, np.quantile(one.samples[name], (0.5, _LOW, _HIGH)))
+                row |= dict(zip(parts[name], [*numbers, shares.get(name, "")], strict=True))
+        writer.writerow(row)
     return text.getvalue()
 
 

@@ -172,12 +172,12 @@ def named(file: "h5py.File", pointer: str, candidates: Sequence[str]) -> tuple[s
     return chosen[0], tuple(f"results in {one} ({pointer} names {chosen[0]})" for one in candidates if one != chosen[0])
 
 
-def numbers(file: "h5py.File", path: str, most: int = MOST_NUMBERS, *, kinds: str = "fiu") -> NDArray[Any]:
+def numbers(file: "h5py.File", path: str, most: int = MOST_NUMBERS) -> NDArray[Any]:
     """Read a numeric dataset of any shape after checking its type, and that it has at most so many numbers."""
     found = dataset(file, path)
     where = f"{file.filename}: {path}"
     with reading(where):
-        if found.dtype.kind not in kinds or found.shape is None:
+        if found.dtype.kind not in "fiu" or found.shape is None:
             raise DataError(f"{where} has dtype {found.dtype}; expected numbers.")
         if found.size > most:
             raise DataError(f"{where} has shape {found.shape}; expected at most {most} numbers.")
