@@ -16,8 +16,9 @@ Number = TypeVar("Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class Place:
-    """Where in its file an array lies: bytes from the beginning, shape, strides in bytes, type of the values."""
+    """Where an array lies: file, bytes from its beginning, shape, strides in bytes, type of the values."""
 
+    file: str
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -60,24 +61,19 @@ def release_pages(one: NDArray[Any]) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def offset_in_file(one: NDArray[Any]) -> int | None:
-    """Where in its file the first element of an array lies, bytes; None of an array that is not mapped from one."""
+def place_of(one: NDArray[Any]) -> Place | None:
+    """Where an array lies that is mapped from a file; None of any other."""
     mapping = mapping_of(one)
     if mapping is None or not isinstance(one, np.memmap) or one.filename is None:
         return None
     start = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]  # of the page that the mapping begins at
     before = one.offset - one.offset % mmap.ALLOCATIONGRANULARITY
-    return int(before + one.__array_interface__["data"][0] - start)
+    offset = int(before + one.__array_interface__["data"][0] - start)
+    return Place(os.path.abspath(one.filename), offset, one.shape, one.strides, one.dtype.str)
 
 
-def place_of(one: NDArray[Any]) -> Place | None:
-    """Where an array lies that is mapped from a file; None of any other."""
-    offset = offset_in_file(one)
-    return None if offset is None else Place(offset, one.shape, one.strides, one.dtype.str)
-
-
-def map_place(path: str | os.PathLike[str], place: Place) -> NDArray[Any]:
-    """Map real numbers that lie at a place in a file, for reading.
+def map_place(place: Place) -> NDArray[Any]:
+    """Map real numbers that lie in a file, for reading.
 
     Raises
     ------
@@ -88,16 +84,14 @@ def map_place(path: str | os.PathLike[str], place: Place) -> NDArray[Any]:
     ends = [(length - 1) * step for length, step in zip(place.shape, place.strides, strict=True)]
     low, high = (place.offset + sum(pick(end, 0) for end in ends) for pick in (min, max))
     try:
-        size = os.stat(path).st_size
+        size = os.stat(place.file).st_size
         if low >= 0 and high + dtype.itemsize <= size and dtype.kind == "f" and min(place.shape) >= 1:
-            content = np.memmap(path, np.uint8, "r", low, (high + dtype.itemsize - low,))
+            content = np.memmap(place.file, np.uint8, "r", low, (high + dtype.itemsize - low,))
             first = content[place.offset - low :][: dtype.itemsize].view(dtype)
             return as_strided(first, place.shape, place.strides, subok=True, writeable=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {os.fspath(path)!r}, where a map lies: {error}") from error
-    raise DataError(
-        f"{os.fspath(path)!r} has {size} bytes; a map of {dtype} {place.shape} was expected at {low} to {high}"
-    )
+        raise DataError(f"cannot read {place.file!r}, where a map lies: {error}") from error
+    raise DataError(f"{place.file!r} has {size} bytes; a map of {dtype} {place.shape} was expected at {low} to {high}")
 
 
 def changeable(one: NDArray[Number]) -> NDArray[Number]:
@@ -105,9 +99,9 @@ def changeable(one: NDArray[Number]) -> NDArray[Number]:
 
     Of one that is mapped from a file only the pages that are changed are copied; the file stays as it is.
     """
-    offset = offset_in_file(one)
-    if offset is None or not isinstance(one, np.memmap) or one.filename is None:
+    place = place_of(one)
+    if place is None:
         return np.array(one)
-    private = np.memmap(one.filename, np.uint8, "c")
-    first: NDArray[Number] = np.ndarray((), one.dtype, buffer=private, offset=offset)
+    private = np.memmap(place.file, np.uint8, "c")
+    first: NDArray[Number] = np.ndarray((), one.dtype, buffer=private, offset=place.offset)
     return as_strided(first, one.shape, one.strides)

@@ -10,6 +10,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from homodyne.device.config import taken_address_space
 from homodyne.errors import DataError, HomodyneError, InputError
 
 EXPANSION = 100
@@ -66,9 +67,7 @@ def limit_process(path: str | os.PathLike[str], seconds: int, num_bytes: int = 0
     """
     used, size = resource.getrusage(resource.RUSAGE_SELF), os.stat(path).st_size if os.path.exists(path) else 0
     _set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime + seconds + size / 1e6) + 1)
-    if os.path.exists("/proc/self/statm"):
-        with open("/proc/self/statm", encoding="ascii") as stream:
-            taken = int(stream.read().split()[0]) * resource.getpagesize()
+    if taken := taken_address_space():
         _limited["address space"] = taken + ROOM + _COPIES * num_bytes
         _set_limit(resource.RLIMIT_AS, _limited["address space"])
 

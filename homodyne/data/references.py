@@ -35,10 +35,10 @@ def references_of(data: TwoTimeData) -> list[Reference | None]:
 def mapped_reference(one: NDArray[Any]) -> Reference | None:
     """Reference of an array that is mapped from a file; None of any other."""
     place = place_of(one)
-    if place is None or not isinstance(one, np.memmap) or one.filename is None:
+    if place is None:
         return None
     layout = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(place).items()}
-    return {"mapped": os.path.abspath(one.filename), **layout}
+    return {"mapped": layout.pop("file"), **layout}
 
 
 def identity(reference: Reference) -> str:
@@ -78,7 +78,7 @@ def open_reference(reference: Reference, function: str | None = None) -> NDArray
         return read_map(reference["read"], reference["format"], reference["map"], frames, units)
     if "mapped" in reference:
         shape, strides = tuple(reference["shape"]), tuple(reference["strides"])
-        return map_place(reference["mapped"], Place(reference["offset"], shape, strides, reference["dtype"]))
+        return map_place(Place(reference["mapped"], reference["offset"], shape, strides, reference["dtype"]))
     if "arguments" not in reference or function is None:
         raise DataError(
             f"a reference has the keys {sorted(reference)}: expected mapped, read, or arguments of a function"

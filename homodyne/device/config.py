@@ -86,7 +86,7 @@ def detect_hardware(
             total, available = limit, min(available, max(limit - _used_memory(folder), 0))
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     if address_space != resource.RLIM_INFINITY:
-        total, available = min(total, address_space), min(available, max(address_space - _address_space(root), 0))
+        total, available = min(total, address_space), min(available, max(address_space - taken_address_space(root), 0))
     scheduler, job_id, nodes, tasks = _allocation(environ)
     return HardwareConfig(
         cores=usable_cores(root),
@@ -147,8 +147,8 @@ def _used_memory(folder: Path) -> int:
     return used
 
 
-def _address_space(root: Path) -> int:
-    """Bytes of address space that this process has already taken."""
+def taken_address_space(root: Path = Path("/")) -> int:
+    """Bytes of address space that this process has already taken; 0 where the system does not say."""
     words = (_read(root / "proc/self/statm") or "0").split()
     return int(words[0]) * resource.getpagesize()
 

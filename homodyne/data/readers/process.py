@@ -63,8 +63,8 @@ def open_in_process(
     def map_file(index: NDArray[np.intp]) -> MapArrays | None:
         found = process.ask("places", index)
         if isinstance(found, tuple):
-            return tuple(map_place(path, one) for one in found)
-        return None if found is None else map_place(path, found)
+            return tuple(map_place(one) for one in found)
+        return None if found is None else map_place(found)
 
     try:
         folder = "/" if os.path.isabs(path) else os.getcwd()
