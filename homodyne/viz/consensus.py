@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from homodyne.errors import InputError
 from homodyne.result.summary import format_number
 from homodyne.viz.labels import NORMAL, SMALL, Notation, counted, new_figure, panels, style_axes, write_below
+from homodyne.viz.model import Array
 from homodyne.viz.posterior import scale_power
-
-Array = NDArray[np.float64]
 
 MAX_PARAMETERS = 8
 FALSE_ALARM = 0.0025

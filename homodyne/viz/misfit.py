@@ -6,15 +6,12 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import NORMAL, add_caption, map_texts, panels, style_axes
 from homodyne.viz.maps import MAX_MAPS, cell_edges
-from homodyne.viz.model import chosen_maps
-
-Array = NDArray[np.float64]
+from homodyne.viz.model import Array, chosen_maps
 
 ALARM = 1e-3
 """Probability below which a misfit is called one."""

@@ -9,15 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.stats import rankdata
 
 from homodyne.result.record import MCMCResult
 from homodyne.result.summary import SummaryRow, format_number
 from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, counted, new_figure, notation_of, style_axes
+from homodyne.viz.model import Array
 
-Array = NDArray[np.float64]
 Span = tuple[float, float]
 
 MAX_PARAMETERS, NUM_CELLS, RANK_BINS, SMOOTHING = 8, 36, 20, 1.4
