@@ -1,11 +1,13 @@
 """``homodyne config``: write and check configuration files."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from homodyne.cli.terminal import say
+from homodyne.files import SCHEMA, write_atomically
 
 app = typer.Typer(help="Write and check configuration files.", no_args_is_help=True)
 
@@ -17,7 +19,6 @@ def new(
 ) -> None:
     """Write a commented configuration file to start from."""
     from homodyne.config.template import template
-    from homodyne.files import write_atomically
 
     write_atomically(file, template(mode).encode(), None)
     say(f"wrote {file}: fill in experimental_data, then run  homodyne fit {file}")
@@ -53,10 +54,7 @@ def schema(
     file: Annotated[Path, typer.Argument(help="JSON file to write.")] = Path("homodyne.schema.json"),
 ) -> None:
     """Write the JSON schema of configurations, by which editors complete keys and mark mistakes."""
-    import json
-
     from homodyne.config.schema import Config
-    from homodyne.files import SCHEMA, write_atomically
 
     content = {"$comment": "homodyne schema 1", **Config.model_json_schema()}
     write_atomically(file, json.dumps(content, indent=2, ensure_ascii=False).encode(), SCHEMA)

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from homodyne.cli.terminal import say
+from homodyne.device.config import detect_hardware
 from homodyne.errors import HomodyneError
 from homodyne.versions import version_lines
 
@@ -26,8 +27,6 @@ def doctor() -> None:
 
     Takes about ten seconds, and twice as long the first time. Ends with 0 when everything works, with 4 otherwise.
     """
-    from homodyne.device.config import detect_hardware
-
     say(version_lines())
     say(detect_hardware(gpus=True))
     failed = 0

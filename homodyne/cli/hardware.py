@@ -1,13 +1,11 @@
 """``homodyne hardware``: what this process may use, and what a fit would do with it."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from homodyne.cli.terminal import say
-
-if TYPE_CHECKING:
-    from homodyne.device.config import HardwareConfig
+from homodyne.device.config import HardwareConfig, detect_hardware, should_use_cmc
 
 POINTS = 50_000_000
 CORE_SECONDS = 20.0  # of a whole calibrated fit of laminar flow by laplace, however few pairs there are
@@ -18,16 +16,13 @@ def hardware(
     points: Annotated[int, typer.Option(min=1, help="Pairs of frames of a fit to plan for.")] = POINTS,
 ) -> None:
     """Show cores, memory, GPUs and scheduler, what auto would choose, and why, and what a fit would cost."""
-    from homodyne.device.config import detect_hardware
-
     found = detect_hardware(gpus=True)
     say(found)
     say(plan(points, found))
 
 
-def plan(points: int, found: "HardwareConfig") -> str:
+def plan(points: int, found: HardwareConfig) -> str:
     """What auto takes for this many pairs of frames, the shards and backend of cmc, and what a fit costs."""
-    from homodyne.device.config import should_use_cmc
     from homodyne.optimization.cmc.backends.selection import choose_backend
     from homodyne.optimization.cmc.shard_count import choose_num_shards
     from homodyne.optimization.xpcs import BYTES_PER_POINT

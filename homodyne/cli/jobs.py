@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from homodyne.cli.terminal import say
+from homodyne.device.config import detect_hardware
 from homodyne.errors import HomodyneError, InputError
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
     InputError
         The backend of the configuration submits no jobs.
     """
-    from homodyne.device.config import detect_hardware
     from homodyne.optimization.cmc.backends.arrays import ArrayBackend
     from homodyne.optimization.cmc.backends.jobs import job_script
     from homodyne.optimization.cmc.backends.selection import select_backend

@@ -8,6 +8,7 @@ import typer
 
 from homodyne.cli.terminal import say
 from homodyne.errors import InputError
+from homodyne.files import remove_abandoned, remove_abandoned_temporaries
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
@@ -122,8 +123,6 @@ def clean(
     folder: Annotated[Path, typer.Argument(help="Folder of a store or of results.")] = Path(),
 ) -> None:
     """Remove what programs that were killed have left half-written, here and among temporary files."""
-    from homodyne.files import remove_abandoned, remove_abandoned_temporaries
-
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give the folder of a store or of results")
     removed = [*remove_abandoned(folder), *remove_abandoned_temporaries()]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import ArrayLike, NDArray
@@ -19,9 +20,6 @@ from homodyne.data.twotime import TwoTimeData, each_map
 from homodyne.errors import DataError
 from homodyne.files import MEASUREMENT, Sink, replacing
 from homodyne.mapping import intact
-
-if TYPE_CHECKING:
-    import h5py
 
 _SEGMENTS = 5  # pieces of the series for normalized_g2_segments
 
@@ -59,10 +57,8 @@ def save_hdf5(path: str | Path, data: TwoTimeData) -> None:
 
 
 @contextmanager
-def _hdf5_file(path: str | Path) -> "Iterator[tuple[h5py.File, Sink]]":
+def _hdf5_file(path: str | Path) -> Iterator[tuple[h5py.File, Sink]]:
     """HDF5 file to write, and what it is written to; behind its end stands what tells it from others."""
-    import h5py
-
     with replacing(path, MEASUREMENT) as sink:
         with h5py.File(sink, "w") as file:
             yield file, sink
@@ -155,7 +151,7 @@ def _axis(name: str, given: ArrayLike | None, present: FloatArray) -> FloatArray
     return axis
 
 
-def _write_partition(file: "h5py.File", q: FloatArray, phi: FloatArray, flat: NDArray[np.int64]) -> None:
+def _write_partition(file: h5py.File, q: FloatArray, phi: FloatArray, flat: NDArray[np.int64]) -> None:
     qmap = file.create_group("/xpcs/qmap")
     qmap["dynamic_v_list_dim0"] = q
     qmap["dynamic_v_list_dim1"] = phi
@@ -166,7 +162,7 @@ def _write_partition(file: "h5py.File", q: FloatArray, phi: FloatArray, flat: ND
     file["/xpcs/twotime/processed_bins"] = np.arange(1, flat.size + 1)
 
 
-def _write_detector(file: "h5py.File", data: TwoTimeData, order: NDArray[np.intp]) -> None:
+def _write_detector(file: h5py.File, data: TwoTimeData, order: NDArray[np.intp]) -> None:
     """Write an image in which every bin has its pixels, and the mean counts of each."""
     if data.pixels is None:
         return
@@ -184,7 +180,7 @@ def _write_detector(file: "h5py.File", data: TwoTimeData, order: NDArray[np.intp
         file["/xpcs/temporal_mean/scattering_2d"] = counts[roi][None]
 
 
-def _write_settings(file: "h5py.File", data: TwoTimeData) -> None:
+def _write_settings(file: h5py.File, data: TwoTimeData) -> None:
     file["/entry/instrument/detector_1/frame_time"] = data.dt
     file["/entry/instrument/detector_1/frame_time"].attrs["units"] = "s"
     config = file.create_group("/xpcs/twotime/config")
@@ -194,7 +190,7 @@ def _write_settings(file: "h5py.File", data: TwoTimeData) -> None:
     config["dq_selection"] = np.arange(1, data.num_maps + 1)
 
 
-def _write_maps(file: "h5py.File", data: TwoTimeData, order: NDArray[np.intp], sink: Sink) -> None:
+def _write_maps(file: h5py.File, data: TwoTimeData, order: NDArray[np.intp], sink: Sink) -> None:
     n, count = data.num_frames, data.num_maps
     whole, parts = np.empty((n, count), np.float32), np.empty((n // _SEGMENTS, _SEGMENTS, count), np.float32)
     for number, k in enumerate(order):

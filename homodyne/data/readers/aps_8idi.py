@@ -1,8 +1,8 @@
 """APS 8-ID-I results from before the upgrade: /exchange/C2T_all and /xpcs."""
 
 import re
-from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 
 from homodyne.data.readers import hdf5
@@ -10,9 +10,6 @@ from homodyne.data.readers.aps_u import numbered_bins, roi_statistics
 from homodyne.data.readers.catalog import Catalog
 from homodyne.data.units import Units
 from homodyne.errors import DataError
-
-if TYPE_CHECKING:
-    import h5py
 
 NAME = "aps-8idi"
 CONTAINERS = ("HDF5",)
@@ -23,19 +20,19 @@ Q_LIST, PHI_LIST = "/xpcs/dqlist", "/xpcs/dphilist"
 PERIOD = "/measurement/instrument/detector/exposure_period"
 
 
-def absent(file: "h5py.File") -> list[str]:
+def absent(file: h5py.File) -> list[str]:
     """Paths that mark this layout and are not in the file."""
     lists = [path for path in (Q_LIST,) if hdf5.find(file, path) is None]
     return lists if _results(file) else [MAPS, *lists]
 
 
-def _results(file: "h5py.File") -> list[str]:
+def _results(file: h5py.File) -> list[str]:
     """Groups /exchange, /exchange_1, ... that hold two-time maps."""
     names = [f"/{name}" for name in hdf5.group_names(file, "/") if re.fullmatch(r"exchange(_\d+)?", name)]
     return [name for name in names if hdf5.find(file, f"{name}/C2T_all") is not None]
 
 
-def catalog(file: "h5py.File", units: Units) -> Catalog:
+def catalog(file: h5py.File, units: Units) -> Catalog:
     """List the maps of an 8-ID-I file; map k belongs to bin qphi_bin_to_process[k], counted from 1."""
     path = file.filename
     group, unused = hdf5.named(file, POINTER, _results(file))

@@ -1,8 +1,8 @@
 """APS-U NeXus results: /xpcs/twotime and /xpcs/qmap, as boost_corr writes them."""
 
 import re
-from typing import TYPE_CHECKING
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,9 +11,6 @@ from homodyne.data.readers import hdf5
 from homodyne.data.readers.catalog import Catalog
 from homodyne.data.units import Units
 from homodyne.errors import DataError
-
-if TYPE_CHECKING:
-    import h5py
 
 NAME = "aps-u"
 CONTAINERS = ("HDF5",)
@@ -25,12 +22,12 @@ FRAME_TIME = "/entry/instrument/detector_1/frame_time"
 SCATTERING = "/xpcs/temporal_mean/scattering_2d"
 
 
-def absent(file: "h5py.File") -> list[str]:
+def absent(file: h5py.File) -> list[str]:
     """Paths that mark this layout and are not in the file."""
     return [path for path in (MAPS, QMAP) if hdf5.find(file, path) is None]
 
 
-def catalog(file: "h5py.File", units: Units) -> Catalog:
+def catalog(file: h5py.File, units: Units) -> Catalog:
     """List the maps of an APS-U file."""
     names, bins = numbered_bins(file, MAPS, "c2", BINS)
     q, phi, num_bins = _bin_positions(file, bins, units)
@@ -57,7 +54,7 @@ def catalog(file: "h5py.File", units: Units) -> Catalog:
     )
 
 
-def _unused(file: "h5py.File") -> list[str]:
+def _unused(file: h5py.File) -> list[str]:
     """What the file says beside the maps."""
     begin, lines = hdf5.optional_scalar(file, f"{CONFIG}/begin_frame"), []
     if begin is not None and begin > 1:
@@ -67,7 +64,7 @@ def _unused(file: "h5py.File") -> list[str]:
     return lines + ["multi-tau results in /xpcs/multitau"] * (hdf5.find(file, "/xpcs/multitau") is not None)
 
 
-def numbered_bins(file: "h5py.File", maps: str, prefix: str, bins: str) -> tuple[list[str], NDArray[np.int64]]:
+def numbered_bins(file: h5py.File, maps: str, prefix: str, bins: str) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the maps in a group, in the order of their numbers, and the bin of each."""
     names, of_map = _numbered(file, maps, prefix), hdf5.integers(file, bins)
     if len(names) != of_map.size:
@@ -77,7 +74,7 @@ def numbered_bins(file: "h5py.File", maps: str, prefix: str, bins: str) -> tuple
     return names, of_map
 
 
-def _numbered(file: "h5py.File", group: str, prefix: str) -> list[str]:
+def _numbered(file: h5py.File, group: str, prefix: str) -> list[str]:
     """Names prefix_00001, prefix_00002, ... of a group in order; the numbers must be 1..n without a gap."""
     found = {}
     for name in hdf5.group_names(file, group):
@@ -94,7 +91,7 @@ def _numbered(file: "h5py.File", group: str, prefix: str) -> list[str]:
     return [found[k] for k in sorted(found)]
 
 
-def _bin_positions(file: "h5py.File", bins: NDArray[np.int64], units: Units) -> tuple[FloatArray, FloatArray, int]:
+def _bin_positions(file: h5py.File, bins: NDArray[np.int64], units: Units) -> tuple[FloatArray, FloatArray, int]:
     """Return q (1/Å) and phi (degrees) of each processed bin, and the number of bins of the partition.
 
     Bins number the non-empty cells of the (q, phi) grid, so a bin reaches its cell through
@@ -122,7 +119,7 @@ def _bin_positions(file: "h5py.File", bins: NDArray[np.int64], units: Units) -> 
     return q_list[flat // phi_list.size] * factors[0], phi_list[flat % phi_list.size] * factors[1], cells.size
 
 
-def _grid_units(file: "h5py.File", units: Units) -> tuple[float, float]:
+def _grid_units(file: h5py.File, units: Units) -> tuple[float, float]:
     """Factors to 1/Å and degrees; a partition in other coordinates than q and phi is refused."""
     path = file.filename
     names, listed = f"{QMAP}/map_names", f"{QMAP}/map_units"
@@ -141,7 +138,7 @@ def _grid_units(file: "h5py.File", units: Units) -> tuple[float, float]:
     return factors[0], factors[1]
 
 
-def _frame_interval(file: "h5py.File", units: Units) -> tuple[float | None, str, float]:
+def _frame_interval(file: h5py.File, units: Units) -> tuple[float | None, str, float]:
     """Return dt = frame_time * avg_frame * stride_frame, where it was looked for, and avg_frame."""
     where = (FRAME_TIME, f"{CONFIG}/avg_frame", f"{CONFIG}/stride_frame")
     frame_time, average, stride = (hdf5.optional_scalar(file, path) for path in where)
@@ -158,7 +155,7 @@ def _frame_interval(file: "h5py.File", units: Units) -> tuple[float | None, str,
 
 
 def roi_statistics(
-    file: "h5py.File", roi_path: str, mask_path: str, scattering_path: str | None, num_bins: int, missing: list[str]
+    file: h5py.File, roi_path: str, mask_path: str, scattering_path: str | None, num_bins: int, missing: list[str]
 ) -> tuple[FloatArray | None, FloatArray | None]:
     """Pixels of each bin under the mask, and mean counts per pixel; adds what is not there to `missing`."""
     if hdf5.find(file, roi_path) is None:

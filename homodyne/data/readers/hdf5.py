@@ -9,8 +9,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,9 +20,6 @@ from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.units import Units
 from homodyne.errors import DataError
 from homodyne.reading import reading, require_budget
-
-if TYPE_CHECKING:
-    import h5py
 
 _MAX_LINKS = 16  # soft links followed on the way to one dataset
 _MAX_TEXT = 4096  # bytes of one string
@@ -38,10 +36,8 @@ MOST_PIXELS = 1 << 28
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator["h5py.File"]:
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading only."""
-    import h5py
-
     try:
         file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=_CACHE)
     except OSError as error:
@@ -75,10 +71,8 @@ def unfinished(path: Path, error: OSError) -> str | None:
     return None
 
 
-def find(file: "h5py.File", path: str) -> Any:
+def find(file: h5py.File, path: str) -> Any:
     """Return the group or dataset at an absolute path, or None; links that leave the file are refused."""
-    import h5py
-
     where = f"{file.filename}: {path}"
     with reading(where):
         here: Any = file["/"]
@@ -107,7 +101,7 @@ def find(file: "h5py.File", path: str) -> Any:
         return here
 
 
-def _require_inside(dataset: "h5py.Dataset", where: str) -> None:
+def _require_inside(dataset: h5py.Dataset, where: str) -> None:
     """Refuse a dataset whose values lie in another file."""
     outside = [name for name, *_ in dataset.external or ()]
     if dataset.is_virtual:
@@ -119,20 +113,16 @@ def _require_inside(dataset: "h5py.Dataset", where: str) -> None:
         )
 
 
-def dataset(file: "h5py.File", path: str) -> "h5py.Dataset":
+def dataset(file: h5py.File, path: str) -> h5py.Dataset:
     """Return the dataset at a path, or say that it is missing."""
-    import h5py
-
     found = find(file, path)
     if not isinstance(found, h5py.Dataset):
         raise DataError(f"{file.filename}: {path} is missing; expected a dataset there.")
     return found
 
 
-def group_names(file: "h5py.File", path: str) -> list[str]:
+def group_names(file: h5py.File, path: str) -> list[str]:
     """Names inside a group, without opening them; empty when there is no such group."""
-    import h5py
-
     found = find(file, path)
     if not isinstance(found, h5py.Group):
         return []
@@ -140,7 +130,7 @@ def group_names(file: "h5py.File", path: str) -> list[str]:
         return [str(name) for name in found]
 
 
-def named(file: "h5py.File", pointer: str, candidates: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
+def named(file: h5py.File, pointer: str, candidates: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     """Return which of several groups holds the answer, and a note on the others.
 
     Parameters
@@ -172,7 +162,7 @@ def named(file: "h5py.File", pointer: str, candidates: Sequence[str]) -> tuple[s
     return chosen[0], tuple(f"results in {one} ({pointer} names {chosen[0]})" for one in candidates if one != chosen[0])
 
 
-def numbers(file: "h5py.File", path: str, most: int = MOST_NUMBERS) -> NDArray[Any]:
+def numbers(file: h5py.File, path: str, most: int = MOST_NUMBERS) -> NDArray[Any]:
     """Read a numeric dataset of any shape after checking its type, and that it has at most so many numbers."""
     found = dataset(file, path)
     where = f"{file.filename}: {path}"
@@ -185,7 +175,7 @@ def numbers(file: "h5py.File", path: str, most: int = MOST_NUMBERS) -> NDArray[A
         return np.asarray(found[()])
 
 
-def vector(file: "h5py.File", path: str, most: int = MOST_NUMBERS, *, finite: bool = True) -> FloatArray:
+def vector(file: h5py.File, path: str, most: int = MOST_NUMBERS, *, finite: bool = True) -> FloatArray:
     """Read a list of numbers, (n,), (1, n) or (n, 1), as float64."""
     values = numbers(file, path, most)
     if values.size and max(values.shape, default=1) != values.size:
@@ -196,7 +186,7 @@ def vector(file: "h5py.File", path: str, most: int = MOST_NUMBERS, *, finite: bo
     return flat
 
 
-def integers(file: "h5py.File", path: str, most: int = MOST_NUMBERS) -> NDArray[np.int64]:
+def integers(file: h5py.File, path: str, most: int = MOST_NUMBERS) -> NDArray[np.int64]:
     """Read a list of whole numbers (instruments also store them as floats)."""
     values = vector(file, path, most)
     if np.any(values != np.rint(values)) or np.any(np.abs(values) > 2**53):
@@ -204,7 +194,7 @@ def integers(file: "h5py.File", path: str, most: int = MOST_NUMBERS) -> NDArray[
     return values.astype(np.int64)
 
 
-def optional_scalar(file: "h5py.File", path: str) -> float | None:
+def optional_scalar(file: h5py.File, path: str) -> float | None:
     """Read one number of any shape with one element, or None when the dataset is not there."""
     if find(file, path) is None:
         return None
@@ -214,7 +204,7 @@ def optional_scalar(file: "h5py.File", path: str) -> float | None:
     return float(values[0])
 
 
-def images(file: "h5py.File", kinds: Mapping[str, str]) -> Iterator[list[NDArray[Any]]]:
+def images(file: h5py.File, kinds: Mapping[str, str]) -> Iterator[list[NDArray[Any]]]:
     """Yield some rows of each of several detector images of one shape, (h, w) or (1, h, w), in turn.
 
     `kinds` are the kinds of numbers that each path may hold.
@@ -236,7 +226,7 @@ def images(file: "h5py.File", kinds: Mapping[str, str]) -> Iterator[list[NDArray
         yield strips
 
 
-def image_shape(found: "h5py.Dataset") -> tuple[int, ...]:
+def image_shape(found: h5py.Dataset) -> tuple[int, ...]:
     """Shape of an image without the axes of length one that stand before it."""
     shape = tuple(int(length) for length in found.shape or ())
     return shape[-2:] if len(shape) > 2 and set(shape[:-2]) == {1} else shape
@@ -253,7 +243,7 @@ def text(value: Any, where: str) -> str:
     return value.strip()
 
 
-def texts(file: "h5py.File", path: str, most: int = _MOST_TEXTS) -> list[str]:
+def texts(file: h5py.File, path: str, most: int = _MOST_TEXTS) -> list[str]:
     """Read a list of strings."""
     found = dataset(file, path)
     where = f"{file.filename}: {path}"
@@ -264,10 +254,8 @@ def texts(file: "h5py.File", path: str, most: int = _MOST_TEXTS) -> list[str]:
         return [text(found[place], where) for place in np.ndindex(found.shape)]
 
 
-def other_masks(file: "h5py.File", used: str) -> tuple[str, ...]:
+def other_masks(file: h5py.File, used: str) -> tuple[str, ...]:
     """What to say of masks of a file, datasets with "mask" in their names, beside the one that is used."""
-    import h5py
-
     found, groups, seen, num_names = [], ["/"], set(), 0
     with reading(f"{file.filename}: names of masks"):
         while groups and num_names < _MOST_TEXTS:
@@ -285,7 +273,7 @@ def other_masks(file: "h5py.File", used: str) -> tuple[str, ...]:
     return (f"masks {', '.join(sorted(found))}",) if found else ()
 
 
-def stated_unit(file: "h5py.File", path: str) -> str | None:
+def stated_unit(file: h5py.File, path: str) -> str | None:
     """Return the unit that the attributes of a dataset state: `units`, or `unit`, in any case."""
     found = dataset(file, path)
     with reading(f"{path} (attributes)"):
@@ -298,19 +286,19 @@ def stated_unit(file: "h5py.File", path: str) -> str | None:
     return next(iter(stated), None)
 
 
-def factor(file: "h5py.File", path: str, quantity: str, units: Units) -> float:
+def factor(file: h5py.File, path: str, quantity: str, units: Units) -> float:
     """Return the factor to our unit of the numbers of a dataset; see `Units.factor`."""
     return units.factor(quantity, stated_unit(file, path), f"{file.filename}: {path}")
 
 
-def shape_and_dtype(file: "h5py.File", path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def shape_and_dtype(file: h5py.File, path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Return what the header of a dataset says."""
     found = dataset(file, path)
     with reading(f"{file.filename}: {path}"):
         return tuple(int(length) for length in found.shape or ()), found.dtype
 
 
-def map_frames(file: "h5py.File", path: str) -> int:
+def map_frames(file: h5py.File, path: str) -> int:
     """Return the number of frames of a square map after checking its shape and type."""
     shape, dtype = shape_and_dtype(file, path)
     if dtype.kind != "f" or len(shape) != 2 or shape[0] != shape[1]:
@@ -324,11 +312,11 @@ def map_frames(file: "h5py.File", path: str) -> int:
 class SquareMaps:
     """Maps in datasets of their own, whose sizes are compared when they are opened."""
 
-    def __init__(self, file: "h5py.File", paths: Sequence[str]) -> None:
+    def __init__(self, file: h5py.File, paths: Sequence[str]) -> None:
         self._file, self._paths = file, paths
         self.num_maps, self.num_frames = len(paths), map_frames(file, paths[0])
 
-    def _opened(self, index: int) -> tuple["h5py.Dataset", str]:
+    def _opened(self, index: int) -> tuple[h5py.Dataset, str]:
         path, where = self._paths[index], f"{self._file.filename}: {self._paths[index]}"
         n = map_frames(self._file, path)
         if n != self.num_frames:
@@ -354,10 +342,8 @@ class SquareMaps:
         return tuple(found) if len(found) == index.size else None
 
 
-def mapped(found: "h5py.Dataset", where: str) -> MapArray | None:
+def mapped(found: h5py.Dataset, where: str) -> MapArray | None:
     """Return a dataset as it lies in the file, mapped into memory; None unless it is float32 in one piece."""
-    import h5py
-
     with reading(where):
         layout = found.id.get_create_plist().get_layout()
         if found.dtype != np.float32 or layout != h5py.h5d.CONTIGUOUS or found.id.get_storage_size() != found.nbytes:
@@ -365,7 +351,7 @@ def mapped(found: "h5py.Dataset", where: str) -> MapArray | None:
         return np.memmap(found.file.filename, np.float32, "r", found.id.get_offset(), found.shape)
 
 
-def read_block(found: "h5py.Dataset", selection: Any, out: MapArray, where: str) -> None:
+def read_block(found: h5py.Dataset, selection: Any, out: MapArray, where: str) -> None:
     """Read part of a dataset straight into a float32 array."""
     with reading(where):
         _require_readable(found, where, 4 * out.size)
@@ -373,10 +359,8 @@ def read_block(found: "h5py.Dataset", selection: Any, out: MapArray, where: str)
             found.read_direct(out, selection)
 
 
-def _require_readable(found: "h5py.Dataset", where: str, num_bytes: int) -> None:
+def _require_readable(found: h5py.Dataset, where: str, num_bytes: int) -> None:
     """Check memory for the bytes that are read and for a storage chunk, and that compression can be undone."""
-    import h5py
-
     require_budget(num_bytes, found.file.filename, where)
     if found.chunks is None:
         return

@@ -7,8 +7,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,9 +22,6 @@ from homodyne.data.units import Units
 from homodyne.errors import DataError
 from homodyne.mapping import release_pages
 from homodyne.reading import require_budget
-
-if TYPE_CHECKING:
-    import h5py
 
 NAME = "homodyne"
 CONTAINERS = ("HDF5", "NPZ")
@@ -41,7 +39,7 @@ OPTIONAL = ("diagonal", "pixels", "mean_counts")
 class GroupFields:
     """The fields of an HDF5 file, which lie at its root; as `Members` has those of an NPZ file."""
 
-    def __init__(self, file: "h5py.File") -> None:
+    def __init__(self, file: h5py.File) -> None:
         self._file, self.path = file, file.filename
         self.names = hdf5.group_names(file, "/")
 
@@ -64,7 +62,7 @@ class GroupFields:
         return None if cube is None else maps_of(cube, index)
 
 
-Source: TypeAlias = "h5py.File | Members"
+Source: TypeAlias = h5py.File | Members
 
 
 def _fields(source: Source) -> GroupFields | Members:

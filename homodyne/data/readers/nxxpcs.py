@@ -1,7 +1,8 @@
 """NXxpcs results, the contributed NeXus application definition."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,9 +15,6 @@ from homodyne.data.units import Units
 from homodyne.errors import DataError
 from homodyne.reading import reading
 
-if TYPE_CHECKING:
-    import h5py
-
 NAME = "nxxpcs"
 CONTAINERS = ("HDF5",)
 MAPS = "twotime/two_time_corr_func"
@@ -24,12 +22,12 @@ MASKS = "instrument/masks"
 _CUBES = {"one_array_q_first": 0, "one_array_q_last": 2}  # storage modes, with the axis of the maps
 
 
-def absent(file: "h5py.File") -> list[str]:
+def absent(file: h5py.File) -> list[str]:
     """Paths that mark this layout and are not in the file."""
     return [] if _entries(file) else ["/entry/definition = NXxpcs", f"/entry/{MAPS}"]
 
 
-def _entries(file: "h5py.File") -> list[str]:
+def _entries(file: h5py.File) -> list[str]:
     """Paths of the entries that say they are NXxpcs and hold two-time maps."""
     found = []
     for name in hdf5.group_names(file, "/"):
@@ -40,7 +38,7 @@ def _entries(file: "h5py.File") -> list[str]:
     return found
 
 
-def catalog(file: "h5py.File", units: Units) -> Catalog:
+def catalog(file: h5py.File, units: Units) -> Catalog:
     """List the maps of an NXxpcs file; map number k belongs to region k + 1 of the masks."""
     path = file.filename
     entry, unused = hdf5.named(file, "@default", _entries(file))
@@ -113,7 +111,7 @@ def _has_data(one: MapArray) -> bool:
     return any(np.any(later & (strip != 0) & ~np.isnan(strip)) for _, strip, later in upper_strips(one))
 
 
-def _attributes(file: "h5py.File", where: str) -> tuple[str, int, bool]:
+def _attributes(file: h5py.File, where: str) -> tuple[str, int, bool]:
     """Return storage_mode, baseline_reference and whether time starts at the lower left."""
     found = hdf5.dataset(file, where)
     label = f"{file.filename}: {where} (attribute {{}})"
@@ -141,7 +139,7 @@ def _attributes(file: "h5py.File", where: str) -> tuple[str, int, bool]:
 class _Cube(hdf5.SquareMaps):
     """Maps in one dataset, along its first axis or its last."""
 
-    def __init__(self, file: "h5py.File", path: str, q_axis: int) -> None:
+    def __init__(self, file: h5py.File, path: str, q_axis: int) -> None:
         shape, dtype = hdf5.shape_and_dtype(file, path)
         square = tuple(length for axis, length in enumerate(shape) if axis != q_axis)
         if dtype.kind != "f" or len(shape) != 3 or square[0] != square[1]:
@@ -161,7 +159,7 @@ class _Cube(hdf5.SquareMaps):
         return None if cube is None else cube[index]
 
 
-def _stored(file: "h5py.File", where: str, mode: str) -> tuple[hdf5.SquareMaps, tuple[str, ...]]:
+def _stored(file: h5py.File, where: str, mode: str) -> tuple[hdf5.SquareMaps, tuple[str, ...]]:
     """Maps of a storage_mode, and their names; `where` is a cube of them, or lists names, absolute or next to it."""
     if mode in _CUBES:
         cube = _Cube(file, where, _CUBES[mode])
@@ -174,7 +172,7 @@ def _stored(file: "h5py.File", where: str, mode: str) -> tuple[hdf5.SquareMaps, 
     return hdf5.SquareMaps(file, paths), tuple(names)
 
 
-def _frame_time(file: "h5py.File", instrument: str, units: Units) -> tuple[float | None, str]:
+def _frame_time(file: h5py.File, instrument: str, units: Units) -> tuple[float | None, str]:
     """Return frame_time of the detector in s, and where it was looked for."""
     found: dict[str, float] = {}
     for name in hdf5.group_names(file, instrument):

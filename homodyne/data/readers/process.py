@@ -263,8 +263,6 @@ def _in_the_process(*arguments: Any) -> Any:
 
 def serve(descriptor: int) -> None:
     """Do what the parent asks for through the socket with number `descriptor` until that is closed."""
-    import h5py  # noqa: F401  takes address space
-
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     served, pipe = _Served(), socket.socket(fileno=descriptor)
     pipe.set_inheritable(False)
