@@ -153,15 +153,13 @@ def writable_folder(folder: Path) -> Iterator[None]:
     InputError
         It cannot be made, or not be written to.
     """
-    made: list[Path] = []
+    made = [each for each in (folder, *folder.parents) if not os.path.exists(each)]
     try:
         try:
-            made += [each for each in (folder, *folder.parents) if not each.exists()]
             make_folder(folder)
             require_writable(folder / ".homodyne", OWN)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise InputError(f"cannot write to the folder {os.fspath(folder)!r}: {reason}; choose another") from error
+        except InputError as error:
+            raise InputError(f"cannot write to the folder {os.fspath(folder)!r}: {error}") from error
         yield
     finally:
         with suppress(OSError, ValueError):
@@ -310,16 +308,10 @@ class Sink(io.RawIOBase):
         self.error: OSError | None = None
 
     def readable(self) -> bool:
-        """Return True."""
+        """Return True, as `writable` and `seekable` do."""
         return True
 
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
+    writable = seekable = readable
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move the position."""
