@@ -10,7 +10,7 @@ import typer
 
 from homodyne.cli.output import require_figure, write_figure
 from homodyne.cli.simulate import GAP, TRUTHS, Q, number
-from homodyne.cli.terminal import printable, progress_bars, say
+from homodyne.cli.terminal import progress_bars, say
 from homodyne.errors import InputError
 from homodyne.files import PLAN, require_writable, write_atomically
 
@@ -114,27 +114,21 @@ def _print_table(
     planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]", relative: Collection[str]
 ) -> None:
     """One line for each value; one column for each parameter."""
-    from rich.console import Console
-    from rich.table import Table
+    from homodyne.result.summary import align_table
 
     free = list(found[0].true)
-    simulated = bool(found[0].simulated)
-    others = (f"{key} {getattr(planned, key):g}" for key in (*VARIED, "contrast", "dt", "q") if key != name)
-    table = Table(title=f"standard deviations, {', '.join(others)}", title_justify="left")
-    table.add_column(name, justify="right")
-    for parameter in free:
-        table.add_column(printable(f"{parameter} = {planned.params[parameter]:.4g}"), justify="right")
+    lines = [(name, *(f"{parameter} = {planned.params[parameter]:.4g}" for parameter in free))]
     for value, one in zip(varied, found, strict=True):
         cells = []
         for parameter in free:
-            widths = [one.true[parameter], one.independent[parameter]]
-            widths += [one.simulated[parameter]] if simulated else []
-            shown = [_shown(width, planned.params[parameter], parameter in relative) for width in widths]
-            cells.append(f"{shown[0]} ({shown[1]})" + (f" [{shown[2]}]" if simulated else ""))
-        table.add_row(f"{value:g}", *cells)
-    console = Console(width=max(100, 16 + 22 * len(free)), markup=False)
-    console.print(table)
-    brackets = "; in square brackets: scatter of simulated measurements" if simulated else ""
+            kinds = filter(None, (one.true, one.independent, one.simulated))
+            shown = [_shown(kind[parameter], planned.params[parameter], parameter in relative) for kind in kinds]
+            cells.append("{} ({})".format(*shown) + "".join(f" [{simulated}]" for simulated in shown[2:]))
+        lines.append((f"{value:g}", *cells))
+    others = (f"{key} {getattr(planned, key):g}" for key in (*VARIED, "contrast", "dt", "q") if key != name)
+    say(f"standard deviations, {', '.join(others)}")
+    say("\n".join(align_table(lines, 0)))
+    brackets = "; in square brackets: scatter of simulated measurements" if found[0].simulated else ""
     say(f"in brackets: what independent noise would promise{brackets}; what the data alone say, without a prior")
 
 
