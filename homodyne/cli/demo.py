@@ -55,12 +55,9 @@ def _fit(settings: dict[str, Any], directory: Path, seed: int, truth: dict[str, 
 
 def _compare(result: "MCMCResult", truth: dict[str, float]) -> None:
     """Print how far the posterior lies from the parameters that made the data."""
-    import numpy as np
-
     say(f"\n{'':18s}{'truth':>12s}{'mean':>12s}{'sd':>12s}{'(mean - truth) / sd':>22s}")
     for name, value in truth.items():
-        draws = np.asarray(result.samples[name])
-        mean, sd = float(draws.mean()), float(draws.std())
+        mean, sd = result.mean[name], result.sd[name]
         say(f"{name:18s}{value:12.4g}{mean:12.4g}{sd:12.2g}{(mean - value) / sd:22.2f}")
 
 

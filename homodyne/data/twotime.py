@@ -114,15 +114,17 @@ class TwoTimeData:
     @cached_property
     def num_pairs(self) -> int:
         """Number of elements of all maps that are data."""
-        return sum(
-            int(np.count_nonzero(self.usable(k, rows)))
-            for k, _ in enumerate(each_map(self.c2))
-            for rows in strips(self.num_frames)
-        )
+        return sum(int(np.count_nonzero(there)) for _, _, there in self._strips())
 
     def left_out_lines(self) -> list[str]:
         """What is no data and why, a line for each kind; frames as numbered in the source."""
         return sentences(self.left_out, self.num_maps, self.frames[0])
+
+    def _strips(self) -> Iterator[tuple[int, slice, BoolArray]]:
+        """Map, rows, and which of their elements are data; what was read of a map leaves memory before the next."""
+        for k, _ in enumerate(each_map(self.c2)):
+            for rows in strips(self.num_frames):
+                yield k, rows, self.usable(k, rows)
 
     def usable(self, k: int, rows: slice = slice(None)) -> BoolArray:
         """Elements in some rows of map k that are data, (rows, n).
@@ -162,18 +164,16 @@ class TwoTimeData:
         if self.weights is not None:
             raise DataError("the data have weights; expected data without, multiply the weights and give them once.")
         alive, left_out = self.alive.copy(), list(self.left_out)
-        for k, _ in enumerate(each_map(self.c2)):
-            pairs, left = 0, np.zeros(self.num_frames, dtype=np.int64)
-            for rows in strips(self.num_frames):
-                there = self.usable(k, rows)
-                kept = there & (found[k][rows] > 0)
-                pairs += int(np.count_nonzero(there) - np.count_nonzero(kept))
-                left[rows] += np.count_nonzero(kept, axis=1)
-                left += np.count_nonzero(kept, axis=0)
-            if pairs:
-                frames = np.flatnonzero(alive[k] & (left == 0))
-                alive[k, frames] = False
-                left_out.append(LeftOut(k, "weight", pairs, tuple(frames.tolist())))
+        pairs, left = np.zeros(self.num_maps, dtype=np.int64), np.zeros(alive.shape, dtype=np.int64)
+        for k, rows, there in self._strips():
+            kept = there & (found[k][rows] > 0)
+            pairs[k] += np.count_nonzero(there) - np.count_nonzero(kept)
+            left[k, rows] += np.count_nonzero(kept, axis=1)
+            left[k] += np.count_nonzero(kept, axis=0)
+        for k in np.flatnonzero(pairs).tolist():
+            frames = np.flatnonzero(alive[k] & (left[k] == 0))
+            alive[k, frames] = False
+            left_out.append(LeftOut(k, "weight", int(pairs[k]), tuple(frames.tolist())))
         _require_frames(alive, self.q, self.phi, left_out)
         diagonal = None if self.diagonal is None else np.where(alive, self.diagonal, np.nan)
         return replace(self, alive=alive, diagonal=diagonal, left_out=_in_order(left_out), weights=found)
@@ -182,17 +182,16 @@ class TwoTimeData:
         """Weights of every map, (n, n), over their mean over the pairs that are data; None where there are none."""
         if self.weights is None:
             return None
+        total, count = np.zeros(self.num_maps), np.zeros(self.num_maps)
+        for k, rows, there in self._strips():
+            total[k] += self.weights[k][rows][there].sum(dtype=np.float64)
+            count[k] += np.count_nonzero(there)
         found: dict[tuple[int, float], MapArray] = {}  # maps that have the same weights share them
         ratios = []
-        for k, own in enumerate(self.weights):
-            total = count = 0.0
-            for rows in strips(self.num_frames):
-                there = self.usable(k, rows)
-                total += float(own[rows][there].sum(dtype=np.float64))
-                count += np.count_nonzero(there)
-            key = own.__array_interface__["data"][0], total / count
+        for own, mean in zip(self.weights, (total / count).tolist(), strict=True):
+            key = own.__array_interface__["data"][0], mean
             if key not in found:
-                found[key] = np.asarray(own / key[1], dtype=np.float32)
+                found[key] = np.asarray(own / mean, dtype=np.float32)
             ratios.append(found[key])
         return tuple(ratios)
 
@@ -202,11 +201,10 @@ class TwoTimeData:
         if ratios is None:
             return ""
         low, high = np.inf, 0.0
-        for k, own in enumerate(ratios):
-            for rows in strips(self.num_frames):
-                there = own[rows][self.usable(k, rows)]
-                if there.size:
-                    low, high = min(low, float(there.min())), max(high, float(there.max()))
+        for k, rows, there in self._strips():
+            some = ratios[k][rows][there]
+            if some.size:
+                low, high = min(low, float(some.min())), max(high, float(some.max()))
         return f"pairs have weights, {low:.3g} to {high:.3g} times the mean of their map"
 
     def label(self, k: int) -> str:
