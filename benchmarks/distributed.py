@@ -81,9 +81,9 @@ def measure(count: int, frames: int, workers: int) -> dict[str, Any]:
     """Reduce maps and take direct sums about the truth on worker processes; what it took."""
     from homodyne.config.io import load_config
     from homodyne.config.physics import scaling_of, space_of
-    from homodyne.likelihood.direct import errors_against, parameters_at
+    from homodyne.likelihood.direct import errors_against
     from homodyne.likelihood.maps import Maps
-    from homodyne.likelihood.posterior import score_many
+    from homodyne.likelihood.posterior import parameters_at_images, score_many
     from homodyne.likelihood.reduction import Accuracy
     from homodyne.optimization.passes import Passes
     from homodyne.optimization.problem import Problem
@@ -114,7 +114,7 @@ def measure(count: int, frames: int, workers: int) -> dict[str, Any]:
             z = space.coordinates(TRUTH)
             root = np.linalg.cholesky(np.linalg.inv(score_many(z[None], posterior).information[0]))
             points = z + np.random.default_rng(0).standard_normal((POINTS, z.size)) @ root.T
-            exact = work.direct(space.model, parameters_at(points, posterior), posterior.nodes)
+            exact = work.direct(space.model, parameters_at_images(points, posterior), posterior.nodes)
             error = float(errors_against(exact, points, posterior).std(ddof=1))
         wall = time.perf_counter() - start
         entries = [json.loads(line) for line in log.read_text().splitlines()]

@@ -13,7 +13,7 @@ from benchmarks.page import Row
 from homodyne.config.io import load_config
 from homodyne.likelihood.direct import direct_moments, reduction_errors
 from homodyne.likelihood.posterior import inside, log_density
-from homodyne.optimization.pilot import Pilot, PilotSettings, physical_values, pilot_fit
+from homodyne.optimization.pilot import Pilot, PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
 
 SEARCH = PilotSettings(num_candidates=40, num_starts=1)
@@ -44,7 +44,7 @@ def run(small: bool = False) -> Iterator[Row]:
     """Rows of the table."""
     pilot = pilot_of(*((100, 3) if small else (2000, 25)))
     problem, mode, maps = pilot.problem, pilot.mode, pilot.problem.maps
-    posterior, point = jax.device_put(pilot.posterior), physical_values(pilot.space, mode.z[None])
+    posterior, point = jax.device_put(pilot.posterior), pilot.space.parameters_at(mode.z[None])
     pairs, number = pilot.posterior.nodes.num_points, int(pilot.grid.limits[-1])
     yield Row("pairs of frames, all maps", f"{pairs:,}")
     yield Row("nodes of a map", f"{number:,}; {pairs / maps.num_maps / number:.0f} times fewer than its pairs")
