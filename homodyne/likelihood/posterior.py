@@ -242,7 +242,8 @@ def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
     """`Scoring` at coordinates z (space.dim,), for fixed noise.
 
     One forward derivative of g per coordinate gives everything: moments change by sums of the data times these. They
-    are summed map by map, as products of matrices, so that derivatives at all nodes of all maps never exist at once.
+    are summed map by map, so that derivatives at all nodes of all maps never exist at once, and by products with
+    vectors, of which the rounding does not depend on the number of threads.
     """
     space, nodes, adjustment = posterior.space, posterior.nodes, posterior.adjustment
     sigma = jnp.asarray(posterior.sigma)
@@ -258,7 +259,7 @@ def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
 
         g, slopes = jax.vmap(lambda along: jax.jvp(correlation, (z,), (along,)), out_axes=(None, 0))(jnp.eye(len(z)))
         rows = jnp.concatenate([jnp.ones_like(g)[None], g[None], slopes])
-        return (rows * weight) @ rows.T, rows @ weight_y
+        return jax.lax.map(lambda row: rows @ (row * weight), rows), rows @ weight_y
 
     products, data = jax.lax.map(of_map, (nodes.weight, nodes.weight_y, jnp.asarray(nodes.q), jnp.asarray(nodes.phi)))
 

@@ -338,7 +338,7 @@ class Cluster(ClusterExecutor):
 @pytest.mark.parametrize("count", [0, OSError("away")])
 def test_a_cluster_without_workers_is_named_each_time(count, own, caplog):
     """A cluster of somebody else is never given up."""
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="homodyne")
     now, cluster = [0.0], Cluster(2, own)
     workers = _Workers("dask", lambda: now[0])
 
