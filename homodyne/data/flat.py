@@ -167,7 +167,10 @@ class _Points:
         self._given = arrays
         if self.masked:
             full["mask"] = arrays["mask"] = np.ma.getmaskarray(values)
-        self._flat = {name: array.flat for name, array in full.items()}
+        self._flat = {
+            name: np.broadcast_to(a.flat[0], (self.size,)) if arrays[name].size == 1 else _flat(a)
+            for name, a in full.items()
+        }
 
     def masked_sides(self) -> NDArray[np.bool_]:
         """Whether what is masked of the points with t1 > t2, t1 = t2 and t1 < t2 is masked as a pair.
@@ -186,8 +189,8 @@ class _Points:
         """Sorted distinct values of "phi" or "q", or of "t1" and "t2" together ("t")."""
         found = np.empty(0)
         for part in ("t1", "t2") if name == "t" else (name,):
-            values = self._given[part].flat
-            for start in range(0, len(values), _CHUNK):
+            values = _flat(self._given[part])
+            for start in range(0, self._given[part].size, _CHUNK):
                 some = np.unique(self._in_our_unit(part, values[start : start + _CHUNK]))
                 if not np.isfinite(some).all():
                     raise DataError(f"{part} holds NaN or infinite values; expected finite numbers at every point.")
@@ -208,6 +211,11 @@ class _Points:
         found = np.asarray(values, dtype=np.float64)
         factor = self._scale.get(name, 1.0)
         return found if factor == 1.0 else found * factor
+
+
+def _flat(values: NDArray[Any]) -> Any:
+    """Values one after the other, without a copy; the iterator of NumPy is 20 times slower where they lie so."""
+    return values.reshape(-1) if values.flags.c_contiguous else values.flat
 
 
 def _require_grid(num_points: int, n: int, n_maps: int) -> None:

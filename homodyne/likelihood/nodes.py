@@ -60,6 +60,13 @@ class Nodes(NamedTuple):
     phi: Any
     gap: Any
 
+    @classmethod
+    def none(cls, q: Any, phi: Any) -> "Nodes":
+        """No data of maps at q and phi (n_maps,): for what asks nothing of nodes, so that one program serves any."""
+        n = len(q)
+        empty = np.zeros((n, 0))
+        return cls(np.zeros(0), np.zeros(0), empty, empty, np.zeros((n, 5)), np.zeros(n), q, phi, np.nan)
+
     @property
     def num_maps(self) -> int:
         """Number of maps."""

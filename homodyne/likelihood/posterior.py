@@ -143,19 +143,16 @@ def evaluate_from(points: Array, m: Moments, posterior: Posterior) -> Evaluation
 
     Of the nodes of the posterior nothing is used.
     """
-    return _evaluations_from((points, m), _without_nodes(posterior))  # type: ignore[no-any-return]
+    return _evaluations_from((points, m), _without_data(posterior))  # type: ignore[no-any-return]
 
 
 def parameters_at_images(points: Array, posterior: Posterior) -> dict[str, Array]:
     """Parameters of the model by name, (n,) each, at `image` of points (n, dim): those at which nodes are evaluated."""
-    return _at_images(points, _without_nodes(posterior))  # type: ignore[no-any-return]
+    return _at_images(points, _without_data(posterior))  # type: ignore[no-any-return]
 
 
-def _without_nodes(posterior: Posterior) -> Posterior:
-    """The posterior for what asks nothing of the nodes, so that one program serves any number of them."""
-    nodes = posterior.nodes
-    none = np.zeros((len(nodes.q), 0))
-    return replace(posterior, nodes=nodes._replace(t1=none[0], t2=none[0], weight=none, weight_y=none))
+def _without_data(posterior: Posterior) -> Posterior:
+    return replace(posterior, nodes=Nodes.none(posterior.nodes.q, posterior.nodes.phi))
 
 
 def inside(points: Array, posterior: Posterior) -> Array:

@@ -233,19 +233,7 @@ class XpcsModel(Model):
     @property
     def _numbers(self) -> Posterior:
         """Posterior without data, for what follows from moments."""
-        none = np.zeros((len(self.phi), 0))
-        nothing = Nodes(
-            none[0],
-            none[0],
-            none,
-            none,
-            np.zeros((len(self.phi), 5)),
-            np.zeros(len(self.phi)),
-            self.q,
-            self.phi,
-            np.nan,
-        )
-        return self.posterior(nothing)
+        return self.posterior(Nodes.none(self.q, self.phi))
 
     def finish(self, z: Array, merged: Array, rng: np.random.Generator) -> dict[str, Array]:
         """Draws of free physical parameters, contrast and offset from draws z (chain, draw, d)."""

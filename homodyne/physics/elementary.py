@@ -1,7 +1,7 @@
 """Functions of JAX arrays of which models are made, in forms that XLA makes fast code of, in float64.
 
 All broadcast, and have derivatives of every order. A model is evaluated at every node of every map, so that these
-decide how long a fit takes; the performance page has what they gain.
+decide how long a fit takes.
 """
 
 import math
@@ -23,7 +23,7 @@ def power(x: ArrayLike, exponent: ArrayLike) -> jax.Array:
 def combination(factors: tuple[ArrayLike, ArrayLike], parts: tuple[ArrayLike, ArrayLike]) -> jax.Array:
     """Sum of two parts times their factors.
 
-    With factors that are numbers it is a product of matrices. XLA keeps the result of one; of sums and products it
+    With factors that are numbers it is a product with a vector. XLA keeps the result of one; of sums and products it
     works out the parts once more wherever they are used, so those that all maps share once for every map.
     """
     both = jnp.broadcast_arrays(*(jnp.asarray(part, dtype=float) for part in parts))

@@ -7,7 +7,7 @@ import logging
 import pickle
 import queue
 import threading
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -27,7 +27,7 @@ TICK = 1.0  # most seconds between two looks for stragglers
 LOOK = 5.0  # seconds between two questions for workers
 
 
-class ClusterExecutor(Executor):
+class ClusterExecutor(Executor, ABC):
     """An executor whose workers come and go without a word: without any, what it was given waits.
 
     Attributes
