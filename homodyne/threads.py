@@ -1,11 +1,14 @@
-"""Work of one process on many things at once: `in_threads`, and how many threads it may use."""
+"""Work of one process on many things at once: `in_threads`, how many threads it may use, and `one_blas_thread`."""
 
 import os
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import scipy.linalg  # noqa: F401  whose BLAS is limited only once it is loaded
 from threadpoolctl import threadpool_limits
 
 from homodyne.device.config import usable_cores
@@ -26,6 +29,35 @@ def _cores() -> int:
     return usable_cores()
 
 
+class _Blas:
+    """The limit of the BLAS libraries of this process, and how many need it."""
+
+    lock = threading.Lock()
+    users = 0
+    limit: Any = None
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep matrix products of this process to one thread each; also a decorator of functions.
+
+    BLAS adds numbers in another order with several threads, so that results would differ in their last digits from
+    one machine to the next. The limit is one of the whole process: it ends with the last of those that need it, in
+    whichever order they end.
+    """
+    with _Blas.lock:
+        if _Blas.users == 0:
+            _Blas.limit = threadpool_limits(1, "blas")
+        _Blas.users += 1
+    try:
+        yield
+    finally:
+        with _Blas.lock:
+            _Blas.users -= 1
+            if _Blas.users == 0:
+                _Blas.limit.restore_original_limits()
+
+
 def in_threads(
     function: Callable[[One], Result],
     items: Iterable[One],
@@ -38,7 +70,7 @@ def in_threads(
     called with how many items are done.
     """
     found: list[Result] = []
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers or num_threads()) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(workers or num_threads()) as pool:
         for one in pool.map(function, items):
             found.append(one)
             progress(len(found))

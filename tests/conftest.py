@@ -46,6 +46,16 @@ def same_registries():
         yield
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Nothing that is called leaves the process with another number of threads, or passes one on."""
+    from homodyne.optimization.cmc.backends.multiprocessing import thread_limits
+
+    before = {name: os.environ.get(name) for name in thread_limits(1)}
+    yield
+    assert {name: os.environ.get(name) for name in before} == before
+
+
 @pytest.hookimpl(tryfirst=True)  # before marks select
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark, and put files that take long first: several processes take files in this order, and end together."""

@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from homodyne import threads
 from homodyne.device.config import detect_hardware
-from homodyne.threads import in_threads, num_threads
+from homodyne.threads import in_threads, num_threads, one_blas_thread
 
 
 def blas_threads():
@@ -28,6 +28,22 @@ def test_matrix_products_have_one_thread_meanwhile():
     assert before
     assert in_threads(lambda _: max(blas_threads()), range(3), 2) == [1, 1, 1]
     assert blas_threads() == before
+
+
+def test_the_limit_ends_with_the_last_that_needs_it():
+    before, first, second = blas_threads(), one_blas_thread(), one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert blas_threads() == [1 for _ in before], "the first has ended, the second still counts on it"
+    second.__exit__(None, None, None)
+    assert blas_threads() == before
+    limits = threadpool_limits(1, "blas"), threadpool_limits(1, "blas")
+    for one in limits:  # planted: the second to end puts back the one thread that it found
+        one.restore_original_limits()
+    left = blas_threads()
+    limits[0].restore_original_limits()
+    assert left != before or set(before) == {1}
 
 
 def test_an_error_ends_the_work_and_restores_the_threads():

@@ -50,6 +50,7 @@ from homodyne.optimization.samplers import Course, Draws
 from homodyne.optimization.xpcs import XpcsModel, fit_shards, require_shards
 from homodyne.registries import SAMPLERS
 from homodyne.result.record import MCMCResult
+from homodyne.threads import one_blas_thread
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class _Clock:
         self.last = now
 
 
+@one_blas_thread()
 def fit(
     data: TwoTimeData,
     *,

@@ -21,6 +21,7 @@ from homodyne.optimization.passes import MapWork
 from homodyne.optimization.xpcs import XpcsModel, consensus_settings, placed, reopen
 from homodyne.registries import STRATEGIES
 from homodyne.result.record import MCMCResult
+from homodyne.threads import one_blas_thread
 from homodyne.versions import used_versions
 
 FREE = (
@@ -57,6 +58,7 @@ class StoredRun:
     init: Initialization
     modes: list[Mode]
 
+    @one_blas_thread()
     def finish(self, *, sample_missing: bool = False, progress: Progress | None = None) -> MCMCResult:
         """Combine the shards, polish and certify.
 

@@ -1,5 +1,6 @@
 """Shards on the command line: kept beside the result, resumed after any end, combined and certified again."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -166,11 +167,10 @@ def test_what_is_replaced_goes_when_the_new_is_complete(homodyne, file, fitted, 
 
 
 def started(file: Path, folder: Path) -> subprocess.Popen:
-    """Start a fit over four shards, in a process that has finished one of them at least."""
-    program = Path(sys.executable).with_name("homodyne")
-    process = subprocess.Popen(
-        [program, "fit", file, *FOUR, "--output", folder], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    """Start a fit over four shards, in a process of one thread that has finished one of them at least."""
+    command = [Path(sys.executable).with_name("homodyne"), "fit", file, *FOUR, "--output", folder]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, **pipes)
     while not list(Path(f"{folder}.store").glob("results/*.npz")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)

@@ -36,6 +36,7 @@ from homodyne.optimization.cmc.svi_init import (
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.cmc.whole import POOL, look_for_modes, on_all_data, sample_whole
 from homodyne.result.record import MCMCResult
+from homodyne.threads import one_blas_thread
 from homodyne.versions import used_versions
 
 INITIALIZATIONS = ("nlsq", "svi", "identity")
@@ -44,6 +45,7 @@ CAVITY = 3.0  # what a shard is given of the others, in units of what it knows i
 _POOLED = 20_000  # observations that svi looks at
 
 
+@one_blas_thread()
 def sample_consensus(
     model: object,
     data: Mapping[str, npt.ArrayLike],

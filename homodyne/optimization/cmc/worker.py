@@ -24,12 +24,14 @@ from homodyne.optimization.cmc.store.shards import read_arrays
 from homodyne.optimization.cmc.types import CHEAPEST, ShardResult, ShardTask
 from homodyne.optimization.cmc.weighted_shard import programs, weighted_draws
 from homodyne.optimization.nuts import NutsSettings, sample
+from homodyne.threads import one_blas_thread
 
 Array = npt.NDArray[np.float64]
 
 MIN_ESS = 100.0  # effective draws of a shard, at least: its estimate errs by a factor of three once in a thousand
 
 
+@one_blas_thread()
 def run_shard(task: ShardTask) -> ShardResult | Array:
     """Sample the shard of a task, or return the model's statistics (S, k) at its points.
 

@@ -4,13 +4,14 @@
 """
 
 import logging
+import os
 import pickle
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,18 @@ logger = logging.getLogger(__name__)
 
 TICK = 1.0  # most seconds between two looks for stragglers
 LOOK = 5.0  # seconds between two questions for workers
+
+
+@contextmanager
+def _unchanged_environment() -> Iterator[None]:
+    """Put the environment of this process back: Dask leaves in it how many threads its workers may have."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 class ClusterExecutor(Executor, ABC):
@@ -104,6 +117,7 @@ class ExecutorBackend(CMCBackend):
         self._kept, self._executor = False, None
         self._held.close()
 
+    @_unchanged_environment()
     def run(
         self, tasks: Sequence[ShardTask], *, on_result: OnResult, progress: Progress | None = None
     ) -> list[ShardFailure]:
