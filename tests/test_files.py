@@ -11,16 +11,22 @@ from matplotlib.figure import Figure
 import homodyne as package
 from homodyne import files
 from homodyne.cli.program import run
+from homodyne.config.io import load_config
 from homodyne.data import save_hdf5, save_npz, write_aps_u
+from homodyne.device.config import detect_hardware
 from homodyne.errors import InputError
 from homodyne.files import FIGURE, OWN, remove_abandoned, temporary_folder, writable_folder, write_atomically
+from homodyne.optimization.problem import build_problem
+from homodyne.optimization.xpcs import count_shards, most_shards
 from homodyne.testing.results import example_result
 from homodyne.viz.figures import FORMATS, figure_bytes
 
 
-def measurement():
+def measurement(num_frames=8):
     truth = {"D0": 2e4, "alpha": -0.5, "D_offset": 0.0}
-    return package.simulate(truth, q=0.01, num_frames=8, dt=0.1, phi=[0.0], contrast=0.3, kind="independent", sigma=0.1)
+    return package.simulate(
+        truth, q=0.01, num_frames=num_frames, dt=0.1, phi=[0.0], contrast=0.3, kind="independent", sigma=0.1
+    )
 
 
 def figure(path, data):
@@ -134,12 +140,11 @@ def test_a_limit_of_memory_is_refused_in_one_sentence():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sharding.num_shards": 500}, "use at most (7|28) shards"),
-        ({"sharding.num_shards": 500, "sharding.strategy": "interleaved"}, "use at most 7 shards"),
         (
-            {"sharding.num_shards": 20},
-            "pairs of frames have .* each, fewer than what is unknown .3 parameters, contrast",
+            {"sharding.num_shards": 2},
+            "2 shards are too many, .* 5 pairs .* each of 5 unknown .* at most 1 shard ",
         ),
+        ({"sharding.max_points_per_shard": 14}, "2 shards are too many, .*max_points_per_shard"),
         ({"backend.enable_checkpoints": True}, "no folder is given to keep the shards in"),
         ({"backend.checkpoint_dir": "/proc/x"}, "cannot write to the folder '/proc/x'"),
     ],
@@ -152,3 +157,26 @@ def test_shards_that_cannot_be_are_refused_before_the_pilot_fit(monkeypatch, cha
         config["optimization"]["cmc"].setdefault(section, {})[key] = value
     with pytest.raises(InputError, match=message):
         package.fit(measurement(), mode="static", method="cmc", config=config)
+
+
+@pytest.mark.parametrize(("strategy", "most"), [("random", 285), ("frame_blocks", 119)])
+def test_the_number_of_shards_that_is_advised_is_accepted(monkeypatch, strategy, most):
+    monkeypatch.setattr("homodyne.optimization.mcmc.pilot_fit", lambda *arguments, **more: raise_reached())
+    data = measurement(120)
+    for asked, outcome in ((5000, f"at most {most} shards"), (most + 1, f"at most {most} shards"), (most, "reached")):
+        config = {"optimization": {"cmc": {"sharding": {"num_shards": asked, "strategy": strategy}}}}
+        with pytest.raises(InputError, match=outcome):
+            package.fit(data, mode="static", method="cmc", config=config)
+
+
+def test_no_more_shards_are_chosen_than_may_be_asked_for():
+    config = load_config(None, ["analysis_mode=static", "optimization.cmc.backend.num_workers=99"])
+    maps = build_problem(measurement(60), config).maps
+    most = most_shards(config, maps)
+    assert most[0] == 60 * 59 // 2 // 25
+    counted = count_shards(maps.num_pairs, most, config.optimization.cmc, detect_hardware())
+    assert counted == (70, "70 shards, each with " + most[1])
+
+
+def raise_reached():
+    raise InputError("the pilot fit is reached")

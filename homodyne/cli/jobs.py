@@ -63,7 +63,8 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
     from homodyne.optimization.cmc.backends.jobs import job_script
     from homodyne.optimization.cmc.backends.selection import select_backend
     from homodyne.optimization.cmc.store.rounds import SAMPLING
-    from homodyne.optimization.xpcs import backend_options, count_shards
+    from homodyne.optimization.problem import build_problem
+    from homodyne.optimization.xpcs import backend_options, count_shards, most_shards, require_shards
 
     cmc, hardware = config.optimization.cmc, detect_hardware()
     backend = select_backend(hardware, cmc.backend.name, options=backend_options(cmc))
@@ -72,7 +73,10 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
             "--dry-run shows the job of a scheduler: give --method cmc and optimization.cmc.backend.name=slurm or pbs "
             f"(now {config.optimization.method} and {backend.get_backend_name()}), and keep checkpoints enabled"
         )
-    count = min(count_shards(data.num_pairs, cmc, hardware)[0], backend.jobs.max_array_size)
+    maps = build_problem(data, config).maps
+    require_shards(config, maps)
+    shards, _ = count_shards(maps.num_pairs, most_shards(config, maps), cmc, hardware)
+    count = min(shards, backend.jobs.max_array_size)
     folder, model = Path(cmc.backend.checkpoint_dir).resolve(), config.analysis_mode
     return job_script(backend.dialect, backend.jobs, folder, SAMPLING, 0, count, model)
 

@@ -54,6 +54,12 @@ class Maps:
         """Number of frames."""
         return len(self.t)
 
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of frames that carry data, of all maps."""
+        good = np.count_nonzero(self.alive, axis=1)
+        return int(np.sum(good * (good - 1) // 2))
+
     @cached_property
     def uniform(self) -> bool:
         """Whether frames follow each other in equal steps."""

@@ -24,7 +24,7 @@ from homodyne.certificate.importance import smoothed
 from homodyne.certificate.proposal import Mode, Normal
 from homodyne.config.io import load_config, resolve, to_mapping
 from homodyne.config.physics import scaling_of, space_of
-from homodyne.config.schema import CMCConfig, Config
+from homodyne.config.schema import CMCConfig, Config, ShardingConfig
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig, detect_hardware
 from homodyne.errors import ConfigError, ConvergenceError, InputError
@@ -250,6 +250,7 @@ def _moments(tables: Array) -> Moments:
     return Moments(*np.moveaxis(tables.reshape(len(tables), 8, -1), 1, 0))
 
 
+PAIRS = 5  # of frames in a shard for each unknown number, at least; with 2 nine transitions in ten diverge
 POOLED = 200  # points per shard that svi looks at
 BYTES_PER_POINT = 12.0  # of a shard in memory, with what its sampling needs
 _DECISIVE = ("analysis_mode", "model", "parameters", "noise", "uncertainty", "speckle", "reduction", "seed")
@@ -283,7 +284,7 @@ def fit_shards(
     cmc, model, problem = config.optimization.cmc, XpcsModel.of(pilot), pilot.problem
     full = pilot.posterior.nodes
     with step("hardware"):
-        count, reason = count_shards(full.num_points, cmc, hardware)
+        count, reason = count_shards(full.num_points, most_shards(config, problem.maps), cmc, hardware)
         backend = placed(cmc, count, hardware)
     modes = [(mode.z, mode.covariance) for mode in pilot.modes]
     report = (lambda done, total: None) if progress is None else partial(progress, "reduction to shards")
@@ -454,9 +455,8 @@ def require_shards(config: Config, maps: Maps | None) -> None:
     cmc = config.optimization.cmc
     with Faults() as faults:
         folder = faults.of(store_folder, cmc)
-        if maps is not None and isinstance(cmc.sharding.num_shards, int):
-            faults.of(require_count, maps, cmc.sharding.num_shards, cmc.sharding.strategy)
-            faults.of(_require_pairs, config, maps, cmc.sharding.num_shards)
+        if maps is not None:
+            faults.of(_require_count, config, maps, cmc.sharding)
         if cmc.backend.name != "auto":
             backend = faults.of(placed, cmc, 2, detect_hardware())
             if backend is not None and backend.elsewhere and folder is None and not faults.found:
@@ -466,21 +466,41 @@ def require_shards(config: Config, maps: Maps | None) -> None:
                 )
 
 
-def _require_pairs(config: Config, maps: Maps, num_shards: int) -> None:
-    """Refuse shards with fewer pairs of frames than what is unknown: hardly a chain on one of them finds a start."""
-    good = np.count_nonzero(maps.alive, axis=1)
-    pairs, free = int(np.sum(good * (good - 1) // 2)), len(space_of(config, maps.t).free_names)
+def most_shards(config: Config, maps: Maps) -> tuple[int, str]:
+    """Count the shards of which each has `PAIRS` pairs of good frames for each unknown number, and say what these are.
+
+    Alone a smaller one would hardly say more than the prior.
+    """
+    free = len(space_of(config, maps.t).free_names)
     unknown = free + 2 * maps.num_maps
-    if num_shards > 1 and pairs < unknown * num_shards:
+    return max(maps.num_pairs // (PAIRS * unknown), 1), (
+        f"{PAIRS} pairs of frames for each of {unknown} unknown numbers ({free} parameters, contrast and offset of "
+        f"{maps.num_maps} maps)"
+    )
+
+
+def _require_count(config: Config, maps: Maps, sharding: ShardingConfig) -> None:
+    """Refuse more shards than the strategy can fill, or than `most_shards`."""
+    most, each = most_shards(config, maps)
+    asked, key = sharding.num_shards, "num_shards"
+    if asked == "auto":
+        if sharding.max_points_per_shard is None:
+            return
+        asked, key = -(-maps.num_pairs // sharding.max_points_per_shard), "max_points_per_shard"
+    try:
+        require_count(maps, min(asked, most), sharding.strategy)
+    except InputError:
+        require_count(maps, asked, sharding.strategy)
+        raise
+    if asked > most:
         raise InputError(
-            f"{num_shards} shards of {pairs} pairs of frames have {pairs / num_shards:.2g} each, fewer than what is "
-            f"unknown ({free} parameters, contrast and offset of {maps.num_maps} maps): use at most "
-            f"{max(pairs // unknown, 1)} shards (optimization.cmc.sharding.num_shards)"
+            f"{asked} shards are too many, since a shard needs {each}: use at most {most} shard{'s' * (most > 1)} "
+            f"(optimization.cmc.sharding.{key})"
         )
 
 
-def count_shards(num_points: int, cmc: CMCConfig, hardware: HardwareConfig) -> tuple[int, str]:
-    """Count the shards, and say why."""
+def count_shards(num_points: int, most: tuple[int, str], cmc: CMCConfig, hardware: HardwareConfig) -> tuple[int, str]:
+    """Count the shards, and say why; `most` is that of `most_shards`."""
     sharding = cmc.sharding
     if sharding.num_shards != "auto":
         return sharding.num_shards, f"{sharding.num_shards} shards: asked for"
@@ -491,6 +511,8 @@ def count_shards(num_points: int, cmc: CMCConfig, hardware: HardwareConfig) -> t
         num_workers=cmc.backend.num_workers or hardware.cores,
         max_points_per_shard=sharding.max_points_per_shard,
     )
+    if chosen.num_shards > most[0]:
+        return most[0], f"{most[0]} shard{'s' * (most[0] > 1)}, each with {most[1]}"
     return chosen.num_shards, chosen.reason
 
 

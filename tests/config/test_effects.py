@@ -253,16 +253,16 @@ JOBS = {
     "environment": "{OMP_PLACES: cores}",
     "log_directory": "logs",
     "max_running": 5,
-    "max_array_size": 7,
+    "max_array_size": 2,
     "python": "/other/bin/python",
     "evaluate_in_jobs": True,
 }
 
 
 def seen_in_jobs(*changes: str) -> Any:
-    """Script of the job of a fit with ten shards, and where it evaluates."""
+    """Script of the job of a fit with three shards, and where it evaluates."""
     place = [f"{CMC}{change}" for change in ("backend.name=pbs", "backend.checkpoint_dir=kept")]
-    config = load_config(None, [*place, f"{CMC}sharding.num_shards=10", *changes])
+    config = load_config(None, [*place, "analysis_mode=static", f"{CMC}sharding.num_shards=3", *changes])
     return show_script(measurement(), config), config.optimization.cmc.backend.jobs.evaluate_in_jobs
 
 
@@ -283,7 +283,7 @@ def seen_in_plan(*changes: str) -> Any:
     where = select_backend(HARDWARE, cmc.backend.name, options=options).get_backend_name()
     methods, _ = mcmc._names(1000, config)
     settings = xpcs.consensus_settings(config), xpcs.cavity_of(cmc, 10)
-    return methods, xpcs.count_shards(BIG, cmc, HARDWARE), options, folder, where, settings
+    return methods, xpcs.count_shards(BIG, (BIG, ""), cmc, HARDWARE), options, folder, where, settings
 
 
 @pytest.mark.parametrize("key", PLAN)

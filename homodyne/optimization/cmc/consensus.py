@@ -307,7 +307,7 @@ class _Run:
         return ShardTask(
             shard_id=shard_id, model=self.model, data=self.store.shard_path(shard_id), power=1.0 / self.num_shards,
             settings=self.settings.nuts, init=self.init, seed=self.settings.seed, points=points,
-            operation=CHEAPEST if points is None and not self.model.joint_groups else "",  # those of maps are bent
+            operation="" if points is not None else CHEAPEST,
         )  # fmt: skip
 
     def _told(self, step: str) -> Progress | None:

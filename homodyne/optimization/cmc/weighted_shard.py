@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from homodyne.certificate.importance import smoothed, systematic, worth
 from homodyne.certificate.proposal import DEFENSIVE, WIDE, Mixture
-from homodyne.physics.compiling import at_points
+from homodyne.physics.compiling import at_points, compiled
 
 Array = npt.NDArray[np.float64]
 Density = Callable[[jax.Array, Any], jax.Array]
@@ -35,7 +35,7 @@ class WeightedDraws(NamedTuple):
 
 def programs(log_density: Density) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Value and gradient at a point, and values at many points, of a density (z, argument)."""
-    return jax.jit(jax.value_and_grad(log_density)), at_points(log_density)
+    return compiled(jax.value_and_grad(log_density)), at_points(log_density)
 
 
 def weighted_draws(
