@@ -487,16 +487,17 @@ def _require_count(config: Config, maps: Maps, sharding: ShardingConfig) -> None
         if sharding.max_points_per_shard is None:
             return
         asked, key = -(-maps.num_pairs // sharding.max_points_per_shard), "max_points_per_shard"
-    try:
-        require_count(maps, min(asked, most), sharding.strategy)
-    except InputError:
+    if asked <= most:
         require_count(maps, asked, sharding.strategy)
-        raise
-    if asked > most:
-        raise InputError(
-            f"{asked} shards are too many, since a shard needs {each}: use at most {most} shard{'s' * (most > 1)} "
-            f"(optimization.cmc.sharding.{key})"
-        )
+        return
+    try:
+        require_count(maps, most, sharding.strategy)
+    except InputError:
+        most = max(min(most, int(maps.alive.any(axis=0).sum()) - 1), 1)  # which every strategy can fill
+    raise InputError(
+        f"{asked} shards are too many, since a shard needs {each}: use at most {most} shard{'s' * (most > 1)} "
+        f"(optimization.cmc.sharding.{key})"
+    )
 
 
 def count_shards(num_points: int, most: tuple[int, str], cmc: CMCConfig, hardware: HardwareConfig) -> tuple[int, str]:
