@@ -150,7 +150,8 @@ def load(
             source=facts,
             places=tuple({**place, "map": int(number)} for number in index),
         )
-        return assemble(draft).weighted(weights)
+        frame_weights = None if catalog.frame_weights is None else catalog.frame_weights[chosen]
+        return assemble(draft).weighted(weights, frame_weights)
 
 
 def require_selected(

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +390,8 @@ def fit_mcmc_jax(
     cmc_config: Config | Mapping[str, Any] | str | Path | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
+    weights: Any = None,
+    frame_weights: Any = None,
 ) -> MCMCResult:
     """Fit flat arrays of correlation values.
 
@@ -410,6 +412,8 @@ def fit_mcmc_jax(
         Everything else, as `config` of `fit`; the arguments above, where given, replace its values.
     seed : int, optional
     progress : callable, optional
+    weights, frame_weights : arrays, optional
+        Of points and of frames, as in `homodyne.from_arrays`.
 
     Returns
     -------
@@ -421,22 +425,24 @@ def fit_mcmc_jax(
         As in `fit`.
     """
     given = {"analysis_mode": analysis_mode, "optimization.method": method, "seed": seed}
-    return fit_flat((data, t1, t2, phi, q, L), cmc_config, given, {}, progress)
+    measured = partial(from_arrays, data, t1, t2, phi, q, L, weights=weights, frame_weights=frame_weights)
+    return fit_flat(measured, L, cmc_config, given, {}, progress)
 
 
 def fit_flat(
-    points: tuple[Any, ...],
+    read: Callable[[], TwoTimeData],
+    gap: Any,
     config: Config | Mapping[str, Any] | str | Path | None,
     given: Mapping[str, Any],
     spellings: Mapping[str, str],
     progress: Progress | None,
 ) -> MCMCResult:
-    """Fit flat arrays (data, t1, t2, phi, q, gap); `given` values replace those of the configuration where not None."""
-    changes = [(key, value) for key, value in given.items() if value is not None]
-    changes += [] if points[5] is None else [("experimental_data.gap", points[5])]
+    """Fit what `read` gives; `given` values, and the gap, replace those of the configuration where not None."""
+    wanted = {**given, "experimental_data.gap": gap}
+    changes = [(key, value) for key, value in wanted.items() if value is not None]
     with Faults() as faults:
         settings = faults.of(load_config, config, changes, spellings=spellings)
-        measured = faults.of(from_arrays, *points)
+        measured = faults.of(read)
     if settings.optimization.method == "auto":
         method = "cmc" if decide(measured.num_pairs, settings) else "nuts"
         settings = load_config(settings, [("optimization.method", method)])

@@ -110,6 +110,30 @@ def test_files_keep_weights(save, alike, data, tmp_path):
         write_aps_u(tmp_path / "other", given)
 
 
+def test_a_plain_file_has_weights_of_pairs_and_of_frames(c2, tmp_path):
+    fields = {"wavevector_q_list": [0.01], "phi_angles_list": PHI, "t1": T, "t2": T, "c2_exp": c2}
+    pairs, frames, path = symmetric(0), np.linspace(0.5, 2.0, N), tmp_path / "plain.npz"
+    outer = np.outer(frames, frames)
+    for given, product in (
+        ({"weights": pairs}, pairs),
+        ({"weights": pairs[:1]}, pairs[:1]),
+        ({"weights": pairs, "frame_weights": frames}, pairs * outer),
+        ({"frame_weights": frames}, outer),
+    ):
+        np.savez(path, **fields, **given)
+        assert_weights(load(path), product)
+    part = load(path, phi=[90.0], frames=(5, 30))
+    np.testing.assert_allclose(np.triu(part.weights[0], 1), np.triu(outer[4:30, 4:30], 1), rtol=1e-6)
+    for wrong, message in (
+        ({"weights": pairs[:, :5]}, "weights has shape"),
+        ({"frame_weights": frames[:5]}, "frame_weights"),
+        ({"frame_weights": -frames}, "frame_weights holds -0.5"),
+    ):
+        np.savez(path, **fields, **wrong)
+        with pytest.raises(DataError, match=message):
+            load(path)
+
+
 def test_a_file_with_weights_is_none_that_earlier_versions_read(data, tmp_path):
     save_npz(tmp_path / "maps", data.weighted(np.ones((N, N))))
     with np.load(tmp_path / "maps") as file:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import homodyne
+from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.physics.model import find_model
 
 N, TRUTH = 50, {"D0": 2e4, "alpha": -0.5, "D_offset": 300.0}
@@ -51,6 +52,16 @@ def test_the_scale_of_weights_has_no_meaning(data, weighted):
     again = fitted(data.weighted(1024.0 * np.outer(FRAMES, FRAMES)))
     for name, draws in weighted.samples.items():
         np.testing.assert_allclose(again.samples[name], draws, rtol=0, atol=1e-5 * draws.std())
+
+
+def test_the_door_for_flat_arrays_takes_them(data, weighted):
+    k, i, j = (x.ravel() for x in np.indices(data.c2.shape))
+    flat = np.array(data.c2)[k, i, j], T[i], T[j], np.array(data.phi)[k], 0.01
+    config = {"uncertainty": "independent"}
+    given = {"analysis_mode": "static", "method": "laplace", "cmc_config": config, "seed": 1}
+    found = fit_mcmc_jax(*flat, **given, frame_weights=FRAMES)
+    for name, draws in weighted.samples.items():
+        np.testing.assert_array_equal(found.samples[name], draws)
 
 
 def test_shards_are_the_same_posterior(data, weighted):

@@ -55,6 +55,8 @@ class Catalog:
         Reads the weights of the pairs of one map, in the same way; None where there are none.
     num_weights : int
         Maps whose weights are there: all, or one for all alike.
+    frame_weights : ndarray (num_frames,) or None
+        Weights of the frames.
     map_file : callable or None
         Maps without reading them; see MapFile.
     q, phi : ndarray (num_maps,) or None
@@ -90,6 +92,7 @@ class Catalog:
     read_map: ReadMap
     read_weights: ReadMap | None = None
     num_weights: int = 0
+    frame_weights: FloatArray | None = None
     map_file: MapFile | None = None
     q: FloatArray | None = None
     phi: FloatArray | None = None

@@ -1,7 +1,7 @@
 """NPZ files: members are checked by their headers and maps are read one at a time; nothing is unpickled.
 
 Layout: wavevector_q_list, phi_angles_list, t1, t2 and c2_exp (n_phi, n, n), in s, 1/Å and degrees unless the user says
-otherwise.
+otherwise; weights (n_phi, n, n) or (1, n, n) of pairs and frame_weights (n,), where there are any.
 """
 
 import zipfile
@@ -25,6 +25,7 @@ from homodyne.reading import reading, require_budget
 NAME = "npz"
 CONTAINERS = ("NPZ",)
 MEMBERS = ("wavevector_q_list", "phi_angles_list", "t1", "t2", "c2_exp")
+WEIGHTS = ("weights", "frame_weights")
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def catalog(members: Members, units: Units) -> Catalog:
     phi = phi * units.factor("phi", None, f"{path}: phi_angles_list")
     scale = units.factor("frame_time", None, f"{path}: t1 and t2")
     dt, origin = (scale * time for time in _time_axis(path, members, n))
-    others = [name for name in members.names if name not in MEMBERS]
+    others = [name for name in members.names if name not in (*MEMBERS, *WEIGHTS)]
     return Catalog(
         num_maps=n_maps,
         num_frames=n,
@@ -160,7 +161,23 @@ def catalog(members: Members, units: Units) -> Catalog:
         facts={"maps": "c2_exp", "q and phi": "wavevector_q_list, phi_angles_list", "first time": f"{origin + dt:g} s"},
         missing=("pixels per bin", "mean counts per pixel and frame"),
         unused=(f"arrays {', '.join(others)}",) if others else (),
+        **_weights(members, n_maps, n),
     )
+
+
+def _weights(members: Members, n_maps: int, n: int) -> dict[str, Any]:
+    """Return the fields of a catalog for weights of pairs and of frames."""
+    found: dict[str, Any] = {}
+    if "weights" in members.names:
+        shape = members.shape("weights")
+        if shape not in ((n_maps, n, n), (1, n, n)):
+            raise DataError(f"{members.path}: weights has shape {shape}; expected {(n_maps, n, n)} or {(1, n, n)}.")
+        found["num_weights"] = shape[0]
+        found["read_weights"] = lambda index, frames, out: members.block("weights", index, frames, out)
+    if "frame_weights" in members.names:
+        given = members.array("frame_weights", n)
+        found["frame_weights"] = checks.real_vector(f"{members.path}: frame_weights", given, n)
+    return found
 
 
 def _time_axis(path: Path, members: Members, n: int) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from homodyne.arguments import Faults
 from homodyne.certificate.density import Progress
 from homodyne.certificate.mode_search import Search
 from homodyne.certificate.verdict import Verdict
+from homodyne.data.flat import from_arrays
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
@@ -327,6 +329,8 @@ class CMCCoordinator:
         *,
         seed: int | None = None,
         progress: Progress | None = None,
+        weights: Any = None,
+        frame_weights: Any = None,
     ) -> MCMCResult:
         """Run shards, initialization, sampling, combination, polish, certificate; see `fit_mcmc_jax`.
 
@@ -339,4 +343,5 @@ class CMCCoordinator:
             faults.kind("nlsq_params", nlsq_params, Mapping)
         starts = {f"parameters.{name}.initial": value for name, value in (nlsq_params or {}).items()}
         given = {"analysis_mode": analysis_mode, "optimization.method": "cmc", "seed": seed, **starts}
-        return fit_flat((data, t1, t2, phi, q, L), self.config, given, {"mcmc": PER_SHARD}, progress)
+        measured = partial(from_arrays, data, t1, t2, phi, q, L, weights=weights, frame_weights=frame_weights)
+        return fit_flat(measured, L, self.config, given, {"mcmc": PER_SHARD}, progress)
