@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import scipy.linalg  # noqa: F401  whose BLAS is limited only once it is loaded
 from threadpoolctl import threadpool_limits
 
 from homodyne.device.config import usable_cores
@@ -45,6 +44,8 @@ def one_blas_thread() -> Iterator[None]:
     one machine to the next. The limit is one of the whole process: it ends with the last of those that need it, in
     whichever order they end.
     """
+    import scipy.linalg  # noqa: F401  whose BLAS is limited only once it is loaded
+
     with _Blas.lock:
         if _Blas.users == 0:
             _Blas.limit = threadpool_limits(1, "blas")

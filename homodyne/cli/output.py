@@ -218,9 +218,9 @@ def write_figure(file: Path, figure: "Figure") -> None:
 
 def require_figure(file: Path | None) -> None:
     """Refuse a picture file that cannot be written, before the work begins."""
-    from homodyne.viz.figures import figure_format
-
     if file is not None:
+        from homodyne.viz.figures import figure_format
+
         figure_format(file)
         require_writable(file, FIGURE)
 

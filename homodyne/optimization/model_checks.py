@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import eigh
-from scipy.stats import chi2, norm
+from scipy.special import chdtrc, ndtri
 
 from homodyne.likelihood.nodes import Moments
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
@@ -125,8 +125,8 @@ def prior_distance(pilot: Pilot) -> dict[str, Any]:
     joint = np.diag(1.0 / precision) + slopes @ covariance @ slopes.T
     distance = np.abs(gap) / np.sqrt(np.diag(joint))
     square = float(gap @ np.linalg.solve(joint, gap))
-    improbable = chi2.sf(square, max(len(gap), 1))
-    together = float(norm.isf(improbable / 2)) if improbable > 0 else square**0.5
+    improbable = chdtrc(max(len(gap), 1), square)
+    together = float(-ndtri(improbable / 2)) if improbable > 0 else square**0.5
     distances = dict(zip(names, distance.tolist(), strict=True)) | _scaling_distances(pilot, found, points, at, pull)
     return {"parameters": distances, "together": together, "alarm": _alarm(distances, together)}
 

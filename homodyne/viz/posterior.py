@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from scipy.ndimage import gaussian_filter, map_coordinates
-from scipy.stats import rankdata
 
 from homodyne.result.record import MCMCResult
 from homodyne.result.summary import SummaryRow, format_number
@@ -155,7 +154,7 @@ def rank_counts(draws: Array) -> tuple[Array, Array]:
 
     Flat when the chains agree (Vehtari et al., Bayesian Analysis 16, 667 (2021)).
     """
-    ranks = rankdata(draws.ravel(), method="ordinal").reshape(draws.shape) - 1
+    ranks = np.argsort(np.argsort(draws.ravel(), kind="stable")).reshape(draws.shape)
     limits = np.linspace(0, draws.size, RANK_BINS + 1)
     return np.stack([np.histogram(chain, limits)[0] for chain in ranks]).astype(np.float64), limits
 
