@@ -20,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from benchmarks.example_results import example_result
 from homodyne import load_result, reading
 from homodyne.config.io import load_config
 from homodyne.config.template import template
@@ -27,7 +28,6 @@ from homodyne.data import describe, from_cube, load, save_hdf5, save_npz, write_
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.store import files as store_files
 from homodyne.optimization.cmc.store.shards import read_arrays, write_arrays
-from homodyne.testing.results import example_result
 
 SECONDS = 60
 

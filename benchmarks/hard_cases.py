@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from benchmarks.page import Row
-from homodyne.testing.hard_cases import CASES, SHIFT, STRETCH, HardCase, Outcome, run_case
+from benchmarks.validation.hard_cases import CASES, SHIFT, STRETCH, HardCase, Outcome, run_case
 
 NUM_RUNS = 203
 FIRST_SEED = 1000  # none that a test uses, or that the code was written with

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import homodyne as package
+from benchmarks.example_results import example_result
 from homodyne import files
 from homodyne.cli.program import run
 from homodyne.config.io import load_config
@@ -18,7 +19,6 @@ from homodyne.errors import InputError
 from homodyne.files import FIGURE, OWN, remove_abandoned, temporary_folder, writable_folder, write_atomically
 from homodyne.optimization.problem import build_problem
 from homodyne.optimization.xpcs import count_shards, most_shards
-from homodyne.testing.results import example_result
 from homodyne.viz.figures import FORMATS, figure_bytes
 
 

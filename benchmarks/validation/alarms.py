@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.validation.hard_cases import CASES, run_case
 from homodyne.certificate.certify import certify
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.heterogeneity import ShardMoments, compare_shards
 from homodyne.testing import conjugate, densities
-from homodyne.testing.hard_cases import CASES, run_case
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.validation.families import FAMILIES, LEVELS, Case
 from homodyne.errors import HomodyneError, HomodyneWarning
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.result.record import MCMCResult
-from homodyne.testing.families import FAMILIES, LEVELS, Case
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

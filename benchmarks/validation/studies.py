@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.validation import alarms, calibration, coverage, engine, wide
+from benchmarks.validation.families import FAMILIES
+from benchmarks.validation.hard_cases import CASES
 from benchmarks.validation.records import Unit
 from homodyne.testing.conjugate import PROBLEMS
-from homodyne.testing.families import FAMILIES
-from homodyne.testing.hard_cases import CASES
 
 
 class Study(NamedTuple):

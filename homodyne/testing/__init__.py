@@ -2,9 +2,8 @@
 
     check_model, check_backend, check_combiner, check_reader    what one of these has to keep to
     assert_mean, assert_covariance, assert_quantiles, ...       in `statistics`: tolerances are the Monte Carlo error
-    conjugate, densities, families, hard_cases                  problems whose posterior is known
-    results, pairs                                              results without a fit; the likelihood, slow and obvious
-    artefacts, regression                                       what goes wrong in files; shards for backends
+    conjugate, densities                                        problems whose posterior is known
+    regression                                                  shards for backends, and a worker that is killed once
 
 The tests of the package use the same.
 """

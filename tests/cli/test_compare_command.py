@@ -6,7 +6,7 @@ import re
 import matplotlib.image
 import pytest
 
-from homodyne.testing.results import example_result
+from benchmarks.example_results import example_result
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import homodyne as package
+from benchmarks.example_results import example_result
 from homodyne.data import write_aps_u
-from homodyne.testing.results import example_result
 
 QUICK = ["parameters.D_offset.fixed=0", "optimization.laplace.num_draws=100", "certificate.num_points=200",
          "reduction.num_checks=2", "uncertainty=independent", "output.figures=false", "output.report=false",

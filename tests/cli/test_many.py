@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import homodyne as package
+from benchmarks.example_results import example_result
 from homodyne.cli import many
 from homodyne.cli.interruption import Interrupted
 from homodyne.data import write_aps_u
 from homodyne.result.table import Line, to_csv, to_latex
-from homodyne.testing.results import example_result
 
 QUICK = ["parameters.D_offset.fixed=0", "optimization.laplace.num_draws=100", "certificate.num_points=200",
          "reduction.num_checks=2", "uncertainty=independent", "output.figures=false", "output.report=false",

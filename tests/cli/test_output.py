@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.example_results import example_result
 from homodyne.cli.interruption import Interrupted
 from homodyne.cli.output import CONFIG, INVENTORY, REPORT_FILE, RESULT, SUMMARY, OutputFolder, output_folder
 from homodyne.config.io import load_config
@@ -12,7 +13,6 @@ from homodyne.config.schema import OutputConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import OWN, write_atomically
 from homodyne.result.record import MCMCResult
-from homodyne.testing.results import example_result
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.example_results import example_result
 from homodyne.cli.output import INVENTORY
 from homodyne.cli.program import run
 from homodyne.data import write_aps_u
-from homodyne.testing.results import example_result
 from homodyne.viz import report as module
 
 

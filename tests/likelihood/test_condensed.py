@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pairs import SCALING
 from test_reduction import GAP, MODELS, PHI, TIMES, maps_with, some_params
 
 from homodyne.likelihood.condensed import Condensed, condensation, log_densities
@@ -13,7 +14,6 @@ from homodyne.likelihood.reduction import reduce_pairs
 from homodyne.noise.adjustment import unadjusted
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
-from homodyne.testing.pairs import SCALING
 
 pytestmark = pytest.mark.slow
 

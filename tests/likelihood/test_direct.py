@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pairs import SCALING, whole_moments
 
 from homodyne.errors import DataError
 from homodyne.likelihood.direct import LIMIT, direct_moments, reduction_errors
@@ -13,7 +14,6 @@ from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, red
 from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
-from homodyne.testing.pairs import SCALING, whole_moments
 
 pytestmark = pytest.mark.slow
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pairs import SCALING, integrated, whole_maps
 
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.posterior import (
@@ -26,7 +27,6 @@ from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.noise.adjustment import Adjustment, unadjusted
 from homodyne.physics.model import CorrelationModel, Parameter, find_model
 from homodyne.physics.space import parameter_space
-from homodyne.testing.pairs import SCALING, integrated, whole_maps
 from homodyne.testing.statistics import assert_covariance, assert_mean
 
 N, SIGMA = 16, np.array([0.05, 0.08])

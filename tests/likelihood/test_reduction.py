@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pairs import whole_moments
 
 from homodyne.likelihood import reduction
 from homodyne.likelihood.maps import Maps
@@ -19,7 +20,6 @@ from homodyne.likelihood.reduction import (
 )
 from homodyne.optimization.cmc.sharding import STRATEGIES, shard_numbers
 from homodyne.physics.model import find_model
-from homodyne.testing.pairs import whole_moments
 
 N, Q, PHI, GAP = 70, np.array([0.004, 0.0054, 0.009]), np.array([-30.0, 10.0, 75.0]), 2e6
 TRANSPORT = {"D0": 2e4, "alpha": -0.6, "D_offset": 800.0}

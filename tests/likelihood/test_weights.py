@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pairs import SCALING, integrated, whole_maps
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
@@ -16,7 +17,6 @@ from homodyne.noise.adjustment import unadjusted
 from homodyne.optimization.cmc.sharding import shard_numbers
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
-from homodyne.testing.pairs import SCALING, integrated, whole_maps
 
 pytestmark = pytest.mark.slow
 

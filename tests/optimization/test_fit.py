@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from samples import MIRROR, STATIC
 from scipy import stats
 
 import homodyne
@@ -16,7 +17,6 @@ from homodyne.optimization import mcmc
 from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.optimization.problem import build_problem
 from homodyne.registries import SAMPLERS
-from homodyne.testing.samples import MIRROR, STATIC
 from homodyne.testing.statistics import assert_covariance, assert_mean, assert_quantiles
 
 pytestmark = pytest.mark.slow

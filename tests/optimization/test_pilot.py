@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from samples import MIRROR, STATIC
 
 import homodyne
 from homodyne.config.io import load_config
@@ -20,7 +21,6 @@ from homodyne.optimization.pilot import PilotSettings, modes_from, noise_at, pil
 from homodyne.optimization.problem import MOST_THINNED, build_problem, sampled_pairs, thinned_pairs
 from homodyne.physics.model import CorrelationModel, Parameter
 from homodyne.physics.space import parameter_space
-from homodyne.testing.samples import MIRROR, STATIC
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,6 @@ from homodyne.physics.simulate import (
     simulate_maps,
     speckle,
 )
-from homodyne.testing import artefacts
 
 Q, GAP = 0.0054, 2e6
 STATIC = {"D0": 4000.0, "alpha": -0.3, "D_offset": 100.0}
@@ -260,36 +259,6 @@ def test_each_angle_has_its_own_settings():
     np.testing.assert_allclose(spread, [1.2 / np.sqrt(5000), 1.05 / np.sqrt(50000)], rtol=0.15)
 
 
-def test_artefacts():
-    model = TrueModel(STILL, STATIC, np.arange(1.0, 9.0), np.array([0.0, 40.0]), Q, contrast=0.5)
-    maps = parametric(model, pixels=100, seed=10)
-    untouched = maps.c2.copy()
-
-    dead, missing = artefacts.blank_frames(maps, [2, 5]), artefacts.blank_frames(maps, [2], np.nan)
-    assert np.all(dead.c2[:, [2, 5], :] == 0)
-    assert np.all(dead.c2[:, :, [2, 5]] == 0)
-    assert np.all(dead.diagonal[:, [2, 5]] == 0)
-    assert np.all(np.isnan(missing.c2[:, :, 2]))
-    assert np.isnan(missing.c2).sum() == 2 * 15
-
-    jumped = artefacts.beam_jumps(maps, [4], [1.5]).c2 / maps.c2
-    np.testing.assert_allclose(jumped[:, 0, 1], (1 / 1.25) ** 2, rtol=1e-6)
-    np.testing.assert_allclose(jumped[:, 0, 7], 1.5 / 1.25**2, rtol=1e-6)
-
-    still = artefacts.static_speckle(maps, 0.2, 0.3)
-    np.testing.assert_allclose(still.c2, 1 + 0.64 * (maps.c2 - 1) + 0.04 * 0.3, rtol=1e-6)
-    with pytest.raises(InputError, match="fraction"):
-        artefacts.static_speckle(maps, 1.5, 0.3)
-
-    empty = artefacts.empty_bins(maps, [1])
-    assert np.all(np.isnan(empty.c2[1]))
-    np.testing.assert_array_equal(empty.pixels, [100, 0])
-    np.testing.assert_array_equal(empty.mean_counts, [1.0, 0.0])
-    np.testing.assert_array_equal(empty.c2[0], maps.c2[0])
-
-    np.testing.assert_array_equal(maps.c2, untouched)
-
-
 MEASUREMENT = {"q": Q, "gap": GAP, "num_frames": 30, "dt": 0.1, "phi": [0.0, 45.0], "contrast": 0.3}
 
 
@@ -396,8 +365,10 @@ def test_spoilt_maps_reach_the_record():
     from homodyne.data.simulated import from_maps
 
     model = TrueModel(STILL, STATIC, np.arange(1.0, 13.0), np.array([0.0, 40.0]), Q)
-    spoilt = artefacts.blank_frames(speckle(model, pixels=100), [3, 7])
+    maps = speckle(model, pixels=100)
     keywords = {"gap": None, "dt": 1.0, "age_origin": 0.0, "kind": "speckle"}
-    np.testing.assert_array_equal(from_maps(spoilt, **keywords).bad_frames, [3, 7])
+    maps.c2[:, [3, 7], :] = maps.c2[:, :, [3, 7]] = maps.diagonal[:, [3, 7]] = 0.0
+    np.testing.assert_array_equal(from_maps(maps, **keywords).bad_frames, [3, 7])
+    maps.c2[:] = np.nan
     with pytest.raises(DataError):
-        from_maps(artefacts.empty_bins(spoilt, [0, 1]), **keywords)
+        from_maps(maps, **keywords)

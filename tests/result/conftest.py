@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
 
+from benchmarks.example_results import Example, example_result
 from homodyne.result.record import MCMCResult
-from homodyne.testing.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
-from homodyne.testing.results import Example, example_result
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from kohlrausch import Kohlrausch
 
 from homodyne.errors import InputError
 from homodyne.physics.models.laminar_flow import LaminarFlow
 from homodyne.physics.models.static import Static
 from homodyne.result.netcdf import seal
 from homodyne.result.record import MCMCResult, load_result
-from homodyne.testing.kohlrausch import Kohlrausch
 
 
 def assert_same(one, other):
@@ -181,12 +181,12 @@ result = load_result(sys.argv[1])
 print(result.missing_model)
 print(result.summary())
 compare([result, result])
-assert not {"trap", "homodyne.testing.kohlrausch"} & set(sys.modules)
+assert not {"trap", "homodyne.testing.conjugate"} & set(sys.modules)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["trap:Kohlrausch", "homodyne.testing.kohlrausch:Kohlrausch"])
+@pytest.mark.parametrize("where", ["trap:Kohlrausch", "homodyne.testing.conjugate:Kohlrausch"])
 def test_what_a_file_names_is_never_imported(own, tmp_path, where):
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
     path = replace(own.result, analysis_mode=where).save(tmp_path / "fit.nc")

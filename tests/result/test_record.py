@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from kohlrausch import Kohlrausch
 
 from homodyne.errors import InputError
 from homodyne.physics.models.laminar_flow import LaminarFlow
 from homodyne.physics.models.static import Static
-from homodyne.testing.kohlrausch import Kohlrausch
 
 
 @pytest.mark.slow

@@ -10,12 +10,12 @@ from scipy.stats import norm
 from benchmarks.validation import alarms, coverage, engine
 from benchmarks.validation.bands import band, grid, uniform_p
 from benchmarks.validation.calibration import STATIC, with_noise
+from benchmarks.validation.families import FAMILIES, LEVELS, Case
 from benchmarks.validation.fits import LIKELIHOOD, Answer, from_weights, pilot_at, ranks, with_likelihood
 from benchmarks.validation.records import Unit, append, read
 from benchmarks.validation.report import misses, ranks_by_name, smallest_p, write_report
 from benchmarks.validation.studies import STUDIES
 from homodyne.testing.conjugate import gaussian_mean
-from homodyne.testing.families import FAMILIES, LEVELS, Case
 
 SOME = [
     ("outliers", 0),

@@ -1,7 +1,7 @@
 import pytest
+from kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
 
-from homodyne.testing.kohlrausch import KOHLRAUSCH_TRUTH, Kohlrausch
-from homodyne.testing.results import Example, example_result
+from benchmarks.example_results import Example, example_result
 
 
 @pytest.fixture(scope="session")

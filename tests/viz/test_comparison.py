@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.example_results import Example, example_result
 from homodyne import compare
 from homodyne.errors import InputError
 from homodyne.physics.power_laws import middle_age
 from homodyne.result.comparison import short_names
-from homodyne.testing.results import Example, example_result
 from homodyne.viz.comparison import COLOURS, comparison_figure, fit_places
 
 

@@ -216,7 +216,7 @@ _NO_PYPLOT = """
 import sys
 import matplotlib
 before = matplotlib.get_backend(auto_select=False), dict(matplotlib.rcParams)
-from homodyne.testing.results import example_result
+from benchmarks.example_results import example_result
 from homodyne.viz import save_figures
 example = example_result("static", phi=(0.0,), num_frames=20, shape=(1, 30))
 save_figures(example.result, None, sys.argv[1])

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks.validation.hard_cases import CASES, judge, run_case
 from homodyne.optimization.cmc.coordinator import sample_consensus
 from homodyne.optimization.cmc.worker import run_shard
-from homodyne.testing.hard_cases import CASES, judge, run_case
 
 pytestmark = pytest.mark.slow
 
