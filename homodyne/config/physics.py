@@ -6,15 +6,12 @@ named it.
 
 from typing import Any
 
-import numpy as np
-
+from homodyne.arrays import AnyArray
 from homodyne.config.schema import Config, LoguniformPrior, NormalPrior, ParameterConfig
 from homodyne.likelihood.scaling import Components, ScalingPrior, loguniform
 from homodyne.physics.model import CorrelationModel, Parameter, find_model
 from homodyne.physics.priors import Prior, make_prior
 from homodyne.physics.space import ParameterSpace, parameter_space
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def model_of(config: Config) -> CorrelationModel:
@@ -52,7 +49,7 @@ def _components(prior: NormalPrior | LoguniformPrior) -> Components:
     return [(1.0, prior.mean, prior.sd)]
 
 
-def initial_of(config: Config, space: ParameterSpace) -> Array | None:
+def initial_of(config: Config, space: ParameterSpace) -> AnyArray | None:
     """Coordinates (dim,) at which the user starts the search, completed by prior medians; None when none are given.
 
     Raises

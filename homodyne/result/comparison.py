@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from homodyne.arrays import Array
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult, load_result
 from homodyne.result.summary import align_table, format_number, span_text
 
-Array = NDArray[np.float64]
 Cells = tuple[str, ...]
 
 _LEVELS = (0.5, 0.16, 0.84, 0.025, 0.975)

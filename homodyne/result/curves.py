@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Params, Rate
 
 if TYPE_CHECKING:
     from homodyne.result.record import MCMCResult
 
-Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 

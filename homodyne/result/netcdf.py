@@ -16,10 +16,11 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.files import RESULT
 from homodyne.reading import reading, require_plausible_size
-from homodyne.result.record import Array, MCMCResult, plain_fields
+from homodyne.result.record import MCMCResult, plain_fields
 from homodyne.result.summary import PER_MAP, map_labels
 
 _FORMAT = "homodyne result 2"
@@ -149,7 +150,7 @@ def _plain_fields(result: MCMCResult) -> dict[str, Any]:
     return {**{name: getattr(result, name) for name in plain_fields()}, "certificate": certificate}
 
 
-def _variable(result: MCMCResult, name: str, draws: Array) -> tuple[tuple[str, ...], Array, dict[str, str]]:
+def _variable(result: MCMCResult, name: str, draws: AnyArray) -> tuple[tuple[str, ...], AnyArray, dict[str, str]]:
     if name in PER_MAP and result.phi is not None:
         extra: tuple[str, ...] = ("map",)
     else:
@@ -157,7 +158,7 @@ def _variable(result: MCMCResult, name: str, draws: Array) -> tuple[tuple[str, .
     return ("chain", "draw", *extra), draws, ({"units": result.units[name]} if result.units.get(name) else {})
 
 
-def _arrays(dataset: xr.Dataset) -> dict[str, Array]:
+def _arrays(dataset: xr.Dataset) -> dict[str, AnyArray]:
     return {_unescape(str(name)): variable.values for name, variable in dataset.data_vars.items()}
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from homodyne.arrays import AnyArray
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.result.summary import PER_MAP, SummaryTable, run_facts, summarise
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from homodyne.certificate.certify import Certificate
     from homodyne.physics.model import CorrelationModel
     from homodyne.result.words import Words
-
-Array = NDArray[Any]
 
 _VECTORS = ("t", "q", "phi", "sigma")
 _NOT_PLAIN = ("samples", "sample_stats", *_VECTORS, "gap", "certificate", "model_class")
@@ -98,7 +96,7 @@ class MCMCResult:
         each other.
     """
 
-    samples: Mapping[str, Array]
+    samples: Mapping[str, AnyArray]
     parameter_names: tuple[str, ...]
     analysis_mode: str
     method: str
@@ -106,15 +104,15 @@ class MCMCResult:
     verdict: Verdict
     num_points: int
     seed: int
-    sample_stats: Mapping[str, Array] = field(default_factory=dict)
+    sample_stats: Mapping[str, AnyArray] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
     certificate: "Certificate | None" = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    t: Array | None = None
-    q: Array | None = None
-    phi: Array | None = None
-    sigma: Array | None = None
+    t: AnyArray | None = None
+    q: AnyArray | None = None
+    phi: AnyArray | None = None
+    sigma: AnyArray | None = None
     gap: float | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
     bad_frames: tuple[int, ...] = ()
@@ -187,7 +185,7 @@ class MCMCResult:
         return {name: _flat(draws).std(axis=0, ddof=1)[()] for name, draws in self.samples.items()}
 
     @property
-    def samples_params(self) -> Array:
+    def samples_params(self) -> AnyArray:
         """Draws of the free physical parameters, chains one after the other: (chain * draw, d)."""
         return np.concatenate(
             [_flat(self.samples[name]).reshape(self.num_chains * self.num_draws, -1) for name in self.free_names],
@@ -257,7 +255,7 @@ class MCMCResult:
         import pandas as pd
 
         index = pd.MultiIndex.from_product([range(self.num_chains), range(self.num_draws)], names=["chain", "draw"])
-        columns: dict[str, Array] = {}
+        columns: dict[str, AnyArray] = {}
         for name, draws in self.samples.items():
             flat = draws.reshape(self.num_chains * self.num_draws, -1)
             labels = [name] if draws.ndim == 2 else [f"{name}[{k}]" for k in range(flat.shape[1])]
@@ -378,6 +376,6 @@ def _check_numbers(result: MCMCResult) -> None:
         raise InputError(f"lp of a result holds {np.count_nonzero(~np.isfinite(lp))} values that are no log densities")
 
 
-def _flat(draws: Array) -> Array:
+def _flat(draws: AnyArray) -> AnyArray:
     """Chains one after the other: (chain * draw, ...)."""
     return draws.reshape(-1, *draws.shape[2:])

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from homodyne.arrays import Array
 from homodyne.certificate.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def middle_rates(result: "MCMCResult") -> tuple[RateRow, ...]:
     return tuple(rows)
 
 
-def median_and_error(draws: NDArray[np.float64]) -> tuple[float, float]:
+def median_and_error(draws: Array) -> tuple[float, float]:
     """Median, and half the width of the central 68 %."""
     low, middle, high = (float(x) for x in np.quantile(draws, (0.16, 0.5, 0.84)))
     return middle, (high - low) / 2
@@ -220,18 +220,18 @@ def run_facts(result: "MCMCResult") -> str:
     )
 
 
-def _maps(q: NDArray[np.float64], phi: NDArray[np.float64]) -> str:
+def _maps(q: Array, phi: Array) -> str:
     """``6 maps, q = 0.0054 1/Å, φ = 0° to 90°``."""
     return f"{q.size} map{'' if q.size == 1 else 's'}, q = {span_text(q)} 1/Å, φ = {span_text(phi, '°')}"
 
 
-def span_text(values: NDArray[np.float64], unit: str = "") -> str:
+def span_text(values: Array, unit: str = "") -> str:
     """The one value of several that are the same, or the lowest and the highest."""
     shown = distinct_texts(np.array([values.min(), values.max()]))
     return " to ".join(dict.fromkeys(f"{text}{unit}" for text in shown))
 
 
-def distinct_texts(values: NDArray[np.float64]) -> list[str]:
+def distinct_texts(values: Array) -> list[str]:
     """Numbers with four digits, or as many as tell those apart that differ."""
     number = np.unique(values).size
     for digits in range(4, 18):
@@ -241,18 +241,18 @@ def distinct_texts(values: NDArray[np.float64]) -> list[str]:
     return texts
 
 
-def map_labels(q: NDArray[np.float64], phi: NDArray[np.float64]) -> list[str]:
+def map_labels(q: Array, phi: Array) -> list[str]:
     """What maps are called: wave vector and angle, as far as maps differ in them; both for a single map."""
     named = _varying(q, phi, True) if q.size > 1 else _varying(q, phi, False)
     return [", ".join(parts) for parts in zip(*named, strict=True)]
 
 
-def shared_label(q: NDArray[np.float64], phi: NDArray[np.float64]) -> str:
+def shared_label(q: Array, phi: Array) -> str:
     """Wave vector or angle that several maps have in common, as `map_labels` leaves it out; perhaps nothing."""
     return ", ".join(names[0] for names in _varying(q, phi, False)) if q.size > 1 else ""
 
 
-def _varying(q: NDArray[np.float64], phi: NDArray[np.float64], wanted: bool) -> list[list[str]]:
+def _varying(q: Array, phi: Array, wanted: bool) -> list[list[str]]:
     """Names of wave vectors and of angles, those of the two that do or do not differ between maps."""
     waves = [f"q = {text} 1/Å" for text in distinct_texts(q)]
     angles = [f"φ = {text}°" for text in distinct_texts(phi)]
@@ -269,7 +269,7 @@ def _uncertainty(result: "MCMCResult") -> str:
     return result.uncertainty
 
 
-def summarise_draws(draws: NDArray[np.float64]) -> tuple[float, float, float, float, float]:
+def summarise_draws(draws: Array) -> tuple[float, float, float, float, float]:
     """Mean, sd (n - 1) and 5, 50, 95 % quantiles of all draws of one scalar."""
     flat = np.ravel(draws)
     low, middle, high = np.quantile(flat, (0.05, 0.5, 0.95))

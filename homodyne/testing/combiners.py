@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.optimization.cmc.combination import combine_subposteriors
 from homodyne.testing.densities import random_covariance
 from homodyne.testing.statistics import LUCK, assert_covariance, assert_mean
 
-Array = npt.NDArray[np.float64]
 Part = tuple[Array, Array]
 """Mean (d,) and covariance (d, d) of a normal density."""
 

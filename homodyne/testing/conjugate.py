@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from jax.scipy.special import gammaln
 
+from homodyne.arrays import AnyArray, Array
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.models.adapters import LogDensityModel
 
-Array = npt.NDArray[np.float64]
-Data = Mapping[str, npt.NDArray[Any]]
+Data = Mapping[str, AnyArray]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Conjugate:
     """
 
     label: str
-    data: dict[str, npt.NDArray[Any]]
+    data: dict[str, AnyArray]
     model: LogDensityModel
     function: Callable[[Any], None]
     truth: Array
@@ -70,7 +70,7 @@ class Conjugate:
         """Return the posterior of all data."""
         return self.exact(self.data, 1.0)
 
-    def shard(self, index: npt.ArrayLike) -> dict[str, npt.NDArray[Any]]:
+    def shard(self, index: npt.ArrayLike) -> dict[str, AnyArray]:
         """Return the observations with these indices."""
         return {name: value[np.asarray(index)] for name, value in self.data.items()}
 
@@ -186,11 +186,11 @@ def exponential_rate(n: int = 4000, rate: float = 4.0, a: float = 2.0, b: float 
 
 def _of_a_rate(
     label: str,
-    y: npt.NDArray[Any],
+    y: AnyArray,
     numbers: tuple[float, float, float],
     likelihood: Callable[[jax.Array, Any], jax.Array],
     distribution: str,
-    events: Callable[[npt.NDArray[Any]], tuple[float, float]],
+    events: Callable[[AnyArray], tuple[float, float]],
 ) -> Conjugate:
     """Observations of a rate ~ Gamma(a, b); `events` counts what happened, and in what time."""
     rate, a, b = numbers

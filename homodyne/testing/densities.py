@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

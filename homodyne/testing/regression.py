@@ -10,16 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 import homodyne.physics  # noqa: F401  makes JAX compute in float64
+from homodyne.arrays import Array
 from homodyne.optimization.cmc.models.adapters import LogDensityModel
 from homodyne.optimization.cmc.store.shards import read_arrays
 from homodyne.optimization.cmc.types import ShardResult, ShardTask
 from homodyne.optimization.cmc.worker import run_shard
 from homodyne.optimization.nuts import sample_posterior
-
-Array = npt.NDArray[np.float64]
 
 KILLED = 2
 """Shard of `run_killed_once`."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from homodyne.arrays import Array
 
 LUCK = 1e-4  # probability that an assertion about correct draws fails
 

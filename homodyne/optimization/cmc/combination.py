@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.arrays import Array
 from homodyne.errors import ExecutionError, HomodyneWarning
 from homodyne.optimization.cmc.shard_records import finished_and_failed
 from homodyne.optimization.cmc.subposteriors import Merged, Shard, Subposteriors, collect, equations, triangulated
@@ -23,7 +24,6 @@ from homodyne.registries import COMBINERS, Combiner
 
 __all__ = ["CombinedPosterior", "Combiner", "Merged", "Request", "Subposteriors", "combine_subposteriors"]
 
-Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 ROUGH = 10  # effective draws per parameter below which the precision of a shard is called rough

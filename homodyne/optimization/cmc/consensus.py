@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.arrays import Array
 from homodyne.certificate.certify import (
     LEAST_POINTS,
     Certificate,
@@ -42,8 +42,6 @@ from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardFailu
 from homodyne.optimization.cmc.weighted_shard import climbed
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.registries import Combiner
-
-Array = npt.NDArray[np.float64]
 
 IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
 PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.arrays import AnyArray
 from homodyne.certificate.density import Progress
 from homodyne.certificate.mode_search import Search
 from homodyne.certificate.verdict import Verdict
@@ -274,7 +275,7 @@ def _sampled_whole(
     )
 
 
-def _densities(model: Model, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[float, ...]:
+def _densities(model: Model, arrays: Mapping[str, AnyArray]) -> tuple[float, ...]:
     """Log prior and log likelihood of all data at a few fixed points: what tells this model from others."""
     points = np.random.default_rng(0).uniform(-1.0, 1.0, (2, len(model.names)))
     return *model.log_priors(points).tolist(), *model.statistics(points, model.load(arrays)).ravel().tolist()

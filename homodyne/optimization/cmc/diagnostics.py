@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.certify import Certificate
 from homodyne.certificate.chains import chain_problems, diagnose, energy_problems, rhat_limit, unusable
 from homodyne.errors import InputError
@@ -20,8 +20,6 @@ from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_exp
 from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments, compare_shards
 from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, plain, read_shards
 from homodyne.registries import COMBINERS
-
-Array = npt.NDArray[np.float64]
 
 __all__ = ["_kl_divergence_gaussian", "convergence", "validate_cmc_results"]
 

@@ -6,11 +6,9 @@ posteriors are, so that the divergence of two of them is about the number of par
 """
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
-
-Array = npt.NDArray[np.float64]
 
 
 def _kl_divergence_gaussian(mu_p: Array, Sigma_p: Array, mu_q: Array, Sigma_q: Array) -> float:

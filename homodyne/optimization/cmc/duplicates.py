@@ -5,15 +5,15 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import AnyArray
 from homodyne.optimization.cmc.store.shards import digest_arrays
 
 CHANCE = 1e-6  # probability that equal shards of a healthy run are taken for copies
 GLANCE = 256  # values of every array that are compared first
 
 
-def duplicates(shards: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list[tuple[int, int]]:
+def duplicates(shards: Sequence[Mapping[str, AnyArray]]) -> list[tuple[int, int]]:
     """Pairs of shards with equal arrays that did not become equal by chance.
 
     Shards of few different values, such as ten trials without a success, may well be equal. The probability of
@@ -34,7 +34,7 @@ def duplicates(shards: Sequence[Mapping[str, npt.NDArray[Any]]]) -> list[tuple[i
     return [(i, j) for i, j in pairs if max(_surprise(shards[i][name]) for name in varied or shards[i]) > limit]
 
 
-def _glance(shard: Mapping[str, npt.NDArray[Any]]) -> Any:
+def _glance(shard: Mapping[str, AnyArray]) -> Any:
     """Shapes and some values of a shard, which can be hashed."""
     parts = []
     for name, array in shard.items():
@@ -43,11 +43,11 @@ def _glance(shard: Mapping[str, npt.NDArray[Any]]) -> Any:
     return tuple(parts)
 
 
-def _differ(name: str, one: Mapping[str, npt.NDArray[Any]], other: Mapping[str, npt.NDArray[Any]]) -> bool:
+def _differ(name: str, one: Mapping[str, AnyArray], other: Mapping[str, AnyArray]) -> bool:
     return name not in other or _glance({name: one[name]}) != _glance({name: other[name]})
 
 
-def _surprise(array: npt.NDArray[Any]) -> float:
+def _surprise(array: AnyArray) -> float:
     """Entropy of the rows of an array times their number."""
     counts = np.unique(np.asarray(array), axis=0, return_counts=True)[1]
     return float(-(counts * np.log(counts / counts.sum())).sum())

@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.optimization.cmc.divergence import inverse, pair_distances, symmetric_kl
-
-Array = npt.NDArray[np.float64]
 
 SAME = 0.999  # share of identical shards whose means are as close as Monte Carlo error allows
 

@@ -8,10 +8,9 @@ shards of smooth models; where observations can be exchanged, shards that are de
 """
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import chdtrc
 
-Array = npt.NDArray[np.float64]
+from homodyne.arrays import Array
 
 FALSE_ALARM = 0.0025  # probability that shards of a healthy run are named, and that they disagree as a whole
 NEXT = 0.5  # share of the largest ratio below which a shard is not named: the worst one pulls all data away from it

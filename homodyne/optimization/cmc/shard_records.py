@@ -9,13 +9,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.chains import array_stats, diagnose
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.heterogeneity import ShardMoments
-
-Array = npt.NDArray[np.float64]
 
 SINGULAR = 1e-12  # share of a coordinate's variance that the others leave over; less is rounding
 

@@ -8,19 +8,17 @@ consecutive rows with all later columns.
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import AnyArray
 from homodyne.data.checks import merged
 from homodyne.data.flat import SAME_ANGLE, SAME_TIME
 from homodyne.errors import InputError
 from homodyne.registries import Strategy
 
-Array = npt.NDArray[Any]
 Rng = np.random.Generator
-Grid = tuple[Array, Array]
+Grid = tuple[AnyArray, AnyArray]
 """Numbers by row and by column frame, whose sum is the shard of a pair."""
 
 TIME_BINS = 10
@@ -35,18 +33,18 @@ _CHUNK = 1 << 16  # points handled at once, so that temporaries stay in the cach
 # --- dealing
 
 
-def _stratified(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+def _stratified(t1: AnyArray, t2: AnyArray, phi: AnyArray, num_shards: int, rng: Rng) -> AnyArray:
     (number,), angles = numbered([phi], SAME_ANGLE, relative=False)
     if angles.size > ANGLE_BINS:
         number = number.astype(np.int64) * ANGLE_BINS // angles.size
     return _deal(number.astype(np.uint16) * np.uint16(TIME_BINS**2) + _time_bin(t1, t2), num_shards, rng)
 
 
-def _time_stratified(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+def _time_stratified(t1: AnyArray, t2: AnyArray, phi: AnyArray, num_shards: int, rng: Rng) -> AnyArray:
     return _deal(_time_bin(t1, t2), num_shards, rng)
 
 
-def _time_bin(t1: Array, t2: Array) -> Array:
+def _time_bin(t1: AnyArray, t2: AnyArray) -> AnyArray:
     number = np.zeros(t1.size, dtype=np.uint16)
     for t in (t1, t2):
         low, high = float(t.min()), float(t.max())
@@ -57,7 +55,7 @@ def _time_bin(t1: Array, t2: Array) -> Array:
     return number
 
 
-def _deal(bins: Array, num_shards: int, rng: Rng) -> Array:
+def _deal(bins: AnyArray, num_shards: int, rng: Rng) -> AnyArray:
     """Deal out bin after bin; each round of `num_shards` points starts at a random shard."""
     first = rng.integers(num_shards, size=(-(-bins.size // num_shards), 1), dtype=np.int32)
     places = ((first + np.arange(num_shards, dtype=np.int32)) % np.int32(num_shards)).ravel()
@@ -66,23 +64,23 @@ def _deal(bins: Array, num_shards: int, rng: Rng) -> Array:
     return numbers
 
 
-def _random(size: int, num_shards: int, rng: Rng) -> Array:
+def _random(size: int, num_shards: int, rng: Rng) -> AnyArray:
     return _deal(rng.integers(1 << 16, size=size, dtype=np.uint16), num_shards, rng)
 
 
-def _contiguous(size: int, num_shards: int, rng: Rng) -> Array:
+def _contiguous(size: int, num_shards: int, rng: Rng) -> AnyArray:
     limits = np.arange(num_shards + 1) * size // num_shards
     return np.repeat(np.arange(num_shards, dtype=np.int32), np.diff(limits))
 
 
-def _every(size: int, num_shards: int, rng: Rng) -> Array:
+def _every(size: int, num_shards: int, rng: Rng) -> AnyArray:
     return np.arange(size, dtype=np.int32) % np.int32(num_shards)
 
 
 # --- following the frames
 
 
-def _interleaved(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+def _interleaved(t1: AnyArray, t2: AnyArray, phi: AnyArray, num_shards: int, rng: Rng) -> AnyArray:
     (first, second), frames = numbered([t1, t2], SAME_TIME, relative=True)
     a, b = _steps(num_shards)
     numbers = np.minimum(first, second) % np.int32(a) * np.int32(b) + np.maximum(first, second) % np.int32(b)
@@ -95,7 +93,7 @@ def _interleaved(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) ->
     return numbers
 
 
-def _frame_blocks(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+def _frame_blocks(t1: AnyArray, t2: AnyArray, phi: AnyArray, num_shards: int, rng: Rng) -> AnyArray:
     (first, second), frames = numbered([t1, t2], SAME_TIME, relative=True)
     row = np.minimum(first, second)
     counts = np.bincount(row, minlength=frames.size)
@@ -132,7 +130,7 @@ def _steps(num_shards: int) -> tuple[int, int]:
     return num_shards // b, b
 
 
-def _even_runs(counts: Array, num_runs: int) -> Array:
+def _even_runs(counts: AnyArray, num_runs: int) -> AnyArray:
     """Cut rows with `counts` points into runs with about equal numbers of points; number of rows of each run."""
     if num_runs > counts.size:
         raise InputError(
@@ -146,7 +144,7 @@ def _even_runs(counts: Array, num_runs: int) -> Array:
     return np.diff(np.concatenate([[0], first, [counts.size]]))
 
 
-def numbered(arrays: list[Array], tolerance: float, *, relative: bool) -> tuple[list[Array], Array]:
+def numbered(arrays: list[AnyArray], tolerance: float, *, relative: bool) -> tuple[list[AnyArray], AnyArray]:
     """Number the distinct values of all arrays in ascending order; close ones are one.
 
     Returns
@@ -163,11 +161,11 @@ def _chunks(size: int) -> Iterator[slice]:
     return (slice(start, start + _CHUNK) for start in range(0, size, _CHUNK))
 
 
-def _random_points(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+def _random_points(t1: AnyArray, t2: AnyArray, phi: AnyArray, num_shards: int, rng: Rng) -> AnyArray:
     return _random(t1.size, num_shards, rng)
 
 
-def _contiguous_points(t1: Array, t2: Array, phi: Array, num_shards: int, rng: Rng) -> Array:
+def _contiguous_points(t1: AnyArray, t2: AnyArray, phi: AnyArray, num_shards: int, rng: Rng) -> AnyArray:
     return _contiguous(t1.size, num_shards, rng)
 
 

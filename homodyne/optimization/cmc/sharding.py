@@ -6,19 +6,18 @@ points, `shard_rows` numbers the rows of any other data, and `validate_shards` l
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arrays import AnyArray
 from homodyne.data.checks import refuse_masked
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps
 from homodyne.optimization.cmc.shard_strategies import Rng, numbered
 from homodyne.registries import STRATEGIES, Strategy
-
-Array = npt.NDArray[Any]
 
 EVEN_ANGLES = 0.25
 """Relative excess or lack of an angle in a shard that is still called even."""
@@ -30,10 +29,10 @@ class Shard(TypedDict):
     """Points of one shard: their values, their indices in the whole (ascending), and what all shards share."""
 
     shard_id: int
-    data: Array
-    t1: Array
-    t2: Array
-    phi: Array
+    data: AnyArray
+    t1: AnyArray
+    t2: AnyArray
+    phi: AnyArray
     indices: npt.NDArray[np.int64]
     q: float | None
     L: float | None
@@ -107,7 +106,7 @@ def shard_rows(num_points: int, num_shards: int, strategy: str = "random", seed:
     return _dealt(deal(num_points, num_shards, _generator(seed)), num_points, num_shards, strategy)
 
 
-def by_rows(strategy: str) -> Callable[[int, int, Rng], Array]:
+def by_rows(strategy: str) -> Callable[[int, int, Rng], AnyArray]:
     """How a strategy deals out rows; an InputError for one that is not known, or deals out points only."""
     deal = _strategy(strategy).rows
     if deal is None:
@@ -170,7 +169,7 @@ shard_data_time_stratified = partial(shard_data_stratified, strategy="time_strat
 
 def shard_numbers(
     maps: Maps, num_shards: int, strategy: str | Strategy, *, seed: int = 0, among: Maps | None = None
-) -> Callable[[int, Array, Array], npt.NDArray[np.int32]]:
+) -> Callable[[int, AnyArray, AnyArray], npt.NDArray[np.int32]]:
     """How the pairs of frames are dealt out: a function ``(k, i, j)`` that numbers the shards of pairs of map k.
 
     Grid strategies keep the grid of the maps; the others shard each map alike, each map starting where the one before
@@ -210,7 +209,7 @@ def shard_numbers(
     shift = chosen.rotates * earlier.size * np.array(before)
     starts = np.concatenate([[0], np.cumsum(np.arange(n - 1, 0, -1))])
 
-    def of(k: int, i: Array, j: Array) -> npt.NDArray[np.int32]:
+    def of(k: int, i: AnyArray, j: AnyArray) -> npt.NDArray[np.int32]:
         first, second = place[i], place[np.minimum(j, len(place) - 1)]
         position = np.clip(starts[first] + second - first - 1, 0, number.size - 1)
         return np.asarray((number[position] + shift[k]) % num_shards, dtype=np.int32)
@@ -340,7 +339,7 @@ def _angle_problems(shards: Sequence[Shard], min_phi_angles: int) -> list[str]:
 # --- details
 
 
-def _finite(name: str, values: npt.ArrayLike) -> Array:
+def _finite(name: str, values: npt.ArrayLike) -> AnyArray:
     refuse_masked(**{name: values})
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
@@ -348,7 +347,7 @@ def _finite(name: str, values: npt.ArrayLike) -> Array:
     return array
 
 
-def _require_flat(arrays: Mapping[str, Array]) -> None:
+def _require_flat(arrays: Mapping[str, AnyArray]) -> None:
     shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
         raise InputError(f"points need flat arrays of equal lengths; their shapes are {shapes}")
@@ -389,7 +388,7 @@ def _generator(seed: int) -> Rng:
     return np.random.default_rng(seed)
 
 
-def _grouped(numbers: Array, num_shards: int) -> tuple[Array, Array]:
+def _grouped(numbers: AnyArray, num_shards: int) -> tuple[AnyArray, AnyArray]:
     """Order that brings points of a shard together, ascending inside, and the (M + 1,) limits of the shards."""
     order = np.argsort(numbers.astype(np.min_scalar_type(num_shards)), kind="stable")
     return order, np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=num_shards))])

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.density import LogDensity, Progress
 from homodyne.certificate.mode import climb, expansion
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.cmc.models.adapters import as_model
-from homodyne.optimization.cmc.models.model import Array, Model
+from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.types import Initialization
 
 PARTICLES = 4  # draws per gradient of the evidence bound
@@ -31,7 +32,7 @@ SHIFT = 0.5  # standard deviations that the center may be off
 STRETCH = 2.0  # factor by which a width may be off
 
 
-class Pool(dict[str, npt.NDArray[Any]]):
+class Pool(dict[str, AnyArray]):
     """Pooled points, arrays by name, and of how many shards of which size they are.
 
     Attributes
@@ -78,7 +79,7 @@ def pool_samples_from_shards(
         faults.integer("samples_per_shard", samples_per_shard, 1)
         faults.integer("seed", seed)
     sizes: list[int] = []
-    parts: list[dict[str, npt.NDArray[Any]]] = []
+    parts: list[dict[str, AnyArray]] = []
     for number, shard in enumerate(shards):
         arrays = {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
         lengths = {len(value) for value in arrays.values()}
@@ -311,7 +312,7 @@ def _optimise(
         return jax.lax.scan(lambda state, _: svi.update(state), state, None, length=size)
 
     state = jax.jit(svi.init)(jax.random.key(seed))
-    losses: list[npt.NDArray[np.float64]] = []
+    losses: list[Array] = []
     for done in range(size, size * CHUNKS + 1, size):
         state, chunk = advance(state)
         losses.append(np.asarray(chunk))

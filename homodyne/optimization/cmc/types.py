@@ -5,13 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
+from homodyne.arrays import AnyArray, Array
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.nuts import NutsSettings
-
-Array = npt.NDArray[np.float64]
 
 CHEAPEST = "cheapest"
 """Operation of a task that samples by whatever is exact and costs least, not by Markov chains at any rate."""
@@ -126,7 +122,7 @@ class ShardResult:
     shard_id: int
     samples: Array
     names: tuple[str, ...]
-    stats: dict[str, npt.NDArray[Any]] = field(repr=False)
+    stats: dict[str, AnyArray] = field(repr=False)
     num_points: int
     converged: bool
     problems: tuple[str, ...]

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.bend import Bend
 from homodyne.certificate.certify import MORE, Certified, Evaluate, certify, normal_of
@@ -22,8 +22,6 @@ from homodyne.certificate.shape import Shape
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.jumps import Frame, frame_of
 from homodyne.optimization.nuts import NutsDraws, NutsSettings, sample
-
-Array = npt.NDArray[np.float64]
 
 POOL = 4000  # observations on which modes are looked for
 MOST = 40  # modes, the heaviest, that are followed to all data

@@ -16,10 +16,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.arrays import Array
 from homodyne.certificate.density import Progress
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import InputError
@@ -39,7 +39,7 @@ EARLY = 30.0
 RUN_SHARD = "homodyne.optimization.cmc.worker:run_shard"
 """The function that does the work: samples a shard, or evaluates statistics on it."""
 
-Outcome = ShardResult | npt.NDArray[np.float64]
+Outcome = ShardResult | Array
 OnResult = Callable[[int, Outcome], None]
 Run = str | Callable[[Any], Any]
 

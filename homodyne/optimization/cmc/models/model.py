@@ -17,11 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import AnyArray, Array
 from homodyne.physics.compiling import at_points
-
-Array = npt.NDArray[np.float64]
 
 
 class Model(ABC):
@@ -52,7 +50,7 @@ class Model(ABC):
         """Log density of a shard, given by its `argument`, times the prior to a power, at z (d,)."""
         return self.log_likelihood(z, shard, power) + power * self.log_prior(z)
 
-    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Any:
+    def load(self, arrays: Mapping[str, AnyArray]) -> Any:
         """Turn the arrays of a shard into the `shard` that the other methods take: a tree of JAX arrays."""
         return {name: jnp.asarray(value) for name, value in arrays.items()}
 

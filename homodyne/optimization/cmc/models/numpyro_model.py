@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.density import check_log_density
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.optimization.cmc.models.splitting import (
@@ -109,7 +110,7 @@ class NumPyroModel(ArrayModel):
         ]
         return float64_scalar(jnp.sum(jnp.stack(observed)), "the sum of the observed sites")
 
-    def prior_draws(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    def prior_draws(self, n: int, rng: np.random.Generator) -> Array:
         """Draws (n', d) of the latent sites in coordinates; standard normal times 3 where a prior is improper."""
         words = rng.integers(2**32, size=(-(-n // DRAWN), DRAWN, 2), dtype=np.uint32)
         drawn = np.concatenate([_draw_program(self)(own) for own in words])[:n]
@@ -145,7 +146,7 @@ class NumPyroModel(ArrayModel):
             name: jnp.asarray(trace[name]["value"]) for name in [s.name for s in self._sites] + [*self._deterministic]
         }
 
-    def _inspect(self, rows: dict[str, npt.NDArray[Any]]) -> tuple[tuple[_Site, ...], tuple[str, ...]]:
+    def _inspect(self, rows: dict[str, AnyArray]) -> tuple[tuple[_Site, ...], tuple[str, ...]]:
         """List latent and deterministic sites without computing anything, and refuse what cannot be sampled."""
         from numpyro.handlers import block, seed, substitute, trace
         from numpyro.infer.initialization import init_to_uniform

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.arrays import AnyArray, Array
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.models.model import Array, Model
+from homodyne.optimization.cmc.models.model import Model
 
 Arrays = Mapping[str, npt.ArrayLike]
 JOINED = 1 << 30  # bytes of data, up to which one process evaluates all of them
@@ -26,7 +27,7 @@ SAME = 1e-9  # relative difference of two evaluations that should agree
 NARROW = re.compile(r"\b(?:b?f16|f32)\[")  # float types below float64 in the text of a jaxpr
 
 
-def check_arrays(data: Arrays) -> dict[str, npt.NDArray[Any]]:
+def check_arrays(data: Arrays) -> dict[str, AnyArray]:
     """Return data as NumPy arrays, not copied, after checking them.
 
     Raises
@@ -58,7 +59,7 @@ def check_arrays(data: Arrays) -> dict[str, npt.NDArray[Any]]:
     return arrays
 
 
-def check_observations(data: Arrays) -> dict[str, npt.NDArray[Any]]:
+def check_observations(data: Arrays) -> dict[str, AnyArray]:
     """Return data as `check_arrays` does, after looking for values that are no numbers.
 
     Raises
@@ -72,7 +73,7 @@ def check_observations(data: Arrays) -> dict[str, npt.NDArray[Any]]:
             bad = ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
             if bad.any():
                 faults.add(
-                    f"data[{name!r}] has NaN or infinite values at {np.count_nonzero(bad)} of {len(bad)} observations, "
+                    f"data[{name!r}] has NaN or infinite values at {np.count_nonzero(bad)} of {bad.size} observations, "
                     f"the first is number {np.argmax(bad)}; leave these observations out of every array"
                 )
     return arrays
@@ -83,14 +84,14 @@ def load_arrays(arrays: Arrays) -> dict[str, jax.Array]:
     return {name: jnp.asarray(value) for name, value in check_arrays(arrays).items()}
 
 
-def some_rows(data: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+def some_rows(data: dict[str, AnyArray]) -> dict[str, AnyArray]:
     """Copy a few observations, spread evenly over the data."""
     length = len(next(iter(data.values())))
     index = np.unique(np.linspace(0, length - 1, ROWS).astype(int))
     return {name: np.array(value[index]) for name, value in data.items()}
 
 
-def halves(rows: dict[str, npt.NDArray[Any]]) -> list[dict[str, npt.NDArray[Any]]]:
+def halves(rows: dict[str, AnyArray]) -> list[dict[str, AnyArray]]:
     """Split rows in two; a single row has no parts."""
     length = len(next(iter(rows.values())))
     if length == 1:
@@ -114,7 +115,7 @@ def float64_scalar(value: jax.Array, what: str) -> jax.Array:
 
 
 @contextmanager
-def on_rows(rows: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
+def on_rows(rows: Mapping[str, AnyArray]) -> Iterator[None]:
     """Turn what a model raises on a few observations into an InputError that says so."""
     try:
         yield
@@ -132,7 +133,7 @@ def on_rows(rows: Mapping[str, npt.NDArray[Any]]) -> Iterator[None]:
         ) from error
 
 
-def check_float64(model: Model, z: jax.Array, rows: dict[str, npt.NDArray[Any]]) -> None:
+def check_float64(model: Model, z: jax.Array, rows: dict[str, AnyArray]) -> None:
     """Search both densities for operations below float64: a cast back would hide them in the result's type.
 
     Raises
@@ -153,7 +154,7 @@ def check_float64(model: Model, z: jax.Array, rows: dict[str, npt.NDArray[Any]])
             )
 
 
-def check_product(model: Model, z: jax.Array, rows: dict[str, npt.NDArray[Any]]) -> None:
+def check_product(model: Model, z: jax.Array, rows: dict[str, AnyArray]) -> None:
     """Check on a few observations that the log likelihood is a sum over them; an InputError when it is not."""
     parts = halves(rows)
     if not parts:
@@ -185,7 +186,7 @@ class ArrayModel(Model):
     def constrain(self, z: jax.Array) -> dict[str, jax.Array]:
         """Return what has a name at z (d,)."""
 
-    def load(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, jax.Array]:
+    def load(self, arrays: Mapping[str, AnyArray]) -> dict[str, jax.Array]:
         """Check the arrays of a shard and hand them to JAX."""
         return load_arrays(arrays)
 
@@ -214,7 +215,7 @@ class ArrayModel(Model):
         values = jax.jit(jax.vmap(jax.vmap(self.constrain)))(jnp.asarray(z))
         return {name: np.asarray(value) for name, value in values.items()}
 
-    def check_densities(self, rows: dict[str, npt.NDArray[Any]]) -> None:
+    def check_densities(self, rows: dict[str, AnyArray]) -> None:
         """Try both densities on a few observations; errors as of `check_float64` and `check_product`."""
         z = some_point(self)
         check_float64(self, z, rows)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.files import OWN, write_atomically
 from homodyne.reading import reading
@@ -38,7 +38,7 @@ def digest(*parts: bytes | memoryview) -> str:
     return total.hexdigest()
 
 
-def pieces(arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[bytes | memoryview]:
+def pieces(arrays: Mapping[str, AnyArray]) -> Iterator[bytes | memoryview]:
     """Everything that makes arrays what they are, in an order that does not depend on that of the mapping."""
     for name in sorted(arrays):
         value = np.asarray(arrays[name], order="C")
@@ -46,7 +46,7 @@ def pieces(arrays: Mapping[str, npt.NDArray[Any]]) -> Iterator[bytes | memoryvie
         yield value.reshape(-1).view(np.uint8).data
 
 
-def seal(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+def seal(arrays: Mapping[str, AnyArray]) -> bytes:
     """Content of a sealed ``.npz`` file."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_STORED) as archive:
@@ -58,7 +58,7 @@ def seal(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     return content + digest(content).encode()
 
 
-def unseal(file: Path) -> dict[str, npt.NDArray[Any]] | None:
+def unseal(file: Path) -> dict[str, AnyArray] | None:
     """Arrays of a sealed file; None when there is no such file.
 
     Raises
@@ -162,7 +162,7 @@ def array_entry(file: Path) -> dict[str, Any]:
     return {"dtype": dtype.str, "shape": list(shape), "sha256": sha256}
 
 
-def memory_map(file: Path, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
+def memory_map(file: Path, entry: Mapping[str, Any]) -> AnyArray:
     """Read-only array whose values stay in a ``.npy`` file, which is as `array_entry` has described it.
 
     Raises
@@ -176,7 +176,7 @@ def memory_map(file: Path, entry: Mapping[str, Any]) -> npt.NDArray[Any]:
         )
     if 0 in entry["shape"]:  # nothing to map
         return np.empty(entry["shape"], dtype=entry["dtype"])
-    mapped: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    mapped: AnyArray = np.load(file, mmap_mode="r", allow_pickle=False)
     return mapped
 
 

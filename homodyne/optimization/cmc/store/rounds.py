@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.files import OWN, make_folder, replacing, write_atomically
 from homodyne.optimization.cmc.backends.child import Failed, find_function
@@ -36,7 +36,7 @@ SAMPLING = "sampling"
 REBUILT = ("model", "config")
 """Entries of a manifest's set-up of which one must be there for the model to be built again elsewhere."""
 
-Outcome = ShardResult | npt.NDArray[np.float64]
+Outcome = ShardResult | Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Round:
     store: ShardStore
     name: str
     shared: Mapping[str, Any]
-    points: npt.NDArray[np.float64] | None
+    points: Array | None
 
     @property
     def folder(self) -> Path:
@@ -184,7 +184,7 @@ class Round:
         return self.folder / f"{self.store.shard_path(shard_id).name}.{ending}"
 
 
-def _name(shared: Mapping[str, Any], points: npt.NDArray[np.float64] | None) -> str:
+def _name(shared: Mapping[str, Any], points: Array | None) -> str:
     """What a round is called: one that evaluates by its inputs."""
     if points is None:
         return SAMPLING

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.files import (
     OWN,
@@ -231,7 +231,7 @@ class ShardStore:
         """Folder with the arrays of a shard."""
         return self.path / "shards" / self._stem(shard_id)
 
-    def write_shard(self, shard_id: int, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
+    def write_shard(self, shard_id: int, arrays: Mapping[str, AnyArray]) -> Path:
         """Write the arrays of a shard and return their folder."""
         return write_arrays(self.shard_path(shard_id), arrays)
 
@@ -250,7 +250,7 @@ class ShardStore:
         entries = {"format": FORMAT, "fingerprint": self.manifest.fingerprint, "shards": marks}
         store_files.write_json(self.path / "manifest.json", {**entries, **asdict(self.manifest)}, _MAX_MANIFEST)
 
-    def read_shard(self, shard_id: int) -> dict[str, npt.NDArray[Any]]:
+    def read_shard(self, shard_id: int) -> dict[str, AnyArray]:
         """Arrays of a shard as memory maps.
 
         Raises
@@ -368,7 +368,7 @@ class ShardStore:
         if wrong:
             raise InputError(f"shard {result.shard_id}: {wrong} does not fit draws {result.samples.shape}")
 
-    def _result(self, shard_id: int, arrays: dict[str, npt.NDArray[Any]]) -> ShardResult:
+    def _result(self, shard_id: int, arrays: dict[str, AnyArray]) -> ShardResult:
         """Build a result from the arrays of its file."""
         try:
             head = json.loads(arrays.pop("head").tobytes())
@@ -415,7 +415,7 @@ def kept_shards(place: Path) -> str:
     return f"{'1 finished shard is' if count == 1 else f'{count} finished shards are'} kept in {place}"
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
+def write_arrays(folder: Path, arrays: Mapping[str, AnyArray]) -> Path:
     """Write arrays to ``folder/NAME.npy``, each atomically, and return the folder.
 
     Raises
@@ -444,7 +444,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> Path:
     return folder
 
 
-def read_arrays(folder: Path) -> dict[str, npt.NDArray[Any]]:
+def read_arrays(folder: Path) -> dict[str, AnyArray]:
     """Memory maps of the arrays in a folder, by name, once their content is found to be what was written.
 
     Raises
@@ -464,7 +464,7 @@ def read_arrays(folder: Path) -> dict[str, npt.NDArray[Any]]:
     return {name: store_files.memory_map(folder / f"{name}.npy", written["arrays"][name]) for name in names}
 
 
-def digest_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+def digest_arrays(arrays: Mapping[str, AnyArray]) -> str:
     """SHA-256 over names, types, shapes and values of arrays: the `data` of a `Manifest`."""
     return store_files.digest(*store_files.pieces(arrays))
 
