@@ -32,6 +32,7 @@ from homodyne.optimization.cmc.sharding import by_rows, require_fewer, shard_row
 from homodyne.optimization.cmc.steps import step
 from homodyne.optimization.cmc.store.shards import Manifest, digest_arrays, opened
 from homodyne.optimization.cmc.svi_init import (
+    at_mode,
     identity_initialization,
     pool_samples_from_shards,
     run_svi_initialization,
@@ -285,17 +286,18 @@ def _initialize(
     model: Model, shards: Sequence[Mapping[str, Any]], modes: Search, method: str, points_per_shard: float, seed: int
 ) -> Initialization:
     """Start by the method asked for, or by the next that works, and say which failed."""
-    notes, count = [], len(shards)
+    notes, count, mode = [], len(shards), at_mode(modes, len(shards))
     if method == "svi":
         pooled = pool_samples_from_shards(shards, max(200, _POOLED // count), seed=seed)
         try:
-            return run_svi_initialization(model, pooled, num_shards=count, points_per_shard=points_per_shard, seed=seed)
+            return run_svi_initialization(
+                model, pooled, num_shards=count, points_per_shard=points_per_shard, init=mode, seed=seed
+            )
         except ConvergenceError as error:
             notes.append(f"initialization by svi failed ({error}); nlsq was used")
     if method != "identity":
-        if modes.modes:
-            center, covariance = modes.normals()[0]
-            return Initialization(center, count * covariance, "nlsq", tuple(notes))
+        if mode is not None:
+            return replace(mode, notes=tuple(notes))
         notes.append(
             f"initialization by nlsq failed (no mode with a positive definite precision from {modes.num_starts} "
             "starts); identity was used"

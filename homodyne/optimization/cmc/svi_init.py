@@ -2,8 +2,8 @@
 
 `pool_samples_from_shards` takes equally many points of every shard. Its likelihood is rescaled to the size of one
 shard, because the inverse mass matrix of a sampler is the covariance of the posterior that it samples, not that of
-the pool. Then `run_svi_initialization` (stochastic variational inference), `mode_initialization` (Newton's method
-from several starts), or `identity_initialization` (nothing is known).
+the pool. Then `run_svi_initialization` (stochastic variational inference) or `identity_initialization` (nothing is
+known).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,12 @@ import numpy.typing as npt
 from homodyne.arguments import Faults
 from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.density import LogDensity, Progress
-from homodyne.certificate.mode import climb, expansion
+from homodyne.certificate.mode_search import Search
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.cmc.models.adapters import as_model
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.types import Initialization
+from homodyne.optimization.cmc.whole import look_for_modes
 
 PARTICLES = 4  # draws per gradient of the evidence bound
 CHUNKS = 20  # reports of progress
@@ -136,59 +137,18 @@ def named_point(values: Mapping[str, float], names: Sequence[str]) -> Array:
     return np.array([values[name] for name in names], dtype=np.float64)
 
 
+def at_mode(found: Search, num_shards: int) -> Initialization | None:
+    """Start at the heaviest mode of all data with the width of a shard; None where none was found."""
+    if not found.modes:
+        return None
+    center, covariance = found.normals()[0]
+    return Initialization(center, num_shards * covariance, "nlsq")
+
+
 def identity_initialization(model: Model, center: Array | None = None) -> Initialization:
     """Start around `center` (d,), zero unless given, with widths of one in every unconstrained coordinate."""
     d = len(model.names)
     return Initialization(np.zeros(d) if center is None else center, np.eye(d), "identity")
-
-
-def mode_initialization(
-    log_density: LogDensity, start: npt.ArrayLike, *, num_starts: int = 4, seed: int = 0
-) -> Initialization:
-    """Start at the highest mode found from several starts, with the inverse of minus the Hessian there.
-
-    Parameters
-    ----------
-    log_density
-        Of a typical shard, twice differentiable by JAX, as `shard_density` gives it.
-    start
-        First starting point (d,); the others are drawn around it with standard deviation 1.
-    num_starts
-        Number of starting points.
-    seed
-        Of the starting points.
-
-    Raises
-    ------
-    ConvergenceError
-        When no start leads to a mode with positive definite precision.
-    """
-    origin, rng = np.asarray(start, dtype=np.float64), np.random.default_rng(seed)
-    expand, found, highest = expansion(log_density), None, -np.inf
-    for k in range(num_starts):
-        begin = origin + (k > 0) * rng.standard_normal(len(origin))
-        if not np.isfinite(expand(begin)[0]):
-            continue
-        mode = climb(expand, begin)
-        covariance = _inverse(mode.precision)
-        if mode.converged and covariance is not None and mode.value > highest:
-            found, highest = Initialization(mode.point, covariance, "nlsq"), mode.value
-    if found is None:
-        raise ConvergenceError(
-            f"no mode of the posterior was found from {num_starts} starts around {origin}: a parameter may not be "
-            "identified by the data of one shard; use fewer shards, a tighter prior, or another initialization"
-        )
-    return found
-
-
-def _inverse(precision: Array) -> Array | None:
-    """Invert a matrix in coordinates of unit diagonal, as scales may differ by many orders; None if not positive."""
-    diagonal = np.diag(precision)
-    if not (np.isfinite(precision).all() and (diagonal > 0.0).all()):
-        return None
-    size = np.sqrt(diagonal)
-    values, vectors = np.linalg.eigh(precision / size / size[:, None])
-    return (vectors / values) @ vectors.T / size / size[:, None] if values[0] > 1e-12 else None
 
 
 def run_svi_initialization(
@@ -227,7 +187,7 @@ def run_svi_initialization(
     points_per_shard
         Observations of a typical shard, to which the likelihood of the pool is scaled. That of the pool unless given.
     init
-        Center and covariance to start from, those of a pilot fit; found by Newton's method unless given.
+        Center and covariance to start from, those of a pilot fit; the heaviest mode unless given.
     rank
         Columns of L; at most d are used.
     seed
@@ -272,10 +232,8 @@ def run_svi_initialization(
     assert points_per_shard is not None
     density = shard_density(made, pooled_data, num_shards, points_per_shard)
     if init is None:
-        try:
-            init = mode_initialization(density, start, seed=seed)
-        except ConvergenceError:  # no interior mode: optimise in the coordinates of the model
-            init = identity_initialization(made)
+        found = look_for_modes(made, pooled_data, num_shards * points_per_shard, seed, start)
+        init = at_mode(found, num_shards) or identity_initialization(made)  # of no mode: the coordinates of the model
     origin, factor = init.center, np.linalg.cholesky(init.covariance)
 
     def target(w: jax.Array) -> jax.Array:

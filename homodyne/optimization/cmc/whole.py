@@ -31,10 +31,10 @@ _FIXED = 20  # effective points of a proposal per dimension that fix coordinates
 _WIDE = 3.0  # standard deviation of starts where nothing is known of a prior
 
 
-def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int) -> Search:
+def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int, start: Array | None = None) -> Search:
     """Modes of the posterior that `size` observations like those of a pool would have.
 
-    Exact where the pool holds all data.
+    Exact where the pool holds all data. Climbs begin at `start` (d,), zero unless given, and at draws of the prior.
     """
     shard, rng = model.load(dict(pool)), np.random.default_rng([seed, 4])
     argument, scale, d = model.argument(shard), size / model.num_points(shard), len(model.names)
@@ -42,7 +42,8 @@ def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int
     def log_density(z: jax.Array) -> jax.Array:
         return scale * model.log_likelihood(z, argument, 1.0) + model.log_prior(z)
 
-    return search(log_density, _prior_draws(model, d), np.zeros((1, d)), rng)
+    known = np.zeros((1, d)) if start is None else start[None]
+    return search(log_density, _prior_draws(model, d), known, rng)
 
 
 def _prior_draws(model: Model, d: int) -> Callable[[int, np.random.Generator], Array]:

@@ -8,13 +8,14 @@ import pytest
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.optimization.cmc.models.adapters import LogDensityModel, as_model
 from homodyne.optimization.cmc.svi_init import (
+    at_mode,
     identity_initialization,
-    mode_initialization,
     pool_samples_from_shards,
     run_svi_initialization,
     shard_density,
 )
 from homodyne.optimization.cmc.types import Initialization
+from homodyne.optimization.cmc.whole import look_for_modes
 from homodyne.testing.conjugate import PROBLEMS, linear_regression
 
 jax.config.update("jax_enable_x64", True)
@@ -151,22 +152,13 @@ class TestModes:
         """Scales from 1e4 to 1e-8, from zero; the same comparison as for variational inference."""
         problem = PROBLEMS[name](n=N)
         pooled = pool_samples_from_shards(shards_of(problem), 200)
-        density = shard_density(problem.model, pooled, M, N / M)
-        init = mode_initialization(density, np.zeros(len(problem.truth)), num_starts=2)
+        init = at_mode(look_for_modes(problem.model, pooled, N, 0), M)
         assert init.method == "nlsq"
         assert_fits_a_shard(problem, pooled, init)
 
-    def test_highest_of_two_modes(self):
-        def density(z):
-            return jnp.logaddexp(-2.0 * jnp.sum((z - 2.0) ** 2), 1.0 - 2.0 * jnp.sum((z + 2.0) ** 2))
-
-        assert mode_initialization(density, [2.0, 2.0], num_starts=1).center[0] == pytest.approx(2.0, abs=1e-3)
-        assert mode_initialization(density, [0.5, 0.5], num_starts=10).center[0] == pytest.approx(-2.0, abs=1e-3)
-
-    @pytest.mark.parametrize("density", [lambda z: z[0] + 0.0 * z[1], lambda z: -(z[0] ** 2), lambda z: jnp.nan * z[0]])
-    def test_no_mode(self, density):
-        with pytest.raises(ConvergenceError, match="no mode"):
-            mode_initialization(density, np.ones(2), num_starts=2)
+    def test_no_mode(self):
+        model = LogDensityModel(["a"], lambda z: -jnp.sum(z**2), lambda z, data: 1e3 * jnp.sum(z**2 * data["y"]))
+        assert at_mode(look_for_modes(model, {"y": np.ones(4)}, 4.0, 0), M) is None
 
     def test_identity(self):
         model = LogDensityModel(["a", "b"], lambda z: -jnp.sum(z**2), lambda z, data: 0.0 * z[0])
