@@ -8,21 +8,11 @@
 The tests of the package use the same.
 """
 
-from typing import TYPE_CHECKING
-
-from homodyne.lazy import attributes as _attributes
-
-if TYPE_CHECKING:
-    from homodyne.physics.checks import check_model
-    from homodyne.testing.backends import check_backend
-    from homodyne.testing.combiners import check_combiner
-    from homodyne.testing.readers import check_reader
-    from homodyne.testing.statistics import (
-        assert_covariance,
-        assert_mean,
-        assert_quantiles,
-        assert_same_distribution,
-    )
+from homodyne.physics.checks import check_model
+from homodyne.testing.backends import check_backend
+from homodyne.testing.combiners import check_combiner
+from homodyne.testing.readers import check_reader
+from homodyne.testing.statistics import assert_covariance, assert_mean, assert_quantiles, assert_same_distribution
 
 __all__ = [
     "assert_covariance",
@@ -34,13 +24,3 @@ __all__ = [
     "check_model",
     "check_reader",
 ]
-
-_HOME = {
-    "backends": ("check_backend",),
-    "combiners": ("check_combiner",),
-    "homodyne.physics.checks": ("check_model",),
-    "readers": ("check_reader",),
-    "statistics": ("assert_covariance", "assert_mean", "assert_quantiles", "assert_same_distribution"),
-}
-
-__getattr__, __dir__ = _attributes(__name__, _HOME)

@@ -9,7 +9,6 @@ compiled code holds the interpreter.
 """
 
 import ctypes
-import importlib
 import io
 import os
 import pickle
@@ -26,6 +25,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from homodyne.errors import ConvergenceError, HomodyneError, InputError
+from homodyne.references import import_reference
 
 BEAT, BEGUN, ENDED = b"b", b"s", b"e"
 """First byte of what a worker sends: it is alive, it has read a task, here is the outcome."""
@@ -120,10 +120,7 @@ def attempt(work: Callable[[], Any]) -> Any:
 
 def find_function(run: str | Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Function behind "module:function"; a function is returned as it is."""
-    if callable(run):
-        return run
-    module, _, name = run.partition(":")
-    found: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
+    found: Callable[[Any], Any] = run if callable(run) else import_reference(run, "function of workers")
     return found
 
 
