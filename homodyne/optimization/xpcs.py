@@ -311,7 +311,7 @@ def fit_shards(
         "notes": list(pilot.notes),
         "noise": dict(noise or {}),
         "adjustment": model.adjustment.to_dict(),
-        "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
+        "init": init.to_list(),
     }  # fmt: skip
     manifest = Manifest(
         data=data.digest(),
@@ -363,7 +363,7 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
         config = load_config(setup["config"], importing=False)
         t, phi, q, sigma = (np.array(setup[name], dtype=np.float64) for name in ("t", "phi", "q", "sigma"))
         gap, space = setup["gap"], space_of(config, t).suited_as(setup["coordinates"])
-        center, covariance, method, notes, cavity = setup["init"]
+        init = Initialization.of_list(setup["init"])
         modes = [(np.array(mode), np.array(matrix)) for mode, matrix in setup["modes"]]
         adjustment = Adjustment.from_dict(setup["adjustment"])
     except (KeyError, TypeError, ValueError) as error:
@@ -371,7 +371,6 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
             f"the store {store.path} was not made by fitting two-time maps, or its manifest is damaged ({error})"
         ) from error
     model = XpcsModel(space, t, q, phi, gap, scaling_of(config), sigma, adjustment)
-    init = Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity)
     return model, config, init, list(modes)
 
 

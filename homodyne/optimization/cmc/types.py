@@ -1,9 +1,11 @@
 """What passes between coordinator, backends and workers: tasks go out, results or failures come back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from homodyne.arrays import AnyArray, Array
 from homodyne.optimization.cmc.models.model import Model
@@ -40,6 +42,16 @@ class Initialization:
     notes: tuple[str, ...] = ()
     cavity: float = 0.0
     names: tuple[str, ...] = ()
+
+    def to_list(self) -> list[Any]:
+        """Plain values, as of JSON."""
+        return [self.center.tolist(), self.covariance.tolist(), self.method, list(self.notes), self.cavity]
+
+    @classmethod
+    def of_list(cls, values: Sequence[Any]) -> "Initialization":
+        """Read what `to_list` has made; a ValueError or TypeError for anything else."""
+        center, covariance, method, notes, cavity = values
+        return cls(np.array(center), np.array(covariance), method, tuple(notes), cavity)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield the starting point by name and the inverse mass matrix, as `run_parallel_mcmc` takes them."""

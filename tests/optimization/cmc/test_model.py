@@ -214,7 +214,6 @@ class TestNumPyroModel:
         np.testing.assert_allclose(draws["double"], 2.0 * draws["matrix"])
         np.testing.assert_allclose(draws["weights"].sum(axis=-1), 1.0)
         np.testing.assert_allclose(draws["high"], draws["low"] + 3.0 / (1.0 + np.exp(-z[..., 1])))
-        assert model.distribution(6) == "HalfNormal"
 
     def test_handlers_around_the_caller_have_no_effect(self, example):
         model = NumPyroModel(simple, example)

@@ -36,11 +36,10 @@ DRAWN = 64  # draws of the prior in one call
 
 @dataclass(frozen=True)
 class _Site:
-    """A latent site: name, shape in unconstrained space, and the name of its distribution."""
+    """A latent site: name, and shape in unconstrained space."""
 
     name: str
     shape: tuple[int, ...]
-    distribution: str
 
     @property
     def size(self) -> int:
@@ -91,10 +90,6 @@ class NumPyroModel(ArrayModel):
         self._names = check_names([label for site in self._sites for label in site.labels])
         self._check_prior(some_point(self))
         self.check_densities(self._rows)
-
-    def distribution(self, index: int) -> str:
-        """Return the name of the distribution to which coordinate `index` belongs, at the kept rows."""
-        return next(site.distribution for site in self._sites if self._names[index] in site.labels)
 
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the latent sites and `prior_sites` in z (d,), Jacobian included."""
@@ -297,7 +292,7 @@ def _latent_site(site: dict[str, Any]) -> _Site:
     from numpyro.distributions import biject_to
 
     shape = biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))
-    return _Site(site["name"], tuple(shape), type(_base(site["fn"])).__name__)
+    return _Site(site["name"], tuple(shape))
 
 
 def _log_prob(site: dict[str, Any]) -> jax.Array:

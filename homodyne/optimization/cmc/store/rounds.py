@@ -75,11 +75,10 @@ class Round:
         first, store = tasks[0], _store_of(tasks[0])
         if not isinstance(run, str):
             raise InputError(f"run is {run!r}; workers elsewhere need it as 'module:function'")
-        init = first.init
         shared = {
             "fingerprint": store.manifest.fingerprint, "run": run, "power": first.power, "seed": first.seed,
             "threads": first.threads, "operation": first.operation, "settings": asdict(first.settings),
-            "init": [init.center.tolist(), init.covariance.tolist(), init.method, list(init.notes), init.cavity],
+            "init": first.init.to_list(),
         }  # fmt: skip
         points = first.points
         made = cls(store, _name(shared, points), shared, points)
@@ -126,11 +125,10 @@ class Round:
             How many of these the sampler itself has spoilt: it takes smaller steps after each.
         """
         shared = self.shared
-        center, covariance, method, notes, cavity = shared["init"]
         task = ShardTask(
             shard_id=shard_id, model=model, data=self.store.shard_path(shard_id), power=shared["power"],
             settings=NutsSettings(**shared["settings"]), seed=shared["seed"], threads=shared["threads"],
-            init=Initialization(np.array(center), np.array(covariance), method, tuple(notes), cavity),
+            init=Initialization.of_list(shared["init"]),
             points=self.points, attempt=attempt, caution=caution, operation=shared.get("operation", ""),
         )  # fmt: skip
         outcome: Outcome = find_function(shared["run"])(task)
