@@ -4,9 +4,7 @@ Nothing here imports a module that a configuration names: `homodyne.config.io.lo
 named it.
 """
 
-from typing import Any
-
-from homodyne.arrays import AnyArray
+from homodyne.arrays import Array
 from homodyne.config.schema import Config, LoguniformPrior, NormalPrior, ParameterConfig
 from homodyne.likelihood.scaling import Components, ScalingPrior, loguniform
 from homodyne.physics.model import CorrelationModel, Parameter, find_model
@@ -25,7 +23,7 @@ def model_of(config: Config) -> CorrelationModel:
     return find_model(config.analysis_mode, config.model.given(), importing=False)
 
 
-def space_of(config: Config, t: Any) -> ParameterSpace:
+def space_of(config: Config, t: Array) -> ParameterSpace:
     """Parameters of the model with their priors, for a record with frames at the ages t (n,) in s."""
     model, given = model_of(config), config.parameters.given()
     free = {name for name, own in given.items() if own.fixed is None}  # also frees what the model fixes by default
@@ -49,7 +47,7 @@ def _components(prior: NormalPrior | LoguniformPrior) -> Components:
     return [(1.0, prior.mean, prior.sd)]
 
 
-def initial_of(config: Config, space: ParameterSpace) -> AnyArray | None:
+def initial_of(config: Config, space: ParameterSpace) -> Array | None:
     """Coordinates (dim,) at which the user starts the search, completed by prior medians; None when none are given.
 
     Raises

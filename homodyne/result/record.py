@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.result.summary import PER_MAP, SummaryTable, run_facts, summarise
@@ -109,10 +109,10 @@ class MCMCResult:
     fixed: Mapping[str, float] = field(default_factory=dict)
     certificate: "Certificate | None" = None
     diagnostics: Mapping[str, Any] = field(default_factory=dict)
-    t: AnyArray | None = None
-    q: AnyArray | None = None
-    phi: AnyArray | None = None
-    sigma: AnyArray | None = None
+    t: Array | None = None
+    q: Array | None = None
+    phi: Array | None = None
+    sigma: Array | None = None
     gap: float | None = None
     model_options: Mapping[str, Any] = field(default_factory=dict)
     bad_frames: tuple[int, ...] = ()
