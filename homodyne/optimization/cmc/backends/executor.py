@@ -30,7 +30,7 @@ LOOK = 5.0  # seconds between two questions for workers
 
 @contextmanager
 def _unchanged_environment() -> Iterator[None]:
-    """Put the environment of this process back: Dask leaves in it how many threads its workers may have."""
+    """Put the environment of this process back: Dask leaves in it its threads, Parsl is given a PATH."""
     before = dict(os.environ)
     try:
         yield

@@ -118,10 +118,11 @@ def parsl_backend(options: BackendOptions, config: Any = None) -> ExecutorBacken
 
     @contextmanager
     def executor() -> Iterator[Executor]:
+        # Its programs need not be on the PATH, which is put back when the run ends; `worker_init` is for the nodes.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         with temporary_folder() as folder, starting_programs():
-            with _own_programs():
-                own = config or _local_parsl(parsl, num_workers_of(options), options.silence, str(folder))
-                pool = concurrent.ParslPoolExecutor(own)
+            own = config or _local_parsl(parsl, num_workers_of(options), options.silence, str(folder))
+            pool = concurrent.ParslPoolExecutor(own)
             known = all(hasattr(one, "connected_managers") for one in own.executors)
             try:
                 yield _ParslExecutor(pool, own.executors, own=config is None) if known else pool
@@ -172,17 +173,6 @@ def starting_programs() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
         yield
-
-
-@contextmanager
-def _own_programs() -> Iterator[None]:
-    """Let Parsl find its programs, which need not be on the PATH; those of the nodes are found by `worker_init`."""
-    before = os.environ.get("PATH", os.defpath)
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = before
 
 
 def _local_parsl(parsl: Any, count: int, silence: float, folder: str) -> Any:
