@@ -4,8 +4,6 @@ Before the parameters stand the rates of the model in the middle of what the rec
 much better than amplitudes, exponents and offsets.
 """
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from homodyne.arrays import Array
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult, load_result
-from homodyne.result.summary import align_table, format_number, span_text
+from homodyne.result.summary import align_table, csv_of, format_number, span_text
 
 Cells = tuple[str, ...]
 
@@ -142,16 +140,14 @@ class Comparison:
 
     def to_csv(self) -> str:
         """One line for each quantity of each fit, numbers with all digits."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        facts = ["parameter", "unit", "file", "model", "method", "uncertainty", "verdict", "q_min", "q_max"]
-        writer.writerow([*facts, *Interval._fields, "fixed"])
+        rows = []
         for one in self.quantities:
             for fit in self.fits:
                 value = fit.values[one.name]
-                facts = [one.name, one.unit, fit.label, fit.model, fit.method, fit.uncertainty, fit.verdict]
-                writer.writerow([*facts, *(fit.q or ("", "")), *value, value.fixed])
-        return text.getvalue()
+                facts = (one.name, one.unit, fit.label, fit.model, fit.method, fit.uncertainty, fit.verdict)
+                rows.append((*facts, *(fit.q or ("", "")), *value, value.fixed))
+        columns = ("parameter", "unit", "file", "model", "method", "uncertainty", "verdict", "q_min", "q_max")
+        return csv_of(rows, [*columns, *Interval._fields, "fixed"])
 
 
 def compare(

@@ -3,17 +3,14 @@
 ``SummaryTable`` is made by ``MCMCResult.summary()``; ``str(table)`` is the text, ``table.rows`` serves programs.
 """
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, plain
 from homodyne.certificate.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -110,16 +107,12 @@ class SummaryTable:
             "parameters": [asdict(row) for row in self.rows],
             "rates": [asdict(row) for row in self.rates],
         }
-        plain: dict[str, Any] = json.loads(json.dumps(record, default=float), parse_constant=lambda name: None)
-        return plain
+        values: dict[str, Any] = plain(record)
+        return values
 
     def to_csv(self) -> str:
         """One line for each row, numbers with all digits."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [one.name for one in fields(SummaryRow)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in self.rows)
-        return text.getvalue()
+        return csv_of(self.rows)
 
     def _advice(self) -> list[str]:
         if not self.undetermined:
@@ -135,6 +128,14 @@ class SummaryTable:
             return []
         middle = f"in the middle of the record, t = {self.rates[0].t:.3g} s (median and half of the central 68 %):"
         return [middle, *(f"  {line}" for line in align_cells([row.cells for row in self.rates], 3)), ""]
+
+
+def csv_of(rows: Sequence[Any], columns: Sequence[str] | None = None) -> str:
+    """Comma-separated values of records or mappings, numbers with all digits; what is not known is empty."""
+    import pandas as pd
+
+    text: str = pd.DataFrame(rows, columns=columns).to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def summarise(result: "MCMCResult") -> SummaryTable:

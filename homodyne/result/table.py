@@ -1,7 +1,5 @@
 """Fits of many measurements as one table: a line for each, also where it failed."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from homodyne.result.record import MCMCResult
-from homodyne.result.summary import format_number, median_and_error, span_text
+from homodyne.result.summary import csv_of, format_number, median_and_error, span_text
 
 _LOW, _HIGH = 0.16, 0.84
 _PARTS = ("", " lower", " upper", " prior share")
@@ -48,10 +46,8 @@ def to_csv(lines: Sequence[Line]) -> str:
     """
     parts = {name: [f"{label}{part}" for part in _PARTS] for name, label in _columns(lines).items()}
     cells = [cell for part in parts.values() for cell in part]
-    text = io.StringIO()
     header = ["file", "q_min", "q_max", "verdict", "method", *_further(lines), *cells, "failure"]
-    writer = csv.DictWriter(text, header, restval="", lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for line in lines:
         row: dict[str, Any] = {**line.values, "file": line.label, "failure": line.failure}
         if (one := line.result) is not None:
@@ -61,8 +57,8 @@ def to_csv(lines: Sequence[Line]) -> str:
             for name in parts.keys() & one.samples.keys():
                 numbers = map(float, np.quantile(one.samples[name], (0.5, _LOW, _HIGH)))
                 row |= dict(zip(parts[name], [*numbers, shares.get(name, "")], strict=True))
-        writer.writerow(row)
-    return text.getvalue()
+        rows.append(row)
+    return csv_of(rows, header)
 
 
 def to_latex(lines: Sequence[Line]) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, plain
 from homodyne.certificate.certify import Certificate
 from homodyne.certificate.chains import chain_problems, diagnose, energy_problems, rhat_limit, unusable
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_expectation, kl_threshold
 from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments, compare_shards
-from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, plain, read_shards
+from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, read_shards
 from homodyne.registries import COMBINERS
 
 __all__ = ["_kl_divergence_gaussian", "convergence", "validate_cmc_results"]
@@ -96,14 +96,14 @@ def validate_cmc_results(
         soft, warnings = soft + disagreement, warnings + between.pop("remarks") + ([] if cavity else remarks)
         single = comparison.leave_one_out
         for m, shard in enumerate(compared):
-            entries[shard.shard_id]["leave_one_out"] = _plain_fields(single, ("distance", "score", "p"), m)
+            entries[shard.shard_id]["leave_one_out"] = _fields(single, ("distance", "score", "p"), m)
     numbers = None
     if combined is not None:
         numbers, bad, remarks = _judge_combined(combined, comparison, shards)
         fatal, warnings = fatal + bad, warnings + remarks
     problems = fatal + soft
     valid = not (problems if strict else fatal)
-    return valid, {
+    report = {
         "valid": valid,
         "strict": strict,
         "problems": problems,
@@ -114,6 +114,7 @@ def validate_cmc_results(
         "between": between,
         "combined": numbers,
     }
+    return valid, plain(report)
 
 
 def _judge_chains(shard: ShardDraws, num_shards: int) -> tuple[list[str], list[str]]:
@@ -141,11 +142,11 @@ def _entry(shard: ShardDraws, problems: list[str]) -> dict[str, Any]:
         "shard_id": shard.shard_id,
         "converged": not problems,
         "problems": problems,
-        "mean": plain(flat.mean(axis=0)),
-        "sd": plain(flat.std(axis=0, ddof=1)),
-        **_plain_fields(shard, ("rhat", "ess_bulk", "ess_tail", "ebfmi")),
-        "max_rhat": plain(shard.rhat.max()),
-        "min_ess": plain(np.fmin(shard.ess_bulk, shard.ess_tail).min()),
+        "mean": flat.mean(axis=0),
+        "sd": flat.std(axis=0, ddof=1),
+        **_fields(shard, ("rhat", "ess_bulk", "ess_tail", "ebfmi")),
+        "max_rhat": shard.rhat.max(),
+        "min_ess": np.fmin(shard.ess_bulk, shard.ess_tail).min(),
         "divergences": shard.divergences,
         **shard.facts,
     }
@@ -214,30 +215,30 @@ def _between(comparison: Heterogeneity, moments: ShardMoments, shards: list[Shar
     pairs = total[np.triu_indices(len(ids), 1)]
     return {
         "remarks": remarks,
-        "q": _plain_fields(comparison.overall, _TEST) | {"dof": (len(ids) - 1) * len(names)},
+        "q": _fields(comparison.overall, _TEST) | {"dof": (len(ids) - 1) * len(names)},
         "parameters": [
-            {"name": name, **_plain_fields(test, _TEST), "p_holm": plain(p)}
+            {"name": name, **_fields(test, _TEST), "p_holm": p}
             for name, test, p in zip(names, comparison.parameters, comparison.p_parameters, strict=True)
         ],
         "outliers": [ids[m] for m in comparison.outliers],
         "identical": [[ids[i], ids[j]] for i, j in comparison.identical],
         "product": {
-            "mean": plain(comparison.mean),
-            "sd": plain(np.sqrt(np.diag(comparison.covariance))),
-            "mcse": plain(comparison.mean_error),
+            "mean": comparison.mean,
+            "sd": np.sqrt(np.diag(comparison.covariance)),
+            "mcse": comparison.mean_error,
         },
         "kl": {
-            "matrix": plain(total) if len(ids) <= MAX_MATRIX else None,
-            "median": plain(np.median(pairs)),
-            "max": plain(pairs.max()),
+            "matrix": total if len(ids) <= MAX_MATRIX else None,
+            "median": np.median(pairs),
+            "max": pairs.max(),
             "expected": kl_expectation(len(names), ess),
             "limit": limit,
         },
     }
 
 
-def _plain_fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Any]:
-    return {name: plain(np.asarray(getattr(record, name))[row]) for name in names}
+def _fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Any]:
+    return {name: np.asarray(getattr(record, name))[row] for name in names}
 
 
 def _judge_combined(
@@ -263,7 +264,7 @@ def _judge_combined(
     variance = np.diag(covariance)
     if not problems and not (variance > 0.0).all():
         problems.append("the combined posterior: a variance is not positive")
-    numbers: dict[str, Any] = {"method": method, "mean": plain(mean), "sd": None}
+    numbers: dict[str, Any] = {"method": method, "mean": mean, "sd": None}
     warnings = []
     name = COMBINERS.name_of(method)
     if name in COMBINERS and not COMBINERS[name].is_product:
@@ -271,11 +272,11 @@ def _judge_combined(
     if problems:
         return numbers, problems, warnings
     sd = np.sqrt(variance)
-    numbers["sd"] = plain(sd)
+    numbers["sd"] = sd
     if comparison is not None:
         shift, width = (mean - comparison.mean) / sd, sd / np.sqrt(np.diag(comparison.covariance))
-        numbers |= {"shift": plain(shift), "width_ratio": plain(width)}
-        numbers["mcse_in_sd"] = plain(comparison.mean_error / sd)
+        numbers |= {"shift": shift, "width_ratio": width}
+        numbers["mcse_in_sd"] = comparison.mean_error / sd
         far = int(np.argmax(np.abs(shift)))
         if abs(shift[far]) > 1.0:
             warnings.append(

@@ -3,7 +3,6 @@
 Records and mappings are taken alike. Nothing is left out in silence: what cannot be compared comes back as a sentence.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -112,7 +111,7 @@ def _read(record: Any, number: int) -> ShardDraws:
     for name in ("rhat", "ess_bulk", "ess_tail"):
         if arrays[name].shape != (dimension,):
             raise InputError(f"{name} of shard {number} has shape {arrays[name].shape}, expected ({dimension},)")
-    facts = {name: plain(get(record, name)) for name in ("num_points", "num_gradients", "attempts", "seconds")}
+    facts = {name: get(record, name) for name in ("num_points", "num_gradients", "attempts", "seconds")}
     facts["worker_problems"] = [str(text) for text in get(record, "problems") or ()]
     bad_density = int((~np.isfinite(stats["lp"])).sum()) if "lp" in stats else 0
     divergences = int(measured["divergences"])
@@ -166,14 +165,3 @@ def comparable(shards: list[ShardDraws]) -> tuple[ShardMoments, list[ShardDraws]
         for field in fields(ShardMoments)
     }
     return ShardMoments(**joined), kept, sentences
-
-
-def plain(value: Any) -> Any:
-    """Numbers as JSON can hold them; None for what is not finite."""
-    if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.tolist()] if value.ndim else plain(value.item())
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
