@@ -1,6 +1,6 @@
 """Simulated measurements with the posterior that a good fit would return, made in a moment and without a fit.
 
-For tests and documentation of whatever reads results: tables, files, figures, reports.
+For tests of whatever reads results: tables, files, figures, reports.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable
 from math import inf, isfinite
 from numbers import Integral, Real
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from homodyne.errors import InputError
+
+Found = TypeVar("Found")
 
 
 class Faults:
@@ -15,13 +17,13 @@ class Faults:
     def __init__(self) -> None:
         self.found: list[InputError] = []
 
-    def of(self, check: Callable[..., Any], *given: Any, **named: Any) -> Any:
-        """Return what a function returns, or None where it raises an `InputError`, which is noted."""
+    def of(self, check: Callable[..., Found], *given: Any, **named: Any) -> Found:
+        """Return what a function returns; inside the ``with`` block also None, where it raises an `InputError`."""
         try:
             return check(*given, **named)
         except InputError as error:
             self.found.append(error)
-            return None
+            return None  # type: ignore[return-value]  # nothing behind the block sees it
 
     def integer(self, name: str, value: Any, least: int = 0) -> None:
         """Note anything but an integer of `least` or more."""

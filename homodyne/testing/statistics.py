@@ -5,12 +5,12 @@ luck: a correct sampler fails one assertion in ten thousand, however many coordi
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from homodyne.arrays import Array
+from homodyne.certificate.chains import array_stats
 
 LUCK = 1e-4  # probability that an assertion about correct draws fails
 
@@ -93,10 +93,7 @@ def _means(x: Array, independent: bool) -> tuple[Array, Array, Array]:
     if independent:
         ess = np.full(x.shape[2], float(x.shape[1]))
     else:
-        from arviz_stats.base.array import array_stats
-
-        stats: Any = array_stats
-        ess = np.asarray(stats.ess(np.moveaxis(x, 2, 0), method="mean"), dtype=np.float64)
+        ess = np.asarray(array_stats().ess(np.moveaxis(x, 2, 0), method="mean"), dtype=np.float64)
         moving = (np.ptp(x, axis=1) > 0.0).all(axis=0) | (sd == 0.0)
         ess = np.where(moving, ess, 0.0)  # a chain that never moves has no effective draws
     with np.errstate(divide="ignore"):

@@ -130,7 +130,6 @@ def sample_consensus(
         if backend not in (None, "auto") and isinstance(options, BackendOptions | None):
             runner = faults.of(select_backend, hardware, backend, options=options)
             faults.of(_require_kept, runner, model, store)
-        engine: Any = None
         if arrays:
             engine = faults.of(as_model, model, arrays, prior_sites)
     assert isinstance(settings, ConsensusSettings)
@@ -321,11 +320,11 @@ class CMCCoordinator:
 
     def run_cmc(
         self,
-        data: Any,
-        t1: Any,
-        t2: Any,
-        phi: Any,
-        q: Any,
+        data: npt.ArrayLike,
+        t1: npt.ArrayLike,
+        t2: npt.ArrayLike,
+        phi: npt.ArrayLike,
+        q: npt.ArrayLike,
         L: float | None = None,
         analysis_mode: str | None = None,
         nlsq_params: Mapping[str, float] | None = None,

@@ -211,7 +211,7 @@ def run_svi_initialization(
     num_shards = getattr(pooled_data, "num_shards", None) if num_shards is None else num_shards
     points_per_shard = getattr(pooled_data, "points_per_shard", None) if points_per_shard is None else points_per_shard
     with Faults() as faults:
-        made: Any = model if isinstance(model, Model) else faults.of(as_model, model, pooled_data)
+        made = model if isinstance(model, Model) else faults.of(as_model, model, pooled_data)
         faults.integer("num_steps", num_steps, CHUNKS + 1)
         faults.number("learning_rate", learning_rate, above=0.0)
         faults.integer("rank", rank, 1)
@@ -224,7 +224,6 @@ def run_svi_initialization(
         else:
             faults.integer("num_shards", num_shards, 1)
             faults.number("points_per_shard", points_per_shard, above=0.0)
-        start: Any = None
         if made is not None:
             zero = dict.fromkeys(made.names, 0.0)
             start = faults.of(named_point, zero if init_params is None else init_params, made.names)

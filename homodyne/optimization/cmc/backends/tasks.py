@@ -41,7 +41,7 @@ def write_tasks(
                 "NumPyro model function. For two-time maps with the models of this package use CMCCoordinator"
             )
         elif shards:
-            made: Any = model if isinstance(model, Model) else faults.of(as_model, model, _example(shards))
+            made = model if isinstance(model, Model) else faults.of(as_model, model, _example(shards))
             if made is not None:
                 init = faults.of(_initialization, init_params, inv_mass_matrix, made.names)
     tasks = []
@@ -73,9 +73,7 @@ def _settings(mcmc_config: Mapping[str, Any]) -> NutsSettings:
         for name in mcmc_config:
             if name not in known:
                 faults.add(f"mcmc_config holds {name!r}; known: {', '.join(known)}")
-        settings = faults.of(NutsSettings, **{name: value for name, value in mcmc_config.items() if name in known})
-    assert isinstance(settings, NutsSettings)
-    return settings
+        return faults.of(NutsSettings, **{name: value for name, value in mcmc_config.items() if name in known})
 
 
 def _initialization(
