@@ -386,7 +386,11 @@ def test_array_names_are_identifiers(store, name):
         {"num_points": 11},
         {"samples": np.zeros((2, 5, 2))},
         {"samples": np.zeros((2, 5, 3), dtype=np.float32)},
+        {"stats": {"lp": np.zeros((2, 4))}},
+        {"rhat": np.zeros(2)},
+        {"ebfmi": np.zeros(3)},
         {"samples": np.full((2, 5, 3), np.nan)},
+        {"converged": True},
     ],
 )
 def test_a_result_that_does_not_fit_is_not_written(store, changes):

@@ -340,7 +340,7 @@ class ShardStore:
         return self.path / "failures" / f"{self._stem(shard_id)}.json"
 
     def _check_result(self, result: ShardResult) -> None:
-        """Refuse a result that does not fit the run."""
+        """Refuse a result that does not fit the run, or itself."""
         self._stem(result.shard_id)
         num_points, size = self.manifest.points[result.shard_id], len(self.manifest.names)
         if result.names != self.manifest.names or result.num_points != num_points:
@@ -355,6 +355,18 @@ class ShardStore:
             )
         if bad := int(np.count_nonzero(~np.isfinite(result.samples))):
             raise InputError(f"{bad} draws of shard {result.shard_id} are not finite; a sampler must not return them")
+        if result.converged == bool(result.problems):
+            raise InputError(
+                f"shard {result.shard_id}: converged is {result.converged}, its problems are {result.problems}"
+            )
+        chains = result.samples.shape[:2]
+        energies = chains[:1] if np.size(result.ebfmi) else (0,)  # none of weighted points
+        expected = {"rhat": (size,), "ess_bulk": (size,), "ess_tail": (size,), "ebfmi": energies}
+        shapes = {name: np.shape(getattr(result, name)) for name in expected}
+        shapes |= {f"stats[{name!r}]": np.shape(value) for name, value in result.stats.items()}
+        wrong = {name: shape for name, shape in shapes.items() if shape != expected.get(name, chains)}
+        if wrong:
+            raise InputError(f"shard {result.shard_id}: {wrong} does not fit draws {result.samples.shape}")
 
     def _result(self, shard_id: int, arrays: dict[str, AnyArray]) -> ShardResult:
         """Build a result from the arrays of its file."""
