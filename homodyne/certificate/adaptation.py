@@ -10,15 +10,13 @@ one first.
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import logsumexp
 
+from homodyne.arrays import Array
 from homodyne.certificate.importance import effective, smoothed
 from homodyne.certificate.proposal import Density
 from homodyne.certificate.shape import Joined, fitted
 from homodyne.certificate.stage import MIN_INSIDE
-
-Array = npt.NDArray[np.float64]
 
 ROUNDS = 8  # at most
 GOOD_ROUNDS = 2  # in a row after which it ends

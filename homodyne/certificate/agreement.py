@@ -9,11 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.chains import array_stats
-
-Array = npt.NDArray[np.float64]
 
 MEAN = 0.1  # tolerated shift of a mean, in standard deviations
 SPREAD = 0.15  # tolerated relative error of a variance

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from homodyne.arrays import Array
 
 POINTS_TERM = 10  # effective points, at least, for each term of a polynomial
 REACH = 4.0  # standard deviations within which polynomials are followed

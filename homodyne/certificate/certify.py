@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.confirmation import confirm
 from homodyne.certificate.importance import smoothed, systematic, worth
@@ -40,7 +41,6 @@ from homodyne.certificate.stage import Draws, Stage, weigh
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 
-Array = npt.NDArray[np.float64]
 Evaluate = Callable[[Array], Array]
 """Maps points (n, d) to exact log densities (n,)."""
 

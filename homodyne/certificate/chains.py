@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
-
-Array = npt.NDArray[np.float64]
 
 FALSE_ALARM = 0.01  # probability that R-hat alone fails a healthy run, all parameters together
 MAX_RHAT = 1.01  # or what healthy chains exceed by chance; see `diagnose`

@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.agreement import Estimate, Weighted, compare
 from homodyne.certificate.importance import Weights, smoothed
 from homodyne.certificate.proposal import Normal, around
 from homodyne.certificate.shape import Joined, fitted
 from homodyne.certificate.stage import CONTROL, MIN_INSIDE
-
-Array = npt.NDArray[np.float64]
 
 WIDER = 1.3  # width of the next proposal over that of the present result
 ROUNDS = 6  # at most

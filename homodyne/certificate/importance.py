@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
+from homodyne.arrays import Array
 from homodyne.certificate.chains import array_stats
-
-Array = npt.NDArray[np.float64]
 
 EVEN = 0.99  # share of effective weights above which they have no tail
 

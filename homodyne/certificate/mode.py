@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from homodyne.arrays import Array
+
 Expansion = Callable[[Array], tuple[float, Array, Array]]
 
 MAX_STEPS = 60

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.density import LogDensity
 from homodyne.certificate.mode import ENOUGH, SMALLEST, Mode
 
-Array = npt.NDArray[np.float64]
 Draw = Callable[[int, np.random.Generator], Array]
 
 FIRST = 64  # draws of the prior that are climbed from at first

@@ -1,11 +1,9 @@
 """Modes that a merge has passed over, looked for from draws of the shards."""
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.polish import Evaluate, Polished, polish
-
-Array = npt.NDArray[np.float64]
 
 EXCESS = 3.0  # log density above what the known modes explain
 APART = 3.0  # posterior sd between two modes

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from homodyne.arrays import Array
+
 Evaluate = Callable[[Array], Array]
 
 STEP = 0.3  # of the differences, in posterior sd: rounding of a density near 1e8 is then 1e-7 of the curvature

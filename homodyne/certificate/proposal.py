@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from homodyne.arrays import Array
+
 Mode = tuple[npt.ArrayLike, npt.ArrayLike]
 """A mode (d,) and the covariance (d, d) around it."""
 

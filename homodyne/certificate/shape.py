@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import logsumexp
 
+from homodyne.arrays import Array
 from homodyne.certificate.bend import Bend, weighted_moments
 from homodyne.certificate.proposal import DEFENSIVE, DEGREES, Density, Mixture, Normal
-
-Array = npt.NDArray[np.float64]
 
 FITTED = 8000  # draws from weighted points to which a proposal is fitted
 LARGEST = 20  # components

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit
 
+from homodyne.arrays import Array
 from homodyne.certificate.agreement import Comparison, Weighted, compare, overlap, overlap_of_weights
 from homodyne.certificate.importance import Weights, effective, smoothed
 from homodyne.certificate.proposal import Density
-
-Array = npt.NDArray[np.float64]
 
 CONTROL = 20_000  # points, not evaluated, that fix expectations under a known density
 MIN_INSIDE = 25  # points of finite density, at least

@@ -21,13 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.linalg import qr, solve_triangular
 
+from homodyne.arrays import AnyArray
 from homodyne.likelihood import posterior
 from homodyne.likelihood.nodes import Nodes, moments_of, padded_to
 from homodyne.likelihood.posterior import Posterior
 from homodyne.physics.compiling import at_points, compiled
 from homodyne.physics.model import CorrelationModel
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 ROWS = 800  # functions g from which nodes are chosen; their squares are as many again
 MOST = 640  # nodes, at most
@@ -105,9 +104,9 @@ class Condensation:
     trial : Trial
     """
 
-    used: Array
-    chosen: Array
-    interpolation: Array
+    used: AnyArray
+    chosen: AnyArray
+    interpolation: AnyArray
     trial: Trial
 
     def few(self, nodes: Nodes) -> Nodes:
@@ -119,7 +118,7 @@ class Condensation:
 
 
 def condensation(
-    nodes: Nodes, model: CorrelationModel, params: Mapping[str, Array], tolerance: float, rng: np.random.Generator
+    nodes: Nodes, model: CorrelationModel, params: Mapping[str, AnyArray], tolerance: float, rng: np.random.Generator
 ) -> Condensation:
     """Nodes that stand for all while parameters stay among those given.
 
@@ -166,8 +165,13 @@ def condensation(
 
 
 def _functions(
-    nodes: Nodes, model: CorrelationModel, params: Mapping[str, Array], t1: Array, t2: Array, rng: np.random.Generator
-) -> Array:
+    nodes: Nodes,
+    model: CorrelationModel,
+    params: Mapping[str, AnyArray],
+    t1: AnyArray,
+    t2: AnyArray,
+    rng: np.random.Generator,
+) -> AnyArray:
     """The correlation g at times (K,), each row at one of the points for one of the maps, (rows, K)."""
     points = len(next(iter(params.values())))
     which, maps = rng.permutation(np.arange(ROWS) % points), np.arange(ROWS) % nodes.num_maps

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, moments_from, pair_totals
 from homodyne.likelihood.posterior import Posterior, evaluate_from, log_densities, parameters_at_images
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 from homodyne.threads import in_threads
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 LIMIT = 0.05
 """Spread (standard deviation) of the error of the log density over the draws, at most."""
@@ -29,7 +28,7 @@ _ROWS, _LAGS = 64, 256  # of a rectangle of pairs
 
 def direct_moments(
     model: CorrelationModel,
-    params: dict[str, Array],
+    params: dict[str, AnyArray],
     maps: Maps,
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 2,
@@ -38,7 +37,7 @@ def direct_moments(
     return moments_of_sums(maps.center, *direct_sums(model, params, maps, progress, workers))
 
 
-def moments_of_sums(center: Array, sums: Array, table: Array) -> Moments:
+def moments_of_sums(center: AnyArray, sums: AnyArray, table: AnyArray) -> Moments:
     """Moments, fields of shape (P, n_maps), from the centre of every map and what `direct_sums` returns."""
     found = moments_from(sums, center, *np.moveaxis(table, 2, 0))
     return Moments(*(np.broadcast_to(x, table.shape[:2]) for x in found))
@@ -46,11 +45,11 @@ def moments_of_sums(center: Array, sums: Array, table: Array) -> Moments:
 
 def direct_sums(
     model: CorrelationModel,
-    params: dict[str, Array],
+    params: dict[str, AnyArray],
     maps: Maps,
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 2,
-) -> tuple[Array, Array]:
+) -> tuple[AnyArray, AnyArray]:
     """Sums over all pairs of the data, (n_maps, 5) as of `Nodes`, and of w g, w g² and w y g, (P, n_maps, 3).
 
     Parameters
@@ -69,7 +68,7 @@ def direct_sums(
     gap, q, phi = np.nan if maps.gap is None else maps.gap, np.asarray(maps.q), np.asarray(maps.phi)
     center = maps.center
 
-    def one(part: tuple[slice, slice]) -> tuple[Array, Array]:
+    def one(part: tuple[slice, slice]) -> tuple[AnyArray, AnyArray]:
         rows, lags = part
         inside = slice(0, rows.stop - rows.start), slice(0, lags.stop - lags.start)
         y, w = np.zeros((count, _ROWS, lag_limit)), np.zeros((count, _ROWS, lag_limit))
@@ -92,12 +91,12 @@ def direct_sums(
 
 
 def reduction_errors(
-    points: Array,
+    points: AnyArray,
     posterior: Posterior,
     maps: Maps,
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 2,
-) -> Array:
+) -> AnyArray:
     """Log density of nodes minus that of all pairs at points (n, dim), their mean taken out.
 
     Parameters
@@ -113,7 +112,7 @@ def reduction_errors(
     return errors_against(m, points, posterior)
 
 
-def errors_against(exact: Moments, points: Array, posterior: Posterior) -> Array:
+def errors_against(exact: Moments, points: AnyArray, posterior: Posterior) -> AnyArray:
     """Log density of nodes at points (n, dim) minus that from moments of all pairs, their mean taken out."""
     error = log_densities(points, posterior) - evaluate_from(points, exact, posterior).log_density
     return np.asarray(error - error.mean())

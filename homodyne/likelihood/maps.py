@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from homodyne.arrays import AnyArray
 from homodyne.errors import DataError
 from homodyne.mapping import intact
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SAMPLE = 200  # rows from which the centre of a map is taken
 _UNIFORM = 1e-6  # relative deviation of the steps between frames that is none
@@ -36,13 +34,13 @@ class Maps:
         Weights of pairs i < j, about one, 0 where a pair is no data; None where all count alike.
     """
 
-    values: Array | tuple[Array, ...]
-    alive: Array
-    t: Array
-    q: Array
-    phi: Array
+    values: AnyArray | tuple[AnyArray, ...]
+    alive: AnyArray
+    t: AnyArray
+    q: AnyArray
+    phi: AnyArray
     gap: float | None
-    weights: tuple[Array, ...] | None = None
+    weights: tuple[AnyArray, ...] | None = None
 
     @property
     def num_maps(self) -> int:
@@ -67,7 +65,7 @@ class Maps:
         return bool(np.ptp(steps) <= _UNIFORM * steps.mean())
 
     @cached_property
-    def center(self) -> Array:
+    def center(self) -> AnyArray:
         """Mean of some rows of every map, (n_maps,)."""
         found = np.empty(self.num_maps)
         for k in range(self.num_maps):
@@ -87,30 +85,30 @@ class Maps:
             found[k] = total / count
         return found
 
-    def whole(self, k: int) -> Array:
+    def whole(self, k: int) -> AnyArray:
         """Map k, for reading at once: its file may be cut later."""
         return intact(self.values[k])
 
-    def subset(self, which: Sequence[int], values: Sequence[Array]) -> "Maps":
+    def subset(self, which: Sequence[int], values: Sequence[AnyArray]) -> "Maps":
         """Some of the maps, with their values."""
         chosen = list(which)
         weights = None if self.weights is None else tuple(self.weights[k] for k in chosen)
         return Maps(tuple(values), self.alive[chosen], self.t, self.q[chosen], self.phi[chosen], self.gap, weights)
 
-    def weights_at(self, i: Array, j: Array) -> Array | None:
+    def weights_at(self, i: AnyArray, j: AnyArray) -> AnyArray | None:
         """Weights of pairs (i, j) of frames, i < j, of all maps, (n_maps, pairs); None where there are none."""
         if self.weights is None:
             return None
         return np.array([one[i, j] for one in self.weights], dtype=np.float64)
 
-    def weights_among(self, k: int) -> Array | None:
+    def weights_among(self, k: int) -> AnyArray | None:
         """Weights of map k between the frames that carry data, (m, m); None where there are none."""
         frames = np.flatnonzero(self.alive[k])
         if self.weights is None or frames.size == self.num_frames:
             return None if self.weights is None else self.weights[k]
         return np.asarray(self.weights[k][np.ix_(frames, frames)])
 
-    def lagged(self, k: int, rows: slice, lags: slice) -> tuple[Array, Array]:
+    def lagged(self, k: int, rows: slice, lags: slice) -> tuple[AnyArray, AnyArray]:
         """Values of map k at frames (i, i + lag) and which of them are data, (rows, lags); 0 where they are not."""
         count, width, n = rows.stop - rows.start, lags.stop - lags.start, self.num_frames
         last = rows.stop - 1 + lags.stop - 1
@@ -125,7 +123,7 @@ class Maps:
             present &= _by_lag(self.weights[k], rows, lags) > 0
         return np.where(present, view, 0.0), present
 
-    def lagged_weights(self, k: int, rows: slice, lags: slice, present: Array) -> Array | None:
+    def lagged_weights(self, k: int, rows: slice, lags: slice, present: AnyArray) -> AnyArray | None:
         """Weights of the pairs that `lagged` says are data, 0 elsewhere, (rows, lags); None where there are none."""
         if self.weights is None:
             return None
@@ -139,7 +137,7 @@ class Maps:
                 yield slice(first, min(first + height, n - 1)), slice(lag, min(lag + width, n - first))
 
 
-def _by_lag(one: Array, rows: slice, lags: slice) -> Array:
+def _by_lag(one: AnyArray, rows: slice, lags: slice) -> AnyArray:
     """Elements (i, i + lag) of a map (n, n), (rows, lags); any number behind the last frame."""
     count, width, n = rows.stop - rows.start, lags.stop - lags.start, len(one)
     last_row, last = rows.stop - 1, rows.stop - 1 + lags.stop - 1

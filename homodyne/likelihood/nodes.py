@@ -18,11 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.arrays import Array
 from homodyne.physics.compiling import namespace
 from homodyne.physics.model import CorrelationModel, Params
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
 
 LARGEST = 100.0
 """Correlation at a node above which a model is excluded: what nodes say of it is wrong.

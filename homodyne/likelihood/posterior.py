@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax.scipy.stats import norm
 
 from homodyne import two_by_two
+from homodyne.arrays import Array
 from homodyne.likelihood.nodes import Moments, Nodes, moments, moments_from
 from homodyne.likelihood.scaling import (
     ScalingPosterior,
@@ -28,8 +30,6 @@ from homodyne.likelihood.scaling import (
 from homodyne.noise.adjustment import Adjustment
 from homodyne.physics.compiling import at_points
 from homodyne.physics.space import ParameterSpace
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 SIGMA_PRIOR = (np.log(0.1), 3.0)
 """Mean and standard deviation of the normal prior of log sigma, where sigma is sampled."""
@@ -155,7 +155,7 @@ def _without_data(posterior: Posterior) -> Posterior:
     return replace(posterior, nodes=Nodes.none(posterior.nodes.q, posterior.nodes.phi))
 
 
-def inside(points: Array, posterior: Posterior) -> Array:
+def inside(points: Array, posterior: Posterior) -> npt.NDArray[np.bool_]:
     """Whether the density is not zero at points (n, dim)."""
     return np.isfinite(log_densities(points, posterior))
 

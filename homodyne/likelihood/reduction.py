@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import csr_array
 
+from homodyne.arrays import AnyArray
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes, pair_totals
 from homodyne.physics.compiling import compiled
 from homodyne.physics.model import CorrelationModel
 from homodyne.threads import in_threads
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SPREAD = 4.0  # factor between ends beyond which an interval is split at the geometric mean
 _CELLS_AT_ONCE = 16
@@ -69,30 +68,30 @@ class Grid:
         Whether the steps of t are equal.
     """
 
-    t: Array
+    t: AnyArray
     cells: tuple[Cell, ...]
     order: int
     uniform: bool
 
     @cached_property
-    def sides(self) -> tuple[tuple[Array, Array], ...]:
+    def sides(self) -> tuple[tuple[AnyArray, AnyArray], ...]:
         """Nodes of every cell along t1, (a,), and along t2 - t1, (b,), or (a, b) where each has its own, in s."""
         return tuple(_sides(self.t, cell, self.order, self.uniform) for cell in self.cells)
 
     @cached_property
-    def limits(self) -> Array:
+    def limits(self) -> AnyArray:
         """First node of every cell, and the number of nodes."""
         return np.concatenate([[0], np.cumsum([a.size * b.shape[-1] for a, b in self.sides])]).astype(int)
 
     @property
-    def times(self) -> tuple[Array, Array]:
+    def times(self) -> tuple[AnyArray, AnyArray]:
         """t1 and t2 of all nodes."""
         first = np.concatenate([np.repeat(a, b.shape[-1]) for a, b in self.sides])
         lag = np.concatenate([np.broadcast_to(b, (a.size, b.shape[-1])).ravel() for a, b in self.sides])
         return first, first + lag
 
 
-def find_cells(model: CorrelationModel, params: dict[str, Array], maps: Maps, accuracy: Accuracy) -> Grid:
+def find_cells(model: CorrelationModel, params: dict[str, AnyArray], maps: Maps, accuracy: Accuracy) -> Grid:
     """Cells on which g and g² are polynomials to the wanted accuracy.
 
     Parameters
@@ -133,19 +132,19 @@ def find_cells(model: CorrelationModel, params: dict[str, Array], maps: Maps, ac
     return Grid(t, tuple(sorted(done)), p, maps.uniform)
 
 
-def pair_grid(t: Array, rows: Array, columns: Array) -> Grid:
+def pair_grid(t: AnyArray, rows: AnyArray, columns: AnyArray) -> Grid:
     """Grid whose nodes are the pairs i < j of some rows and columns; every pair is a cell."""
     i, j = (x.ravel() for x in np.meshgrid(rows, columns, indexing="ij"))
     cells = tuple(Cell(a, a + 1, b - a, b - a + 1) for a, b in zip(i.tolist(), j.tolist(), strict=True) if a < b)
     return Grid(t, cells, 1, True)
 
 
-def reduce_pairs(maps: Maps, i: Array, j: Array) -> Nodes:
+def reduce_pairs(maps: Maps, i: AnyArray, j: AnyArray) -> Nodes:
     """Nodes that are the pairs (i, j) of frames, i < j, of all maps."""
     return nodes_of_pairs(maps, i, j, pair_values(maps, i, j), maps.center)
 
 
-def pair_values(maps: Maps, i: Array, j: Array) -> Array:
+def pair_values(maps: Maps, i: AnyArray, j: AnyArray) -> AnyArray:
     """Values at pairs (i, j) of frames, i < j, of all maps, (n_maps, pairs); NaN where they are not data."""
     values = np.empty((maps.num_maps, len(i)))
     for k in range(maps.num_maps):
@@ -156,7 +155,7 @@ def pair_values(maps: Maps, i: Array, j: Array) -> Array:
     return values
 
 
-def nodes_of_pairs(maps: Maps, i: Array, j: Array, values: Array, center: Array) -> Nodes:
+def nodes_of_pairs(maps: Maps, i: AnyArray, j: AnyArray, values: AnyArray, center: AnyArray) -> Nodes:
     """Nodes that are the pairs (i, j), from the values there and the centre of every map."""
     weight = np.isfinite(values).astype(float)
     weight_y = np.where(weight > 0, values - center[:, None], 0.0)
@@ -172,7 +171,7 @@ def nodes_of_pairs(maps: Maps, i: Array, j: Array, values: Array, center: Array)
 
 
 Progress = Callable[[int, int], None]
-ShardOf = Callable[[int, Array, Array], Array]
+ShardOf = Callable[[int, AnyArray, AnyArray], AnyArray]
 """Numbers of the shards of pairs (i, j) of map k, or -1 for none."""
 
 
@@ -238,8 +237,13 @@ def reduce_shards(
 
 
 def _by_shard(
-    present: Array, centred: Array, weight: Array | None, shards: Array | None, num_shards: int, above: Array
-) -> Iterator[tuple[int, Array, Array, Array]]:
+    present: AnyArray,
+    centred: AnyArray,
+    weight: AnyArray | None,
+    shards: AnyArray | None,
+    num_shards: int,
+    above: AnyArray,
+) -> Iterator[tuple[int, AnyArray, AnyArray, AnyArray]]:
     """Weights and centred values of some rows, contracted along the lags, and sums over the data, by shard."""
     if shards is None:
         w, y = (present.astype(np.float64), centred) if weight is None else (weight, weight * centred)
@@ -253,8 +257,8 @@ def _by_shard(
     ones = csr_array((own, (place, lag)), shape=(num_shards * height, width))
     held = csr_array((weighted, (place, lag)), shape=ones.shape)
     counts, sums, squares = (np.bincount(which, x, num_shards) for x in (None, weighted, weighted * y))
-    weights: Array = counts
-    logs: Array = np.zeros(num_shards)
+    weights: AnyArray = counts
+    logs: AnyArray = np.zeros(num_shards)
     if weight is not None:
         weights, logs = (np.bincount(which, x, num_shards) for x in (own, np.log(own)))
     if above.ndim == 3:  # the lag in s differs from row to row
@@ -269,12 +273,12 @@ def _by_shard(
         yield int(m), w[m], wy[m], np.array([counts[m], weights[m], sums[m], squares[m], logs[m]])
 
 
-def _along(values: Any, above: Array) -> Array:
+def _along(values: Any, above: AnyArray) -> AnyArray:
     """Contraction of (rows, lags) with polynomials of the lag, (lags, b) or (rows, lags, b)."""
     return np.asarray(values @ above if above.ndim == 2 else np.einsum("rl,rlb->rb", values, above))
 
 
-def _contracted(below: Array, values: Array) -> Array:
+def _contracted(below: AnyArray, values: AnyArray) -> AnyArray:
     return (below.T @ values).ravel()
 
 
@@ -283,13 +287,13 @@ def _strips(cell: Cell) -> Iterator[slice]:
         yield slice(begin, min(begin + _ROWS_AT_ONCE, cell.end_row))
 
 
-def _weights(grid: Grid, number: int) -> Callable[[slice], tuple[Array, Array]]:
+def _weights(grid: Grid, number: int) -> Callable[[slice], tuple[AnyArray, AnyArray]]:
     """Polynomials of t1 for some rows, (rows, a), and of the lag, (lags, b), or (rows, lags, b) where steps differ."""
     cell, t, (first, lag) = grid.cells[number], grid.t, grid.sides[number]
     lags = np.arange(cell.first_lag, cell.end_lag)
     shared = lagrange(lag, t[lags] - t[0]) if grid.uniform else None
 
-    def of(rows: slice) -> tuple[Array, Array]:
+    def of(rows: slice) -> tuple[AnyArray, AnyArray]:
         if lag.ndim == 2:  # every pair is a node
             return np.eye(first.size)[rows.start - cell.first_row : rows.stop - cell.first_row], np.eye(lags.size)
         below = lagrange(first, t[rows])
@@ -301,7 +305,7 @@ def _weights(grid: Grid, number: int) -> Callable[[slice], tuple[Array, Array]]:
     return of
 
 
-def lagrange(nodes: Array, x: Array) -> Array:
+def lagrange(nodes: AnyArray, x: AnyArray) -> AnyArray:
     """Interpolation polynomials of some nodes at points x (...), (..., nodes), by the barycentric formula.
 
     (Berrut and Trefethen, SIAM Rev. 46, 501, 2004.)
@@ -320,7 +324,7 @@ def lagrange(nodes: Array, x: Array) -> Array:
     return np.asarray(np.where(at_node, hit.astype(float), found))
 
 
-def chebyshev(low: float, high: float, count: int) -> Array:
+def chebyshev(low: float, high: float, count: int) -> AnyArray:
     """Chebyshev points of the first kind between two ends, ascending."""
     angle = (2 * np.arange(count) + 1) * np.pi / (2 * count)
     return 0.5 * (low + high) - 0.5 * (high - low) * np.cos(angle)
@@ -332,7 +336,7 @@ def _few(cell: Cell, order: int, uniform: bool) -> bool:
     return max(rows, lags) <= order if uniform else rows * lags <= order**2
 
 
-def _sides(t: Array, cell: Cell, order: int, uniform: bool) -> tuple[Array, Array]:
+def _sides(t: AnyArray, cell: Cell, order: int, uniform: bool) -> tuple[AnyArray, AnyArray]:
     """Nodes along t1 and along t2 - t1; frames themselves where there are few."""
     rows, lags = np.arange(cell.first_row, cell.end_row), np.arange(cell.first_lag, cell.end_lag)
     if uniform:
@@ -354,7 +358,7 @@ def _looseness(cell: Cell, n: int) -> float:
     return min(float(1.0 / np.sqrt(_EQUAL_CELLS * max(share, 1e-12))), _LOOSEST)
 
 
-def _lag_ends(t: Array, cell: Cell) -> tuple[float, float]:
+def _lag_ends(t: AnyArray, cell: Cell) -> tuple[float, float]:
     """Shortest and longest time between frames of the pairs of a cell."""
     rows, last = np.arange(cell.first_row, cell.end_row), len(t) - 1
     shortest = t[np.minimum(rows + cell.first_lag, last)] - t[rows]
@@ -370,7 +374,7 @@ def _clipped(n: int, cell: Cell) -> Cell | None:
     return Cell(cell.first_row, end_row, cell.first_lag, end_lag)
 
 
-def _middle(t: Array, first: int, end: int) -> int:
+def _middle(t: AnyArray, first: int, end: int) -> int:
     """Row that halves an interval, by the geometric mean of the ages where these span a large factor."""
     if t[end - 1] < _SPREAD * t[first]:
         return (first + end) // 2
@@ -383,7 +387,7 @@ def _geometric(first: int, end: int) -> int:
     return int(np.clip(round(np.sqrt(first * (end - 1.0))), first + 1, end - 1))
 
 
-def _representative(model: CorrelationModel, params: dict[str, Array], maps: Maps) -> Array:
+def _representative(model: CorrelationModel, params: dict[str, AnyArray], maps: Maps) -> AnyArray:
     """Maps from the fastest to the slowest decay."""
     if maps.num_maps <= _REPRESENTATIVE:
         return np.resize(np.arange(maps.num_maps), _REPRESENTATIVE)
@@ -405,14 +409,14 @@ def _correlation(model: CorrelationModel, params: Any, t1: Any, t2: Any, q: Any,
 
 def _errors(
     model: CorrelationModel,
-    params: dict[str, Array],
-    t: Array,
+    params: dict[str, AnyArray],
+    t: AnyArray,
     cells: Sequence[Cell],
-    q: Array,
-    phi: Array,
+    q: AnyArray,
+    phi: AnyArray,
     gap: float,
     order: int,
-) -> Array:
+) -> AnyArray:
     """Largest errors of g and g² along rows and along lags, (cells, 2)."""
     corners = np.array([[t[c.first_row], t[c.end_row - 1], *_lag_ends(t, c)] for c in cells])
     more = -len(corners) % _CELLS_AT_ONCE

@@ -17,10 +17,9 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from homodyne import two_by_two
+from homodyne.arrays import Array
 from homodyne.likelihood.nodes import Moments
 from homodyne.noise.adjustment import Adjustment
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _Estimate = tuple[jax.Array, jax.Array]
 

@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne import two_by_two
+from homodyne.arrays import Array
 
 if TYPE_CHECKING:
     from homodyne.noise.sandwich import Sandwich
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _REACH = 5.0  # standard deviations of a change that is linear about the centre, to which it tends far away
 _LEAST = 1e-6  # of that, in the units of the estimate

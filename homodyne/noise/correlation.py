@@ -7,14 +7,12 @@ Start with `make_grid`.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
+from homodyne.arrays import AnyArray
 from homodyne.noise.tiles import Tiling
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _NODES = 180  # steps between the frames where the correlation is evaluated, about
 _NEAR = 3  # steps up to which every lag is evaluated
@@ -35,11 +33,11 @@ class CorrelationGrid:
     """
 
     tiling: Tiling
-    nodes: Array
+    nodes: AnyArray
     reach: int
 
     @cached_property
-    def pairs(self) -> tuple[Array, Array]:
+    def pairs(self) -> tuple[AnyArray, AnyArray]:
         """First and second frame of the pairs that are evaluated: of nodes, then those near the diagonal."""
         i, j = np.triu_indices(self.nodes.size, 1)
         lags = np.arange(1, self.reach + 1)
@@ -47,7 +45,7 @@ class CorrelationGrid:
         ends = (np.concatenate(x) for x in ((self.nodes[i], first.ravel()), (self.nodes[j], (first + lags).ravel())))
         return next(ends), next(ends)
 
-    def condensed(self, values: Array) -> Array:
+    def condensed(self, values: AnyArray) -> AnyArray:
         """Symmetric matrix that is one on the diagonal, `values` at `pairs`, and as `Tiling.condensed` returns it."""
         c = self.nodes.size
         coarse, (i, j) = np.eye(c), np.triu_indices(c, 1)
@@ -63,7 +61,7 @@ class CorrelationGrid:
         return np.asarray(found)
 
     @cached_property
-    def _place(self) -> tuple[Array, Array]:
+    def _place(self) -> tuple[AnyArray, AnyArray]:
         """For every frame the node before, and how far it is on the way to the next one."""
         frames = np.arange(self.tiling.num_frames)
         first = np.clip(np.searchsorted(self.nodes, frames, side="right") - 1, 0, self.nodes.size - 2)
@@ -78,7 +76,7 @@ class CorrelationGrid:
         weights[frames, first + 1] += share
         return sparse.csr_array(self.tiling.condensed_rows(weights))
 
-    def _interpolated_band(self, coarse: Array) -> Array:
+    def _interpolated_band(self, coarse: AnyArray) -> AnyArray:
         """What nodes alone say of the elements (frame, frame + lag), lag from 0 to `reach`; the last ones repeat."""
         first, share = self._place
         i = np.arange(share.size)[:, None]
@@ -88,7 +86,7 @@ class CorrelationGrid:
         return np.asarray((1 - u) * low + u * ((1 - v) * coarse[a + 1, b] + v * coarse[a + 1, b + 1]))
 
     @cached_property
-    def _band(self) -> tuple[Array, Array]:
+    def _band(self) -> tuple[AnyArray, AnyArray]:
         """Elements of a flat condensed matrix, and those of a flat band, (frame, lag), that belong to them."""
         n, single = self.tiling.num_frames, self.tiling.limits[0]
         own = np.full(n, -1)

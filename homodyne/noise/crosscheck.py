@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.noise.map_view import MapView
 from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.noise.tile_table import Columns, MapTiles, drop_test, reduced, remainder, scaling_columns, tile_table
 from homodyne.noise.tiles import BLOCKS
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 ALARM = 1e-3
 """Probability, if the model is right, below which a test is called a disagreement."""
@@ -34,7 +33,9 @@ class MapPlace(NamedTuple):
     phi: float
 
 
-def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: Array, phi: Array, t_full: Array) -> dict[str, Any]:
+def cross_check(
+    views: Sequence[MapView], noise: SpeckleNoise, q: AnyArray, phi: AnyArray, t_full: AnyArray
+) -> dict[str, Any]:
     """Run all tests of a fit against its data.
 
     Parameters
@@ -90,10 +91,10 @@ def _misfit(table: Sequence[MapTiles]) -> dict[str, Any]:
 def _anything(table: Sequence[MapTiles]) -> dict[str, Any]:
     """Anything left, anything left along the lag, along the age; the last two common to all angles."""
 
-    def lag(one: MapTiles, k: int) -> Array:
+    def lag(one: MapTiles, k: int) -> AnyArray:
         return np.asarray(one.contrast * (one.family[:, None] == np.arange(num_lags)))
 
-    def age(one: MapTiles, k: int) -> Array:
+    def age(one: MapTiles, k: int) -> AnyArray:
         return np.asarray(one.contrast * ((one.first + one.second)[:, None] == np.arange(2 * BLOCKS)))
 
     num_lags = 1 + max(int(one.family.max(initial=0)) for one in table)
@@ -110,12 +111,12 @@ def _rows(table: Sequence[MapTiles], source: str) -> dict[str, Any]:
     return {"measured": measured, "independent": 0.0, "speckle": speckle, "error": error, "counts_source": source}
 
 
-def _frames(table: Sequence[MapTiles], t: Array) -> dict[str, Any]:
+def _frames(table: Sequence[MapTiles], t: AnyArray) -> dict[str, Any]:
     """Compare consecutive blocks of frames, each with coordinates, offset and contrast of its own."""
     part = BLOCKS // FRAME_BLOCKS
     inside = [one.subset(np.flatnonzero(one.first // part == one.second // part)) for one in table]
 
-    def own(blocks: Sequence[int], of: Callable[[MapTiles], Array]) -> Columns:
+    def own(blocks: Sequence[int], of: Callable[[MapTiles], AnyArray]) -> Columns:
         return lambda one, k: np.concatenate([of(one) * (one.first // part == b)[:, None] for b in blocks], axis=1)
 
     found: dict[str, Any] = {}

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from homodyne.arrays import Array
 from homodyne.noise.sampling import MapSample
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,12 @@ sum of every polynomial through the nodes is exact, also where pairs are missing
 keeps them all. How much a polynomial of lower degree leaves at the nodes says whether they are enough.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss, legvander
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from homodyne.arrays import AnyArray
 
 _NODES = 6  # rows or columns of a rectangle at which the function is evaluated
 _LOWER = 4  # coefficients of the polynomial whose remainder is looked at
@@ -33,15 +33,15 @@ class Rule(NamedTuple):
         What values along the rows, or columns, have beyond a polynomial of lower degree; zero where all are nodes.
     """
 
-    cells: Array
-    used: Array
-    first: Array
-    second: Array
-    weights: Array
-    left: Array
-    right: Array
+    cells: AnyArray
+    used: AnyArray
+    first: AnyArray
+    second: AnyArray
+    weights: AnyArray
+    left: AnyArray
+    right: AnyArray
 
-    def sums(self, values: Array, count: int) -> Array:
+    def sums(self, values: AnyArray, count: int) -> AnyArray:
         """Sums (..., count) over the tiles of values (..., k) at the nodes."""
         owner = np.repeat(np.arange(len(self.cells)), self.used.sum(axis=(1, 2)))
         tile, weights = self.cells[owner, 0], self.weights[self.used]
@@ -49,7 +49,7 @@ class Rule(NamedTuple):
         found = np.stack([np.bincount(tile, weights * x, count) for x in flat])
         return found.reshape((*values.shape[:-1], count))
 
-    def errors(self, values: Array, count: int) -> Array:
+    def errors(self, values: AnyArray, count: int) -> AnyArray:
         """About how far the sums of values (k,) are off, (count,); in rare tiles it is up to six times as much."""
         full = np.zeros(self.used.shape)
         full[self.used] = values
@@ -57,7 +57,7 @@ class Rule(NamedTuple):
         rest += (full - rest) @ self.right
         return np.bincount(self.cells[:, 0], np.linalg.norm(self.weights * rest, axis=(1, 2)), count)
 
-    def refined(self, tiles: Array) -> Array:
+    def refined(self, tiles: AnyArray) -> AnyArray:
         """Rectangles of some tiles, each cut in four, or in two where rows or columns are all nodes."""
         halves = self.cells[tiles[self.cells[:, 0]]]
         for begin in (1, 3):
@@ -70,7 +70,7 @@ class Rule(NamedTuple):
         return halves
 
 
-def make_rule(t: Array, cells: Array, present: Array | None = None) -> Rule:
+def make_rule(t: AnyArray, cells: AnyArray, present: AnyArray | None = None) -> Rule:
     """Nodes and weights of some rectangles, for frames of ages t and the pairs that are present.
 
     `present` (n, n) may also be numbers: sums are over them times the function.
@@ -105,12 +105,12 @@ class _Nodes(NamedTuple):
         What values at the nodes have beyond a polynomial of lower degree.
     """
 
-    nodes: Array
-    lagrange: Array
-    rest: Array
+    nodes: AnyArray
+    lagrange: AnyArray
+    rest: AnyArray
 
 
-def _nodes(t: Array) -> _Nodes:
+def _nodes(t: AnyArray) -> _Nodes:
     if t.size <= _NODES:
         return _Nodes(np.minimum(np.arange(_NODES), t.size - 1), np.eye(t.size, _NODES), np.zeros((_NODES, _NODES)))
     nodes = (_PLACES * t.size).astype(int)

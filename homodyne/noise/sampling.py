@@ -5,13 +5,11 @@ estimated anew: its values at some pairs of frames, its sums over tiles, and whe
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.noise.tiles import MIN_FRAMES, make_tiling
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _ROWS = 200  # frames whose pairs the correlation of residuals is taken from
 _WINDOWS, _WIDTH = 4, 100  # runs of consecutive frames that these pairs lead to, and their length
@@ -37,14 +35,14 @@ class MapSample:
         Frames of the shortest map whose tiles are compared with these, see `homodyne.noise.tiles.make_tiling`.
     """
 
-    crossed: Array
-    neighbours: Array
-    tiles: Array
-    counts: Array
-    missing: Array
+    crossed: AnyArray
+    neighbours: AnyArray
+    tiles: AnyArray
+    counts: AnyArray
+    missing: AnyArray
     shortest: int
 
-    def present(self, n: int) -> Array | None:
+    def present(self, n: int) -> AnyArray | None:
         """Which pairs i < j were measured, (n, n); None for all."""
         if not self.missing.size:
             return None
@@ -55,14 +53,14 @@ class MapSample:
         found[np.triu_indices(n, 1)] = np.cumsum(steps[:-1], dtype=np.int8) == 0
         return found
 
-    def row(self) -> Array:
+    def row(self) -> AnyArray:
         """All of it in one array of float64."""
         parts = (self.crossed, self.neighbours, self.tiles, self.counts, self.missing)
         sizes = [*self.crossed.shape, *self.neighbours.shape, self.tiles.size, len(self.missing), self.shortest]
         return np.concatenate([sizes, *(part.ravel() for part in parts)], dtype=np.float64)
 
     @classmethod
-    def of_row(cls, row: Array) -> "MapSample":
+    def of_row(cls, row: AnyArray) -> "MapSample":
         """Rebuild what `row` returned."""
         *shapes, tiles, runs, shortest = row[:7].astype(int).tolist()
         (a, b), (c, d) = shapes[:2], shapes[2:]
@@ -71,7 +69,7 @@ class MapSample:
         return cls(crossed.reshape(a, b), neighbours.reshape(c, d), sums, counts, ends, shortest)
 
 
-def sampled(values: Array, shortest: int | None = None, weights: Array | None = None) -> MapSample:
+def sampled(values: AnyArray, shortest: int | None = None, weights: AnyArray | None = None) -> MapSample:
     """Sample of a map.
 
     Parameters
@@ -99,13 +97,13 @@ def sampled(values: Array, shortest: int | None = None, weights: Array | None = 
     return replace(sample, tiles=tiling.sums(rooted, present), counts=counts)
 
 
-def crossed_frames(n: int) -> tuple[Array, Array]:
+def crossed_frames(n: int) -> tuple[AnyArray, AnyArray]:
     """Some frames of n, and some runs of consecutive frames: pairs of one with the other share frames."""
     starts = np.linspace(0, max(n - _WIDTH, 0), _WINDOWS).astype(int)
     return np.arange(0, n, max(1, n // _ROWS)), np.unique(np.minimum(starts[:, None] + np.arange(_WIDTH), n - 1))
 
 
-def neighbour_pairs(n: int) -> Array:
+def neighbour_pairs(n: int) -> AnyArray:
     """Frames (i, j) of pairs (2, k) evenly spread over the map, i < j < n - 1."""
     step = max(1, n // _NEIGHBOURS)
     i, j = (x.ravel() for x in np.meshgrid(np.arange(0, n - 2, step), np.arange(0, n - 2, step), indexing="ij"))
@@ -114,13 +112,13 @@ def neighbour_pairs(n: int) -> Array:
     return np.stack([i[here], j[here]])
 
 
-def _pairs(values: Array, i: Array, j: Array) -> Array:
+def _pairs(values: AnyArray, i: AnyArray, j: AnyArray) -> AnyArray:
     """Values at pairs i < j; NaN at others and where they are not finite."""
     found = np.asarray(values[i, j], dtype=np.float64)
     return np.where((i < j) & np.isfinite(found), found, np.nan)
 
 
-def _missing(values: Array) -> Array:
+def _missing(values: AnyArray) -> AnyArray:
     """Runs of missing pairs, see `MapSample`."""
     n, found, before = len(values), [np.empty((0, 2), np.int64)], 0
     for i in range(n - 1):

@@ -12,10 +12,10 @@ Math. Stat. 31, 1208 (1960); Varin, Reid and Firth, Stat. Sinica 21, 5 (2011).)
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.noise.map_view import MapView
 from homodyne.noise.sources import (
@@ -30,8 +30,6 @@ from homodyne.noise.sources import (
 from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
 from homodyne.noise.traces import definite, pair_sums
 from homodyne.threads import in_threads
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _LEFT = 0.01  # share of the squares of the noise that a fit leaves, at least
 _KNOWN = 0.3  # standard error of a contrast, over itself, with which it is known
@@ -61,28 +59,28 @@ class Sandwich:
     noise : SpeckleNoise
     """
 
-    information: Array
-    variability: Array
-    prior_information: Array
-    scaling_information: Array
-    elimination: Array
-    scaling_slope: Array
-    scaling_spread: Array
+    information: AnyArray
+    variability: AnyArray
+    prior_information: AnyArray
+    scaling_information: AnyArray
+    elimination: AnyArray
+    scaling_slope: AnyArray
+    scaling_spread: AnyArray
     noise: SpeckleNoise
 
     @property
-    def independent(self) -> Array:
+    def independent(self) -> AnyArray:
         """Covariance of z that independent points would have."""
         return np.asarray(np.linalg.inv(self.information))
 
     @property
-    def covariance(self) -> Array:
+    def covariance(self) -> AnyArray:
         """Covariance of z, H^-1 J H^-1."""
         inverse = self.independent
         return np.asarray(inverse @ self.variability @ inverse)
 
     @property
-    def inflation(self) -> Array:
+    def inflation(self) -> AnyArray:
         """Factor between the standard deviations of z with correlated and with independent noise, (d,)."""
         return np.asarray(np.sqrt(np.diag(self.covariance) / np.diag(self.independent)))
 
@@ -95,13 +93,13 @@ class _Map:
     of scores, from which the variability follows for any share, by z while offset and contrast follow it.
     """
 
-    information: Array
-    elimination: Array
-    powers: Array
+    information: AnyArray
+    elimination: AnyArray
+    powers: AnyArray
     pairs: tuple[float, float]  # sums over pairs of 1 and g², g being that of the intensities
     squares: float  # sum over pairs of w times squared residual
 
-    def variability(self, share: float) -> Array:
+    def variability(self, share: float) -> AnyArray:
         """Variability of the score, that of z with offset and contrast eliminated, when the variance is one."""
         white = 1.0 - share
         return np.asarray(2.0 * np.tensordot([white**2, 2.0 * share * white, share**2], self.powers, 1))
@@ -111,27 +109,27 @@ class _Map:
         return float(self.pairs[0] + share**2 * self.pairs[1])
 
     @property
-    def scaling(self) -> Array:
+    def scaling(self) -> AnyArray:
         """Information of (offset, contrast), (2, 2)."""
         return definite(self.information[-2:, -2:])
 
-    def prior_information(self, prior: Array) -> Array:
+    def prior_information(self, prior: AnyArray) -> AnyArray:
         """Information of z that a prior of (offset, contrast) adds, (d, d); `prior` (2, 2) is its precision."""
         left = np.linalg.solve(self.scaling, prior) @ np.linalg.inv(self.scaling + prior)
         across = self.information[:-2, -2:]
         return np.asarray(across @ left @ across.T)
 
-    def marginal(self, share: float) -> Array:
+    def marginal(self, share: float) -> AnyArray:
         """Variability of the score of z once that of (offset, contrast) is eliminated, (d, d)."""
         return self.variability(share)[:-2, :-2]
 
-    def contrast_sd(self, inverse: Array, prior: Array) -> float:
+    def contrast_sd(self, inverse: AnyArray, prior: AnyArray) -> float:
         """Standard error of the contrast for independent pairs; `inverse` is the covariance of z."""
         own = np.linalg.inv(self.scaling + np.diag(prior))
         slope = own[1] @ self.information[-2:, :-2]
         return float(np.sqrt(own[1, 1] + slope @ inverse @ slope))
 
-    def taken_up(self, share: float, inverse: Array) -> float:
+    def taken_up(self, share: float, inverse: AnyArray) -> float:
         """Weighted squares of noise (variance one) that the fit takes up, over sigma²; `inverse` is that of H."""
         taken = np.linalg.solve(self.scaling, self.variability(share)[-2:, -2:])
         return float(np.trace(taken) + np.trace(inverse @ self.marginal(share)))
@@ -139,12 +137,12 @@ class _Map:
 
 def sandwich(
     views: Sequence[MapView],
-    sigma: Array,
+    sigma: AnyArray,
     facts: CountingFacts,
-    root: Array,
-    scaling_prior: Array,
-    squares: Array,
-    prior: Array | None = None,
+    root: AnyArray,
+    scaling_prior: AnyArray,
+    squares: AnyArray,
+    prior: AnyArray | None = None,
     workers: int = 2,
 ) -> Sandwich:
     """Covariance of the least-squares estimate under correlated noise.
@@ -208,12 +206,12 @@ def _sums(view: MapView, sigma: float, squares: float) -> _Map:
 def _noise(
     parts: list[_Map],
     counts: Judgement,
-    contrast: Array,
-    sigma: Array,
+    contrast: AnyArray,
+    sigma: AnyArray,
     facts: CountingFacts,
     seen: list[MapEvidence],
-    known: Array,
-    inverse: Array,
+    known: AnyArray,
+    inverse: AnyArray,
 ) -> SpeckleNoise:
     """Noise of every map; the squares of the residuals are too small by what the fit has taken up.
 
@@ -243,14 +241,14 @@ def _with_error(value: float, relative: float) -> tuple[float | None, float | No
     return (value, value * relative) if finite else (value if np.isfinite(value) else None, None)
 
 
-def _information(parts: list[_Map]) -> Array:
+def _information(parts: list[_Map]) -> AnyArray:
     """Information of z over all angles, offset and contrast eliminated."""
     d = len(parts[0].information) - 2
     return np.asarray(sum(p.information[:d, :d] + p.information[:d, d:] @ p.elimination for p in parts))
 
 
 def _assemble(
-    parts: list[_Map], noise: SpeckleNoise, to_white: Array, prior: Array, prior_information: Array
+    parts: list[_Map], noise: SpeckleNoise, to_white: AnyArray, prior: AnyArray, prior_information: AnyArray
 ) -> Sandwich:
     """Eliminate offset and contrast, and go back from whitened coordinates to z."""
     information, known = _information(parts), prior + prior_information

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.noise.map_view import MapView
 from homodyne.noise.sampling import crossed_frames, neighbour_pairs
 from homodyne.noise.speckle_noise import CountingFacts
 from homodyne.noise.traces import evaluated
 from homodyne.registries import NOISE
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 GIVEN, DIAGONAL, FILE, RESIDUALS = "given", "raw diagonal", "file", "residuals"
 NEIGHBOURS, ANGLES = "neighbours", "scatter between angles"
@@ -46,7 +45,7 @@ class Estimate:
         Standard error: of the share, and of the logarithm of the pixels.
     """
 
-    values: Array
+    values: AnyArray
     error: float = 0.0
 
     @property
@@ -64,7 +63,7 @@ class Judgement(NamedTuple):
     contradicted: bool = False
 
     @property
-    def values(self) -> Array:
+    def values(self) -> AnyArray:
         """Those of the source that is used, (n_maps,)."""
         return self.found[self.used].values
 
@@ -75,15 +74,15 @@ class _Sums(NamedTuple):
     ``product`` and ``square`` of residuals; E[product] = share first + share² second, E[square] = pairs + share² own.
     """
 
-    product: Array
-    square: Array
-    first: Array
-    second: Array
-    pairs: Array
-    own: Array
+    product: AnyArray
+    square: AnyArray
+    first: AnyArray
+    second: AnyArray
+    pairs: AnyArray
+    own: AnyArray
 
     @property
-    def mean_square(self) -> Array:
+    def mean_square(self) -> AnyArray:
         """Of the residuals in every block, NaN where there are none."""
         return np.asarray(self.square / np.where(self.pairs > 0, self.pairs, np.nan))
 
@@ -103,7 +102,7 @@ class _Sums(NamedTuple):
         left = float(square - product - share**2 * self.second.sum())
         return float(self.square.sum() - self.product.sum()) / left if left > 0 else float("nan")
 
-    def without_each(self) -> Array:
+    def without_each(self) -> AnyArray:
         """Share without one of the blocks, for each of them."""
         return np.array([self.share(np.arange(_PARTS) != k) for k in range(_PARTS)])
 
@@ -126,7 +125,7 @@ class MapEvidence:
 
     crossed: _Sums
     beside: _Sums
-    residual: Array
+    residual: AnyArray
     shared: bool
     next_g: float
     near: float
@@ -137,7 +136,7 @@ def evidence(view: MapView) -> MapEvidence:
     n, t = len(view.t), view.t
     rows, columns = crossed_frames(n)
 
-    def correlation(one: Array, other: Array) -> Array:
+    def correlation(one: AnyArray, other: AnyArray) -> AnyArray:
         i, j = np.minimum(one[:, None], other), np.maximum(one[:, None], other)
         return np.asarray(evaluated(view.correlation, t[i], t[j]))
 
@@ -160,7 +159,7 @@ def evidence(view: MapView) -> MapEvidence:
     return MapEvidence(crossed, beside, residual, shared, float(next_g.mean()), near)
 
 
-def _crossed_sums(g: Array, g_rows: Array, residual: Array) -> _Sums:
+def _crossed_sums(g: AnyArray, g_rows: AnyArray, residual: AnyArray) -> _Sums:
     """Sums over rows i and all columns j, k with weight g_jk: E[r_ij r_ik] = variance (share g_jk + share² g_ij g_ik).
 
     `g` (m, m) is the model correlation between the columns, `g_rows` and `residual` (rows, m) are those of the pairs.
@@ -178,12 +177,12 @@ def _crossed_sums(g: Array, g_rows: Array, residual: Array) -> _Sums:
 
 
 def judged_counts(
-    contrast: Array,
-    offset: Array,
-    white: Array,
+    contrast: AnyArray,
+    offset: AnyArray,
+    white: AnyArray,
     facts: CountingFacts,
     seen: Sequence[MapEvidence],
-    known: Array,
+    known: AnyArray,
 ) -> Judgement | None:
     """Share of speckle in the noise by the source that is believed; None where there is no source.
 
@@ -246,7 +245,12 @@ def judged_counts(
 
 
 def judged_variance(
-    share: Array, contrast: Array, variance: Array, facts: CountingFacts, seen: Sequence[MapEvidence], known: Array
+    share: AnyArray,
+    contrast: AnyArray,
+    variance: AnyArray,
+    facts: CountingFacts,
+    seen: Sequence[MapEvidence],
+    known: AnyArray,
 ) -> Judgement:
     """Independent pixels by the source that is believed.
 
@@ -277,13 +281,13 @@ def judged_variance(
     return Judgement(used, found, notes, bool(further))
 
 
-def share_of(contrast: Array, shot: Array) -> Array:
+def share_of(contrast: AnyArray, shot: AnyArray) -> AnyArray:
     """Share of speckle from the shot noise 1/n̄, which by rounding may be a little below 0; 0 without contrast."""
     positive = np.maximum(contrast, 0.0)
     return np.where(positive > 0, positive / np.where(positive > 0, positive + np.maximum(shot, 0.0), 1.0), 0.0)
 
 
-def diagonal_variance(contrast: Array, shot: Array, g: Array) -> Array:
+def diagonal_variance(contrast: AnyArray, shot: AnyArray, g: AnyArray) -> AnyArray:
     """Variance of the raw diagonal, halved mean square of the difference of successive frames, times the pixels.
 
     For counts k of Poisson statistics in the intensity of 1/contrast equal modes (a gamma distribution; Goodman,
@@ -310,7 +314,13 @@ def diagonal_variance(contrast: Array, shot: Array, g: Array) -> Array:
 
 
 def _from_diagonal(
-    diagonal: Array, contrast: Array, offset: Array, white: Array, seen: Sequence[MapEvidence], known: Array, dim: bool
+    diagonal: AnyArray,
+    contrast: AnyArray,
+    offset: AnyArray,
+    white: AnyArray,
+    seen: Sequence[MapEvidence],
+    known: AnyArray,
+    dim: bool,
 ) -> tuple[Estimate, str]:
     """Share from the level of the diagonal, and why it cannot be raw; empty if it can.
 
@@ -346,11 +356,11 @@ def _from_diagonal(
     return Estimate(share, float(np.median(share * (1 - share) / np.maximum(shot, 1e-300))) * error), ""
 
 
-def _split(values: Array) -> list[list[Array]]:
+def _split(values: AnyArray) -> list[list[AnyArray]]:
     return [np.array_split(row, _PARTS) for row in values]
 
 
-def _from_sums(sums: Sequence[_Sums], contrast: Array) -> Estimate | None:
+def _from_sums(sums: Sequence[_Sums], contrast: AnyArray) -> Estimate | None:
     """Share from residuals that share a frame.
 
     A slow decay is partly taken up by the fit, with its noise, so the median of 1/n̄ over the maps is used.
@@ -370,7 +380,7 @@ def _from_sums(sums: Sequence[_Sums], contrast: Array) -> Estimate | None:
     return Estimate(share_of(contrast, np.full(len(contrast), shot)), error)
 
 
-def _from_neighbours(share: Array, contrast: Array, seen: Sequence[MapEvidence]) -> Estimate | None:
+def _from_neighbours(share: AnyArray, contrast: AnyArray, seen: Sequence[MapEvidence]) -> Estimate | None:
     """Pixels from differences of residuals next to each other."""
     sums = [one.beside for one in seen]
     variance = np.array([one.variance(s) for one, s in zip(sums, share, strict=True)])
@@ -379,7 +389,7 @@ def _from_neighbours(share: Array, contrast: Array, seen: Sequence[MapEvidence])
     return Estimate(_pixels(share, contrast, variance), _spread([(x.square - x.product) / x.pairs for x in sums]))
 
 
-def _from_angles(pixels: Array, seen: Sequence[MapEvidence]) -> Estimate | None:
+def _from_angles(pixels: AnyArray, seen: Sequence[MapEvidence]) -> Estimate | None:
     """Pixels from the scatter of residuals between maps, in which what all maps miss is not."""
     if len(seen) < 2 or len({one.residual.shape for one in seen}) > 1:
         return None
@@ -391,26 +401,26 @@ def _from_angles(pixels: Array, seen: Sequence[MapEvidence]) -> Estimate | None:
     return Estimate(pixels / np.nanmean(ratio), _spread([ratio]))
 
 
-def _spread(blocks: Sequence[Array]) -> float:
+def _spread(blocks: Sequence[AnyArray]) -> float:
     """Standard error of the logarithm of a mean square from its values in blocks of frames, over all maps."""
     each = [np.nanvar(x, ddof=1) / np.isfinite(x).sum() / np.nanmean(x) ** 2 for x in blocks if np.nanmean(x) > 0]
     return float(_TWICE * np.sqrt(np.mean(each) / len(each))) if each else float("inf")
 
 
-def _pixels(share: Array, contrast: Array, variance: Array) -> Array:
+def _pixels(share: AnyArray, contrast: AnyArray, variance: AnyArray) -> AnyArray:
     """Number of independent pixels; infinite where the noise is white."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(np.where(share > 0, (contrast / share) ** 2 / variance, np.inf))
 
 
-def _others(what: str, contrast: Array, variance: Array, facts: CountingFacts) -> dict[str, Estimate]:
+def _others(what: str, contrast: AnyArray, variance: AnyArray, facts: CountingFacts) -> dict[str, Estimate]:
     """Estimates of the sources that are registered beside those of the package."""
     asked = {name: getattr(source, what) for name, source in NOISE.items()}
     given = {name: ask(contrast, variance, facts) for name, ask in asked.items() if ask is not None}
     return {name: estimate for name, estimate in given.items() if estimate is not None}
 
 
-def _stated(facts: CountingFacts) -> tuple[Array | None, str]:
+def _stated(facts: CountingFacts) -> tuple[AnyArray | None, str]:
     """Pixels that there are, and who says so."""
     if facts.given_pixels is not None:
         return np.array([facts.given_pixels]), GIVEN
@@ -448,12 +458,12 @@ def _chosen(used: str) -> str:
     return "the first is used, because it was given" if used == GIVEN else f"{used} used, for wider error bars"
 
 
-def _counts(contrast: Array, estimate: Estimate) -> str:
+def _counts(contrast: AnyArray, estimate: Estimate) -> str:
     value, error = counts_of(contrast, estimate)
     return "no limit on the" if value is None else f"{value:.3g} ± {error:.1g}" if error else f"{value:.3g}"
 
 
-def counts_of(contrast: Array, estimate: Estimate) -> tuple[float | None, float | None]:
+def counts_of(contrast: AnyArray, estimate: Estimate) -> tuple[float | None, float | None]:
     """Median counts per pixel and frame of an estimate of the share, and their standard error; None for no limit."""
     share, level = estimate.middle, float(np.median(contrast))
     if not (level > 0 and share < 1):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from homodyne.arrays import Array
 
 
 @dataclass(frozen=True, eq=False)

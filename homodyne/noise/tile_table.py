@@ -9,12 +9,12 @@ parameters take a step of their own, it does not matter how they were estimated.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import chdtrc
 
+from homodyne.arrays import AnyArray
 from homodyne.noise.correlation import CorrelationGrid, make_grid
 from homodyne.noise.map_view import MapView
 from homodyne.noise.quadrature import Rule, make_rule
@@ -24,8 +24,7 @@ from homodyne.noise.tiles import BLOCKS, MIN_FRAMES, Tiling, make_tiling
 from homodyne.noise.traces import evaluated
 from homodyne.threads import in_threads
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Columns = Callable[["MapTiles", int], Array]
+Columns = Callable[["MapTiles", int], AnyArray]
 """Columns (m, k) for the tiles of a map, given its position too."""
 
 _NOISELESS = 1e-10  # share of the largest variance that counts as none
@@ -57,30 +56,30 @@ class MapTiles:
     """
 
     contrast: float
-    family: Array
-    first: Array
-    second: Array
-    mean: Array
-    slopes: Array
-    g: Array
-    speckle: Array
-    independent: Array
-    neighbours: Array
-    scaling: Array = field(default_factory=lambda: np.eye(2))
+    family: AnyArray
+    first: AnyArray
+    second: AnyArray
+    mean: AnyArray
+    slopes: AnyArray
+    g: AnyArray
+    speckle: AnyArray
+    independent: AnyArray
+    neighbours: AnyArray
+    scaling: AnyArray = field(default_factory=lambda: np.eye(2))
 
-    def whitening(self, noise: str) -> Array:
+    def whitening(self, noise: str) -> AnyArray:
         """Matrix that makes one kind of noise of the means white."""
         return self._of_speckle if noise == "speckle" else self._of_independent
 
     @cached_property
-    def _of_speckle(self) -> Array:
+    def _of_speckle(self) -> AnyArray:
         return _whitening(self.speckle)
 
     @cached_property
-    def _of_independent(self) -> Array:
+    def _of_independent(self) -> AnyArray:
         return _whitening(self.independent)
 
-    def subset(self, keep: Array) -> "MapTiles":
+    def subset(self, keep: AnyArray) -> "MapTiles":
         """Some of the tiles."""
         two, rows = np.ix_(keep, keep), ("family", "first", "second", "mean", "slopes", "g")
         some = {name: getattr(self, name)[keep] for name in rows}
@@ -99,7 +98,7 @@ class _Plan:
         return self.grid.tiling
 
 
-def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[Array, list[MapTiles]]:
+def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[AnyArray, list[MapTiles]]:
     """Lags of the families of tiles in s, and tiles of every map; maps of less than `MIN_FRAMES` frames have none."""
     long = [view for view in views if view.t.size >= MIN_FRAMES]
     if not long:
@@ -118,7 +117,7 @@ def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[Array, li
     return step * plans[ages[0].tobytes()].tiling.lags, in_threads(one, range(len(views)))
 
 
-def _plan(t: Array, shortest: int) -> _Plan:
+def _plan(t: AnyArray, shortest: int) -> _Plan:
     tiling = make_tiling(t.size, shortest)
     return _Plan(make_grid(tiling), make_rule(t, tiling.cells))
 
@@ -167,7 +166,7 @@ def _map_tiles(view: MapView, plan: _Plan, share: float, variance: float) -> Map
     )
 
 
-def _model_sums(view: MapView, rule: Rule, present: Array | None, values: Array, exact: Array) -> Array:
+def _model_sums(view: MapView, rule: Rule, present: AnyArray | None, values: AnyArray, exact: AnyArray) -> AnyArray:
     """Sums (D, tiles) of the design, from its values at the nodes; those of g are right to `exact` (tiles,)."""
     count = exact.size
     sums = rule.sums(values, count)
@@ -180,7 +179,7 @@ def _model_sums(view: MapView, rule: Rule, present: Array | None, values: Array,
     return sums
 
 
-def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: float) -> Array:
+def _neighbours(view: MapView, rows: AnyArray, left: AnyArray, right: AnyArray, share: float) -> AnyArray:
     """Correlation of residuals next to each other in a row: measured, expected, standard error over blocks of rows.
 
     NaN where no two neighbours were measured. `left` and `right` are the model correlation at the pairs and at their
@@ -201,12 +200,12 @@ def _neighbours(view: MapView, rows: Array, left: Array, right: Array, share: fl
     return np.array([measured, expected, np.linalg.norm(scatter) / square.sum()])
 
 
-def scaling_columns(one: MapTiles) -> Array:
+def scaling_columns(one: MapTiles) -> AnyArray:
     """Derivatives with respect to what the data determine of offset and contrast."""
     return np.asarray(np.stack([np.ones_like(one.g), one.g], axis=1) @ one.scaling)
 
 
-def _none(one: MapTiles, k: int) -> Array:
+def _none(one: MapTiles, k: int) -> AnyArray:
     return np.empty((one.mean.size, 0))
 
 
@@ -224,8 +223,8 @@ class Reduced:
         Rows that are left.
     """
 
-    triangle: Array
-    squares: Array
+    triangle: AnyArray
+    squares: AnyArray
     freedom: int
 
 
@@ -260,7 +259,7 @@ def drop_test(small: tuple[float, int], large: tuple[float, int]) -> dict[str, f
     return {"chi2": drop, "dof": freedom, "p": float(chdtrc(freedom, drop)) if freedom > 0 else 1.0}
 
 
-def _whitening(covariance: Array) -> Array:
+def _whitening(covariance: AnyArray) -> AnyArray:
     """Inverse root of a covariance; directions without noise, to rounding, are left out."""
     try:
         root = np.linalg.cholesky(covariance)
@@ -273,13 +272,13 @@ def _whitening(covariance: Array) -> Array:
     return np.asarray((vectors[:, noisy] / np.sqrt(values[noisy])).T)
 
 
-def _unit(columns: Array) -> Array:
+def _unit(columns: AnyArray) -> AnyArray:
     """Columns of length one; zero ones stay."""
     length = np.linalg.norm(columns, axis=0)
     return np.asarray(columns / np.where(length > 0, length, 1.0))
 
 
-def _basis(columns: Array) -> Array:
+def _basis(columns: AnyArray) -> AnyArray:
     """Orthonormal basis of what the columns, of length about one, span."""
     left, singular, _ = np.linalg.svd(columns, full_matrices=False)
     return np.asarray(left[:, singular > _RANK])

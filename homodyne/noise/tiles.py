@@ -11,15 +11,14 @@ no matrix with one row per pair of frames is ever formed. Start with `make_tilin
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Sums = list[list[Array]]
+Sums = list[list[AnyArray]]
 """Sums of a symmetric matrix over the intervals of two levels, the first one not below the second."""
 
 BLOCKS = 8
@@ -36,12 +35,12 @@ _STRIP = 128  # rows of a map that are read at once
 class _Layer:
     """Pairs of intervals of a level, those that `rows` and `columns` name; from `starts[m]` on they are tile m."""
 
-    rows: Array
-    columns: Array
-    starts: Array
+    rows: AnyArray
+    columns: AnyArray
+    starts: AnyArray
 
     @property
-    def tile(self) -> Array:
+    def tile(self) -> AnyArray:
         """Tile of every pair, from 0."""
         return np.searchsorted(self.starts, np.arange(self.rows.size), side="right") - 1
 
@@ -65,14 +64,14 @@ class Tiling:
     """
 
     num_frames: int
-    limits: tuple[Array, ...]
+    limits: tuple[AnyArray, ...]
     layers: tuple[_Layer, ...]
-    kept: Array
-    family: Array
-    first: Array
-    second: Array
+    kept: AnyArray
+    family: AnyArray
+    first: AnyArray
+    second: AnyArray
 
-    def sums(self, values: Array, present: Array | None = None) -> Array:
+    def sums(self, values: AnyArray, present: AnyArray | None = None) -> AnyArray:
         """Sum over the pairs of every tile that are present, (n_tiles,); only elements i < j of (n, n) arrays count."""
         maps = [self._reduced(values, present)]
         while len(maps) < len(self.limits) - 1:
@@ -83,12 +82,12 @@ class Tiling:
         found += [one[layer.rows, layer.columns] for one, layer in zip(maps, self.layers[1:], strict=True)]
         return self._of_tiles(found)
 
-    def _of_tiles(self, values: list[Array]) -> Array:
+    def _of_tiles(self, values: list[AnyArray]) -> AnyArray:
         """Sums over the tiles of values of all pairs of intervals, layer by layer."""
         parts = (np.add.reduceat(x, layer.starts, dtype=float) for x, layer in zip(values, self.layers, strict=True))
         return np.concatenate(list(parts))[self.kept]
 
-    def _reduced(self, values: Array, present: Array | None) -> Array:
+    def _reduced(self, values: AnyArray, present: AnyArray | None) -> AnyArray:
         """Sums over pairs of the intervals of level 1, right above the diagonal."""
         limits = self.limits[1]
         bands = np.zeros((limits.size, self.num_frames))
@@ -103,7 +102,7 @@ class Tiling:
         return np.asarray(np.add.reduceat(bands, limits, axis=1))
 
     @cached_property
-    def cells(self) -> Array:
+    def cells(self) -> AnyArray:
         """Tile, first and last but one row, first and last but one column of every rectangle of the tiles, (n, 5)."""
         number, found, before = np.cumsum(self.kept) - 1, [], 0
         for layer, begin, end in zip(self.layers, self.limits, self._ends, strict=True):
@@ -114,26 +113,26 @@ class Tiling:
         return np.concatenate(found)
 
     @property
-    def _ends(self) -> list[Array]:
+    def _ends(self) -> list[AnyArray]:
         """Frames after the last ones of the intervals."""
         ends = (np.append(begin[1:], self.num_frames) for begin in self.limits[1:])
         return [self.limits[0] + 1, *ends]
 
     @cached_property
-    def pairs(self) -> Array:
+    def pairs(self) -> AnyArray:
         """Number of pairs of every tile, (n_tiles,)."""
         tile, r0, r1, c0, c1 = self.cells.T
         return np.bincount(tile, (r1 - r0) * (c1 - c0), self.family.size)
 
     @cached_property
-    def lags(self) -> Array:
+    def lags(self) -> AnyArray:
         """Mean lag of each family in frames, ascending."""
         tile, r0, r1, c0, c1 = self.cells.T
         pairs, count, family = (r1 - r0) * (c1 - c0), 1 + self.family.max(), self.family[tile]
         lag = 0.5 * (c0 + c1 - r0 - r1)
         return np.asarray(np.bincount(family, pairs * lag, count) / np.bincount(family, pairs, count))
 
-    def covariance(self, kernel: Array) -> Array:
+    def covariance(self, kernel: AnyArray) -> AnyArray:
         """Covariance of the means over all pairs of the tiles, times the number of pixels: (n_tiles, n_tiles).
 
         Parameters
@@ -144,11 +143,11 @@ class Tiling:
         """
         return self.covariance_of(self.condensed(kernel))
 
-    def covariance_of(self, condensed: Array) -> Array:
+    def covariance_of(self, condensed: AnyArray) -> AnyArray:
         """Covariance as of `covariance`, of a kernel that is `condensed`."""
         return self._of_sums(self._sums_of(condensed))
 
-    def speckle_covariance(self, g: Array, field: Array, share: float, contrast: float) -> Array:
+    def speckle_covariance(self, g: AnyArray, field: AnyArray, share: float, contrast: float) -> AnyArray:
         """Covariance of the means under speckle and counting noise, in units of the variance of a distant pair.
 
         That of normal variables with K = share g + (1 - share) δ, plus what the cumulants of the intensities add for
@@ -178,47 +177,47 @@ class Tiling:
         return np.asarray(normal + contrast * (cumulants + frames))
 
     @cached_property
-    def white(self) -> Array:
+    def white(self) -> AnyArray:
         """Covariance where all pairs are independent and have variance one."""
         return self.covariance_of(self._unit)
 
     @cached_property
-    def _unit(self) -> Array:
+    def _unit(self) -> AnyArray:
         return self.condensed(np.eye(self.num_frames))
 
     @cached_property
-    def _linked(self) -> Array:
+    def _linked(self) -> AnyArray:
         return self._links(self._sums_of(self._unit))
 
-    def condensed(self, kernel: Array) -> Array:
+    def condensed(self, kernel: AnyArray) -> AnyArray:
         """A symmetric kernel (n, n) at the frames of level 0 and summed over the intervals of level 1: (k, k)."""
         return self.condensed_rows(self.condensed_rows(kernel).T).T
 
-    def condensed_rows(self, values: Array) -> Array:
+    def condensed_rows(self, values: AnyArray) -> AnyArray:
         """Rows (n, ...) at the frames of level 0, followed by sums over the intervals of level 1."""
         return np.concatenate([values[self.limits[0]], np.add.reduceat(values, self.limits[1], axis=0)])
 
-    def _sums_of(self, condensed: Array) -> Sums:
+    def _sums_of(self, condensed: AnyArray) -> Sums:
         """Sums of a kernel over the intervals of every two levels."""
         rows = self._levels(condensed)
         return [[part.T for part in self._levels(one.T)[: a + 1]] for a, one in enumerate(rows)]
 
-    def _levels(self, condensed: Array) -> list[Array]:
+    def _levels(self, condensed: AnyArray) -> list[AnyArray]:
         """Sums over the rows of the intervals of every level."""
         found = list(np.split(condensed, [self.limits[0].size]))
         while len(found) < len(self.limits):
             found.append(found[-1][::2] + found[-1][1::2])
         return found
 
-    def _of_sums(self, sums: Sums) -> Array:
+    def _of_sums(self, sums: Sums) -> AnyArray:
         """Covariance of the means, from sums over intervals."""
 
-        def block(a: int, b: int) -> Array:
+        def block(a: int, b: int) -> AnyArray:
             return _of_pairs(sums[a][b], self.layers[a], self.layers[b])
 
         return self._assembled(block)
 
-    def _links(self, sums: Sums) -> Array:
+    def _links(self, sums: Sums) -> AnyArray:
         """Mean of K13 + K14 + K23 + K24 over the pairs of two tiles."""
         return self._assembled(lambda a, b: (self._frames[b] @ (self._frames[a] @ sums[a][b]).T).T)
 
@@ -233,14 +232,14 @@ class Tiling:
             found.append(sparse.csr_array((counts, places), shape=(layer.starts.size, size.size)))
         return found
 
-    def _mean_of(self, sums: Sums) -> Array:
+    def _mean_of(self, sums: Sums) -> AnyArray:
         """Means over the tiles."""
         parts = [sums[a][a][layer.rows, layer.columns] for a, layer in enumerate(self.layers)]
         return np.asarray(self._of_tiles(parts) / self.pairs)
 
-    def _assembled(self, block: Callable[[int, int], Array]) -> Array:
+    def _assembled(self, block: Callable[[int, int], AnyArray]) -> AnyArray:
         """Symmetric matrix over the tiles, from sums over the pairs of two layers, divided by the numbers of pairs."""
-        parts: list[list[Array]] = [[] for _ in self.layers]
+        parts: list[list[AnyArray]] = [[] for _ in self.layers]
         for a in range(len(self.layers)):
             for b in range(a + 1):
                 part = block(a, b)
@@ -281,7 +280,7 @@ def make_tiling(num_frames: int, shortest: int | None = None) -> Tiling:
     keys, kept, families = [], [], 0
     for level, begin in enumerate(limits):
         block = np.searchsorted(edges, begin, side="right") - 1
-        parts: list[tuple[Array, Array, Array]] = []
+        parts: list[tuple[AnyArray, AnyArray, AnyArray]] = []
         for distance in _DISTANT[min(level, 1)]:
             total = begin.size if level else num_frames
             rows = np.arange(0, total - distance, -(-total // _MOST))
@@ -298,7 +297,7 @@ def make_tiling(num_frames: int, shortest: int | None = None) -> Tiling:
     return Tiling(num_frames, tuple(limits), tuple(layers), keep, *np.concatenate(keys, axis=1)[:, keep])
 
 
-def _of_pairs(kernel: Array, one: _Layer, other: _Layer) -> Array:
+def _of_pairs(kernel: AnyArray, one: _Layer, other: _Layer) -> AnyArray:
     """K13 K24 + K14 K23 summed over the pairs of frames in the tiles of two families."""
     first, second = kernel[one.rows], kernel[one.columns]
     products = first.take(other.rows, 1) * second.take(other.columns, 1)

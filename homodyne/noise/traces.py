@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from homodyne.arrays import AnyArray
+
 Design = Callable[[Any, Any], Any]
 """Derivatives (D, *shape) of c2 at a contrast of one, at ages t1 < t2 of any shape; the last are 1 (offset) and g."""
 
@@ -56,14 +57,14 @@ class PairSums(NamedTuple):
         Sums over pairs that are not missing, whatever their weight, of 1, g and g².
     """
 
-    information: Array
-    elimination: Array
-    powers: Array
-    pairs: Array
+    information: AnyArray
+    elimination: AnyArray
+    powers: AnyArray
+    pairs: AnyArray
 
 
 def pair_sums(
-    t: Array, design: Design, roots: Array | None = None, resting: float = 0.0, largest: int = LARGEST
+    t: AnyArray, design: Design, roots: AnyArray | None = None, resting: float = 0.0, largest: int = LARGEST
 ) -> PairSums:
     """Information of independent pairs, and the traces by which correlated noise changes it.
 
@@ -89,8 +90,8 @@ def pair_sums(
     eliminated[:-2, -2:] = elimination.T
     axes = _axes(eliminated @ information @ eliminated.T)
     combinations = axes @ eliminated
-    traces: Array = np.zeros((2, *information.shape))
-    diagonal: Array = np.zeros((len(axes) + 1, len(t)))
+    traces: AnyArray = np.zeros((2, *information.shape))
+    diagonal: AnyArray = np.zeros((len(axes) + 1, len(t)))
     for part, grid, following in zip(parts, grids, grids[1:], strict=False):
         band = np.concatenate([diagonal[..., None], part.fields(combinations)], axis=2, dtype=np.float32)
         traces += _banded_traces(band, grid.counts)
@@ -105,17 +106,17 @@ def pair_sums(
     return PairSums(information, elimination, powers, plain[[-2, -2, -1], [-2, -1, -1]])
 
 
-def definite(scaling: Array) -> Array:
+def definite(scaling: AnyArray) -> AnyArray:
     """Information (2, 2) of (offset, contrast) with a little where the data say nothing."""
     return scaling + _OPEN * np.diag(np.maximum(np.diag(scaling), 1.0))
 
 
-def _elimination(information: Array) -> Array:
+def _elimination(information: AnyArray) -> AnyArray:
     """Change of (offset, contrast) with z that keeps their score at zero."""
     return np.asarray(-np.linalg.solve(definite(information[-2:, -2:]), information[-2:, :-2]))
 
 
-def _axes(information: Array) -> Array:
+def _axes(information: AnyArray) -> AnyArray:
     """Directions (rows) in which the information of z, and that of (offset, contrast), is diagonal."""
     axes = np.zeros_like(information)
     for own in (slice(None, -2), slice(-2, None)):
@@ -123,7 +124,7 @@ def _axes(information: Array) -> Array:
     return axes
 
 
-def evaluated(function: Design, t1: Array, t2: Array) -> Array:
+def evaluated(function: Design, t1: AnyArray, t2: AnyArray) -> AnyArray:
     """Values (*shape), or (D, *shape), of a function at ages t1 <= t2 of one shape, in batches of few sizes."""
     first, second = t1.ravel(), t2.ravel()
     size = min(_BATCH, 1 << max(first.size - 1, 0).bit_length())
@@ -140,8 +141,8 @@ def evaluated(function: Design, t1: Array, t2: Array) -> Array:
 class _Grid(NamedTuple):
     """Frames of the record, for how many each stands (at most `scale`); its pairs are i < j <= i + `reach` or all."""
 
-    frames: Array
-    counts: Array
+    frames: AnyArray
+    counts: AnyArray
     scale: int
     reach: int | None
 
@@ -164,12 +165,12 @@ def _grids(n: int, largest: int) -> list[_Grid]:
     return grids
 
 
-def _reach(frames: Array, scale: int) -> int:
+def _reach(frames: AnyArray, scale: int) -> int:
     """Frames of a grid within the taper, at most."""
     return int(np.max(np.searchsorted(frames, frames + 2 * _TAPER * scale) - np.arange(frames.size)))
 
 
-def _taper(lag: Array) -> Array:
+def _taper(lag: AnyArray) -> AnyArray:
     """One up to `_TAPER`, zero from twice as much on, with two continuous derivatives."""
     x = np.clip(lag / _TAPER - 1.0, 0.0, 1.0)
     return np.asarray(1.0 - x**3 * (10.0 - 15.0 * x + 6.0 * x**2))
@@ -183,17 +184,17 @@ class _Part(NamedTuple):
     of the root, with this times g².
     """
 
-    values: Array
-    g: Array
-    sums: Array
+    values: AnyArray
+    g: AnyArray
+    sums: AnyArray
 
-    def fields(self, combinations: Array) -> Array:
+    def fields(self, combinations: AnyArray) -> AnyArray:
         """Combinations (rows) of the weighted derivatives, and g in the end, (D + 1, *pairs)."""
         return np.concatenate([np.tensordot(combinations, self.values, 1), self.g[None]], dtype=np.float32)
 
 
 def _part(
-    grids: list[_Grid], level: int, t: Array, design: Design, density: "_Density | None", resting: float
+    grids: list[_Grid], level: int, t: AnyArray, design: Design, density: "_Density | None", resting: float
 ) -> _Part:
     """Evaluate the design at the pairs of a grid."""
     grid, m = grids[level], grids[level].frames.size
@@ -225,18 +226,18 @@ class _Density(NamedTuple):
     Tables of these, (2 or 3, blocks, lags), at small lags, and (2 or 3, blocks, blocks) beyond.
     """
 
-    block: Array
-    near: Array
-    far: Array
+    block: AnyArray
+    near: AnyArray
+    far: AnyArray
 
-    def at(self, i: Array, j: Array) -> Array:
+    def at(self, i: AnyArray, j: AnyArray) -> AnyArray:
         """What the tables say about the pairs (i, j), (2 or 3, *shape)."""
         lag = j - i
         near = self.near[:, self.block[i], np.minimum(lag, self.near.shape[2] - 1)]
         return np.where(lag < self.near.shape[2], near, self.far[:, self.block[i], self.block[j]])
 
 
-def _density(roots: Array, exact: bool) -> _Density:
+def _density(roots: AnyArray, exact: bool) -> _Density:
     """Roots of weights by blocks of the record, or of every pair where they have to be exact."""
     n, kinds = len(roots), [roots, np.square(roots)]
     if not np.array_equal(kinds[0], kinds[1]):
@@ -259,7 +260,7 @@ def _density(roots: Array, exact: bool) -> _Density:
     return _Density(block, near, np.stack(sums) / np.maximum(number, 1.0))
 
 
-def _sampled(band: Array, grid: _Grid, following: _Grid) -> Array:
+def _sampled(band: AnyArray, grid: _Grid, following: _Grid) -> AnyArray:
     """Banded matrices in the next grid: sampled, and with a diagonal that gives their rows the sums that they had.
 
     Element [..., i, l] of a band belongs to frames i and i + l of the grid, [..., i, 0] to the diagonal.
@@ -274,7 +275,7 @@ def _sampled(band: Array, grid: _Grid, following: _Grid) -> Array:
     return found
 
 
-def _row_sums(band: Array, counts: Array) -> Array:
+def _row_sums(band: AnyArray, counts: AnyArray) -> AnyArray:
     """Sums of the symmetric matrices of a band over the frames that those of the grid stand for, (D, m)."""
     m = counts.size
     sums = band[..., 0] * counts
@@ -285,7 +286,7 @@ def _row_sums(band: Array, counts: Array) -> Array:
     return sums
 
 
-def _banded_traces(band: Array, counts: Array) -> Array:
+def _banded_traces(band: AnyArray, counts: AnyArray) -> AnyArray:
     """Traces of (G_a g G_b, G_a g G_b g), (2, D, D), of banded matrices, the last of which is g less the unit."""
     reach = band.shape[2] - 1
     size = max(2 * reach, 1)  # of blocks that make products of two block tridiagonal
@@ -306,7 +307,7 @@ def _banded_traces(band: Array, counts: Array) -> Array:
     )
 
 
-def _blocks(band: Array, counts: Array, size: int) -> tuple[Array, Array]:
+def _blocks(band: AnyArray, counts: AnyArray, size: int) -> tuple[AnyArray, AnyArray]:
     """Square blocks on the diagonal, (D, blocks, size, size), and to their right of matrices whose rows have counts."""
     number, m, width = band.shape
     blocks = -(-m // size)
@@ -328,7 +329,7 @@ def _blocks(band: Array, counts: Array, size: int) -> tuple[Array, Array]:
     return full, blocked[:, :-1, :, size : 2 * size]
 
 
-def _whole_traces(fields: Array, diagonal: Array, counts: Array) -> Array:
+def _whole_traces(fields: AnyArray, diagonal: AnyArray, counts: AnyArray) -> AnyArray:
     """Traces as of `_banded_traces`, of matrices given by all their pairs i < j and their diagonals."""
     m, root = counts.size, np.sqrt(counts)
     i, j = np.triu_indices(m, 1)
@@ -344,7 +345,7 @@ def _whole_traces(fields: Array, diagonal: Array, counts: Array) -> Array:
     return np.stack([_inner(passed, whole[:-1]), _inner(passed, passed.swapaxes(1, 2))])
 
 
-def _inner(one: Array, other: Array) -> Array:
+def _inner(one: AnyArray, other: AnyArray) -> AnyArray:
     """Sums of the products of all elements, for all pairs of matrices, (D, D); in double precision over strips."""
     total = np.zeros((len(one), len(other)))
     rows = max(1, one.shape[1] * _STRIP // max(one[0].size, 1))

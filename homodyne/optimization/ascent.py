@@ -6,14 +6,13 @@ in modes that one start alone has found is about that of modes that none has fou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.likelihood.posterior import Posterior, Scoring, log_densities, score_many
 from homodyne.physics.space import ParameterSpace
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SAME = 0.5  # ends closer than this many posterior sd are one mode
 _BARRIER = 2.0  # fall of the log density between two ends, below the lower one, from which they are two modes
@@ -28,12 +27,12 @@ _WEIGHTY = 1e-4  # share of the mass of a mode, below which it is not asked whet
 class Ends(NamedTuple):
     """Where climbs ended, best first: coordinates (n, dim), log densities (n,), expected curvatures (n, dim, dim)."""
 
-    z: Array
-    value: Array
-    information: Array
+    z: AnyArray
+    value: AnyArray
+    information: AnyArray
 
     @property
-    def mass(self) -> Array:
+    def mass(self) -> AnyArray:
         """Mass under the normal approximation at every end, (n,), the largest being 1."""
         roots = np.array([root_of_inverse(one) for one in self.information]).reshape(
             len(self.z), *2 * [self.z.shape[1]]
@@ -71,9 +70,9 @@ class Basins:
         Starts that led to each.
     """
 
-    z: Array
-    shares: Array
-    counts: Array
+    z: AnyArray
+    shares: AnyArray
+    counts: AnyArray
 
     @property
     def unseen(self) -> float:
@@ -98,7 +97,7 @@ def basins(ends: Ends, posterior: Posterior) -> Basins:
     return Basins(ends.z[first], sums / sums.sum(), np.bincount(owner, minlength=len(first)))
 
 
-def _connected(ends: Ends, k: int, others: Sequence[int], gaps: Array, posterior: Posterior) -> list[bool]:
+def _connected(ends: Ends, k: int, others: Sequence[int], gaps: AnyArray, posterior: Posterior) -> list[bool]:
     """Whether the density does not fall on a way from end k to each of the others.
 
     The way is straight at first. The nearest are tried along the ridge, too: points of the straight way climb across
@@ -124,7 +123,7 @@ def _connected(ends: Ends, k: int, others: Sequence[int], gaps: Array, posterior
     return [bool(one) for one in found]
 
 
-def _along_ridge(points: Array, normal: Array, posterior: Posterior) -> Array:
+def _along_ridge(points: AnyArray, normal: AnyArray, posterior: Posterior) -> AnyArray:
     """Points (n, dim) moved up within the planes through them that have the given normal (dim,)."""
     points, damping = points.copy(), np.full(len(points), 1e-2)
     at = [np.array(x) for x in score_many(points, posterior)]
@@ -143,7 +142,7 @@ def _along_ridge(points: Array, normal: Array, posterior: Posterior) -> Array:
     return points
 
 
-def climb(posterior: Posterior, starts: Array, max_iterations: int, near: float = 1e-6) -> Ends:
+def climb(posterior: Posterior, starts: AnyArray, max_iterations: int, near: float = 1e-6) -> Ends:
     """Go up from every start (n, dim) by Fisher scoring with a trust region.
 
     What the expected curvature misses of the true one is learnt from the gradients (Dennis, Gay and Welsch, ACM Trans.
@@ -180,12 +179,12 @@ def climb(posterior: Posterior, starts: Array, max_iterations: int, near: float 
     return Ends(z[order], value[order], information[order])
 
 
-def _usable(at: Scoring) -> Array:
+def _usable(at: Scoring) -> AnyArray:
     """Whether a climb can go on from each of the points, (n,)."""
     return np.array([all(np.isfinite(x).all() for x in one) for one in zip(*at, strict=True)], dtype=bool)
 
 
-def _curvature(information: Array, missed: Array) -> Array:
+def _curvature(information: AnyArray, missed: AnyArray) -> AnyArray:
     """The sum of both where it is finite and positive definite, else the first."""
     whole = information + missed
     scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
@@ -194,7 +193,7 @@ def _curvature(information: Array, missed: Array) -> Array:
     return whole if np.isfinite(unit).all() and np.linalg.eigvalsh(unit)[0] > _DEFINITE else information
 
 
-def _learnt(missed: Array, information: Array, step: Array, change: Array) -> Array:
+def _learnt(missed: AnyArray, information: AnyArray, step: AnyArray, change: AnyArray) -> AnyArray:
     """What the information misses of the curvature, after a step along which the gradient fell by `change`."""
     along, own = float(change @ step), float(step @ missed @ step)
     if not along > 1e-12 * np.linalg.norm(change) * np.linalg.norm(step):
@@ -206,7 +205,7 @@ def _learnt(missed: Array, information: Array, step: Array, change: Array) -> Ar
     return np.asarray(missed + both + both.T - (left @ step) * np.outer(change, change) / along**2)
 
 
-def _damped(information: Array, gradient: Array, damping: float) -> Array:
+def _damped(information: AnyArray, gradient: AnyArray, damping: float) -> AnyArray:
     """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
     scale = np.maximum(np.diag(information) + 1e-12 * np.trace(information), 1e-300)  # less than 0 by rounding
     matrix = information + np.diag(damping * scale)
@@ -214,7 +213,7 @@ def _damped(information: Array, gradient: Array, damping: float) -> Array:
     return np.asarray(np.linalg.lstsq(matrix / np.outer(root, root), gradient / root, rcond=None)[0] / root)
 
 
-def root_of_inverse(information: Array) -> Array:
+def root_of_inverse(information: AnyArray) -> AnyArray:
     """Root of the inverse of a positive semidefinite matrix; directions without information get a unit width."""
     scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
     values, vectors = np.linalg.eigh(information / np.outer(scale, scale))

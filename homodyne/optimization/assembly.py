@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from homodyne.arrays import Array
 from homodyne.certificate.certify import Certificate
 from homodyne.config.io import resolve, to_mapping
 from homodyne.config.schema import Config
@@ -14,8 +15,6 @@ from homodyne.optimization.cmc.diagnostics import convergence
 from homodyne.optimization.xpcs import XpcsModel
 from homodyne.result.record import MCMCResult
 from homodyne.versions import used_versions
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True, eq=False)

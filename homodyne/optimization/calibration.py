@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.config.schema import SpeckleConfig
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import detect_hardware
@@ -22,8 +23,6 @@ from homodyne.optimization.pilot import Mode, Pilot, PilotSettings, modes_from
 from homodyne.physics.compiling import compiled
 from homodyne.physics.coordinates import level_columns
 from homodyne.physics.space import ParameterSpace
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 WIDEST = 200.0
 """Variance under correlated noise over that of independent pairs, at most: what is dead for these may live for it."""
@@ -64,7 +63,7 @@ class NoiseReport:
     """
 
     adjustment: Adjustment
-    covariance: Array
+    covariance: AnyArray
     inflation: Mapping[str, Any]
     facts: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -177,7 +176,7 @@ def _with_slower_decay(
     return None
 
 
-def _inside(where: Mode, posterior: Posterior) -> Array:
+def _inside(where: Mode, posterior: Posterior) -> AnyArray:
     """Starts (n, dim) at which the calibrated posterior is not zero, though it is at a mode for independent pairs.
 
     One is the point whose likelihood is that of the mode; the others are the best draws about it.
@@ -189,7 +188,7 @@ def _inside(where: Mode, posterior: Posterior) -> Array:
     return np.asarray(points[np.argsort(-values)[: min(_STARTS, np.count_nonzero(np.isfinite(values)))]])
 
 
-def map_views(pilot: Pilot, z: Array, directions: Array) -> list[MapView]:
+def map_views(pilot: Pilot, z: AnyArray, directions: AnyArray) -> list[MapView]:
     """All maps with the model at z (d,) and its derivatives along the columns of `directions` (d, k)."""
     passes, space = pilot.problem.passes, pilot.space
     maps, at = passes.maps, _independent(pilot, z)
@@ -236,12 +235,12 @@ def _correlation(place: _Place, t1: Any, t2: Any) -> jax.Array:
 class Local(NamedTuple):
     """What follows from a point without data: slopes of the parameters, gradient and information of the prior."""
 
-    slopes: dict[str, Array]
+    slopes: dict[str, AnyArray]
     gradient: Any
     information: Any
 
 
-def local(z: Array, space: ParameterSpace) -> Local:
+def local(z: AnyArray, space: ParameterSpace) -> Local:
     """`Local` at coordinates z (d,)."""
     return jax.tree.map(np.asarray, _local(z, space))  # type: ignore[no-any-return]
 
@@ -252,7 +251,7 @@ def _local(z: jax.Array, space: ParameterSpace) -> Local:
     return Local(jax.jacfwd(space.physical)(z), jax.grad(space.log_prior)(z), information)
 
 
-def _independent(pilot: Pilot, z: Array) -> Evaluation:
+def _independent(pilot: Pilot, z: AnyArray) -> Evaluation:
     """Evaluation at z (d,) for independent pairs with the noise of the pilot fit."""
     return evaluate_many(z[None], _without_adjustment(pilot))
 
@@ -262,7 +261,7 @@ def _without_adjustment(pilot: Pilot) -> Posterior:
     return replace(pilot.posterior, sigma=pilot.sigma, adjustment=none)
 
 
-def _squares(at: Evaluation, sigma: Array) -> Array:
+def _squares(at: Evaluation, sigma: AnyArray) -> AnyArray:
     """Sums over pairs of weighted squared residuals at the conditional means of offset and contrast, (n_maps,).
 
     A signal a million times the noise leaves no digits for them; then those of the robust `sigma` (n_maps,) stand.
@@ -304,18 +303,20 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
     return NoiseReport(adjustment, wide, inflation, numbers, noise.notes, noise)
 
 
-def _inflation(space: ParameterSpace, here: Local, narrow: Array, wide: Array) -> dict[str, Any]:
+def _inflation(space: ParameterSpace, here: Local, narrow: AnyArray, wide: AnyArray) -> dict[str, Any]:
     """Ratio of standard deviations of the physical parameters, to first order."""
     rows = {name: here.slopes[name] for name in space.free_names}
     return {name: float(np.sqrt(row @ wide @ row / (row @ narrow @ row))) for name, row in rows.items()}
 
 
-def _scaling_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: Array, prior: Array) -> dict[str, Any]:
+def _scaling_inflation(
+    found: Sandwich, conditional: Any, narrow: AnyArray, wide: AnyArray, prior: AnyArray
+) -> dict[str, Any]:
     """Ratio of standard deviations of contrast and offset of every map; `prior` (n_maps, 2) is their precision."""
     root = np.linalg.cholesky(found.scaling_information)
     upper = np.swapaxes(root, 1, 2)
 
-    def variance(own: Array, slope: Array, covariance: Array) -> Array:
+    def variance(own: AnyArray, slope: AnyArray, covariance: AnyArray) -> AnyArray:
         slope = own @ root @ slope
         return np.asarray(np.einsum("kii->ki", own) + np.einsum("kia,ab,kib->ki", slope, covariance, slope))
 
@@ -326,5 +327,5 @@ def _scaling_inflation(found: Sandwich, conditional: Any, narrow: Array, wide: A
     return {"contrast": ratio[:, 1].tolist(), "offset": ratio[:, 0].tolist()}
 
 
-def _plain(values: Array) -> list[float | None]:
+def _plain(values: AnyArray) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]

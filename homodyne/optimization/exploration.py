@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.bend import Bend
 from homodyne.certificate.density import Progress
@@ -20,8 +20,6 @@ from homodyne.likelihood.posterior import Posterior, log_densities
 from homodyne.optimization.jumps import frame_of
 from homodyne.optimization.nuts import Jumps
 from homodyne.optimization.pilot import Pilot, signal_of
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 POINTS = 400  # at which the density of few nodes is made, and as many at which it is tried
 CLOSE = 0.5  # standard deviation of its log density about the exact one, at most

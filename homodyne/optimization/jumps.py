@@ -3,15 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.bend import Bend, weighted_moments
 from homodyne.certificate.importance import effective
 from homodyne.certificate.proposal import DEGREES, Mixture
 from homodyne.certificate.shape import LARGEST, Shape
 from homodyne.optimization.nuts import MOST_ATTEMPTS, Jumps
-
-Array = npt.NDArray[np.float64]
 
 
 class Frame(NamedTuple):

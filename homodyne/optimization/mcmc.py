@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from homodyne.arguments import Faults
+from homodyne.arrays import Array
 from homodyne.certificate.certify import Certificate, Certified, certify
 from homodyne.certificate.chains import not_converged
 from homodyne.certificate.density import Progress
@@ -53,9 +54,6 @@ from homodyne.result.record import MCMCResult
 from homodyne.threads import one_blas_thread
 
 logger = logging.getLogger(__name__)
-
-Array = np.ndarray[Any, np.dtype[Any]]
-"""Explores the posterior when it is asked for the first time."""
 
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
 _FINER = 0.1  # factor of the tolerance from one to the next
@@ -292,7 +290,7 @@ def _best_attempt(
 def _around_mode(pilot: Pilot, settings: Config) -> Array:
     """Draws of the normal distribution at the best mode, (n, dim)."""
     z = pilot.mode.draw(settings.optimization.laplace.num_draws, np.random.default_rng([settings.seed, 5]))
-    return z[inside(z, pilot.posterior)]
+    return np.asarray(z[inside(z, pilot.posterior)])
 
 
 def _reduction_error(z: Array | None, pilot: Pilot, settings: Config, tell: Progress) -> tuple[float, Array]:

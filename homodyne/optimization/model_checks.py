@@ -15,6 +15,7 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.special import chdtrc, ndtri
 
+from homodyne.arrays import Array
 from homodyne.likelihood.nodes import Moments
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
 from homodyne.likelihood.scaling import effective_noise, least_squares, scaling_estimate
@@ -24,8 +25,6 @@ from homodyne.optimization.calibration import local, map_views
 from homodyne.optimization.pilot import Pilot
 from homodyne.physics.compiling import compiled
 from homodyne.physics.space import ParameterSpace
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 CONFLICT = 4.0
 """Distance between prior and data, in joint standard deviations, from which on it is called a conflict."""

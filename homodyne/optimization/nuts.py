@@ -23,6 +23,7 @@ import numpy.typing as npt
 from jax.scipy.special import logsumexp
 
 from homodyne.arguments import Faults
+from homodyne.arrays import Array
 from homodyne.certificate.bend import Bend
 from homodyne.certificate.chains import ChainDiagnostics, diagnose
 from homodyne.certificate.density import LogDensity, Progress, check_log_density
@@ -30,8 +31,6 @@ from homodyne.errors import ConvergenceError, InputError
 from homodyne.physics.compiling import compiled, one_by_one
 
 __all__ = ["ChainDiagnostics", "Jumps", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
-
-Array = npt.NDArray[np.float64]
 
 MAX_STARTS = 100  # starting points tried per chain
 CHUNK = 64  # most transitions between two reports

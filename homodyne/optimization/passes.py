@@ -19,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.config.io import to_mapping
 from homodyne.config.physics import model_of
 from homodyne.config.schema import Config
@@ -48,7 +49,6 @@ from homodyne.physics.model import CorrelationModel
 from homodyne.registries import STRATEGIES, Strategy
 from homodyne.threads import in_threads
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Progress = Callable[[int, int], None]
 
 logger = logging.getLogger(__name__)
@@ -82,18 +82,18 @@ class MapWork:
     strategy: Strategy | None = None
 
 
-def _digest(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> Array:
+def _digest(maps: Maps, points: AnyArray, work: MapWork, progress: Progress, workers: int) -> AnyArray:
     """SHA-256 of every map, (n_maps, 32)."""
     return np.array([np.frombuffer(content_digest(one), np.uint8) for one in maps.values], dtype=np.float64)
 
 
-def _pairs(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> Array:
+def _pairs(maps: Maps, points: AnyArray, work: MapWork, progress: Progress, workers: int) -> AnyArray:
     """Centre, then values at pairs of frames, `points` (2, K)."""
     i, j = points.astype(np.int64)
     return np.column_stack([maps.center, pair_values(maps, i, j)])
 
 
-def _reduce(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> Array:
+def _reduce(maps: Maps, points: AnyArray, work: MapWork, progress: Progress, workers: int) -> AnyArray:
     """Centre, sums over the data, weight and weight_y on a grid, `points` as of `_grid_points`."""
     whole = points.astype(np.int64).tolist()
     order, uniform = whole[-1][:2]
@@ -103,7 +103,7 @@ def _reduce(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
     return np.column_stack([nodes.center, nodes.sums, nodes.weight, nodes.weight_y])
 
 
-def _split(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> list[Array]:
+def _split(maps: Maps, points: AnyArray, work: MapWork, progress: Progress, workers: int) -> list[AnyArray]:
     """Centre, then for each shard sums over the data, weight and weight_y on a grid; `points` as of `_split_points`."""
     assert work.strategy is not None
     (cells, frames, _, others), (num_shards, seed, *_) = points[:2].astype(np.int64).tolist()
@@ -121,7 +121,7 @@ def _split(maps: Maps, points: Array, work: MapWork, progress: Progress, workers
     ]
 
 
-def _direct(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> Array:
+def _direct(maps: Maps, points: AnyArray, work: MapWork, progress: Progress, workers: int) -> AnyArray:
     """Centre, sums over the data, and sums with g at parameters `points` (P, parameters of the model)."""
     assert work.model is not None
     params = dict(zip(work.model.parameter_names, points.T, strict=True))
@@ -129,10 +129,10 @@ def _direct(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
     return np.column_stack([maps.center, sums, np.swapaxes(table, 0, 1).reshape(maps.num_maps, -1)])
 
 
-def _sample(maps: Maps, points: Array, work: MapWork, progress: Progress, workers: int) -> list[Array]:
+def _sample(maps: Maps, points: AnyArray, work: MapWork, progress: Progress, workers: int) -> list[AnyArray]:
     """`homodyne.noise.sampling.MapSample`; `points` (1, 1) are the frames of the shortest map."""
 
-    def one(k: int) -> Array:
+    def one(k: int) -> AnyArray:
         frames, values = np.flatnonzero(maps.alive[k]), maps.whole(k)
         usable = values if frames.size == maps.num_frames else values[np.ix_(frames, frames)]
         return sampled(usable, int(points[0, 0]), maps.weights_among(k)).row()
@@ -140,7 +140,7 @@ def _sample(maps: Maps, points: Array, work: MapWork, progress: Progress, worker
     return in_threads(one, range(maps.num_maps), workers)
 
 
-_OPERATIONS: dict[str, Callable[[Maps, Array, MapWork, Progress, int], Array | list[Array]]] = {
+_OPERATIONS: dict[str, Callable[[Maps, AnyArray, MapWork, Progress, int], AnyArray | list[AnyArray]]] = {
     "digest": _digest,
     "pairs": _pairs,
     "reduce": _reduce,
@@ -155,19 +155,19 @@ class _Reading:
     """An operation that is to be done on some maps, and what takes its rows as they come."""
 
     operation: str
-    points: Array
+    points: AnyArray
     work: MapWork
     maps: Sequence[int]
     keep: Callable[[int, Any], None]
     progress: Progress
 
 
-def _grid_points(grid: Grid) -> Array:
+def _grid_points(grid: Grid) -> AnyArray:
     """Cells, then order and whether steps are equal, (cells + 1, 4)."""
     return np.array([*grid.cells, (grid.order, grid.uniform, 0, 0)], dtype=np.float64)
 
 
-def _split_points(maps: Maps, grid: Grid, num_shards: int, seed: int) -> Array:
+def _split_points(maps: Maps, grid: Grid, num_shards: int, seed: int) -> AnyArray:
     """What tasks need to deal out pairs as all maps together do, (rows, 4).
 
     Numbers of cells, frames, maps and shards, and the seed; the grid; q and angle of all maps; which frames are good.
@@ -232,12 +232,14 @@ class Passes:
         self._backend, self._store, self._stamped = None, None, False
         self._open.close()
 
-    def pairs(self, i: Array, j: Array, progress: Progress = lambda done, total: None) -> tuple[Array, Array]:
+    def pairs(
+        self, i: AnyArray, j: AnyArray, progress: Progress = lambda done, total: None
+    ) -> tuple[AnyArray, AnyArray]:
         """Values at pairs (i, j) of frames, i < j, (n_maps, K), NaN where they are not data; centres of the maps."""
         rows = np.array(self._run("pairs", np.array([i, j], dtype=np.float64), progress))
         return rows[:, 1:], rows[:, 0]
 
-    def reduce_pairs(self, i: Array, j: Array) -> Nodes:
+    def reduce_pairs(self, i: AnyArray, j: AnyArray) -> Nodes:
         """Nodes that are the pairs (i, j) of frames."""
         return nodes_of_pairs(self.maps, i, j, *self.pairs(i, j))
 
@@ -281,7 +283,7 @@ class Passes:
     def direct(
         self,
         model: CorrelationModel,
-        params: Mapping[str, Array],
+        params: Mapping[str, AnyArray],
         nodes: Nodes,
         progress: Progress = lambda done, total: None,
     ) -> Moments:
@@ -328,16 +330,16 @@ class Passes:
     def _run(
         self,
         operation: str,
-        points: Array,
+        points: AnyArray,
         progress: Progress,
         marks: Sequence[str] | None = None,
         work: MapWork | None = None,
         which: Sequence[int] | None = None,
-    ) -> list[Array]:
+    ) -> list[AnyArray]:
         """Rows of an operation on all maps or some: those that are kept, and the others made now."""
         chosen = range(self.maps.num_maps) if which is None else which
         work, marks = work or MapWork(None, self.function), marks or [""] * self.maps.num_maps
-        rows: dict[int, Array] = {}
+        rows: dict[int, AnyArray] = {}
         keys = {k: self._key(operation, points, k, marks[k]) for k in chosen} if self.folder is not None else {}
         for k, key in keys.items():
             if (row := self._kept(key)) is not None:
@@ -458,7 +460,7 @@ class Passes:
             self._backend, self._store = self._open.enter_context(backend), store
         return self._backend, self._store
 
-    def _files(self, k: int) -> dict[str, Array]:
+    def _files(self, k: int) -> dict[str, AnyArray]:
         """Arrays of the folder of a map: where it lies, or its values, and what belongs to it."""
         maps, reference = self.maps, self.references[k]
         gap = np.nan if maps.gap is None else maps.gap
@@ -492,7 +494,7 @@ class Passes:
     def _label(self, k: int) -> str:
         return map_label(self.maps.q[k], self.maps.phi[k])
 
-    def _key(self, operation: str, points: Array, k: int, mark: str) -> str:
+    def _key(self, operation: str, points: AnyArray, k: int, mark: str) -> str:
         """Digest of everything that a row follows from."""
         maps = self.maps
         parts = {
@@ -508,7 +510,7 @@ class Passes:
         assert self.folder is not None
         return self.folder / "kept" / key[:2] / f"{key}.npz"
 
-    def _kept(self, key: str) -> Array | None:
+    def _kept(self, key: str) -> AnyArray | None:
         """Row that is kept under a key; None when there is none that can be used."""
         file = self._file(key)
         try:
@@ -522,13 +524,13 @@ class Passes:
             return None
         return arrays["row"]
 
-    def _keep(self, key: str, row: Array) -> None:
+    def _keep(self, key: str, row: AnyArray) -> None:
         file = self._file(key)
         make_folder(file.parent)
         write_atomically(file, store_files.seal({"row": row, "key": np.frombuffer(key.encode(), np.uint8)}), OWN)
 
 
-def run_pass(task: ShardTask) -> Array:
+def run_pass(task: ShardTask) -> AnyArray:
     """Row of a task: open its map, see that it is the one that is meant, and do the operation.
 
     Raises
@@ -560,7 +562,7 @@ def run_pass(task: ShardTask) -> Array:
     return np.asarray(_OPERATIONS[task.operation](maps, points, work, lambda done, total: None, task.threads)[0])
 
 
-def _bytes(values: Array) -> memoryview:
+def _bytes(values: AnyArray) -> memoryview:
     return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
 
 

@@ -9,10 +9,10 @@ from there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.certificate.density import Progress
 from homodyne.certificate.mode_search import UNSEEN
 from homodyne.errors import ConvergenceError, DataError
@@ -24,8 +24,6 @@ from homodyne.optimization.ascent import Basins, Ends, basins, climb, root_of_in
 from homodyne.optimization.problem import Problem, sampled_pairs
 from homodyne.physics.compiling import compiled
 from homodyne.physics.space import ParameterSpace
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 DEAD = 30.0
 """A mode whose log density is this far below the best one carries no mass."""
@@ -104,18 +102,18 @@ class Mode:
         Whether the density rises from here to an edge of the support, or is not curved downwards everywhere.
     """
 
-    z: Array
+    z: AnyArray
     log_density: float
-    covariance: Array
+    covariance: AnyArray
     newton_step: float
     at_edge: bool = False
 
     @property
-    def root(self) -> Array:
+    def root(self) -> AnyArray:
         """Cholesky factor (dim, dim) of the covariance."""
         return np.linalg.cholesky(self.covariance)
 
-    def draw(self, count: int, rng: np.random.Generator) -> Array:
+    def draw(self, count: int, rng: np.random.Generator) -> AnyArray:
         """Draws (count, dim) of the normal distribution around the mode, the support disregarded."""
         return self.z + rng.standard_normal((count, len(self.z))) @ self.root.T
 
@@ -150,7 +148,7 @@ class Pilot:
     grid: Grid
     coarse: Nodes | None
     modes: tuple[Mode, ...]
-    sigma: Array
+    sigma: AnyArray
     num_starts: int
     num_converged: int
     notes: tuple[str, ...]
@@ -259,7 +257,7 @@ def pilot_fit(
     return Pilot(problem, posterior, grid, coarse, tuple(modes), sigma, *counts, tuple(notes), unseen)
 
 
-def _searched(thin: Posterior, ends: Array, candidates: Array, settings: PilotSettings) -> tuple[Basins, int]:
+def _searched(thin: Posterior, ends: AnyArray, candidates: AnyArray, settings: PilotSettings) -> tuple[Basins, int]:
     """Modes of thinned data, from ends of climbs with another noise, and the number of starts that they came from.
 
     Further starts are local maxima of scans along every coordinate from the best end, and more of the candidates, the
@@ -282,7 +280,7 @@ def _searched(thin: Posterior, ends: Array, candidates: Array, settings: PilotSe
     return found, num_starts
 
 
-def _scan(thin: Posterior, climbs: Ends, candidates: Array) -> Array:
+def _scan(thin: Posterior, climbs: Ends, candidates: AnyArray) -> AnyArray:
     """Local maxima (n, dim) of the density along every coordinate from the best end, beyond its own mode."""
     best, d = climbs.z[0], climbs.z.shape[1]
     sd = 1.0 / np.sqrt(np.maximum(np.diag(climbs.information[0]), 1e-300))
@@ -298,7 +296,7 @@ def _scan(thin: Posterior, climbs: Ends, candidates: Array) -> Array:
     return np.asarray(points[which[order], place[order] + 1])
 
 
-def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Progress) -> Pilot:
+def refined(pilot: Pilot, points: AnyArray, settings: PilotSettings, progress: Progress) -> Pilot:
     """Reduce the data again, more finely and about draws (n, dim) of the posterior, and climb to its modes again."""
     problem, d = pilot.problem, pilot.space.dim
     some = np.resize(
@@ -315,7 +313,7 @@ def refined(pilot: Pilot, points: Array, settings: PilotSettings, progress: Prog
     return replace(pilot, posterior=posterior, grid=grid, modes=tuple(further))
 
 
-def modes_from(posterior: Posterior, starts: Array, settings: PilotSettings) -> list[Mode]:
+def modes_from(posterior: Posterior, starts: AnyArray, settings: PilotSettings) -> list[Mode]:
     """Distinct modes reached from starts (n, dim), best first.
 
     Where a climb does not end at a maximum, the point where it ends stands for one, and says that it is at an edge.
@@ -325,7 +323,7 @@ def modes_from(posterior: Posterior, starts: Array, settings: PilotSettings) -> 
     return sorted(modes, key=lambda mode: -mode.log_density)
 
 
-def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
+def _mode(z: AnyArray, posterior: Posterior, information: AnyArray) -> Mode:
     """Curvature at z by differences of the exact gradient along the axes of the expected one."""
     root, turning = root_of_inverse(information), posterior.space.turning
     for width in (0.1, _STEP):
@@ -346,7 +344,7 @@ def _mode(z: Array, posterior: Posterior, information: Array) -> Mode:
 
 def _screen(
     thin: Posterior, problem: Problem, rng: np.random.Generator, settings: PilotSettings, progress: Progress
-) -> tuple[Array, Array]:
+) -> tuple[AnyArray, AnyArray]:
     """Starting points in the order of their fit with free noise, and the noise at the best."""
     maps, space = problem.maps, problem.space
     drawn = space.draw_supported(rng, settings.num_candidates)
@@ -367,14 +365,14 @@ def _screen(
     return candidates[order], np.sqrt(np.where(best > 0, best, 1.0))
 
 
-def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generator) -> dict[str, Array]:
+def _trials(space: ParameterSpace, modes: Sequence[Mode], rng: np.random.Generator) -> dict[str, AnyArray]:
     """Points of the parameter space at which cells are tried: every mode, and draws about the best."""
     around = modes[0].z + _FAR * (modes[0].draw(8 * _FAR_DRAWS, rng) - modes[0].z)
     points = np.concatenate([[m.z for m in modes[:_TRIED_MODES]], around[space.supported_at(around)][:_FAR_DRAWS]])
     return space.parameters_at(np.resize(points, (_TRIED_MODES + _FAR_DRAWS, space.dim)))
 
 
-def signal_of(problem: Problem, posterior: Posterior, z: Array, sigma: Array) -> float:
+def signal_of(problem: Problem, posterior: Posterior, z: AnyArray, sigma: AnyArray) -> float:
     """Root of the pairs of all maps times contrast over noise, at z (dim,)."""
     contrast = evaluate_many(z[None], posterior).scaling_mean[0, :, 1]
     return float(np.sqrt(problem.num_pairs * np.mean((contrast / sigma) ** 2)))
@@ -389,8 +387,8 @@ def _suited(space: ParameterSpace, modes: Sequence[Mode]) -> ParameterSpace:
 
 
 def _on_all_data(
-    problem: Problem, nodes: Nodes, modes: list[Mode], sigma: Array, settings: PilotSettings
-) -> tuple[list[Mode], Array, Posterior]:
+    problem: Problem, nodes: Nodes, modes: list[Mode], sigma: AnyArray, settings: PilotSettings
+) -> tuple[list[Mode], AnyArray, Posterior]:
     """Follow the modes of thinned data to those of all, and take the noise at the best."""
     still = _STILL / np.sqrt(np.maximum(np.asarray(nodes.sums)[:, 0], 1))
     posterior, starts = problem.posterior(nodes, sigma), np.array([mode.z for mode in modes])
@@ -404,7 +402,7 @@ def _on_all_data(
     return modes_from(posterior, starts, settings), sigma, posterior
 
 
-def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
+def noise_at(problem: Problem, posterior: Posterior, z: AnyArray) -> AnyArray:
     """Robust standard deviation of the residuals, times the roots of weights, of every map at z (dim,), (n_maps,).
 
     From the median absolute deviation, which outliers hardly move, of at most a million pairs over all maps. Where
@@ -444,7 +442,7 @@ def noise_at(problem: Problem, posterior: Posterior, z: Array) -> Array:
 _g = compiled(lambda model, *arguments: model.g(*arguments), static_argnums=(0,))
 
 
-def _misfit(problem: Problem, at: Evaluation, sigma: Array) -> list[str]:
+def _misfit(problem: Problem, at: Evaluation, sigma: AnyArray) -> list[str]:
     """Say so where the residuals have heavier tails than normal noise, or a contrast comes out at zero."""
     left, contrast = (x[0] for x in least_squares(at.moments))
     heavy = np.sqrt(np.maximum(left, 0) / np.maximum(np.asarray(at.moments.points)[0], 1)) / sigma

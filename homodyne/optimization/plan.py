@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.config.io import load_config
 from homodyne.data.simulated import simulate
 from homodyne.data.twotime import TwoTimeData
@@ -22,8 +23,6 @@ from homodyne.optimization.calibration import local, map_views
 from homodyne.optimization.pilot import Mode, Pilot
 from homodyne.optimization.problem import Problem, build_problem
 from homodyne.physics.model import model_for, reference_of
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _STEPS = 30  # of Fisher scoring per simulated measurement
 _CLOSE = 0.01  # length of the last step, in standard deviations
@@ -140,7 +139,7 @@ def expected_precision(
     found = _sandwich(problem, z, measurement)
     slopes = local(z, problem.space).slopes
 
-    def widths(covariance: Array) -> dict[str, float]:
+    def widths(covariance: AnyArray) -> dict[str, float]:
         return {name: float(np.sqrt(slopes[name] @ covariance @ slopes[name])) for name in problem.space.free_names}
 
     simulated = {}
@@ -162,7 +161,7 @@ def _check(measurement: Measurement) -> None:
         raise InputError(f"{', '.join(unknown)} cannot be fixed: expected names among {', '.join(measurement.params)}")
 
 
-def _pilot(problem: Problem, z: Array, measurement: Measurement) -> Pilot:
+def _pilot(problem: Problem, z: AnyArray, measurement: Measurement) -> Pilot:
     """The truth in place of a pilot fit."""
     sigma = np.full(measurement.angles, measurement.sigma)
     signal = float(np.sqrt(problem.num_pairs)) * measurement.contrast / measurement.sigma
@@ -172,7 +171,7 @@ def _pilot(problem: Problem, z: Array, measurement: Measurement) -> Pilot:
     return Pilot(problem, posterior, grid, None, (mode,), sigma, 0, 0, ())
 
 
-def _sandwich(problem: Problem, z: Array, measurement: Measurement) -> Sandwich:
+def _sandwich(problem: Problem, z: AnyArray, measurement: Measurement) -> Sandwich:
     """Sandwich at the truth, in coordinates that a first pass has whitened."""
     pilot, root = _pilot(problem, z, measurement), np.eye(z.size)
     facts = CountingFacts(given_pixels=measurement.pixels, given_counts=measurement.counts)
@@ -192,12 +191,12 @@ def _sandwich(problem: Problem, z: Array, measurement: Measurement) -> Sandwich:
 
 def _estimates(
     problem: Problem,
-    z: Array,
-    covariance: Array,
+    z: AnyArray,
+    covariance: AnyArray,
     measurement: Measurement,
     seeds: Sequence[int],
     progress: Callable[[int], None],
-) -> Array:
+) -> AnyArray:
     """Free parameters, (len(seeds), d), at the maximum of the likelihood of simulated measurements.
 
     From the truth by Fisher scoring: steps along the gradient times the inverse of the information.

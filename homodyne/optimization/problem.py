@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.schema import Config
 from homodyne.data.files import require_selected
@@ -20,8 +21,6 @@ from homodyne.likelihood.scaling import ScalingPrior
 from homodyne.noise.adjustment import unadjusted
 from homodyne.optimization.passes import Passes
 from homodyne.physics.space import ParameterSpace
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 TYPICAL_SIGNAL = 2.0e4
 """Signal for which the tolerance of the reduction is meant: the root of the pairs times contrast over noise."""
@@ -50,7 +49,7 @@ class Problem:
     passes: Passes
     space: ParameterSpace
     scaling: ScalingPrior
-    initial: Array | None
+    initial: AnyArray | None
 
     @property
     def maps(self) -> Maps:
@@ -79,7 +78,7 @@ class Problem:
         """Pairs of frames of all maps, missing ones too."""
         return self.maps.num_maps * self.maps.num_frames * (self.maps.num_frames - 1) // 2
 
-    def grid(self, params: Mapping[str, Array], accuracy: Accuracy, signal: float) -> Grid:
+    def grid(self, params: Mapping[str, AnyArray], accuracy: Accuracy, signal: float) -> Grid:
         """Cells in which g is smooth at points (P,) of the parameter space.
 
         The log density takes an error of g times the signal: the root of the number of pairs, times contrast over
@@ -115,7 +114,7 @@ def build_problem(data: TwoTimeData, config: Config) -> Problem:
     return Problem(Passes(maps, config, references_of(data)), space, scaling_of(config), initial_of(config, space))
 
 
-def thinned_pairs(maps: Maps, points: int) -> tuple[Array, Array]:
+def thinned_pairs(maps: Maps, points: int) -> tuple[AnyArray, AnyArray]:
     """Pairs (i, j) of frames, the same of all maps, about `points` over all: rows over all ages, columns at all lags.
 
     Rows lie evenly over the usable frames; columns are the rows and, behind each, frames at lags that grow by half, so
@@ -139,7 +138,7 @@ def thinned_pairs(maps: Maps, points: int) -> tuple[Array, Array]:
     return frames[both // n], frames[both % n]
 
 
-def sampled_pairs(maps: Maps, points: int) -> tuple[Array, Array]:
+def sampled_pairs(maps: Maps, points: int) -> tuple[AnyArray, AnyArray]:
     """Pairs of frames, the same of all maps, evenly spread over all: at most `points`."""
     frames = np.flatnonzero(maps.alive.any(axis=0))
     n = frames.size

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.certificate.chains import diagnose
 from homodyne.certificate.density import Progress
 from homodyne.config.schema import Config
@@ -21,8 +22,6 @@ from homodyne.likelihood.posterior import inside
 from homodyne.optimization.exploration import Exploration
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.optimization.pilot import Pilot
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MOST_ROUNDS = 100  # attempts to draw inside the support
 _SPREAD = 1.2  # of the starts of chains, in posterior sd
@@ -50,11 +49,11 @@ class Draws:
         Of the normal distribution from which the draws are independent; None where they are of Markov chains.
     """
 
-    z: Array
-    stats: Mapping[str, Array]
+    z: AnyArray
+    stats: Mapping[str, AnyArray]
     problems: tuple[str, ...] = ()
     facts: Mapping[str, Any] | None = None
-    normal: tuple[Array, Array] | None = None
+    normal: tuple[AnyArray, AnyArray] | None = None
 
 
 def laplace(pilot: Pilot, course: Course, settings: Config, progress: Progress) -> Draws:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from homodyne.arguments import Faults
+from homodyne.arrays import Array
 from homodyne.certificate.density import Progress
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.proposal import Mode, Normal
@@ -51,8 +52,6 @@ from homodyne.optimization.nuts import NutsSettings
 from homodyne.optimization.pilot import Pilot, signal_of
 from homodyne.physics.space import ParameterSpace
 from homodyne.versions import used_versions
-
-Array = npt.NDArray[np.float64]
 
 _FEW, _TRIAL = "few_", "trial_"  # before the names of their arrays
 NEAR_MODE = 0.1  # standard deviation of the starts of identity around the pilot mode, in coordinates without bounds

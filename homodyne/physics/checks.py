@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Params, check_model_class, check_parameters
 from homodyne.physics.space import ParameterSpace, parameter_space
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _T = 0.1 * np.arange(1, 101)  # s; the record where none is given
 _Q, _PHI = np.array([[0.005], [0.01]]), np.array([[10.0], [70.0]])  # of two maps

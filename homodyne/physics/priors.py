@@ -17,7 +17,6 @@ from scipy.special import ndtr, ndtri
 
 from homodyne.errors import InputError
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Arguments = Mapping[str, float]
 
 _KINDS: Mapping[str, tuple[str, ...]] = {

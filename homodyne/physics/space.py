@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.physics.compiling import at_points, namespace
 from homodyne.physics.coordinates import (
@@ -31,8 +32,6 @@ from homodyne.physics.coordinates import (
 from homodyne.physics.model import CorrelationModel, Params, supported
 from homodyne.physics.power_laws import middle_age
 from homodyne.physics.priors import Prior, log_prob, make_prior
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SOFT = 1.0 / 12.0  # width of the ends of the window in which a direction is unwrapped, over its period
 _FLAT = 1.0 / 3.0  # standard deviation of a direction of which nothing is known, over its period

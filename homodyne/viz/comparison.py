@@ -5,10 +5,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from homodyne.arrays import Array
 from homodyne.certificate.verdict import Verdict
 from homodyne.result.comparison import ComparedFit, Comparison, Interval
 from homodyne.viz.labels import SMALL, Notation, panels, style_axes, write_below
-from homodyne.viz.model import Array
 from homodyne.viz.posterior import scale_power
 
 COLUMNS = 3

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.result.summary import format_number
 from homodyne.viz.labels import NORMAL, SMALL, Notation, counted, new_figure, panels, style_axes, write_below
-from homodyne.viz.model import Array
 from homodyne.viz.posterior import scale_power
 
 MAX_PARAMETERS = 8

@@ -15,13 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import ColorType
 
+from homodyne.arrays import Array
 from homodyne.data.twotime import TwoTimeData
 from homodyne.mapping import intact
 from homodyne.result.curves import correlation_draws
 from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import SMALL, add_caption, map_texts, new_figure, shared_text, style_axes
 from homodyne.viz.maps import measured_pairs
-from homodyne.viz.model import Array, Indices, best_draw, chosen_maps, noise_sd, thinned
+from homodyne.viz.model import Indices, best_draw, chosen_maps, noise_sd, thinned
 
 MAX_MAPS, NUM_CURVES, NUM_BINS, PAIRS_PER_BIN = 4, 3, 24, 24
 _AGES = (0.02, 0.3, 0.7)

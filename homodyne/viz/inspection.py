@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.typing import ColorType
 
+from homodyne.arrays import Array
 from homodyne.data.twotime import TwoTimeData
 from homodyne.viz import maps
 from homodyne.viz.labels import NORMAL, SMALL, angle_text, new_figure, style_axes
-from homodyne.viz.model import Array, chosen_maps
+from homodyne.viz.model import chosen_maps
 
 MAX_MAPS, MAX_BINS = 4, 200
 

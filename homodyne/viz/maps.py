@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from homodyne.arrays import Array
 from homodyne.data.twotime import TwoTimeData
 from homodyne.result.curves import correlation_draws
 from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import NORMAL, SMALL, add_caption, counted, map_texts, new_figure, shared_text, style_axes
-from homodyne.viz.model import Array, best_draw, chosen_maps, noise_sd
+from homodyne.viz.model import best_draw, chosen_maps, noise_sd
 
 MAX_CELLS, MAX_MAPS, RESIDUAL_RANGE = 500, 6, 4.0
 _MISSING = "0.72"

@@ -7,11 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import NORMAL, add_caption, map_texts, panels, style_axes
 from homodyne.viz.maps import MAX_MAPS, cell_edges
-from homodyne.viz.model import Array, chosen_maps
+from homodyne.viz.model import chosen_maps
 
 ALARM = 1e-3
 """Probability below which a misfit is called one."""

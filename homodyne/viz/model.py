@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult
 
-Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 MAX_DRAWS = 200

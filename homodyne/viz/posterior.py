@@ -11,10 +11,10 @@ from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from homodyne.arrays import Array
 from homodyne.result.record import MCMCResult
 from homodyne.result.summary import SummaryRow, format_number
 from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, counted, new_figure, notation_of, style_axes
-from homodyne.viz.model import Array
 
 Span = tuple[float, float]
 

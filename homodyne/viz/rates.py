@@ -8,11 +8,12 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.result.curves import RateDraws, rate_draws
 from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import CHAIN_COLOURS, SMALL, add_caption, panels, style_axes, unit_text
-from homodyne.viz.model import Array, thinned
+from homodyne.viz.model import thinned
 
 COLUMNS = 3
 _SPREAD = 3.0  # factor between lowest and highest value, above which an axis is logarithmic

@@ -18,12 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.shard_records import get
-
-Array = npt.NDArray[np.float64]
 
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import numpy.typing as npt
 
+from homodyne.arrays import Array
 from homodyne.certificate.importance import smoothed, systematic, worth
 from homodyne.certificate.proposal import DEFENSIVE, WIDE, Mixture
 from homodyne.physics.compiling import at_points, compiled
 
-Array = npt.NDArray[np.float64]
 Density = Callable[[jax.Array, Any], jax.Array]
 
 POINTS = 500  # at least

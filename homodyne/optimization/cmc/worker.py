@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import homodyne.physics  # noqa: F401  makes JAX compute in float64
+from homodyne.arrays import Array
 from homodyne.certificate.chains import diagnose
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.models.model import Model
@@ -25,8 +26,6 @@ from homodyne.optimization.cmc.types import CHEAPEST, ShardResult, ShardTask
 from homodyne.optimization.cmc.weighted_shard import programs, weighted_draws
 from homodyne.optimization.nuts import NutsSettings, sample
 from homodyne.threads import one_blas_thread
-
-Array = npt.NDArray[np.float64]
 
 MIN_ESS = 100.0  # effective draws of a shard, at least: its estimate errs by a factor of three once in a thousand
 
