@@ -52,7 +52,6 @@ app = typer.Typer(
     name="homodyne",
     help="Physical parameters from X-ray photon correlation maps, with error bars that can be believed.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for _command in (

@@ -157,6 +157,35 @@ def test_version_and_help(homodyne):
         assert command in text.out
 
 
+@pytest.mark.parametrize(
+    ("shell", "line"),
+    [
+        ("bash", {"COMP_WORDS": "homodyne {}", "COMP_CWORD": "{at}"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "homodyne {}"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "homodyne {}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("fi", ["fit", "figures"]), ("config ", ["new", "check", "explain"]), ("figures --format ", ["pdf", "svg", "png"])],
+)
+def test_shells_complete_what_is_typed(homodyne, monkeypatch, shell, line, typed, offered):
+    monkeypatch.setenv("_HOMODYNE_COMPLETE", f"complete_{shell}")
+    for name, value in line.items():
+        monkeypatch.setenv(name, value.format(typed, at=typed.count(" ") + 1))
+    outcome = homodyne()
+    assert outcome.code == 0, outcome
+    assert all(word in outcome.out for word in offered), outcome
+    assert "hardware" not in outcome.out
+
+
+def test_the_script_for_completion_is_that_of_the_shell(homodyne, monkeypatch):
+    for shell, part in (("bash", "complete -o default"), ("zsh", "#compdef homodyne"), ("fish", "complete --command")):
+        monkeypatch.setattr("shellingham.detect_shell", lambda shell=shell: (shell, f"/bin/{shell}"))
+        outcome = homodyne("--show-completion")
+        assert (outcome.code, part in outcome.out) == (0, True), outcome
+
+
 @pytest.mark.slow
 def test_the_installed_program_runs_and_exits_with_its_code():
     program_file = Path(sys.executable).with_name("homodyne")
