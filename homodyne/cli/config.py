@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from homodyne.cli.terminal import say
+from homodyne.errors import InputError
 from homodyne.files import SCHEMA, write_atomically
 
 app = typer.Typer(help="Write and check configuration files.", no_args_is_help=True)
@@ -16,12 +17,26 @@ app = typer.Typer(help="Write and check configuration files.", no_args_is_help=T
 def new(
     file: Annotated[Path, typer.Argument(help="File to write.")],
     mode: Annotated[str, typer.Option(help="Name of a correlation model, or module:Class.")] = "laminar_flow",
+    method: Annotated[str | None, typer.Option(help="auto, laplace, nuts or cmc.")] = None,
+    cluster: Annotated[
+        Literal["slurm", "pbs", "torque"] | None, typer.Option(help="Scheduler whose jobs sample the shards of cmc.")
+    ] = None,
 ) -> None:
-    """Write a commented configuration file to start from."""
+    """Write a commented configuration file to start from: every key with its default and what it means.
+
+    Example: homodyne config new run42.yaml --mode static --cluster slurm
+    """
     from homodyne.config.template import template
 
-    write_atomically(file, template(mode).encode(), None)
-    say(f"wrote {file}: fill in experimental_data, then run  homodyne fit {file}")
+    fill = "experimental_data"
+    if cluster is not None:
+        if method not in (None, "cmc"):
+            raise InputError(f"--cluster {cluster}: jobs sample shards of cmc, not {method}; leave out one of the two")
+        method, fill = "cmc", f"{fill} and optimization.cmc.backend.jobs"
+    chosen = {"optimization.method": method, "optimization.cmc.backend.name": cluster}
+    changes = {key: value for key, value in chosen.items() if value is not None}
+    write_atomically(file, template(mode, changes).encode(), None)
+    say(f"wrote {file}: fill in {fill}, then run  homodyne fit {file}")
 
 
 @app.command("check")

@@ -1,5 +1,6 @@
 """Commented configuration files to start from, made of the keys of the schema and of a model."""
 
+from collections.abc import Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -12,20 +13,30 @@ from homodyne.physics.model import CorrelationModel
 _COLUMN, _WIDTH = 38, 80  # of the comments
 _HEAD = """\
 # {title}
-# Every line may be left out; what stands here is the default, except where a line is a comment.
+# A value that stands here is the default, but for those of {chosen}.
+# Other lines may be left out; a key in a comment has no value.
 # Check with   homodyne config check FILE     run with   homodyne fit FILE
 """
 
 
-def template(mode: str) -> str:
-    """Commented configuration file with the defaults of a model, given by its name or as ``module:Class``."""
-    config = resolve(load_config({"analysis_mode": mode}))
+def template(mode: str, changes: Mapping[str, Any] | None = None) -> str:
+    """Commented configuration file with the defaults of a model, given by its name or as ``module:Class``.
+
+    Parameters
+    ----------
+    mode
+        The model.
+    changes
+        Values that are not the defaults, by key with its sections.
+    """
+    chosen = {"analysis_mode": mode, **(changes or {})}
+    config = resolve(load_config(overrides=chosen.items()))
     model = model_of(config)
     title = (model.__doc__ or model.name).strip().splitlines()[0]
     values = dict(config)
     blocks = ["\n".join(_lines(key, values[key.name], model)) for key in keys_of(Config)]
     spaced = [block + "\n" * (key.section is not None) for key, block in zip(keys_of(Config), blocks, strict=True)]
-    return "\n".join([_HEAD.format(title=title), *spaced, ""])
+    return "\n".join([_HEAD.format(title=title, chosen=", ".join(chosen)), *spaced, ""])
 
 
 def _lines(key: Key, value: Any, model: CorrelationModel, indent: str = "") -> list[str]:

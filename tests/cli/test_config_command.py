@@ -15,6 +15,34 @@ def test_new_writes_a_template_that_check_accepts(homodyne, tmp_path):
         assert load_config(tmp_path / "again.yaml") == load_config(tmp_path / f"{mode}.yaml", ["seed=5"])
 
 
+@pytest.mark.parametrize(
+    ("options", "method", "backend"),
+    [
+        (["--cluster", "slurm"], "cmc", "slurm"),
+        (["--cluster", "pbs", "--method", "cmc"], "cmc", "pbs"),
+        (["--method", "nuts"], "nuts", "auto"),
+    ],
+)
+def test_new_takes_method_and_cluster(homodyne, tmp_path, options, method, backend):
+    made = homodyne("config", "new", "run.yaml", "--mode", "static", *options)
+    assert made.code == 0, made
+    assert ("jobs" in made.out) == (backend != "auto")
+    assert homodyne("config", "check", "run.yaml").code == 0
+    config = load_config(tmp_path / "run.yaml")
+    assert (config.analysis_mode, config.optimization.method) == ("static", method)
+    assert config.optimization.cmc.backend.name == backend
+    text = (tmp_path / "run.yaml").read_text()
+    assert "but for those of analysis_mode, optimization.method" in text
+    assert ("optimization.cmc.backend.name." in text) == (backend != "auto")
+
+
+def test_new_refuses_a_cluster_for_a_method_without_shards(homodyne, tmp_path):
+    outcome = homodyne("config", "new", "run.yaml", "--cluster", "pbs", "--method", "nuts")
+    assert outcome.code == 2
+    assert "--cluster pbs: jobs sample shards of cmc, not nuts" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_new_replaces_nothing(homodyne, tmp_path):
     (tmp_path / "run.yaml").write_text("mine")
     outcome = homodyne("config", "new", "run.yaml")

@@ -167,7 +167,7 @@ def test_version_and_help(homodyne):
 )
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("fi", ["fit", "figures"]), ("config ", ["new", "check", "explain"]), ("figures --format ", ["pdf", "svg", "png"])],
+    [("fi", ["fit", "figures"]), ("config ", ["new", "explain"]), ("figures --format ", ["pdf", "svg", "png"])],
 )
 def test_shells_complete_what_is_typed(homodyne, monkeypatch, shell, line, typed, offered):
     monkeypatch.setenv("_HOMODYNE_COMPLETE", f"complete_{shell}")
