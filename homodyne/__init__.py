@@ -6,7 +6,7 @@ from homodyne.lazy import attributes as _attributes
 from homodyne.versions import __version__
 
 if TYPE_CHECKING:
-    from homodyne.data import from_arrays, from_cube, load
+    from homodyne.data import from_arrays, from_cube, from_xarray, load
     from homodyne.data.simulated import simulate
     from homodyne.optimization.cmc.coordinator import sample_consensus
     from homodyne.optimization.mcmc import fit
@@ -20,6 +20,7 @@ __all__ = [
     "fit",
     "from_arrays",
     "from_cube",
+    "from_xarray",
     "load",
     "load_result",
     "sample_consensus",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "data": ("from_arrays", "from_cube", "load"),
+    "data": ("from_arrays", "from_cube", "from_xarray", "load"),
     "data.simulated": ("simulate",),
     "optimization.cmc.coordinator": ("sample_consensus",),
     "optimization.mcmc": ("fit",),

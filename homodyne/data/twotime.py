@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,9 @@ from homodyne.data.units import Units
 from homodyne.data.weights import of_pairs
 from homodyne.errors import DataError
 from homodyne.mapping import intact, mapping_of, release_pages
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 MIN_FRAMES = 3
 """Fewest usable frames from which anything can be learned."""
@@ -177,6 +180,24 @@ class TwoTimeData:
         _require_frames(alive, self.q, self.phi, left_out)
         diagonal = None if self.diagonal is None else np.where(alive, self.diagonal, np.nan)
         return replace(self, alive=alive, diagonal=diagonal, left_out=_in_order(left_out), weights=found)
+
+    def alive_before_weights(self) -> BoolArray:
+        """Frames that carry data where weights are left aside, (n_maps, n)."""
+        alive = self.alive.copy()
+        for one in self.left_out:
+            if one.kind == "weight":
+                alive[one.map, list(one.frames)] = True
+        return alive
+
+    def to_xarray(self) -> "xr.Dataset":
+        """Return the data as an xarray Dataset with units and coordinates; `homodyne.from_xarray` takes it back.
+
+        ``c2`` has the dimensions (map, t1, t2), and meaning where t1 < t2 and both frames are `alive`. What is left out
+        is found again by `from_xarray`; `places` are not kept.
+        """
+        from homodyne.data.labelled import to_xarray
+
+        return to_xarray(self)
 
     def relative_weights(self) -> tuple[MapArray, ...] | None:
         """Weights of every map, (n, n), over their mean over the pairs that are data; None where there are none."""

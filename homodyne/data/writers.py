@@ -67,17 +67,14 @@ def _hdf5_file(path: str | Path) -> Iterator[tuple[h5py.File, Sink]]:
 
 
 def _fields(data: TwoTimeData) -> dict[str, Any]:
-    gap, alive = np.nan if data.gap is None else data.gap, data.alive.astype(np.uint8)
-    for one in data.left_out:
-        if one.kind == "weight":  # which the weights say
-            alive[one.map, list(one.frames)] = 1
+    gap = np.nan if data.gap is None else data.gap
     fields = {
         native.MARK: np.array(native.VERSION),
         "c2": data.c2,
         "t": data.t,
         "phi": data.phi,
         "q": data.q,
-        "alive": alive,
+        "alive": data.alive_before_weights().astype(np.uint8),  # the weights say the rest
         "frames": np.array(data.frames, dtype=np.int64),
         "scalars": np.array([gap, data.dt, data.age_origin]),
         "source": np.frombuffer(json.dumps(dict(data.source)).encode(), dtype=np.uint8),

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import subprocess
 import sys
@@ -6,7 +7,9 @@ import textwrap
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 
+import homodyne
 from homodyne import reading
 from homodyne.data import describe, files, from_cube, load, save_hdf5, save_npz, write_aps_u
 from homodyne.errors import DataError, ExecutionError, InputError
@@ -80,8 +83,6 @@ def test_own_files_give_everything_back(tmp_path, save, name, given):
 
 
 def test_frames_left_out_by_hand_stay_out(tmp_path):
-    import dataclasses
-
     data = measured()
     fewer = dataclasses.replace(data, alive=data.alive & (np.arange(N) != 6), diagonal=None)
     save_npz(tmp_path / "a.npz", fewer)
@@ -267,3 +268,83 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
         sink.write(b"half")
         sink.error = OSError(28, os.strerror(28))
     assert not list(tmp_path.iterdir())
+
+
+# --- as an xarray Dataset
+
+WEIGHTS = np.random.default_rng(5).uniform(0.5, 2.0, (3, 14, 14)) * (np.arange(14) != 6) * (np.arange(14) != 6)[:, None]
+WEIGHTS = (WEIGHTS + WEIGHTS.swapaxes(1, 2)) / 2
+MORE = {"weights": {"weights": WEIGHTS}, "weights of frames": {"frame_weights": np.arange(14.0)}}
+
+
+@pytest.mark.parametrize("given", (VARIANTS | MORE).values(), ids=VARIANTS | MORE)
+@pytest.mark.parametrize("filed", [False, True], ids=["in memory", "in a file"])
+def test_a_dataset_gives_everything_back(tmp_path, given, filed):
+    data = measured(**given)
+    maps = data.to_xarray()
+    if filed:  # units, coordinates and attributes can be written
+        maps.to_netcdf(tmp_path / "maps.nc", engine="h5netcdf")
+        with xr.open_dataset(tmp_path / "maps.nc", engine="h5netcdf", decode_timedelta=False) as file:
+            maps = file.load()
+    again = homodyne.from_xarray(maps)
+    assert_same(again, data)
+    assert again.digest() == data.digest()
+    assert (again.weights is None) == (data.weights is None)
+    if data.weights is not None:
+        np.testing.assert_array_equal(again.weights, data.weights)
+        assert again.left_out == data.left_out
+
+
+def test_frames_left_out_by_hand_stay_out_of_a_dataset():
+    data = measured()
+    fewer = dataclasses.replace(data, alive=data.alive & (np.arange(14) != 6), diagonal=None)
+    again = homodyne.from_xarray(fewer.to_xarray())
+    assert_same(again, fewer)
+    assert again.bad_frames.tolist() == [4, 6]
+
+
+def test_selections_are_data():
+    maps = measured(frames=(101, 114)).to_xarray()
+    one = homodyne.from_xarray(maps.isel(map=1, t1=slice(2, None, 3), t2=slice(2, None, 3)))
+    assert (one.num_maps, one.num_frames, one.frames, one.phi.tolist()) == (1, 4, (103, 112), [0.0])
+    np.testing.assert_allclose([one.dt, one.age_origin], [0.3, 0.2])  # of the ages that are left
+    assert one.pixels.tolist() == [51.0]
+
+
+def test_units_are_read():
+    data = measured(gap=2e6)
+    maps = data.to_xarray()
+    for name, factor, unit in (("t1", 1e3, "ms"), ("t2", 1e3, "ms"), ("dt", 1e3, "ms"), ("age_origin", 1e3, "ms")):
+        maps = maps.assign_coords({name: (maps[name].dims, factor * maps[name].values, {"units": unit})})
+    maps = maps.assign_coords(q=("map", 10 * data.q, {"units": "1/nm"}), gap=((), 200.0, {"units": "um"}))
+    maps = maps.assign_coords(phi=("map", np.deg2rad(data.phi), {"units": "rad"}))
+    assert_same(homodyne.from_xarray(maps), data, exact=False)
+    assert homodyne.from_xarray(maps).gap == pytest.approx(2e6)
+
+
+def test_an_own_dataset_needs_maps_ages_q_and_phi():
+    data = measured(gap=None, pixels=None, mean_counts=None)
+    coordinates = {"t1": data.t, "t2": data.t, "q": ("map", data.q), "phi": ("map", data.phi)}
+    own = xr.Dataset({"c2": (("t1", "t2", "map"), np.moveaxis(data.c2, 0, -1))}, coordinates)
+    again = homodyne.from_xarray(own)
+    assert again.digest() == data.digest()
+    assert again.source == {"format": "xarray"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda maps: maps.c2, r"expected an xarray.Dataset, got DataArray.*to_dataset\(name='c2'\)"),
+        (lambda maps: maps.drop_vars(["q", "phi"]), "has no q, phi"),
+        (lambda maps: maps.rename(map="angle"), "c2 has the dimensions .*expected .*map.*t1.*t2"),
+        (lambda maps: maps.assign(alive=maps.alive.any("t1")), "alive has the dimensions"),
+        (lambda maps: maps.isel(t1=slice(5)), "select the same frames of both"),
+        (lambda maps: maps.assign_coords(q=("map", maps.q.values, {"units": "kg"})), "q is in 'kg'"),
+        (lambda maps: maps.assign(c2=maps.c2 > 1), "c2 has dtype bool"),
+        (lambda maps: maps.assign(weights=-xr.ones_like(maps.c2)), "weights"),
+        (lambda maps: maps.assign_coords(t1=-maps.t1.values, t2=-maps.t2.values), r"t\[0\] = -0.3"),
+    ],
+)
+def test_what_is_no_dataset_of_maps(change, message):
+    with pytest.raises(DataError, match=message):
+        homodyne.from_xarray(change(measured().to_xarray()))
