@@ -56,6 +56,7 @@ SCHEMA = Kind("JSON schema", b'{\n  "$comment": "homodyne schema 1"')
 REPORT = Kind("report", b"homodyne report 1")
 CAPTIONS = Kind("list of captions", b"homodyne captions 1")
 PLAN = Kind("plan", b"homodyne plan 1")
+NEXUS = Kind("NeXus file of a result", b"homodyne nexus 1")
 MEASUREMENT = Kind("measurement", b"homodyne_two_time")
 
 

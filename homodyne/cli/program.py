@@ -55,8 +55,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _command in (
-    inspect.inspect, fit.fit, many.watch, report.report, report.figures, compare.compare, combine.combine,
-    combine.certify,
+    inspect.inspect, fit.fit, many.watch, report.report, report.figures, report.export,
+    compare.compare, combine.combine, combine.certify,
     jobs.status, jobs.cancel, jobs.unlock, worker.worker, simulate.simulate, plan.plan, demo.demo, hardware.hardware,
     doctor.doctor,
 ):  # fmt: skip

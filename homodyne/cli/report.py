@@ -1,4 +1,4 @@
-"""``homodyne report`` and ``homodyne figures``: a result is shown again, without fitting."""
+"""``homodyne report``, ``homodyne figures`` and ``homodyne export``: a result is shown again, without fitting."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from homodyne.cli.options import load_measurement
 from homodyne.cli.output import FIGURES, REPORT_FILE, OutputFolder, result_file
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
-from homodyne.files import CAPTIONS, FIGURE, REPORT, make_folder, require_writable
+from homodyne.files import CAPTIONS, FIGURE, NEXUS, REPORT, make_folder, require_writable, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,6 +80,26 @@ def figures(
         say(f"wrote {file}")
     home.put(place, "\n".join([CAPTIONS.mark.decode(), "", found.verdict, *lines]).encode(), CAPTIONS)
     say(f"wrote {place}")
+
+
+def export(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="Folder of a result, or its .nc file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.nxs", help="NeXus file to write: .nxs, .h5 or .hdf5.")],
+) -> None:
+    """Write a result as a NeXus file: NXprocess with what was found, how and from which file, and every draw.
+
+    Only such a file is ever replaced, never the data. Example: homodyne export out run42_fit.nxs
+    """
+    from homodyne.result.nexus import nexus_bytes
+    from homodyne.result.record import load_result
+
+    if file.suffix.lower() not in (".nxs", ".h5", ".hdf5"):
+        raise InputError(f"{file}: expected the name of a NeXus file, which ends with .nxs, .h5 or .hdf5")
+    path = result_file(result)
+    found = load_result(path)
+    source = None if found.t is None else _wanted(path, found).file_path
+    write_atomically(file, nexus_bytes(found, source), NEXUS)
+    say(f"wrote {file}")
 
 
 def data_of(path: Path, result: "MCMCResult") -> "tuple[TwoTimeData | None, str]":

@@ -46,7 +46,7 @@ def result_to_datatree(result: MCMCResult) -> xr.DataTree:
     if result.q is not None and result.phi is not None:  # names, because ArviZ stumbles over coordinates of a dimension
         index["map"] = np.array(map_labels(result.q, result.phi))
     groups = [
-        xr.Dataset({_escape(name): _variable(result, name, draws) for name, draws in group.items()}, coords=index)
+        xr.Dataset({escaped(name): _variable(result, name, draws) for name, draws in group.items()}, coords=index)
         for group in (result.samples, result.sample_stats)
     ]
     plain = {name: json.dumps(value, sort_keys=True) for name, value in _plain_fields(result).items()}
@@ -154,7 +154,7 @@ def _variable(result: MCMCResult, name: str, draws: AnyArray) -> tuple[tuple[str
     if name in PER_MAP and result.phi is not None:
         extra: tuple[str, ...] = ("map",)
     else:
-        extra = tuple(f"{_escape(name)}_dim_{k}" for k in range(draws.ndim - 2))
+        extra = tuple(f"{escaped(name)}_dim_{k}" for k in range(draws.ndim - 2))
     return ("chain", "draw", *extra), draws, ({"units": result.units[name]} if result.units.get(name) else {})
 
 
@@ -162,7 +162,7 @@ def _arrays(dataset: xr.Dataset) -> dict[str, AnyArray]:
     return {_unescape(str(name)): variable.values for name, variable in dataset.data_vars.items()}
 
 
-def _escape(name: str) -> str:
+def escaped(name: str) -> str:
     """Names of other models may hold a slash, which NetCDF reserves for groups."""
     return name.replace("%", "%25").replace("/", "%2F")
 

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import pytest
 
 from benchmarks.example_results import example_result
@@ -141,3 +142,15 @@ def test_no_result(homodyne, tmp_path):
         outcome = homodyne(command, tmp_path)
         assert outcome.code == 2
         assert "no result file" in outcome.err
+
+
+def test_export_writes_a_nexus_file_and_never_touches_the_data(homodyne, measured, copy):
+    before = (measured / "run.h5").read_bytes()
+    assert homodyne("export", copy, "run.nxs").code == 0
+    assert homodyne("export", copy / "result.nc", "run.nxs").code == 0, "its own file is replaced"
+    with h5py.File("run.nxs", "r") as file:
+        assert file["entry/process/input/file_name"][()].decode() == str(measured / "run.h5")
+    refused = homodyne("export", copy, measured / "run.h5")
+    assert (refused.code, (measured / "run.h5").read_bytes()) == (2, before)
+    assert "NeXus file of a result" in refused.err
+    assert "run.csv: expected the name of a NeXus file, which ends with .nxs" in homodyne("export", copy, "run.csv").err
