@@ -85,15 +85,14 @@ class OutputFolder:
         Without data there are no figures of maps, and `missing` says why. Where the report fails, whatever the reason,
         this is said, and that is all.
         """
-        if wanted.figures:
-            self._draw(result, data, truth)
+        drawn = self._draw(result, data, truth) if wanted.figures else {}
         if not wanted.report:
             return
         try:
             from homodyne.viz.report import Reported, report
 
             name = self.path.resolve().name or "result"
-            content = report([Reported(name, result, data, missing, truth)], figures=wanted.figures)
+            content = report([Reported(name, result, data, missing, truth, drawn)], figures=wanted.figures)
             self.put(self.path / REPORT_FILE, content, OWN)
         except Exception as error:  # noqa: BLE001  a fit of hours does not end in an error because of a page on it
             say(
@@ -102,13 +101,19 @@ class OutputFolder:
                 error=True,
             )
 
-    def _draw(self, result: "MCMCResult", data: "TwoTimeData | None", truth: Mapping[str, float] | None) -> None:
+    def _draw(
+        self, result: "MCMCResult", data: "TwoTimeData | None", truth: Mapping[str, float] | None
+    ) -> "dict[str, tuple[Figure, bytes]]":
+        """Draw figures into their folder; return them with their files, for the report."""
+        drawn = {}
         with telling_what_remains(lambda: f"the result is in {self.path}, {len(self._figures())} figures are drawn"):
             from homodyne.viz.figures import figure_bytes, standard_figures
 
             make_folder(self.path / FIGURES)
             for name, figure in standard_figures(result, data, truth):
-                self.put(self.path / FIGURES / f"{name}.png", bytes(figure_bytes(figure)), OWN)
+                drawn[name] = figure, bytes(figure_bytes(figure))
+                self.put(self.path / FIGURES / f"{name}.png", drawn[name][1], OWN)
+        return drawn
 
     def put(self, file: Path, content: bytes, kind: Kind) -> None:
         """Write a file, and note that the program has, where it keeps such notes of this folder."""

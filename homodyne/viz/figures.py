@@ -4,6 +4,7 @@
 """
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from homodyne.certificate.verdict import Verdict
 from homodyne.data.twotime import TwoTimeData
@@ -185,6 +187,17 @@ def figure_bytes(figure: Figure, kind: str = "png", dpi: float | None = None) ->
             buffer, format=kind, dpi=dpi or "figure", metadata={"Software" if kind == "png" else "Creator": author}
         )
     return buffer.getbuffer()
+
+
+def without_caption(figure: Figure, content: bytes | memoryview) -> bytes:
+    """The PNG file of a figure that `figure_bytes` has just made, cut above its caption, of 256 colours: for a page."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    captions = [text for text in figure.texts if text.get_text() and text.get_text() == figure.get_supxlabel()]
+    below = max((math.ceil(text.get_window_extent().y1) for text in captions), default=0)
+    few = image.crop((0, 0, image.width, image.height - below)).quantize(dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    few.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def check_belongs(result: MCMCResult, data: TwoTimeData) -> None:

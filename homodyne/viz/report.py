@@ -6,7 +6,7 @@ escapes every text; all of it may come from files of somebody else.
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -27,7 +27,7 @@ from homodyne.result.record import MCMCResult
 from homodyne.result.summary import SummaryRow, format_number, map_labels, run_facts, span_text
 from homodyne.versions import used_versions
 from homodyne.viz.cuts import cut_figure
-from homodyne.viz.figures import caption_of, check_belongs, figure_bytes, figure_makers
+from homodyne.viz.figures import caption_of, check_belongs, figure_bytes, figure_makers, without_caption
 from homodyne.viz.maps import map_figure
 from homodyne.viz.model import chosen_maps
 
@@ -35,7 +35,7 @@ MOST_BYTES = 10_000_000
 """Size of a report, which can be sent by mail."""
 
 MOST_MAPS, CELLS, DPI = 6, 200, 110
-"""Maps that are shown, of all results together; cells along each side of one; dots per inch."""
+"""Maps that are shown, of all results together; cells along each side of one; its dots per inch."""
 
 _TITLES = {
     "misfit": "Where the model misses the data",
@@ -65,6 +65,8 @@ class Reported:
         Why there are none.
     truth : mapping or None
         Parameters of simulated data.
+    drawn : mapping
+        Figures that are drawn already, each with its PNG file, by name.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Reported:
     data: TwoTimeData | None = None
     missing: str = ""
     truth: Mapping[str, float] | None = None
+    drawn: Mapping[str, tuple[Figure, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,15 @@ def _section(
 
 def _pictures(one: Reported) -> dict[str, Picture]:
     """All pictures but those of single maps."""
-    makers = figure_makers(one.result, None, one.truth)
-    return {name: _picture(make, _TITLES[name]) for name, make in makers.items()}
+    found = {}
+    for name, make in figure_makers(one.result, None, one.truth).items():
+        if name in one.drawn:
+            figure, content = one.drawn[name]
+        else:
+            figure = make()
+            content = bytes(figure_bytes(figure))
+        found[name] = _as_picture(without_caption(figure, content), caption_of(figure), _TITLES[name])
+    return found
 
 
 def _maps(one: Reported, most: int) -> list[tuple[str, Picture, Picture]]:
@@ -179,11 +189,15 @@ def _maps(one: Reported, most: int) -> list[tuple[str, Picture, Picture]]:
 
 
 def _picture(make: Callable[[], Figure], title: str) -> Picture:
+    """A picture of single maps."""
     figure = make()
     caption = caption_of(figure)
     figure.supxlabel("")  # stands below it in the page
-    content = base64.b64encode(figure_bytes(figure, "png", DPI)).decode()
-    return Picture(f"data:image/png;base64,{content}", caption, title)
+    return _as_picture(figure_bytes(figure, "png", DPI), caption, title)
+
+
+def _as_picture(content: bytes | memoryview, caption: str, title: str) -> Picture:
+    return Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", caption, title)
 
 
 def _fitted(one: Reported) -> list[tuple[str, str]]:

@@ -1,9 +1,12 @@
 """Output folders: what is replaced, what is refused, and what stands after an end in the middle."""
 
+import base64
 import os
+import re
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from benchmarks.example_results import example_result
 from homodyne.cli.interruption import Interrupted
@@ -13,6 +16,7 @@ from homodyne.config.schema import OutputConfig
 from homodyne.errors import ExecutionError, InputError
 from homodyne.files import OWN, write_atomically
 from homodyne.result.record import MCMCResult
+from homodyne.viz.report import Reported, report
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +153,21 @@ def test_the_result_is_there_whatever_happens_to_the_figures(tmp_path, monkeypat
         folder.illustrate(OutputConfig(report=False), laminar_result, None)
     assert error.__notes__ == [f"the result is in {tmp_path / 'out'}, 0 figures are drawn"]
     assert set(tree(tmp_path / "out")) == {RESULT, SUMMARY, CONFIG}
+
+
+def test_a_figure_of_files_and_report_is_drawn_once(tmp_path, monkeypatch, laminar_result):
+    drawn, real = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda *given, **more: (drawn.append(1), real(*given, **more))[1])
+    with opened(tmp_path / "out") as folder:
+        folder.write_result(laminar_result, load_config(None))
+        folder.illustrate(OutputConfig(), laminar_result, None)
+    files = list((tmp_path / "out/figures").iterdir())
+    assert len(drawn) == len(files) > 2
+    page = (tmp_path / "out/report.html").read_bytes()
+    pictures = re.findall(rb'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == len(files)
+    assert sum(len(base64.b64decode(one)) for one in pictures) < sum(one.stat().st_size for one in files)
+    assert page == report([Reported("out", laminar_result)]), "as it is drawn without files"
 
 
 @pytest.mark.parametrize("place", ["file/out", "file", "/proc/out", "x" * 300])
