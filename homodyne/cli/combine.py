@@ -8,7 +8,7 @@ import typer
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.cli.options import JSON, NoFigures, NoReport, changes_of
 from homodyne.cli.output import as_record, exit_if_refused, output_folder, results_as_json
-from homodyne.cli.terminal import progress_bars, say
+from homodyne.cli.terminal import columns, progress_bars, say
 
 if TYPE_CHECKING:
     from homodyne.certificate.certify import Certificate
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the shards of a fit with method cmc.")]
 Changes = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Changes of optimization.cmc.combination, certificate and the like."),
+    typer.Argument(metavar="KEY=VALUE", help="Changes of the configuration of combination and certificate."),
 ]
 Run = Annotated[bool, typer.Option("--run", help="Sample the shards that are missing first.")]
 
@@ -54,7 +54,7 @@ def combine(
         result = _finish(stored, run)
         with uninterrupted():
             folder.write_result(result, stored.config)
-        say(result.summary())
+        say(result.summary().text(columns()))
         say(f"wrote {wanted.directory}")
         if wanted.figures:
             say(f"figures of the measured maps are left out: {_NO_MAPS}")

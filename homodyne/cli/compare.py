@@ -7,7 +7,7 @@ import typer
 
 from homodyne.cli.options import JSON
 from homodyne.cli.output import require_figure, result_file, results_as_json, write_figure
-from homodyne.cli.terminal import say
+from homodyne.cli.terminal import columns, say
 from homodyne.files import TABLE, require_writable, write_atomically
 
 
@@ -31,7 +31,7 @@ def compare(
         require_writable(csv, TABLE)
     found = put_side_by_side([result_file(one) for one in files])
     with results_as_json(json) as show:
-        say(found)
+        say(found.text(columns()))
         show(found.to_dict())
     if csv is not None:
         write_atomically(csv, found.to_csv().encode(), TABLE)

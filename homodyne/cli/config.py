@@ -48,7 +48,7 @@ def check(
     from homodyne.config.io import load_config, resolve, to_yaml
 
     config = load_config(file, changes or (), reading=True)
-    say(to_yaml(resolve(config)), end="")
+    say(to_yaml(resolve(config)), end="", wrap=False)
     if config.experimental_data.file_path is None:
         say("note: experimental_data.file_path is not given, which homodyne fit needs", error=True)
 

@@ -8,7 +8,7 @@ import typer
 from homodyne.cli.fit import fit_and_write
 from homodyne.cli.inspect import inspect
 from homodyne.cli.simulate import GAP, TRUTHS, simulate
-from homodyne.cli.terminal import say
+from homodyne.cli.terminal import columns, say
 from homodyne.files import make_folder
 
 if TYPE_CHECKING:
@@ -55,10 +55,13 @@ def _fit(settings: dict[str, Any], directory: Path, seed: int, truth: dict[str, 
 
 def _compare(result: "MCMCResult", truth: dict[str, float]) -> None:
     """Print how far the posterior lies from the parameters that made the data."""
-    say(f"\n{'':18s}{'truth':>12s}{'mean':>12s}{'sd':>12s}{'(mean - truth) / sd':>22s}")
+    from homodyne.result.summary import align_table
+
+    lines = [("parameter", "truth", "mean", "sd", "(mean - truth) / sd")]
     for name, value in truth.items():
         mean, sd = result.mean[name], result.sd[name]
-        say(f"{name:18s}{value:12.4g}{mean:12.4g}{sd:12.2g}{(mean - value) / sd:22.2f}")
+        lines.append((name, f"{value:.4g}", f"{mean:.4g}", f"{sd:.2g}", f"{(mean - value) / sd:.2f}"))
+    say("\n".join(["", *align_table(lines, 1, width=columns())]))
 
 
 def _title(text: str) -> None:

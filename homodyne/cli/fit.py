@@ -10,7 +10,7 @@ import typer
 from homodyne.cli import jobs, many, options, store
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
 from homodyne.cli.output import as_record, exit_if_refused, output_folder, results_as_json
-from homodyne.cli.terminal import progress_bars, say
+from homodyne.cli.terminal import columns, progress_bars, say
 from homodyne.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def fit(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="CONFIG_OR_FILE... [KEY=VALUE]...",
+            metavar="FILE... [KEY=VALUE]...",
             help="Configuration (.yaml), or data files, or both; then changes to the configuration.",
         ),
     ],
@@ -86,7 +86,7 @@ def fit(
         store.require_store(place)
     data = options.load_measurement(config.experimental_data)
     if dry_run:
-        say(jobs.show_script(data, store.at(config, place)), end="")
+        say(jobs.show_script(data, store.at(config, place)), end="", wrap=False)
         return
     with results_as_json(json) as show:
         result = fit_and_write(data, config, place=place, inputs=sources)
@@ -137,7 +137,7 @@ def fit_and_write(
                 result = replace(result, config=to_mapping(resolve(config)))
                 folder.write_result(result, config)
                 place = store.replace_earlier(place)
-        say("\n".join([result.verdict, *result.words.lines()]) if brief else result.summary())
+        say("\n".join([result.verdict, *result.words.lines()]) if brief else result.summary().text(columns()))
         say(f"wrote {folder.path}")
         store.say_where(place)
         folder.illustrate(config.output, result, data, truth)

@@ -10,7 +10,7 @@ import typer
 
 from homodyne.cli.output import require_figure, write_figure
 from homodyne.cli.simulate import GAP, TRUTHS, Q, number
-from homodyne.cli.terminal import progress_bars, say
+from homodyne.cli.terminal import columns, progress_bars, say
 from homodyne.errors import InputError
 from homodyne.files import PLAN, require_writable, write_atomically
 
@@ -127,7 +127,7 @@ def _print_table(
         lines.append((f"{value:g}", *cells))
     others = (f"{key} {getattr(planned, key):g}" for key in (*VARIED, "contrast", "dt", "q") if key != name)
     say(f"standard deviations, {', '.join(others)}")
-    say("\n".join(align_table(lines, 0)))
+    say("\n".join(align_table(lines, 0, width=columns())))
     brackets = "; in square brackets: scatter of simulated measurements" if found[0].simulated else ""
     say(f"in brackets: what independent noise would promise{brackets}; what the data alone say, without a prior")
 

@@ -1,7 +1,9 @@
-"""What reaches the terminal: text without control characters, and how far a long computation is."""
+"""What reaches the terminal: text without control characters, as wide as it is, and how far a long computation is."""
 
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +17,34 @@ def printable(text: object) -> str:
     return _CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode(), str(text))
 
 
-def say(text: object = "", *, end: str = "\n", error: bool = False) -> None:
-    """Print text on the terminal, or on that for errors, as `printable` leaves it."""
-    print(printable(text), end=end, file=sys.stderr if error else sys.stdout)
+def say(text: object = "", *, end: str = "\n", error: bool = False, wrap: bool = True) -> None:
+    """Print text on the terminal, or on that for errors, as `printable` leaves it.
+
+    Lines longer than that of a terminal go on below where their second column begins, unless `wrap` is false, as for
+    what may be copied into a file.
+    """
+    width, lines = columns(error=error) if wrap else None, printable(text)
+    if width is not None:
+        lines = "\n".join(_wrapped(line, width) for line in lines.split("\n"))
+    print(lines, end=end, file=sys.stderr if error else sys.stdout)
+
+
+def columns(*, error: bool = False) -> int | None:
+    """Characters in a line of the terminal, at least 20; None of a file or a pipe, whose lines have no end."""
+    stream = sys.stderr if error else sys.stdout
+    return max(shutil.get_terminal_size().columns, 20) if stream.isatty() else None
+
+
+def _wrapped(line: str, width: int) -> str:
+    """Line that is cut between words, never within a number and its error."""
+    if len(line) <= width:
+        return line
+    second = re.match(r" *[^\s:]+(?: [^\s:]+)*?(:? +)(?<=  |: )(?=\S)", line)
+    near = second is not None and second.end() <= (width // 4 if second[1] == ": " else width // 2)
+    start = second.end() if second and near else len(line) - len(line.lstrip()) + 2
+    whole = line.replace(" ± ", "\xa0±\xa0")
+    parts = textwrap.wrap(whole, width, subsequent_indent=" " * start, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(parts).replace("\xa0±\xa0", " ± ")
 
 
 @contextmanager

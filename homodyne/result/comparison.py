@@ -115,12 +115,16 @@ class Comparison:
         return lines
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """Both tables; where one is wider than so many characters, its columns continue below."""
         notes = [f"note: {note}" for note in self.notes]
         return "\n".join(
             [
-                *align_table(self.fit_cells(), 5),
+                *align_table(self.fit_cells(), 5, width=width),
                 "",
-                *align_table(self.value_cells(), 4),
+                *align_table(self.value_cells(), 4, width=width, keys=(0, 2)),
                 *([""] if notes else []),
                 *notes,
             ]

@@ -88,13 +88,18 @@ class SummaryTable:
     undetermined: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [*self.words.lines(), "", f"reason: {self.reason}", self.facts, "", *self.body()]
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """The whole table; where it is wider than so many characters, columns continue below."""
+        lines = [*self.words.lines(), "", f"reason: {self.reason}", self.facts, "", *self.body(width)]
         lines += ["", *(f"warning: {text}" for text in self.warnings)] if self.warnings else []
         return "\n".join([self.verdict, *([_BANNER, *lines, _BANNER] if self.verdict == Verdict.REFUSED else lines)])
 
-    def body(self) -> list[str]:
+    def body(self, width: int | None = None) -> list[str]:
         """Lines of rates and parameters."""
-        return [*self._rate_lines(), *align_table([_HEADER, *_body(self.rows, self.undetermined)]), *self._advice()]
+        table = align_table([_HEADER, *_body(self.rows, self.undetermined)], width=width)
+        return [*self._rate_lines(), *table, *self._advice()]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: verdict, words, reason, warnings, parameters and rates; what is not finite is None."""
@@ -337,17 +342,42 @@ def _cells(row: SummaryRow) -> tuple[str, ...]:
     return (name, unit, *moments, *quantiles, ess, rhat)
 
 
-def align_table(cells: Sequence[tuple[str, ...]], num_left: int = 2) -> list[str]:
-    """Lines of a table, a rule below the first; the first columns start, the others end in line."""
-    lines = align_cells(cells, num_left)
-    lines.insert(1, "-" * max(map(len, lines)))
+def align_table(
+    cells: Sequence[tuple[str, ...]], num_left: int = 2, *, width: int | None = None, keys: Sequence[int] = (0,)
+) -> list[str]:
+    """Lines of a table, a rule below the first; the first `num_left` columns start, the others end in line.
+
+    Where it is wider than `width`, it is cut into several with some columns each, which all begin with the columns
+    `keys`.
+    """
+    widths = _widths(cells)
+    lines: list[str] = []
+    for columns in _columns(widths, width, keys):
+        left = sum(k < num_left for k in columns)
+        part = align_cells([tuple(line[k] for k in columns) if len(line) > 1 else line for line in cells], left)
+        lines += [*([""] if lines else []), part[0], "-" * max(map(len, part)), *part[1:]]
     return lines
+
+
+def _columns(widths: Sequence[int], width: int | None, keys: Sequence[int]) -> Iterator[list[int]]:
+    """Columns of each of the tables into which one is cut: the keys, and as many others as there is room for."""
+    chosen: list[int] = []
+    for k in (k for k in range(len(widths)) if k not in keys):
+        if chosen and width is not None and sum(widths[one] + 2 for one in (*keys, *chosen, k)) - 2 > width:
+            yield sorted((*keys, *chosen))
+            chosen = []
+        chosen.append(k)
+    yield sorted((*keys, *chosen))
+
+
+def _widths(cells: Sequence[tuple[str, ...]]) -> list[int]:
+    full = [line for line in cells if len(line) > 1]
+    return [max(len(line[k]) for line in full) for k in range(len(full[0]))]
 
 
 def align_cells(cells: Sequence[tuple[str, ...]], num_left: int) -> list[str]:
     """Lines whose cells stand below each other; a line of one cell is left as it is."""
-    full = [line for line in cells if len(line) > 1]
-    widths = [max(len(line[k]) for line in full) for k in range(len(full[0]))]
+    widths = _widths(cells)
     return [
         line[0]
         if len(line) == 1

@@ -136,7 +136,7 @@ def test_what_is_set_for_windows_and_a_terminal_of_few_characters_do_no_harm(tmp
     ("arguments", "named"),
     [
         (["zzz"], "zzz"),
-        (["fit"], "CONFIG_OR_FILE"),
+        (["fit"], "FILE"),
         (["fit", "x.h5", "--q", "abc"], "experimental_data.q: 'abc'"),
         (["fit", "x.h5", "--nonsense"], "--nonsense"),
         (["simulate", "x.h5", "--frames", "2"], "--frames"),

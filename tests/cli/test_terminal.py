@@ -1,6 +1,93 @@
-"""Progress without a terminal: stage and remaining time, a line every 30 s at most."""
+"""Lines of terminals of 60 and 80 columns; progress without one: stage and remaining time, every 30 s at most."""
 
-from homodyne.cli.terminal import ProgressLines, progress_bars
+import re
+import sys
+
+import pytest
+from typer.main import get_command
+
+from homodyne.cli.program import app
+from homodyne.cli.terminal import ProgressLines, columns, progress_bars, say
+from homodyne.result.comparison import compare
+from homodyne.testing.results import example_result
+
+WIDTHS = [60, 80]
+COMMANDS = [
+    name.split()
+    for first, command in get_command(app).commands.items()
+    for name in (first, *(f"{first} {second}" for second in getattr(command, "commands", ())))
+]
+
+
+@pytest.fixture(params=WIDTHS)
+def terminal(request, monkeypatch, capsys):
+    """Call it in a test, for standard output to be a terminal; it returns the number of columns."""
+
+    def now() -> int:
+        monkeypatch.setenv("COLUMNS", str(request.param))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        return request.param
+
+    return now
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_help_fits_and_nothing_of_it_is_cut(homodyne, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for command in [[], *COMMANDS]:
+        text = homodyne(*command, "--help").out
+        assert "…" not in text.replace("--install-completi…", ""), (command, text)  # of Typer, of 60 columns
+        assert max(map(len, text.splitlines())) <= width, (command, text)
+
+
+def test_tables_fit_and_keep_every_cell(terminal, capsys):
+    width = terminal()
+    one = example_result(num_frames=20, shape=(2, 20)).result
+    table, side_by_side = one.summary(), compare({"first": one, "second": one})
+    for shown in (table, side_by_side):
+        say(shown.text(columns()))
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= width, text
+        for word in str(shown).replace("-" * 20, " ").split():
+            assert word.strip("-") in text, word
+
+
+def test_a_column_that_is_lost_would_be_seen(capsys, terminal, monkeypatch):
+    """Planted: the last of the tables into which one is cut is left out."""
+    from homodyne.result import summary
+
+    real = summary._columns
+    monkeypatch.setattr(summary, "_columns", lambda *given: list(real(*given))[:1])
+    with pytest.raises(AssertionError):
+        test_tables_fit_and_keep_every_cell(terminal, capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "below"),
+    [
+        ("backend    multiprocessing: " + "there are 2 cores " * 9, " " * 11),
+        ("Found: At an age of 14.9 s " + "J = 3820 ± 210 Å²/s, " * 9, " " * 7),
+        ("  q                       wavevectors in 1/Å: " + "a number or a list " * 9, " " * 26),
+        ("  and" + " so on" * 60, " " * 4),
+    ],
+)
+def test_long_lines_go_on_below_where_they_began(terminal, capsys, line, below):
+    width = terminal()
+    say(line)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert max(map(len, [first, *rest])) <= width
+    assert all(re.match(rf"{below}\S", one) for one in rest)
+    assert " ".join([first, *rest]).split() == line.split()
+    assert not any(one.endswith(("±", "± ")) or one.strip().startswith("±") for one in [first, *rest])
+
+
+def test_what_is_copied_or_goes_to_a_file_is_left_alone(terminal, capsys, monkeypatch):
+    terminal()
+    line = "key: value " * 20
+    say(line, wrap=False)
+    monkeypatch.undo()
+    say(line)
+    assert capsys.readouterr().out == f"{line}\n{line}\n"
 
 
 def test_a_line_at_most_every_30_s():
