@@ -5,6 +5,7 @@ in :class:`TwoTimeData`. Maps may be larger than memory: everything here goes ov
 """
 
 import hashlib
+import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -243,6 +244,13 @@ class TwoTimeData:
         for own in () if self.weights is None else self.weights:
             update_with_pairs(found, own)
         return found.hexdigest()
+
+    def _repr_html_(self) -> str:
+        """What it is, what is no data of it, and a small picture, for notebooks."""
+        from homodyne.viz.notebook import data_picture
+
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in (repr(self), *self.left_out_lines()))
+        return f"{lines}{data_picture(self)}"
 
     def __repr__(self) -> str:
         gap = "none" if self.gap is None else f"{self.gap:.4g} Å"

@@ -147,10 +147,12 @@ class MCMCResult:
         return f"<MCMCResult {self.verdict}: {run_facts(self).replace(chr(10), '; ')}>"
 
     def _repr_html_(self) -> str:
-        """Verdict, sentences and table, for notebooks."""
+        """Verdict, sentences, a small picture and the table, for notebooks."""
+        from homodyne.viz.notebook import result_picture
+
         lines = "".join(f"<p>{html.escape(line)}</p>" for line in self.words.lines())
         table = html.escape("\n".join(self.summary().body()))
-        return f"<p><strong>{self.verdict}</strong></p>{lines}<pre>{table}</pre>"
+        return f"<p><strong>{self.verdict}</strong></p>{lines}{result_picture(self)}<pre>{table}</pre>"
 
     @cached_property
     def words(self) -> "Words":

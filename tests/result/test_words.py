@@ -1,5 +1,7 @@
 """Prepared situations, each with the next step that helps, in sentences without statistics."""
 
+import base64
+import html
 import re
 from dataclasses import replace
 
@@ -148,9 +150,20 @@ def test_notebooks_show_the_words_and_escape_names(laminar):
     page = laminar.result._repr_html_()
     assert "<strong>CERTIFIED</strong>" in page
     assert laminar.result.words.trust in page
+    (picture,) = re.findall('<img alt="line and band: [^"]+" src="data:image/png;base64,([^"]+)">', page)
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
+    assert len(page) < 100_000
     samples = {"<script>": laminar.result.samples["D0"]}
     other = replace(
         laminar.result, samples=samples, parameter_names=("<script>",), fixed={}, t=None, q=None, phi=None, sigma=None
     )
     assert "<script>" not in other._repr_html_()
     assert "&lt;script&gt;" in other._repr_html_()
+
+
+def test_notebooks_show_data(laminar):
+    page = laminar.data._repr_html_()
+    assert "3 maps x 40 frames" in page
+    assert all(html.escape(line) in page for line in laminar.data.left_out_lines())
+    (picture,) = re.findall('<img alt="q = 0.0054 1/Å, [^"]+" src="data:image/png;base64,([^"]+)">', page)
+    assert base64.b64decode(picture).startswith(b"\x89PNG")
