@@ -17,10 +17,11 @@ from typing import Any
 import h5py
 import numpy as np
 
+from homodyne.arrays import Array
 from homodyne.config import yaml
 from homodyne.files import NEXUS
 from homodyne.result.netcdf import escaped
-from homodyne.result.record import Array, MCMCResult
+from homodyne.result.record import MCMCResult
 
 MOST_AGES, MOST_DRAWS = 500, 1000
 """Ages at which rates are written, and draws that they are found from."""

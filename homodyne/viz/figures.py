@@ -194,7 +194,9 @@ def without_caption(figure: Figure, content: bytes | memoryview) -> bytes:
     image = Image.open(io.BytesIO(content)).convert("RGB")
     captions = [text for text in figure.texts if text.get_text() and text.get_text() == figure.get_supxlabel()]
     below = max((text.get_window_extent().y1 / figure.bbox.height for text in captions), default=0.0)
-    few = image.crop((0, 0, image.width, image.height - math.ceil(below * image.height))).quantize(dither=Image.Dither.NONE)
+    few = image.crop((0, 0, image.width, image.height - math.ceil(below * image.height))).quantize(
+        dither=Image.Dither.NONE
+    )
     buffer = io.BytesIO()
     few.save(buffer, "PNG")
     return buffer.getvalue()

@@ -6,10 +6,10 @@ import sys
 import pytest
 from typer.main import get_command
 
+from benchmarks.example_results import example_result
 from homodyne.cli.program import app
 from homodyne.cli.terminal import ProgressLines, columns, progress_bars, say
 from homodyne.result.comparison import compare
-from homodyne.testing.results import example_result
 
 WIDTHS = [60, 80]
 COMMANDS = [
