@@ -98,6 +98,8 @@ def export(
     path = result_file(result)
     found = load_result(path)
     source = None if found.t is None else _wanted(path, found).file_path
+    if found.t is not None and found.missing_model:
+        say(f"note: rates are left out: {found.missing_model}", error=True)
     write_atomically(file, nexus_bytes(found, source), NEXUS)
     say(f"wrote {file}")
 

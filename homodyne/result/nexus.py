@@ -5,7 +5,8 @@
     configuration       NXnote: everything to run it again, as YAML
     input               NXnote: the data file
     settings, versions  NXparameters: seed, method, model ...; versions of libraries
-  parameters            NXparameters: posterior mean of each, NAME_errors are standard deviations; q and phi of maps
+  parameters            NXparameters: posterior mean of each, NAME_errors are standard deviations
+  maps                  NXcollection: q and phi of every map, gap of the plates
   rates                 NXcollection of NXdata: median of every rate against age, errors half of the central 68 %
   posterior             NXcollection: draws (chain, draw, ...)
 """
@@ -44,6 +45,11 @@ def nexus_bytes(result: MCMCResult, data_file: str | None = None) -> bytes:
         entry = _group(file, "entry", "NXentry", title=f"{result.analysis_mode} model by {result.method}")
         _write_process(entry, result, data_file)
         _write_parameters(_group(entry, "parameters", "NXparameters"), result)
+        if result.q is not None:
+            maps = _group(entry, "maps", "NXcollection")
+            for name, unit in (("q", "1/angstrom"), ("phi", "degree"), ("gap", "angstrom")):
+                if (value := getattr(result, name)) is not None:
+                    _put(maps, name, value, unit)
         posterior = _group(entry, "posterior", "NXcollection")
         for name, draws in result.samples.items():
             _put(posterior, name, draws, result.units.get(name))
@@ -88,9 +94,6 @@ def _write_parameters(group: h5py.Group, result: MCMCResult) -> None:
         _put(group, name, means.get(name, result.fixed.get(name)), result.units.get(name))
         if name in errors:
             _put(group, f"{name}_errors", errors[name], result.units.get(name))
-    for name, unit in (("q", "1/angstrom"), ("phi", "degree"), ("gap", "angstrom")):
-        if (value := getattr(result, name)) is not None:
-            _put(group, name, value, unit)
 
 
 def _write_rates(entry: h5py.Group, result: MCMCResult, t: Array) -> None:
