@@ -166,7 +166,7 @@ def undetermined(result: "MCMCResult") -> tuple[str, ...]:
 
 
 def middle_rates(result: "MCMCResult") -> tuple[RateRow, ...]:
-    """Every rate of the model at the age in the middle of the record."""
+    """Every rate of the model at the age in the middle of the record; none whose parameters are all fixed."""
     from homodyne.physics.power_laws import middle_age
     from homodyne.result.curves import rate_draws  # JAX is loaded only where there are rates
 
@@ -176,6 +176,8 @@ def middle_rates(result: "MCMCResult") -> tuple[RateRow, ...]:
     positions = np.arange(result.num_chains * result.num_draws)
     rows = []
     for rate, value, slope in rate_draws(result, np.array([t]), positions):
+        if np.ptp(value) <= 1e-12 * np.abs(value).max():
+            continue
         of_one_sign = bool(np.all(value > 0) or np.all(value < 0))
         slopes = median_and_error(slope) if of_one_sign else (math.nan, math.nan)
         rows.append(RateRow(rate.name, rate.unit, t, *median_and_error(value), *slopes))

@@ -131,6 +131,15 @@ def test_what_was_found_is_the_rate_with_its_error(laminar):
     assert " and gamma_dot = " in found
 
 
+def test_a_rate_that_was_given_is_not_found(laminar):
+    samples = dict(laminar.result.samples)
+    for name in ("D0", "alpha", "D_offset"):
+        samples[name] = np.full_like(samples[name], samples[name].mean())
+    found = replace(laminar.result, samples=samples).words.found
+    assert "J = " not in found
+    assert "s gamma_dot = " in found
+
+
 def test_without_rates_what_was_found_are_the_parameters_that_are_determined(laminar, generic):
     result = replace(laminar.result, analysis_mode="some:Where", model_class=None)
     assert result.words.found.startswith("D0 = ")
