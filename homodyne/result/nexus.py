@@ -12,7 +12,7 @@
 """
 
 import io
-from datetime import UTC, datetime
+import time
 from typing import Any
 
 import h5py
@@ -41,7 +41,7 @@ def nexus_bytes(result: MCMCResult, data_file: str | None = None) -> bytes:
     sink = io.BytesIO()
     with h5py.File(sink, "w") as file:
         file.attrs.update(NX_class="NXroot", creator="homodyne", default="entry")
-        file.attrs["file_time"] = datetime.now(UTC).isoformat(timespec="seconds")
+        file.attrs["file_time"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         entry = _group(file, "entry", "NXentry", title=f"{result.analysis_mode} model by {result.method}")
         _write_process(entry, result, data_file)
         _write_parameters(_group(entry, "parameters", "NXparameters"), result)

@@ -35,7 +35,7 @@ SETTINGS = [
     "optimization.nlsq.num_candidates=200",
     "optimization.nlsq.num_starts=3",
 ]
-CMC = ["--method", "cmc", "--mode", "static", "--no-figures", *SETTINGS]
+CMC = ["--method", "cmc", "--mode", "static", "--no-figures", "--no-report", *SETTINGS]
 TWO = [*CMC, "optimization.cmc.sharding.num_shards=2"]
 FOUR = [*CMC, "optimization.cmc.sharding.num_shards=4"]
 
@@ -214,7 +214,7 @@ def test_an_interrupted_fit_says_what_is_kept_and_how_to_go_on(tmp_path, file):
 
 
 def test_combining_again_gives_the_same_result(homodyne, fitted, store):
-    outcome = homodyne("combine", store, "--output", "again")
+    outcome = homodyne("combine", store, "--output", "again", "output.report=true")
     assert outcome.code == 0, outcome
     assert "wrote again" in outcome.out
     first, second = (package.load_result(folder / "result.nc") for folder in (fitted, Path("again")))

@@ -353,7 +353,7 @@ def test_a_fit_on_a_scheduler_is_the_fit_on_this_machine(scheduler, file, tmp_pa
     monkeypatch.chdir(tmp_path)
     changes = ["sharding.num_shards=2", "escalate=false", "validation.strict=false", "backend.jobs.memory_gb=1"]
     changes += [f"per_shard_mcmc.{few}" for few in ("num_warmup=50", "num_samples=100", "num_chains=2")]
-    common = ["fit", str(file), "--method", "cmc", "--mode", "static", "--no-figures"]
+    common = ["fit", str(file), "--method", "cmc", "--mode", "static", "--no-figures", "--no-report"]
     common += ["optimization.nlsq.num_candidates=200", "optimization.nlsq.num_starts=3"]
     common += [f"optimization.cmc.{change}" for change in changes]
     for name in ("sequential", scheduler.name):
