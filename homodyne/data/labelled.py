@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from homodyne.data import checks
-from homodyne.data.twotime import TwoTimeData, as_float32, assemble
+from homodyne.data.checks import MapArray
+from homodyne.data.twotime import TwoTimeData, as_float32, assemble, each_map
 from homodyne.data.units import Units
 from homodyne.errors import DataError
 
@@ -21,11 +22,10 @@ def to_xarray(data: TwoTimeData) -> "xr.Dataset":
     import xarray as xr
 
     shape = (data.num_maps, data.num_frames)
-    if isinstance(data.c2, tuple):
-        checks.require_memory(4 * shape[0] * shape[1] ** 2, "The maps in one array", "Select fewer maps or frames.")
+    checks.require_memory(4 * shape[0] * shape[1] ** 2, "The maps in one array", "Select fewer maps or frames.")
     pairs = ("map", "t1", "t2")
     variables: dict[str, Any] = {
-        "c2": (pairs, np.asarray(data.c2), {"units": "1"}),
+        "c2": (pairs, np.stack([_symmetric(one) for one in each_map(data.c2)]), {"units": "1"}),
         "alive": (pairs[:2], data.alive_before_weights()),
         "diagonal": (pairs[:2], np.full(shape, np.nan) if data.diagonal is None else data.diagonal, {"units": "1"}),
     }
@@ -47,6 +47,14 @@ def to_xarray(data: TwoTimeData) -> "xr.Dataset":
     if data.gap is not None:
         coordinates["gap"] = ((), data.gap, {"units": _UNITS["gap"]})
     return xr.Dataset(variables, coordinates, dict(data.source))
+
+
+def _symmetric(one: MapArray) -> MapArray:
+    """A map with the pairs i < j on both sides and NaN between them: its raw diagonal stands apart."""
+    upper = np.triu(np.asarray(one), 1)
+    found = upper + upper.T
+    np.fill_diagonal(found, np.nan)
+    return found
 
 
 def from_xarray(maps: "xr.Dataset") -> TwoTimeData:

@@ -193,8 +193,8 @@ class TwoTimeData:
     def to_xarray(self) -> "xr.Dataset":
         """Return the data as an xarray Dataset with units and coordinates; `homodyne.from_xarray` takes it back.
 
-        ``c2`` has the dimensions (map, t1, t2), and meaning where t1 < t2 and both frames are `alive`. What is left out
-        is found again by `from_xarray`; `places` are not kept.
+        ``c2`` has the dimensions (map, t1, t2), the same values for t1 < t2 and t2 < t1, and meaning where both frames
+        are `alive`. What is left out is found again by `from_xarray`; `places` are not kept.
         """
         from homodyne.data.labelled import to_xarray
 

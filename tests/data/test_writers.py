@@ -282,6 +282,7 @@ MORE = {"weights": {"weights": WEIGHTS}, "weights of frames": {"frame_weights": 
 def test_a_dataset_gives_everything_back(tmp_path, given, filed):
     data = measured(**given)
     maps = data.to_xarray()
+    np.testing.assert_array_equal(maps["c2"], np.swapaxes(maps["c2"].values, 1, 2))
     if filed:  # units, coordinates and attributes can be written
         maps.to_netcdf(tmp_path / "maps.nc", engine="h5netcdf")
         with xr.open_dataset(tmp_path / "maps.nc", engine="h5netcdf", decode_timedelta=False) as file:
