@@ -1,4 +1,4 @@
-"""Types of arrays in signatures, where docstrings give shapes and units, and arrays as plain values."""
+"""Types of arrays in signatures, where docstrings give shapes and units; positions spread evenly; plain values."""
 
 import json
 from typing import Any, TypeAlias
@@ -8,6 +8,11 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 AnyArray: TypeAlias = NDArray[Any]
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """Positions of at most `most` of `count` things, spread evenly from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
 def plain(value: Any) -> Any:

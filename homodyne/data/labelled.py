@@ -25,7 +25,7 @@ def to_xarray(data: TwoTimeData) -> "xr.Dataset":
     checks.require_memory(4 * shape[0] * shape[1] ** 2, "The maps in one array", "Select fewer maps or frames.")
     pairs = ("map", "t1", "t2")
     variables: dict[str, Any] = {
-        "c2": (pairs, np.stack([_symmetric(one) for one in each_map(data.c2)]), {"units": "1"}),
+        "c2": (pairs, _symmetric(data), {"units": "1"}),
         "alive": (pairs[:2], data.alive_before_weights()),
         "diagonal": (pairs[:2], np.full(shape, np.nan) if data.diagonal is None else data.diagonal, {"units": "1"}),
     }
@@ -49,11 +49,13 @@ def to_xarray(data: TwoTimeData) -> "xr.Dataset":
     return xr.Dataset(variables, coordinates, dict(data.source))
 
 
-def _symmetric(one: MapArray) -> MapArray:
-    """A map with the pairs i < j on both sides and NaN between them: its raw diagonal stands apart."""
-    upper = np.triu(np.asarray(one), 1)
-    found = upper + upper.T
-    np.fill_diagonal(found, np.nan)
+def _symmetric(data: TwoTimeData) -> MapArray:
+    """Maps with the pairs i < j on both sides and NaN between them: their raw diagonals stand apart."""
+    found = np.empty((data.num_maps, data.num_frames, data.num_frames), np.float32)
+    for own, one in zip(found, each_map(data.c2), strict=True):
+        own[:] = np.triu(np.asarray(one), 1)
+        own += own.T.copy()
+        np.fill_diagonal(own, np.nan)
     return found
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from homodyne.arrays import evenly
 from homodyne.data.checks import BoolArray, FloatArray, MapArray, listed
 from homodyne.mapping import changeable, intact, mapping_of
 
@@ -146,7 +147,7 @@ def examine(one: MapArray, diagonal: FloatArray | None = None, number: int = 0) 
         Of the map, for the records.
     """
     n = len(one)
-    partners = np.unique(np.linspace(0, n - 1, min(n, max(_PARTNERS, _SAMPLE // n))).astype(np.intp))
+    partners = evenly(n, max(_PARTNERS, _SAMPLE // n))
     sample, low, high = _survey(one, partners)
     rules = _rules(sample, partners)
     empty = np.all((sample == 0) | np.isnan(sample), axis=1)

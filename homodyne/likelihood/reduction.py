@@ -132,13 +132,6 @@ def find_cells(model: CorrelationModel, params: dict[str, AnyArray], maps: Maps,
     return Grid(t, tuple(sorted(done)), p, maps.uniform)
 
 
-def pair_grid(t: AnyArray, rows: AnyArray, columns: AnyArray) -> Grid:
-    """Grid whose nodes are the pairs i < j of some rows and columns; every pair is a cell."""
-    i, j = (x.ravel() for x in np.meshgrid(rows, columns, indexing="ij"))
-    cells = tuple(Cell(a, a + 1, b - a, b - a + 1) for a, b in zip(i.tolist(), j.tolist(), strict=True) if a < b)
-    return Grid(t, cells, 1, True)
-
-
 def reduce_pairs(maps: Maps, i: AnyArray, j: AnyArray) -> Nodes:
     """Nodes that are the pairs (i, j) of frames, i < j, of all maps."""
     return nodes_of_pairs(maps, i, j, pair_values(maps, i, j), maps.center)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, evenly
 from homodyne.config.physics import initial_of, model_of, scaling_of, space_of
 from homodyne.config.schema import Config
 from homodyne.data.files import require_selected
@@ -127,7 +127,7 @@ def thinned_pairs(maps: Maps, points: int) -> tuple[AnyArray, AnyArray]:
         return frames[i], frames[j]
     lags = np.unique(np.round(1.5 ** np.arange(np.log(n) / np.log(1.5))).astype(np.int64))
     num_rows = max(12, int(share / (2 * lags.size)))
-    rows = np.unique(np.linspace(0, n - 2, min(num_rows, n - 1)).astype(np.int64))
+    rows = evenly(n - 1, num_rows)
     i = np.repeat(rows, lags.size)
     j = i + np.tile(lags, rows.size)
     coarse = rows[:: max(1, int(np.ceil(rows.size / np.sqrt(max(share, 4)))))]  # pairs at long lags, evenly
@@ -143,7 +143,7 @@ def sampled_pairs(maps: Maps, points: int) -> tuple[AnyArray, AnyArray]:
     frames = np.flatnonzero(maps.alive.any(axis=0))
     n = frames.size
     total = n * (n - 1) // 2
-    which = np.unique(np.linspace(0, total - 1, min(points, total)).astype(np.int64))
+    which = evenly(total, points)
     starts = np.concatenate([[0], np.cumsum(np.arange(n - 1, 0, -1))])
     i = np.searchsorted(starts, which, side="right") - 1
     return frames[i], frames[which - starts[i] + i + 1]

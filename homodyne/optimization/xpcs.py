@@ -41,7 +41,7 @@ from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.combination import find_combiner
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.models.model import Model
-from homodyne.optimization.cmc.shard_count import choose_num_shards
+from homodyne.optimization.cmc.shard_count import choose_num_shards, counted
 from homodyne.optimization.cmc.sharding import require_count
 from homodyne.optimization.cmc.steps import step
 from homodyne.optimization.cmc.store.shards import Manifest, ShardStore, opened
@@ -454,7 +454,7 @@ def require_shards(config: Config, maps: Maps | None) -> None:
     with Faults() as faults:
         folder = faults.of(store_folder, cmc)
         if maps is not None:
-            faults.of(_require_count, config, maps, cmc.sharding)
+            faults.of(_require_possible, config, maps, cmc.sharding)
         if cmc.backend.name != "auto":
             backend = faults.of(placed, cmc, 2, detect_hardware())
             if backend is not None and backend.elsewhere and folder is None and not faults.found:
@@ -477,7 +477,7 @@ def most_shards(config: Config, maps: Maps) -> tuple[int, str]:
     )
 
 
-def _require_count(config: Config, maps: Maps, sharding: ShardingConfig) -> None:
+def _require_possible(config: Config, maps: Maps, sharding: ShardingConfig) -> None:
     """Refuse more shards than the strategy can fill, or than `most_shards`."""
     most, each = most_shards(config, maps)
     asked, key = sharding.num_shards, "num_shards"
@@ -493,7 +493,7 @@ def _require_count(config: Config, maps: Maps, sharding: ShardingConfig) -> None
     except InputError:
         most = max(min(most, int(maps.alive.any(axis=0).sum()) - 1), 1)  # which every strategy can fill
     raise InputError(
-        f"{asked} shards are too many, since a shard needs {each}: use at most {most} shard{'s' * (most > 1)} "
+        f"{asked} shards are too many, since a shard needs {each}: use at most {counted(most)} "
         f"(optimization.cmc.sharding.{key})"
     )
 
@@ -511,7 +511,7 @@ def count_shards(num_points: int, most: tuple[int, str], cmc: CMCConfig, hardwar
         max_points_per_shard=sharding.max_points_per_shard,
     )
     if chosen.num_shards > most[0]:
-        return most[0], f"{most[0]} shard{'s' * (most[0] > 1)}, each with {most[1]}"
+        return most[0], f"{counted(most[0])}, each with {most[1]}"
     return chosen.num_shards, chosen.reason
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, evenly
 from homodyne.config import yaml
 from homodyne.files import NEXUS
 from homodyne.result.netcdf import escaped
@@ -99,10 +99,8 @@ def _write_parameters(group: h5py.Group, result: MCMCResult) -> None:
 def _write_rates(entry: h5py.Group, result: MCMCResult, t: Array) -> None:
     from homodyne.result.curves import rate_draws  # JAX is loaded only where there are rates
 
-    ages = t[np.unique(np.linspace(0, t.size - 1, min(t.size, MOST_AGES)).astype(np.int64))]
-    total = result.num_chains * result.num_draws
-    positions = np.unique(np.linspace(0, total - 1, min(total, MOST_DRAWS)).astype(np.int64))
-    found = rate_draws(result, ages, positions)
+    ages = t[evenly(t.size, MOST_AGES)]
+    found = rate_draws(result, ages, evenly(result.num_chains * result.num_draws, MOST_DRAWS))
     if not found:
         return
     rates = _group(entry, "rates", "NXcollection")

@@ -3,6 +3,7 @@
 :func:`for_journal` turns a figure into one for print: a width in mm, type of 7 to 8 points, and its caption apart.
 """
 
+import base64
 import io
 import math
 import os
@@ -200,6 +201,11 @@ def without_caption(figure: Figure, content: bytes | memoryview) -> bytes:
     buffer = io.BytesIO()
     few.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def address_of(content: bytes | memoryview) -> str:
+    """Address under which a page holds a PNG file itself."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def check_belongs(result: MCMCResult, data: TwoTimeData) -> None:

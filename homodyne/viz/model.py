@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, evenly
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult
 
@@ -15,8 +15,7 @@ MAX_DRAWS = 200
 
 def thinned(result: MCMCResult) -> Indices:
     """Positions of at most `MAX_DRAWS` draws spread evenly over all chains, which follow one another."""
-    total = result.num_chains * result.num_draws
-    return np.unique(np.linspace(0, total - 1, min(MAX_DRAWS, total)).astype(np.int64))
+    return evenly(result.num_chains * result.num_draws, MAX_DRAWS)
 
 
 def best_draw(result: MCMCResult) -> int:

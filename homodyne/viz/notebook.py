@@ -1,13 +1,12 @@
 """Small pictures that results and data show as the last line of a cell of a notebook."""
 
-import base64
 import html
 
 from matplotlib.figure import Figure
 
 from homodyne.data.twotime import TwoTimeData
 from homodyne.result.record import MCMCResult
-from homodyne.viz.figures import caption_of, figure_bytes, figure_makers, without_caption
+from homodyne.viz.figures import address_of, caption_of, figure_bytes, figure_makers, without_caption
 from homodyne.viz.inspection import inspect_figure
 
 DPI, CELLS = 70, 150
@@ -26,5 +25,5 @@ def data_picture(data: TwoTimeData) -> str:
 
 
 def _image(figure: Figure) -> str:
-    content = base64.b64encode(without_caption(figure, figure_bytes(figure, "png", DPI))).decode()
-    return f'<img alt="{html.escape(caption_of(figure))}" src="data:image/png;base64,{content}">'
+    content = without_caption(figure, figure_bytes(figure, "png", DPI))
+    return f'<img alt="{html.escape(caption_of(figure))}" src="{address_of(content)}">'

@@ -4,7 +4,6 @@
 escapes every text; all of it may come from files of somebody else.
 """
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,7 +26,7 @@ from homodyne.result.record import MCMCResult
 from homodyne.result.summary import SummaryRow, format_number, map_labels, run_facts, span_text
 from homodyne.versions import used_versions
 from homodyne.viz.cuts import cut_figure
-from homodyne.viz.figures import caption_of, check_belongs, figure_bytes, figure_makers, without_caption
+from homodyne.viz.figures import address_of, caption_of, check_belongs, figure_bytes, figure_makers, without_caption
 from homodyne.viz.maps import map_figure
 from homodyne.viz.model import chosen_maps
 
@@ -197,7 +196,7 @@ def _picture(make: Callable[[], Figure], title: str) -> Picture:
 
 
 def _as_picture(content: bytes | memoryview, caption: str, title: str) -> Picture:
-    return Picture(f"data:image/png;base64,{base64.b64encode(content).decode()}", caption, title)
+    return Picture(address_of(content), caption, title)
 
 
 def _fitted(one: Reported) -> list[tuple[str, str]]:

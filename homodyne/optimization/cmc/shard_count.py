@@ -13,6 +13,11 @@ class ShardCount(NamedTuple):
     reason: str
 
 
+def counted(num_shards: int) -> str:
+    """Number of shards in words."""
+    return f"{num_shards} shard{'s' * (num_shards > 1)}"
+
+
 def choose_num_shards(
     num_points: int,
     *,
@@ -61,7 +66,7 @@ def choose_num_shards(
         rules[f"at most {max_points_per_shard} points in a shard are allowed"] = -(-num_points // max_points_per_shard)
     num_shards, rule = max(rules.items(), key=lambda item: item[1])[::-1]
     reason = (
-        f"{num_shards} shard{'s' * (num_shards > 1)}: {rule}. A plain merge is predicted to be off by "
+        f"{counted(num_shards)}: {rule}. A plain merge is predicted to be off by "
         f"{num_shards / math.sqrt(num_points):.2g} posterior standard deviations ({num_shards} / sqrt({num_points}))."
     )
     return ShardCount(num_shards, reason)
