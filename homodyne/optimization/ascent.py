@@ -19,6 +19,7 @@ _BARRIER = 2.0  # fall of the log density between two ends, below the lower one,
 _BETWEEN = np.arange(1, 8) / 8  # places on the way from one end to another at which it is evaluated
 _GAIN, _IDLE = 1e-4, 10  # log density that a climb gains at least once in so many steps
 _CLOSE = 10.0  # gain expected of a step, below which what a step has taught holds for the next
+_ROUNDING = 1e-6  # share of the largest element of an information by which one of its diagonal may be below 0
 _DEFINITE = 1e-4  # least eigenvalue of a curvature in units of the expected one
 _ALONG_RIDGE, _ACROSS = 3, 12  # ends to which a bent way is tried, and steps that its points climb
 _WEIGHTY = 1e-4  # share of the mass of a mode, below which it is not asked whether it is connected to another
@@ -129,7 +130,8 @@ def _along_ridge(points: AnyArray, normal: AnyArray, posterior: Posterior) -> An
     at = [np.array(x) for x in score_many(points, posterior)]
     for _ in range(_ACROSS):
         steps = np.zeros_like(points)
-        for row, (_, gradient, information) in enumerate(zip(*at, strict=True)):
+        for row in np.flatnonzero(_usable(Scoring(*at))):
+            _, gradient, information = (x[row] for x in at)
             free = _damped(information, gradient, damping[row])
             back = _damped(information, normal, damping[row])
             steps[row] = free - back * (normal @ free) / (normal @ back)
@@ -180,8 +182,14 @@ def climb(posterior: Posterior, starts: AnyArray, max_iterations: int, near: flo
 
 
 def _usable(at: Scoring) -> AnyArray:
-    """Whether a climb can go on from each of the points, (n,)."""
-    return np.array([all(np.isfinite(x).all() for x in one) for one in zip(*at, strict=True)], dtype=bool)
+    """Whether a climb can go on from each of the points, (n,): not where only rounding is left of the information.
+
+    It is positive semidefinite; an element of its diagonal far below 0 is a difference of larger ones, as where a phase
+    has no digits after its point.
+    """
+    finite = [all(np.isfinite(x).all() for x in one) for one in zip(*at, strict=True)]
+    diagonal = np.diagonal(np.nan_to_num(at.information), axis1=-2, axis2=-1)
+    return np.array(finite, dtype=bool) & np.all(diagonal >= -_ROUNDING * abs(diagonal).max(-1, keepdims=True), axis=-1)
 
 
 def _curvature(information: AnyArray, missed: AnyArray) -> AnyArray:
@@ -207,7 +215,8 @@ def _learnt(missed: AnyArray, information: AnyArray, step: AnyArray, change: Any
 
 def _damped(information: AnyArray, gradient: AnyArray, damping: float) -> AnyArray:
     """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
-    scale = np.maximum(np.diag(information) + 1e-12 * np.trace(information), 1e-300)  # less than 0 by rounding
+    least = max(1e-12 * np.trace(information), 1e-300)
+    scale = np.maximum(np.diag(information) + least, least)  # less than 0 by rounding
     matrix = information + np.diag(damping * scale)
     root = np.sqrt(scale)
     return np.asarray(np.linalg.lstsq(matrix / np.outer(root, root), gradient / root, rcond=None)[0] / root)

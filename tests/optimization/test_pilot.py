@@ -194,6 +194,25 @@ def test_curvature_that_was_learnt_is_used_where_it_is_finite():
     np.testing.assert_array_equal(ascent_module._learnt(large, none, np.array([1.0, 0.0]), nearly), large)
 
 
+def test_no_climb_goes_on_from_where_only_rounding_is_left():
+    """Two of the elements of an information of heterodyne flow, at a speed whose phase has no digits after its point."""
+    broken = -np.outer([1e15, 3e17], [1e15, 3e17])
+    sound = np.array([[1e30, 1e14], [1e14, -1e14]])  # below 0 by rounding
+    gone = np.full((2, 2), np.nan)
+    at = ascent_module.Scoring(np.zeros(3), np.ones((3, 2)), np.stack([broken, sound, gone]))
+    assert ascent_module._usable(at).tolist() == [False, True, False]
+    assert np.isfinite(ascent_module._damped(sound, np.ones(2), 1e-2)).all()
+
+
+def test_ways_over_places_without_density_are_no_connection(problem):
+    space = problem.space
+    posterior = problem.posterior(problem.thinned(2000), np.full(2, 0.02))
+    nowhere = np.array([[0.0, 0.0, 60.0]])  # negative rates
+    assert not np.isfinite(score_many(nowhere, posterior).value).any()
+    moved = ascent_module._along_ridge(nowhere, np.ones(space.dim), posterior)
+    np.testing.assert_array_equal(moved, nowhere)
+
+
 class Parabola(CorrelationModel):
     """The data say what level - bend² is: a ridge that no straight way follows."""
 
