@@ -189,7 +189,8 @@ def _usable(at: Scoring) -> AnyArray:
     """
     finite = [all(np.isfinite(x).all() for x in one) for one in zip(*at, strict=True)]
     diagonal = np.diagonal(np.nan_to_num(at.information), axis1=-2, axis2=-1)
-    return np.array(finite, dtype=bool) & np.all(diagonal >= -_ROUNDING * abs(diagonal).max(-1, keepdims=True), axis=-1)
+    sound = np.all(diagonal >= -_ROUNDING * abs(diagonal).max(axis=-1, keepdims=True), axis=-1)
+    return np.asarray(np.array(finite, dtype=bool) & sound)
 
 
 def _curvature(information: AnyArray, missed: AnyArray) -> AnyArray:

@@ -45,7 +45,7 @@ from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, n
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.model_checks import model_checks, prior_distance, prior_shares
-from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, pilot_fit, refined
+from homodyne.optimization.pilot import DEAD, Pilot, PilotSettings, completed, pilot_fit, refined
 from homodyne.optimization.problem import Problem, build_problem
 from homodyne.optimization.samplers import Course, Draws
 from homodyne.optimization.xpcs import XpcsModel, fit_shards, require_shards
@@ -57,6 +57,7 @@ logger = logging.getLogger(__name__)
 
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
 _FINER = 0.1  # factor of the tolerance from one to the next
+_BETTER = 0.5  # log density by which a mode that was found late is the best, and the noise is taken there
 _AHEAD = 0.5  # of the limit, of the error before shards are sampled
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 _RANK = {Verdict.CERTIFIED: 3, Verdict.CORRECTED: 2, Verdict.REFUSED: 0}
@@ -180,6 +181,10 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
     report = noise_report(data, pilot, settings.speckle)
     tested = model_checks(pilot, report.noise)
     if widened:
+        pilot, report = calibrated(data, pilot, settings.speckle, report, search)
+    before, pilot = pilot.mode.log_density, completed(pilot, np.random.default_rng([settings.seed, 8]), search)
+    if widened and pilot.mode.log_density > before + _BETTER:
+        report = noise_report(data, pilot, settings.speckle)
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
     report = replace(report, checks=tested, prior={**prior_distance(pilot), "shares": prior_shares(pilot)})
     conflict = [report.prior["alarm"]] if report.prior.get("alarm") else []

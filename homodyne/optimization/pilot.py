@@ -139,8 +139,10 @@ class Pilot:
         Starts from which the fit climbed, and those of the first of them that were inside the support.
     notes : tuple of str
         What a user should know.
+    ends : (n, space.dim) array
+        Where the climbs on thinned data ended.
     unseen : float
-        Estimate of the share of the mass in modes that were not found.
+        Estimate of the share of the mass in modes that were not found, by `completed`.
     """
 
     problem: Problem
@@ -152,6 +154,7 @@ class Pilot:
     num_starts: int
     num_converged: int
     notes: tuple[str, ...]
+    ends: AnyArray
     unseen: float = 0.0
 
     @property
@@ -227,10 +230,12 @@ def pilot_fit(
         )
     sigma = noise_at(problem, thin, ends.z[0])
     thin = thin.with_sigma(sigma)
-    found, num_starts = _searched(thin, ends.z, starts, settings)
+    climbs, found, num_starts = _searched(thin, ends.z, starts, settings)
     modes = modes_from(thin, found.z[:_MOST_MODES], settings)
     space = _suited(problem.space, modes)
-    points = space.coordinates(problem.space.parameters_at(np.array([mode.z for mode in modes])))
+    points, last = (
+        space.coordinates(problem.space.parameters_at(z)) for z in (np.array([mode.z for mode in modes]), climbs.z)
+    )
     problem, thin = replace(problem, space=space), replace(thin, space=space)
     modes = modes_from(thin, points, settings)
     progress("pilot fit: starts", 1, 1)
@@ -251,33 +256,65 @@ def pilot_fit(
     notes = _misfit(problem, evaluate_many(modes[0].z[None], posterior), sigma)
     if sample_noise:
         posterior, modes = posterior.with_sigma(None), [_with_noise(mode, posterior) for mode in modes]
-    counts, unseen = (num_starts, len(ends.z)), found.unseen
     if settings.num_starts == 1:
-        notes, unseen = [*notes, _ONE_START], 0.0
-    return Pilot(problem, posterior, grid, coarse, tuple(modes), sigma, *counts, tuple(notes), unseen)
+        notes = [*notes, _ONE_START]
+    return Pilot(problem, posterior, grid, coarse, tuple(modes), sigma, num_starts, len(ends.z), tuple(notes), last)
 
 
-def _searched(thin: Posterior, ends: AnyArray, candidates: AnyArray, settings: PilotSettings) -> tuple[Basins, int]:
-    """Modes of thinned data, from ends of climbs with another noise, and the number of starts that they came from.
+def completed(pilot: Pilot, rng: np.random.Generator, settings: PilotSettings) -> Pilot:
+    """Pilot fit with the modes of its posterior as it is, and the share of the mass in those that were not found.
+
+    Climbs on thinned data go on to the ends that they have under all data and the calibrated noise, where modes weigh
+    otherwise. While modes that were not found may matter there, draws of the prior are further starts.
+    """
+    if settings.num_starts == 1:  # as the user has asked
+        return pilot
+    posterior = pilot.posterior if pilot.posterior.sigma is not None else pilot.posterior.with_sigma(pilot.sigma)
+    climbs = climb(posterior, pilot.ends, settings.max_iterations, _NEAR)
+    found = basins(climbs, posterior)
+    if found.unseen < UNSEEN:
+        return replace(pilot, unseen=found.unseen)
+    candidates = pilot.space.draw_supported(rng, settings.num_candidates)
+    candidates = candidates[np.argsort(-log_densities(candidates, posterior))]
+    climbs, found, more = _doubled(posterior, climbs, candidates, settings)
+    known = np.array([mode.z[: pilot.space.dim] for mode in pilot.modes])
+    modes = modes_from(posterior, np.concatenate([known, found.z[:_MOST_MODES]]), settings)
+    if pilot.posterior.sigma is None:
+        modes = [_with_noise(mode, posterior) for mode in modes]
+    num_starts = pilot.num_starts + more
+    return replace(pilot, modes=tuple(modes), ends=climbs.z, num_starts=num_starts, unseen=found.unseen)
+
+
+def _searched(
+    thin: Posterior, ends: AnyArray, candidates: AnyArray, settings: PilotSettings
+) -> tuple[Ends, Basins, int]:
+    """Ends and modes of thinned data, from ends of climbs with another noise, and the number of starts.
 
     Further starts are local maxima of scans along every coordinate from the best end, and more of the candidates, the
     best first, while modes that were not found may matter.
     """
     climbs = climb(thin, ends, settings.max_iterations, _NEAR)
     if settings.num_starts == 1:  # as the user has asked
-        return basins(climbs, thin), 1
+        return climbs, basins(climbs, thin), 1
     scanned = _scan(thin, climbs, candidates)
     climbs = climbs.joined(climb(thin, scanned, settings.max_iterations, _NEAR)) if len(scanned) else climbs
-    num_starts, used = len(ends) + len(scanned), settings.num_starts
-    found = basins(climbs, thin)
+    num_starts = len(ends) + len(scanned)
+    climbs, found, more = _doubled(thin, climbs, candidates[settings.num_starts :], settings)
+    return climbs, found, num_starts + more
+
+
+def _doubled(
+    posterior: Posterior, climbs: Ends, candidates: AnyArray, settings: PilotSettings
+) -> tuple[Ends, Basins, int]:
+    """Ends, modes and number of further starts, from more and more of the candidates while a mode may be missing."""
+    found, used = basins(climbs, posterior), 0
     for _ in range(_DOUBLINGS):
-        more = candidates[used : 2 * used]
+        more = candidates[used : 2 * used + settings.num_starts]
         if found.unseen < UNSEEN or not len(more):
             break
-        climbs = climbs.joined(climb(thin, more, settings.max_iterations, _NEAR))
-        num_starts, used = num_starts + len(more), 2 * used
-        found = basins(climbs, thin)
-    return found, num_starts
+        climbs = climbs.joined(climb(posterior, more, settings.max_iterations, _NEAR))
+        found, used = basins(climbs, posterior), used + len(more)
+    return climbs, found, used
 
 
 def _scan(thin: Posterior, climbs: Ends, candidates: AnyArray) -> AnyArray:

@@ -168,7 +168,7 @@ def _pilot(problem: Problem, z: AnyArray, measurement: Measurement) -> Pilot:
     grid = problem.grid({name: np.array([value]) for name, value in measurement.params.items()}, Accuracy(), signal)
     posterior = problem.posterior(problem.reduced(grid), sigma)
     mode = Mode(z, 0.0, np.eye(z.size), 0.0)
-    return Pilot(problem, posterior, grid, None, (mode,), sigma, 0, 0, ())
+    return Pilot(problem, posterior, grid, None, (mode,), sigma, 0, 0, (), z[None])
 
 
 def _sandwich(problem: Problem, z: AnyArray, measurement: Measurement) -> Sandwich:
