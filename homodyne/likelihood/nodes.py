@@ -28,6 +28,9 @@ LARGEST = 100.0
 Between frames g is 1 at most, but nodes may lie behind the last frame, where a rate that falls steeply is negative.
 """
 
+BEYOND, ROUNDING = 1e-3, 1e-12
+"""Share of the scatter by which a model may explain more than all of it, and rounding of a sum of w g²."""
+
 
 class Nodes(NamedTuple):
     """Maps reduced to nodes that they share; a JAX tree.
@@ -114,11 +117,17 @@ def moments_of(g: jax.Array, nodes: Nodes) -> Moments:
 
 
 def moments_from(sums: Any, center: Any, g: Any, gg: Any, yg: Any) -> Moments:
-    """Moments, of NumPy or JAX, from sums over the data, (n_maps, 5), and sums of w g, w g², w (y - center) g."""
+    """Moments, of NumPy or JAX, from sums over the data, (n_maps, 5), and sums of w g, w g², w (y - center) g.
+
+    NaN where no model has them, because it varies within cells: one that would leave less than nothing of the data.
+    """
     xp = namespace(sums, g)
     points, weight, first, second, log_weights = xp.moveaxis(xp.asarray(sums), -1, 0)
-    off = first / xp.where(weight > 0, weight, 1.0)
-    return Moments(points, weight, center + off, second - off * first, log_weights, g, gg, yg - off * g)
+    whole = xp.where(weight > 0, weight, 1.0)
+    off, spread = first / whole, gg - g * g / whole
+    scatter, along = second - off * first, yg - off * g
+    possible = along * along <= (1.0 + BEYOND) * scatter * (spread + ROUNDING * gg)
+    return Moments(points, weight, center + off, scatter, log_weights, xp.where(possible, g, xp.nan), gg, along)
 
 
 def pair_totals(count: int, centred: Array, weight: Array | None) -> Array:

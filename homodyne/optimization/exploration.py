@@ -1,7 +1,7 @@
 """Where the posterior is: coordinates in which it is round, and a density of few nodes that is nearly it there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ PRIOR_DRAWS, PRIOR_SHARE = 1000, 0.2  # from which a part is made, and that part
 WORTH = 1000  # nodes, from which few are made
 FIRST, ROUGH = 24, 0.1  # rounds at most before there are few nodes, and share of effective points that ends them
 FINAL = 2  # times as many points to which it is fitted on few nodes
+ABOVE, KEPT = 2.0, 4  # log density above the best mode, from which a point is remembered, and number of these
 ERROR = 2e-3  # of few nodes, relative to that of the log density, which is the signal times as large
 
 
@@ -45,6 +46,8 @@ class Exploration:
         The part of it that follows the shape of the posterior, for chains.
     approximation : Condensed or None
         The posterior on few nodes; None where the data have few, or where they cannot stand for all.
+    above : (k, d) array
+        The highest points that were seen above the best mode: of another one, or where the reduced data are wrong.
     """
 
     bend: Bend
@@ -53,6 +56,7 @@ class Exploration:
     proposal: Joined | None = None
     jumps: Jumps | None = None
     approximation: Condensed | None = None
+    above: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: Progress) -> Exploration:
@@ -61,14 +65,45 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     The proposal is fitted roughly, and then again: to many more points where there is a density of few nodes.
     Where the posterior cannot be followed, the coordinates are those of the best mode.
     """
-    posterior, mode = pilot.posterior, pilot.mode
+    seen = Seen(pilot, progress)
+    return replace(_explored(pilot, rng, num_points, seen), above=seen.highest)
+
+
+class Seen:
+    """Log density of points (n, d), which remembers those above the best mode."""
+
+    def __init__(self, pilot: Pilot, progress: Progress) -> None:
+        self.pilot, self.progress = pilot, progress
+        self.highest, self.values = np.zeros((0, pilot.posterior.dim)), np.zeros(0)
+
+    def exact(self, points: Array) -> Array:
+        """That of the posterior."""
+        pilot = self.pilot
+        values = log_densities(points, pilot.posterior, lambda done: self.progress("exploration", done, len(points)))
+        which = values > pilot.mode.log_density + ABOVE
+        highest, heights = np.concatenate([self.highest, points[which]]), np.concatenate([self.values, values[which]])
+        order = np.argsort(-heights)[:KEPT]
+        self.highest, self.values = highest[order], heights[order]
+        return values
+
+    def of(self, approximate: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        """That of an approximation, and of the posterior where that is above the best mode."""
+        top = float(approximate(self.pilot.mode.z[None])[0])
+
+        def values_at(points: Array) -> Array:
+            values = approximate(points)
+            if (which := values > top + ABOVE).any():
+                values = values.copy()
+                values[which] = self.exact(points[which]) + top - self.pilot.mode.log_density
+            return values
+
+        return values_at
+
+
+def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: Seen) -> Exploration:
+    posterior, mode, exact, rough = pilot.posterior, pilot.mode, seen.exact, pilot.rough
     plain = Exploration(Bend.none(posterior.dim), mode.z, mode.covariance)
-
-    def exact(points: Array) -> Array:
-        return log_densities(points, posterior, lambda done: progress("exploration", done, len(points)))
-
-    rough = pilot.rough
-    near = exact if rough is None else lambda points: log_densities(points, rough)
+    near = exact if rough is None else seen.of(lambda points: log_densities(points, rough))
     centres = [Normal.of(one.z, one.covariance) for one in pilot.modes]
     wide = _with_prior(around(centres[0], centres, near), pilot, rng)
     points = wide.draw(num_points, rng)
@@ -87,7 +122,7 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     cheap: Callable[[Array], Array] = exact
     count = num_points
     if few is not None:
-        cheap, count = _evaluated(few), FINAL * num_points
+        cheap, count = seen.of(_evaluated(few)), FINAL * num_points
         values = cheap(points)
     proposal = adapt(cheap, proposal, wide, points, values, count, rng)
     points = proposal.draw(count, rng)

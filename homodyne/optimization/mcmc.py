@@ -192,18 +192,18 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
     clock.mark("noise")
     names, reason = _names(pilot.posterior.nodes.num_points, settings)
     for round_number in range(1, _REDUCTIONS + 1):
-        last, error = round_number == _REDUCTIONS, np.inf
+        last, error, above = round_number == _REDUCTIONS, np.inf, np.zeros((0, pilot.posterior.dim))
         if "cmc" in names and not last:  # shards are costly and kept: their nodes are checked before they are sampled
             error, checks = _reduction_error(_around_mode(pilot, settings), pilot, settings, tell)
             clock.mark("direct sums")
         if "cmc" not in names or last or error <= _AHEAD * reduction.max_error:
-            best, trail, tried = _best_attempt(names, reason, data, pilot, report, settings, tell, clock)
+            best, trail, tried, above = _best_attempt(names, reason, data, pilot, report, settings, tell, clock, last)
             error, checks = _reduction_error(best.z, pilot, settings, tell)
             clock.mark("direct sums")
-            if error <= reduction.max_error or last or best.consensus is not None:
+            if (error <= reduction.max_error and not len(above)) or last or best.consensus is not None:
                 break
         accuracy = Accuracy(min(accuracy.order + 2, 24), _FINER * accuracy.tolerance)
-        pilot = refined(pilot, checks, replace(search, accuracy=accuracy), tell)
+        pilot = refined(pilot, checks, above, replace(search, accuracy=accuracy), tell)
         clock.mark("reduction")
     if error > reduction.max_error:
         reason = (
@@ -254,10 +254,12 @@ def _best_attempt(
     settings: Config,
     tell: Progress,
     clock: _Clock,
-) -> tuple[Attempt, list[str], list[Attempt]]:
+    last: bool,
+) -> tuple[Attempt, list[str], list[Attempt], Array]:
     """Try methods in turn until one is good enough; the best attempt, what happened, and all attempts.
 
-    `reason` says why the second method was chosen.
+    `reason` says why the second method was chosen. Unless it is the last time, methods are not tried further where
+    points above the best mode were seen; these are returned.
     """
     trail: list[str] = []
     tried: list[Attempt] = []
@@ -289,7 +291,9 @@ def _best_attempt(
         tried.append(attempt)
         if attempt.rank[0] >= _RANK[Verdict.CORRECTED]:
             break
-    return max(tried, key=lambda one: one.rank), trail, tried
+        if not last and course.cache_info().currsize and len(course().above):
+            return attempt, trail, tried, course().above
+    return max(tried, key=lambda one: one.rank), trail, tried, np.zeros((0, pilot.posterior.dim))
 
 
 def _around_mode(pilot: Pilot, settings: Config) -> Array:

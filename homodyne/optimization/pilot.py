@@ -333,11 +333,16 @@ def _scan(thin: Posterior, climbs: Ends, candidates: AnyArray) -> AnyArray:
     return np.asarray(points[which[order], place[order] + 1])
 
 
-def refined(pilot: Pilot, points: AnyArray, settings: PilotSettings, progress: Progress) -> Pilot:
-    """Reduce the data again, more finely and about draws (n, dim) of the posterior, and climb to its modes again."""
+def refined(pilot: Pilot, points: AnyArray, above: AnyArray, settings: PilotSettings, progress: Progress) -> Pilot:
+    """Reduce the data again, more finely, and climb to its modes again.
+
+    Cells are tried at the modes, at points (k, dim) that seemed to be above these, from which climbs start too, and at
+    draws (n, dim) of the posterior.
+    """
     problem, d = pilot.problem, pilot.space.dim
     some = np.resize(
-        np.concatenate([[m.z[:d] for m in pilot.modes[:_TRIED_MODES]], points[:, :d]]), (_TRIED_MODES + _FAR_DRAWS, d)
+        np.concatenate([[m.z[:d] for m in pilot.modes[:_TRIED_MODES]], above[:, :d], points[:, :d]]),
+        (_TRIED_MODES + _FAR_DRAWS, d),
     )
     progress("reduction", 0, 1)
     signal = signal_of(problem, pilot.posterior, pilot.mode.z, pilot.sigma)
@@ -346,7 +351,7 @@ def refined(pilot: Pilot, points: AnyArray, settings: PilotSettings, progress: P
     progress("reduction", 1, 1)
     if posterior.sigma is None:
         return replace(pilot, posterior=posterior, grid=grid)
-    further = modes_from(posterior, np.array([mode.z for mode in pilot.modes]), settings)
+    further = modes_from(posterior, np.concatenate([[mode.z for mode in pilot.modes], above]), settings)
     return replace(pilot, posterior=posterior, grid=grid, modes=tuple(further))
 
 

@@ -9,6 +9,7 @@ import pytest
 from pairs import SCALING, integrated, whole_maps
 
 from homodyne.likelihood.maps import Maps
+from homodyne.likelihood.nodes import moments_from
 from homodyne.likelihood.posterior import (
     SIGMA_PRIOR,
     Posterior,
@@ -128,6 +129,28 @@ def test_no_density_is_higher_than_the_highest():
     assert found.size > 500
     assert not np.isnan(found).any()
     assert found.max() < top
+
+
+def test_moments_that_no_model_has_are_none():
+    """Nodes whose weights are of both signs may say that a model explains more than all scatter of the data."""
+    rng = np.random.default_rng(0)
+    y, w = rng.normal(1.2, 0.1, 500), rng.uniform(0.5, 2.0, 500)
+    sums = np.array([[500, w.sum(), w @ (y - 1), w @ (y - 1) ** 2, np.log(w).sum()]])
+
+    def found(g, less=0.0):
+        return moments_from(sums, np.ones(1), *(np.array([x]) for x in (w @ g, w @ g**2 - less, (w * (y - 1)) @ g)))
+
+    for g in (rng.random(500), np.ones(500), np.full(500, 0.3), 1e-9 * rng.random(500), np.zeros(500), 3.0 * y - 2.0):
+        assert np.isfinite(found(g)).all()  # noise, no decay at all, exact data
+    whole = found(y)
+    assert np.isnan(found(y, 0.01 * whole.scatter[0]).g).all()  # explains a hundredth more than there is
+    spread = whole.gg[0] - whole.g[0] ** 2 / whole.weight[0]
+    assert np.isnan(found(y, 1.01 * spread).g).all()  # varies less than not at all
+    points = np.asarray(posterior_of()[2])[None]
+    posterior = posterior_of()[0]
+    wrong = replace(posterior, nodes=posterior.nodes._replace(weight_y=30.0 * posterior.nodes.weight_y))  # planted
+    assert np.isfinite(log_densities(points, posterior)).all()
+    assert log_densities(points, wrong) == score_many(points, wrong).value == -np.inf
 
 
 @pytest.mark.slow

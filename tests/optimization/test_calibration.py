@@ -1,6 +1,7 @@
 """The calibrated fit: where the sandwich is made, the mode is."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from homodyne.config.io import load_config
 from homodyne.likelihood.posterior import evaluate_many, log_densities
 from homodyne.optimization import calibration
 from homodyne.optimization.calibration import calibrated, noise_report
-from homodyne.optimization.exploration import explored
+from homodyne.optimization.exploration import Seen, explored
 from homodyne.optimization.pilot import PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
 from homodyne.physics.model import find_model
@@ -103,6 +104,25 @@ def test_a_density_that_rises_up_to_a_rate_of_zero_has_a_mode_too():
     proposal = explored(found, np.random.default_rng(0), 1000, silent).proposal
     points = proposal.draw(1000, np.random.default_rng(1))
     assert smoothed(log_densities(points, found.posterior) - proposal.log_density(points)).ess > 200
+
+
+def test_points_above_the_best_mode_are_remembered_and_never_believed_of_an_approximation():
+    """Planted: an approximation that is far too high five standard deviations away, to which proposals would go."""
+    pilot = case_of("Brownian", 23)[1]
+    mode, exact = pilot.mode, partial(log_densities, posterior=pilot.posterior)
+    points = mode.z + np.linspace(0.0, 8.0, 9)[:, None] * np.sqrt(np.diag(mode.covariance))
+
+    def wrong(points):
+        return exact(points) + 1e3 + np.where(points[:, 0] > mode.z[0] + 5 * np.sqrt(mode.covariance[0, 0]), 500.0, 0.0)
+
+    seen = Seen(pilot, silent)
+    np.testing.assert_allclose(seen.of(wrong)(points), exact(points) + 1e3, rtol=1e-9)
+    assert np.ptp(wrong(points) - exact(points)) > 400.0
+    assert not len(seen.highest)
+    lower = replace(pilot, modes=(replace(mode, log_density=mode.log_density - 10.0),))
+    above = explored(lower, np.random.default_rng(0), 500, silent).above
+    assert len(above) == 4
+    assert exact(above).min() > lower.mode.log_density + 2.0
 
 
 def test_a_density_falls_where_the_model_does_not_fit():
