@@ -338,6 +338,7 @@ FORMATS: Registry[Any] = Registry(
         "aps-u": f"{_READERS}.aps_u",
         "aps-8idi": f"{_READERS}.aps_8idi",
         "nxxpcs": f"{_READERS}.nxxpcs",
+        "pychx": f"{_READERS}.pychx",
         "npz": f"{_READERS}.npz",
         "npy": f"{_READERS}.npy",
     },

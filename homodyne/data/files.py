@@ -64,7 +64,7 @@ def load(
     Parameters
     ----------
     path : str or Path
-        APS-U NeXus, APS 8-ID-I, NXxpcs, NPZ or NPY file, or one of the package's own.
+        APS-U NeXus, APS 8-ID-I, NXxpcs, pyCHX, NPZ or NPY file, or one of the package's own.
     q : float, list, tuple (low, high), "low:high" or "all", optional
         Scattering vectors, 1/Å: of a number or a list the nearest in the file are taken if they differ by no more than
         1 %; a tuple of two is a range. May be left out when the file holds one q only. For files without q: that of

@@ -235,7 +235,7 @@ def test_angles(aps_u, phi, found):
         ({"age_origin": -0.06}, r"t\[0\] = .*expected t > 0"),
         ({"age_origin": np.inf}, "age_origin = inf"),
         ({"gap": -1.0}, "gap = -1.0"),
-        ({"format": "hdf"}, "unknown file format 'hdf'; expected one of aps-8idi, aps-u, homodyne, npy, npz, nxxpcs"),
+        ({"format": "hdf"}, "unknown file format 'hdf'; expected one of aps-8idi, .*, npy, npz, nxxpcs, pychx"),
         ({"format": "npz"}, "is HDF5, which is no container of format = 'npz'"),
         ({"format": "aps-8idi"}, r"aps-8idi: /exchange/C2T_all, /xpcs/dqlist \(missing\)"),
     ],

@@ -27,7 +27,7 @@ from homodyne.registries import FORMATS
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
-AVERAGES = ("/xpcs/multitau", "/exchange/norm-0-g2", "/entry/data/g2", "/entry/data_0/g2")
+AVERAGES = ("/xpcs/multitau", "/exchange/norm-0-g2", "/entry/data/g2", "/entry/data_0/g2", "/g2")
 """Where files hold g2 without two-time maps."""
 
 _OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
@@ -134,4 +134,9 @@ def _container(path: Path) -> str:
         return "NPZ"
     if head[:6] == b"\x93NUMPY":
         return "NPY"
+    if head[:1] == b"\x80":
+        raise DataError(
+            f"{path} is a pickle, as Xana and Python write; opening one runs whatever program it holds, so none is "
+            "opened here. If you trust it, load it in Python, and hand its arrays to homodyne.from_cube."
+        )
     raise DataError(f"{path} is no HDF5, NPZ or NPY file (it starts with {head!r}); expected one of them.")

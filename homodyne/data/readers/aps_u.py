@@ -57,7 +57,7 @@ def catalog(file: h5py.File, units: Units) -> Catalog:
 def _unused(file: h5py.File) -> list[str]:
     """What the file says beside the maps."""
     begin, lines = hdf5.optional_scalar(file, f"{CONFIG}/begin_frame"), []
-    if begin is not None and begin > 1:
+    if begin is not None and begin not in (0, 1):
         lines = [
             f"begin_frame = {begin:g}: the maps begin at that frame of the record, and ages with them (age_origin)"
         ]

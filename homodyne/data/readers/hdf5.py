@@ -254,8 +254,8 @@ def texts(file: h5py.File, path: str, most: int = _MOST_TEXTS) -> list[str]:
         return [text(found[place], where) for place in np.ndindex(found.shape)]
 
 
-def other_masks(file: h5py.File, used: str) -> tuple[str, ...]:
-    """What to say of masks of a file, datasets with "mask" in their names, beside the one that is used."""
+def other_masks(file: h5py.File, *used: str) -> tuple[str, ...]:
+    """What to say of masks of a file, datasets with "mask" in their names, beside those that are used."""
     found, groups, seen, num_names = [], ["/"], set(), 0
     with reading(f"{file.filename}: names of masks"):
         while groups and num_names < _MOST_TEXTS:
@@ -267,7 +267,7 @@ def other_masks(file: h5py.File, used: str) -> tuple[str, ...]:
                 kind, path = here.get(name, getclass=True) if inside else None, f"{here.name.rstrip('/')}/{name}"
                 if kind is h5py.Group:
                     groups.append(path)
-                elif kind is h5py.Dataset and "mask" in name.lower() and path != used:
+                elif kind is h5py.Dataset and "mask" in name.lower() and path not in used:
                     found.append(path)
             seen.add(place)
     return (f"masks {', '.join(sorted(found))}",) if found else ()
@@ -284,6 +284,18 @@ def stated_unit(file: h5py.File, path: str) -> str | None:
             f"{file.filename}: {path} is in {' and in '.join(map(repr, sorted(stated)))}; expected one unit."
         )
     return next(iter(stated), None)
+
+
+def attribute(file: h5py.File, path: str, name: str, most: int) -> FloatArray | None:
+    """Read the numbers of an attribute of a dataset, at most so many, or None when it has no such attribute."""
+    found, where = dataset(file, path), f"{file.filename}: {path} (attribute {name})"
+    with reading(where):
+        if name not in found.attrs:
+            return None
+        stored = found.attrs.get_id(name)
+        if stored.dtype.kind not in "fiu" or np.prod(stored.shape, dtype=object) > most:
+            raise DataError(f"{where} has shape {stored.shape} and dtype {stored.dtype}; expected {most} numbers.")
+        return checks.real_vector(where, np.atleast_1d(found.attrs[name]))
 
 
 def factor(file: h5py.File, path: str, quantity: str, units: Units) -> float:
@@ -340,6 +352,31 @@ class SquareMaps:
         """Maps as they lie in the file, if all do."""
         found = [one for k in index if (one := self.in_file(int(k))) is not None]
         return tuple(found) if len(found) == index.size else None
+
+
+class Cube(SquareMaps):
+    """Maps in one dataset, along its first axis or its last."""
+
+    def __init__(self, file: h5py.File, path: str, q_axis: int) -> None:
+        shape, dtype = shape_and_dtype(file, path)
+        square = tuple(length for axis, length in enumerate(shape) if axis != q_axis)
+        if dtype.kind != "f" or len(shape) != 3 or square[0] != square[1] or not 0 < shape[q_axis] <= MOST_NUMBERS:
+            raise DataError(
+                f"{file.filename}: {path} has shape {shape} and dtype {dtype}; "
+                f"expected floating-point maps {'(n_q, n, n)' if q_axis == 0 else '(n, n, n_q)'}."
+            )
+        self._found, self._where, self._first = dataset(file, path), f"{file.filename}: {path}", q_axis == 0
+        self.num_maps, self.num_frames = shape[q_axis], square[0]
+
+    def block(self, index: int, rows: slice, columns: slice, out: MapArray) -> None:
+        """Read a part of one map."""
+        selection: Any = (index, rows, columns) if self._first else (rows, columns, index)
+        read_block(self._found, selection, out, self._where)
+
+    def in_file(self, index: int) -> MapArray | None:
+        """One map as it lies in the file, if it does."""
+        cube = mapped(self._found, self._where) if self._first else None
+        return None if cube is None else cube[index]
 
 
 def mapped(found: h5py.Dataset, where: str) -> MapArray | None:

@@ -1,4 +1,4 @@
-"""A single .npy array: maps (n_maps, n, n) or one map (n, n), with q, phi and dt given by the caller."""
+"""A single .npy array: maps (n_maps, n, n) or (n, n, n_maps), or one map (n, n); the caller gives q, phi and dt."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,10 +32,12 @@ def catalog(source: tuple[Path, NDArray[Any]], units: Units) -> Catalog:
     """List the maps of an array."""
     path, array = source
     cube = array[None] if array.ndim == 2 else array
+    if cube.ndim == 3 and cube.shape[0] == cube.shape[1] != cube.shape[2]:
+        cube = np.moveaxis(cube, -1, 0)
     if cube.dtype.kind != "f" or cube.ndim != 3 or cube.shape[1] != cube.shape[2] or cube.shape[0] == 0:
         raise DataError(
             f"{path} has shape {array.shape} and dtype {array.dtype}; "
-            "expected floating-point maps (n_maps, n, n), or one map (n, n)."
+            "expected floating-point maps (n_maps, n, n) or (n, n, n_maps), or one map (n, n)."
         )
 
     def read_map(index: int, frames: slice, out: MapArray) -> None:

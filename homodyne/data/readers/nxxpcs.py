@@ -1,7 +1,5 @@
 """NXxpcs results, the contributed NeXus application definition."""
 
-from typing import Any
-
 import h5py
 import numpy as np
 from numpy.typing import NDArray
@@ -136,33 +134,10 @@ def _attributes(file: h5py.File, where: str) -> tuple[str, int, bool]:
     return mode, baseline, choice("time_origin_location", ("upper_left", "lower_left")) == "lower_left"
 
 
-class _Cube(hdf5.SquareMaps):
-    """Maps in one dataset, along its first axis or its last."""
-
-    def __init__(self, file: h5py.File, path: str, q_axis: int) -> None:
-        shape, dtype = hdf5.shape_and_dtype(file, path)
-        square = tuple(length for axis, length in enumerate(shape) if axis != q_axis)
-        if dtype.kind != "f" or len(shape) != 3 or square[0] != square[1]:
-            raise DataError(
-                f"{file.filename}: {path} has shape {shape} and dtype {dtype}; "
-                f"expected floating-point maps {'(n_q, n, n)' if q_axis == 0 else '(n, n, n_q)'}."
-            )
-        self._found, self._where, self._first = hdf5.dataset(file, path), f"{file.filename}: {path}", q_axis == 0
-        self.num_maps, self.num_frames = shape[q_axis], square[0]
-
-    def block(self, index: int, rows: slice, columns: slice, out: MapArray) -> None:
-        selection: Any = (index, rows, columns) if self._first else (rows, columns, index)
-        hdf5.read_block(self._found, selection, out, self._where)
-
-    def in_file(self, index: int) -> MapArray | None:
-        cube = hdf5.mapped(self._found, self._where) if self._first else None
-        return None if cube is None else cube[index]
-
-
 def _stored(file: h5py.File, where: str, mode: str) -> tuple[hdf5.SquareMaps, tuple[str, ...]]:
     """Maps of a storage_mode, and their names; `where` is a cube of them, or lists names, absolute or next to it."""
     if mode in _CUBES:
-        cube = _Cube(file, where, _CUBES[mode])
+        cube = hdf5.Cube(file, where, _CUBES[mode])
         return cube, tuple(str(k + 1) for k in range(cube.num_maps))
     names = hdf5.texts(file, where)
     if not names:
