@@ -31,6 +31,7 @@ def fit(
     mode: options.Mode = None,
     q: options.Q = None,
     each_q: options.EachQ = False,
+    spread: options.Spread = None,
     known: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=V1,V2,...", help="What is known of each of several files, such as a temperature."),
@@ -53,6 +54,7 @@ def fit(
 
     Several files, or every wave vector of one (--each-q), are fitted one by one into folders of their own, with one
     table (CSV and LaTeX) and one figure; what fails is noted there, and --resume goes on with what is missing.
+    --spread fits several at a time.
 
     Ends with 0 when the posterior is certified or corrected, with 3 when it is refused.
 
@@ -65,7 +67,7 @@ def fit(
     sources, changes = _split(arguments)
     base, files = (sources[0], sources[1:]) if sources[0].suffix.lower() in (".yaml", ".yml") else (None, sources)
     selected = options.changes_of(q=q, phi=phi, frames=frames, dt=dt, units=options.units_of(unit), gap=gap)
-    how = options.changes_of(mode=mode, method=method, resume=resume, seed=seed)
+    how = options.changes_of(mode=mode, method=method, resume=resume, seed=seed, spread=spread)
     written = options.changes_of(output=output, no_figures=no_figures, no_report=no_report, overwrite=overwrite)
     chosen: list[str | tuple[str, Any]] = [*changes, *selected, *how, *written]
     if len(files) > 1 or each_q or known:
@@ -80,6 +82,8 @@ def fit(
             lines = many.fit_many(tasks, folder, resume=resume, overwrite=several.output.overwrite)
             show([many.record_of(line) for line in lines])
         raise typer.Exit(max(line.exit_code for line in lines))
+    if spread is not None:
+        raise InputError(f"--spread {spread}: there is one measurement; give several files, or --each-q")
     config = load_config(base, [*([("experimental_data.file_path", str(files[0]))] if files else []), *chosen])
     place = store.choose_place(config, resume=resume)
     if resume:

@@ -2,8 +2,9 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from homodyne.cli import options, store
 from homodyne.cli.interruption import telling_what_remains
 from homodyne.cli.output import RESULT, as_record
+from homodyne.cli.spread import fit_elsewhere
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
 from homodyne.files import FIGURE, FITS, LATEX_TABLE, make_folder, require_writable, write_atomically
@@ -104,9 +106,10 @@ def _wavevectors(config: "Config", file: Path) -> list[float | None]:
 def fit_many(
     tasks: Sequence[Measurement], folder: Path, *, resume: bool, overwrite: bool, before: "Sequence[Line]" = ()
 ) -> "list[Line]":
-    """Fit one measurement after the other, write table and figure, and return the lines of the table.
+    """Fit every measurement, write table and figure, and return the lines of the table.
 
-    What has failed is noted in the table, and the next one is fitted. The table is complete after every fit.
+    One is fitted after the other, or several at a time where `optimization.cmc.backend.spread` names a backend; the
+    table is the same. What has failed is noted in it, and the next one is fitted. It is written after every fit.
 
     Parameters
     ----------
@@ -127,8 +130,6 @@ def fit_many(
         Results are there, and neither `resume` nor `overwrite` says what to do with them; or table or figure cannot be
         written.
     """
-    from homodyne.result.table import Line
-
     there = [one for one in tasks if (Path(one.config.output.directory) / RESULT).exists()]
     if there and not (resume or overwrite):
         raise InputError(
@@ -138,24 +139,36 @@ def fit_many(
     make_folder(folder)
     for name, kind in ((TABLE, FITS), (LATEX, LATEX_TABLE), (PICTURE, FIGURE)):
         require_writable(folder / name, kind)
+    done: dict[int, Line] = {}
     lines = list(before)
 
-    def remains() -> str:
-        done = len(lines) - len(before)
-        return f"{done} of {len(tasks)} fits are in {folder}: start the same command again with --resume"
+    def note(number: int, line: "Line") -> None:
+        done[number] = line
+        lines[len(before) :] = [done[k] for k in sorted(done)]
+        _write_tables(folder, lines)
 
+    def over(number: int, said: str, failure: str, exit_code: int) -> None:
+        task = tasks[number]
+        say(f"[{len(done) + 1}/{len(tasks)}] {task.label}\n{said}", end="")
+        line = _failure(task, failure, exit_code) if failure else _line(task, _written)
+        assert line is not None
+        note(number, line)
+
+    def remains() -> str:
+        return f"{len(done)} of {len(tasks)} fits are in {folder}: start the same command again with --resume"
+
+    spread = tasks[0].config.optimization.cmc.backend.spread if tasks else None
     with telling_what_remains(remains):
-        for number, task in enumerate(tasks, 1):
-            say(f"[{number}/{len(tasks)}] {task.label}")
-            try:
-                result = _kept(task) if resume else None
-                result = _fitted(task, resume=resume) if result is None else result
-            except HomodyneError as error:
-                say(f"error: {error}", error=True)
-                lines.append(Line(task.label, None, str(error), error.exit_code, task.values))
-            else:
-                lines.append(Line(task.label, result, "", result.verdict.exit_code, task.values))
-            _write_tables(folder, lines)
+        for number, task in enumerate(tasks):
+            if spread is None:
+                say(f"[{number + 1}/{len(tasks)}] {task.label}")
+            line = _line(task, _kept) if resume else None
+            if line is None and spread is None:
+                line = _line(task, partial(fitted, resume=resume))
+            if line is not None:
+                note(number, line)
+        if waiting := [k for k in range(len(tasks)) if k not in done]:
+            fit_elsewhere(tasks, waiting, folder, over, resume=resume)
         _draw(folder, lines)
     failed = sum(line.result is None for line in lines)
     refused = sum(line.result is not None and not line.result.verdict.usable for line in lines)
@@ -163,16 +176,39 @@ def fit_many(
     return lines
 
 
+def _line(task: Measurement, work: "Callable[[Measurement], MCMCResult | None]") -> "Line | None":
+    """Line of what the work on a measurement gives, or of why it has failed; None where it gives nothing."""
+    from homodyne.result.table import Line
+
+    try:
+        result = work(task)
+    except HomodyneError as error:
+        return _failure(task, str(error), error.exit_code)
+    return None if result is None else Line(task.label, result, "", result.verdict.exit_code, task.values)
+
+
+def _written(task: Measurement) -> "MCMCResult":
+    from homodyne.result.record import load_result
+
+    return load_result(Path(task.config.output.directory) / RESULT)
+
+
+def _failure(task: Measurement, reason: str, exit_code: int) -> "Line":
+    from homodyne.result.table import Line
+
+    say(f"error: {reason}", error=True)
+    return Line(task.label, None, reason, exit_code, task.values)
+
+
 def _kept(task: Measurement) -> "MCMCResult | None":
     """The result of a measurement that is there, made with the same settings."""
     from homodyne.config.io import resolve, to_mapping
     from homodyne.optimization.stored import decisive_changes
-    from homodyne.result.record import load_result
 
     file = Path(task.config.output.directory) / RESULT
     if not file.exists():
         return None
-    result = load_result(file)
+    result = _written(task)
     if changed := decisive_changes(result.config, to_mapping(resolve(task.config)), _ELSEWHERE):
         raise InputError(
             f"{file} was made with other settings ({', '.join(changed)}); replace it (--overwrite), or choose another "
@@ -182,7 +218,8 @@ def _kept(task: Measurement) -> "MCMCResult | None":
     return result
 
 
-def _fitted(task: Measurement, *, resume: bool) -> "MCMCResult":
+def fitted(task: Measurement, *, resume: bool) -> "MCMCResult":
+    """Fit a measurement, and write its folder."""
     from homodyne.cli.fit import fit_and_write
 
     place = store.choose_place(task.config, resume=resume)

@@ -24,6 +24,10 @@ DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; 
 Mode = Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")]
 Gap = Annotated[float | None, typer.Option(help="Distance of the plates in Å (2e6 = 200 µm).")]
 EachQ = Annotated[bool, typer.Option("--each-q", help="Fit every wave vector for itself.")]
+Spread = Annotated[
+    str | None,
+    typer.Option(metavar="BACKEND", help="Fit several measurements at a time: multiprocessing, ray, slurm, ..."),
+]
 NoFigures = Annotated[bool, typer.Option("--no-figures", help="Draw nothing.")]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and everything else to stderr.")]
@@ -43,6 +47,7 @@ _KEYS = {
     "method": "optimization.method",
     "combination": "optimization.cmc.combination.method",
     "resume": "optimization.cmc.backend.resume_from_checkpoint",
+    "spread": "optimization.cmc.backend.spread",
     "points": "certificate.num_points",
     "output": "output.directory",
     "overwrite": "output.overwrite",

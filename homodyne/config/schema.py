@@ -440,6 +440,11 @@ class BackendConfig(Section):
     resume_from_checkpoint: bool = Field(
         True, description="go on with the finished shards that are there; false refuses a folder that holds some"
     )
+    spread: Annotated[str, AfterValidator(Named(BACKENDS))] | None = Field(
+        None,
+        description="what runs the fits of several measurements, by its name, with the workers, attempts and jobs that "
+        "are given here for shards; by default they run one after the other",
+    )
     jobs: JobsConfig = JobsConfig()
 
 

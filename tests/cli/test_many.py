@@ -72,15 +72,45 @@ def test_what_fails_is_noted_and_the_others_are_fitted(homodyne, night):
 
 
 @pytest.mark.slow
+def test_fits_are_spread_over_backends_with_the_same_table(homodyne, night):
+    how = ["--mode", "static", "--known", "T (K)=290,300,310", *QUICK]
+    assert homodyne("fit", *night, "--output", "here", *how).code == 2
+    settings = ["optimization.cmc.backend.num_workers=2", "optimization.cmc.backend.spread=multiprocessing"]
+    outcome = homodyne("fit", *night, "--output", "there", *how, *settings)
+    assert outcome.code == 2, outcome
+    assert "b.h5 is no HDF5, NPZ or NPY file" in outcome.err
+    assert "wrote there/a" in outcome.out.replace(str(Path.cwd()) + "/", "")
+    assert Path("there/table.csv").read_bytes() == Path("here/table.csv").read_bytes()
+    assert Path("there/table.tex").read_bytes() == Path("here/table.tex").read_bytes()
+    before = Path("there/a/result.nc").stat().st_mtime_ns
+    Path("there/c/result.nc").unlink()
+    Path("b.h5").unlink()
+    measured(Path("b.h5"), 3)
+    outcome = homodyne("fit", *night, "--output", "there", *how, "--spread", "dask", "--resume", "--overwrite")
+    assert outcome.code == 0, outcome
+    assert "kept there/a" in outcome.out
+    assert Path("there/a/result.nc").stat().st_mtime_ns == before
+    assert [row["failure"] for row in rows("there/table.csv")] == ["", "", ""]
+    assert rows("there/table.csv")[2] == rows("here/table.csv")[2]
+
+
+def test_one_measurement_is_not_spread_and_devices_take_no_fits(homodyne, night):
+    outcome = homodyne("fit", "a.h5", "--mode", "static", "--spread", "multiprocessing", "--output", "out")
+    assert (outcome.code, "there is one measurement; give several files, or --each-q" in outcome.err) == (2, True)
+    outcome = homodyne("fit", *night, "--mode", "static", "--spread", "pjit", "--output", "out")
+    assert (outcome.code, "pjit runs shards on the devices" in outcome.err) == (2, True)
+
+
+@pytest.mark.slow
 def test_an_interruption_says_how_to_go_on(homodyne, night, monkeypatch):
-    fitted = many._fitted
+    fitted = many.fitted
 
     def interrupted(task, *, resume):
         if task.label == "c":
             raise Interrupted
         return fitted(task, resume=resume)
 
-    monkeypatch.setattr(many, "_fitted", interrupted)
+    monkeypatch.setattr(many, "fitted", interrupted)
     outcome = homodyne("fit", *night, "--mode", "static", "--output", "out", *QUICK)
     assert outcome.code == 130
     assert "2 of 3 fits are in out: start the same command again with --resume" in outcome.err

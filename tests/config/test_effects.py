@@ -348,6 +348,7 @@ def test_choice_of_start(key):
 
 def test_every_key_is_tested():
     elsewhere = {"output.directory", "output.figures", "output.overwrite", "output.report"}  # tests/cli
+    elsewhere |= {f"{CMC}backend.spread"}
     tested = {f"experimental_data.{key}" for key in (*DATA, "dt")} | set(MODEL) | set(FIT) | set(DRAWS)
     tested |= {"reduction.backend", "reduction.store", "optimization.mcmc.max_gradients"}
     tested |= {f"{CMC}backend.jobs.{key}" for key in JOBS}

@@ -399,7 +399,7 @@ def test_the_job_of_a_fit_is_shown_and_nothing_is_done(file, tmp_path, monkeypat
     said = capsys.readouterr().out
     assert "#PBS -J 0-6\n" in said
     assert "#PBS -A xpcs\n" in said
-    assert f"{tmp_path}/homodyne_result.store" in said
+    assert f'worker {tmp_path}/homodyne_result.store "$shard" --round' in said
     assert homodyne(fit) == 2
     assert "backend.name=slurm or pbs" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

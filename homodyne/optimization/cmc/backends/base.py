@@ -297,6 +297,8 @@ class Agenda:
         lone = len(self._open) == 1 and not self._seconds and not self._waiting
         running = {shard_id: self._taken[shard_id] for shard_id in self._open} if lone else self._begun
         limit, now, found = self._options.straggler, self._clock(), []
+        if limit == math.inf:
+            return []
         earliest = limit if lone else min(limit, EARLY)
         for task, since in running.values():
             seconds, shard_id = now - since, task.shard_id
