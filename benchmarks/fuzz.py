@@ -63,6 +63,7 @@ def samples(folder: Path) -> list[Sample]:
     np.savez_compressed(folder / "packed.npz", **plain)
     _write_nxxpcs(folder / "nx.h5", maps)
     _write_8idi(folder / "8idi.h5", maps)
+    _write_pychx(folder / "chx.h5", maps)
     (folder / "run.yaml").write_text(template("static"))
     example_result(num_frames=30, shape=(2, 20)).result.save(folder / "result.nc")
     arrays = {"samples": rng.standard_normal((2, 9)), "count": np.array(3)}
@@ -83,7 +84,7 @@ def samples(folder: Path) -> list[Sample]:
     def npy(path: Path) -> Any:
         return measured(path, q=0.01, phi=[0.0, 90.0], dt=0.1)
 
-    foreign = [(name, measured) for name in ("aps_u.h5", "8idi.h5", "nx.h5", "plain.npz", "packed.npz")]
+    foreign = [(name, measured) for name in ("aps_u.h5", "8idi.h5", "nx.h5", "chx.h5", "plain.npz", "packed.npz")]
     foreign += [("maps.npy", npy), ("run.yaml", load_config)]
     own = [
         ("own.h5", measured), ("own.npz", measured), ("result.nc", result), ("sealed.npz", store_files.unseal),
@@ -118,6 +119,14 @@ def _write_8idi(path: Path, maps: np.ndarray) -> None:
         file["/xpcs/avg_frames"], file["/xpcs/stride_frames"] = np.array([[1]]), np.array([[1]])
         file["/xpcs/dqmap"] = np.repeat(np.arange(3), 7).reshape(3, 7).astype(np.uint32)
         file["/xpcs/mask"] = np.ones((3, 7), np.uint8)
+
+
+def _write_pychx(path: Path, maps: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file["g12b"], file["tausb"], file["q_saxs"] = np.moveaxis(maps, 0, 2), 0.1 * np.arange(5), np.ones(3)
+        file["roi_mask"], file["bad_frame_list"] = np.repeat(np.arange(3), 7).reshape(3, 7), [0, 5]
+        file.create_dataset("qval_dict", (1,), "i").attrs.update({"0": [0.01, 0.0], "1": [0.01, 90.0]})
+        file.create_dataset("md", (1,), "i").attrs["beg"] = 2
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:

@@ -1,5 +1,7 @@
 """README and docs: Python and bash blocks run, files are written, links lead somewhere, the keys are the schema's."""
 
+import ast
+import json
 import os
 import re
 import shlex
@@ -16,11 +18,13 @@ from homodyne.config.io import load_config, resolve
 from homodyne.config.physics import model_of
 from homodyne.config.schema import ParameterConfig, ScalingConfig, Section, keys_of
 from homodyne.physics.model import MODELS
+from tools.notebooks import EXAMPLES, NAMES, notebook
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = {"_build", "generated"}
 FOUND = sorted(page.relative_to(ROOT) for page in (ROOT / "docs").rglob("*.md"))
 PAGES = [*sorted(ROOT.glob("*.md")), *(ROOT / page for page in FOUND if not BUILT & {*page.parts})]
+NOTEBOOKS = [EXAMPLES / f"{name}.ipynb" for name in NAMES]
 BLOCK = re.compile(
     r"(?:<!-- (?:exit (?P<code>\d+)|file (?P<file>\S+)) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -38,8 +42,41 @@ def commands_of(block: str) -> list[list[str]]:
     return [] if shell or any(line[0] != "homodyne" for line in calls) else [line[1:] for line in calls]
 
 
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_say_what_their_pages_say(file):
+    page = file.with_suffix(".md").read_text(encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == notebook(page), "run tools/notebooks.py"
+    assert f"({file.name})" in page
+
+
+def shown(cell: str, names: dict[str, object]) -> object:
+    """Run a cell as notebooks do, and return what they show of the value of its last line."""
+    *lines, last = ast.parse(cell).body
+    if not isinstance(last, ast.Expr):
+        exec(cell, names)
+        return None
+    exec(compile(ast.Module(lines, []), "<cell>", "exec"), names)
+    value = eval(compile(ast.Expression(last.value), "<cell>", "eval"), names)
+    return value._repr_png_() if hasattr(value, "_repr_png_") else repr(value)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.relative_to(ROOT)}")
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_notebooks_run_and_show_their_figures(file):
+    names: dict[str, object] = {"__name__": "__main__"}
+    cells = ["".join(cell["source"]) for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]
+             if cell["cell_type"] == "code"]  # fmt: skip
+    seen = [shown(cell, names) for cell in cells]
+    assert len(seen) > 1
+    assert seen[-1].startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.with_suffix(".ipynb") not in NOTEBOOKS],
+    ids=lambda page: f"{page.relative_to(ROOT)}",
+)
 def test_blocks_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # as for a script that lies there

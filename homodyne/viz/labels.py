@@ -4,6 +4,7 @@ Every figure starts with :func:`new_figure` and ends with :func:`add_caption`, w
 which uncertainty is drawn.
 """
 
+import io
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -35,13 +36,22 @@ _PLAIN = {r"\alpha": "α", r"\beta": "β", r"\dot\gamma": "γ̇", r"\mu": "μ", 
           r"\Gamma": "Γ", r"\mathrm": "", "$": "", "{": "", "}": ""}  # fmt: skip
 
 
+class _Shown(Figure):
+    """A figure that notebooks show; they know those of pyplot only."""
+
+    def _repr_png_(self) -> bytes:
+        content = io.BytesIO()
+        self.savefig(content, format="png")
+        return content.getvalue()
+
+
 def new_figure(width: float, height: float, *, gap: float = 0.02, square: bool = False) -> Figure:
     """Empty figure (inches) on an Agg canvas, apart from pyplot.
 
     ``gap`` is the distance of panels in units of their size; ``square`` panels stand close together.
     """
     layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=gap, hspace=gap, compress=square)
-    figure = Figure(figsize=(width, height), layout=layout, dpi=150)
+    figure = _Shown(figsize=(width, height), layout=layout, dpi=150)
     FigureCanvasAgg(figure)
     return figure
 
