@@ -77,10 +77,8 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
     require_shards(config, maps)
     shards, _ = count_shards(maps.num_pairs, most_shards(config, maps), cmc, hardware)
     count = min(shards, backend.jobs.max_array_size)
-    folder, modules = (
-        Path(cmc.backend.checkpoint_dir).resolve(),
-        modules_of((config.analysis_mode, cmc.sharding.strategy)),
-    )
+    folder = Path(cmc.backend.checkpoint_dir).resolve()
+    modules = modules_of((config.analysis_mode, cmc.sharding.strategy))
     return job_script(backend.dialect, backend.jobs, folder, SAMPLING, 0, count, modules)
 
 

@@ -1,5 +1,6 @@
 """Executors as backends: a lost worker costs its shard one attempt and nobody else anything."""
 
+import math
 import os
 import signal
 import socket
@@ -279,6 +280,17 @@ def test_what_is_slow_is_said_long_before_it_is_run_a_second_time(caplog):
     assert agenda.stragglers() == [last]
     assert agenda.stragglers() == []
     assert len(caplog.messages) == 1
+
+
+def test_tasks_that_may_take_any_time_are_no_stragglers(caplog):
+    now = [0.0]
+    agenda = Agenda([task(0), task(1)], lambda *_: None, None, options(straggler=math.inf), lambda: now[0])
+    first, last = agenda.take(), agenda.take()
+    agenda.note_begun(first), agenda.note_begun(last)
+    now[0] = 5.0
+    agenda.finish(first, "result")
+    now[0] = 1e6
+    assert (agenda.stragglers(), caplog.messages) == ([], [])
 
 
 @pytest.mark.parametrize("come", [None, "result", Failed("lost")])
