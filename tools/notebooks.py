@@ -10,7 +10,7 @@ NAMES = "brownian-spheres", "logistic-regression"
 
 def notebook(page: str) -> str:
     """Text of the notebook of a page: what it says, and its Python, which shows figures where the page keeps them."""
-    cells = []
+    cells: list[dict[str, object]] = []
     for place, text in enumerate(re.split(r"^```(?:python)?$", page, flags=re.MULTILINE)):
         kind = "code" if place % 2 else "markdown"
         if kind == "code":
@@ -19,7 +19,7 @@ def notebook(page: str) -> str:
             kept = [part for part in text.strip().split("\n\n") if not re.search(r"^!\[|\.ipynb\)", part)]
             source = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", "\n\n".join(kept))  # links lead nowhere from there
         if source:
-            more = {"execution_count": None, "outputs": []} if kind == "code" else {}
+            more: dict[str, object] = {"execution_count": None, "outputs": []} if kind == "code" else {}
             lines = source.splitlines(keepends=True)
             cells.append({"cell_type": kind, "id": f"cell-{len(cells)}", "metadata": {}, **more, "source": lines})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -40,7 +40,6 @@ def fit_elsewhere(
     from homodyne.device.config import detect_hardware
     from homodyne.optimization.cmc.backends.arrays import ArrayBackend
     from homodyne.optimization.cmc.backends.base import BackendOptions
-    from homodyne.optimization.cmc.backends.executor import ExecutorBackend
     from homodyne.optimization.cmc.backends.selection import select_backend
     from homodyne.optimization.cmc.models.model import Model
     from homodyne.optimization.cmc.store.files import digest
@@ -53,12 +52,11 @@ def fit_elsewhere(
     options = BackendOptions(
         num_workers=given.num_workers, max_attempts=given.max_attempts, early_stop=0, straggler=math.inf,
         run=f"{__name__}:run_fit", jobs=given.jobs.model_copy(update={"evaluate_in_jobs": True}),
+        own_process=True,  # in workers of Dask, xarray asks the cluster for its locks
     )  # fmt: skip
     backend = select_backend(detect_hardware(), given.spread, options=options, importing=False)
     if backend.get_backend_name() == "pjit":
         raise InputError("spread: pjit runs shards on the devices of this process, and no fits; use multiprocessing")
-    if isinstance(backend, ExecutorBackend):
-        backend.beside = True  # in workers of Dask, xarray asks the cluster for its locks
     jobs = isinstance(backend, ArrayBackend)
     sent = [
         {

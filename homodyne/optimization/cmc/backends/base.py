@@ -68,6 +68,8 @@ class BackendOptions:
         What to do with a task, as "module:function" or a function that can be pickled.
     jobs : JobsConfig, optional
         What jobs of a scheduler are given.
+    own_process : bool
+        Whether workers of executors run tasks in processes beside them; they do where there is a time limit.
     """
 
     num_workers: int | None = None
@@ -78,6 +80,7 @@ class BackendOptions:
     straggler: float = 300.0
     run: Run = RUN_SHARD
     jobs: JobsConfig | None = None
+    own_process: bool = False
 
     def __post_init__(self) -> None:
         with Faults() as faults:

@@ -100,7 +100,7 @@ class ExecutorBackend(CMCBackend):
         self._executor: Executor | None = None
         self._held = ExitStack()
         self._kept = False
-        self.beside = beside or (self.options.timeout is not None and keeps_time)
+        self._beside = beside or self.options.own_process or (self.options.timeout is not None and keeps_time)
         if self.options.timeout is not None and not keeps_time:
             logger.warning("the backend %r cannot keep a time limit; use 'multiprocessing' for one", name)
 
@@ -170,7 +170,7 @@ class ExecutorBackend(CMCBackend):
         message = child.encode(task)
         if self._executor is None:
             self._executor = self._held.enter_context(self._factory())
-        if not self.beside:
+        if not self._beside:
             return self._executor.submit(child.run_elsewhere, setup, message)
         limits = replace(self.options, run="", jobs=None)
         return self._executor.submit(run_beside, limits, task.shard_id, task.threads, setup, message)
