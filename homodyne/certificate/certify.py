@@ -36,6 +36,7 @@ from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.confirmation import confirm
 from homodyne.certificate.importance import smoothed, systematic, worth
+from homodyne.certificate.mode import definite
 from homodyne.certificate.proposal import Density, Mode, Normal, around, shaped
 from homodyne.certificate.stage import Draws, Stage, weigh
 from homodyne.certificate.verdict import Verdict
@@ -558,10 +559,7 @@ def normal_of(flat: Array, gaussian: Mode | None = None) -> Normal | None:
     """Return the normal distribution given, or that of draws (n, d); None where these span no volume."""
     mean, matrix = gaussian if gaussian is not None else (flat.mean(axis=0), np.cov(flat, rowvar=False))
     covariance = np.atleast_2d(np.asarray(matrix, dtype=np.float64))
-    scale = np.sqrt(np.diag(covariance))
-    if not scale.min() > 0.0 or np.linalg.eigvalsh(covariance / np.outer(scale, scale)).min() < 1e-12:
-        return None
-    return Normal.of(mean, covariance)
+    return Normal.of(mean, covariance) if definite(covariance) else None
 
 
 def _unable(names: Sequence[str], reason: str) -> Certified:

@@ -19,6 +19,7 @@ Expansion = Callable[[Array], tuple[float, Array, Array]]
 
 MAX_STEPS = 60
 HALVINGS = 40
+DEFINITE = 1e-12  # smallest eigenvalue, in coordinates of unit diagonal, of a matrix that is told from a singular one
 SMALLEST = 1e-13  # eigenvalue, relative to the largest, below which a direction counts as flat
 ENOUGH = 1e-8  # expected gain of the last step, in units of the log density
 
@@ -83,6 +84,14 @@ def climb(expand: Expansion, start: npt.ArrayLike, free: npt.ArrayLike | None = 
             return Mode(z, value, precision, gain < ENOUGH + 1e-10 * abs(value))
         z, (value, gradient, precision) = trial, new
     return Mode(z, value, precision, False)
+
+
+def definite(matrix: Array) -> bool:
+    """Whether a symmetric matrix (d, d) is positive definite beyond rounding, whatever the scales of its coordinates."""
+    size = np.sqrt(np.fmax(np.diag(matrix), 0.0))
+    if not (np.isfinite(matrix).all() and size.min() > 0.0):
+        return False
+    return bool(np.linalg.eigvalsh(matrix / size / size[:, None])[0] > DEFINITE)
 
 
 def _newton_step(gradient: Array, precision: Array) -> Array | None:

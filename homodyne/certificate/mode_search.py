@@ -44,11 +44,14 @@ class Search:
         Climbs.
     unseen : float
         Estimated share of the mass in modes that were not found.
+    possible : (d,) array or None
+        The first start at which the density is finite; None where there is none.
     """
 
     modes: list[Mode]
     num_starts: int
     unseen: float
+    possible: Array | None
 
     @property
     def shares(self) -> Array:
@@ -88,9 +91,12 @@ def search(log_density: LogDensity, draw: Draw, known: Array, rng: np.random.Gen
     climb, values = _climber(log_density), jax.jit(lambda z: jax.lax.map(log_density, z, batch_size=64))
     found: list[Mode] = []
     counts: list[int] = []
+    possible: Array | None = None
     reach = draw(1000, rng)
     starts, num_starts, best, unseen = np.concatenate([known, draw(FIRST, rng)]), 0, -np.inf, 1.0
     for doubling in range(DOUBLINGS + 1):
+        if possible is None:
+            possible = next(iter(starts[np.isfinite(np.asarray(values(starts)))]), None)
         _collect(climb(starts), found, counts)
         num_starts += len(starts)
         if found and max(mode.value for mode in found) > best + 1e-6:  # a better one to scan from
@@ -104,7 +110,7 @@ def search(log_density: LogDensity, draw: Draw, known: Array, rng: np.random.Gen
         starts = draw(FIRST * 2**doubling, rng)
     shares = _shares(found)
     order = [k for k in np.argsort(-shares) if shares[k] > _LEAST]
-    return Search([found[k] for k in order], num_starts, unseen)
+    return Search([found[k] for k in order], num_starts, unseen, possible)
 
 
 def _climber(log_density: LogDensity) -> Callable[[Array], tuple[Array, Array, Array, Array]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from homodyne.arrays import Array
+from homodyne.certificate.mode import definite
 
 Evaluate = Callable[[Array], Array]
 
@@ -59,9 +60,9 @@ def polish(evaluate: Evaluate, mean: Array, covariance: Array) -> Polished:
     start, merged, d = mean, covariance, len(mean)
     steps: list[float] = []
     for _ in range(MAX_ROUNDS):
-        root = np.linalg.cholesky(covariance)
+        root = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
         values = evaluate(mean + stencil(d) @ root.T)
-        concave = _concave(values, d)
+        concave = _concave(values, root)
         if concave is None:
             if steps and not np.isfinite(steps[-1]):
                 covariance = merged
@@ -69,12 +70,9 @@ def polish(evaluate: Evaluate, mean: Array, covariance: Array) -> Polished:
             steps.append(np.inf)
             covariance = covariance / 4.0  # look again from nearer by, once
             continue
-        gradient, negative = concave
-        whitened = np.linalg.cholesky(np.linalg.inv(negative))
-        step = np.linalg.solve(negative, gradient)
-        length = float(np.linalg.norm(np.linalg.solve(whitened, step)))
+        step, length, covariance = concave
         steps.append(length)
-        covariance = merged = root @ whitened @ (root @ whitened).T
+        merged = covariance
         if length < ARRIVED:
             break
         move = root @ step * min(1.0, LONGEST / length)
@@ -88,12 +86,20 @@ def polish(evaluate: Evaluate, mean: Array, covariance: Array) -> Polished:
     return Polished(mean, covariance, tuple(steps), shift, arrived)
 
 
-def _concave(values: Array, d: int) -> tuple[Array, Array] | None:
-    """Gradient and minus Hessian from the values at the stencil; None where there is no maximum to step to."""
+def _concave(values: Array, root: Array) -> tuple[Array, float, Array] | None:
+    """Whitened Newton step (d,), its length in posterior sd, and covariance (d, d) from the values at the stencil.
+
+    None where there is no maximum to step to, or a direction so flat that the covariance is singular to rounding.
+    """
     if not np.isfinite(values).all():
         return None
-    gradient, negative = derivatives(values, d)
-    return (gradient, negative) if np.linalg.eigvalsh(negative)[0] > 0.0 else None
+    gradient, negative = derivatives(values, len(root))
+    if not definite(negative):
+        return None
+    step = np.asarray(np.linalg.solve(negative, gradient), dtype=np.float64)
+    factor = np.linalg.cholesky(np.linalg.inv(negative))
+    covariance = np.asarray(root @ factor @ (root @ factor).T, dtype=np.float64)
+    return (step, float(np.linalg.norm(np.linalg.solve(factor, step))), covariance) if definite(covariance) else None
 
 
 def stencil(d: int) -> Array:

@@ -107,6 +107,8 @@ def sample_consensus(
     ------
     InputError
         Model, data and settings do not fit together.
+    ConvergenceError
+        The posterior is zero, or no number, wherever it was tried.
     ExecutionError
         Too few shards could be sampled.
     """
@@ -301,7 +303,7 @@ def _initialize(
             f"initialization by nlsq failed (no mode with a positive definite precision from {modes.num_starts} "
             "starts); identity was used"
         )
-    return replace(identity_initialization(model), notes=tuple(notes))
+    return replace(identity_initialization(model, modes.possible), notes=tuple(notes))
 
 
 class CMCCoordinator:

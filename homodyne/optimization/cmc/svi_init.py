@@ -205,7 +205,7 @@ def run_svi_initialization(
     InputError
         When a setting is not positive, names do not fit, or the pool does not say how many shards it is made of.
     ConvergenceError
-        When the evidence bound is not finite or still grows, or the fit is not stationary: the center is off by more
+        When the density or the evidence bound is not finite, or the bound still grows, or the fit is not stationary: the center is off by more
         than half a standard deviation, or a width by more than a factor of two.
     """
     num_shards = getattr(pooled_data, "num_shards", None) if num_shards is None else num_shards
@@ -232,7 +232,7 @@ def run_svi_initialization(
     density = shard_density(made, pooled_data, num_shards, points_per_shard)
     if init is None:
         found = look_for_modes(made, pooled_data, num_shards * points_per_shard, seed, start)
-        init = at_mode(found, num_shards) or identity_initialization(made)  # of no mode: the coordinates of the model
+        init = at_mode(found, num_shards) or identity_initialization(made, found.possible)
     origin, factor = init.center, np.linalg.cholesky(init.covariance)
 
     def target(w: jax.Array) -> jax.Array:

@@ -15,10 +15,11 @@ from homodyne.certificate.certify import MORE, Certified, Evaluate, certify, nor
 from homodyne.certificate.chains import ChainDiagnostics, diagnose, not_converged
 from homodyne.certificate.density import Progress
 from homodyne.certificate.importance import smoothed
-from homodyne.certificate.mode import Mode, climb, expansion
+from homodyne.certificate.mode import Mode, climb, definite, expansion
 from homodyne.certificate.mode_search import Search, search
 from homodyne.certificate.proposal import Normal, around
 from homodyne.certificate.shape import Shape
+from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.jumps import Frame, frame_of
 from homodyne.optimization.nuts import NutsDraws, NutsSettings, sample
@@ -28,13 +29,20 @@ MOST = 40  # modes, the heaviest, that are followed to all data
 CHAINS = NutsSettings(num_warmup=500, num_samples=500, num_chains=4, target_accept_prob=0.85, adapt_mass=True)
 _CAREFUL = 0.25  # factor of rejected steps in a second run
 _FIXED = 20  # effective points of a proposal per dimension that fix coordinates
+_TRIED = 64  # draws of the prior at which observations are looked at one by one
 _WIDE = 3.0  # standard deviation of starts where nothing is known of a prior
 
 
 def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int, start: Array | None = None) -> Search:
     """Modes of the posterior that `size` observations like those of a pool would have.
 
-    Exact where the pool holds all data. Climbs begin at `start` (d,), zero unless given, and at draws of the prior.
+    Exact where the pool holds all data. Climbs begin at `start` (d,), zero unless given, and at draws of the prior; at
+    wide draws around `start` where the density is finite at none of these.
+
+    Raises
+    ------
+    ConvergenceError
+        The density is finite nowhere.
     """
     shard, rng = model.load(dict(pool)), np.random.default_rng([seed, 4])
     argument, scale, d = model.argument(shard), size / model.num_points(shard), len(model.names)
@@ -43,7 +51,34 @@ def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int
         return scale * model.log_likelihood(z, argument, 1.0) + model.log_prior(z)
 
     known = np.zeros((1, d)) if start is None else start[None]
-    return search(log_density, _prior_draws(model, d), known, rng)
+    found = search(log_density, _prior_draws(model, d), known, rng)
+    if found.possible is None:
+        found = search(log_density, lambda n, rng: known[0] + _WIDE * rng.standard_normal((n, d)), known, rng)
+    if found.possible is None:
+        raise ConvergenceError(_nowhere(model, shard, _prior_draws(model, d)(_TRIED, rng)))
+    return found
+
+
+def _nowhere(model: Model, shard: Any, points: Array) -> str:
+    """Why the posterior of a shard, loaded, is zero or no number at points (n, d) of its prior."""
+    said = f"the posterior is zero, or no number, wherever it was tried, {len(points)} draws of the prior among them"
+    points = points[np.isfinite(model.log_priors(points))]
+    if not len(points):
+        return f"{said}: so is the prior; look at its parameters"
+
+    def possible(row: Any) -> jax.Array:
+        argument = model.argument(jax.tree.map(lambda value: value[None], row))
+        values = jax.lax.map(lambda z: model.log_likelihood(z, argument, 1.0), jnp.asarray(points))
+        return jnp.isfinite(values).any()
+
+    impossible = np.flatnonzero(~np.asarray(jax.jit(lambda rows: jax.lax.map(possible, rows, batch_size=64))(shard)))
+    if not impossible.size:
+        return f"{said}, though every observation is possible at some of them: no draw of the prior allows all data"
+    first = ", ".join(f"{name} = {np.asarray(value[impossible[0]])}" for name, value in shard.items())
+    return (
+        f"{said}: {impossible.size} of {model.num_points(shard)} observations are impossible at every one, such as "
+        f"{first}; leave them out, or choose a distribution that has them in its support"
+    )
 
 
 def _prior_draws(model: Model, d: int) -> Callable[[int, np.random.Generator], Array]:
@@ -54,7 +89,7 @@ def _prior_draws(model: Model, d: int) -> Callable[[int, np.random.Generator], A
     expand = expansion(model.log_prior)
     top = climb(expand, np.zeros(d)) if np.isfinite(expand(np.zeros(d))[0]) else None
     center, root = np.zeros(d), _WIDE * np.eye(d)
-    if top is not None and top.converged and np.linalg.eigvalsh(top.precision)[0] > 0.0:
+    if top is not None and top.converged and definite(top.precision):
         center, root = top.point, np.linalg.cholesky(np.linalg.inv(top.precision))
     return lambda n, rng: center + rng.standard_normal((n, d)) @ root.T
 
@@ -71,7 +106,7 @@ def on_all_data(model: Model, whole: Any, found: Search) -> Search:
         mode = climb(expand, start.point)
         away = [mode.point - other.point for other in modes]
         known = any(step @ other.precision @ step < 0.01 for step, other in zip(away, modes, strict=True))
-        if mode.converged and not known and np.linalg.eigvalsh(mode.precision)[0] > 0.0:
+        if mode.converged and not known and definite(mode.precision):
             modes.append(mode)
     modes.sort(key=lambda mode: -mode.value)
     return replace(found, modes=modes)

@@ -71,6 +71,15 @@ def test_polish_leaves_a_start_of_wrong_curvature_or_says_that_it_did_not():
     assert near.mean[0] == pytest.approx(6.0, abs=0.06)
 
 
+def test_polish_along_a_line_that_nothing_fixes_ends_without_arriving():
+    found = polish(lambda z: -0.5 * (z[:, 0] + z[:, 1]) ** 2, np.ones(2), np.eye(2))
+    assert not found.arrived
+    assert np.linalg.eigvalsh(found.covariance)[0] > 0.0
+    held = polish(lambda z: -0.5 * (z[:, 0] + z[:, 1]) ** 2 - 1e-6 * (z[:, 0] - z[:, 1]) ** 2, np.ones(2), np.eye(2))
+    assert held.arrived, "a little that fixes it is enough"
+    assert np.allclose(held.mean, 0.0, atol=1.0)
+
+
 def test_polish_towards_a_bound_ends_without_arriving():
     def bounded(z):
         return np.where(z[:, 0] < 1.0, 3.0 * z[:, 0] - 0.05 * z[:, 0] ** 2, -np.inf)

@@ -1,12 +1,18 @@
 """Chains on all data in place of shards: they find their way between modes, or are not certified."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pytest
 
+from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc import whole
 from homodyne.optimization.cmc.models.adapters import LogDensityModel
-from homodyne.optimization.cmc.whole import sample_whole
+from homodyne.optimization.cmc.models.numpyro_model import NumPyroModel
+from homodyne.optimization.cmc.whole import look_for_modes, sample_whole
 
 pytestmark = pytest.mark.slow
 
@@ -54,3 +60,27 @@ def test_chains_that_never_left_their_mode_have_not_converged(monkeypatch):
     assert found.chains.converged
     assert not converged
     assert found.judged.certificate.verdict != "CERTIFIED"
+
+
+def up_to_an_end(width, data):
+    """Uniform up to an unknown end: the posterior is highest at a wall, without a mode."""
+    end = numpyro.sample("end", dist.Gamma(2.0, 2.0 / width))
+    numpyro.sample("y", dist.Uniform(0.0, end), obs=data["y"])
+
+
+@pytest.mark.parametrize(("width", "most"), [(1e4, 1e4), (0.01, 20.0)])  # where the prior is, and where it is not
+def test_chains_start_where_the_posterior_is_not_zero_though_it_has_no_mode(width, most):
+    data = {"y": most * np.linspace(0.1, 1.0, 10)}
+    found = look_for_modes(NumPyroModel(partial(up_to_an_end, width), data), data, 10, 0)
+    assert not found.modes
+    assert np.exp(found.possible[0]) > most
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [([0.5, -1.0, 2.0], "1 of 3 observations are impossible at every one, such as y = -1.0"), ([1e40, 1.0], "1e\\+40")],
+)
+def test_observations_that_are_impossible_are_named(y, message):
+    data = {"y": np.array(y)}
+    with pytest.raises(ConvergenceError, match=message):
+        look_for_modes(NumPyroModel(partial(up_to_an_end, 1e4), data), data, len(y), 0)
