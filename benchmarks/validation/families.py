@@ -255,6 +255,18 @@ def on_the_edge(seed: int) -> Case:
     return Case(model, {"y": y}, shards, {"level": known(exact)})
 
 
+def up_to_an_end(seed: int) -> Case:
+    """Uniform values up to an unknown end, anywhere under its prior: the posterior is highest at a wall."""
+    rng, shards = _start(seed, 31)
+    end = 10.0 ** rng.uniform(-2.0, 4.0)
+    y = end * rng.random(shards * int(rng.integers(1, 10)) + 2)
+
+    def model(data: Any) -> None:
+        numpyro.sample("y", dist.Uniform(0.0, numpyro.sample("end", dist.Pareto(0.1 * end, 1.5))), obs=data["y"])
+
+    return Case(model, {"y": y}, shards, {"end": known(stats.pareto(1.5 + len(y), scale=max(0.1 * end, y.max())))})
+
+
 # ---------------------------------------------------------------- one parameter, on a grid
 
 
@@ -593,6 +605,32 @@ def groups(seed: int, centred: bool = False) -> Case:
     return Case(model, {"group": group, "y": y}, shards, exact)
 
 
+def schools(seed: int) -> Case:
+    """One value of every group, with an error of its own, and a half-Cauchy width: often that of no group at all."""
+    rng, shards = _start(seed, 30, most=4)
+    count = int(rng.integers(5, 10))
+    error = rng.uniform(8.0, 18.0, count)
+    y = rng.normal(0.0, 5.0) + float(rng.choice([0.0, 5.0, 20.0])) * rng.standard_normal(count)
+    y += error * rng.standard_normal(count)
+
+    def model(data: Any) -> None:
+        mean, width = numpyro.sample("mean", dist.Normal(0.0, 5.0)), numpyro.sample("width", dist.HalfCauchy(5.0))
+        effect = numpyro.sample("effect", dist.Normal(mean, width).expand([count]).to_event(1))
+        numpyro.sample("y", dist.Normal(effect[data["group"]], data["error"]), obs=data["y"])
+
+    width = np.linspace(0.0, 400.0, 40_001)
+    told = 1.0 / (width[:, None] ** 2 + error**2)
+    precision = told.sum(axis=1) + 1.0 / 25.0
+    center = told @ y / precision
+    values = -np.log1p((width / 5.0) ** 2) + 0.5 * np.log(told).sum(axis=1) - 0.5 * np.log(precision)
+    values += -0.5 * (told @ np.square(y) - precision * center**2)
+    weights = np.exp(values - values.max())
+    axis = np.linspace(-45.0, 45.0, 2001)
+    density = weights[::20] @ stats.norm.pdf(axis, center[::20, None], precision[::20, None] ** -0.5)
+    exact = {"width": of_weights(width, weights)[None], "mean": of_weights(axis, density)[None]}
+    return Case(model, {"group": np.arange(count), "error": error, "y": y}, shards, exact)
+
+
 def _ends(center: Array, precision: Array) -> tuple[float, float]:
     reach = 8.0 / np.sqrt(precision)
     return float((center - reach).min()), float((center + reach).max())
@@ -634,5 +672,7 @@ FAMILIES: dict[str, Callable[[int], Case]] = {
     "groups, centred": partial(groups, centred=True),
     "wave": wave,
     "two lines": two_lines,
+    "schools": schools,
+    "up to an end": up_to_an_end,
 }
 """Every family by name."""

@@ -87,7 +87,7 @@ def climb(expand: Expansion, start: npt.ArrayLike, free: npt.ArrayLike | None = 
 
 
 def definite(matrix: Array) -> bool:
-    """Whether a symmetric matrix (d, d) is positive definite beyond rounding, whatever the scales of its coordinates."""
+    """Whether a symmetric matrix (d, d) is positive definite beyond rounding, whatever the coordinates' scales."""
     size = np.sqrt(np.fmax(np.diag(matrix), 0.0))
     if not (np.isfinite(matrix).all() and size.min() > 0.0):
         return False

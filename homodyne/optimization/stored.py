@@ -15,6 +15,7 @@ from homodyne.errors import ConfigError, ExecutionError
 from homodyne.optimization.assembly import Run, consensus_result
 from homodyne.optimization.cmc.consensus import run_consensus
 from homodyne.optimization.cmc.models.adapters import as_model
+from homodyne.optimization.cmc.models.numpyro_model import NumPyroModel
 from homodyne.optimization.cmc.store.shards import ShardStore, flatten
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.passes import MapWork
@@ -165,7 +166,8 @@ def stored_model(store: ShardStore, maps: str | None = None) -> Any:
     reference = setup.get("model")
     if reference is None:
         return reopen(store)[0]
-    return as_model(str(reference), store.read_shard(0), setup.get("prior_sites"))
+    model = as_model(str(reference), store.read_shard(0), setup.get("prior_sites"))
+    return model.centred(setup.get("centred", ())) if isinstance(model, NumPyroModel) else model
 
 
 def _incomplete(store: ShardStore, missing: list[int]) -> str:

@@ -26,6 +26,7 @@ from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, ch
 from homodyne.optimization.cmc.diagnostics import convergence
 from homodyne.optimization.cmc.models.adapters import as_model
 from homodyne.optimization.cmc.models.model import Model
+from homodyne.optimization.cmc.models.numpyro_model import NumPyroModel
 from homodyne.optimization.cmc.models.splitting import check_observations
 from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.sharding import by_rows, require_fewer, shard_rows
@@ -146,6 +147,7 @@ def sample_consensus(
         )
         num_shards, notes = chosen.num_shards, [chosen.reason]
     owner = shard_rows(size, num_shards, strategy, seed)
+    engine, modes, centred = _with_coordinates(engine, arrays, size, seed)
     manifest = Manifest(
         data=digest_arrays(arrays),
         model=f"{type(engine).__name__}: {', '.join(engine.joint_names)}",
@@ -154,7 +156,7 @@ def sample_consensus(
         names=engine.joint_names,
         points=tuple(np.bincount(owner, minlength=num_shards).tolist()),
         seed=seed,
-        setup={"model": model, "prior_sites": prior_sites} if isinstance(model, str) else {},
+        setup={"model": model, "prior_sites": prior_sites, "centred": centred} if isinstance(model, str) else {},
         versions=used_versions(),
     )
     with opened(store, manifest) as held:
@@ -165,8 +167,7 @@ def sample_consensus(
                 held.finish_setup()
             shards = [held.read_shard(k) for k in range(num_shards)]
         with step("initialization"):
-            pool = pool_samples_from_shards(shards, -(-POOL // num_shards), seed=seed)
-            modes, whole = look_for_modes(engine, pool, size, seed), engine.load(arrays)
+            whole = engine.load(arrays)
             exact = engine.joined([whole]) is not None
             if exact:
                 modes = on_all_data(engine, whole, modes)
@@ -208,6 +209,22 @@ def sample_consensus(
         combination_method=found.combination_method,
         per_shard_diagnostics=found.per_shard,
     )
+
+
+def _with_coordinates(
+    model: Model, arrays: Mapping[str, AnyArray], size: int, seed: int
+) -> tuple[Model, Search, list[str]]:
+    """The model in coordinates that suit the data, its modes for a part of them, and the coordinates centred."""
+    some = np.sort(np.random.default_rng([seed, 9]).permutation(size)[:POOL])
+    pool = {name: array[some] for name, array in arrays.items()}
+    modes = look_for_modes(model, pool, size, seed)
+    if not isinstance(model, NumPyroModel) or not modes.modes:
+        return model, modes, []
+    measured = model.measured(modes.modes[0])
+    if not measured:
+        return model, modes, []
+    model = model.centred(measured)
+    return model, look_for_modes(model, pool, size, seed), measured
 
 
 def _require_kept(backend: CMCBackend | None, model: object, store: str | Path | None) -> None:

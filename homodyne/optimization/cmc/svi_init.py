@@ -205,8 +205,8 @@ def run_svi_initialization(
     InputError
         When a setting is not positive, names do not fit, or the pool does not say how many shards it is made of.
     ConvergenceError
-        When the density or the evidence bound is not finite, or the bound still grows, or the fit is not stationary: the center is off by more
-        than half a standard deviation, or a width by more than a factor of two.
+        When the density is finite nowhere, the evidence bound is not finite or still grows, or the fit is not
+        stationary: the center is off by more than half a standard deviation, or a width by more than a factor of two.
     """
     num_shards = getattr(pooled_data, "num_shards", None) if num_shards is None else num_shards
     points_per_shard = getattr(pooled_data, "points_per_shard", None) if points_per_shard is None else points_per_shard

@@ -105,6 +105,7 @@ def test_what_is_not_given_does_not_replace_the_settings(no_work, monkeypatch):
     seen = []
     monkeypatch.setattr(coordinator, "digest_arrays", lambda arrays: "")
     monkeypatch.setattr(coordinator, "_densities", lambda model, arrays: ())
+    monkeypatch.setattr(coordinator, "look_for_modes", lambda *given: None)
     monkeypatch.setattr(coordinator, "opened", lambda store, manifest: seen.append(manifest.seed) or 1 / 0)
     for given in ({}, {"seed": 9}):
         with pytest.raises(ZeroDivisionError):

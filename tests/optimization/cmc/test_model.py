@@ -11,9 +11,11 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpyro.infer.util import potential_energy
+from scipy import stats
 
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.optimization.cmc.models.adapters import LogDensityModel, NumPyroModel, as_model
+from homodyne.optimization.cmc.whole import look_for_modes
 from homodyne.testing.conjugate import PROBLEMS
 
 jax.config.update("jax_enable_x64", True)
@@ -248,6 +250,59 @@ class TestNumPyroModel:
         model = NumPyroModel(simple, {"y": np.array([1.0])})
         value = model.log_likelihood(jnp.zeros(1), model.load({"y": np.array([1.0])}), 1.0)
         assert float(value) == pytest.approx(-0.5 - 0.5 * np.log(2 * np.pi))
+
+
+def groups(data):
+    mean, width = numpyro.sample("mean", dist.Normal(0.0, 5.0)), numpyro.sample("width", dist.HalfNormal(2.0))
+    level = numpyro.sample("level", dist.StudentT(4.0, mean, width).expand([3]).to_event(1))
+    numpyro.sample("y", dist.Normal(level[data["group"]], 1.0), obs=data["y"])
+
+
+GROUPED = {"group": np.array([0, 0, 1, 1, 2, 2]), "y": np.array([0.1, -0.4, 2.0, 1.8, -3.0, -2.6])}
+POINT = np.array([0.3, -1.2, 0.5, -0.7, 1.1])  # mean, log width and three levels
+
+
+class TestHierarchicalSites:
+    @pytest.mark.parametrize("centred", [[], ["level[1]"], ["level[0]", "level[1]", "level[2]"]])
+    def test_density_of_deviations_and_values(self, centred):
+        """The density of the value, times the width for every coordinate that is a deviation."""
+        model = NumPyroModel(groups, GROUPED).centred(centred)
+        values = {name: np.asarray(value) for name, value in model.constrain(jnp.asarray(POINT)).items()}
+        own = np.array([f"level[{k}]" in centred for k in range(3)])
+        width = np.exp(POINT[1])
+        np.testing.assert_allclose(values["level"], np.where(own, POINT[2:], POINT[0] + width * POINT[2:]))
+        expected = stats.norm(0.0, 5.0).logpdf(POINT[0]) + stats.halfnorm(scale=2.0).logpdf(width) + POINT[1]
+        expected += stats.t(4.0, POINT[0], width).logpdf(values["level"]).sum() + (~own).sum() * np.log(width)
+        assert float(model.log_prior(jnp.asarray(POINT))) == pytest.approx(expected, rel=1e-12)
+        likelihood = stats.norm(values["level"][GROUPED["group"]], 1.0).logpdf(GROUPED["y"]).sum()
+        found = model.log_likelihood(jnp.asarray(POINT), model.load(GROUPED), 1.0)
+        assert float(found) == pytest.approx(likelihood, rel=1e-12)
+
+    def test_draws_of_the_prior_are_in_these_coordinates(self):
+        model = NumPyroModel(groups, GROUPED).centred(["level[2]"])
+        drawn = model.prior_draws(4000, np.random.default_rng(0))
+        expected = stats.t(4.0).ppf([0.25, 0.75])
+        np.testing.assert_allclose(np.quantile(drawn[:, 2], [0.25, 0.75]), expected, atol=0.06)
+        assert np.ptp(np.quantile(drawn[:, 4], [0.25, 0.75])) > 2.0 * np.ptp(expected), "planted: a value is wider"
+
+    @pytest.mark.slow
+    def test_what_the_data_tell_is_centred(self):
+        """With few data the width may be zero, and values crowd at the mean; with many they are known."""
+        many = {name: np.repeat(value, 200) for name, value in GROUPED.items()}
+        many = {name: value[many["group"] < 2] for name, value in many.items()}  # nothing of the last group
+        alike = {**many, "y": np.tile([0.3, -0.3], len(many["y"]) // 2)}  # the width may be zero all the same
+        for data, labels in ((GROUPED, []), (alike, []), (many, ["level[0]", "level[1]"])):
+            model = NumPyroModel(groups, data)
+            assert model.measured(look_for_modes(model, data, len(data["y"]), 0).modes[0]) == labels
+
+    def test_a_location_that_depends_on_the_data_is_refused(self):
+        def model(data):
+            width = numpyro.sample("width", dist.HalfNormal(1.0))
+            level = numpyro.sample("level", dist.Normal(jnp.mean(data["y"]), width))
+            numpyro.sample("y", dist.Normal(level, 1.0), obs=data["y"])
+
+        with pytest.raises(InputError, match="the prior of site 'level' depends on the data"):
+            NumPyroModel(model, GROUPED)
 
 
 def refused(body):

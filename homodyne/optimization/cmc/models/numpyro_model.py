@@ -5,7 +5,8 @@ Its latent sites make the prior, its observed sites the likelihood; what belongs
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.density import check_log_density
+from homodyne.certificate.mode import Mode
 from homodyne.errors import HomodyneWarning, InputError
 from homodyne.optimization.cmc.models.splitting import (
     SAME,
@@ -31,6 +33,7 @@ from homodyne.optimization.cmc.models.splitting import (
     some_rows,
 )
 
+MEASURED = 20.0  # square of deviations over that of their errors, from which values are better coordinates than they
 DRAWN = 64  # draws of the prior in one call
 
 
@@ -55,7 +58,10 @@ class _Site:
 class NumPyroModel(ArrayModel):
     """A posterior given by a NumPyro model function ``function(data)``.
 
-    The coordinates are those of ``biject_to(support)`` of the latent sites, flattened in the order of the model.
+    The coordinates are those of ``biject_to(support)`` of the latent sites, flattened in the order of the model. A site
+    with location and scale whose scale depends on other latent sites has (value - location) / scale in place of its
+    value, or the posterior of a hierarchical model is a funnel (Papaspiliopoulos, Roberts and Skoeld, Statistical
+    Science 22, 59, 2007); `centred` takes the value itself where the data fix it.
     The prior is made of the latent sites, ``log |det dT/dz|`` and `prior_sites`, the likelihood of all other sites with
     ``obs=`` and all other factors. The
     function must give the number of observations from the arrays (``plate("data", len(data["y"]))``), because
@@ -88,8 +94,10 @@ class NumPyroModel(ArrayModel):
         self._rows = some_rows(check_arrays(example_data))
         self._sites, self._deterministic = self._inspect(self._rows)
         self._names = check_names([label for site in self._sites for label in site.labels])
+        self._centred: dict[str, npt.NDArray[np.bool_]] = {}  # while values are the coordinates, priors are compared
         self._check_prior(some_point(self))
         self.check_densities(self._rows)
+        self._centred = {name: np.zeros((), dtype=bool) for name in self._hierarchical()}
 
     def log_prior(self, z: jax.Array) -> jax.Array:
         """Log density of the latent sites and `prior_sites` in z (d,), Jacobian included."""
@@ -129,7 +137,7 @@ class NumPyroModel(ArrayModel):
 
             model = substitute(seed(self._function, key), substitute_fn=place)
             sites = block(trace(model).get_trace)({name: jnp.asarray(value) for name, value in self._rows.items()})
-            drawn = [biject_to(sites[s.name]["fn"].support).inv(sites[s.name]["value"]) for s in self._sites]
+            drawn = [self._bijection(s.name, sites[s.name]["fn"]).inv(sites[s.name]["value"]) for s in self._sites]
             return jnp.concatenate([jnp.ravel(value) for value in drawn])
 
         return one
@@ -174,7 +182,6 @@ class NumPyroModel(ArrayModel):
 
     def _trace(self, z: jax.Array, data: Any) -> dict[str, Any]:
         """Run the model at z; latent sites carry their unconstrained value as "u", their transform as "transform"."""
-        from numpyro.distributions import biject_to
         from numpyro.handlers import block, substitute, trace
 
         ends = np.cumsum([site.size for site in self._sites])
@@ -184,7 +191,7 @@ class NumPyroModel(ArrayModel):
         def place(site: dict[str, Any]) -> jax.Array | None:
             if site["type"] != "sample" or site["name"] not in parts:
                 return None
-            used[site["name"]] = biject_to(site["fn"].support)
+            used[site["name"]] = self._bijection(site["name"], site["fn"])
             value: jax.Array = used[site["name"]](parts[site["name"]])
             return value
 
@@ -194,6 +201,57 @@ class NumPyroModel(ArrayModel):
         for name, transform in used.items():
             sites[name].update(u=parts[name], transform=transform)
         return sites
+
+    def _bijection(self, name: str, distribution: Any) -> Any:
+        """Transform from coordinates to values of a latent site."""
+        from numpyro.distributions import biject_to
+        from numpyro.distributions.transforms import AffineTransform
+
+        if name not in self._centred:
+            return biject_to(distribution.support)
+        base, own = _base(distribution), self._centred[name]
+        return AffineTransform(jnp.where(own, 0.0, base.loc), jnp.where(own, 1.0, base.scale))
+
+    def centred(self, labels: Collection[str]) -> "NumPyroModel":
+        """The same model with these coordinates, of latent sites whose scale is a parameter, centred, and no others."""
+        model = copy(self)
+        model._centred = {
+            site.name: np.reshape([label in labels for label in site.labels], site.shape)
+            for site in self._sites
+            if site.name in self._centred
+        }
+        return model
+
+    def measured(self, mode: Mode) -> list[str]:
+        """Deviations that the data fix far better than the prior, by a mode in coordinates none of which is centred.
+
+        Where the width is not known a mode has a large one and small deviations: their own size is what counts.
+        """
+        ends, told = np.cumsum([site.size for site in self._sites]), np.diag(mode.precision)
+        found: list[str] = []
+        for site, end in zip(self._sites, ends, strict=True):
+            own = slice(end - site.size, end)
+            if site.name in self._centred:
+                much = told[own] * np.mean(mode.point[own] ** 2) > MEASURED
+                found += [label for label, enough in zip(site.labels, much, strict=True) if enough]
+        return found
+
+    def _hierarchical(self) -> tuple[str, ...]:
+        """Names of latent sites with location and scale, of which the scale depends on other sites."""
+        from numpyro.distributions import constraints
+
+        def scales(z: jax.Array) -> dict[str, jax.Array]:
+            sites = self._trace(z, self._rows)
+            bases = {site.name: _base(sites[site.name]["fn"]) for site in self._sites}
+            return {
+                name: base.scale
+                for name, base in bases.items()
+                if base.support is constraints.real and {"loc", "scale"} <= set(base.arg_constraints)
+            }
+
+        with on_rows(self._rows):
+            one, other = (jax.jit(scales)(sign * some_point(self)) for sign in (1.0, -1.0))
+        return tuple(name for name in one if not _equal(one[name], other[name]))
 
     def _prior_by_site(self, z: jax.Array, data: Any) -> dict[str, jax.Array]:
         sites = self._trace(z, data)
