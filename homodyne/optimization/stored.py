@@ -167,7 +167,9 @@ def stored_model(store: ShardStore, maps: str | None = None) -> Any:
     if reference is None:
         return reopen(store)[0]
     model = as_model(str(reference), store.read_shard(0), setup.get("prior_sites"))
-    return model.centred(setup.get("centred", ())) if isinstance(model, NumPyroModel) else model
+    if not isinstance(model, NumPyroModel):
+        return model
+    return model.centred(setup.get("centred", model.names))  # in stores of versions before 0.3 all are
 
 
 def _incomplete(store: ShardStore, missing: list[int]) -> str:

@@ -30,6 +30,7 @@ SOME = [
     ("separated", 3),
     ("no counts", 0),
     ("waiting time", 2),
+    ("schools", 3),
 ]
 """Families and seeds of the study of the generic engine that run here, 1 to 64 shards."""
 

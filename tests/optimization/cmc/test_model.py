@@ -252,9 +252,12 @@ class TestNumPyroModel:
         assert float(value) == pytest.approx(-0.5 - 0.5 * np.log(2 * np.pi))
 
 
-def groups(data):
+TAILED = partial(dist.StudentT, 4.0)
+
+
+def groups(data, prior=TAILED):
     mean, width = numpyro.sample("mean", dist.Normal(0.0, 5.0)), numpyro.sample("width", dist.HalfNormal(2.0))
-    level = numpyro.sample("level", dist.StudentT(4.0, mean, width).expand([3]).to_event(1))
+    level = numpyro.sample("level", prior(mean, width).expand([3]).to_event(1))
     numpyro.sample("y", dist.Normal(level[data["group"]], 1.0), obs=data["y"])
 
 
@@ -277,6 +280,19 @@ class TestHierarchicalSites:
         likelihood = stats.norm(values["level"][GROUPED["group"]], 1.0).logpdf(GROUPED["y"]).sum()
         found = model.log_likelihood(jnp.asarray(POINT), model.load(GROUPED), 1.0)
         assert float(found) == pytest.approx(likelihood, rel=1e-12)
+
+    @pytest.mark.parametrize("centred", [[], ["level[1]"]])
+    def test_logarithms_of_positive_values(self, centred):
+        model, own = NumPyroModel(partial(groups, prior=dist.LogNormal), GROUPED).centred(centred), np.arange(3) == 1
+        deviations, width = (
+            np.where(own & bool(centred), (POINT[2:] - POINT[0]) / np.exp(POINT[1]), POINT[2:]),
+            POINT[1],
+        )
+        level = np.asarray(model.constrain(jnp.asarray(POINT))["level"])
+        np.testing.assert_allclose(level, np.exp(POINT[0] + np.exp(width) * deviations))
+        expected = stats.norm(0.0, 5.0).logpdf(POINT[0]) + stats.halfnorm(scale=2.0).logpdf(np.exp(width)) + width
+        expected += stats.norm.logpdf(deviations).sum() - len(centred) * width
+        assert float(model.log_prior(jnp.asarray(POINT))) == pytest.approx(expected, rel=1e-12)
 
     def test_draws_of_the_prior_are_in_these_coordinates(self):
         model = NumPyroModel(groups, GROUPED).centred(["level[2]"])

@@ -254,14 +254,20 @@ import numpyro.distributions as dist
 
 def model(data):
     level = numpyro.sample("level", dist.Normal(0.0, 5.0))
+    width = numpyro.sample("width", dist.HalfNormal(5.0))
     numpyro.factor("known", -0.5 * level**2)
-    numpyro.sample("y", dist.Normal(level, 1.0), obs=data["y"])
+    values = numpyro.sample("values", dist.Normal(level, width).expand([2]).to_event(1))
+    numpyro.sample("y", dist.Normal(values[data["group"]], 1.0), obs=data["y"])
 """
 
 
 def test_a_store_tells_the_sides_to_who_builds_its_model_again(tmp_path, monkeypatch):
     (tmp_path / "model_of_a_level.py").write_text(LEVEL)
     monkeypatch.syspath_prepend(tmp_path)
-    run("model_of_a_level:model", {"y": np.arange(8.0)}, prior_sites=("known",), store=tmp_path / "store")
-    model = stored_model(ShardStore.open(tmp_path / "store"))
-    assert float(model.log_prior(jnp.ones(1)) - model.log_prior(jnp.zeros(1))) == pytest.approx(-0.5 - 0.02)
+    data = {"y": np.tile([0.0, 9.0], 20), "group": np.tile([0, 1], 20)}
+    run("model_of_a_level:model", data, prior_sites=("known",), store=tmp_path / "store")
+    store = ShardStore.open(tmp_path / "store")
+    assert store.manifest.setup["centred"] == ["values[0]", "values[1]"]
+    model, z = stored_model(store), np.zeros((2, 4))
+    z[1] = 1.0, 0.0, 1.0, 1.0  # values that go with the level: the density of neither differs, but for the level's own
+    assert np.diff(model.log_priors(z))[0] == pytest.approx(-0.5 - 0.02)

@@ -59,9 +59,9 @@ class NumPyroModel(ArrayModel):
     """A posterior given by a NumPyro model function ``function(data)``.
 
     The coordinates are those of ``biject_to(support)`` of the latent sites, flattened in the order of the model. A site
-    with location and scale whose scale depends on other latent sites has (value - location) / scale in place of its
-    value, or the posterior of a hierarchical model is a funnel (Papaspiliopoulos, Roberts and Skoeld, Statistical
-    Science 22, 59, 2007); `centred` takes the value itself where the data fix it.
+    with location and scale (or `LogNormal`) whose scale depends on other latent sites has (value - location) / scale in
+    place of its value, or the posterior of a hierarchical model is a funnel (Papaspiliopoulos, Roberts and Skoeld,
+    Statistical Science 22, 59, 2007); `centred` takes the value itself where the data fix it.
     The prior is made of the latent sites, ``log |det dT/dz|`` and `prior_sites`, the likelihood of all other sites with
     ``obs=`` and all other factors. The
     function must give the number of observations from the arrays (``plate("data", len(data["y"]))``), because
@@ -205,12 +205,13 @@ class NumPyroModel(ArrayModel):
     def _bijection(self, name: str, distribution: Any) -> Any:
         """Transform from coordinates to values of a latent site."""
         from numpyro.distributions import biject_to
-        from numpyro.distributions.transforms import AffineTransform
+        from numpyro.distributions.transforms import AffineTransform, ComposeTransform
 
         if name not in self._centred:
             return biject_to(distribution.support)
         base, own = _base(distribution), self._centred[name]
-        return AffineTransform(jnp.where(own, 0.0, base.loc), jnp.where(own, 1.0, base.scale))
+        moved = AffineTransform(jnp.where(own, 0.0, base.loc), jnp.where(own, 1.0, base.scale))
+        return ComposeTransform([moved, biject_to(base.support)])
 
     def centred(self, labels: Collection[str]) -> "NumPyroModel":
         """The same model with these coordinates, of latent sites whose scale is a parameter, centred, and no others."""
@@ -237,8 +238,8 @@ class NumPyroModel(ArrayModel):
         return found
 
     def _hierarchical(self) -> tuple[str, ...]:
-        """Names of latent sites with location and scale, of which the scale depends on other sites."""
-        from numpyro.distributions import constraints
+        """Names of latent sites with location and scale, or `LogNormal`, of which the scale depends on other sites."""
+        from numpyro.distributions import LogNormal, constraints
 
         def scales(z: jax.Array) -> dict[str, jax.Array]:
             sites = self._trace(z, self._rows)
@@ -246,7 +247,8 @@ class NumPyroModel(ArrayModel):
             return {
                 name: base.scale
                 for name, base in bases.items()
-                if base.support is constraints.real and {"loc", "scale"} <= set(base.arg_constraints)
+                if (base.support is constraints.real or isinstance(base, LogNormal))
+                and {"loc", "scale"} <= set(base.arg_constraints)
             }
 
         with on_rows(self._rows):
