@@ -1,14 +1,65 @@
 """Arguments of public functions: everything that is wrong with them is reported at once, before work starts."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from math import inf, isfinite
 from numbers import Integral, Real
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from homodyne.errors import InputError
 
 Found = TypeVar("Found")
+
+MOST = 2**53
+"""Largest integer, of a seed for example."""
+
+
+def shown(value: object, most: int = 60) -> str:
+    """What stands for a value in a message: one line, shortened; its type where it cannot be written."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001  an integer of too many digits, or whatever a class of somebody's does
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return a path.
+
+    Raises
+    ------
+    InputError
+        It is none, or one that no system can have.
+    """
+    if not isinstance(value, str | os.PathLike) or "\0" in (text := str(os.fspath(value))):
+        raise InputError(f"{name} is {shown(value)}; expected the path of a file or folder")
+    return Path(text)
+
+
+def as_mapping(name: str, value: Any, of: str = "values by name") -> Mapping[Any, Any]:
+    """Return a mapping, an empty one for None.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"{name} is {shown(value)}; expected a mapping of {of}")
+    return value or {}
+
+
+def _finite(value: Any) -> float | None:
+    """A real number that a float can hold, also in an array without axes; None of anything else."""
+    if getattr(value, "shape", None) == ():
+        value = getattr(value, "tolist", lambda: value)()  # None of a masked one
+    try:
+        number = inf if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except OverflowError:
+        return None
+    return number if isfinite(number) else None
 
 
 class Faults:
@@ -26,18 +77,20 @@ class Faults:
             return None  # type: ignore[return-value]  # nothing behind the block sees it
 
     def integer(self, name: str, value: Any, least: int = 0) -> None:
-        """Note anything but an integer of `least` or more."""
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            self.add(f"{name} is {value!r}, must be an integer of {least} or more")
+        """Note anything but an integer of `least` or more, which a float can hold."""
+        if isinstance(value, bool) or not isinstance(getattr(value, "tolist", lambda: value)(), Integral):
+            self.add(f"{name} is {shown(value)}, must be an integer of {least} or more")
         elif value < least:
-            self.add(f"{name} is {value}, must be at least {least}")
+            self.add(f"{name} is {shown(value)}, must be at least {least}")
+        elif value > MOST:
+            self.add(f"{name} is {shown(value)}, must be at most {MOST}")
 
     def number(
         self, name: str, value: Any, *, above: float = -inf, least: float = -inf, most: float = inf, below: float = inf
     ) -> None:
         """Note anything but a finite number inside the limits; `least` and `most` are allowed, the others are not."""
-        if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(number := float(value)):
-            self.add(f"{name} is {value!r}, must be a finite number")
+        if (number := _finite(value)) is None:
+            self.add(f"{name} is {shown(value)}, must be a finite number")
         elif not (above < number < below and least <= number <= most):
             limits = {"above": above, "at least": least, "at most": most, "below": below}
             bounds = [f"{words} {limit:g}" for words, limit in limits.items() if isfinite(limit)]
@@ -45,13 +98,19 @@ class Faults:
 
     def choice(self, name: str, value: Any, known: Iterable[str]) -> None:
         """Note anything but one of the known words."""
-        if value not in (words := list(known)):
-            self.add(f"unknown {name} {value!r}; use one of {', '.join(words)}")
+        words = list(known)
+        if not isinstance(value, str) or value not in words:
+            self.add(f"unknown {name} {shown(value)}; use one of {', '.join(words)}")
 
     def kind(self, name: str, value: Any, *kinds: type) -> None:
         """Note anything but None and instances of some types."""
         if value is not None and not isinstance(value, kinds):
-            self.add(f"{name} is {value!r:.80}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+            self.add(f"{name} is {shown(value)}, expected {' or '.join(kind.__name__ for kind in kinds)}")
+
+    def function(self, name: str, value: Any) -> None:
+        """Note anything but None and what can be called."""
+        if value is not None and not callable(value):
+            self.add(f"{name} is {shown(value)}, expected a function")
 
     def add(self, sentence: str) -> None:
         """Note a fault."""

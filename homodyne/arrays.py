@@ -1,4 +1,4 @@
-"""Types of arrays in signatures, where docstrings give shapes and units; positions spread evenly; plain values."""
+"""Types of arrays in signatures, where docstrings give shapes and units; arrays of a user; positions; plain values."""
 
 import json
 from typing import Any, TypeAlias
@@ -6,8 +6,44 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.arguments import shown
+from homodyne.errors import DataError
+
 Array: TypeAlias = NDArray[np.float64]
 AnyArray: TypeAlias = NDArray[Any]
+
+
+def refuse_masked(**arguments: Any) -> None:
+    """Refuse masked values of arguments that say where pairs belong, which is needed of all of them.
+
+    Raises
+    ------
+    DataError
+        A value is masked.
+    """
+    for name, values in arguments.items():
+        each = values if isinstance(values, list | tuple) else [values]
+        count = sum(int(np.count_nonzero(np.ma.getmaskarray(one))) for one in each if np.ma.is_masked(one))
+        if count:
+            raise DataError(
+                f"{name} has {count} masked values; expected a number everywhere, because only values of c2 may be "
+                f"missing. Give {name} without a mask, and mask the values of c2 that are to be left out."
+            )
+
+
+def as_array(name: str, values: Any) -> NDArray[Any]:
+    """Return `values` as an array, or say that they are none.
+
+    Raises
+    ------
+    DataError
+        They are masked, of different lengths, or no numbers at all.
+    """
+    refuse_masked(**{name: values})
+    try:
+        return np.asarray(values)
+    except Exception as error:  # whatever an object raises that is asked for its values
+        raise DataError(f"{name} is {shown(values)}; expected numbers, in lists of one length.") from error
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:

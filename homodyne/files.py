@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from homodyne.arguments import as_path
 from homodyne.errors import ExecutionError, InputError
 
 STAGE = re.compile(r"\.homodyne-[0-9a-f]{16}\.part")
@@ -228,7 +229,7 @@ class _Part:
 def _staged(path: str | os.PathLike[str], kind: Kind | None) -> Iterator[_Part]:
     """Yield an empty file that can take the place of `path`; it is removed when the block ends."""
     try:
-        target = Path(os.path.realpath(path))
+        target = Path(os.path.realpath(as_path("path", path)))
         stage = target.with_name(f".homodyne-{secrets.token_hex(8)}.part")
         if target.is_dir():
             raise IsADirectoryError(21, "is a directory")

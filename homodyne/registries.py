@@ -22,6 +22,7 @@ from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from homodyne.arguments import shown
 from homodyne.errors import InputError
 from homodyne.references import import_reference, is_module
 
@@ -101,7 +102,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         InputError
             The name is taken, or the entry cannot be used.
         """
-        if name in self.names():
+        if self.name_of(name) in self.names():
             raise InputError(f"the name {name!r} of a {self.kind} is taken; known: {', '.join(self.names())}")
         self[name] = entry
 
@@ -114,7 +115,9 @@ class Registry(MutableMapping[str, T], Generic[T]):
         return (*self.reserved, *self._entries)
 
     def name_of(self, given: str) -> str:
-        """Name under which an entry is listed, for that and for its other names."""
+        """Name under which an entry is listed, for that and for its other names; InputError for what is no text."""
+        if not isinstance(given, str):
+            raise InputError(f"the {self.kind} is {shown(given)}; expected a name, one of {', '.join(self.names())}")
         return self._aliases.get(given, given)
 
     def added(self) -> dict[str, Any]:
@@ -178,7 +181,7 @@ def _callable(kind: str, takes: str) -> Callable[[str, Any], Any]:
 
     def checked(name: str, entry: Any) -> Any:
         if not callable(entry):
-            raise InputError(f"the {kind} {name!r} is {entry!r}; expected a class or function of {takes}")
+            raise InputError(f"the {kind} {name!r} is {shown(entry)}; expected a class or function of {takes}")
         return entry
 
     return checked
@@ -192,7 +195,7 @@ def _record(kind: str, record: type[T]) -> Callable[[str, Any], T]:
             return entry
         if callable(entry) and not isinstance(entry, type):
             return record(entry)  # type: ignore[call-arg]  # its first field
-        raise InputError(f"the {kind} {name!r} is {entry!r}; expected a {record.__name__} or a function")
+        raise InputError(f"the {kind} {name!r} is {shown(entry)}; expected a {record.__name__} or a function")
 
     return checked
 
@@ -259,11 +262,11 @@ class NoiseSource:
 def _format(name: str, entry: Any) -> Any:
     lacking = [part for part in ("NAME", "CONTAINERS", "absent", "catalog") if not hasattr(entry, part)]
     if lacking:
-        raise InputError(f"the file format {name!r} is {entry!r}, which lacks {', '.join(lacking)}")
+        raise InputError(f"the file format {name!r} is {shown(entry)}, which lacks {', '.join(lacking)}")
     if not isinstance(entry, ModuleType) or entry.__name__ == "__main__":
         raise InputError(
-            f"the file format {name!r} is {entry!r}; expected a module that Python finds, because files are opened by "
-            "another process"
+            f"the file format {name!r} is {shown(entry)}; expected a module that Python finds, because files are "
+            "opened by another process"
         )
     return entry
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from homodyne.arguments import Faults, as_path, shown
 from homodyne.config import yaml
 from homodyne.config.problems import problems_of
 from homodyne.config.schema import Config, ModelConfig, ParameterConfig, ParametersConfig, known_model
@@ -66,8 +67,12 @@ def load_config(
     ConfigError
         Naming every problem at once: path of the key, value given, what was expected; two values of one key, too.
     """
+    with Faults() as faults:
+        faults.kind("the configuration", source, Config, Mapping, str, Path)
+        if isinstance(source, str | Path):
+            faults.of(as_path, "the configuration", source)
+        changes = faults.of(_changes, overrides)
     name = str(source) if isinstance(source, (str, Path)) else "the configuration"
-    changes = [_parse_override(change) if isinstance(change, str) else change for change in overrides]
     if isinstance(source, Config) and not changes:
         return source
     data = _raw(source)
@@ -174,7 +179,7 @@ def _unreadable(data: Mapping[str, Any]) -> list[str]:
 def _model_of_name(name: Any, options: Any, importing: bool) -> CorrelationModel | None:
     """Model whose other names of parameters are read; None where validation is going to say what is wrong."""
     try:
-        find_model_class(str(name), importing=importing)
+        find_model_class(name, importing=importing)
     except InputError:
         return None
     return known_model(name, options if isinstance(options, Mapping) else None)
@@ -239,9 +244,24 @@ def _plain(value: Any) -> Any:
         return type(value)(_plain(item) for item in value)
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, Real):
+        value = getattr(value, "tolist", lambda: value)()  # of NumPy, whose time differences are integers
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _changes(overrides: Any) -> list[tuple[str, Any]]:
+    """Changes as pairs of dotted key and value."""
+    try:
+        given = list(overrides)
+    except TypeError:
+        given = [overrides]
+    with Faults() as faults:
+        for one in given:
+            if not (isinstance(one, str) or (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str))):
+                faults.add(f"overrides holds {shown(one)}; expected 'key=value', or (key, value)")
+    return [_parse_override(one) if isinstance(one, str) else one for one in given]
 
 
 def _parse_override(text: str) -> tuple[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from homodyne.arguments import shown
 from homodyne.config.schema import AnyPrior, Config, ModelConfig, ParametersConfig, Section, keys_of
 from homodyne.errors import InputError
 from homodyne.physics.model import MODELS, CorrelationModel, find_model
@@ -46,7 +47,7 @@ def known_keys(model: CorrelationModel | None = None, section: type[Section] = C
 
 def _describe(problem: Mapping[str, Any], model: CorrelationModel | None) -> str:
     path, siblings = _place(problem["loc"], model)
-    value = f"{path}: {_short(problem['input'])} given" if path else "the configuration"
+    value = f"{path}: {shown(problem['input'])} given" if path else "the configuration"
     match problem["type"]:
         case "extra_forbidden":
             return _unknown(path, siblings, model)
@@ -108,11 +109,6 @@ def _place(location: Sequence[str | int], model: CorrelationModel | None) -> tup
         siblings, section = list(keys), keys.get(str(part))
         names.append(str(part))
     return ".".join(names), siblings
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 _PRIORS = {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(AnyPrior)}

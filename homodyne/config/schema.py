@@ -29,6 +29,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from homodyne.arguments import MOST
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Parameter, find_model, find_model_class
 from homodyne.registries import BACKENDS, COMBINERS, SAMPLERS, STRATEGIES, Registry
@@ -562,7 +563,7 @@ class ReductionConfig(Section):
 def known_model(name: Any, options: Mapping[str, Any] | None = None) -> CorrelationModel | None:
     """Return a model that is registered or imported already; None for any other, or for options that it has not."""
     try:
-        return find_model(str(name), options, importing=False)
+        return find_model(name, options, importing=False)
     except InputError:
         return None
 
@@ -653,7 +654,7 @@ class Config(Section):
     optimization: OptimizationConfig = OptimizationConfig()
     certificate: CertificateConfig = CertificateConfig()
     output: OutputConfig = OutputConfig()
-    seed: NonNegativeInt = Field(0, description="seed of every random number of the run")
+    seed: NonNegativeInt = Field(0, le=MOST, description="seed of every random number of the run")
 
     @model_validator(mode="after")
     def _one_noise(self) -> Self:

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from homodyne.arguments import shown
+from homodyne.arrays import as_array
 from homodyne.device.config import detect_hardware
 from homodyne.errors import DataError
 
@@ -29,24 +31,6 @@ CONTRADICTION = 0.01
 """Relative difference above which a value given by the user contradicts the one in the file."""
 
 
-def refuse_masked(**arguments: Any) -> None:
-    """Refuse masked values of arguments that say where pairs belong, which is needed of all of them.
-
-    Raises
-    ------
-    DataError
-        A value is masked.
-    """
-    for name, values in arguments.items():
-        each = values if isinstance(values, list | tuple) else [values]
-        count = sum(int(np.count_nonzero(np.ma.getmaskarray(one))) for one in each if np.ma.is_masked(one))
-        if count:
-            raise DataError(
-                f"{name} has {count} masked values; expected a number everywhere, because only values of c2 may be "
-                f"missing. Give {name} without a mask, and mask the values of c2 that are to be left out."
-            )
-
-
 def real_vector(name: str, values: ArrayLike, length: int | None = None) -> FloatArray:
     """Return `values` as a finite float64 vector, or say what is wrong with it.
 
@@ -55,8 +39,7 @@ def real_vector(name: str, values: ArrayLike, length: int | None = None) -> Floa
     DataError
         Not one-dimensional, not real numbers, wrong length, NaN or infinite.
     """
-    refuse_masked(**{name: values})
-    array = np.asarray(values)
+    array = as_array(name, values)
     if array.dtype.kind not in "fiu":
         raise DataError(f"{name} has dtype {array.dtype}; expected real numbers.")
     if array.ndim != 1 or (length is not None and array.size != length):
@@ -71,10 +54,9 @@ def real_vector(name: str, values: ArrayLike, length: int | None = None) -> Floa
 
 def real_scalar(name: str, value: Any, unit: str, *, positive: bool = True) -> float:
     """Return `value` as a finite (and positive) float, or say what is wrong with it."""
-    refuse_masked(**{name: value})
-    array = np.asarray(value)
+    array = as_array(name, value)
     if array.size != 1 or array.dtype.kind not in "fiu":
-        raise DataError(f"{name} = {value!r}; expected one number in {unit}.")
+        raise DataError(f"{name} = {shown(value)}; expected one number in {unit}.")
     number = float(array.reshape(()))
     if not math.isfinite(number) or (positive and number <= 0):
         raise DataError(f"{name} = {number} {unit}; expected a finite{' positive' if positive else ''} number.")
@@ -89,8 +71,7 @@ def listed(values: Iterable[float], limit: int = 40) -> str:
 
 def per_map(name: str, values: ArrayLike, num_maps: int) -> FloatArray:
     """Return one positive number per map; a single number is repeated."""
-    refuse_masked(**{name: values})
-    array = np.asarray(values)
+    array = as_array(name, values)
     vector = real_vector(name, np.full(num_maps, array) if array.ndim == 0 else array, num_maps)
     if np.any(vector <= 0):
         raise DataError(f"{name} holds {vector.min()}; expected positive numbers, one per map.")
@@ -104,7 +85,7 @@ def per_map_if_given(name: str, values: ArrayLike | None, num_maps: int) -> Floa
 
 def wavevectors(q: ArrayLike, num_maps: int) -> FloatArray:
     """Return q of every map in 1/Å; a single number is repeated."""
-    return per_map("q", q if np.ndim(q) else real_scalar("q", q, "1/Å"), num_maps)
+    return per_map("q", q if as_array("q", q).ndim else real_scalar("q", q, "1/Å"), num_maps)
 
 
 def distinct_q(q: FloatArray) -> FloatArray:
@@ -144,8 +125,7 @@ def angles(phi: ArrayLike, q: FloatArray) -> FloatArray:
     DataError
         A q has the same direction twice (two angles 360 degrees apart are the same).
     """
-    refuse_masked(phi=phi)
-    array = np.asarray(phi)
+    array = as_array("phi", phi)
     vector = real_vector("phi", np.full(q.size, array) if array.ndim == 0 else array, q.size)
     for one in distinct_q(q):
         at = vector[maps_at_q(q, one)]
@@ -177,15 +157,20 @@ def frame_range(frames: Sequence[int] | None, num_frames: int) -> tuple[int, int
     """Return (first, last), 1-based and inclusive; None means all frames."""
     if frames is None:
         return 1, num_frames
-    refuse_masked(frames=frames)
-    if len(frames) != 2 or not all(math.isfinite(f) and int(f) == f for f in frames):
-        raise DataError(f"frames = {frames!r}; expected (first, last), 1-based and inclusive.")
-    first, last = int(frames[0]), int(frames[1])
+    first, last = frame_numbers(frames)
     if not 1 <= first <= last <= num_frames:
         raise DataError(
             f"frames = ({first}, {last}); expected 1 <= first <= last <= {num_frames}, the number of frames present."
         )
     return first, last
+
+
+def frame_numbers(frames: Any) -> tuple[int, int]:
+    """Return (first, last) as two integers, or say what is wrong with them."""
+    array = as_array("frames", frames)
+    if array.shape == (2,) and array.dtype.kind in "fiu" and np.isfinite(array).all() and (array % 1 == 0).all():
+        return int(array[0]), int(array[1])
+    raise DataError(f"frames = {shown(frames)}; expected (first, last), two whole numbers, 1-based and inclusive.")
 
 
 def require_memory(num_bytes: int, what: str, advice: str) -> None:

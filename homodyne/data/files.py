@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.arrays import refuse_masked
 from homodyne.data import checks
 from homodyne.data.checks import (
     CONTRADICTION,
@@ -100,7 +101,7 @@ def load(
     DataError
         The file cannot be read, does not hold what is asked for, contradicts `dt`, or has no usable frames.
     """
-    checks.refuse_masked(q=q, phi=phi)
+    refuse_masked(q=q, phi=phi)
     with _naming(path), open_catalog(path, format, units) as catalog:
         index, waves, directions = _choose_maps(catalog, q, phi)
         first, last = checks.frame_range(frames, catalog.num_frames)
@@ -246,7 +247,7 @@ def _choose_maps(catalog: Catalog, q: Wavevectors, phi: Angles) -> tuple[NDArray
             raise DataError(
                 f"{catalog.path} does not state angles; give phi (--phi) with {index.size} values, one per map."
             )
-        return index, waves, checks.angles(np.asarray(phi), waves)
+        return index, waves, checks.angles(phi, waves)
     at = {one: np.flatnonzero(waves == one) for one in dict.fromkeys(waves.tolist())}
     kept = {one: maps[select_phi(catalog.phi[index[maps]], phi, one)] for one, maps in at.items()}
     lacking = [one for one, maps in kept.items() if maps.size == 0]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from homodyne.arrays import as_array
 from homodyne.data import checks
 from homodyne.data.checks import DUPLICATE_TOLERANCE, FloatArray, MapArray
 from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, from_cube, map_label
@@ -137,11 +138,10 @@ class _Points:
     ) -> None:
         """`places` are t1, t2, phi and q, `scale` the factors to our units of these."""
         self._scale = scale
-        checks.refuse_masked(**places)
-        values = np.asanyarray(data)
+        values = data if isinstance(data, np.ndarray) else as_array("data", data)
         self.masked = bool(np.ma.is_masked(values))
         plain = np.ma.filled(values, np.nan) if self.masked and values.dtype.kind == "f" else values
-        arrays = {name: np.asarray(one) for name, one in {"data": plain, **places}.items()}
+        arrays = {"data": np.asarray(plain), **{name: as_array(name, one) for name, one in places.items()}}
         if weights is not None:
             arrays["weights"] = checked("weights", weights).astype(np.float64)
         for name, array in arrays.items():

@@ -1,13 +1,14 @@
 """Simulated measurements in the same record as measured ones; start with :func:`simulate`."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from homodyne.data.checks import per_map_if_given
+from homodyne.arguments import Faults, as_mapping
+from homodyne.arrays import as_array
+from homodyne.data.checks import per_map_if_given, real_vector
 from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, assemble
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, find_model, model_for
@@ -83,14 +84,18 @@ def simulate(
     InputError
         A value is impossible or has no meaning for this kind; the message names it.
     """
-    if num_frames < MIN_FRAMES:
-        raise InputError(f"num_frames is {num_frames}: expected at least {MIN_FRAMES}")
-    if not (math.isfinite(dt) and dt > 0):
-        raise InputError(f"dt is {dt}: expected a positive time in s")
+    with Faults() as faults:
+        params = faults.of(as_mapping, "params", params, "values of parameters by name")
+        faults.integer("num_frames", num_frames, MIN_FRAMES)
+        faults.number("dt", dt, above=0.0)
+        faults.number("age_origin", age_origin)
+        waves, angles = (faults.of(_row, name, values) for name, values in {"q": q, "phi": phi}.items())
+        given = dict(faults.of(as_mapping, "options", options) or {})
+        if params is not None:
+            chosen = faults.of(_chosen, params, model, given, shear_convention)
     t = age_origin + dt * np.arange(1, num_frames + 1, dtype=np.float64)
-    waves, angles = (np.atleast_1d(np.asarray(x, dtype=np.float64)) for x in (q, phi))
     truth = TrueModel(
-        _chosen(params, model, dict(options or {}), shear_convention),
+        chosen,
         params,
         t,
         np.tile(angles, waves.size),
@@ -103,6 +108,10 @@ def simulate(
     settings = {name: value for name, value in given.items() if value is not None}
     maps = simulate_maps(truth, kind, settings, seed=seed)
     return from_maps(maps, gap=gap, dt=dt, age_origin=age_origin, kind=kind)
+
+
+def _row(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    return real_vector(name, np.atleast_1d(as_array(name, values)))
 
 
 def _chosen(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from homodyne.arguments import as_mapping, shown
+from homodyne.arrays import as_array
 from homodyne.data import checks
 from homodyne.data.checks import DUPLICATE_TOLERANCE, BoolArray, FloatArray, MapArray, MapArrays
 from homodyne.data.missing import LeftOut, constant, examine, sentences, strips, upper_strips, upright
@@ -323,8 +325,9 @@ def from_cube(
         Wrong shape, dtype, times, angles or values; maps that are not symmetric; fewer than three usable
         frames.
     """
-    several = isinstance(c2, list | tuple) and any(np.ma.isMaskedArray(one) for one in c2)
-    cube: NDArray[Any] = np.ma.stack(c2) if several else np.asanyarray(c2)  # type: ignore[arg-type]
+    if isinstance(c2, list | tuple) and any(np.ma.isMaskedArray(one) for one in c2):
+        c2 = np.ma.stack(c2)
+    cube = c2 if isinstance(c2, np.ndarray) else as_array("c2", c2)
     if cube.ndim == 2:
         cube = cube[None]
     if cube.dtype.kind != "f":
@@ -353,10 +356,18 @@ def from_cube(
         pixels=checks.per_map_if_given("pixels", pixels, n_maps),
         mean_counts=checks.per_map_if_given("mean_counts", mean_counts, n_maps),
         age_origin=float(times[0] - dt),
-        frames=(1, n) if frames is None else (int(frames[0]), int(frames[1])),
-        source={"format": "cube"} if source is None else dict(source),
+        frames=_numbered(frames, n),
+        source={"format": "cube"} if source is None else dict(as_mapping("source", source, "facts by name")),
     )
     return assemble(draft, masked).weighted(weights, frame_weights)
+
+
+def _numbered(frames: Any, n: int) -> tuple[int, int]:
+    """Numbers in the experiment of the first and the last of n frames."""
+    first, last = (1, n) if frames is None else checks.frame_numbers(frames)
+    if first < 1 or last - first + 1 != n:
+        raise DataError(f"frames = ({first}, {last}); expected numbers from 1 of {n} frames, as many as t and c2 have.")
+    return first, last
 
 
 def _unmasked(cube: NDArray[Any]) -> tuple[MapArray, BoolArray | None]:
@@ -397,6 +408,18 @@ def _gathered(c2: MapArrays, given: Sequence[MapArray], found: Sequence[MapArray
         return c2
     in_file = isinstance(c2, tuple) or any(mapping_of(one) is not None for one in given)
     return tuple(found) if in_file else np.stack(found)
+
+
+def require_data(given: Any) -> None:
+    """Refuse what is no `TwoTimeData`.
+
+    Raises
+    ------
+    DataError
+        The message says how it is made.
+    """
+    if not isinstance(given, TwoTimeData):
+        raise DataError(f"data is {shown(given)}; expected what homodyne.load, from_cube or from_arrays returns.")
 
 
 def as_float32(cube: NDArray[np.floating]) -> MapArray:

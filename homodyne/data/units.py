@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
-from homodyne.data import checks
+from homodyne.arguments import as_mapping, shown
+from homodyne.arrays import as_array
 from homodyne.errors import DataError
 
 TARGETS = {"frame_time": "second", "q": "1/angstrom", "phi": "degree", "gap": "angstrom"}
@@ -39,14 +38,16 @@ class Units:
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         self._given: dict[str, str] = {}
-        for name, unit in (given or {}).items():
+        for name, unit in as_mapping("units", given, "quantity and unit, such as {'frame_time': 'ms'}").items():
             quantity = ALIASES.get(name, name)
             if quantity not in TARGETS:
-                raise DataError(f"units has the quantity {name!r}; expected one of {', '.join([*TARGETS, *ALIASES])}.")
+                raise DataError(
+                    f"units has the quantity {shown(name)}; expected one of {', '.join([*TARGETS, *ALIASES])}."
+                )
             if self._given.setdefault(quantity, unit) != unit:
                 raise DataError(f"units gives {quantity} in {self._given[quantity]!r} and in {unit!r}; expected one.")
             if _factor(str(unit), quantity) is None:
-                raise DataError(f"units has {name} in {unit!r}, which is no unit of it; {_expected(quantity)}.")
+                raise DataError(f"units has {name} in {shown(unit)}, which is no unit of it; {_expected(quantity)}.")
         self._used: set[str] = set()
         self.assumed: dict[str, str] = {}
 
@@ -93,8 +94,7 @@ class Units:
         factor = self.factor(quantity, None, quantity)
         if factor == 1.0 or values is None:
             return values
-        checks.refuse_masked(**{quantity: values})
-        array = np.asarray(values)
+        array = as_array(quantity, values)
         return array * factor if array.dtype.kind in "fiu" else values
 
     def require_used(self) -> None:

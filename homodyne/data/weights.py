@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from homodyne.data.checks import DUPLICATE_TOLERANCE, MapArray, refuse_masked, require_memory
+from homodyne.arrays import as_array
+from homodyne.data.checks import DUPLICATE_TOLERANCE, MapArray, require_memory
 from homodyne.errors import DataError
 
 
@@ -17,8 +18,7 @@ def checked(name: str, values: ArrayLike) -> NDArray[Any]:
     DataError
         Masked, no real numbers, negative, NaN, infinite, or beyond single precision.
     """
-    refuse_masked(**{name: values})
-    array = np.asarray(values)
+    array = as_array(name, values)
     if array.dtype.kind not in "fiub":
         raise DataError(f"{name} has dtype {array.dtype}; expected real numbers, zero or positive.")
     with np.errstate(over="ignore", under="ignore"):

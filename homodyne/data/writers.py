@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.readers import native
-from homodyne.data.twotime import TwoTimeData, each_map
+from homodyne.data.twotime import TwoTimeData, each_map, require_data
 from homodyne.errors import DataError
 from homodyne.files import MEASUREMENT, Sink, replacing
 from homodyne.mapping import intact
@@ -32,6 +32,7 @@ def save_npz(path: str | Path, data: TwoTimeData) -> None:
     InputError, ExecutionError
         See `homodyne.files.replacing`.
     """
+    require_data(data)
     if isinstance(data.c2, tuple):
         size = 4 * data.num_maps * data.num_frames**2
         checks.require_memory(size, "The maps in one array", "Use save_hdf5, which writes them one by one.")
@@ -44,6 +45,7 @@ def save_hdf5(path: str | Path, data: TwoTimeData) -> None:
 
     Maps are written as plain numbers, so that they need not be read into memory to be loaded.
     """
+    require_data(data)
     with _hdf5_file(path) as (file, sink):
         for name, values in _fields(data).items():
             if name == "c2":
@@ -119,6 +121,7 @@ def write_aps_u(
     InputError, ExecutionError
         See `homodyne.files.replacing`.
     """
+    require_data(data)
     if data.weights is not None:
         raise DataError("the data have weights, for which the APS-U layout has no place; use save_npz or save_hdf5.")
     uniform = data.age_origin + data.dt * np.arange(1, data.num_frames + 1)

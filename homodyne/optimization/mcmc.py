@@ -28,7 +28,7 @@ from homodyne.config.io import load_config
 from homodyne.config.schema import Config
 from homodyne.data.flat import from_arrays
 from homodyne.data.plausibility import implausible, unusual
-from homodyne.data.twotime import TwoTimeData
+from homodyne.data.twotime import TwoTimeData, require_data
 from homodyne.device.config import CMCDecision, detect_hardware, should_use_cmc
 from homodyne.errors import ConvergenceError
 from homodyne.likelihood.direct import errors_against
@@ -149,8 +149,12 @@ def fit(
         The pilot fit found no point of finite density, or the sampler no starting point.
     """
     given = {"analysis_mode": mode, "optimization.method": method, "uncertainty": uncertainty, "seed": seed}
-    settings = load_config(config, [(key, value) for key, value in given.items() if value is not None])
-    tell, clock = progress or _silent, _Clock()
+    clock = _Clock()
+    with Faults() as faults:
+        faults.of(require_data, data)
+        faults.function("progress", progress)
+        settings = faults.of(load_config, config, [(key, value) for key, value in given.items() if value is not None])
+    tell = _silent if progress is None else progress
     with Faults() as faults:
         problem = faults.of(build_problem, data, settings)
         if "cmc" in _names(problem.num_pairs if problem else 0, settings)[0]:
@@ -448,6 +452,7 @@ def fit_flat(
     wanted = {**given, "experimental_data.gap": gap}
     changes = [(key, value) for key, value in wanted.items() if value is not None]
     with Faults() as faults:
+        faults.function("progress", progress)
         settings = faults.of(load_config, config, changes, spellings=spellings)
         measured = faults.of(read)
     if settings.optimization.method == "auto":

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.arguments import Faults, as_mapping
 from homodyne.errors import InputError
 from homodyne.registries import Registry, suggestion
 
@@ -278,7 +279,7 @@ def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing
         There is no such model, it has no such option, or the option no such value.
     """
     chosen = find_model_class(name, importing=importing)
-    types, given = get_type_hints(chosen), dict(options or {})
+    types, given = get_type_hints(chosen), dict(as_mapping("options", options))
     known = [one.name for one in fields(chosen)]  # type: ignore[arg-type]  # frozen dataclasses, by their check
     for key in given:
         if key not in known:
@@ -293,10 +294,12 @@ def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing
 
 def model_for(names: Iterable[str]) -> CorrelationModel:
     """Return the registered model with the fewest parameters that has all of `names`."""
-    wanted = set(names)
+    wanted = set(map(str, names))
     fitting = [model for model in (find_model(name) for name in MODELS) if wanted <= set(model.parameter_names)]
     if not fitting:
-        raise InputError(f"no model has the parameters {', '.join(names)}: name the model, one of {', '.join(MODELS)}")
+        raise InputError(
+            f"no model has the parameters {', '.join(sorted(wanted))}: name the model, one of {', '.join(MODELS)}"
+        )
     return min(fitting, key=lambda model: len(model.parameter_names))
 
 
@@ -308,18 +311,16 @@ def complete_params(model: CorrelationModel, given: Mapping[str, float]) -> dict
     InputError
         A value is missing, not finite or impossible, or belongs to no parameter.
     """
-    names = model.parameter_names
-    if unknown := [name for name in given if name not in names]:
+    names, given = model.parameter_names, as_mapping("params", given)
+    if unknown := [str(name) for name in given if name not in names]:
         raise InputError(f"unknown parameter {unknown[0]} of {model.name}; {suggestion(unknown[0], names)}")
     values = {one.name: given.get(one.name, one.fixed) for one in model.parameters}
     if missing := [name for name, value in values.items() if value is None]:
         raise InputError(f"missing parameter {', '.join(missing)} of {model.name}: add a value for each")
-    found = {name: float(value) for name, value in values.items() if value is not None}
-    for one in model.parameters:
-        if not (np.isfinite(found[one.name]) and one.support[0] <= found[one.name] <= one.support[1]):
-            low, high = one.support
-            raise InputError(f"{one.name} is {found[one.name]}: expected a number from {low:g} to {high:g}")
-    return found
+    with Faults() as faults:
+        for one in model.parameters:
+            faults.number(one.name, values[one.name], least=one.support[0], most=one.support[1])
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
 @partial(jax.jit, static_argnums=0)

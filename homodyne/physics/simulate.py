@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from homodyne.arguments import Faults, shown
+from homodyne.arrays import as_array
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Params, complete_params, supported
 
@@ -62,13 +64,15 @@ class TrueModel:
     offset: ArrayLike = 1.0
 
     def __post_init__(self) -> None:
-        t, phi = np.asarray(self.t, dtype=float), np.atleast_1d(np.asarray(self.phi, dtype=float))
+        t, phi = _real("t", self.t), np.atleast_1d(_real("phi", self.phi))
         if t.ndim != 1 or len(t) < 2 or not (t[0] > 0 and np.all(np.diff(t) > 0) and np.isfinite(t[-1])):
             raise InputError("t: expected a row of increasing times > 0 in s; check dt and age_origin")
         if phi.ndim != 1 or phi.size == 0 or not np.all(np.isfinite(phi)):
-            raise InputError(f"phi is {self.phi}: expected one or more angles in degrees")
-        if self.gap is not None and not (math.isfinite(self.gap) and self.gap > 0):
-            raise InputError(f"gap is {self.gap}: expected a positive length in Å")
+            raise InputError(f"phi is {shown(self.phi)}: expected one or more angles in degrees")
+        if self.gap is not None:
+            with Faults() as faults:
+                faults.number("gap", self.gap, above=0.0)
+            object.__setattr__(self, "gap", float(self.gap))
         if self.model.needs_gap and self.gap is None:
             raise InputError(f"gap is missing: {self.model.name} needs the distance between the plates in Å")
         derived = {
@@ -262,8 +266,8 @@ SIMULATORS: Mapping[str, tuple[Callable[..., SimulatedMaps], tuple[str, ...]]] =
 
 def simulate_maps(model: TrueModel, kind: str, settings: Mapping[str, ArrayLike], *, seed: Seed = 0) -> SimulatedMaps:
     """Draw maps of the named kind; a setting that the kind does not know is refused."""
-    if kind not in SIMULATORS:
-        raise InputError(f"kind is {kind!r}: expected one of {', '.join(SIMULATORS)}")
+    with Faults() as faults:
+        faults.choice("kind", kind, SIMULATORS)
     draw, known = SIMULATORS[kind]
     unused = [name for name in settings if name not in known]
     if unused:
@@ -352,6 +356,9 @@ def _empty_maps(model: TrueModel) -> NDArray[np.float32]:
 
 
 def _streams(seed: Seed, model: TrueModel) -> list[np.random.Generator]:
+    if not isinstance(seed, np.random.SeedSequence | np.random.Generator):
+        with Faults() as faults:
+            faults.integer("seed", seed)
     return np.random.default_rng(seed).spawn(len(model.phi))
 
 
@@ -372,10 +379,17 @@ def _counting(
     return rates, numbers.astype(np.int64)
 
 
+def _real(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    values = as_array(name, value)
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{name} is {shown(value)}: expected real numbers")
+    return values.astype(np.float64)
+
+
 def _per_map(
     name: str, value: ArrayLike, phi: NDArray[np.float64], *, positive: bool = False, finite: bool = True
 ) -> NDArray[np.float64]:
-    values = np.asarray(value, dtype=float)
+    values = _real(name, value)
     if values.ndim > 1 or values.size not in (1, len(phi)):
         raise InputError(f"{name} has shape {values.shape}: expected a number or one per map ({len(phi)})")
     if np.any(np.isnan(values)) or (finite and np.any(np.isinf(values))) or (positive and np.any(values <= 0)):

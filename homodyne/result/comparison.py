@@ -7,13 +7,14 @@ much better than amplitudes, exponents and offsets.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from homodyne.arguments import Faults, as_path, shown
 from homodyne.arrays import Array
 from homodyne.certificate.verdict import Verdict
+from homodyne.data.checks import real_vector
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult, load_result
 from homodyne.result.summary import align_table, csv_of, format_number, span_text
@@ -173,9 +174,16 @@ def compare(
     InputError
         Fewer than two results, a file twice, nothing in common, or another number of numbers.
     """
+    if isinstance(results, str | bytes) or not isinstance(results, Mapping | Sequence):
+        raise InputError(f"results is {shown(results)}; expected a list of results or of their files, two or more")
     named = results if isinstance(results, Mapping) else _named(results)
     if len(named) < 2:
         raise InputError(f"{len(named)} result given to compare; expected two or more")
+    with Faults() as faults:
+        for label, one in named.items():
+            faults.kind(f"result {label}", one, MCMCResult)
+        if against is not None:
+            faults.of(_axis, against)
     parameters, notes = _common_parameters(named)
     rates, values, reason = _common_rates(named)
     if not parameters and not rates:
@@ -191,6 +199,12 @@ def compare(
     return Comparison(fits, (*rates, *parameters), tuple(notes), axis)
 
 
+def _axis(against: Any) -> None:
+    if not (isinstance(against, tuple) and len(against) == 2 and isinstance(against[0], str)):
+        raise InputError(f"against is {shown(against)}; expected a name and a number for each result")
+    real_vector(against[0], against[1])
+
+
 def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     """Names of files as short as tells them apart: ``a`` and ``b`` for ``out/a/result.nc`` and ``out/b/result.nc``.
 
@@ -199,7 +213,7 @@ def short_names(paths: Sequence[str | os.PathLike[str]]) -> list[str]:
     InputError
         A file is named twice.
     """
-    full = [Path(path).resolve() for path in paths]
+    full = [as_path("a result", path).resolve() for path in paths]
     if len(set(full)) < len(full):
         raise InputError(f"{', '.join(os.fspath(path) for path in paths)}: expected different files to compare")
     bare = [path.with_suffix("") for path in full]

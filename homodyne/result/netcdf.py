@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from homodyne.arguments import as_path
 from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.files import RESULT
@@ -76,11 +77,11 @@ def seal(content: bytes) -> bytes:
 
 def read_result(path: str | os.PathLike[str]) -> MCMCResult:
     """The result that was written to ``path``; see ``homodyne.load_result``."""
-    place = Path(path)
-    if not place.is_file():
-        raise InputError(f"no result file at {os.fspath(path)!r}; give the .nc file that a fit has saved")
+    place = as_path("path", path)
     try:
         with reading("its content", InputError):
+            if not place.is_file():
+                raise InputError("there is no result file; give the .nc file that a fit has saved")
             content = _sealed_content(place)
             _check_structure(content)
             options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "phony_dims": "access"}

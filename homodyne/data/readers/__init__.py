@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from homodyne.arguments import as_mapping, as_path
 from homodyne.data.readers import hdf5, npy, npz
 from homodyne.data.readers.catalog import Catalog
 from homodyne.data.readers.process import open_in_process
@@ -51,8 +52,11 @@ def open_catalog(
         No such file, a directory, empty, damaged, or of a layout that is not known; the message says what was
         looked for.
     """
-    _container(Path(path))
-    with open_in_process(path, format, units) as catalog:
+    file = as_path("path", path)
+    name = None if format is None else FORMATS.name_of(format)
+    _container(file)
+    stated = {str(quantity): str(unit) for quantity, unit in as_mapping("units", units, "quantity and unit").items()}
+    with open_in_process(path, name, stated) as catalog:
         yield catalog
 
 

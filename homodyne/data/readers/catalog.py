@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.arrays import as_array
 from homodyne.data.checks import (
     CONTRADICTION,
     SAME_Q,
@@ -131,7 +132,7 @@ def select_q(catalog: Catalog, q: Wavevectors) -> tuple[NDArray[np.intp], FloatA
             raise DataError(
                 f"{catalog.path} does not state q; give q (--q) in 1/Å: one number, or a list, one per map."
             )
-        return np.arange(catalog.num_maps), wavevectors(np.asarray(q), catalog.num_maps)
+        return np.arange(catalog.num_maps), wavevectors(as_array("q", q), catalog.num_maps)
     present = distinct_q(catalog.q)
     if q is None and present.size > 1:
         raise DataError(
@@ -146,7 +147,9 @@ def select_q(catalog: Catalog, q: Wavevectors) -> tuple[NDArray[np.intp], FloatA
         if chosen.size == 0:
             raise DataError(f"No q from {low:.6g} to {high:.6g} 1/Å in {catalog.path}; it holds {listed(present)} 1/Å.")
     else:
-        chosen = np.array([_nearest(catalog.path, present, one) for one in np.atleast_1d(np.asarray(q))])
+        chosen = np.array([_nearest(catalog.path, present, one) for one in np.atleast_1d(as_array("q", q))])
+        if chosen.size == 0:
+            raise DataError(f"q = {q} names no wave vector; {catalog.path} holds {listed(present)} 1/Å.")
         if np.unique(chosen).size != chosen.size:
             raise DataError(
                 f"q = {q} asks for one wave vector twice: nearest in {catalog.path} are {listed(chosen)} 1/Å."
@@ -199,7 +202,7 @@ def select_phi(phi: FloatArray, wanted: Angles, q: float) -> NDArray[np.intp]:
         width = high - low
         return np.flatnonzero((phi - low + 1e-9) % 360.0 <= width + 2e-9)
     chosen = []
-    for value in np.atleast_1d(np.asarray(wanted)):
+    for value in np.atleast_1d(as_array("phi", wanted)):
         angle = real_scalar("phi", value, "degrees", positive=False)
         away = np.abs((phi - angle + 180.0) % 360.0 - 180.0)
         nearest = int(np.argmin(away))

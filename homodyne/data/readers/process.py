@@ -68,9 +68,7 @@ def open_in_process(
 
     try:
         folder = "/" if os.path.isabs(path) else os.getcwd()
-        found: Catalog = process.ask(
-            "open", folder, process.path, format, (_path(), _added()), units and dict(units), reading.SECONDS
-        )
+        found: Catalog = process.ask("open", folder, process.path, format, (_path(), _added()), units, reading.SECONDS)
         yield replace(
             found,
             read_map=partial(read, "read_map"),

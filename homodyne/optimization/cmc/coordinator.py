@@ -119,6 +119,7 @@ def sample_consensus(
         faults.kind("settings", settings, ConsensusSettings)
         faults.kind("options", options, BackendOptions)
         faults.kind("store", store, str, Path)
+        faults.function("progress", progress)
         faults.choice("initialization", initialization, INITIALIZATIONS)
         faults.of(by_rows, strategy)
         arrays = faults.of(check_observations, data)
@@ -130,7 +131,8 @@ def sample_consensus(
             given = {name: value for name, value in given.items() if value is not None}
             settings = faults.of(replace, settings or ConsensusSettings(), **given)
         runner: CMCBackend | None = None
-        if backend not in (None, "auto") and isinstance(options, BackendOptions | None):
+        faults.kind("backend", backend, str)
+        if isinstance(backend, str) and backend != "auto" and isinstance(options, BackendOptions | None):
             runner = faults.of(select_backend, hardware, backend, options=options)
             faults.of(_require_kept, runner, model, store)
         if arrays:
@@ -334,7 +336,7 @@ class CMCCoordinator:
     """
 
     def __init__(self, config: Mapping[str, Any] | str | Path | None = None) -> None:
-        self.config = config or {}
+        self.config = {} if config is None else config
         self.hardware_config = detect_hardware()
 
     def run_cmc(

@@ -11,8 +11,8 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.arrays import AnyArray
-from homodyne.data.checks import refuse_masked
+from homodyne.arguments import shown
+from homodyne.arrays import AnyArray, as_array
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps
@@ -143,10 +143,9 @@ def shard_data_stratified(
     InputError
         As :func:`assign_points`.
     """
-    refuse_masked(t1=t1, t2=t2, phi=phi)
     if np.ma.is_masked(data):
         data = np.ma.filled(np.ma.asarray(data, dtype=np.float64), np.nan)
-    values, first, second, angle = (np.asarray(array) for array in (data, t1, t2, phi))
+    values, first, second, angle = map(as_array, ("data", "t1", "t2", "phi"), (data, t1, t2, phi))
     _require_flat({"data": values, "t1": first, "t2": second, "phi": angle})
     numbers = assign_points(strategy, first, second, angle, num_shards, seed=seed)
     order, start = _grouped(numbers, num_shards)
@@ -340,8 +339,10 @@ def _angle_problems(shards: Sequence[Shard], min_phi_angles: int) -> list[str]:
 
 
 def _finite(name: str, values: npt.ArrayLike) -> AnyArray:
-    refuse_masked(**{name: values})
-    array = np.asarray(values, dtype=np.float64)
+    array = as_array(name, values)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name} is {shown(values)}; expected real numbers")
+    array = array.astype(np.float64)
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinite values; expected finite numbers only")
     return array

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+from homodyne.arguments import shown
 from homodyne.device.config import HardwareConfig
+from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.registries import BACKENDS
 
@@ -47,7 +49,13 @@ def select_backend(
     options = options or BackendOptions()
     if options.num_workers is None:
         options = replace(options, num_workers=hardware.cores)
-    backend: CMCBackend = BACKENDS.find(name, importing=importing)(options)
+    made = BACKENDS.find(name, importing=importing)
+    try:
+        backend = made(options)
+    except TypeError as error:
+        raise InputError(f"the backend {name!r} cannot be made from BackendOptions: {error}") from error
+    if not isinstance(backend, CMCBackend):
+        raise InputError(f"the backend {name!r} made {shown(backend)}; expected a CMCBackend")
     backend.reason = reason
     return backend
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from homodyne.arguments import shown
 from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.density import check_log_density
 from homodyne.certificate.mode import Mode
@@ -301,9 +302,13 @@ def _draw_program(model: NumPyroModel) -> Callable[[npt.NDArray[np.uint32]], jax
 
 
 def _names_of(prior_sites: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return names as a tuple; an InputError for a single string."""
+    """Return names as a tuple; an InputError for a single string, and for what is no name."""
     if isinstance(prior_sites, str):
         raise InputError(f"prior_sites is {prior_sites!r}, expected a sequence of names: ({prior_sites!r},)")
+    if not (
+        prior_sites is None or (isinstance(prior_sites, Sequence) and all(isinstance(x, str) for x in prior_sites))
+    ):
+        raise InputError(f"prior_sites is {shown(prior_sites)}, expected a sequence of names")
     return None if prior_sites is None else tuple(dict.fromkeys(prior_sites))
 
 
