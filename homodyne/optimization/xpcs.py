@@ -24,7 +24,7 @@ from homodyne.certificate.density import Progress
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.proposal import Mode, Normal
 from homodyne.config.io import load_config, resolve, to_mapping
-from homodyne.config.physics import scaling_of, space_of
+from homodyne.config.physics import model_of, scaling_of, space_of
 from homodyne.config.schema import CMCConfig, Config, ShardingConfig
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import HardwareConfig, detect_hardware
@@ -455,9 +455,11 @@ def require_shards(config: Config, maps: Maps | None) -> None:
         folder = faults.of(store_folder, cmc)
         if maps is not None:
             faults.of(_require_possible, config, maps, cmc.sharding)
-        if cmc.backend.name != "auto":
-            backend = faults.of(placed, cmc, 2, detect_hardware())
-            if backend is not None and backend.elsewhere and folder is None and not faults.found:
+        backend = faults.of(placed, cmc, 2, detect_hardware(gpus=True))
+        if backend is not None:
+            if config.optimization.method == "cmc" and cmc.sharding.num_shards != 1:
+                faults.of(backend.require_sendable, model_of(config))
+            if backend.elsewhere and folder is None and not faults.found:
                 faults.add(
                     f"optimization.cmc.backend.name is {cmc.backend.name!r}, whose jobs need a folder that they see "
                     "too: set optimization.cmc.backend.checkpoint_dir, and keep enable_checkpoints true"

@@ -148,6 +148,10 @@ def sample_consensus(
             num_workers=hardware.cores,
         )
         num_shards, notes = chosen.num_shards, [chosen.reason]
+    if runner is None:
+        pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(arrays), 1.0 / num_shards)
+        runner = select_backend(hardware, num_shards=num_shards, pure_jax=pure, options=options)
+    runner.require_sendable(engine)
     owner = shard_rows(size, num_shards, strategy, seed)
     engine, modes, centred = _with_coordinates(engine, arrays, size, seed)
     manifest = Manifest(
@@ -177,9 +181,6 @@ def sample_consensus(
             if find_combiner(settings.combination).is_product and init.method != "identity":
                 init = replace(init, cavity=min(CAVITY, num_shards - 1.0))
             check_identity(engine, lambda k: engine.load(shards[k]), num_shards, whole, init.center, seed)
-        if runner is None:
-            pure = bool(hardware.gpus) and is_pure_jax(engine, engine.load(shards[0]), 1.0 / num_shards)
-            runner = select_backend(hardware, num_shards=num_shards, pure_jax=pure, options=options)
         found = run_consensus(
             engine, held, init, settings, runner, modes=modes.normals(), exact=exact, progress=progress
         )

@@ -436,15 +436,46 @@ def main():
     [
         ('if __name__ == "__main__": ', True, "4 8"),
         ("", True, "put that call under: if __name__ == '__main__'"),
-        ("", False, "'double' is defined in an interactive session"),
+        ("", False, "is defined in an interactive session"),
     ],
 )
 def test_a_model_that_is_defined_in_the_program(guard, as_file, expected, tmp_path):
     text = SCRIPT.format(guard=guard)
     (tmp_path / "script.py").write_text(text)
     command = [sys.executable, tmp_path / "script.py"] if as_file else [sys.executable, "-c", text]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert expected in done.stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert expected in done.stdout + done.stderr
+
+
+PLACES = '''
+from homodyne.errors import InputError
+from homodyne.optimization.cmc.backends.child import encode
+
+def above(): ...
+class Above: ...
+try:
+    def either(): ...
+except ImportError:
+    pass
+if __name__ == "__main__":
+    def below(): ...
+    class Below: ...
+    def either(): ...
+    for one in (above, Above(), either, below, Below(), [Below]):
+        try:
+            encode(one)
+        except InputError as error:
+            print(error)
+    encode(below, stays=True)
+'''
+
+
+def test_what_only_the_program_itself_defines_is_not_sent(tmp_path):
+    (tmp_path / "script.py").write_text(PLACES)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True)
+    told = done.stdout.splitlines()
+    assert [line.split("do not find ")[1].split()[0] for line in told] == ["'below'", "'Below'", "'Below'"]
+    assert "define it above that line, or in a module of its own, or use the backend 'sequential'" in told[0]
 
 
 def hardware(cores, **more):

@@ -133,6 +133,15 @@ class CMCBackend(ABC):
             Two tasks for one shard, or tasks that cannot be sent. A shard that fails raises nothing.
         """
 
+    def require_sendable(self, model: object) -> None:  # noqa: B027  most backends see when they hand out tasks
+        """Refuse, before any work is done, a model that the workers cannot be given.
+
+        Raises
+        ------
+        InputError
+            The message says how it is defined for them.
+        """
+
     def run_parallel_mcmc(
         self,
         shards: Sequence[Mapping[str, Any]],

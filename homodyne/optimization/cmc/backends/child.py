@@ -8,6 +8,7 @@ is there to take it; on Linux the kernel also kills the process as soon as the p
 compiled code holds the interpreter.
 """
 
+import ast
 import ctypes
 import io
 import os
@@ -17,11 +18,14 @@ import signal
 import sys
 import threading
 import time
+import tokenize
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
+from types import FunctionType
 from typing import Any
 
 from homodyne.errors import ConvergenceError, HomodyneError, InputError
@@ -72,21 +76,81 @@ def make_setup(
     return pickle.dumps(Setup(work, beat, main, path, _this_process(), environment or {}))
 
 
-def encode(value: object) -> bytes:
-    """Pickle something for a worker.
+def encode(value: object, *, stays: bool = False) -> bytes:
+    """Pickle something for a worker, or for a thread of this process, which `stays`.
 
     Raises
     ------
     InputError
-        It cannot be pickled.
+        It cannot be pickled, or holds what is defined where other processes do not find it.
     """
+    content = io.BytesIO()
+    pickler = _Pickler(content, pickle.HIGHEST_PROTOCOL)
     try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        pickler.dump(value)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise InputError(
             f"this cannot be sent to worker processes: {error}; define the model and its functions at the top level "
             "of a module, or use the backend 'sequential'"
         ) from error
+    if pickler.in_main and not stays:
+        _require_importable(pickler.in_main)
+    return content.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Notes what it met of functions and classes that are defined in the program of this process."""
+
+    def __init__(self, sink: io.BytesIO, protocol: int) -> None:
+        super().__init__(sink, protocol)
+        self.in_main: set[str] = set()
+
+    def reducer_override(self, value: Any, /) -> Any:
+        """Look at a value; it is pickled as usual."""
+        if isinstance(value, type | FunctionType) and value.__module__ == "__main__":
+            self.in_main.add(value.__qualname__.partition(".")[0])
+        return NotImplemented
+
+
+def _require_importable(names: Set[str]) -> None:
+    """Refuse names of the program of this process that a worker, which imports it, does not find."""
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    for name in sorted(names):
+        if program is None:
+            raise InputError(
+                f"{name!r} is defined in an interactive session, where worker processes cannot find it; "
+                "move it to a module, or use the backend 'sequential'"
+            )
+        if name in _guarded(program):
+            raise InputError(_unseen(name))
+
+
+@lru_cache(maxsize=1)
+def _guarded(program: str) -> frozenset[str]:
+    """Names that a program defines under ``if __name__ == "__main__":`` and nowhere else."""
+    try:
+        with tokenize.open(program) as source:
+            statements = ast.parse(source.read()).body
+    except (OSError, SyntaxError, ValueError):  # it has changed since, or is no Python source
+        return frozenset()
+    guards = [one for one in statements if isinstance(one, ast.If) and ast.unparse(one.test).startswith("__name__ ==")]
+    inside = [part for one in guards for part in one.body]
+    outside = [part for one in statements for part in (one.orelse if one in guards else [one])]
+    return frozenset(_defined(inside) - _defined(outside))
+
+
+def _defined(statements: Iterable[ast.AST]) -> set[str]:
+    parts = [part for one in statements for part in ast.walk(one)]
+    bound = {part.id for part in parts if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
+    return bound | {part.name for part in parts if isinstance(part, ast.FunctionDef | ast.ClassDef)}
+
+
+def _unseen(name: str) -> str:
+    return (
+        f"worker processes, which import this program, do not find {name!r} in it: what is defined under "
+        "if __name__ == '__main__' does not exist for them; define it above that line, or in a module of its own, or "
+        "use the backend 'sequential'"
+    )
 
 
 @dataclass(frozen=True)
@@ -174,14 +238,14 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         """Find a class or function by its module and name."""
         if module == "__main__" and not _process["knows main"]:
-            if not self._main:
-                raise InputError(
-                    f"{name!r} is defined in an interactive session, where worker processes cannot find it; "
-                    "move it to a module, or use the backend 'sequential'"
-                )
             spawn.prepare(dict(self._main))
             _process["knows main"] = True
-        return super().find_class(module, name)
+        try:
+            return super().find_class(module, name)
+        except AttributeError as error:
+            if module == "__main__":  # defined there by other ways
+                raise InputError(_unseen(name)) from error
+            raise
 
 
 def set_environment(changes: Mapping[str, str]) -> None:

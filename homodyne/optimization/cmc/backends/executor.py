@@ -10,7 +10,7 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -167,9 +167,9 @@ class ExecutorBackend(CMCBackend):
             future.add_done_callback(flight.done.put)
 
     def _hand_over(self, task: ShardTask, setup: bytes) -> "Future[bytes]":
-        message = child.encode(task)
         if self._executor is None:
             self._executor = self._held.enter_context(self._factory())
+        message = child.encode(task, stays=isinstance(self._executor, ThreadPoolExecutor))
         if not self._beside:
             return self._executor.submit(child.run_elsewhere, setup, message)
         limits = replace(self.options, run="", jobs=None)

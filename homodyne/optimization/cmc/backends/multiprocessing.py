@@ -74,6 +74,10 @@ class MultiprocessingBackend(CMCBackend):
         """Return "multiprocessing"."""
         return "multiprocessing"
 
+    def require_sendable(self, model: object) -> None:
+        """Refuse what cannot be pickled, or is found in this process only."""
+        child.encode(model)
+
     def __enter__(self) -> "MultiprocessingBackend":
         self._kept = True
         return self
