@@ -24,11 +24,14 @@ def inspect(
     from homodyne.data import describe
 
     require_figure(figure)
-    say(describe(file, units=units_of(unit)))
     chosen = changes_of(q=q, phi=phi, frames=frames, dt=dt, units=units_of(unit))
-    if not chosen and figure is None:
+    wanted = None
+    if chosen or figure is not None:
+        wanted = load_config({"experimental_data": {"file_path": file}}, chosen).experimental_data
+    say(describe(file, units=units_of(unit)))
+    if wanted is None:
         return
-    data = load_measurement(load_config({"experimental_data": {"file_path": file}}, chosen).experimental_data)
+    data = load_measurement(wanted)
     say(f"selected: {data}")
     for line in data.left_out_lines():
         say(f"left out    {line}")

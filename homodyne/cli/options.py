@@ -20,9 +20,24 @@ Q = Annotated[
 ]
 Phi = Annotated[str | None, typer.Option(help="Angles in degrees: low:high, or a list such as 0,45,90.")]
 Frames = Annotated[str | None, typer.Option(help="First and last frame, counted from 1, as first:last.")]
-DT = Annotated[float | None, typer.Option("--dt", help="Seconds between frames; for files that do not say.")]
+
+
+def _number(text: str) -> Any:
+    """A number as in a configuration file; another text stays, and is refused there with what is expected."""
+    from homodyne.config import yaml
+
+    found = yaml.parse(text, text)
+    return text if found is None else found
+
+
+DT = Annotated[
+    float | None,
+    typer.Option("--dt", parser=_number, metavar="<float>", help="Seconds between frames; for files that do not say."),
+]
 Mode = Annotated[str | None, typer.Option(help="Name of a correlation model, or module:Class.")]
-Gap = Annotated[float | None, typer.Option(help="Distance of the plates in Å (2e6 = 200 µm).")]
+Gap = Annotated[
+    float | None, typer.Option(parser=_number, metavar="<float>", help="Distance of the plates in Å (2e6 = 200 µm).")
+]
 EachQ = Annotated[bool, typer.Option("--each-q", help="Fit every wave vector for itself.")]
 Spread = Annotated[
     str | None,

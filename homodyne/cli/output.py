@@ -117,9 +117,22 @@ class OutputFolder:
 
     def put(self, file: Path, content: bytes, kind: Kind) -> None:
         """Write a file, and note that the program has, where it keeps such notes of this folder."""
-        if (self.path / INVENTORY).exists() and self.path in file.parents:
+        self.require_own(file, kind)
+        if self._notes(file):
             self._note(content)
         write_atomically(file, content, kind)
+
+    def require_own(self, file: Path, kind: Kind) -> None:
+        """Refuse to replace a file of another kind, and where notes are kept what has changed since it was written."""
+        require_writable(file, kind)
+        if file.exists() and self._notes(file) and not self._wrote(file):
+            raise InputError(
+                f"{file} is not as homodyne has written it, and is not replaced: keep it under another name, or choose "
+                "another place (--output)"
+            )
+
+    def _notes(self, file: Path) -> bool:
+        return (self.path / INVENTORY).exists() and self.path in file.parents
 
     def require_replaceable(self, wanted: "OutputConfig", inputs: Sequence[Path]) -> None:
         """Refuse to replace files unasked, files of others, and what the command reads."""

@@ -10,7 +10,7 @@ from homodyne.cli.options import load_measurement
 from homodyne.cli.output import FIGURES, REPORT_FILE, OutputFolder, result_file
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
-from homodyne.files import CAPTIONS, FIGURE, NEXUS, REPORT, make_folder, require_writable, write_atomically
+from homodyne.files import CAPTIONS, FIGURE, NEXUS, REPORT, make_folder, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,8 @@ def report(
 
     paths = [result_file(one) for one in results]
     file = output or (paths[0].parent if len(paths) == 1 else Path()) / REPORT_FILE
-    require_writable(file, REPORT)
+    home = OutputFolder(file.parent)
+    home.require_own(file, REPORT)
     names = short_names(paths) if len(paths) > 1 else [paths[0].resolve().parent.name or "result"]
     shown = []
     for name, path in zip(names, paths, strict=True):
@@ -47,7 +48,7 @@ def report(
         if missing:
             say(f"{name}: {missing}", error=True)
         shown.append(Reported(name, result, data, missing))
-    OutputFolder(file.parent).put(file, make(shown), REPORT)
+    home.put(file, make(shown), REPORT)
     say(f"wrote {file}")
 
 
@@ -70,7 +71,9 @@ def figures(
     makers, folder = _chosen(only, found, data, missing, width), output or path.parent / FIGURES
     make_folder(folder)
     home, place = OutputFolder(path.parent), folder / "captions.txt"
-    require_writable(place, CAPTIONS)
+    home.require_own(place, CAPTIONS)
+    for name in makers:
+        home.require_own(folder / f"{name}.{kind}", FIGURE)
     lines = [*found.words.lines(), ""]
     for name, make in makers.items():
         figure = make()

@@ -46,7 +46,7 @@ def known_keys(model: CorrelationModel | None = None, section: type[Section] = C
 
 
 def _describe(problem: Mapping[str, Any], model: CorrelationModel | None) -> str:
-    path, siblings = _place(problem["loc"], model)
+    path, siblings, meaning = _place(problem["loc"], model)
     value = f"{path}: {shown(problem['input'])} given" if path else "the configuration"
     match problem["type"]:
         case "extra_forbidden":
@@ -62,6 +62,8 @@ def _describe(problem: Mapping[str, Any], model: CorrelationModel | None) -> str
     message = str(problem["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
     if isinstance(problem.get("ctx", {}).get("error"), InputError):  # it names the value
         return f"{path}: {message}"
+    if problem["type"] in ("float_type", "int_type") and isinstance(problem["input"], str):
+        message = f"{message} without a unit: {meaning}"
     return f"{value}, {message}" if path else message
 
 
@@ -93,22 +95,24 @@ def _nearest(path: str, siblings: Sequence[str], model: CorrelationModel | None)
     return f"did you mean {' or '.join(found)}?" if found else ""
 
 
-def _place(location: Sequence[str | int], model: CorrelationModel | None) -> tuple[str, list[str]]:
-    """Dotted path of a problem, and the names known in its section.
+def _place(location: Sequence[str | int], model: CorrelationModel | None) -> tuple[str, list[str], str]:
+    """Dotted path of a problem, the names known in its section, and what the key means.
 
     Inside a prior, pydantic puts the kind of the prior into the location; it is no key and is left out.
     """
     section: type[Section] | None = Config
     names: list[str] = []
     siblings: list[str] = []
+    meaning = ""
     for part in location:
         if part in _PRIORS and names[-1] == "prior":
             section = _PRIORS[str(part)]
             continue
-        keys = {key.name: key.section for key in keys_of(section, model)} if section else {}
-        siblings, section = list(keys), keys.get(str(part))
+        keys = {key.name: key for key in keys_of(section, model)} if section else {}
+        known = keys.get(str(part))
+        siblings, section, meaning = list(keys), known and known.section, known.description if known else ""
         names.append(str(part))
-    return ".".join(names), siblings
+    return ".".join(names), siblings, meaning
 
 
 _PRIORS = {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in get_args(AnyPrior)}

@@ -8,7 +8,7 @@ YAML; unknown keys are refused there with the nearest known key named.
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Annotated, Any, Literal, NamedTuple, Required, Self, get_args, get_origin, get_type_hints
 
 from pydantic import (
@@ -242,10 +242,10 @@ def _frames(given: Any) -> tuple[int, int] | None:
     if given is None:
         return None
     ends = _range_ends(given, _FRAMES) if isinstance(given, str) else given
-    if isinstance(ends, (list, tuple)) and len(ends) == 2 and all(isfinite(end) and end == int(end) for end in ends):
-        first, last = (int(end) for end in ends)
-        if 1 <= first < last:
-            return first, last
+    if isinstance(ends, (list, tuple)) and [type(end) in (int, float) for end in ends] == [True, True]:
+        first, last = ends
+        if 1 <= first < last < inf and first % 1 == last % 1 == 0:
+            return int(first), int(last)
     raise ValueError(_FRAMES)
 
 

@@ -154,3 +154,18 @@ def test_export_writes_a_nexus_file_and_never_touches_the_data(homodyne, measure
     assert (refused.code, (measured / "run.h5").read_bytes()) == (2, before)
     assert "NeXus file of a result" in refused.err
     assert "run.csv: expected the name of a NeXus file, which ends with .nxs" in homodyne("export", copy, "run.csv").err
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [(("report",), "report.html"), (("figures", "--only", "corner", "--format", "svg"), "figures/corner.svg")],
+)
+def test_what_was_edited_is_not_replaced(homodyne, copy, command, name):
+    for _ in range(2):  # what is as it was written is
+        assert homodyne(command[0], copy, *command[1:]).code == 0
+    edited = copy / name
+    edited.write_text(edited.read_text(encoding="utf-8") + "<!-- mine -->", encoding="utf-8")
+    outcome = homodyne(command[0], copy, *command[1:])
+    assert outcome.code == 2
+    assert f"{name} is not as homodyne has written it, and is not replaced" in outcome.err
+    assert "mine" in edited.read_text(encoding="utf-8")

@@ -117,7 +117,7 @@ SELECTIONS = {
     ("--frames", "5:400"): "12",
     ("--frames", "first:last"): "experimental_data.frames: 'first:last' given",
     ("--dt", "0.3"): "0.1",
-    ("--gap", "-3"): "experimental_data.gap: -3.0 given",
+    ("--gap", "-3"): "experimental_data.gap: -3 given",
     ("--mode", "laminar"): "analysis_mode: unknown model 'laminar'",
     ("--method", "hmc"): "optimization.method: unknown method 'hmc'",
     ("--seed", "-1"): "seed: -1 given",
@@ -146,3 +146,14 @@ def test_configuration_without_a_file(homodyne, tmp_path):
     outcome = homodyne("fit", "run.yaml")
     assert outcome.code == 2
     assert "experimental_data.file_path: missing" in outcome.err
+
+
+def test_options_are_looked_at_before_the_file(homodyne):
+    for option, value, expected in (
+        ("--q", "nan", "experimental_data.q: 'nan' given"),
+        ("--dt", "2 ms", "experimental_data.dt: '2 ms' given, expected a valid number without a unit: seconds between"),
+        ("--dt", "", "experimental_data.dt: '' given"),
+    ):
+        outcome = homodyne("inspect", "absent.h5", option, value)
+        assert outcome.code == 2
+        assert expected in outcome.err

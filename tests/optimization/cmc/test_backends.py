@@ -447,7 +447,7 @@ def test_a_model_that_is_defined_in_the_program(guard, as_file, expected, tmp_pa
     assert expected in done.stdout + done.stderr
 
 
-PLACES = '''
+PLACES = """
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.backends.child import encode
 
@@ -467,7 +467,7 @@ if __name__ == "__main__":
         except InputError as error:
             print(error)
     encode(below, stays=True)
-'''
+"""
 
 
 def test_what_only_the_program_itself_defines_is_not_sent(tmp_path):
