@@ -6,7 +6,9 @@ Exit codes: 0 done, result certified or corrected; 2 wrong input or configuratio
 
 import io
 import os
+import signal
 import sys
+from contextlib import suppress
 
 
 def main() -> None:
@@ -15,10 +17,14 @@ def main() -> None:
     After an interruption the process ends at once: everything of ours is unwound by then, and compiled code that
     was left in the middle of a callback crashes when the interpreter is taken down around it.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nothing to unwind until the program handles it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _open_streams()
     from homodyne.cli.program import INTERRUPTED, run
 
-    if os.getcwd() not in sys.path:  # last, so that no file there takes the place of a package
-        sys.path.append(os.getcwd())
+    with suppress(OSError):  # of a working directory that is gone
+        if os.getcwd() not in sys.path:  # last, so that no file there takes the place of a package
+            sys.path.append(os.getcwd())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # of a terminal that cannot show every character
             stream.reconfigure(errors="backslashreplace")
@@ -29,3 +35,16 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Open those of the standard streams that are closed on nothing: a file of the user would take their number.
+
+    What libraries print would then be written into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115

@@ -193,11 +193,15 @@ def _signals(stopped: list[int]) -> Iterator[None]:
     (a destructor, a callback of a library) swallows it, without a word; an alarm therefore repeats it until the
     program has unwound.
     """
-    usual = sys.unraisablehook
+    usual, printed = sys.unraisablehook, sys.excepthook
 
     def swallowed(what: "sys.UnraisableHookArgs") -> None:
         if not issubclass(what.exc_type, Interrupted):
             usual(what)
+
+    def shown(kind: type[BaseException], *more: Any) -> None:  # by compiled modules that import others
+        if not issubclass(kind, Interrupted):
+            printed(kind, *more)
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
@@ -208,12 +212,12 @@ def _signals(stopped: list[int]) -> Iterator[None]:
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks
         handled.append(signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in handled}
-    sys.unraisablehook = swallowed
+    sys.unraisablehook, sys.excepthook = swallowed, shown
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = usual
+        sys.unraisablehook, sys.excepthook = usual, printed
         for number, handler in before.items():
             signal.signal(number, handler)
 

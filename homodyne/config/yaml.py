@@ -92,7 +92,9 @@ def parse(text: str, source: str) -> Any:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             where = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
-            raise ConfigError(f"{source}{where}: {error.problem}") from None
+            problem = f"{error.problem}".replace("but found another document", "a second document begins; expected one")
+            hint = "; indent by spaces, not by tabs" if "'\\t'" in problem else ""
+            raise ConfigError(f"{source}{where}: {problem}{hint}") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{source}: not readable as YAML: {error}") from None
 
@@ -108,7 +110,7 @@ def read(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not a text file; expected a configuration in YAML") from None
+        raise ConfigError(f"{path}: not a text file in UTF-8; expected a configuration in YAML") from None
 
 
 def dump(data: dict[str, Any]) -> str:

@@ -201,3 +201,19 @@ def test_hardware(homodyne):
     outcome = homodyne("hardware")
     assert outcome.code == 0
     assert "cores" in outcome.out
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_files_do_not_take_the_place_of_streams_that_are_closed(closed, tmp_path):
+    text = "from homodyne.cli import _open_streams; _open_streams(); print(1); exit(open('first').fileno())"
+    (tmp_path / "first").touch()
+    line = f'exec "$0" -c "$1" {closed}'
+    done = subprocess.run(["sh", "-c", line, sys.executable, text], cwd=tmp_path, capture_output=True)
+    assert done.returncode > 2
+    assert done.stderr == b""
+
+
+def test_interruptions_in_compiled_modules_print_no_traceback(capsys):
+    with program._signals([]):
+        sys.excepthook(program.Interrupted, program.Interrupted(), None)
+    assert capsys.readouterr().err == ""
