@@ -78,10 +78,10 @@ def seal(content: bytes) -> bytes:
 def read_result(path: str | os.PathLike[str]) -> MCMCResult:
     """The result that was written to ``path``; see ``homodyne.load_result``."""
     place = as_path("path", path)
+    if not os.path.isfile(place):
+        raise InputError(f"no result file at {os.fspath(path)!r}; give the .nc file that a fit has saved")
     try:
         with reading("its content", InputError):
-            if not place.is_file():
-                raise InputError("there is no result file; give the .nc file that a fit has saved")
             content = _sealed_content(place)
             _check_structure(content)
             options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "phony_dims": "access"}
