@@ -51,6 +51,18 @@ def as_mapping(name: str, value: Any, of: str = "values by name") -> Mapping[Any
     return value or {}
 
 
+def require_list(name: str, value: Any, of: str) -> None:
+    """Refuse anything but a list or tuple.
+
+    Raises
+    ------
+    InputError
+        The message says of what it is expected.
+    """
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{name} is {shown(value)}; expected a list of {of}")
+
+
 def _finite(value: Any) -> float | None:
     """A real number that a float can hold, also in an array without axes; None of anything else."""
     if getattr(value, "shape", None) == ():

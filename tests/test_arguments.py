@@ -10,7 +10,13 @@ from homodyne.arguments import Faults, as_path, shown
 from homodyne.config.io import load_config
 from homodyne.data import describe, save_hdf5, save_npz, write_aps_u
 from homodyne.errors import InputError
-from homodyne.optimization.cmc import shard_data_stratified
+from homodyne.optimization.cmc import (
+    combine_subposteriors,
+    pool_samples_from_shards,
+    shard_data_stratified,
+    validate_cmc_results,
+    validate_shards,
+)
 from homodyne.optimization.mcmc import fit_mcmc_jax
 from homodyne.registries import BACKENDS, COMBINERS, FORMATS, NOISE, SAMPLERS, STRATEGIES, Registry
 from homodyne.result.comparison import compare
@@ -106,3 +112,23 @@ def test_values_in_messages_are_short():
     assert shown(10**5000) == "a int"
     with pytest.raises(InputError, match=r"name is 'a\\x00b'; expected the path"):
         as_path("name", "a\0b")
+
+
+SHARDS = [{"samples": np.random.default_rng(k).normal(size=(20, 2)), "ess": [20.0, 20.0]} for k in range(2)]
+
+
+@pytest.mark.parametrize("value", [None, "ab", 3, {"a": 1}, np.zeros(2), Stubborn()])
+def test_shards_are_a_list(value):
+    for door in (combine_subposteriors, validate_cmc_results, pool_samples_from_shards):
+        with pytest.raises(InputError, match="expected a list of"):
+            door(value)
+    with pytest.raises(InputError, match="expected a list of"):
+        validate_shards(value, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("samples", "ab"), ("samples", 1j), ("ess", "x"), ("ess", []), ("ess", {})]
+)
+def test_draws_are_numbers(name, value):
+    with pytest.raises(InputError, match="shard 0"):
+        combine_subposteriors([{**SHARDS[0], name: value}, SHARDS[1]])

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from homodyne.arguments import require_list
 from homodyne.arrays import Array
 from homodyne.certificate.chains import array_stats, diagnose
 from homodyne.errors import InputError
@@ -54,6 +55,7 @@ def get(record: Any, name: str, default: Any = None) -> Any:
 
 def finished_and_failed(records: Sequence[Any]) -> tuple[list[Any], dict[int, str]]:
     """Records with draws, and the reasons of those that failed, by number."""
+    require_list("shard_results", records, "one mapping or record for each shard")
     numbers = [get(record, "shard_id", k) for k, record in enumerate(records)]
     reasons = [get(record, "reason") for record in records]
     finished = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
@@ -68,6 +70,7 @@ def read_shards(records: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Shar
     InputError
         No records, two with one number, draws of the wrong shape, or shards with different parameters.
     """
+    require_list("shard_results", records, "one mapping or record for each shard")
     if not len(records):
         raise InputError("there are no shard results to validate")
     failures: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.arguments import shown
+from homodyne.arguments import Faults, require_list, shown
 from homodyne.arrays import AnyArray, as_array
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
@@ -267,6 +267,13 @@ def validate_shards(
         One sentence per problem, naming the shards; empty when valid. Angles are unevenly distributed where a shard
         holds `EVEN_ANGLES` more or less of one than its share, beyond six standard deviations of chance.
     """
+    require_list("shards", shards, "shards, as shard_data_stratified gives them")
+    with Faults() as faults:
+        for k, shard in enumerate(shards):
+            faults.kind(f"shard {k}", shard, Mapping)
+        for name, value in {"original_size": original_size, "min_shard_size": min_shard_size}.items():
+            faults.integer(name, value)
+        faults.integer("min_phi_angles", min_phi_angles)
     if not shards:
         return False, ["there are no shards"]
     problems = _index_problems(shards, original_size)

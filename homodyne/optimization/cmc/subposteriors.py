@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from homodyne.arrays import Array
+from homodyne.arguments import shown
+from homodyne.arrays import Array, as_array
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.shard_records import get
 
@@ -143,7 +144,7 @@ def collect(shard_results: Sequence[Any], groups: Sequence[Sequence[int]] = ()) 
         given = get(record, "ess")
         given = get(record, "ess_bulk") if given is None else given
         free = x.shape[1] - sum(len(group) for group in groups)
-        ess = float(len(x)) if given is None else min(float(np.min(np.atleast_1d(given)[:free])), float(len(x)))
+        ess = float(len(x)) if given is None else min(_least(given, free, label), float(len(x)))
         root, problem = _root(x[:, :free], ess, label)
         if groups and not problem:
             root, problem = _with_groups(x, root, groups, label)
@@ -166,7 +167,7 @@ def triangulated(rows: Array) -> Array:
 
 
 def _draws(samples: Any, label: str) -> Array:
-    x = np.asarray(np.nan if samples is None else samples, dtype=np.float64)
+    x = _real(f"samples of {label}", np.nan if samples is None else samples)
     if x.ndim not in (2, 3) or not x.shape[-1]:
         raise InputError(f"samples of {label} have shape {x.shape}, expected (S, d) or (chain, draw, d)")
     x = x.reshape(-1, x.shape[-1])
@@ -175,6 +176,20 @@ def _draws(samples: Any, label: str) -> Array:
     if not np.isfinite(x).all():
         raise InputError(f"{(~np.isfinite(x)).sum()} values of the draws of {label} are not finite; sample it again")
     return x
+
+
+def _real(name: str, values: Any) -> Array:
+    array = as_array(name, values)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name} are {shown(values)}, expected real numbers")
+    return array.astype(np.float64)
+
+
+def _least(ess: Any, free: int, label: str) -> float:
+    values = np.atleast_1d(_real(f"effective numbers of {label}", ess))[:free]
+    if not values.size:
+        raise InputError(f"effective numbers of {label} are {shown(ess)}, expected one, or one for each parameter")
+    return float(values.min())
 
 
 def _root(x: Array, ess: float, label: str) -> tuple[Array, str]:

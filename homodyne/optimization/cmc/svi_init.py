@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.arguments import Faults
+from homodyne.arguments import Faults, require_list
 from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.density import LogDensity, Progress
 from homodyne.certificate.mode_search import Search
@@ -75,7 +75,10 @@ def pool_samples_from_shards(
         asked for.
     """
     with Faults() as faults:
-        if not shards:
+        faults.of(require_list, "shards", shards, "shards, as shard_data_stratified gives them")
+        if isinstance(shards, list | tuple) and not all(isinstance(shard, Mapping) for shard in shards):
+            faults.add("shards holds something else than mappings of arrays by name")
+        if not faults.found and not shards:
             faults.add("there are no shards to pool")
         faults.integer("samples_per_shard", samples_per_shard, 1)
         faults.integer("seed", seed)

@@ -85,11 +85,13 @@ class BackendOptions:
     def __post_init__(self) -> None:
         with Faults() as faults:
             for name, least in {"num_workers": 1, "max_attempts": 1, "early_stop": 0}.items():
-                if (name, getattr(self, name)) != ("num_workers", None):
-                    faults.integer(name, getattr(self, name), least)
+                value = getattr(self, name)
+                if not (name == "num_workers" and value is None):
+                    faults.integer(name, value, least)
             for name in ("timeout", "silence", "straggler"):
-                if (name, getattr(self, name)) != ("timeout", None) and getattr(self, name) != math.inf:  # never
-                    faults.number(name, getattr(self, name), above=0.0)
+                value = getattr(self, name)
+                if not (name == "timeout" and value is None) and not (isinstance(value, float) and value == math.inf):
+                    faults.number(name, value, above=0.0)  # infinite: never
             faults.kind("jobs", self.jobs, JobsConfig)
 
 
