@@ -1,9 +1,14 @@
-"""Types of arrays in signatures, where docstrings give shapes and units; arrays of a user; positions; plain values."""
+"""Types of arrays in signatures; arrays of a user; positions spread evenly; plain values.
+
+Names of axes are the same everywhere: frames, pairs (of frames), maps, nodes, tiles; points and draws have coordinates,
+which are those that samplers see, chains have draws, and models have parameters.
+"""
 
 import json
 from typing import Any, TypeAlias
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from homodyne.arguments import shown
@@ -11,6 +16,18 @@ from homodyne.errors import DataError
 
 Array: TypeAlias = NDArray[np.float64]
 AnyArray: TypeAlias = NDArray[Any]
+
+Points: TypeAlias = Float[Array, "points coordinates"]
+Values: TypeAlias = Float[Array, "points"]  # log densities, weights, values of a parameter
+Vector: TypeAlias = Float[Array, "coordinates"]
+Matrix: TypeAlias = Float[Array, "coordinates coordinates"]
+PerMap: TypeAlias = Float[AnyArray, "maps"]
+Ages: TypeAlias = Float[AnyArray, "frames"]
+Map: TypeAlias = Float[AnyArray, "frames frames"]  # values of pairs of frames: c2, weights, correlations
+Chains: TypeAlias = Float[Array, "chains draws coordinates"]
+
+# An array in a field of a JAX tree: of NumPy, of JAX, or what JAX puts in its place while it looks at the tree.
+Leaf: TypeAlias = Any
 
 
 def refuse_masked(**arguments: Any) -> None:
@@ -51,6 +68,6 @@ def evenly(count: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """The same as JSON can hold it: arrays as lists, None for what is not finite."""
     return json.loads(json.dumps(value, default=lambda array: array.tolist()), parse_constant=lambda name: None)

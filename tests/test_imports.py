@@ -11,6 +11,7 @@ import homodyne
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
     "jax",
+    "jaxtyping",
     "numpyro",
     "numpy",
     "scipy",

@@ -7,12 +7,11 @@ and Robert, Stat. Comput. 18, 447, 2008). Where few points have all the weight, 
 one first.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.special import logsumexp
 
-from homodyne.arrays import Array
+from homodyne.arrays import Points, Values
+from homodyne.certificate.density import Evaluate
 from homodyne.certificate.importance import effective, smoothed
 from homodyne.certificate.proposal import Density
 from homodyne.certificate.shape import Joined, fitted
@@ -28,11 +27,10 @@ KEPT = 0.05  # share of the wide proposal in every other one
 
 
 def adapt(
-    evaluate: Callable[[Array], Array],
+    evaluate: Evaluate,
     first: Density,
     kept: Density,
-    points: Array,
-    values: Array,
+    known: tuple[Points, Values],
     num_points: int,
     rng: np.random.Generator,
     rounds: int = ROUNDS,
@@ -49,7 +47,7 @@ def adapt(
         Proposal to begin with.
     kept
         A wide one, whose components remain, with a small share, in every other proposal.
-    points, values
+    known
         Points (n, d) that were drawn from `first`, and the log posterior there (n,).
     num_points
         Points in every further round.
@@ -66,7 +64,7 @@ def adapt(
         The proposal of the last round, whose parts are the `Shape` that was fitted and `kept`; fresh points tell how
         good it is.
     """
-    proposals: list[Density] = [first]
+    (points, values), proposals = known, list[Density]([first])
     log_sizes = [np.log(len(points))]
     parts = [log_sizes[0] + first.log_density(points)]
     power, good = flattening(points.shape[1]), 0
@@ -99,13 +97,13 @@ def flattening(dimension: int) -> float:
     return max(FLATTEST, 1.0 - float(np.sqrt(1.0 - KEPT_SHARE ** (2.0 / dimension))))
 
 
-def tempered(log_ratios: Array, least: float) -> Array:
+def tempered(log_ratios: Values, least: float) -> Values:
     """Normalised weights (n,) of log ratios (n,), raised to the largest power that leaves `least` effective points."""
     finite, power = np.isfinite(log_ratios), 1.0
     while True:
         raised = np.full(len(log_ratios), -np.inf)
         raised[finite] = power * log_ratios[finite]
-        weights: Array = np.exp(raised - logsumexp(raised))
+        weights: Values = np.exp(raised - logsumexp(raised))
         if effective(weights)[0] >= least or power < LEAST_POWER:
             return weights
         power *= 0.8

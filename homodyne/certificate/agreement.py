@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Chains, Points, Values, Vector
 from homodyne.certificate.chains import array_stats
 
 MEAN = 0.1  # tolerated shift of a mean, in standard deviations
@@ -25,8 +26,8 @@ RESOLUTION = 0.75  # largest Monte Carlo error, in units of the tolerance, with 
 class Estimate:
     """Values and their Monte Carlo errors."""
 
-    value: Array
-    error: Array
+    value: Float[Array, "features"]
+    error: Float[Array, "features"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Comparison:
     deviation over the draws'. ``complaint`` names the worst disagreement, ``doubt`` what could not be resolved.
     """
 
-    shift: Array
-    width_ratio: Array
+    shift: Vector
+    width_ratio: Vector
     complaint: str | None
     doubt: str | None
 
@@ -51,16 +52,16 @@ class Weighted:
     distribution, which ``control_sample`` (m, d) represents without that noise.
     """
 
-    points: Array
-    weights: Array
-    control_weights: Array
-    control_sample: Array
+    points: Points
+    weights: Values
+    control_weights: Values
+    control_sample: Float[Array, "others coordinates"]
 
 
 class _Features:
     """Functions of a point whose expectations are compared, in units of their tolerances."""
 
-    def __init__(self, flat: Array, names: Sequence[str]) -> None:
+    def __init__(self, flat: Points, names: Sequence[str]) -> None:
         self.mean, self.sd = flat.mean(axis=0), flat.std(axis=0)
         self.factor = np.linalg.cholesky(np.atleast_2d(np.cov(flat, rowvar=False)))
         self.low, self.high = np.quantile(flat, [0.05, 0.95], axis=0)
@@ -74,7 +75,7 @@ class _Features:
             "the joint distribution of the parameters",
         ]
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Points) -> Float[Array, "points features"]:
         unit = (x - self.mean) / self.sd
         white = np.linalg.solve(self.factor, (x - self.mean).T).T
         products = white[:, self.pairs[0]] * white[:, self.pairs[1]]
@@ -82,7 +83,7 @@ class _Features:
         return np.hstack([unit / MEAN, unit**2 / SPREAD, products / COVARIANCE, tails / TAIL])
 
 
-def compare(draws: Array, independent: bool, target: Weighted, overlap: Estimate, names: Sequence[str]) -> Comparison:
+def compare(draws: Chains, independent: bool, target: Weighted, overlap: Estimate, names: Sequence[str]) -> Comparison:
     """Compare draws (chain, draw, d) with weighted points.
 
     Parameters
@@ -116,7 +117,7 @@ def compare(draws: Array, independent: bool, target: Weighted, overlap: Estimate
     return Comparison(shift, ratio, complaint, doubt)
 
 
-def _in_words(worst: int, d: int, shift: Array, ratio: Array, difference: float) -> str:
+def _in_words(worst: int, d: int, shift: Vector, ratio: Vector, difference: float) -> str:
     if worst < d:
         return f"by {shift[worst]:+.2f} standard deviations"
     if worst < 2 * d:
@@ -138,7 +139,7 @@ def _weighted_means(features: _Features, target: Weighted) -> Estimate:
     return Estimate(raw - slope * (control - sample.mean(axis=0)), error)
 
 
-def _means(values: Array, shape: tuple[int, int], independent: bool) -> Estimate:
+def _means(values: Float[Array, "draws features"], shape: tuple[int, int], independent: bool) -> Estimate:
     """Means over the draws of values (draws, k), with errors from the effective sample sizes."""
     if independent:
         return Estimate(values.mean(axis=0), values.std(axis=0) / np.sqrt(len(values)))
@@ -146,7 +147,7 @@ def _means(values: Array, shape: tuple[int, int], independent: bool) -> Estimate
     return Estimate(values.mean(axis=0), np.asarray(array_stats().mcse(columns, method="mean"), dtype=np.float64))
 
 
-def overlap(at_points: Array, weights: Array, at_draws: Array, independent: bool) -> Estimate:
+def overlap(at_points: Values, weights: Values, at_draws: Float[Array, "chains draws"], independent: bool) -> Estimate:
     """Expected attribution under the posterior minus that under draws, where it is known at some of them.
 
     Parameters
@@ -164,7 +165,7 @@ def overlap(at_points: Array, weights: Array, at_draws: Array, independent: bool
     return Estimate(centre - given.value, np.hypot(error, given.error))
 
 
-def overlap_of_weights(at_points: Array, weights: Array, own_weights: Array) -> Estimate:
+def overlap_of_weights(at_points: Values, weights: Values, own_weights: Values) -> Estimate:
     """Expected attribution under the posterior minus that under the draws' own density, both by weighted points."""
     ours, theirs = weights @ at_points, own_weights @ at_points
     noise = weights * (at_points - ours) - own_weights * (at_points - theirs)

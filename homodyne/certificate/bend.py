@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float, Int
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Matrix, Points, Values, Vector
 
 POINTS_TERM = 10  # effective points, at least, for each term of a polynomial
 REACH = 4.0  # standard deviations within which polynomials are followed
@@ -47,7 +48,9 @@ class Bend:
         return cls(np.zeros(dimension), np.eye(dimension), np.arange(dimension), terms)
 
     @classmethod
-    def of(cls, points: Array, weights: Array, ess: float, order: npt.NDArray[np.int64]) -> "Bend":
+    def of(
+        cls, points: Points, weights: Values, ess: float, order: Int[npt.NDArray[np.int64], "coordinates"]
+    ) -> "Bend":
         """Fit to points (n, d) with normalised weights (n,) worth `ess`, by least squares drawn towards zero."""
         mean, covariance = weighted_moments(points[:, order], weights)
         factor = np.linalg.cholesky(covariance)
@@ -71,22 +74,22 @@ class Bend:
         """Logarithm of |dx / du|."""
         return float(np.log(np.diag(self.factor)).sum())
 
-    def unbent(self, x: Array) -> Array:
+    def unbent(self, x: Points) -> Points:
         """Map x (n, d) to u (n, d)."""
         y = np.linalg.solve(self.factor, (x[:, self.order] - self.mean).T).T
         table = np.stack([np.pad(c, (0, len(self.coefficients[-1]) - len(c))) for c in self.coefficients], axis=1)
         return np.asarray(y - _terms(y[:, :-1]) @ table)
 
-    def bent(self, u: Array) -> Array:
+    def bent(self, u: Points) -> Points:
         """Map u (n, d) to x (n, d)."""
         return np.asarray(_bent(self, u))
 
-    def bent_point(self, u: jax.Array) -> jax.Array:
+    def bent_point(self, u: Float[jax.Array, "coordinates"]) -> Float[jax.Array, "coordinates"]:
         """Map u (d,) to x (d,), as part of a JAX program."""
         return jnp.asarray(_bent(self, u[None], jnp)[0])
 
 
-def weighted_moments(points: Array, weights: Array) -> tuple[Array, Array]:
+def weighted_moments(points: Points, weights: Values) -> tuple[Vector, Matrix]:
     """Mean and covariance, which is made positive definite where the points span no volume."""
     covariance = np.atleast_2d(np.cov(points, rowvar=False, aweights=weights))
     return weights @ points, covariance + 1e-9 * np.diag(np.diag(covariance)) + 1e-300 * np.eye(points.shape[1])
@@ -101,7 +104,7 @@ def _bent(bend: Bend, u: Any, xp: Any = np) -> Any:
     return (bend.mean + y @ bend.factor.T)[:, xp.argsort(bend.order)]
 
 
-def _terms(y: Array) -> Array:
+def _terms(y: Points) -> Float[Array, "points terms"]:
     """Terms of polynomials in the columns of y (n, k), as (n, `_count(k)`); those of the first columns come first."""
     terms = [np.ones((len(y), 1))]
     for k in range(y.shape[1]):

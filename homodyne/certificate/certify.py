@@ -31,20 +31,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float, Int
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Chains, Points, Values
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.confirmation import confirm
+from homodyne.certificate.density import Evaluate
 from homodyne.certificate.importance import smoothed, systematic, worth
 from homodyne.certificate.mode import definite
 from homodyne.certificate.proposal import Density, Mode, Normal, around, shaped
 from homodyne.certificate.stage import Draws, Stage, weigh
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
-
-Evaluate = Callable[[Array], Array]
-"""Maps points (n, d) to exact log densities (n,)."""
-
 
 # What the verdicts demand. A tail index that was estimated where the proposal hardly reaches is too small, so draws
 # that the weights contradict are replaced under stricter conditions than draws that the weights cannot confirm.
@@ -123,7 +121,7 @@ class Certificate:
     def from_dict(cls, record: Mapping[str, Any]) -> "Certificate":
         """Rebuild a certificate; None becomes NaN."""
 
-        def restored(value: Any) -> Any:
+        def restored(value: object) -> Any:
             if isinstance(value, list | tuple):
                 return tuple(restored(item) for item in value)
             return np.nan if value is None else value
@@ -139,10 +137,10 @@ class Certified:
     """A certificate with its points (n, d) and their normalised, Pareto-smoothed log weights (n,)."""
 
     certificate: Certificate
-    points: Array = field(repr=False)
-    log_weights: Array = field(repr=False)
+    points: Points = field(repr=False)
+    log_weights: Values = field(repr=False)
 
-    def resample(self, n: int, seed: int | jax.Array) -> Array:
+    def resample(self, n: int, seed: int | jax.Array) -> Points:
         """Return n draws (n, d) from the weighted points.
 
         Points repeat: the draws are worth ``certificate.ess`` independent ones, however large n is. They are drawn
@@ -161,7 +159,7 @@ class Certified:
         chosen = order[systematic(np.exp(self.log_weights[order]), n, rng)]
         return np.asarray(self.points[rng.permutation(chosen)])
 
-    def chains(self, num_draws: int, num_chains: int, seed: int | jax.Array) -> Array:
+    def chains(self, num_draws: int, num_chains: int, seed: int | jax.Array) -> Chains:
         """At least `num_draws` draws as of `resample`, laid out as (chain, draw, d)."""
         count = -(-num_draws // num_chains)
         return self.resample(count * num_chains, seed).reshape(num_chains, count, -1)
@@ -277,7 +275,8 @@ def certify(
         verdict, reason = _verdict(second, first)
         if verdict == Verdict.CERTIFIED or (verdict == Verdict.CORRECTED and second.comparison.complaint):
             return done("shape", second, start, verdict, reason)
-    third = _third_rung(given, evaluate, start, proposal, own, (points, values), num_points, fitted, rng)
+    proposals = start, proposal, own
+    third = _third_rung(given, evaluate, proposals, (points, values), num_points, fitted, rng)
     if isinstance(third, str):
         return _unable(names, third)
     stage, start = third
@@ -287,23 +286,23 @@ def certify(
 def _third_rung(
     draws: Draws,
     evaluate: Evaluate,
-    start: Density,
-    wide: Density,
-    own: Density,
-    known: tuple[Array, Array],
+    proposals: tuple[Density, Density, Density],
+    known: tuple[Points, Values],
     num_points: int,
     fitted: Callable[[], Density | None],
     rng: np.random.Generator,
 ) -> tuple[Stage, Density] | str:
     """Points of a proposal fitted to the posterior and that proposal, or a sentence; as `certify` and `weigh`.
 
-    `known` are points of `start` and the log density there.
+    `proposals` are that of the stage before, the first, and what the draws are taken for; `known` are points of the
+    first of these and the log density there.
     """
+    start, wide, own = proposals
     least, half = max(num_points, ADAPTED), own if draws.known is not None else None
     stage: Stage | str = ""
     for enough in (least, MORE * least):
         ready = fitted() if enough == least else None
-        start = ready or adapt(evaluate, start, wide, *known, enough, rng)
+        start = ready or adapt(evaluate, start, wide, known, enough, rng)
         points = start.draw(2 * enough, rng)
         values = evaluate(points)
         known = points, values
@@ -463,7 +462,7 @@ def _confirmed(
     stage: Stage,
     evaluate: Evaluate,
     centres: Sequence[Normal],
-    flat: Array,
+    flat: Points,
     rng: np.random.Generator,
 ) -> Certified:
     """Replace the points of a correction by those of a wider proposal that confirm it, or refuse."""
@@ -486,7 +485,7 @@ def _confirmed(
     return Certified(certificate, found.points, found.weights.log_weights)
 
 
-def _along_main_axis(points: Array, weights: Array) -> npt.NDArray[np.intp]:
+def _along_main_axis(points: Points, weights: Values) -> Int[npt.NDArray[np.intp], "points"]:
     """Order of weighted points (n, d) along their principal axis, in coordinates of unit width."""
     away = points - weights @ points / weights.sum()
     width = np.sqrt(weights @ away**2)
@@ -495,7 +494,7 @@ def _along_main_axis(points: Array, weights: Array) -> npt.NDArray[np.intp]:
     return np.argsort(unit @ axis, kind="stable")
 
 
-def _values(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate) -> Array:
+def _values(x: Chains, given: npt.ArrayLike | None, evaluate: Evaluate) -> Float[Array, "chains draws"]:
     """Log density at all draws, (chain, draw)."""
     if given is None:
         return np.asarray(evaluate(x.reshape(-1, x.shape[2]))).reshape(x.shape[:2])
@@ -512,13 +511,13 @@ def _values(x: Array, given: npt.ArrayLike | None, evaluate: Evaluate) -> Array:
     return values
 
 
-def _outside(values: Array) -> str:
+def _outside(values: Float[Array, "chains draws"]) -> str:
     """Sentence about draws where the posterior is zero; empty where there are none."""
     count = int(np.count_nonzero(~np.isfinite(values)))
     return f"Of {values.size} draws {count} lie where the posterior is zero" if count else ""
 
 
-def _beyond(log_ratios: Array, values: Array, x: Array) -> str:
+def _beyond(log_ratios: Values, values: Values, x: Chains) -> str:
     """Sentence about a normal distribution of which one draw or more of x (chain, draw, d) would lie outside; or none.
 
     `log_ratios` (n,) are those of the normal distribution to the proposal of the points with these log densities.
@@ -530,7 +529,7 @@ def _beyond(log_ratios: Array, values: Array, x: Array) -> str:
     return f"About {100.0 * share:.2g} % of the normal approximation lie where the posterior is zero"
 
 
-def _known(x: Array, values: Array, num_points: int) -> tuple[Array, Array]:
+def _known(x: Chains, values: Float[Array, "chains draws"], num_points: int) -> tuple[Array, Array]:
     """Draws with their log densities, not many more than there are points."""
     if x.shape[0] * x.shape[1] <= 4 * num_points:
         return x, values
@@ -538,7 +537,7 @@ def _known(x: Array, values: Array, num_points: int) -> tuple[Array, Array]:
     return x[:, some], values[:, some]
 
 
-def _checked(draws: npt.ArrayLike, names: Sequence[str], num_points: int) -> tuple[Array, bool]:
+def _checked(draws: npt.ArrayLike, names: Sequence[str], num_points: int) -> tuple[Chains, bool]:
     """Draws as (chain, draw, d), and whether they came as independent ones (n, d)."""
     x = np.asarray(draws, dtype=np.float64)
     independent = x.ndim == 2
@@ -555,7 +554,7 @@ def _checked(draws: npt.ArrayLike, names: Sequence[str], num_points: int) -> tup
     return x, independent
 
 
-def normal_of(flat: Array, gaussian: Mode | None = None) -> Normal | None:
+def normal_of(flat: Points, gaussian: Mode | None = None) -> Normal | None:
     """Return the normal distribution given, or that of draws (n, d); None where these span no volume."""
     mean, matrix = gaussian if gaussian is not None else (flat.mean(axis=0), np.cov(flat, rowvar=False))
     covariance = np.atleast_2d(np.asarray(matrix, dtype=np.float64))

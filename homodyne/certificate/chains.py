@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Bool, Float
 
 from homodyne.arrays import Array
 from homodyne.errors import InputError
@@ -41,10 +42,10 @@ class ChainDiagnostics:
     """
 
     names: tuple[str, ...]
-    rhat: Array
-    ess_bulk: Array
-    ess_tail: Array
-    ebfmi: Array
+    rhat: Float[Array, "parameters"]
+    ess_bulk: Float[Array, "parameters"]
+    ess_tail: Float[Array, "parameters"]
+    ebfmi: Float[Array, "chains"]
     divergences: int
     problems: tuple[str, ...]
 
@@ -99,12 +100,12 @@ def diagnose(
 
 def chain_problems(
     names: Sequence[str],
-    rhat: Array,
-    limit: Array,
-    ess_bulk: Array,
-    ess_tail: Array,
+    rhat: Float[Array, "parameters"],
+    limit: Float[Array, "parameters"],
+    ess_bulk: Float[Array, "parameters"],
+    ess_tail: Float[Array, "parameters"],
     min_ess: float,
-    healthy: npt.NDArray[np.bool_] | bool = True,
+    healthy: Bool[np.ndarray, "parameters"] | bool = True,
 ) -> list[str]:
     """Sentences on chains that disagree and on too few effective draws, of the parameters (d,) that are healthy."""
     ess = np.minimum(ess_bulk, ess_tail)
@@ -139,7 +140,7 @@ def _worst(
     return [sentence(int(order[0])) + (f"; likewise {shown}" if others else "")]
 
 
-def energy_problems(divergences: int, transitions: int, ebfmi: Array) -> list[str]:
+def energy_problems(divergences: int, transitions: int, ebfmi: Float[Array, "chains"]) -> list[str]:
     """Sentences on too many divergent transitions, and on chains (chain,) that miss information."""
     problems = []
     if divergences > MAX_DIVERGENT * transitions:
@@ -155,7 +156,7 @@ def not_converged(problems: Sequence[str]) -> str:
     return f"The chains did not converge ({'; '.join(problems[:3])})" if problems else ""
 
 
-def unusable(x: Array, names: Sequence[str]) -> dict[str, str]:
+def unusable(x: Float[Array, "chains draws parameters"], names: Sequence[str]) -> dict[str, str]:
     """Parameters whose draws allow no diagnosis: not finite, or a chain that never moved."""
     broken = {}
     for column, name in enumerate(names):
@@ -177,7 +178,7 @@ def array_stats() -> Any:
     return array_stats
 
 
-def _measure(columns: Array) -> tuple[Array, ...]:
+def _measure(columns: Float[Array, "parameters chains draws"]) -> tuple[Float[Array, "parameters"], ...]:
     """R-hat and effective sizes (bulk, tail, folded) of columns (d, chain, draw)."""
     stats, half = array_stats(), columns.shape[2] // 2
     pairs = columns if columns.shape[1] > 1 else columns[:, 0, : 2 * half].reshape(len(columns), 2, half)
@@ -189,7 +190,7 @@ def _measure(columns: Array) -> tuple[Array, ...]:
     )
 
 
-def rhat_limit(shape: tuple[int, ...], ess: Array) -> Array:
+def rhat_limit(shape: tuple[int, ...], ess: Float[Array, "parameters"]) -> Float[Array, "parameters"]:
     """Limit of R-hat (d,) for draws of this shape (chain, draw, d) and effective size (d,), as `diagnose` has it."""
     from scipy.stats import chi2
 
@@ -201,7 +202,7 @@ def rhat_limit(shape: tuple[int, ...], ess: Array) -> Array:
     return limit
 
 
-def _energies(stats: Mapping[str, npt.NDArray[Any]]) -> tuple[Array, int, list[str]]:
+def _energies(stats: Mapping[str, npt.NDArray[Any]]) -> tuple[Float[Array, "chains"], int, list[str]]:
     problems = []
     if "lp" in stats and not np.isfinite(stats["lp"]).all():
         problems.append(f"the log density is not finite at {(~np.isfinite(stats['lp'])).sum()} draws")

@@ -7,13 +7,14 @@ Graph. Stat. 13, 907 (2004)). Half of the points come from components around eac
 shape of the result, half from that shape, a little wider: where it is bent, the former hardly hit it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from homodyne.arrays import Array
+from homodyne.arrays import Points, Values
 from homodyne.certificate.agreement import Estimate, Weighted, compare
+from homodyne.certificate.density import Evaluate
 from homodyne.certificate.importance import Weights, smoothed
 from homodyne.certificate.proposal import Normal, around
 from homodyne.certificate.shape import Joined, fitted
@@ -28,14 +29,14 @@ EFFECTIVE = 10  # points per dimension that fix a component
 class Confirmation:
     """Points (n, d) and weights of the last round; ``complaint`` tells what still changes, None when nothing does."""
 
-    points: Array
+    points: Points
     weights: Weights
     complaint: str | None
 
 
 def confirm(
-    evaluate: Callable[[Array], Array],
-    points: Array,
+    evaluate: Evaluate,
+    points: Points,
     weights: Weights,
     centres: Sequence[Normal],
     names: Sequence[str],
@@ -82,7 +83,7 @@ def confirm(
     return Confirmation(points, weights, complaint or f"their tail index is {found.k_hat:.2f}")
 
 
-def _refitted(centres: Sequence[Normal], points: Array, share: Array) -> list[Normal]:
+def _refitted(centres: Sequence[Normal], points: Points, share: Values) -> list[Normal]:
     """Mean and covariance of the weighted points that are nearest to each centre; few points leave it as it was."""
     nearest = np.argmax([centre.log_density(points) for centre in centres], axis=0)
     found = []

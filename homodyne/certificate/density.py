@@ -1,14 +1,20 @@
 """What every sampler here is given: a log density of unconstrained coordinates, and a way to report progress."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
+from homodyne.arrays import Points, Values
 from homodyne.errors import InputError
 
-LogDensity = Callable[[jax.Array], jax.Array]
-"""Maps coordinates (d,) to a scalar, differentiable; minus infinity outside the support."""
+LogDensity: TypeAlias = Callable[[Float[jax.Array, "coordinates"]], Float[jax.Array, ""]]
+"""Maps coordinates to a scalar, differentiable; minus infinity outside the support."""
+
+Evaluate: TypeAlias = Callable[[Points], Values]
+"""Maps points to exact log densities."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, the number of units done and their total."""

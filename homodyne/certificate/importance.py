@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Int
 from scipy.special import logsumexp
 
-from homodyne.arrays import Array
+from homodyne.arrays import Values
 from homodyne.certificate.chains import array_stats
 
 EVEN = 0.99  # share of effective weights above which they have no tail
@@ -28,13 +29,13 @@ class Weights:
         Effective points, 1 / sum of squared weights.
     """
 
-    log_weights: Array
+    log_weights: Values
     log_evidence: float
     k_hat: float
     ess: float
 
 
-def smoothed(log_ratios: Array) -> Weights:
+def smoothed(log_ratios: Values) -> Weights:
     """Smooth the tail of importance ratios (Vehtari, Simpson, Gelman, Yao and Gabry, JMLR 25, 72, 2024).
 
     Parameters
@@ -60,14 +61,14 @@ def smoothed(log_ratios: Array) -> Weights:
     return Weights(log_weights, log_evidence, tail, effective(np.exp(log_weights))[0])
 
 
-def effective(weights: Array) -> tuple[float, float]:
+def effective(weights: Values) -> tuple[float, float]:
     """Return the effective number of normalised weights (n,), and its Monte Carlo error by the delta method."""
     n, squares = len(weights), float(np.square(weights).sum())
     influence = 2.0 * n * weights - n * np.square(weights) / squares
     return 1.0 / squares, float(influence.std() / np.sqrt(n) / squares)
 
 
-def systematic(weights: Array, n: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+def systematic(weights: Values, n: int, rng: np.random.Generator) -> Int[npt.NDArray[np.intp], "draws"]:
     """Indices (n,) of weighted points, each as often as its weight says to within one draw, in the points' order.
 
     (Kitagawa, J. Comput. Graph. Stat. 5, 1, 1996.)

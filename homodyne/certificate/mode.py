@@ -6,16 +6,15 @@ it uses the absolute eigenvalues of the Hessian (Dauphin et al., NeurIPS 2014).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.arrays import Array
+from homodyne.arrays import Matrix, Vector
 
-Expansion = Callable[[Array], tuple[float, Array, Array]]
+Expansion = Callable[[Vector], tuple[float, Vector, Matrix]]
 
 MAX_STEPS = 60
 HALVINGS = 40
@@ -39,25 +38,25 @@ class Mode:
         Whether the last step promised almost nothing; a mode if `precision` is positive definite.
     """
 
-    point: Array
+    point: Vector
     value: float
-    precision: Array
+    precision: Matrix
     converged: bool
 
 
-def expansion(log_density: Callable[..., jax.Array], *arguments: Any) -> Expansion:
+def expansion(log_density: Callable[..., jax.Array], *arguments: object) -> Expansion:
     """Compile value, gradient (d,) and minus the Hessian (d, d) of a log density, as NumPy arrays of a point (d,).
 
     The log density is one of coordinates (d,) and, where there are some, further arguments, trees of arrays.
     """
 
-    def expand(z: jax.Array, *arguments: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def expand(z: jax.Array, *arguments: object) -> tuple[jax.Array, jax.Array, jax.Array]:
         value, gradient = jax.value_and_grad(log_density)(z, *arguments)
         return value, gradient, -jax.hessian(log_density)(z, *arguments)
 
     program, arguments = jax.jit(expand), jax.device_put(arguments)
 
-    def call(z: Array) -> tuple[float, Array, Array]:
+    def call(z: Vector) -> tuple[float, Vector, Matrix]:
         value, gradient, precision = program(jnp.asarray(z), *arguments)
         return float(value), np.asarray(gradient), np.asarray(precision)
 
@@ -86,7 +85,7 @@ def climb(expand: Expansion, start: npt.ArrayLike, free: npt.ArrayLike | None = 
     return Mode(z, value, precision, False)
 
 
-def definite(matrix: Array) -> bool:
+def definite(matrix: Matrix) -> bool:
     """Whether a symmetric matrix (d, d) is positive definite beyond rounding, whatever the coordinates' scales."""
     size = np.sqrt(np.fmax(np.diag(matrix), 0.0))
     if not (np.isfinite(matrix).all() and size.min() > 0.0):
@@ -94,7 +93,7 @@ def definite(matrix: Array) -> bool:
     return bool(np.linalg.eigvalsh(matrix / size / size[:, None])[0] > DEFINITE)
 
 
-def _newton_step(gradient: Array, precision: Array) -> Array | None:
+def _newton_step(gradient: Vector, precision: Matrix) -> Vector | None:
     """Return |precision|^-1 gradient in coordinates scaled by the diagonal; None when something is not finite."""
     if not (np.isfinite(gradient).all() and np.isfinite(precision).all()):
         return None

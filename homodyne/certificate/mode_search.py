@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Matrix, Points, Values, Vector
 from homodyne.certificate.density import LogDensity
 from homodyne.certificate.mode import ENOUGH, SMALLEST, Mode
 
-Draw = Callable[[int, np.random.Generator], Array]
+Draw = Callable[[int, np.random.Generator], Points]
+Ends = tuple[Points, Values, Float[Array, "points coordinates coordinates"], Bool[np.ndarray, "points"]]
 
 FIRST = 64  # draws of the prior that are climbed from at first
 DOUBLINGS = 4  # of the starts, at most
@@ -54,7 +56,7 @@ class Search:
     possible: Array | None
 
     @property
-    def shares(self) -> Array:
+    def shares(self) -> Float[Array, "modes"]:
         """Shares of the modes in the mass, (k,)."""
         return _shares(self.modes)
 
@@ -69,12 +71,12 @@ class Search:
         found = f"{len(self.modes)} mode{'' if len(self.modes) == 1 else 's'} found from {self.num_starts} starts"
         return found if self.complete else f"{found}, new ones still coming ({100 * self.unseen:.0f} % of the mass)"
 
-    def normals(self) -> list[tuple[Array, Array]]:
+    def normals(self) -> list[tuple[Vector, Matrix]]:
         """Mode (d,) and covariance (d, d) of each."""
         return [(mode.point, np.asarray(np.linalg.inv(mode.precision), dtype=np.float64)) for mode in self.modes]
 
 
-def search(log_density: LogDensity, draw: Draw, known: Array, rng: np.random.Generator) -> Search:
+def search(log_density: LogDensity, draw: Draw, known: Points, rng: np.random.Generator) -> Search:
     """Look for all modes of a log density.
 
     Parameters
@@ -113,7 +115,7 @@ def search(log_density: LogDensity, draw: Draw, known: Array, rng: np.random.Gen
     return Search([found[k] for k in order], num_starts, unseen, possible)
 
 
-def _climber(log_density: LogDensity) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
+def _climber(log_density: LogDensity) -> Callable[[Points], Ends]:
     """Ends (n, d), values, minus Hessians (n, d, d) and whether a maximum was reached, of climbs from starts (n, d)."""
 
     def expand(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -154,11 +156,11 @@ def _climber(log_density: LogDensity) -> Callable[[Array], tuple[Array, Array, A
 
     program = jax.jit(lambda starts: jax.lax.map(one, starts, batch_size=_TOGETHER))
 
-    def climb(starts: Array) -> tuple[Array, Array, Array, Array]:
+    def climb(starts: Points) -> Ends:
         """Climbs in one shape of program: starts are filled up to a multiple of `FIRST`."""
         if not len(starts):
             d = starts.shape[1]
-            return starts, np.zeros(0), np.zeros((0, d, d)), np.zeros(0)
+            return starts, np.zeros(0), np.zeros((0, d, d)), np.zeros(0, bool)
         parts = []
         for begin in range(0, len(starts), FIRST):
             own = starts[begin : begin + FIRST]
@@ -176,7 +178,7 @@ def _unit(precision: jax.Array) -> jax.Array:
     return jnp.nan_to_num(precision / size / size[:, None], nan=-1.0)
 
 
-def _collect(ends: tuple[Array, Array, Array, Array], found: list[Mode], counts: list[int]) -> None:
+def _collect(ends: Ends, found: list[Mode], counts: list[int]) -> None:
     """Add the ends of climbs to the modes found, and count the starts of each."""
     for z, value, precision, arrived in zip(*ends, strict=True):
         if not arrived:
@@ -191,7 +193,7 @@ def _collect(ends: tuple[Array, Array, Array, Array], found: list[Mode], counts:
             counts.append(1)
 
 
-def _scan(values: Callable[[Array], jax.Array], top: Mode, reach: Array) -> Array:
+def _scan(values: Callable[[Points], Float[jax.Array, "points"]], top: Mode, reach: Points) -> Points:
     """Local maxima (n, d) of the log density along every coordinate from a mode, the highest of each."""
     low, high = np.quantile(reach, [(1 - RANGE) / 2, (1 + RANGE) / 2], axis=0)
     starts = [top.point[None][:0]]
@@ -208,7 +210,7 @@ def _scan(values: Callable[[Array], jax.Array], top: Mode, reach: Array) -> Arra
     return np.asarray(np.concatenate(starts))
 
 
-def _shares(found: list[Mode]) -> Array:
+def _shares(found: list[Mode]) -> Float[Array, "modes"]:
     """Shares of the modes in the mass, by their normal approximations."""
     if not found:
         return np.zeros(0)

@@ -2,15 +2,16 @@
 
 import numpy as np
 
-from homodyne.arrays import Array
-from homodyne.certificate.polish import Evaluate, Polished, polish
+from homodyne.arrays import Points, Values
+from homodyne.certificate.density import Evaluate
+from homodyne.certificate.polish import Polished, polish
 
 EXCESS = 3.0  # log density above what the known modes explain
 APART = 3.0  # posterior sd between two modes
 MOST = 2  # ascents, at most
 
 
-def other_modes(evaluate: Evaluate, known: Polished, draws: Array) -> list[Polished]:
+def other_modes(evaluate: Evaluate, known: Polished, draws: Points) -> list[Polished]:
     """Ascend from draws (n, d) of shards where the density is higher than around known modes.
 
     A merge of shards that have found different modes lies on one of them or between them, and exact weights of
@@ -40,7 +41,7 @@ def other_modes(evaluate: Evaluate, known: Polished, draws: Array) -> list[Polis
     return found
 
 
-def _distance(points: Array, mode: Polished) -> Array:
+def _distance(points: Points, mode: Polished) -> Values:
     """Distance of points (n, d) from a mode in its posterior sd, (n,)."""
     white = np.linalg.solve(np.linalg.cholesky(mode.covariance), (points - mode.mean).T)
     return np.asarray(np.linalg.norm(white, axis=0))

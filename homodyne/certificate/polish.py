@@ -5,15 +5,13 @@ identified directions. Newton steps remove that: gradient and Hessian are centra
 in whitened coordinates, 1 + d + d^2 points that every shard evaluates in one round.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from homodyne.arrays import Array
+from homodyne.arrays import Matrix, Points, Values, Vector
+from homodyne.certificate.density import Evaluate
 from homodyne.certificate.mode import definite
-
-Evaluate = Callable[[Array], Array]
 
 STEP = 0.3  # of the differences, in posterior sd: rounding of a density near 1e8 is then 1e-7 of the curvature
 ARRIVED = 0.05  # length of the Newton step, in posterior sd, that ends the polish
@@ -40,14 +38,14 @@ class Polished:
         Whether the last step is below `ARRIVED`.
     """
 
-    mean: Array
-    covariance: Array
+    mean: Vector
+    covariance: Matrix
     steps: tuple[float, ...]
     shift: float
     arrived: bool
 
 
-def polish(evaluate: Evaluate, mean: Array, covariance: Array) -> Polished:
+def polish(evaluate: Evaluate, mean: Vector, covariance: Matrix) -> Polished:
     """Climb to the mode of an exact log density from a merged normal approximation.
 
     Parameters
@@ -86,7 +84,7 @@ def polish(evaluate: Evaluate, mean: Array, covariance: Array) -> Polished:
     return Polished(mean, covariance, tuple(steps), shift, arrived)
 
 
-def _concave(values: Array, root: Array) -> tuple[Array, float, Array] | None:
+def _concave(values: Values, root: Matrix) -> tuple[Vector, float, Matrix] | None:
     """Whitened Newton step (d,), its length in posterior sd, and covariance (d, d) from the values at the stencil.
 
     None where there is no maximum to step to, or a direction so flat that the covariance is singular to rounding.
@@ -102,7 +100,7 @@ def _concave(values: Array, root: Array) -> tuple[Array, float, Array] | None:
     return (step, float(np.linalg.norm(np.linalg.solve(factor, step))), covariance) if definite(covariance) else None
 
 
-def stencil(d: int) -> Array:
+def stencil(d: int) -> Points:
     """Points (1 + d + d^2, d): the middle, both sides of every axis, both ends of every pair's diagonal."""
     unit = STEP * np.eye(d)
     pairs = [unit[i] + unit[j] for i in range(d) for j in range(i)]
@@ -110,7 +108,7 @@ def stencil(d: int) -> Array:
     return np.array(rows)
 
 
-def derivatives(values: Array, d: int) -> tuple[Array, Array]:
+def derivatives(values: Values, d: int) -> tuple[Vector, Matrix]:
     """Gradient (d,) and minus Hessian (d, d) from the values at the stencil."""
     middle, ahead, behind = values[0], values[1 : d + 1], values[d + 1 : 2 * d + 1]
     count = d * (d - 1) // 2

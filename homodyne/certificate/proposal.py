@@ -4,14 +4,16 @@ Proposals are mixtures of multivariate Student t_7 (`Mixture`): heavier tails th
 importance weights stay bounded. `around` fits one to moments and known modes, `shaped` to a cloud of points.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import Float
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Matrix, Points, Values, Vector
+from homodyne.certificate.density import Evaluate
 
 Mode = tuple[npt.ArrayLike, npt.ArrayLike]
 """A mode (d,) and the covariance (d, d) around it."""
@@ -24,14 +26,15 @@ SMALLEST = 1e-8  # variance of a component, of that of the cloud: a stuck chain 
 NEIGHBOURS = 0.02  # share of the cloud that fixes one component: small, or the tips of ridges are cut off
 
 
+@runtime_checkable
 class Density(Protocol):
     """A normalised distribution that can be evaluated and drawn from."""
 
-    def log_density(self, x: Array) -> Array:
+    def log_density(self, x: Points) -> Values:
         """Return the normalised log density at points (n, d), as (n,)."""
         ...
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def draw(self, n: int, rng: np.random.Generator) -> Points:
         """Return n independent points (n, d)."""
         ...
 
@@ -40,8 +43,8 @@ class Density(Protocol):
 class Normal:
     """A normal distribution: mean (d,) and Cholesky factor (d, d) of its covariance."""
 
-    mean: Array
-    factor: Array
+    mean: Vector
+    factor: Matrix
 
     @classmethod
     def of(cls, mean: npt.ArrayLike, covariance: npt.ArrayLike) -> "Normal":
@@ -49,13 +52,13 @@ class Normal:
         factor: Array = np.asarray(np.linalg.cholesky(np.asarray(covariance)), dtype=np.float64)
         return cls(np.asarray(mean, dtype=np.float64), factor)
 
-    def log_density(self, x: Array) -> Array:
+    def log_density(self, x: Points) -> Values:
         """Return the normalised log density at points (n, d), as (n,)."""
         white = np.linalg.solve(self.factor, (x - self.mean).T)
         size = np.log(np.diag(self.factor)).sum() + 0.5 * len(self.mean) * np.log(2.0 * np.pi)
         return np.asarray(-0.5 * np.square(white).sum(axis=0) - size)
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def draw(self, n: int, rng: np.random.Generator) -> Points:
         """Return n independent points (n, d)."""
         return self.mean + rng.standard_normal((n, len(self.mean))) @ self.factor.T
 
@@ -64,11 +67,11 @@ class Normal:
 class Mixture:
     """A mixture of multivariate t_7: weights (k,) that sum to one, locations (k, d), Cholesky factors (k, d, d)."""
 
-    weights: Array
-    locations: Array
-    factors: Array
+    weights: Float[Array, "components"]
+    locations: Float[Array, "components coordinates"]
+    factors: Float[Array, "components coordinates coordinates"]
 
-    def log_density(self, x: Array) -> Array:
+    def log_density(self, x: Points) -> Values:
         """Return the normalised log density at points (n, d), as (n,)."""
         from scipy.special import gammaln, logsumexp
 
@@ -85,7 +88,7 @@ class Mixture:
         total: Array = logsumexp(parts, axis=0)
         return total
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def draw(self, n: int, rng: np.random.Generator) -> Points:
         """Return n independent points (n, d), with the components' shares as even as n allows."""
         shares = (np.arange(n) + rng.random()) / n
         component = np.searchsorted(np.cumsum(self.weights), shares).clip(max=len(self.weights) - 1)
@@ -103,7 +106,7 @@ class Mixture:
         )
 
 
-def around(main: Normal, modes: Sequence[Normal], evaluate: Callable[[Array], Array]) -> Mixture:
+def around(main: Normal, modes: Sequence[Normal], evaluate: Evaluate) -> Mixture:
     """Fit components to a mean and covariance and to known modes, and share the points out among them.
 
     Nine tenths go by the Laplace estimate of the mass around each centre, log density + log sqrt det covariance; one
@@ -134,7 +137,7 @@ def around(main: Normal, modes: Sequence[Normal], evaluate: Callable[[Array], Ar
     )
 
 
-def shaped(cloud: Array) -> Mixture:
+def shaped(cloud: Points) -> Mixture:
     """Fit the shape of a cloud (n, d), whatever it is, by components at thinned points.
 
     Each component takes mean and covariance of the nearest fiftieth of the points (5 d at least), in

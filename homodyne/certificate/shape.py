@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import logsumexp
 
-from homodyne.arrays import Array
+from homodyne.arrays import Points, Values
 from homodyne.certificate.bend import Bend, weighted_moments
 from homodyne.certificate.proposal import DEFENSIVE, DEGREES, Density, Mixture, Normal
 
@@ -28,11 +28,11 @@ class Shape:
     bend: Bend
     mixture: Mixture
 
-    def log_density(self, x: Array) -> Array:
+    def log_density(self, x: Points) -> Values:
         """Return the normalised log density at points (n, d), as (n,)."""
         return self.mixture.log_density(self.bend.unbent(x)) - self.bend.log_scale
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def draw(self, n: int, rng: np.random.Generator) -> Points:
         """Return n independent points (n, d)."""
         return self.bend.bent(self.mixture.draw(n, rng))
 
@@ -48,21 +48,21 @@ class Joined:
     parts: Sequence[Density]
     shares: tuple[float, ...]
 
-    def log_density(self, x: Array) -> Array:
+    def log_density(self, x: Points) -> Values:
         """Return the normalised log density at points (n, d), as (n,)."""
         table = [np.log(share) + part.log_density(x) for part, share in zip(self.parts, self.shares, strict=True)]
         return np.asarray(logsumexp(table, axis=0))
 
-    def draw(self, n: int, rng: np.random.Generator) -> Array:
+    def draw(self, n: int, rng: np.random.Generator) -> Points:
         """Return n independent points (n, d), with shares as even as n allows."""
         ends = np.floor(n * np.cumsum(self.shares) + rng.random()).astype(int).clip(max=n)
         sizes = np.diff(ends, prepend=0)
         sizes[-1] += n - sizes.sum()
-        drawn = [part.draw(size, rng) for part, size in zip(self.parts, sizes, strict=True) if size]
+        drawn = [part.draw(size, rng) for part, size in zip(self.parts, sizes.tolist(), strict=True) if size]
         return rng.permutation(np.concatenate(drawn))
 
 
-def fitted(points: Array, weights: Array, rng: np.random.Generator) -> Shape:
+def fitted(points: Points, weights: Values, rng: np.random.Generator) -> Shape:
     """Fit the shape of points (n, d) with normalised weights (n,); a tenth of it is a component of their moments.
 
     With few effective points it has one component and no bends.
@@ -84,7 +84,7 @@ def fitted(points: Array, weights: Array, rng: np.random.Generator) -> Shape:
     return Shape(bends[best], whole)
 
 
-def _mixture(points: Array, weights: Array, ess: float, rng: np.random.Generator) -> Mixture:
+def _mixture(points: Points, weights: Values, ess: float, rng: np.random.Generator) -> Mixture:
     """Mixture of t distributions by expectation maximisation (Peel and McLachlan, Stat. Comput. 10, 339, 2000).
 
     It has as many components as the effective points can fix; covariances are drawn towards that of all points.

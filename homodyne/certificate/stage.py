@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from scipy.special import expit
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Chains, Points, Values
 from homodyne.certificate.agreement import Comparison, Weighted, compare, overlap, overlap_of_weights
 from homodyne.certificate.importance import Weights, effective, smoothed
 from homodyne.certificate.proposal import Density
@@ -31,19 +32,19 @@ class Draws:
         when the draws come from a known normal distribution.
     """
 
-    x: Array
+    x: Chains
     independent: bool
     names: tuple[str, ...]
-    known: Array | None
-    known_values: Array | None
+    known: Float[Array, "chains some coordinates"] | None
+    known_values: Float[Array, "chains some"] | None
 
     @property
-    def flat(self) -> Array:
+    def flat(self) -> Points:
         """All draws, (n, d)."""
         return self.x.reshape(-1, self.x.shape[2])
 
     @property
-    def early(self) -> Array:
+    def early(self) -> Points:
         """The first half of each chain, (n / 2, d)."""
         return self.x[:, : self.x.shape[1] // 2].reshape(-1, self.x.shape[2])
 
@@ -55,8 +56,8 @@ class Stage:
     The ceiling is the effective number if the posterior were exactly the density assumed for the draws.
     """
 
-    points: Array
-    values: Array
+    points: Points
+    values: Values
     weights: Weights
     comparison: Comparison
     ceiling: float
@@ -65,8 +66,8 @@ class Stage:
 
 def weigh(
     draws: Draws,
-    points: Array,
-    values: Array,
+    points: Points,
+    values: Values,
     proposal: Density,
     own: Density,
     half: Density | None,

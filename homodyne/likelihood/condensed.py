@@ -19,14 +19,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.linalg import qr, solve_triangular
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Leaf, Values
 from homodyne.likelihood import posterior
 from homodyne.likelihood.nodes import Nodes, moments_of, padded_to
 from homodyne.likelihood.posterior import Posterior
 from homodyne.physics.compiling import at_points, compiled
-from homodyne.physics.model import CorrelationModel
+from homodyne.physics.model import CorrelationModel, Params
 
 ROWS = 800  # functions g from which nodes are chosen; their squares are as many again
 MOST = 640  # nodes, at most
@@ -45,9 +46,9 @@ class Trial(NamedTuple):
     square by which it may miss g and g² before the log density is lower by a half.
     """
 
-    places: Any
-    interpolation: Any
-    limit: Any
+    places: Int[Leaf, "tried"]
+    interpolation: Float[Leaf, "tried nodes"]
+    limit: float
 
 
 class Condensed(NamedTuple):
@@ -57,7 +58,7 @@ class Condensed(NamedTuple):
     trial: Trial
 
 
-def log_density(z: jax.Array, density: Posterior | Condensed) -> jax.Array:
+def log_density(z: Float[jax.Array, "coordinates"], density: Posterior | Condensed) -> Float[jax.Array, ""]:
     """Log density at z (dim,) of a posterior on all nodes, or of one on few."""
     total = posterior.log_prior(z, posterior_of(density)) + log_likelihood(z, density)
     return jnp.where(jnp.isfinite(total), total, -jnp.inf)
@@ -68,7 +69,7 @@ def posterior_of(density: Posterior | Condensed) -> Posterior:
     return density if isinstance(density, Posterior) else density.posterior
 
 
-def log_likelihood(z: jax.Array, density: Posterior | Condensed) -> jax.Array:
+def log_likelihood(z: Float[jax.Array, "coordinates"], density: Posterior | Condensed) -> Float[jax.Array, ""]:
     """Marginal log likelihood at z (dim,) of all nodes, or of few."""
     if isinstance(density, Posterior):
         return posterior.log_likelihood(z, density)
@@ -104,9 +105,9 @@ class Condensation:
     trial : Trial
     """
 
-    used: AnyArray
-    chosen: AnyArray
-    interpolation: AnyArray
+    used: Int[AnyArray, "used"]
+    chosen: Int[AnyArray, "further"]
+    interpolation: Float[AnyArray, "chosen used"]
     trial: Trial
 
     def few(self, nodes: Nodes) -> Nodes:
@@ -118,7 +119,7 @@ class Condensation:
 
 
 def condensation(
-    nodes: Nodes, model: CorrelationModel, params: Mapping[str, AnyArray], tolerance: float, rng: np.random.Generator
+    nodes: Nodes, model: CorrelationModel, params: Mapping[str, Values], tolerance: float, rng: np.random.Generator
 ) -> Condensation:
     """Nodes that stand for all while parameters stay among those given.
 
@@ -167,11 +168,11 @@ def condensation(
 def _functions(
     nodes: Nodes,
     model: CorrelationModel,
-    params: Mapping[str, AnyArray],
-    t1: AnyArray,
-    t2: AnyArray,
+    params: Mapping[str, Values],
+    t1: Float[AnyArray, "nodes"],
+    t2: Float[AnyArray, "nodes"],
     rng: np.random.Generator,
-) -> AnyArray:
+) -> Float[AnyArray, "functions nodes"]:
     """The correlation g at times (K,), each row at one of the points for one of the maps, (rows, K)."""
     points = len(next(iter(params.values())))
     which, maps = rng.permutation(np.arange(ROWS) % points), np.arange(ROWS) % nodes.num_maps
@@ -184,8 +185,10 @@ def _functions(
 
 
 @partial(compiled, static_argnums=(0,))
-def _rows(model: Any, params: Any, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
-    def one(own: Any, q: Any, phi: Any) -> jax.Array:
+def _rows(
+    model: CorrelationModel, params: Params, t1: jax.Array, t2: jax.Array, q: jax.Array, phi: jax.Array, gap: jax.Array
+) -> Float[jax.Array, "functions nodes"]:
+    def one(own: Params, q: jax.Array, phi: jax.Array) -> jax.Array:
         return jnp.broadcast_to(model.g(own, t1, t2, q, phi, gap), t1.shape)
 
     return jax.vmap(one)(params, q, phi)

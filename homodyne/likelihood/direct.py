@@ -6,29 +6,31 @@ of the nodes. A constant difference drops out of a posterior; the spread of the 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, PerMap, Points, Values
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, moments_from, pair_totals
 from homodyne.likelihood.posterior import Posterior, evaluate_from, log_densities, parameters_at_images
 from homodyne.physics.compiling import compiled
-from homodyne.physics.model import CorrelationModel
+from homodyne.physics.model import CorrelationModel, Params
 from homodyne.threads import in_threads
 
 LIMIT = 0.05
 """Spread (standard deviation) of the error of the log density over the draws, at most."""
+
+_Arrays = tuple[jax.Array, ...]
 
 _ROWS, _LAGS = 64, 256  # of a rectangle of pairs
 
 
 def direct_moments(
     model: CorrelationModel,
-    params: dict[str, AnyArray],
+    params: dict[str, Values],
     maps: Maps,
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 2,
@@ -37,7 +39,9 @@ def direct_moments(
     return moments_of_sums(maps.center, *direct_sums(model, params, maps, progress, workers))
 
 
-def moments_of_sums(center: AnyArray, sums: AnyArray, table: AnyArray) -> Moments:
+def moments_of_sums(
+    center: PerMap, sums: Float[AnyArray, "maps 5"], table: Float[AnyArray, "points maps 3"]
+) -> Moments:
     """Moments, fields of shape (P, n_maps), from the centre of every map and what `direct_sums` returns."""
     found = moments_from(sums, center, *np.moveaxis(table, 2, 0))
     return Moments(*(np.broadcast_to(x, table.shape[:2]) for x in found))
@@ -45,11 +49,11 @@ def moments_of_sums(center: AnyArray, sums: AnyArray, table: AnyArray) -> Moment
 
 def direct_sums(
     model: CorrelationModel,
-    params: dict[str, AnyArray],
+    params: dict[str, Values],
     maps: Maps,
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 2,
-) -> tuple[AnyArray, AnyArray]:
+) -> tuple[Float[AnyArray, "maps 5"], Float[AnyArray, "points maps 3"]]:
     """Sums over all pairs of the data, (n_maps, 5) as of `Nodes`, and of w g, w g² and w y g, (P, n_maps, 3).
 
     Parameters
@@ -65,7 +69,7 @@ def direct_sums(
     n, count = maps.num_frames, maps.num_maps
     lag_limit = min(_LAGS, max(n - 1, 1))
     parts = list(maps.rectangles(_ROWS, lag_limit))
-    gap, q, phi = np.nan if maps.gap is None else maps.gap, np.asarray(maps.q), np.asarray(maps.phi)
+    waves = np.asarray(maps.q), np.asarray(maps.phi), np.nan if maps.gap is None else maps.gap
     center = maps.center
 
     def one(part: tuple[slice, slice]) -> tuple[AnyArray, AnyArray]:
@@ -83,7 +87,7 @@ def direct_sums(
                 y[k] *= w[k]
         i = np.minimum(rows.start + np.arange(_ROWS), n - 1)
         j = np.minimum(i[:, None] + lags.start + np.arange(lag_limit), n - 1)
-        return np.asarray(_sums(model, params, maps.t[i][:, None], maps.t[j], w, y, q, phi, gap)), sums
+        return np.asarray(_sums(model, params, (maps.t[i][:, None], maps.t[j]), w, y, waves)), sums
 
     found = in_threads(one, parts, workers, lambda done: progress(done, len(parts)))
     tables, sums = zip(*found, strict=True)
@@ -91,12 +95,12 @@ def direct_sums(
 
 
 def reduction_errors(
-    points: AnyArray,
+    points: Points,
     posterior: Posterior,
     maps: Maps,
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: int = 2,
-) -> AnyArray:
+) -> Values:
     """Log density of nodes minus that of all pairs at points (n, dim), their mean taken out.
 
     Parameters
@@ -112,7 +116,7 @@ def reduction_errors(
     return errors_against(m, points, posterior)
 
 
-def errors_against(exact: Moments, points: AnyArray, posterior: Posterior) -> AnyArray:
+def errors_against(exact: Moments, points: Points, posterior: Posterior) -> Values:
     """Log density of nodes at points (n, dim) minus that from moments of all pairs, their mean taken out."""
     error = log_densities(points, posterior) - evaluate_from(points, exact, posterior).log_density
     return np.asarray(error - error.mean())
@@ -120,17 +124,18 @@ def errors_against(exact: Moments, points: AnyArray, posterior: Posterior) -> An
 
 @partial(compiled, static_argnums=(0,))
 def _sums(
-    model: CorrelationModel, params: Any, t1: Any, t2: Any, w: Any, y: Any, q: Any, phi: Any, gap: Any
-) -> jax.Array:
+    model: CorrelationModel, params: Params, times: _Arrays, w: jax.Array, y: jax.Array, waves: _Arrays
+) -> Float[jax.Array, "points maps 3"]:
     """Sums of w g, w g² and w y g of every map, (P, n_maps, 3), over one rectangle of pairs."""
+    (t1, t2), gap = times, waves[2]
 
-    def at(one: Any) -> jax.Array:
-        def sums(place: Any) -> jax.Array:
+    def at(one: Params) -> jax.Array:
+        def sums(place: _Arrays) -> jax.Array:
             w, y, q, phi = place
             g = jnp.broadcast_to(model.g(one, t1, t2, q, phi, gap), w.shape)
             weighted = w * g
             return jnp.stack([weighted.sum(), (weighted * g).sum(), (y * g).sum()])
 
-        return jnp.asarray(jax.lax.map(sums, (w, y, q, phi)))  # arrays of one map stay in the processor's cache
+        return jnp.asarray(jax.lax.map(sums, (w, y, *waves[:2])))  # arrays of one map stay in the processor's cache
 
     return jnp.asarray(jax.lax.map(at, params))

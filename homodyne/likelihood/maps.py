@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from numpy.lib.stride_tricks import as_strided
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import Ages, AnyArray, Map, PerMap
 from homodyne.errors import DataError
 from homodyne.mapping import intact
 
@@ -34,13 +35,13 @@ class Maps:
         Weights of pairs i < j, about one, 0 where a pair is no data; None where all count alike.
     """
 
-    values: AnyArray | tuple[AnyArray, ...]
-    alive: AnyArray
-    t: AnyArray
-    q: AnyArray
-    phi: AnyArray
+    values: Float[AnyArray, "maps frames frames"] | tuple[Map, ...]
+    alive: Bool[AnyArray, "maps frames"]
+    t: Ages
+    q: PerMap
+    phi: PerMap
     gap: float | None
-    weights: tuple[AnyArray, ...] | None = None
+    weights: tuple[Map, ...] | None = None
 
     @property
     def num_maps(self) -> int:
@@ -65,7 +66,7 @@ class Maps:
         return bool(np.ptp(steps) <= _UNIFORM * steps.mean())
 
     @cached_property
-    def center(self) -> AnyArray:
+    def center(self) -> PerMap:
         """Mean of some rows of every map, (n_maps,)."""
         found = np.empty(self.num_maps)
         for k in range(self.num_maps):
@@ -85,7 +86,7 @@ class Maps:
             found[k] = total / count
         return found
 
-    def whole(self, k: int) -> AnyArray:
+    def whole(self, k: int) -> Map:
         """Map k, for reading at once: its file may be cut later."""
         return intact(self.values[k])
 
@@ -95,20 +96,22 @@ class Maps:
         weights = None if self.weights is None else tuple(self.weights[k] for k in chosen)
         return Maps(tuple(values), self.alive[chosen], self.t, self.q[chosen], self.phi[chosen], self.gap, weights)
 
-    def weights_at(self, i: AnyArray, j: AnyArray) -> AnyArray | None:
+    def weights_at(self, i: Int[AnyArray, "pairs"], j: Int[AnyArray, "pairs"]) -> Float[AnyArray, "maps pairs"] | None:
         """Weights of pairs (i, j) of frames, i < j, of all maps, (n_maps, pairs); None where there are none."""
         if self.weights is None:
             return None
         return np.array([one[i, j] for one in self.weights], dtype=np.float64)
 
-    def weights_among(self, k: int) -> AnyArray | None:
+    def weights_among(self, k: int) -> Float[AnyArray, "alive alive"] | None:
         """Weights of map k between the frames that carry data, (m, m); None where there are none."""
         frames = np.flatnonzero(self.alive[k])
         if self.weights is None or frames.size == self.num_frames:
             return None if self.weights is None else self.weights[k]
         return np.asarray(self.weights[k][np.ix_(frames, frames)])
 
-    def lagged(self, k: int, rows: slice, lags: slice) -> tuple[AnyArray, AnyArray]:
+    def lagged(
+        self, k: int, rows: slice, lags: slice
+    ) -> tuple[Float[AnyArray, "rows lags"], Bool[AnyArray, "rows lags"]]:
         """Values of map k at frames (i, i + lag) and which of them are data, (rows, lags); 0 where they are not."""
         count, width, n = rows.stop - rows.start, lags.stop - lags.start, self.num_frames
         last = rows.stop - 1 + lags.stop - 1
@@ -123,7 +126,9 @@ class Maps:
             present &= _by_lag(self.weights[k], rows, lags) > 0
         return np.where(present, view, 0.0), present
 
-    def lagged_weights(self, k: int, rows: slice, lags: slice, present: AnyArray) -> AnyArray | None:
+    def lagged_weights(
+        self, k: int, rows: slice, lags: slice, present: Bool[AnyArray, "rows lags"]
+    ) -> Float[AnyArray, "rows lags"] | None:
         """Weights of the pairs that `lagged` says are data, 0 elsewhere, (rows, lags); None where there are none."""
         if self.weights is None:
             return None
@@ -137,7 +142,7 @@ class Maps:
                 yield slice(first, min(first + height, n - 1)), slice(lag, min(lag + width, n - first))
 
 
-def _by_lag(one: AnyArray, rows: slice, lags: slice) -> AnyArray:
+def _by_lag(one: Map, rows: slice, lags: slice) -> Float[AnyArray, "rows lags"]:
     """Elements (i, i + lag) of a map (n, n), (rows, lags); any number behind the last frame."""
     count, width, n = rows.stop - rows.start, lags.stop - lags.start, len(one)
     last_row, last = rows.stop - 1, rows.stop - 1 + lags.stop - 1

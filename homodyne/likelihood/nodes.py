@@ -12,14 +12,15 @@ are exact. `Nodes` of the same grid and centre add up: over shards, over machine
 
 from collections.abc import Iterable
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-from homodyne.arrays import Array
-from homodyne.physics.compiling import namespace
+from homodyne.arrays import Array, Leaf
+from homodyne.physics.compiling import Numbers, namespace
 from homodyne.physics.model import CorrelationModel, Params
 
 LARGEST = 100.0
@@ -51,18 +52,18 @@ class Nodes(NamedTuple):
         Å; NaN where it is unknown.
     """
 
-    t1: Any
-    t2: Any
-    weight: Any
-    weight_y: Any
-    sums: Any
-    center: Any
-    q: Any
-    phi: Any
-    gap: Any
+    t1: Float[Leaf, "nodes"]
+    t2: Float[Leaf, "nodes"]
+    weight: Float[Leaf, "maps nodes"]
+    weight_y: Float[Leaf, "maps nodes"]
+    sums: Float[Leaf, "maps 5"]
+    center: Float[Leaf, "maps"]
+    q: Float[Leaf, "maps"]
+    phi: Float[Leaf, "maps"]
+    gap: Float[Leaf, ""]
 
     @classmethod
-    def none(cls, q: Any, phi: Any) -> "Nodes":
+    def none(cls, q: Float[Numbers, "maps"], phi: Float[Numbers, "maps"]) -> "Nodes":
         """No data of maps at q and phi (n_maps,): for what asks nothing of nodes, so that one program serves any."""
         n = len(q)
         empty = np.zeros((n, 0))
@@ -78,7 +79,7 @@ class Nodes(NamedTuple):
         """Number of pairs with weight over all maps."""
         return int(np.asarray(self.sums)[:, 0].sum())
 
-    def correlation(self, model: CorrelationModel, params: Params) -> jax.Array:
+    def correlation(self, model: CorrelationModel, params: Params) -> Float[jax.Array, "maps nodes"]:
         """Correlation g at the nodes of every map, (n_maps, K)."""
         q, phi = jnp.asarray(self.q)[:, None], jnp.asarray(self.phi)[:, None]
         g = model.g(params, jnp.asarray(self.t1), jnp.asarray(self.t2), q, phi, self.gap)
@@ -93,14 +94,14 @@ class Moments(NamedTuple):
     sums of ``w g``, ``w g²`` and ``w (y - mean) g``, which alone depend on the model.
     """
 
-    points: Any
-    weight: Any
-    mean: Any
-    scatter: Any
-    log_weights: Any
-    g: Any
-    gg: Any
-    yg: Any
+    points: Float[Leaf, "maps"]
+    weight: Float[Leaf, "maps"]
+    mean: Float[Leaf, "maps"]
+    scatter: Float[Leaf, "maps"]
+    log_weights: Float[Leaf, "maps"]
+    g: Float[Leaf, "maps"]
+    gg: Float[Leaf, "maps"]
+    yg: Float[Leaf, "maps"]
 
 
 def moments(model: CorrelationModel, params: Params, nodes: Nodes) -> Moments:
@@ -108,7 +109,7 @@ def moments(model: CorrelationModel, params: Params, nodes: Nodes) -> Moments:
     return moments_of(nodes.correlation(model, params), nodes)
 
 
-def moments_of(g: jax.Array, nodes: Nodes) -> Moments:
+def moments_of(g: Float[jax.Array, "maps nodes"], nodes: Nodes) -> Moments:
     """Moments of reduced maps for a correlation g (n_maps, K) at their nodes."""
     weighted = nodes.weight * g
     return moments_from(
@@ -116,7 +117,7 @@ def moments_of(g: jax.Array, nodes: Nodes) -> Moments:
     )
 
 
-def moments_from(sums: Any, center: Any, g: Any, gg: Any, yg: Any) -> Moments:
+def moments_from(sums: Numbers, center: Numbers, g: Numbers, gg: Numbers, yg: Numbers) -> Moments:
     """Moments, of NumPy or JAX, from sums over the data, (n_maps, 5), and sums of w g, w g², w (y - center) g.
 
     NaN where no model has them, because it varies within cells: one that would leave less than nothing of the data.
@@ -130,7 +131,9 @@ def moments_from(sums: Any, center: Any, g: Any, gg: Any, yg: Any) -> Moments:
     return Moments(points, weight, center + off, scatter, log_weights, xp.where(possible, g, xp.nan), gg, along)
 
 
-def pair_totals(count: int, centred: Array, weight: Array | None) -> Array:
+def pair_totals(
+    count: int, centred: Float[Array, "*pairs"], weight: Float[Array, "*pairs"] | None
+) -> Float[Array, "5"]:
     """Sums over pairs as in `Nodes.sums`, (5,), from their number, y - center and weights, both 0 where none are."""
     if weight is None:
         return np.array([count, count, float(centred.sum()), float(np.vdot(centred, centred)), 0.0])

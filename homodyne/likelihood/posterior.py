@@ -8,16 +8,16 @@ from their exact conditional distribution.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax.scipy.stats import norm
+from jaxtyping import Bool, Float
 
 from homodyne import two_by_two
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Leaf, Points, Values
 from homodyne.likelihood.nodes import Moments, Nodes, moments, moments_from
 from homodyne.likelihood.scaling import (
     ScalingPosterior,
@@ -28,7 +28,7 @@ from homodyne.likelihood.scaling import (
     scaling_posterior,
 )
 from homodyne.noise.adjustment import Adjustment
-from homodyne.physics.compiling import at_points
+from homodyne.physics.compiling import Numbers, at_points
 from homodyne.physics.space import ParameterSpace
 
 SIGMA_PRIOR = (np.log(0.1), 3.0)
@@ -55,7 +55,7 @@ class Posterior:
     space: ParameterSpace
     nodes: Nodes
     scaling: ScalingPrior
-    sigma: Any
+    sigma: Leaf
     adjustment: Adjustment
 
     @property
@@ -69,7 +69,7 @@ class Posterior:
         """Length of z."""
         return len(self.names)
 
-    def with_sigma(self, sigma: Any) -> "Posterior":
+    def with_sigma(self, sigma: Float[Numbers, "maps"] | None) -> "Posterior":
         """Posterior with other noise."""
         return replace(self, sigma=sigma)
 
@@ -81,15 +81,15 @@ class Evaluation(NamedTuple):
     (n_maps, 2) and covariance (n_maps, 2, 2).
     """
 
-    log_density: Any
+    log_density: Float[Leaf, ""]
     moments: Moments
-    params: dict[str, Any]
+    params: dict[str, Float[Leaf, ""]]
     scaling: ScalingPosterior
-    scaling_mean: Any
-    scaling_covariance: Any
+    scaling_mean: Float[Leaf, "maps 2"]
+    scaling_covariance: Float[Leaf, "maps 2 2"]
 
 
-def log_prior(z: jax.Array, posterior: Posterior) -> jax.Array:
+def log_prior(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Float[jax.Array, ""]:
     """Log density of the prior in z (dim,)."""
     own, sigma = _split(z, posterior)
     total = posterior.space.log_prior(own)
@@ -98,12 +98,12 @@ def log_prior(z: jax.Array, posterior: Posterior) -> jax.Array:
     return total
 
 
-def log_likelihood(z: jax.Array, posterior: Posterior) -> jax.Array:
+def log_likelihood(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Float[jax.Array, ""]:
     """Marginal log likelihood of the data at z (dim,); -inf where the model excludes the point."""
     return log_likelihood_from(z, _moments_at(_split(z, posterior)[0], posterior)[0], posterior)
 
 
-def log_likelihood_from(z: jax.Array, m: Moments, posterior: Posterior) -> jax.Array:
+def log_likelihood_from(z: Float[jax.Array, "coordinates"], m: Moments, posterior: Posterior) -> Float[jax.Array, ""]:
     """Marginal log likelihood at z (dim,) from moments that were found elsewhere, at `image` of z."""
     own, sigma = _split(z, posterior)
     difference = _difference(own, posterior)
@@ -111,20 +111,20 @@ def log_likelihood_from(z: jax.Array, m: Moments, posterior: Posterior) -> jax.A
     return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
 
-def log_density(z: jax.Array, posterior: Posterior) -> jax.Array:
+def log_density(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Float[jax.Array, ""]:
     """Log prior plus log likelihood at z (dim,); -inf outside the support."""
     total = log_prior(z, posterior) + log_likelihood(z, posterior)
     return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
 
-def evaluation(z: jax.Array, posterior: Posterior) -> Evaluation:
+def evaluation(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Evaluation:
     """`Evaluation` at z (dim,)."""
     own, sigma = _split(z, posterior)
     m, difference = _moments_at(own, posterior)
     return _evaluation_from(z, m, sigma, difference, posterior)
 
 
-def image(z: jax.Array, posterior: Posterior) -> jax.Array:
+def image(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Float[jax.Array, "physical"]:
     """Coordinates (space.dim,) at which the likelihood for independent pairs is evaluated."""
     own = z[: posterior.space.dim]
     adjustment = posterior.adjustment
@@ -132,13 +132,13 @@ def image(z: jax.Array, posterior: Posterior) -> jax.Array:
 
 
 def evaluate_many(
-    points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
+    points: Points, posterior: Posterior, progress: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
     """`Evaluation` at points (n, dim), as NumPy arrays with a leading axis; `progress` is given the number done."""
     return _evaluations(points, posterior, progress)  # type: ignore[no-any-return]
 
 
-def evaluate_from(points: Array, m: Moments, posterior: Posterior) -> Evaluation:
+def evaluate_from(points: Points, m: Moments, posterior: Posterior) -> Evaluation:
     """`Evaluation` at points (n, dim) from moments (n, n_maps) that were found elsewhere, at `image` of the points.
 
     Of the nodes of the posterior nothing is used.
@@ -146,7 +146,7 @@ def evaluate_from(points: Array, m: Moments, posterior: Posterior) -> Evaluation
     return _evaluations_from((points, m), _without_data(posterior))  # type: ignore[no-any-return]
 
 
-def parameters_at_images(points: Array, posterior: Posterior) -> dict[str, Array]:
+def parameters_at_images(points: Points, posterior: Posterior) -> dict[str, Values]:
     """Parameters of the model by name, (n,) each, at `image` of points (n, dim): those at which nodes are evaluated."""
     return _at_images(points, _without_data(posterior))  # type: ignore[no-any-return]
 
@@ -155,17 +155,17 @@ def _without_data(posterior: Posterior) -> Posterior:
     return replace(posterior, nodes=Nodes.none(posterior.nodes.q, posterior.nodes.phi))
 
 
-def inside(points: Array, posterior: Posterior) -> npt.NDArray[np.bool_]:
+def inside(points: Points, posterior: Posterior) -> Bool[np.ndarray, "points"]:
     """Whether the density is not zero at points (n, dim)."""
     return np.isfinite(log_densities(points, posterior))
 
 
 def physical_draws(
-    z: Array,
+    z: Float[Array, "*draws coordinates"],
     posterior: Posterior,
     rng: np.random.Generator,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> tuple[dict[str, Array], Array]:
+) -> tuple[dict[str, Array], Float[Array, "*draws"]]:
     """Draws of the physical parameters, contrast, offset and, where sampled, sigma from draws of z.
 
     Parameters
@@ -215,7 +215,9 @@ def _moments_at(own: jax.Array, posterior: Posterior) -> tuple[Moments, jax.Arra
     return m._replace(g=jnp.where(usable, m.g, jnp.nan)), _difference(own, posterior)
 
 
-def _evaluation_from(z: jax.Array, m: Moments, sigma: jax.Array, difference: Any, posterior: Posterior) -> Evaluation:
+def _evaluation_from(
+    z: jax.Array, m: Moments, sigma: jax.Array, difference: jax.Array, posterior: Posterior
+) -> Evaluation:
     total = marginal_log_likelihood(m, sigma, posterior.scaling, posterior.adjustment, difference).sum()
     total += log_prior(z, posterior)
     total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
@@ -230,12 +232,12 @@ class Scoring(NamedTuple):
     that of the priors; positive semidefinite everywhere.
     """
 
-    value: Any
-    gradient: Any
-    information: Any
+    value: Float[Leaf, ""]
+    gradient: Float[Leaf, "coordinates"]
+    information: Float[Leaf, "coordinates coordinates"]
 
 
-def scoring(z: jax.Array, posterior: Posterior) -> Scoring:
+def scoring(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Scoring:
     """`Scoring` at coordinates z (space.dim,), for fixed noise.
 
     One forward derivative of g per coordinate gives everything: moments change by sums of the data times these. They
@@ -293,11 +295,11 @@ def _evaluations_from(point: tuple[jax.Array, Moments], posterior: Posterior) ->
     return _evaluation_from(z, m, sigma, _difference(own, posterior), posterior)
 
 
-def score_many(points: Array, posterior: Posterior) -> Scoring:
+def score_many(points: Points, posterior: Posterior) -> Scoring:
     """`Scoring` at points (n, space.dim), as NumPy arrays with a leading axis."""
     return _scorings(points, posterior)  # type: ignore[no-any-return]
 
 
-def log_densities(points: Array, posterior: Posterior, progress: Callable[[int], None] = lambda done: None) -> Array:
+def log_densities(points: Points, posterior: Posterior, progress: Callable[[int], None] = lambda done: None) -> Values:
     """Log density at points (n, dim)."""
     return np.asarray(evaluate_many(points, posterior, progress).log_density)

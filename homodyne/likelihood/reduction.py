@@ -9,18 +9,19 @@ of two times is then evaluated once for all of them.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import Ages, AnyArray, PerMap, Values
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Nodes, pair_totals
 from homodyne.physics.compiling import compiled
-from homodyne.physics.model import CorrelationModel
+from homodyne.physics.model import CorrelationModel, Params
 from homodyne.threads import in_threads
 
 _SPREAD = 4.0  # factor between ends beyond which an interval is split at the geometric mean
@@ -68,7 +69,7 @@ class Grid:
         Whether the steps of t are equal.
     """
 
-    t: AnyArray
+    t: Ages
     cells: tuple[Cell, ...]
     order: int
     uniform: bool
@@ -79,19 +80,19 @@ class Grid:
         return tuple(_sides(self.t, cell, self.order, self.uniform) for cell in self.cells)
 
     @cached_property
-    def limits(self) -> AnyArray:
+    def limits(self) -> Int[AnyArray, "limits"]:
         """First node of every cell, and the number of nodes."""
         return np.concatenate([[0], np.cumsum([a.size * b.shape[-1] for a, b in self.sides])]).astype(int)
 
     @property
-    def times(self) -> tuple[AnyArray, AnyArray]:
+    def times(self) -> tuple[Float[AnyArray, "nodes"], Float[AnyArray, "nodes"]]:
         """t1 and t2 of all nodes."""
         first = np.concatenate([np.repeat(a, b.shape[-1]) for a, b in self.sides])
         lag = np.concatenate([np.broadcast_to(b, (a.size, b.shape[-1])).ravel() for a, b in self.sides])
         return first, first + lag
 
 
-def find_cells(model: CorrelationModel, params: dict[str, AnyArray], maps: Maps, accuracy: Accuracy) -> Grid:
+def find_cells(model: CorrelationModel, params: dict[str, Values], maps: Maps, accuracy: Accuracy) -> Grid:
     """Cells on which g and g² are polynomials to the wanted accuracy.
 
     Parameters
@@ -132,12 +133,12 @@ def find_cells(model: CorrelationModel, params: dict[str, AnyArray], maps: Maps,
     return Grid(t, tuple(sorted(done)), p, maps.uniform)
 
 
-def reduce_pairs(maps: Maps, i: AnyArray, j: AnyArray) -> Nodes:
+def reduce_pairs(maps: Maps, i: Int[AnyArray, "pairs"], j: Int[AnyArray, "pairs"]) -> Nodes:
     """Nodes that are the pairs (i, j) of frames, i < j, of all maps."""
     return nodes_of_pairs(maps, i, j, pair_values(maps, i, j), maps.center)
 
 
-def pair_values(maps: Maps, i: AnyArray, j: AnyArray) -> AnyArray:
+def pair_values(maps: Maps, i: Int[AnyArray, "pairs"], j: Int[AnyArray, "pairs"]) -> Float[AnyArray, "maps pairs"]:
     """Values at pairs (i, j) of frames, i < j, of all maps, (n_maps, pairs); NaN where they are not data."""
     values = np.empty((maps.num_maps, len(i)))
     for k in range(maps.num_maps):
@@ -148,7 +149,13 @@ def pair_values(maps: Maps, i: AnyArray, j: AnyArray) -> AnyArray:
     return values
 
 
-def nodes_of_pairs(maps: Maps, i: AnyArray, j: AnyArray, values: AnyArray, center: AnyArray) -> Nodes:
+def nodes_of_pairs(
+    maps: Maps,
+    i: Int[AnyArray, "pairs"],
+    j: Int[AnyArray, "pairs"],
+    values: Float[AnyArray, "maps pairs"],
+    center: PerMap,
+) -> Nodes:
     """Nodes that are the pairs (i, j), from the values there and the centre of every map."""
     weight = np.isfinite(values).astype(float)
     weight_y = np.where(weight > 0, values - center[:, None], 0.0)
@@ -230,10 +237,10 @@ def reduce_shards(
 
 
 def _by_shard(
-    present: AnyArray,
-    centred: AnyArray,
-    weight: AnyArray | None,
-    shards: AnyArray | None,
+    present: Bool[AnyArray, "rows lags"],
+    centred: Float[AnyArray, "rows lags"],
+    weight: Float[AnyArray, "rows lags"] | None,
+    shards: Int[AnyArray, "rows lags"] | None,
     num_shards: int,
     above: AnyArray,
 ) -> Iterator[tuple[int, AnyArray, AnyArray, AnyArray]]:
@@ -266,7 +273,7 @@ def _by_shard(
         yield int(m), w[m], wy[m], np.array([counts[m], weights[m], sums[m], squares[m], logs[m]])
 
 
-def _along(values: Any, above: AnyArray) -> AnyArray:
+def _along(values: AnyArray | csr_array, above: AnyArray) -> AnyArray:
     """Contraction of (rows, lags) with polynomials of the lag, (lags, b) or (rows, lags, b)."""
     return np.asarray(values @ above if above.ndim == 2 else np.einsum("rl,rlb->rb", values, above))
 
@@ -298,7 +305,7 @@ def _weights(grid: Grid, number: int) -> Callable[[slice], tuple[AnyArray, AnyAr
     return of
 
 
-def lagrange(nodes: AnyArray, x: AnyArray) -> AnyArray:
+def lagrange(nodes: Float[AnyArray, "nodes"], x: Float[AnyArray, "*points"]) -> Float[AnyArray, "*points nodes"]:
     """Interpolation polynomials of some nodes at points x (...), (..., nodes), by the barycentric formula.
 
     (Berrut and Trefethen, SIAM Rev. 46, 501, 2004.)
@@ -317,7 +324,7 @@ def lagrange(nodes: AnyArray, x: AnyArray) -> AnyArray:
     return np.asarray(np.where(at_node, hit.astype(float), found))
 
 
-def chebyshev(low: float, high: float, count: int) -> AnyArray:
+def chebyshev(low: float, high: float, count: int) -> Float[AnyArray, "nodes"]:
     """Chebyshev points of the first kind between two ends, ascending."""
     angle = (2 * np.arange(count) + 1) * np.pi / (2 * count)
     return 0.5 * (low + high) - 0.5 * (high - low) * np.cos(angle)
@@ -380,7 +387,7 @@ def _geometric(first: int, end: int) -> int:
     return int(np.clip(round(np.sqrt(first * (end - 1.0))), first + 1, end - 1))
 
 
-def _representative(model: CorrelationModel, params: dict[str, AnyArray], maps: Maps) -> AnyArray:
+def _representative(model: CorrelationModel, params: dict[str, Values], maps: Maps) -> Int[AnyArray, "chosen"]:
     """Maps from the fastest to the slowest decay."""
     if maps.num_maps <= _REPRESENTATIVE:
         return np.resize(np.arange(maps.num_maps), _REPRESENTATIVE)
@@ -396,26 +403,26 @@ def _representative(model: CorrelationModel, params: dict[str, AnyArray], maps: 
 
 
 @partial(compiled, static_argnums=(0,))
-def _correlation(model: CorrelationModel, params: Any, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
-    return model.g(params, t1, t2, q, phi, gap)
+def _correlation(model: CorrelationModel, params: Params, *where: jax.Array) -> jax.Array:
+    return model.g(params, *where)
 
 
 def _errors(
     model: CorrelationModel,
-    params: dict[str, AnyArray],
-    t: AnyArray,
+    params: dict[str, Values],
+    t: Ages,
     cells: Sequence[Cell],
-    q: AnyArray,
-    phi: AnyArray,
+    q: PerMap,
+    phi: PerMap,
     gap: float,
     order: int,
-) -> AnyArray:
+) -> Float[AnyArray, "cells 2"]:
     """Largest errors of g and g² along rows and along lags, (cells, 2)."""
     corners = np.array([[t[c.first_row], t[c.end_row - 1], *_lag_ends(t, c)] for c in cells])
     more = -len(corners) % _CELLS_AT_ONCE
     corners = np.concatenate([corners, np.repeat(corners[-1:], more, axis=0)])
     found = [
-        np.asarray(_cell_errors(model, order, params, corners[k : k + _CELLS_AT_ONCE], t[-1], q, phi, gap))
+        np.asarray(_cell_errors(model, order, params, corners[k : k + _CELLS_AT_ONCE], t[-1], (q, phi, gap)))
         for k in range(0, len(corners), _CELLS_AT_ONCE)
     ]
     return np.concatenate(found)[: len(cells)]
@@ -423,14 +430,14 @@ def _errors(
 
 @partial(compiled, static_argnums=(0, 1))
 def _cell_errors(
-    model: CorrelationModel, order: int, params: Any, corners: Any, last: Any, q: Any, phi: Any, gap: Any
-) -> jax.Array:
+    model: CorrelationModel, order: int, params: Params, corners: jax.Array, last: jax.Array, waves: Sequence[jax.Array]
+) -> Float[jax.Array, "cells 2"]:
     """As `_errors`, for a fixed number of cells given by the ends of t1 and of the lag in s."""
-    nodes = chebyshev(-1.0, 1.0, order)
+    (q, phi, gap), nodes = waves, chebyshev(-1.0, 1.0, order)
     between = np.concatenate([[-1.0], 0.5 * (nodes[1:] + nodes[:-1]), [1.0]])
     matrix = jnp.asarray(lagrange(nodes, between))
 
-    def at(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
+    def at(x: AnyArray, y: AnyArray) -> tuple[jax.Array, jax.Array]:
         """Correlation g on a grid of every cell, (P, maps, cells, x, y), and whether its points lie in the record."""
         low, high, short, long = (corners[:, k, None, None] for k in range(4))
         t1 = 0.5 * (low + high) + 0.5 * (high - low) * jnp.asarray(x)[:, None]

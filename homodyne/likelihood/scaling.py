@@ -9,19 +9,23 @@ distribution from which offset and contrast are drawn exactly.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
+from jaxtyping import Float
 
 from homodyne import two_by_two
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Leaf
 from homodyne.likelihood.nodes import Moments
 from homodyne.noise.adjustment import Adjustment
+from homodyne.physics.compiling import Numbers
 
-_Estimate = tuple[jax.Array, jax.Array]
+Sigma: TypeAlias = Float[Numbers, "maps"]
+Difference: TypeAlias = Float[Numbers, "coordinates"]
+_Estimate: TypeAlias = tuple[Float[jax.Array, "maps 2"], Float[jax.Array, "maps 2 2"]]
 
 _WEAK = 1e-10, 1e-30  # precision that says nothing, over that of the data and that of the prior
 
@@ -50,9 +54,9 @@ class ScalingPrior(NamedTuple):
         Of (offset, contrast), which are independent within each.
     """
 
-    log_weight: Any
-    mean: Any
-    precision: Any
+    log_weight: Float[Leaf, "components"]
+    mean: Float[Leaf, "components 2"]
+    precision: Float[Leaf, "components 2"]
 
     @classmethod
     def product(cls, offset: "Components", contrast: "Components") -> "ScalingPrior":
@@ -61,7 +65,7 @@ class ScalingPrior(NamedTuple):
         log_weight, mean, sd = np.moveaxis(np.array(pairs), -1, 0)
         return cls(np.log(log_weight).sum(-1), mean, sd**-2.0)
 
-    def to_power(self, power: Any) -> "ScalingPrior":
+    def to_power(self, power: float | jax.Array) -> "ScalingPrior":
         """Prior to a power, up to a factor: exact for one normal distribution, else where neighbours are alike."""
         if len(self.log_weight) == 1:
             return self._replace(precision=power * self.precision)
@@ -69,20 +73,20 @@ class ScalingPrior(NamedTuple):
         weight = power * (self.log_weight + height) - height
         return self._replace(log_weight=weight - logsumexp(weight))
 
-    def log_density(self, pairs: Any) -> jax.Array:
+    def log_density(self, pairs: Float[Numbers, "*pairs 2"]) -> Float[jax.Array, "*pairs"]:
         """Log density at pairs (..., 2)."""
         return jnp.asarray(logsumexp(self._terms(pairs), axis=-1))
 
-    def precision_at(self, pairs: Any) -> jax.Array:
+    def precision_at(self, pairs: Float[Numbers, "*pairs 2"]) -> Float[jax.Array, "*pairs 2"]:
         """Mean precision (..., 2) of the normal distributions to which pairs (..., 2) may belong."""
         return jax.nn.softmax(self._terms(pairs), axis=-1) @ jnp.asarray(self.precision)
 
     @property
-    def middle(self) -> jax.Array:
+    def middle(self) -> Float[jax.Array, "2"]:
         """Mean of (offset, contrast), (2,)."""
         return jnp.exp(jnp.asarray(self.log_weight)) @ jnp.asarray(self.mean)
 
-    def _terms(self, pairs: Any) -> jax.Array:
+    def _terms(self, pairs: Float[Numbers, "*pairs 2"]) -> Float[jax.Array, "*pairs components"]:
         precision = jnp.asarray(self.precision)
         square = precision * (jnp.asarray(pairs)[..., None, :] - self.mean) ** 2
         return jnp.asarray(self.log_weight + 0.5 * (jnp.log(precision / (2 * jnp.pi)) - square).sum(-1))
@@ -94,9 +98,9 @@ class ScalingPosterior(NamedTuple):
     log_weight (..., K, n_maps), mean (..., K, n_maps, 2), covariance (..., K, n_maps, 2, 2).
     """
 
-    log_weight: Any
-    mean: Any
-    covariance: Any
+    log_weight: Float[Leaf, "components maps"]
+    mean: Float[Leaf, "components maps 2"]
+    covariance: Float[Leaf, "components maps 2 2"]
 
     def moments(self) -> tuple[jax.Array, jax.Array]:
         """Mean (..., n_maps, 2) and covariance (..., n_maps, 2, 2)."""
@@ -108,8 +112,8 @@ class ScalingPosterior(NamedTuple):
 
 
 def marginal_log_likelihood(
-    m: Moments, sigma: Any, prior: ScalingPrior, adjustment: Adjustment, difference: Any
-) -> jax.Array:
+    m: Moments, sigma: Sigma, prior: ScalingPrior, adjustment: Adjustment, difference: Difference
+) -> Float[jax.Array, "maps"]:
     """Log likelihood of every map with offset and contrast integrated out, (n_maps,), normalised.
 
     Parameters
@@ -127,7 +131,7 @@ def marginal_log_likelihood(
 
 
 def scaling_posterior(
-    m: Moments, sigma: Any, prior: ScalingPrior, adjustment: Adjustment, difference: Any
+    m: Moments, sigma: Sigma, prior: ScalingPrior, adjustment: Adjustment, difference: Difference
 ) -> ScalingPosterior:
     """Distribution of (offset, contrast) of every map given z; parameters as above."""
     total, (mean, information) = _terms(m, sigma, prior, adjustment, difference)
@@ -142,13 +146,13 @@ def scaling_posterior(
 
 
 def scaling_estimate(
-    m: Moments, sigma: Any, prior: ScalingPrior, adjustment: Adjustment, difference: Any
-) -> tuple[jax.Array, jax.Array]:
+    m: Moments, sigma: Sigma, prior: ScalingPrior, adjustment: Adjustment, difference: Difference
+) -> _Estimate:
     """What the data alone say of (offset, contrast): estimate (n_maps, 2), information (n_maps, 2, 2); see above."""
     return _estimates(m, effective_noise(sigma, adjustment), prior, adjustment, difference)[1]
 
 
-def scaling_draws(found: ScalingPosterior, rng: np.random.Generator) -> Array:
+def scaling_draws(found: ScalingPosterior, rng: np.random.Generator) -> Float[Array, "... maps 2"]:
     """Draw (offset, contrast) of every map, (..., n_maps, 2), from their conditional distributions."""
     weight, mean, covariance = (np.asarray(values) for values in found)
     if weight.shape[-2] == 1:
@@ -162,12 +166,12 @@ def scaling_draws(found: ScalingPosterior, rng: np.random.Generator) -> Array:
     return np.asarray(mean + np.einsum("...ij,...j->...i", np.linalg.cholesky(covariance), noise))
 
 
-def effective_noise(sigma: Any, adjustment: Adjustment) -> jax.Array:
+def effective_noise(sigma: Float[Numbers, "maps"], adjustment: Adjustment) -> Float[jax.Array, "maps"]:
     """Noise (n_maps,) that the adjusted likelihood takes instead of sigma."""
-    return jnp.asarray(sigma) * adjustment.widening
+    return jnp.asarray(jnp.asarray(sigma) * adjustment.widening)
 
 
-def least_squares(m: Moments) -> tuple[Array, Array]:
+def least_squares(m: Moments) -> tuple[Float[Array, "*many maps"], Float[Array, "*many maps"]]:
     """Weighted sum of squared residuals (..., n_maps) at the best offset and contrast >= 0, and that contrast."""
     g, weight, gg, yg, scatter = (np.asarray(x) for x in (m.g, m.weight, m.gg, m.yg, m.scatter))
     spread = gg - g**2 / np.where(weight > 0, weight, 1.0)
@@ -176,8 +180,8 @@ def least_squares(m: Moments) -> tuple[Array, Array]:
 
 
 def _terms(
-    m: Moments, sigma: Any, prior: ScalingPrior, adjustment: Adjustment, difference: Any
-) -> tuple[jax.Array, _Estimate]:
+    m: Moments, sigma: Sigma, prior: ScalingPrior, adjustment: Adjustment, difference: Difference
+) -> tuple[Float[jax.Array, "components maps"], _Estimate]:
     """Logarithms of the terms (K, n_maps) whose sum is the likelihood, and what the data say of (offset, contrast)."""
     noise = effective_noise(sigma, adjustment)
     constant = -0.5 * m.points * jnp.log(2 * jnp.pi * noise**2) + 0.5 * m.log_weights
@@ -195,8 +199,8 @@ def _terms(
 
 
 def _normal_equations(
-    m: Moments, sigma: jax.Array, mean: Any, precision: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    m: Moments, sigma: Sigma, mean: Float[jax.Array, "2"], precision: Float[jax.Array, "2"]
+) -> tuple[Float[jax.Array, "maps 2 2"], Float[jax.Array, "maps 2"], Float[jax.Array, "maps"]]:
     """A and b for (offset - mean of the data, contrast), and the prior's misfit of zero."""
     prior_mean = mean - jnp.stack([m.mean, jnp.zeros_like(m.mean)], axis=1)
     data = two_by_two.matrix(m.weight, m.g, m.gg) / sigma[:, None, None] ** 2
@@ -205,7 +209,7 @@ def _normal_equations(
 
 
 def _estimates(
-    m: Moments, sigma: jax.Array, prior: ScalingPrior, adjustment: Adjustment, difference: Any
+    m: Moments, sigma: Sigma, prior: ScalingPrior, adjustment: Adjustment, difference: Difference
 ) -> tuple[_Estimate, _Estimate]:
     """(offset, contrast) and their information without the prior, for independent pairs and as adjusted.
 
@@ -222,7 +226,7 @@ def _estimates(
     return before, adjustment.scaling(difference, *before)
 
 
-def _log_evidence(mean: jax.Array, information: jax.Array, prior_mean: Any, precision: Any) -> jax.Array:
+def _log_evidence(mean: jax.Array, information: jax.Array, prior_mean: jax.Array, precision: jax.Array) -> jax.Array:
     """Log density of estimates (n_maps, 2) of what has a normal prior, less half the log determinant of information."""
     whole, off = information + jnp.diag(precision), mean - prior_mean
     square = jnp.einsum("ki,kij,kj->k", off, information, two_by_two.solve(whole, precision * off))

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from homodyne import two_by_two
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Leaf, Matrix, PerMap, Vector
+from homodyne.physics.compiling import Numbers
 
 if TYPE_CHECKING:
     from homodyne.noise.sandwich import Sandwich
@@ -55,13 +57,13 @@ class Adjustment:
     contrast. What the data hardly tell of one is so kept apart from what they tell well of the other.
     """
 
-    center: Array
-    matrix: Array
-    widening: float
-    scaling_slope: Array
-    scaling_spread: Array
-    scaling_reach: Array
-    contrast: Array
+    center: Leaf
+    matrix: Leaf
+    widening: Leaf
+    scaling_slope: Leaf
+    scaling_spread: Leaf
+    scaling_reach: Leaf
+    contrast: Leaf
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists, for JSON."""
@@ -73,7 +75,12 @@ class Adjustment:
         arrays: dict[str, Any] = {name: np.asarray(value, dtype=np.float64) for name, value in record.items()}
         return cls(**{**arrays, "widening": float(arrays.get("widening", np.nan))})
 
-    def scaling(self, difference: jax.Array, mean: jax.Array, information: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def scaling(
+        self,
+        difference: Float[Numbers, "coordinates"],
+        mean: Float[jax.Array, "maps 2"],
+        information: Float[jax.Array, "maps 2 2"],
+    ) -> tuple[Float[jax.Array, "maps 2"], Float[jax.Array, "maps 2 2"]]:
         """Estimate (n_maps, 2) of (offset, contrast) and its information (n_maps, 2, 2) under correlated noise.
 
         Near z0 the estimate changes linearly with z. Far away it must not run into what the prior likes, or the
@@ -104,7 +111,7 @@ def unadjusted(dim: int, num_maps: int) -> Adjustment:
     return Adjustment(np.zeros(dim), np.eye(dim), 1.0, *scaling, np.zeros(num_maps))
 
 
-def adjustment_to(sandwich: "Sandwich", center: Array, covariance: Array, contrast: Array) -> Adjustment:
+def adjustment_to(sandwich: "Sandwich", center: Vector, covariance: Matrix, contrast: PerMap) -> Adjustment:
     """Adjustment whose likelihood has the curvature of the sandwich.
 
     Parameters
@@ -136,7 +143,9 @@ def adjustment_to(sandwich: "Sandwich", center: Array, covariance: Array, contra
     )
 
 
-def adjusted_covariance(adjustment: Adjustment, sandwich: "Sandwich", prior: Array, scaling_prior: Array) -> Array:
+def adjusted_covariance(
+    adjustment: Adjustment, sandwich: "Sandwich", prior: Matrix, scaling_prior: Float[Array, "maps 2"]
+) -> Matrix:
     """Covariance of the calibrated posterior to first order.
 
     `prior` (d, d) and `scaling_prior` (n_maps, 2) are the precisions of the priors of z and of (offset, contrast).

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy import sparse
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import Ages, AnyArray
 from homodyne.noise.tiles import Tiling
 
 _NODES = 180  # steps between the frames where the correlation is evaluated, about
@@ -33,11 +34,11 @@ class CorrelationGrid:
     """
 
     tiling: Tiling
-    nodes: AnyArray
+    nodes: Int[AnyArray, "nodes"]
     reach: int
 
     @cached_property
-    def pairs(self) -> tuple[AnyArray, AnyArray]:
+    def pairs(self) -> tuple[Int[AnyArray, "pairs"], Int[AnyArray, "pairs"]]:
         """First and second frame of the pairs that are evaluated: of nodes, then those near the diagonal."""
         i, j = np.triu_indices(self.nodes.size, 1)
         lags = np.arange(1, self.reach + 1)
@@ -45,7 +46,7 @@ class CorrelationGrid:
         ends = (np.concatenate(x) for x in ((self.nodes[i], first.ravel()), (self.nodes[j], (first + lags).ravel())))
         return next(ends), next(ends)
 
-    def condensed(self, values: AnyArray) -> AnyArray:
+    def condensed(self, values: Float[AnyArray, "pairs"]) -> Float[AnyArray, "condensed condensed"]:
         """Symmetric matrix that is one on the diagonal, `values` at `pairs`, and as `Tiling.condensed` returns it."""
         c = self.nodes.size
         coarse, (i, j) = np.eye(c), np.triu_indices(c, 1)
@@ -61,7 +62,7 @@ class CorrelationGrid:
         return np.asarray(found)
 
     @cached_property
-    def _place(self) -> tuple[AnyArray, AnyArray]:
+    def _place(self) -> tuple[Int[AnyArray, "frames"], Ages]:
         """For every frame the node before, and how far it is on the way to the next one."""
         frames = np.arange(self.tiling.num_frames)
         first = np.clip(np.searchsorted(self.nodes, frames, side="right") - 1, 0, self.nodes.size - 2)
@@ -76,7 +77,7 @@ class CorrelationGrid:
         weights[frames, first + 1] += share
         return sparse.csr_array(self.tiling.condensed_rows(weights))
 
-    def _interpolated_band(self, coarse: AnyArray) -> AnyArray:
+    def _interpolated_band(self, coarse: Float[AnyArray, "nodes nodes"]) -> Float[AnyArray, "frames lags"]:
         """What nodes alone say of the elements (frame, frame + lag), lag from 0 to `reach`; the last ones repeat."""
         first, share = self._place
         i = np.arange(share.size)[:, None]

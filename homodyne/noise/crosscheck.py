@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import Ages, AnyArray, PerMap
 from homodyne.noise.map_view import MapView
 from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.noise.tile_table import Columns, MapTiles, drop_test, reduced, remainder, scaling_columns, tile_table
@@ -33,9 +33,7 @@ class MapPlace(NamedTuple):
     phi: float
 
 
-def cross_check(
-    views: Sequence[MapView], noise: SpeckleNoise, q: AnyArray, phi: AnyArray, t_full: AnyArray
-) -> dict[str, Any]:
+def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: PerMap, phi: PerMap, t_full: Ages) -> dict[str, Any]:
     """Run all tests of a fit against its data.
 
     Parameters
@@ -111,7 +109,7 @@ def _rows(table: Sequence[MapTiles], source: str) -> dict[str, Any]:
     return {"measured": measured, "independent": 0.0, "speckle": speckle, "error": error, "counts_source": source}
 
 
-def _frames(table: Sequence[MapTiles], t: AnyArray) -> dict[str, Any]:
+def _frames(table: Sequence[MapTiles], t: Ages) -> dict[str, Any]:
     """Compare consecutive blocks of frames, each with coordinates, offset and contrast of its own."""
     part = BLOCKS // FRAME_BLOCKS
     inside = [one.subset(np.flatnonzero(one.first // part == one.second // part)) for one in table]
@@ -200,7 +198,7 @@ def _probability(p: float) -> str:
     return f"p = {p:.1g}" if p > 1e-12 else "p < 1e-12"
 
 
-def _degrees(phi: Any) -> str:
+def _degrees(phi: object) -> str:
     return " and ".join(f"{angle:g}" for angle in phi) if isinstance(phi, list) else f"{phi:g}"
 
 

@@ -1,13 +1,14 @@
 """One measured map with the model that was fitted to it, as the noise and the tests of a fit see it: `MapView`."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Num
 
-from homodyne.arrays import Array
+from homodyne.arrays import Ages, AnyArray, Map
 from homodyne.noise.sampling import MapSample
+from homodyne.noise.traces import Design
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,17 +34,17 @@ class MapView:
         Weights of pairs i < j; None where all count alike.
     """
 
-    t: Array
+    t: Ages
     sample: MapSample
-    design: Callable[[Any, Any], Any]
-    correlation: Callable[[Any, Any], Any]
+    design: Design
+    correlation: Design
     offset: float
     contrast: float
-    scaling: Array = field(default_factory=lambda: np.eye(2))
-    weights: Array | None = None
+    scaling: Float[AnyArray, "2 determined"] = field(default_factory=lambda: np.eye(2))
+    weights: Map | None = None
 
     @property
-    def roots(self) -> Array | None:
+    def roots(self) -> Num[AnyArray, "frames frames"] | Bool[AnyArray, "frames frames"] | None:
         """Roots of the weights of pairs i < j, 0 where one is missing, (n, n); None where all pairs count alike."""
         present = self.sample.present(len(self.t))
         if self.weights is None:
@@ -51,7 +52,9 @@ class MapView:
         roots = np.triu(np.sqrt(self.weights), 1)
         return roots if present is None else roots * present
 
-    def whitened(self, residual: Array, i: Array, j: Array) -> Array:
+    def whitened(
+        self, residual: Float[AnyArray, "*pairs"], i: Int[AnyArray, "*#pairs"], j: Int[AnyArray, "*#pairs"]
+    ) -> Float[AnyArray, "*pairs"]:
         """Residuals of pairs (i, j) of frames, i <= j, times the roots of their weights: all of one variance."""
         return residual if self.weights is None else residual * np.sqrt(self.weights[i, j])
 
@@ -71,7 +74,7 @@ class MapView:
         if not above:
             return self
 
-        def correlation(t1: Any, t2: Any) -> Any:
+        def correlation(t1: AnyArray, t2: AnyArray) -> Any:
             return resting + (1.0 - resting) * self.correlation(t1, t2)
 
         return replace(self, offset=1.0, contrast=self.contrast + above, correlation=correlation)

@@ -8,9 +8,10 @@ keeps them all. How much a polynomial of lower degree leaves at the nodes says w
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy.polynomial.legendre import leggauss, legvander
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import Ages, AnyArray
 
 _NODES = 6  # rows or columns of a rectangle at which the function is evaluated
 _LOWER = 4  # coefficients of the polynomial whose remainder is looked at
@@ -33,15 +34,15 @@ class Rule(NamedTuple):
         What values along the rows, or columns, have beyond a polynomial of lower degree; zero where all are nodes.
     """
 
-    cells: AnyArray
-    used: AnyArray
-    first: AnyArray
-    second: AnyArray
-    weights: AnyArray
-    left: AnyArray
-    right: AnyArray
+    cells: Int[AnyArray, "rectangles 5"]
+    used: Bool[AnyArray, "rectangles places places"]
+    first: Int[AnyArray, "nodes"]
+    second: Int[AnyArray, "nodes"]
+    weights: Float[AnyArray, "rectangles places places"]
+    left: Float[AnyArray, "rectangles places places"]
+    right: Float[AnyArray, "rectangles places places"]
 
-    def sums(self, values: AnyArray, count: int) -> AnyArray:
+    def sums(self, values: Float[AnyArray, "*functions nodes"], count: int) -> Float[AnyArray, "*functions tiles"]:
         """Sums (..., count) over the tiles of values (..., k) at the nodes."""
         owner = np.repeat(np.arange(len(self.cells)), self.used.sum(axis=(1, 2)))
         tile, weights = self.cells[owner, 0], self.weights[self.used]
@@ -49,7 +50,7 @@ class Rule(NamedTuple):
         found = np.stack([np.bincount(tile, weights * x, count) for x in flat])
         return found.reshape((*values.shape[:-1], count))
 
-    def errors(self, values: AnyArray, count: int) -> AnyArray:
+    def errors(self, values: Float[AnyArray, "nodes"], count: int) -> Float[AnyArray, "tiles"]:
         """About how far the sums of values (k,) are off, (count,); in rare tiles it is up to six times as much."""
         full = np.zeros(self.used.shape)
         full[self.used] = values
@@ -57,7 +58,7 @@ class Rule(NamedTuple):
         rest += (full - rest) @ self.right
         return np.bincount(self.cells[:, 0], np.linalg.norm(self.weights * rest, axis=(1, 2)), count)
 
-    def refined(self, tiles: AnyArray) -> AnyArray:
+    def refined(self, tiles: Bool[AnyArray, "tiles"]) -> Int[AnyArray, "rectangles 5"]:
         """Rectangles of some tiles, each cut in four, or in two where rows or columns are all nodes."""
         halves = self.cells[tiles[self.cells[:, 0]]]
         for begin in (1, 3):
@@ -70,7 +71,9 @@ class Rule(NamedTuple):
         return halves
 
 
-def make_rule(t: AnyArray, cells: AnyArray, present: AnyArray | None = None) -> Rule:
+def make_rule(
+    t: Ages, cells: Int[AnyArray, "rectangles 5"], present: Shaped[AnyArray, "frames frames"] | None = None
+) -> Rule:
     """Nodes and weights of some rectangles, for frames of ages t and the pairs that are present.
 
     `present` (n, n) may also be numbers: sums are over them times the function.
@@ -105,12 +108,12 @@ class _Nodes(NamedTuple):
         What values at the nodes have beyond a polynomial of lower degree.
     """
 
-    nodes: AnyArray
-    lagrange: AnyArray
-    rest: AnyArray
+    nodes: Int[AnyArray, "places"]
+    lagrange: Float[AnyArray, "frames places"]
+    rest: Float[AnyArray, "places places"]
 
 
-def _nodes(t: AnyArray) -> _Nodes:
+def _nodes(t: Ages) -> _Nodes:
     if t.size <= _NODES:
         return _Nodes(np.minimum(np.arange(_NODES), t.size - 1), np.eye(t.size, _NODES), np.zeros((_NODES, _NODES)))
     nodes = (_PLACES * t.size).astype(int)

@@ -7,8 +7,9 @@ estimated anew: its values at some pairs of frames, its sums over tiles, and whe
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Real
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Map
 from homodyne.noise.tiles import MIN_FRAMES, make_tiling
 
 _ROWS = 200  # frames whose pairs the correlation of residuals is taken from
@@ -35,14 +36,14 @@ class MapSample:
         Frames of the shortest map whose tiles are compared with these, see `homodyne.noise.tiles.make_tiling`.
     """
 
-    crossed: AnyArray
-    neighbours: AnyArray
-    tiles: AnyArray
-    counts: AnyArray
-    missing: AnyArray
+    crossed: Float[AnyArray, "rows columns"]
+    neighbours: Float[AnyArray, "2 pairs"]
+    tiles: Float[AnyArray, "tiles"]
+    counts: Real[AnyArray, "tiles"]
+    missing: Int[AnyArray, "runs 2"]
     shortest: int
 
-    def present(self, n: int) -> AnyArray | None:
+    def present(self, n: int) -> Bool[AnyArray, "frames frames"] | None:
         """Which pairs i < j were measured, (n, n); None for all."""
         if not self.missing.size:
             return None
@@ -53,14 +54,14 @@ class MapSample:
         found[np.triu_indices(n, 1)] = np.cumsum(steps[:-1], dtype=np.int8) == 0
         return found
 
-    def row(self) -> AnyArray:
+    def row(self) -> Float[AnyArray, "numbers"]:
         """All of it in one array of float64."""
         parts = (self.crossed, self.neighbours, self.tiles, self.counts, self.missing)
         sizes = [*self.crossed.shape, *self.neighbours.shape, self.tiles.size, len(self.missing), self.shortest]
         return np.concatenate([sizes, *(part.ravel() for part in parts)], dtype=np.float64)
 
     @classmethod
-    def of_row(cls, row: AnyArray) -> "MapSample":
+    def of_row(cls, row: Float[AnyArray, "numbers"]) -> "MapSample":
         """Rebuild what `row` returned."""
         *shapes, tiles, runs, shortest = row[:7].astype(int).tolist()
         (a, b), (c, d) = shapes[:2], shapes[2:]
@@ -69,7 +70,7 @@ class MapSample:
         return cls(crossed.reshape(a, b), neighbours.reshape(c, d), sums, counts, ends, shortest)
 
 
-def sampled(values: AnyArray, shortest: int | None = None, weights: AnyArray | None = None) -> MapSample:
+def sampled(values: Map, shortest: int | None = None, weights: Map | None = None) -> MapSample:
     """Sample of a map.
 
     Parameters
@@ -97,13 +98,13 @@ def sampled(values: AnyArray, shortest: int | None = None, weights: AnyArray | N
     return replace(sample, tiles=tiling.sums(rooted, present), counts=counts)
 
 
-def crossed_frames(n: int) -> tuple[AnyArray, AnyArray]:
+def crossed_frames(n: int) -> tuple[Int[AnyArray, "rows"], Int[AnyArray, "columns"]]:
     """Some frames of n, and some runs of consecutive frames: pairs of one with the other share frames."""
     starts = np.linspace(0, max(n - _WIDTH, 0), _WINDOWS).astype(int)
     return np.arange(0, n, max(1, n // _ROWS)), np.unique(np.minimum(starts[:, None] + np.arange(_WIDTH), n - 1))
 
 
-def neighbour_pairs(n: int) -> AnyArray:
+def neighbour_pairs(n: int) -> Int[AnyArray, "2 pairs"]:
     """Frames (i, j) of pairs (2, k) evenly spread over the map, i < j < n - 1."""
     step = max(1, n // _NEIGHBOURS)
     i, j = (x.ravel() for x in np.meshgrid(np.arange(0, n - 2, step), np.arange(0, n - 2, step), indexing="ij"))
@@ -118,7 +119,7 @@ def _pairs(values: AnyArray, i: AnyArray, j: AnyArray) -> AnyArray:
     return np.where((i < j) & np.isfinite(found), found, np.nan)
 
 
-def _missing(values: AnyArray) -> AnyArray:
+def _missing(values: Map) -> Int[AnyArray, "runs 2"]:
     """Runs of missing pairs, see `MapSample`."""
     n, found, before = len(values), [np.empty((0, 2), np.int64)], 0
     for i in range(n - 1):

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Matrix, PerMap, Vector
 from homodyne.errors import InputError
 from homodyne.noise.map_view import MapView
 from homodyne.noise.sources import (
@@ -59,28 +60,28 @@ class Sandwich:
     noise : SpeckleNoise
     """
 
-    information: AnyArray
-    variability: AnyArray
-    prior_information: AnyArray
-    scaling_information: AnyArray
-    elimination: AnyArray
-    scaling_slope: AnyArray
-    scaling_spread: AnyArray
+    information: Matrix
+    variability: Matrix
+    prior_information: Matrix
+    scaling_information: Float[AnyArray, "maps 2 2"]
+    elimination: Float[AnyArray, "maps 2 coordinates"]
+    scaling_slope: Float[AnyArray, "maps 2 coordinates"]
+    scaling_spread: Float[AnyArray, "maps 2 2"]
     noise: SpeckleNoise
 
     @property
-    def independent(self) -> AnyArray:
+    def independent(self) -> Matrix:
         """Covariance of z that independent points would have."""
         return np.asarray(np.linalg.inv(self.information))
 
     @property
-    def covariance(self) -> AnyArray:
+    def covariance(self) -> Matrix:
         """Covariance of z, H^-1 J H^-1."""
         inverse = self.independent
         return np.asarray(inverse @ self.variability @ inverse)
 
     @property
-    def inflation(self) -> AnyArray:
+    def inflation(self) -> Vector:
         """Factor between the standard deviations of z with correlated and with independent noise, (d,)."""
         return np.asarray(np.sqrt(np.diag(self.covariance) / np.diag(self.independent)))
 
@@ -93,13 +94,13 @@ class _Map:
     of scores, from which the variability follows for any share, by z while offset and contrast follow it.
     """
 
-    information: AnyArray
-    elimination: AnyArray
-    powers: AnyArray
+    information: Float[AnyArray, "derivatives derivatives"]
+    elimination: Float[AnyArray, "2 coordinates"]
+    powers: Float[AnyArray, "3 derivatives derivatives"]
     pairs: tuple[float, float]  # sums over pairs of 1 and g², g being that of the intensities
     squares: float  # sum over pairs of w times squared residual
 
-    def variability(self, share: float) -> AnyArray:
+    def variability(self, share: float) -> Float[AnyArray, "derivatives derivatives"]:
         """Variability of the score, that of z with offset and contrast eliminated, when the variance is one."""
         white = 1.0 - share
         return np.asarray(2.0 * np.tensordot([white**2, 2.0 * share * white, share**2], self.powers, 1))
@@ -109,27 +110,27 @@ class _Map:
         return float(self.pairs[0] + share**2 * self.pairs[1])
 
     @property
-    def scaling(self) -> AnyArray:
+    def scaling(self) -> Float[AnyArray, "2 2"]:
         """Information of (offset, contrast), (2, 2)."""
         return definite(self.information[-2:, -2:])
 
-    def prior_information(self, prior: AnyArray) -> AnyArray:
+    def prior_information(self, prior: Float[AnyArray, "2 2"]) -> Matrix:
         """Information of z that a prior of (offset, contrast) adds, (d, d); `prior` (2, 2) is its precision."""
         left = np.linalg.solve(self.scaling, prior) @ np.linalg.inv(self.scaling + prior)
         across = self.information[:-2, -2:]
         return np.asarray(across @ left @ across.T)
 
-    def marginal(self, share: float) -> AnyArray:
+    def marginal(self, share: float) -> Matrix:
         """Variability of the score of z once that of (offset, contrast) is eliminated, (d, d)."""
         return self.variability(share)[:-2, :-2]
 
-    def contrast_sd(self, inverse: AnyArray, prior: AnyArray) -> float:
+    def contrast_sd(self, inverse: Matrix, prior: Float[AnyArray, "2"]) -> float:
         """Standard error of the contrast for independent pairs; `inverse` is the covariance of z."""
         own = np.linalg.inv(self.scaling + np.diag(prior))
         slope = own[1] @ self.information[-2:, :-2]
         return float(np.sqrt(own[1, 1] + slope @ inverse @ slope))
 
-    def taken_up(self, share: float, inverse: AnyArray) -> float:
+    def taken_up(self, share: float, inverse: Matrix) -> float:
         """Weighted squares of noise (variance one) that the fit takes up, over sigma²; `inverse` is that of H."""
         taken = np.linalg.solve(self.scaling, self.variability(share)[-2:, -2:])
         return float(np.trace(taken) + np.trace(inverse @ self.marginal(share)))
@@ -137,12 +138,12 @@ class _Map:
 
 def sandwich(
     views: Sequence[MapView],
-    sigma: AnyArray,
+    sigma: PerMap,
     facts: CountingFacts,
-    root: AnyArray,
-    scaling_prior: AnyArray,
-    squares: AnyArray,
-    prior: AnyArray | None = None,
+    root: Matrix,
+    scaling_prior: Float[AnyArray, "maps 2"],
+    squares: PerMap,
+    prior: Matrix | None = None,
     workers: int = 2,
 ) -> Sandwich:
     """Covariance of the least-squares estimate under correlated noise.
@@ -184,7 +185,7 @@ def sandwich(
             "speckle.mean_counts, or use uncertainty: independent"
         )
     noise = _noise(parts, counts, contrast, sigma, facts, seen, known, inverse)
-    return _assemble(parts, noise, np.linalg.inv(root), white_prior, known_scaling)
+    return _assemble(parts, noise, np.asarray(np.linalg.inv(root), float), white_prior, known_scaling)
 
 
 def _sums(view: MapView, sigma: float, squares: float) -> _Map:
@@ -206,12 +207,12 @@ def _sums(view: MapView, sigma: float, squares: float) -> _Map:
 def _noise(
     parts: list[_Map],
     counts: Judgement,
-    contrast: AnyArray,
-    sigma: AnyArray,
+    contrast: PerMap,
+    sigma: PerMap,
     facts: CountingFacts,
     seen: list[MapEvidence],
-    known: AnyArray,
-    inverse: AnyArray,
+    known: Bool[AnyArray, "maps"],
+    inverse: Matrix,
 ) -> SpeckleNoise:
     """Noise of every map; the squares of the residuals are too small by what the fit has taken up.
 
@@ -241,14 +242,14 @@ def _with_error(value: float, relative: float) -> tuple[float | None, float | No
     return (value, value * relative) if finite else (value if np.isfinite(value) else None, None)
 
 
-def _information(parts: list[_Map]) -> AnyArray:
+def _information(parts: list[_Map]) -> Matrix:
     """Information of z over all angles, offset and contrast eliminated."""
     d = len(parts[0].information) - 2
     return np.asarray(sum(p.information[:d, :d] + p.information[:d, d:] @ p.elimination for p in parts))
 
 
 def _assemble(
-    parts: list[_Map], noise: SpeckleNoise, to_white: AnyArray, prior: AnyArray, prior_information: AnyArray
+    parts: list[_Map], noise: SpeckleNoise, to_white: Matrix, prior: Matrix, prior_information: Matrix
 ) -> Sandwich:
     """Eliminate offset and contrast, and go back from whitened coordinates to z."""
     information, known = _information(parts), prior + prior_information

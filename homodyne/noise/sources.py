@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Real
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, PerMap
 from homodyne.noise.map_view import MapView
 from homodyne.noise.sampling import crossed_frames, neighbour_pairs
 from homodyne.noise.speckle_noise import CountingFacts
@@ -45,7 +46,7 @@ class Estimate:
         Standard error: of the share, and of the logarithm of the pixels.
     """
 
-    values: AnyArray
+    values: Real[AnyArray, "maps"]
     error: float = 0.0
 
     @property
@@ -63,7 +64,7 @@ class Judgement(NamedTuple):
     contradicted: bool = False
 
     @property
-    def values(self) -> AnyArray:
+    def values(self) -> Real[AnyArray, "maps"]:
         """Those of the source that is used, (n_maps,)."""
         return self.found[self.used].values
 
@@ -74,15 +75,15 @@ class _Sums(NamedTuple):
     ``product`` and ``square`` of residuals; E[product] = share first + share² second, E[square] = pairs + share² own.
     """
 
-    product: AnyArray
-    square: AnyArray
-    first: AnyArray
-    second: AnyArray
-    pairs: AnyArray
-    own: AnyArray
+    product: Float[AnyArray, "blocks"]
+    square: Float[AnyArray, "blocks"]
+    first: Float[AnyArray, "blocks"]
+    second: Float[AnyArray, "blocks"]
+    pairs: Float[AnyArray, "blocks"]
+    own: Float[AnyArray, "blocks"]
 
     @property
-    def mean_square(self) -> AnyArray:
+    def mean_square(self) -> Float[AnyArray, "blocks"]:
         """Of the residuals in every block, NaN where there are none."""
         return np.asarray(self.square / np.where(self.pairs > 0, self.pairs, np.nan))
 
@@ -102,7 +103,7 @@ class _Sums(NamedTuple):
         left = float(square - product - share**2 * self.second.sum())
         return float(self.square.sum() - self.product.sum()) / left if left > 0 else float("nan")
 
-    def without_each(self) -> AnyArray:
+    def without_each(self) -> Float[AnyArray, "blocks"]:
         """Share without one of the blocks, for each of them."""
         return np.array([self.share(np.arange(_PARTS) != k) for k in range(_PARTS)])
 
@@ -125,7 +126,7 @@ class MapEvidence:
 
     crossed: _Sums
     beside: _Sums
-    residual: AnyArray
+    residual: Float[AnyArray, "rows columns"]
     shared: bool
     next_g: float
     near: float
@@ -159,7 +160,7 @@ def evidence(view: MapView) -> MapEvidence:
     return MapEvidence(crossed, beside, residual, shared, float(next_g.mean()), near)
 
 
-def _crossed_sums(g: AnyArray, g_rows: AnyArray, residual: AnyArray) -> _Sums:
+def _crossed_sums(g: AnyArray, g_rows: AnyArray, residual: Float[AnyArray, "rows columns"]) -> _Sums:
     """Sums over rows i and all columns j, k with weight g_jk: E[r_ij r_ik] = variance (share g_jk + share² g_ij g_ik).
 
     `g` (m, m) is the model correlation between the columns, `g_rows` and `residual` (rows, m) are those of the pairs.
@@ -177,12 +178,12 @@ def _crossed_sums(g: AnyArray, g_rows: AnyArray, residual: AnyArray) -> _Sums:
 
 
 def judged_counts(
-    contrast: AnyArray,
-    offset: AnyArray,
-    white: AnyArray,
+    contrast: PerMap,
+    offset: PerMap,
+    white: PerMap,
     facts: CountingFacts,
     seen: Sequence[MapEvidence],
-    known: AnyArray,
+    known: Bool[AnyArray, "maps"],
 ) -> Judgement | None:
     """Share of speckle in the noise by the source that is believed; None where there is no source.
 
@@ -245,12 +246,12 @@ def judged_counts(
 
 
 def judged_variance(
-    share: AnyArray,
-    contrast: AnyArray,
-    variance: AnyArray,
+    share: PerMap,
+    contrast: PerMap,
+    variance: PerMap,
     facts: CountingFacts,
     seen: Sequence[MapEvidence],
-    known: AnyArray,
+    known: Bool[AnyArray, "maps"],
 ) -> Judgement:
     """Independent pixels by the source that is believed.
 
@@ -281,13 +282,13 @@ def judged_variance(
     return Judgement(used, found, notes, bool(further))
 
 
-def share_of(contrast: AnyArray, shot: AnyArray) -> AnyArray:
+def share_of(contrast: PerMap, shot: PerMap) -> PerMap:
     """Share of speckle from the shot noise 1/n̄, which by rounding may be a little below 0; 0 without contrast."""
     positive = np.maximum(contrast, 0.0)
     return np.where(positive > 0, positive / np.where(positive > 0, positive + np.maximum(shot, 0.0), 1.0), 0.0)
 
 
-def diagonal_variance(contrast: AnyArray, shot: AnyArray, g: AnyArray) -> AnyArray:
+def diagonal_variance(contrast: PerMap, shot: PerMap, g: PerMap) -> PerMap:
     """Variance of the raw diagonal, halved mean square of the difference of successive frames, times the pixels.
 
     For counts k of Poisson statistics in the intensity of 1/contrast equal modes (a gamma distribution; Goodman,
@@ -314,12 +315,12 @@ def diagonal_variance(contrast: AnyArray, shot: AnyArray, g: AnyArray) -> AnyArr
 
 
 def _from_diagonal(
-    diagonal: AnyArray,
-    contrast: AnyArray,
-    offset: AnyArray,
-    white: AnyArray,
+    diagonal: Float[AnyArray, "maps frames"],
+    contrast: PerMap,
+    offset: PerMap,
+    white: PerMap,
     seen: Sequence[MapEvidence],
-    known: AnyArray,
+    known: Bool[AnyArray, "maps"],
     dim: bool,
 ) -> tuple[Estimate, str]:
     """Share from the level of the diagonal, and why it cannot be raw; empty if it can.
@@ -360,7 +361,7 @@ def _split(values: AnyArray) -> list[list[AnyArray]]:
     return [np.array_split(row, _PARTS) for row in values]
 
 
-def _from_sums(sums: Sequence[_Sums], contrast: AnyArray) -> Estimate | None:
+def _from_sums(sums: Sequence[_Sums], contrast: PerMap) -> Estimate | None:
     """Share from residuals that share a frame.
 
     A slow decay is partly taken up by the fit, with its noise, so the median of 1/n̄ over the maps is used.

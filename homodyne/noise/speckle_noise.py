@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Real
 
-from homodyne.arrays import Array
+from homodyne.arrays import AnyArray, PerMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,17 +24,17 @@ class CountingFacts:
 
     Attributes
     ----------
-    diagonal : (n_phi, n) array or None
+    diagonal : (n_maps, n) array or None
         Raw c2(t, t), NaN where missing.
-    pixels, mean_counts : (n_phi,) array or None
+    pixels, mean_counts : (n_maps,) array or None
         As the file states them: pixels per map, counts per pixel and frame.
     given_pixels, given_counts : float or None
         As the user states them, which overrules all else.
     """
 
-    diagonal: Array | None = None
-    pixels: Array | None = None
-    mean_counts: Array | None = None
+    diagonal: Float[AnyArray, "maps frames"] | None = None
+    pixels: Real[AnyArray, "maps"] | None = None
+    mean_counts: Real[AnyArray, "maps"] | None = None
     given_pixels: float | None = None
     given_counts: float | None = None
 
@@ -44,11 +45,11 @@ class SpeckleNoise:
 
     Attributes
     ----------
-    share : (n_phi,) array
+    share : (n_maps,) array
         Correlated part, contrast/(contrast + 1/n̄), from 0 to 1.
-    variance : (n_phi,) array
+    variance : (n_maps,) array
         Of an element far from the diagonal.
-    contrast : (n_phi,) array
+    contrast : (n_maps,) array
     counts_source, pixels_source : str
         Where n̄ and N come from, see `homodyne.noise.sources`.
     notes : tuple of str
@@ -59,9 +60,9 @@ class SpeckleNoise:
         Plain values: counts per pixel and frame, and pixels, as every source that is possible gives them, with errors.
     """
 
-    share: Array
-    variance: Array
-    contrast: Array
+    share: PerMap
+    variance: PerMap
+    contrast: PerMap
     counts_source: str
     pixels_source: str
     notes: tuple[str, ...] = ()
@@ -69,13 +70,13 @@ class SpeckleNoise:
     sources: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def mean_counts(self) -> Array:
+    def mean_counts(self) -> PerMap:
         """Counts per pixel and frame; infinite without shot noise."""
         with np.errstate(divide="ignore"):
             return np.asarray(self.share / (self.contrast * (1.0 - self.share)))
 
     @property
-    def pixels(self) -> Array:
+    def pixels(self) -> PerMap:
         """Effective number of independent pixels; infinite where the noise is white."""
         with np.errstate(divide="ignore"):
             return np.asarray((self.contrast / self.share) ** 2 / self.variance)

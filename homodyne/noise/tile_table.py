@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float, Int
 from scipy.linalg import solve_triangular
 from scipy.special import chdtrc
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import Ages, AnyArray
 from homodyne.noise.correlation import CorrelationGrid, make_grid
 from homodyne.noise.map_view import MapView
 from homodyne.noise.quadrature import Rule, make_rule
@@ -24,8 +25,8 @@ from homodyne.noise.tiles import BLOCKS, MIN_FRAMES, Tiling, make_tiling
 from homodyne.noise.traces import evaluated
 from homodyne.threads import in_threads
 
-Columns = Callable[["MapTiles", int], AnyArray]
-"""Columns (m, k) for the tiles of a map, given its position too."""
+Columns = Callable[["MapTiles", int], Float[AnyArray, "tiles columns"]]
+"""Columns for the tiles of a map, given its position too."""
 
 _NOISELESS = 1e-10  # share of the largest variance that counts as none
 _RANK = 1e-6  # columns of length one count as combinations of others when no more than this is left of them
@@ -56,18 +57,18 @@ class MapTiles:
     """
 
     contrast: float
-    family: AnyArray
-    first: AnyArray
-    second: AnyArray
-    mean: AnyArray
-    slopes: AnyArray
-    g: AnyArray
-    speckle: AnyArray
-    independent: AnyArray
-    neighbours: AnyArray
-    scaling: AnyArray = field(default_factory=lambda: np.eye(2))
+    family: Int[AnyArray, "tiles"]
+    first: Int[AnyArray, "tiles"]
+    second: Int[AnyArray, "tiles"]
+    mean: Float[AnyArray, "tiles"]
+    slopes: Float[AnyArray, "tiles coordinates"]
+    g: Float[AnyArray, "tiles"]
+    speckle: Float[AnyArray, "tiles tiles"]
+    independent: Float[AnyArray, "tiles tiles"]
+    neighbours: Float[AnyArray, "3"]
+    scaling: Float[AnyArray, "2 determined"] = field(default_factory=lambda: np.eye(2))
 
-    def whitening(self, noise: str) -> AnyArray:
+    def whitening(self, noise: str) -> Float[AnyArray, "white tiles"]:
         """Matrix that makes one kind of noise of the means white."""
         return self._of_speckle if noise == "speckle" else self._of_independent
 
@@ -79,7 +80,7 @@ class MapTiles:
     def _of_independent(self) -> AnyArray:
         return _whitening(self.independent)
 
-    def subset(self, keep: AnyArray) -> "MapTiles":
+    def subset(self, keep: Int[AnyArray, "chosen"]) -> "MapTiles":
         """Some of the tiles."""
         two, rows = np.ix_(keep, keep), ("family", "first", "second", "mean", "slopes", "g")
         some = {name: getattr(self, name)[keep] for name in rows}
@@ -98,7 +99,7 @@ class _Plan:
         return self.grid.tiling
 
 
-def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[AnyArray, list[MapTiles]]:
+def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[Float[AnyArray, "families"], list[MapTiles]]:
     """Lags of the families of tiles in s, and tiles of every map; maps of less than `MIN_FRAMES` frames have none."""
     long = [view for view in views if view.t.size >= MIN_FRAMES]
     if not long:
@@ -117,7 +118,7 @@ def tile_table(views: Sequence[MapView], noise: SpeckleNoise) -> tuple[AnyArray,
     return step * plans[ages[0].tobytes()].tiling.lags, in_threads(one, range(len(views)))
 
 
-def _plan(t: AnyArray, shortest: int) -> _Plan:
+def _plan(t: Ages, shortest: int) -> _Plan:
     tiling = make_tiling(t.size, shortest)
     return _Plan(make_grid(tiling), make_rule(t, tiling.cells))
 
@@ -200,7 +201,7 @@ def _neighbours(view: MapView, rows: AnyArray, left: AnyArray, right: AnyArray, 
     return np.array([measured, expected, np.linalg.norm(scatter) / square.sum()])
 
 
-def scaling_columns(one: MapTiles) -> AnyArray:
+def scaling_columns(one: MapTiles) -> Float[AnyArray, "tiles determined"]:
     """Derivatives with respect to what the data determine of offset and contrast."""
     return np.asarray(np.stack([np.ones_like(one.g), one.g], axis=1) @ one.scaling)
 
@@ -223,8 +224,8 @@ class Reduced:
         Rows that are left.
     """
 
-    triangle: AnyArray
-    squares: AnyArray
+    triangle: Float[AnyArray, "rows columns"]
+    squares: Float[AnyArray, "shared"]
     freedom: int
 
 
@@ -259,7 +260,7 @@ def drop_test(small: tuple[float, int], large: tuple[float, int]) -> dict[str, f
     return {"chi2": drop, "dof": freedom, "p": float(chdtrc(freedom, drop)) if freedom > 0 else 1.0}
 
 
-def _whitening(covariance: AnyArray) -> AnyArray:
+def _whitening(covariance: Float[AnyArray, "tiles tiles"]) -> Float[AnyArray, "white tiles"]:
     """Inverse root of a covariance; directions without noise, to rounding, are left out."""
     try:
         root = np.linalg.cholesky(covariance)
@@ -272,13 +273,13 @@ def _whitening(covariance: AnyArray) -> AnyArray:
     return np.asarray((vectors[:, noisy] / np.sqrt(values[noisy])).T)
 
 
-def _unit(columns: AnyArray) -> AnyArray:
+def _unit(columns: Float[AnyArray, "rows columns"]) -> Float[AnyArray, "rows columns"]:
     """Columns of length one; zero ones stay."""
     length = np.linalg.norm(columns, axis=0)
     return np.asarray(columns / np.where(length > 0, length, 1.0))
 
 
-def _basis(columns: AnyArray) -> AnyArray:
+def _basis(columns: Float[AnyArray, "rows columns"]) -> Float[AnyArray, "rows spanned"]:
     """Orthonormal basis of what the columns, of length about one, span."""
     left, singular, _ = np.linalg.svd(columns, full_matrices=False)
     return np.asarray(left[:, singular > _RANK])

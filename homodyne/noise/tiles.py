@@ -11,13 +11,17 @@ no matrix with one row per pair of frames is ever formed. Start with `make_tilin
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
+from jaxtyping import Bool, Float, Int, Real, Shaped
 from scipy import sparse
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Map
 from homodyne.errors import InputError
 
+Condensed: TypeAlias = Float[AnyArray, "condensed condensed"]
+OfTiles: TypeAlias = Float[AnyArray, "tiles tiles"]
 Sums = list[list[AnyArray]]
 """Sums of a symmetric matrix over the intervals of two levels, the first one not below the second."""
 
@@ -35,12 +39,12 @@ _STRIP = 128  # rows of a map that are read at once
 class _Layer:
     """Pairs of intervals of a level, those that `rows` and `columns` name; from `starts[m]` on they are tile m."""
 
-    rows: AnyArray
-    columns: AnyArray
-    starts: AnyArray
+    rows: Int[AnyArray, "pairs"]
+    columns: Int[AnyArray, "pairs"]
+    starts: Int[AnyArray, "tiles"]
 
     @property
-    def tile(self) -> AnyArray:
+    def tile(self) -> Int[AnyArray, "pairs"]:
         """Tile of every pair, from 0."""
         return np.searchsorted(self.starts, np.arange(self.rows.size), side="right") - 1
 
@@ -64,14 +68,16 @@ class Tiling:
     """
 
     num_frames: int
-    limits: tuple[AnyArray, ...]
+    limits: tuple[Int[AnyArray, "_"], ...]
     layers: tuple[_Layer, ...]
-    kept: AnyArray
-    family: AnyArray
-    first: AnyArray
-    second: AnyArray
+    kept: Bool[AnyArray, "candidates"]
+    family: Int[AnyArray, "tiles"]
+    first: Int[AnyArray, "tiles"]
+    second: Int[AnyArray, "tiles"]
 
-    def sums(self, values: AnyArray, present: AnyArray | None = None) -> AnyArray:
+    def sums(
+        self, values: Real[AnyArray, "frames frames"], present: Shaped[AnyArray, "frames frames"] | None = None
+    ) -> Float[AnyArray, "tiles"]:
         """Sum over the pairs of every tile that are present, (n_tiles,); only elements i < j of (n, n) arrays count."""
         maps = [self._reduced(values, present)]
         while len(maps) < len(self.limits) - 1:
@@ -102,7 +108,7 @@ class Tiling:
         return np.asarray(np.add.reduceat(bands, limits, axis=1))
 
     @cached_property
-    def cells(self) -> AnyArray:
+    def cells(self) -> Int[AnyArray, "rectangles 5"]:
         """Tile, first and last but one row, first and last but one column of every rectangle of the tiles, (n, 5)."""
         number, found, before = np.cumsum(self.kept) - 1, [], 0
         for layer, begin, end in zip(self.layers, self.limits, self._ends, strict=True):
@@ -119,20 +125,20 @@ class Tiling:
         return [self.limits[0] + 1, *ends]
 
     @cached_property
-    def pairs(self) -> AnyArray:
+    def pairs(self) -> Float[AnyArray, "tiles"]:
         """Number of pairs of every tile, (n_tiles,)."""
         tile, r0, r1, c0, c1 = self.cells.T
         return np.bincount(tile, (r1 - r0) * (c1 - c0), self.family.size)
 
     @cached_property
-    def lags(self) -> AnyArray:
+    def lags(self) -> Float[AnyArray, "families"]:
         """Mean lag of each family in frames, ascending."""
         tile, r0, r1, c0, c1 = self.cells.T
         pairs, count, family = (r1 - r0) * (c1 - c0), 1 + self.family.max(), self.family[tile]
         lag = 0.5 * (c0 + c1 - r0 - r1)
         return np.asarray(np.bincount(family, pairs * lag, count) / np.bincount(family, pairs, count))
 
-    def covariance(self, kernel: AnyArray) -> AnyArray:
+    def covariance(self, kernel: Map) -> OfTiles:
         """Covariance of the means over all pairs of the tiles, times the number of pixels: (n_tiles, n_tiles).
 
         Parameters
@@ -143,11 +149,11 @@ class Tiling:
         """
         return self.covariance_of(self.condensed(kernel))
 
-    def covariance_of(self, condensed: AnyArray) -> AnyArray:
+    def covariance_of(self, condensed: Condensed) -> OfTiles:
         """Covariance as of `covariance`, of a kernel that is `condensed`."""
         return self._of_sums(self._sums_of(condensed))
 
-    def speckle_covariance(self, g: AnyArray, field: AnyArray, share: float, contrast: float) -> AnyArray:
+    def speckle_covariance(self, g: Condensed, field: Condensed, share: float, contrast: float) -> OfTiles:
         """Covariance of the means under speckle and counting noise, in units of the variance of a distant pair.
 
         That of normal variables with K = share g + (1 - share) δ, plus what the cumulants of the intensities add for
@@ -177,7 +183,7 @@ class Tiling:
         return np.asarray(normal + contrast * (cumulants + frames))
 
     @cached_property
-    def white(self) -> AnyArray:
+    def white(self) -> OfTiles:
         """Covariance where all pairs are independent and have variance one."""
         return self.covariance_of(self._unit)
 
@@ -189,11 +195,11 @@ class Tiling:
     def _linked(self) -> AnyArray:
         return self._links(self._sums_of(self._unit))
 
-    def condensed(self, kernel: AnyArray) -> AnyArray:
+    def condensed(self, kernel: Map) -> Condensed:
         """A symmetric kernel (n, n) at the frames of level 0 and summed over the intervals of level 1: (k, k)."""
         return self.condensed_rows(self.condensed_rows(kernel).T).T
 
-    def condensed_rows(self, values: AnyArray) -> AnyArray:
+    def condensed_rows(self, values: Float[AnyArray, "frames ..."]) -> Float[AnyArray, "condensed ..."]:
         """Rows (n, ...) at the frames of level 0, followed by sums over the intervals of level 1."""
         return np.concatenate([values[self.limits[0]], np.add.reduceat(values, self.limits[1], axis=0)])
 
@@ -232,7 +238,7 @@ class Tiling:
             found.append(sparse.csr_array((counts, places), shape=(layer.starts.size, size.size)))
         return found
 
-    def _mean_of(self, sums: Sums) -> AnyArray:
+    def _mean_of(self, sums: Sums) -> Float[AnyArray, "tiles"]:
         """Means over the tiles."""
         parts = [sums[a][a][layer.rows, layer.columns] for a, layer in enumerate(self.layers)]
         return np.asarray(self._of_tiles(parts) / self.pairs)

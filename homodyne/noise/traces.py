@@ -18,14 +18,16 @@ frame to frame cost more in long records: 5 % where every other frame has a tent
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from jaxtyping import Float, Int
 from numpy.lib.stride_tricks import as_strided
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import Ages, AnyArray, Map
+from homodyne.physics.compiling import Numbers
 
-Design = Callable[[Any, Any], Any]
+Design: TypeAlias = Callable[[AnyArray, AnyArray], Numbers]
 """Derivatives (D, *shape) of c2 at a contrast of one, at ages t1 < t2 of any shape; the last are 1 (offset) and g."""
 
 LARGEST = 750
@@ -57,14 +59,14 @@ class PairSums(NamedTuple):
         Sums over pairs that are not missing, whatever their weight, of 1, g and g².
     """
 
-    information: AnyArray
-    elimination: AnyArray
-    powers: AnyArray
-    pairs: AnyArray
+    information: Float[AnyArray, "derivatives derivatives"]
+    elimination: Float[AnyArray, "2 coordinates"]
+    powers: Float[AnyArray, "3 derivatives derivatives"]
+    pairs: Float[AnyArray, "3"]
 
 
 def pair_sums(
-    t: AnyArray, design: Design, roots: AnyArray | None = None, resting: float = 0.0, largest: int = LARGEST
+    t: Ages, design: Design, roots: Map | None = None, resting: float = 0.0, largest: int = LARGEST
 ) -> PairSums:
     """Information of independent pairs, and the traces by which correlated noise changes it.
 
@@ -106,17 +108,17 @@ def pair_sums(
     return PairSums(information, elimination, powers, plain[[-2, -2, -1], [-2, -1, -1]])
 
 
-def definite(scaling: AnyArray) -> AnyArray:
+def definite(scaling: Float[AnyArray, "2 2"]) -> Float[AnyArray, "2 2"]:
     """Information (2, 2) of (offset, contrast) with a little where the data say nothing."""
     return scaling + _OPEN * np.diag(np.maximum(np.diag(scaling), 1.0))
 
 
-def _elimination(information: AnyArray) -> AnyArray:
+def _elimination(information: Float[AnyArray, "derivatives derivatives"]) -> Float[AnyArray, "2 coordinates"]:
     """Change of (offset, contrast) with z that keeps their score at zero."""
     return np.asarray(-np.linalg.solve(definite(information[-2:, -2:]), information[-2:, :-2]))
 
 
-def _axes(information: AnyArray) -> AnyArray:
+def _axes(information: Float[AnyArray, "derivatives derivatives"]) -> Float[AnyArray, "derivatives derivatives"]:
     """Directions (rows) in which the information of z, and that of (offset, contrast), is diagonal."""
     axes = np.zeros_like(information)
     for own in (slice(None, -2), slice(-2, None)):
@@ -124,7 +126,7 @@ def _axes(information: AnyArray) -> AnyArray:
     return axes
 
 
-def evaluated(function: Design, t1: AnyArray, t2: AnyArray) -> AnyArray:
+def evaluated(function: Design, t1: Float[AnyArray, "*pairs"], t2: Float[AnyArray, "*pairs"]) -> Float[AnyArray, "..."]:
     """Values (*shape), or (D, *shape), of a function at ages t1 <= t2 of one shape, in batches of few sizes."""
     first, second = t1.ravel(), t2.ravel()
     size = min(_BATCH, 1 << max(first.size - 1, 0).bit_length())
@@ -141,8 +143,8 @@ def evaluated(function: Design, t1: AnyArray, t2: AnyArray) -> AnyArray:
 class _Grid(NamedTuple):
     """Frames of the record, for how many each stands (at most `scale`); its pairs are i < j <= i + `reach` or all."""
 
-    frames: AnyArray
-    counts: AnyArray
+    frames: Int[AnyArray, "frames"]
+    counts: Int[AnyArray, "frames"]
     scale: int
     reach: int | None
 
@@ -260,7 +262,7 @@ def _density(roots: AnyArray, exact: bool) -> _Density:
     return _Density(block, near, np.stack(sums) / np.maximum(number, 1.0))
 
 
-def _sampled(band: AnyArray, grid: _Grid, following: _Grid) -> AnyArray:
+def _sampled(band: Float[AnyArray, "matrices frames lags"], grid: _Grid, following: _Grid) -> AnyArray:
     """Banded matrices in the next grid: sampled, and with a diagonal that gives their rows the sums that they had.
 
     Element [..., i, l] of a band belongs to frames i and i + l of the grid, [..., i, 0] to the diagonal.

@@ -110,7 +110,7 @@ def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: See
     values = near(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
         return plain
-    proposal = adapt(near, wide, wide, points, values, num_points, rng, FIRST, ROUGH)
+    proposal = adapt(near, wide, wide, (points, values), num_points, rng, FIRST, ROUGH)
     points = proposal.draw(2 * POINTS, rng)
     values = exact(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
@@ -124,7 +124,7 @@ def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: See
     if few is not None:
         cheap, count = seen.of(_evaluated(few)), FINAL * num_points
         values = cheap(points)
-    proposal = adapt(cheap, proposal, wide, points, values, count, rng)
+    proposal = adapt(cheap, proposal, wide, (points, values), count, rng)
     points = proposal.draw(count, rng)
     values = cheap(points)
     if np.isfinite(values).sum() < MIN_INSIDE:

@@ -173,7 +173,7 @@ def _pilot(problem: Problem, z: AnyArray, measurement: Measurement) -> Pilot:
 
 def _sandwich(problem: Problem, z: AnyArray, measurement: Measurement) -> Sandwich:
     """Sandwich at the truth, in coordinates that a first pass has whitened."""
-    pilot, root = _pilot(problem, z, measurement), np.eye(z.size)
+    pilot, root = _pilot(problem, z, measurement), np.asarray(np.eye(z.size))
     facts = CountingFacts(given_pixels=measurement.pixels, given_counts=measurement.counts)
     squares = pilot.sigma**2 * np.asarray(pilot.posterior.nodes.sums)[:, 0]
     held = np.asarray(problem.scaling.precision_at(np.tile([1.0, measurement.contrast], (measurement.angles, 1))))
@@ -181,7 +181,7 @@ def _sandwich(problem: Problem, z: AnyArray, measurement: Measurement) -> Sandwi
         views = [replace(one, offset=1.0, contrast=measurement.contrast) for one in map_views(pilot, z, root)]
         try:
             found = sandwich(views, pilot.sigma, facts, root, held, squares)
-            root = np.linalg.cholesky(found.independent)
+            root = np.asarray(np.linalg.cholesky(found.independent), float)
         except np.linalg.LinAlgError:
             raise InputError(
                 "such a measurement does not determine all parameters: fix one (--fix), or change frames, angles or dt"

@@ -1,13 +1,13 @@
 """What a correlation model has to keep to, tried on draws from its prior: `check_model`, for models of one's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.arrays import Array
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Params, check_model_class, check_parameters
 from homodyne.physics.space import ParameterSpace, parameter_space
@@ -121,7 +121,7 @@ def _values(z: jax.Array, space: ParameterSpace, t1: jax.Array, t2: jax.Array, g
 
 
 def _check_values(
-    model: CorrelationModel, g: Array, slopes: dict[str, Array], squared: Array, places: tuple[Array, Array]
+    model: CorrelationModel, g: AnyArray, slopes: dict[str, AnyArray], squared: AnyArray, places: Sequence[AnyArray]
 ) -> None:
     equal, inside = places
     if not np.isfinite(g).all():

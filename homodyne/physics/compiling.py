@@ -11,13 +11,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from homodyne.arrays import AnyArray
 from homodyne.threads import num_threads
+
+Numbers: TypeAlias = AnyArray | jax.Array
+"""Arrays of NumPy or JAX."""
 
 _AT_ONCE = 64  # points of one call, at most
 _QUICK = {"xla_cpu_use_fusion_emitters": False}
@@ -31,18 +35,18 @@ def compiled(function: Callable[..., Any], static_argnums: tuple[int, ...] = ())
         return jax.jit(function, static_argnums=static_argnums, compiler_options=_options())
 
     @wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: object) -> Any:
         return program()(*args)
 
     return call
 
 
-def namespace(*values: Any) -> Any:
+def namespace(*values: object) -> Any:
     """`jax.numpy` where a value is of JAX; `numpy` otherwise, which compiles nothing."""
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
-def one_by_one(function: Callable[[Any, Any], Any], points: Any, count: Any, argument: Any) -> Any:
+def one_by_one(function: Callable[[Any, Any], Any], points: object, count: object, argument: object) -> Any:
     """Results of a function of one point and an argument for the first `count` of n points, (n,), 0 for others.
 
     Points are an array or a tree of arrays with a leading axis.
@@ -52,13 +56,13 @@ def one_by_one(function: Callable[[Any, Any], Any], points: Any, count: Any, arg
     """
     single = jax.jit(function)
 
-    def point(k: Any) -> Any:
+    def point(k: object) -> Any:
         return jax.tree.map(lambda column: column[k], points)
 
     shapes, n = jax.eval_shape(single, point(0), argument), len(jax.tree.leaves(points)[0])
     blank = jax.tree.map(lambda one: jnp.zeros((n, *one.shape), one.dtype), shapes)
 
-    def put(k: jax.Array, table: Any) -> Any:
+    def put(k: jax.Array, table: object) -> Any:
         return jax.tree.map(lambda column, one: column.at[k].set(one), table, single(point(k), argument))
 
     return jax.lax.fori_loop(0, count, put, blank)
@@ -72,13 +76,13 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     `progress` is called with how many points are done.
     """
 
-    def at_first(points: Any, count: jax.Array, argument: Any) -> Any:
+    def at_first(points: object, count: jax.Array, argument: object) -> Any:
         return one_by_one(function, points, count, argument)
 
     at_first.__name__ = function.__name__  # under which JAX logs it
     program = compiled(at_first)
 
-    def evaluate(points: Any, argument: Any, progress: Callable[[int], None] = lambda done: None) -> Any:
+    def evaluate(points: object, argument: object, progress: Callable[[int], None] = lambda done: None) -> Any:
         argument, parts, threads = jax.device_put(argument), [], num_threads()
         n = len(jax.tree.leaves(points)[0])
         portion = max(1, min(_AT_ONCE, -(-n // threads)))
@@ -97,13 +101,13 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return evaluate
 
 
-def _filled(column: Any) -> Any:
+def _filled(column: object) -> Any:
     """A column with zeros behind, of the length that programs expect."""
     own = np.asarray(column, dtype=float)
     return np.concatenate([own, np.zeros((_AT_ONCE - len(own), *own.shape[1:]))])
 
 
-def _first(count: int, values: Any) -> Any:
+def _first(count: int, values: object) -> Any:
     return np.asarray(values)[:count]
 
 

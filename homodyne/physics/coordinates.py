@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
+from homodyne.arrays import AnyArray, Leaf
 from homodyne.physics.model import PowerLaw
 from homodyne.physics.power_laws import rate
 from homodyne.physics.priors import Prior
@@ -37,8 +39,8 @@ Values = Mapping[str, Any]
 class Place(NamedTuple):
     """What the coordinates of a law refer to: middle time of the record in s, and rho0."""
 
-    t_middle: Any
-    slope_scale: Any
+    t_middle: Leaf
+    slope_scale: Leaf
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ class LawCoordinates:
         """Names of the parameters of the law."""
         return tuple(name for name in (self.law.amplitude, self.law.exponent, self.law.offset) if name)
 
-    def physical(self, z: Any, fixed: Values, priors: Mapping[str, Prior], place: Place) -> tuple[dict[str, Any], Any]:
+    def physical(
+        self, z: jax.Array, fixed: Values, priors: Mapping[str, Prior], place: Place
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Parameters of the law, and log |d(free parameters)/dz|, at its coordinates z."""
         parts: dict[str, Any] = {"exponent": None}
         columns = iter(range(len(self.names)))
@@ -160,8 +164,8 @@ class LawCoordinates:
         return amplitude * xp.exp(self.law.sign * exponent * xp.log(t))
 
     def _exponent(
-        self, z: Any, share: Any, fixed: Values, priors: Mapping[str, Prior], place: Place
-    ) -> tuple[Any, Any]:
+        self, z: jax.Array | None, share: Leaf, fixed: Values, priors: Mapping[str, Prior], place: Place
+    ) -> tuple[jax.Array, jax.Array]:
         """Exponent and log |d exponent / dz|."""
         if z is None:
             return jnp.asarray(fixed[self.law.exponent]), jnp.zeros(())
@@ -191,7 +195,7 @@ class LawCoordinates:
                 found.append(np.log(power / level))
         return found
 
-    def rate(self, params: Values, t: Any) -> jax.Array:
+    def rate(self, params: Values, t: ArrayLike) -> jax.Array:
         """Rate at time t."""
         offset = params[self.law.offset] if self.law.offset else 0.0
         return rate(t, params[self.law.amplitude], self.law.sign * params[self.law.exponent], offset)
@@ -204,7 +208,7 @@ def single_name(name: str, prior: Prior) -> str:
     return {(True, True): "logit_", (False, False): ""}.get(prior.bounded, "log_") + name
 
 
-def single_value(z: Any, prior: Prior) -> tuple[Any, Any]:
+def single_value(z: jax.Array, prior: Prior) -> tuple[jax.Array, jax.Array]:
     """Value of a parameter that stands alone, and log |d value / dz|."""
     if prior.circular or prior.bounded == (False, False):
         return z, jnp.zeros(())
@@ -213,7 +217,7 @@ def single_value(z: Any, prior: Prior) -> tuple[Any, Any]:
     return (prior.low + jnp.exp(z) if prior.bounded[0] else prior.high - jnp.exp(z)), z
 
 
-def single_coordinate(value: Any, prior: Prior) -> Any:
+def single_coordinate(value: ArrayLike, prior: Prior) -> AnyArray:
     """Inverse of `single_value` in NumPy; not finite outside the bounds."""
     value = np.asarray(value, dtype=float)
     with np.errstate(all="ignore"):
@@ -221,16 +225,16 @@ def single_coordinate(value: Any, prior: Prior) -> Any:
             return value
         if prior.bounded == (True, True):
             return _to_interval(value, prior.low, prior.high)
-        return np.log(value - prior.low) if prior.bounded[0] else np.log(prior.high - value)
+        return np.asarray(np.log(value - prior.low) if prior.bounded[0] else np.log(prior.high - value))
 
 
-def _from_interval(z: Any, low: Any, high: Any) -> tuple[Any, Any]:
+def _from_interval(z: jax.Array, low: Leaf, high: Leaf) -> tuple[jax.Array, jax.Array]:
     log_slope = jax.nn.log_sigmoid(z) + jax.nn.log_sigmoid(-z) + jnp.log(high - low)
     return low + (high - low) * jax.nn.sigmoid(z), log_slope
 
 
-def _to_interval(value: Any, low: Any, high: Any) -> Any:
-    return np.log(value - low) - np.log(high - value)
+def _to_interval(value: AnyArray, low: Leaf, high: Leaf) -> AnyArray:
+    return np.asarray(np.log(value - low) - np.log(high - value))
 
 
 def level_columns(names: Collection[str], law: PowerLaw) -> list[int]:

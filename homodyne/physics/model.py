@@ -17,17 +17,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from homodyne.arguments import Faults, as_mapping
 from homodyne.errors import InputError
 from homodyne.registries import Registry, suggestion
 
-Params = Mapping[str, Any]
+Real: TypeAlias = ArrayLike
+"""A number, or numbers that broadcast, of NumPy or JAX."""
+
+Params: TypeAlias = Mapping[str, Any]
 """Values of parameters by name: numbers or arrays that broadcast."""
 
 
@@ -74,7 +78,7 @@ class Rate(NamedTuple):
     name: str
     symbol: str
     unit: str
-    value: Callable[[Params, Any], jax.Array]
+    value: Callable[[Params, Real], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class CorrelationModel(ABC):
         """The parameters: an attribute of the class, or a property where they depend on options."""
 
     @abstractmethod
-    def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def g(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
         """Squared field correlation ``|c1|²`` of the frames at t1 and t2.
 
         Written with `jax.numpy`, differentiable, smooth, without clipping; arguments broadcast against each other.
@@ -138,7 +142,7 @@ class CorrelationModel(ABC):
             Distance between the plates, Å; NaN where it is unknown.
         """
 
-    def field(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def field(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
         """Field correlation c1 with ``|c1|² = g``, real or complex: the covariance that simulated fields have.
 
         By default the positive root of `g`, which has to be a covariance then.
@@ -153,11 +157,11 @@ class CorrelationModel(ABC):
         """Rates that are drawn against age and head the summary."""
         return ()
 
-    def supported(self, params: Params, t_first: Any, t_last: Any) -> jax.Array:
+    def supported(self, params: Params, t_first: Real, t_last: Real) -> jax.Array:
         """Whether the parameters are possible for a record from t_first to t_last (s)."""
         return jnp.asarray(True)
 
-    def warnings(self, params: Params, t: Any, q: Any, phi: Any, gap: Any) -> Sequence[str]:
+    def warnings(self, params: Params, t: Real, q: Real, phi: Real, gap: Real) -> Sequence[str]:
         """Sentences on what is wrong with a fit that ended at `params` (plain numbers)."""
         return ()
 
@@ -177,11 +181,12 @@ class CorrelationModel(ABC):
         return {one.name: getattr(self, one.name) for one in fields(self)}  # type: ignore[arg-type]  # see the class
 
 
+Kind = TypeVar("Kind", bound=type)
 _OTHER_NAMES = ("contrast", "offset", "sigma")  # of what is fitted beside the parameters of a model
 _NO_OPTIONS = ("name", "parameters", "needs_gap")  # attributes that a type would turn into fields
 
 
-def register_model(model: type[CorrelationModel]) -> type[CorrelationModel]:
+def register_model(model: Kind) -> Kind:
     """Make a model known under its name; use it as a decorator.
 
     Raises
@@ -189,18 +194,18 @@ def register_model(model: type[CorrelationModel]) -> type[CorrelationModel]:
     InputError
         Another model has that name, or the class is not a complete model.
     """
-    check_model_class(model)
-    if model.name not in MODELS:
-        MODELS.register(model.name, model)
-    elif MODELS[model.name].__qualname__ != model.__qualname__:
-        raise InputError(f"there is a model {model.name!r} already: choose another name for {model.__qualname__}")
+    own = check_model_class(model)
+    if own.name not in MODELS:
+        MODELS.register(own.name, own)
+    elif MODELS[own.name].__qualname__ != own.__qualname__:
+        raise InputError(f"there is a model {own.name!r} already: choose another name for {own.__qualname__}")
     else:
-        MODELS[model.name] = model  # of a module that is imported again
+        MODELS[own.name] = own  # of a module that is imported again
     return model
 
 
-def check_model_class(model: type[CorrelationModel]) -> None:
-    """Refuse a class that is no complete model."""
+def check_model_class(model: object) -> type[CorrelationModel]:
+    """Return a class; what is no complete model is refused."""
     if not (isinstance(model, type) and issubclass(model, CorrelationModel)):
         raise InputError(f"{model!r} is not a subclass of homodyne.physics.model.CorrelationModel")
     missing = sorted(model.__abstractmethods__) + ["name"] * (not isinstance(getattr(model, "name", None), str))
@@ -218,10 +223,6 @@ def check_model_class(model: type[CorrelationModel]) -> None:
     except TypeError as error:
         raise InputError(f"every option of {model.__qualname__} needs a default: {error}") from error
     check_parameters(example)
-
-
-def _checked_class(name: str, model: type[CorrelationModel]) -> type[CorrelationModel]:
-    check_model_class(model)
     return model
 
 
@@ -235,7 +236,7 @@ MODELS: Registry[type[CorrelationModel]] = Registry(
         "heterodyne": f"{_MODELS}.heterodyne:Heterodyne",
         "stretched": f"{_MODELS}.stretched:Stretched",
     },
-    _checked_class,
+    lambda name, model: check_model_class(model),
     aliases={"static_isotropic": "static", "static_anisotropic": "static", "two_component": "heterodyne"},
 )
 """Models by name; `register_model` adds to them."""
@@ -324,7 +325,7 @@ def complete_params(model: CorrelationModel, given: Mapping[str, float]) -> dict
 
 
 @partial(jax.jit, static_argnums=0)
-def supported(model: CorrelationModel, params: Params, t_first: Any, t_last: Any) -> jax.Array:
+def supported(model: CorrelationModel, params: Params, t_first: Real, t_last: Real) -> jax.Array:
     """Compiled `CorrelationModel.supported`, for numbers or for arrays of one shape."""
     return model.supported(params, t_first, t_last)
 
@@ -345,7 +346,7 @@ def find_model_class(name: str, *, importing: bool = True) -> type[CorrelationMo
     return MODELS.find(name, importing=importing)
 
 
-def _option(where: str, value: Any, kind: Any) -> Any:
+def _option(where: str, value: object, kind: object) -> Any:
     """Value of an option, checked where its type is one of the simple ones."""
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise InputError(f"{where} is {value!r}: expected one of {', '.join(map(str, get_args(kind)))}")

@@ -13,8 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
+from homodyne.arrays import Leaf
 from homodyne.errors import InputError
 
 Arguments = Mapping[str, float]
@@ -56,24 +59,24 @@ class Prior:
         the rate in the middle of the record.
     """
 
-    numbers: Any
+    numbers: Leaf
     logarithmic: bool = field(metadata={"static": True})
     bounded: tuple[bool, bool] = field(metadata={"static": True})
     circular: bool = field(default=False, metadata={"static": True})
     share: bool = field(default=False, metadata={"static": True})
 
     @property
-    def low(self) -> Any:
+    def low(self) -> Leaf:
         """Lower bound."""
         return self.numbers[3]
 
     @property
-    def high(self) -> Any:
+    def high(self) -> Leaf:
         """Upper bound."""
         return self.numbers[4]
 
     @property
-    def median(self) -> Any:
+    def median(self) -> Leaf:
         """Median between the bounds."""
         return self.numbers[5]
 
@@ -86,11 +89,11 @@ class Prior:
         flat = self.numbers[1] == 0 and not self.logarithmic
         return replace(self, circular=True) if flat and turns >= 1 and turns == round(turns) else self
 
-    def log_prob(self, x: jax.Array) -> jax.Array:
+    def log_prob(self, x: ArrayLike) -> jax.Array:
         """Log density at x; -inf outside the bounds, with a gradient that is zero there."""
         return log_prob((self,), jnp.asarray(x)[..., None])[..., 0]
 
-    def quantile(self, p: Any) -> Any:
+    def quantile(self, p: ArrayLike) -> Any:
         """Inverse of the distribution function, for p in (0, 1)."""
         mean, precision, _, low, high, _ = np.asarray(self.numbers, dtype=float)
         if self.logarithmic:
@@ -100,7 +103,9 @@ class Prior:
         return np.clip(np.exp(u) if self.logarithmic else u, self.low, self.high)
 
 
-def log_prob(priors: tuple[Prior, ...], x: jax.Array) -> jax.Array:
+def log_prob(
+    priors: tuple[Prior, ...], x: Float[jax.Array, "*points parameters"]
+) -> Float[jax.Array, "*points parameters"]:
     """Log densities of several priors at x (..., len(priors)), one for each."""
     mean, precision, constant, low, high, median = jnp.stack([jnp.asarray(p.numbers) for p in priors], axis=-1)
     logarithmic, circular = (np.array([getattr(p, name) for p in priors]) for name in ("logarithmic", "circular"))
@@ -182,6 +187,6 @@ def make_prior(
     return replace(prior, numbers=np.append(prior.numbers[:5], prior.quantile(0.5)))
 
 
-def _normal_quantile(mean: float, sd: float, low: float, high: float, p: Any) -> Any:
+def _normal_quantile(mean: float, sd: float, low: float, high: float, p: ArrayLike) -> Any:
     below, above = ndtr((low - mean) / sd), ndtr((high - mean) / sd)
     return mean + sd * ndtri(below + np.asarray(p) * (above - below))

@@ -15,15 +15,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Num
 from numpy.typing import ArrayLike, NDArray
 
 from homodyne.arguments import Faults, shown
-from homodyne.arrays import as_array
+from homodyne.arrays import Ages, AnyArray, Array, Map, PerMap, as_array
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Params, complete_params, supported
 
@@ -56,8 +57,8 @@ class TrueModel:
 
     model: CorrelationModel
     params: Mapping[str, float]
-    t: NDArray[np.float64]
-    phi: NDArray[np.float64]
+    t: Ages
+    phi: PerMap
     q: ArrayLike
     gap: float | None = None
     contrast: ArrayLike = 0.3
@@ -99,15 +100,15 @@ class TrueModel:
             + f": change {', '.join(params)}"
         )
 
-    def correlations(self) -> Iterator[NDArray[np.float64]]:
+    def correlations(self) -> Iterator[Map]:
         """Matrices g(t_i, t_j), (n, n), map by map."""
         return self._matrices("g")
 
-    def fields(self) -> Iterator[NDArray[Any]]:
+    def fields(self) -> Iterator[Num[AnyArray, "frames frames"]]:
         """Hermitian matrices c1(t_i, t_j), (n, n), real or complex, map by map: covariances of the scattered field."""
         return self._matrices("field")
 
-    def _matrices(self, method: str) -> Iterator[NDArray[Any]]:
+    def _matrices(self, method: str) -> Iterator[Num[AnyArray, "frames frames"]]:
         gap = np.nan if self.gap is None else self.gap
         for q, phi in zip(np.asarray(self.q), self.phi, strict=True):
             yield np.asarray(_matrix(self.model, method, self.params, self.t, q, phi, gap))
@@ -116,7 +117,7 @@ class TrueModel:
 @partial(jax.jit, static_argnums=(0, 1))
 def _matrix(
     model: CorrelationModel, method: str, params: Params, t: jax.Array, q: jax.Array, phi: jax.Array, gap: jax.Array
-) -> jax.Array:
+) -> Num[jax.Array, "frames frames"]:
     """Values of a method at all pairs of times, (n, n), Hermitian."""
     rows, columns = t[:, None], t[None, :]
     values = getattr(model, method)(params, jnp.minimum(rows, columns), jnp.maximum(rows, columns), q, phi, gap)
@@ -144,13 +145,13 @@ class SimulatedMaps:
         Counts per pixel and frame; infinite without counting noise.
     """
 
-    c2: NDArray[np.float32]
-    t: NDArray[np.float64]
-    phi: NDArray[np.float64]
-    q: NDArray[np.float64]
-    diagonal: NDArray[np.float64] | None
-    pixels: NDArray[np.int64] | None
-    mean_counts: NDArray[np.float64] | None
+    c2: Float[NDArray[np.float32], "maps frames frames"]
+    t: Ages
+    phi: PerMap
+    q: PerMap
+    diagonal: Float[Array, "maps frames"] | None
+    pixels: Int[NDArray[np.int64], "maps"] | None
+    mean_counts: PerMap | None
 
 
 def speckle(
@@ -277,7 +278,7 @@ def simulate_maps(model: TrueModel, kind: str, settings: Mapping[str, ArrayLike]
     return draw(model, seed=seed, **settings)
 
 
-def mode_weights(contrast: float) -> NDArray[np.float64]:
+def mode_weights(contrast: float) -> Float[Array, "modes"]:
     """Weights of incoherent speckle modes: they add to 1, their squares to the contrast.
 
     M = ceil(1/contrast) modes; all equal when 1/contrast is whole, otherwise one is stronger than the
@@ -297,7 +298,7 @@ def mode_weights(contrast: float) -> NDArray[np.float64]:
     return weights
 
 
-def covariance_factor(covariance: NDArray[Any]) -> NDArray[Any]:
+def covariance_factor(covariance: Num[AnyArray, "frames frames"]) -> Num[AnyArray, "frames frames"]:
     """A with A A^H = covariance, real or complex as that is, without adding anything to the diagonal.
 
     Cholesky does it for every diffusing sample: exp(-|F_i - F_j|/2) is rough, its smallest eigenvalue is about
@@ -323,14 +324,14 @@ def covariance_factor(covariance: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))
 
 
-def raw_diagonal(c2: NDArray[np.float32]) -> NDArray[np.float64]:
+def raw_diagonal(c2: Float[NDArray[np.float32], "maps frames frames"]) -> Float[Array, "maps frames"]:
     """Diagonals of maps, (n_maps, n)."""
     return np.diagonal(c2, axis1=1, axis2=2).astype(float)
 
 
 def _intensities(
-    rng: np.random.Generator, factor: NDArray[Any], weights: NDArray[np.float64], count: int
-) -> NDArray[np.float32]:
+    rng: np.random.Generator, factor: Num[AnyArray, "frames frames"], weights: Float[Array, "modes"], count: int
+) -> Float[NDArray[np.float32], "frames pixels"]:
     """Intensities (n, count) of mean 1: squares of circular Gaussian fields, mode by mode."""
     total = np.zeros((len(factor), count), dtype=np.float32)
     for weight in (weights / 2.0).astype(np.float32):
@@ -345,13 +346,13 @@ def _intensities(
     return total
 
 
-def _overwrite_diagonal(one: NDArray[np.float32]) -> None:
+def _overwrite_diagonal(one: Float[NDArray[np.float32], "frames frames"]) -> None:
     """Replace the diagonal by the mean of its neighbours, as reduction software does."""
     beside = np.diagonal(one, 1)
     np.fill_diagonal(one, 0.5 * (np.append(beside[0], beside) + np.append(beside, beside[-1])))
 
 
-def _empty_maps(model: TrueModel) -> NDArray[np.float32]:
+def _empty_maps(model: TrueModel) -> Float[NDArray[np.float32], "maps frames frames"]:
     return np.empty((len(model.phi), len(model.t), len(model.t)), dtype=np.float32)
 
 
@@ -371,7 +372,7 @@ def _batches(total: int, elements_each: int) -> Iterator[int]:
 
 def _counting(
     model: TrueModel, pixels: ArrayLike, mean_counts: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> tuple[PerMap, Int[NDArray[np.int64], "maps"]]:
     rates = _per_map("mean_counts", mean_counts, model.phi, positive=True, finite=False)
     numbers = _per_map("pixels", pixels, model.phi, positive=True)
     if np.any(numbers != np.round(numbers)):
@@ -386,9 +387,7 @@ def _real(name: str, value: ArrayLike) -> NDArray[np.float64]:
     return values.astype(np.float64)
 
 
-def _per_map(
-    name: str, value: ArrayLike, phi: NDArray[np.float64], *, positive: bool = False, finite: bool = True
-) -> NDArray[np.float64]:
+def _per_map(name: str, value: ArrayLike, phi: PerMap, *, positive: bool = False, finite: bool = True) -> PerMap:
     values = _real(name, value)
     if values.ndim > 1 or values.size not in (1, len(phi)):
         raise InputError(f"{name} has shape {values.shape}: expected a number or one per map ({len(phi)})")

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
+from jaxtyping import Bool, Float
 
-from homodyne.arrays import Array
+from homodyne.arrays import Ages, AnyArray, Array, Leaf, Points, Values, Vector
 from homodyne.errors import InputError
-from homodyne.physics.compiling import at_points, namespace
+from homodyne.physics.compiling import Numbers, at_points, namespace
 from homodyne.physics.coordinates import (
     SLOPE_SCALE,
     LawCoordinates,
@@ -64,11 +65,11 @@ class ParameterSpace:
     """
 
     priors: Mapping[str, Prior]
-    fixed: Mapping[str, float]
-    ends: Any
-    middle: Any
-    slope_scales: Mapping[str, Any]
-    directions: Mapping[str, Any]
+    fixed: Mapping[str, Leaf]
+    ends: Leaf
+    middle: Leaf
+    slope_scales: Mapping[str, Leaf]
+    directions: Mapping[str, Leaf]
     model: CorrelationModel = field(metadata={"static": True})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,7 +108,7 @@ class ParameterSpace:
         return len(self.coordinate_names)
 
     @cached_property
-    def periods(self) -> Array:
+    def periods(self) -> Vector:
         """Period of every coordinate, (dim,); 0 for none."""
         known = {p.name: p.period or 0.0 for p in self.model.parameters if p.name in self.priors}
         circle = {name: known[name] for name in self.singles if self.priors[name].circular}
@@ -116,10 +117,10 @@ class ParameterSpace:
     def _place(self, law: LawCoordinates) -> Place:
         return Place(self.middle, self.slope_scales[law.law.rate])
 
-    def _mapped(self, z: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    def _mapped(self, z: Numbers) -> tuple[dict[str, jax.Array], jax.Array]:
         """Physical parameters, and log |d(free parameters)/dz|."""
         params: dict[str, jax.Array] = {name: jnp.asarray(value) for name, value in self.fixed.items()}
-        position, total = 0, jnp.zeros(())
+        position, total, z = 0, jnp.zeros(()), jnp.asarray(z)
         for law in self.laws:
             size = len(law.names)
             found, log_det = law.physical(z[position : position + size], self.fixed, self.priors, self._place(law))
@@ -134,15 +135,15 @@ class ParameterSpace:
                 total += _log_window(away)
         return {name: params[name] for name in self.names}, total
 
-    def physical(self, z: jax.Array) -> dict[str, jax.Array]:
+    def physical(self, z: Float[Numbers, "coordinates"]) -> dict[str, jax.Array]:
         """Physical parameters by name, the fixed ones included; a differentiable function of z (dim,)."""
         return self._mapped(z)[0]
 
-    def supported(self, z: jax.Array) -> jax.Array:
+    def supported(self, z: Float[Numbers, "coordinates"]) -> Bool[jax.Array, ""]:
         """Whether the model allows the parameters for this record."""
         return self.model.supported(self.physical(z), self.ends[0], self.ends[1])
 
-    def _judged(self, params: Params) -> tuple[dict[str, Any], Any]:
+    def _judged(self, params: Params) -> tuple[dict[str, Leaf], Leaf]:
         """What the priors are of: the parameters, or shares in place of offsets; and log |d(these)/d(parameters)|."""
         judged, total = dict(params), jnp.zeros(())
         for law in self.laws:
@@ -151,7 +152,7 @@ class ParameterSpace:
                 total += log_slope
         return judged, total
 
-    def log_prior(self, z: jax.Array) -> jax.Array:
+    def log_prior(self, z: Float[Numbers, "coordinates"]) -> Float[jax.Array, ""]:
         """Log density of the prior in z, Jacobian included; -inf where the model or a prior excludes the point."""
         params, total = self._mapped(z)
         judged, log_slope = self._judged(params)
@@ -161,13 +162,13 @@ class ParameterSpace:
         possible = self.model.supported(params, self.ends[0], self.ends[1]) & jnp.isfinite(total)
         return jnp.where(possible, total, -jnp.inf)
 
-    def prior_scales(self, z: jax.Array) -> jax.Array:
+    def prior_scales(self, z: Float[Numbers, "coordinates"]) -> Float[jax.Array, "parameters"]:
         """Values, one for each of `free_names`, of which priors are normal: parameters, shares, or their logarithms."""
         params, _ = self._judged(self.physical(z))
         values = [jnp.log(params[n]) if self.priors[n].logarithmic else params[n] for n in self.free_names]
         return jnp.stack(values)
 
-    def prior_information(self, z: jax.Array) -> jax.Array:
+    def prior_information(self, z: Float[Numbers, "coordinates"]) -> Float[jax.Array, "coordinates coordinates"]:
         """Curvature (dim, dim) of normal priors along z, and that of logits and directions: positive semidefinite."""
         slopes = jax.jacfwd(self.prior_scales)(z)
         precision = jnp.stack([jnp.asarray(self.priors[name].numbers)[1] for name in self.free_names])
@@ -176,11 +177,11 @@ class ParameterSpace:
         return jnp.asarray(slopes.T @ (precision[:, None] * slopes)) + jnp.diag(bent + self.turning)
 
     @property
-    def turning(self) -> Array:
+    def turning(self) -> Vector:
         """Precision (dim,) of directions of which nothing is known; 0 for other coordinates."""
         return np.where(self.periods > 0, 1.0 / (_FLAT * np.where(self.periods > 0, self.periods, 1.0)) ** 2, 0.0)
 
-    def coordinates(self, params: Params) -> Array:
+    def coordinates(self, params: Params) -> Float[Array, "... coordinates"]:
         """Inverse of `physical`: (dim,) for numbers, (count, dim) for arrays of values.
 
         Raises
@@ -197,29 +198,29 @@ class ParameterSpace:
             raise InputError(f"{given}: rates must be positive and values inside their bounds")
         return z
 
-    def canonical(self, z: Array) -> Array:
+    def canonical(self, z: Float[Array, "*points coordinates"]) -> Float[Array, "*points coordinates"]:
         """Points (..., >= dim) with directions in the middle of their windows."""
         z, period = np.array(z, dtype=float), np.where(self.periods > 0, self.periods, 1.0)
         gap = z[..., : self.dim] - np.array([self.directions.get(name, 0.0) for name in self.coordinate_names])
         z[..., : self.dim] -= np.where(self.periods > 0, period * np.round(gap / period), 0.0)
         return z
 
-    def difference(self, z: Any, center: Any) -> Any:
+    def difference(self, z: Numbers, center: Numbers) -> Float[Numbers, "... coordinates"]:
         """Differences z - center of points (..., dim), directions by the shorter way, in NumPy or JAX."""
         xp = namespace(z, center)
         gap = xp.asarray(z) - xp.asarray(center)
         period = np.where(self.periods > 0, self.periods, 1.0)
-        return gap - xp.where(self.periods > 0, period * xp.round(gap / period), 0.0)
+        return gap - xp.where(self.periods > 0, period * xp.round(gap / period), 0.0)  # type: ignore[no-any-return]
 
-    def parameters_at(self, points: Array) -> dict[str, Array]:
+    def parameters_at(self, points: Points) -> dict[str, Values]:
         """`physical` at points (n, >= dim), (n,) each, in NumPy."""
         return _physical_at(points[:, : self.dim], self)  # type: ignore[no-any-return]
 
-    def supported_at(self, points: Array) -> Array:
+    def supported_at(self, points: Points) -> Bool[np.ndarray, "points"]:
         """`supported` at points (n, >= dim), (n,), in NumPy."""
         return np.asarray(_supported_at(points[:, : self.dim], self))
 
-    def draw_supported(self, rng: np.random.Generator, count: int) -> Array:
+    def draw_supported(self, rng: np.random.Generator, count: int) -> Float[Array, "draws coordinates"]:
         """Coordinates of `count` draws from the prior that the model allows for this record, (count, dim).
 
         Raises
@@ -241,7 +242,7 @@ class ParameterSpace:
             )
         return self.coordinates({name: value[which] for name, value in params.items()})
 
-    def made_visible(self, z: Array, t: Array, q: Array, gap: float | None, rng: np.random.Generator) -> Array:
+    def made_visible(self, z: Points, t: Ages, q: AnyArray, gap: float | None, rng: np.random.Generator) -> Points:
         """Points with the levels of power laws moved to where the record can see them.
 
         A wide prior has few draws whose decay takes between a frame and the whole record. For starting points only.
@@ -264,7 +265,7 @@ class ParameterSpace:
                 found[law.law.offset] = law.offset_from_share(params, params[law.law.offset], self._place(law))
         return found
 
-    def about(self, modes: Array, slope_sd: Mapping[str, float]) -> "ParameterSpace":
+    def about(self, modes: Float[Array, "modes coordinates"], slope_sd: Mapping[str, float]) -> "ParameterSpace":
         """Space whose coordinates suit data with these modes (n, dim).
 
         `slope_sd` has the standard deviations of the slopes d log J / d log t there, by the name of the rate. The ends
@@ -304,7 +305,7 @@ def _log_window(away: jax.Array) -> jax.Array:
 
 def parameter_space(
     model: CorrelationModel,
-    t: Any,
+    t: Ages,
     *,
     priors: Mapping[str, Prior] | None = None,
     fixed: Mapping[str, float] | None = None,

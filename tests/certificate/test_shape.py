@@ -85,9 +85,9 @@ def test_a_proposal_is_adapted_from_a_normal_one():
         off = weights @ fresh[:, 1] - 0.5
         return abs(off) / np.sqrt(0.2**2 + 0.5), 3.0 * np.sqrt(np.square(weights).sum())
 
-    off, luck = shift(adapt(ridge, first, first, points, ridge(points), 1000, rng))
+    off, luck = shift(adapt(ridge, first, first, (points, ridge(points)), 1000, rng))
     assert off < MEAN + luck < 0.2
-    few = [adapt(ridge, first, first, points, ridge(points), 1000, rng, rounds=1) for _ in range(9)]
+    few = [adapt(ridge, first, first, (points, ridge(points)), 1000, rng, rounds=1) for _ in range(9)]
     off = np.median([shift(proposal)[0] for proposal in few])  # planted: too few rounds, which one lucky one may hide
     assert off > MEAN
 

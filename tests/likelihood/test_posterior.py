@@ -203,7 +203,7 @@ def test_an_adjustment_widens_the_noise_and_turns_about_its_centre():
     plain = replace(adjustment, scaling_slope=np.zeros((2, 2, 7)), scaling_spread=np.tile(np.eye(2), (2, 1, 1)))
     adjusted = replace(posterior, adjustment=plain)
     for point in near(z, 3):
-        where = image(point, adjusted)
+        where = image(jnp.asarray(point), adjusted)
         np.testing.assert_allclose(where, adjustment.center + adjustment.matrix @ (point - adjustment.center))
         expected = PRIOR(point, posterior) + LIKELIHOOD(where, posterior.with_sigma(1.4 * SIGMA))
         assert float(DENSITY(point, adjusted)) == pytest.approx(float(expected), rel=1e-10)
@@ -215,12 +215,12 @@ def test_the_estimate_of_the_scaling_moves_linearly_near_the_centre_and_not_beyo
     root, mean = np.sqrt(np.diag(information[0])), np.array([[1.0, 0.2], [1.0, 0.2]])  # a contrast of 20 units
     for width, linear in ((1e-3, True), (1.0, False)):
         difference = width * np.random.default_rng(3).standard_normal(7)
-        moved = np.asarray(adjustment.scaling(difference, mean, information)[0])
+        moved = np.asarray(adjustment.scaling(difference, jnp.asarray(mean), jnp.asarray(information))[0])
         expected = adjustment.scaling_slope @ difference / root
         close = np.allclose(moved - mean, expected, rtol=0, atol=0.01 * np.abs(expected).max())
         assert close if linear else not close
     for direction in near(np.zeros(7), 20, width=1e3):
-        moved = np.asarray(adjustment.scaling(direction, mean, information)[0])
+        moved = np.asarray(adjustment.scaling(direction, jnp.asarray(mean), jnp.asarray(information))[0])
         assert np.all(np.abs(moved - mean)[:, 0] * root[0] <= 5.0)
         assert np.all(moved[:, 1] > 0)
 

@@ -32,11 +32,16 @@ def measured(counts, seed, phi=(0.0,)):
     return homodyne.simulate(TRUTH, kind="speckle", phi=list(phi), seed=seed, **settings)
 
 
+def design(t1, t2):
+    return np.stack([np.ones_like(t1), g(t1, t2)])
+
+
 class Looked:
     """Maps with the true model, as the judgement of sources sees them."""
 
     def __init__(self, data, offset=1.0):
-        views = [MapView(data.t, sampled(np.asarray(c2, float)), None, g, offset, CONTRAST) for c2 in data.c2]
+        samples = [sampled(np.asarray(c2, float)) for c2 in data.c2]
+        views = [MapView(data.t, one, design, g, offset, CONTRAST) for one in samples]
         self.seen = [evidence(view) for view in views]
         self.contrast, self.offset = np.full(len(views), CONTRAST), np.full(len(views), offset)
         self.known = np.full(len(views), True)

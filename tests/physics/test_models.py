@@ -211,12 +211,12 @@ def test_support_of_two_components():
 def test_a_velocity_that_frames_cannot_follow_is_told():
     model, t = find_model("heterodyne"), 0.1 * np.arange(1, 50)
     maps = np.array([0.004, 0.01]), np.array([12.0, 12.0])
-    assert model.warnings(HETERODYNE, t, *maps, None) == ()
+    assert model.warnings(HETERODYNE, t, *maps, np.nan) == ()
     fast = {**HETERODYNE, "v0": 1.02 * math.pi / (0.01 * 0.1), "beta": 0.0, "v_offset": 0.0}
-    (told,) = model.warnings(fast, t, *maps, None)
+    (told,) = model.warnings(fast, t, *maps, np.nan)
     assert "q = 0.01" in told
     assert "3.2 from frame" in told
-    assert model.warnings(fast, t, maps[0], np.array([12.0, 102.0]), None) == ()
+    assert model.warnings(fast, t, maps[0], np.array([12.0, 102.0]), np.nan) == ()
 
 
 MODELS = {

@@ -343,7 +343,7 @@ def test_parameters_name_the_model():
 
 def test_a_law_that_no_field_has_is_refused():
     model = TrueModel(
-        find_model("stretched"), {"Gamma_ref": 1.0, "mu": 0.0, "k": 3.0}, np.arange(1.0, 30.0), [0.0], 0.005
+        find_model("stretched"), {"Gamma_ref": 1.0, "mu": 0.0, "k": 3.0}, np.arange(1.0, 30.0), np.zeros(1), 0.005
     )
     assert independent(model, sigma=0.1).c2.shape == (1, 29, 29)
     with pytest.raises(InputError, match="no field has this correlation"):

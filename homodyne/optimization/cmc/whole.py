@@ -11,9 +11,9 @@ import numpy as np
 from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.bend import Bend
-from homodyne.certificate.certify import MORE, Certified, Evaluate, certify, normal_of
+from homodyne.certificate.certify import MORE, Certified, certify, normal_of
 from homodyne.certificate.chains import ChainDiagnostics, diagnose, not_converged
-from homodyne.certificate.density import Progress
+from homodyne.certificate.density import Evaluate, Progress
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.mode import Mode, climb, definite, expansion
 from homodyne.certificate.mode_search import Search, search
@@ -94,10 +94,10 @@ def _prior_draws(model: Model, d: int) -> Callable[[int, np.random.Generator], A
     return lambda n, rng: center + rng.standard_normal((n, d)) @ root.T
 
 
-def on_all_data(model: Model, whole: Any, found: Search) -> Search:
+def on_all_data(model: Model, whole: object, found: Search) -> Search:
     """The modes of a search, followed to those of all data (loaded); those that lead to the same one are one."""
 
-    def log_density(z: jax.Array, argument: Any) -> jax.Array:
+    def log_density(z: jax.Array, argument: object) -> jax.Array:
         return model.log_likelihood(z, argument, 1.0) + model.log_prior(z)
 
     expand = expansion(log_density, model.argument(whole))
@@ -130,7 +130,7 @@ class Whole:
 
 def sample_whole(
     model: Model,
-    whole: Any,
+    whole: object,
     center: Array,
     covariance: Array,
     modes: list[tuple[Array, Array]],
@@ -167,7 +167,7 @@ def sample_whole(
         A chain finds no start.
     """
 
-    def log_density(z: jax.Array, argument: Any) -> jax.Array:
+    def log_density(z: jax.Array, argument: object) -> jax.Array:
         return jnp.asarray(model.log_likelihood(z, argument, 1.0) + model.log_prior(z))
 
     def evaluate(points: Array) -> Array:
@@ -214,7 +214,7 @@ def _followed(evaluate: Evaluate, centres: list[Normal], num_points: int, rng: n
     wide = around(centres[0], centres[1:], evaluate)
     points = wide.draw(num_points, rng)
     values = evaluate(points)
-    proposal = adapt(evaluate, wide, wide, points, values, num_points, rng)
+    proposal = adapt(evaluate, wide, wide, (points, values), num_points, rng)
     points = proposal.draw(MORE * num_points, rng)
     weights = smoothed(np.nan_to_num(evaluate(points), nan=-np.inf) - proposal.log_density(points))
     shape = proposal.parts[0]

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.physics.elementary import cosine, direction_cosine
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
+from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, Real
 from homodyne.physics.models.static import TRANSPORT_PARAMETERS, transport, transport_integral
 from homodyne.physics.power_laws import middle_age, rate, rate_integral
 
@@ -81,7 +81,7 @@ class Heterodyne(CorrelationModel):
         ),
     )  # fmt: skip
 
-    def _parts(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _parts(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Both terms of c1 without the phase factor, and the phase."""
         s1, s2 = fraction(params, t1), fraction(params, t2)
         r1, r2 = 1.0 - s1, 1.0 - s2
@@ -92,12 +92,12 @@ class Heterodyne(CorrelationModel):
         )
         return norm * r1 * r2 * reference, norm * s1 * s2 * sample, _phase(params, t1, t2, q, phi)
 
-    def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def g(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
         """|c1|²."""
         reference, sample, phase = self._parts(params, t1, t2, q, phi)
         return reference**2 + sample**2 + 2.0 * reference * sample * cosine(phase)
 
-    def field(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def field(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
         """c1, complex."""
         reference, sample, phase = self._parts(params, t1, t2, q, phi)
         return reference + sample * jnp.exp(1j * phase)
@@ -119,7 +119,7 @@ class Heterodyne(CorrelationModel):
             Rate("fraction", "s(t)", "", fraction),
         )
 
-    def supported(self, params: Params, t_first: Any, t_last: Any) -> jax.Array:
+    def supported(self, params: Params, t_first: Real, t_last: Real) -> jax.Array:
         """Whether both J are positive and s is in (0, 1), which are monotone in t, and v >= 0 in the middle."""
         fractions = [fraction(params, t) for t in (t_first, t_last)]
         transports = [transport(_component(params, c), t) for c in (REFERENCE, SAMPLE) for t in (t_first, t_last)]
@@ -127,7 +127,7 @@ class Heterodyne(CorrelationModel):
         middle = velocity(params, middle_age(t_first, t_last))
         return (jnp.stack(jnp.broadcast_arrays(*positive)).min(axis=0) > 0) & (middle >= 0)
 
-    def warnings(self, params: Params, t: Any, q: Any, phi: Any, gap: Any) -> Sequence[str]:
+    def warnings(self, params: Params, t: Real, q: Real, phi: Real, gap: Real) -> Sequence[str]:
         """Whether the phase advances by more than π from frame to frame, so that the velocity is ambiguous."""
         t, q, phi = (np.asarray(x, dtype=float) for x in (t, q, phi))
         steps = np.abs(np.asarray(_phase(params, t[:-1], t[1:], q[:, None], phi[:, None]))).max(axis=1)
@@ -141,12 +141,12 @@ class Heterodyne(CorrelationModel):
         )
 
 
-def velocity(params: Params, t: Any) -> jax.Array:
+def velocity(params: Params, t: Real) -> jax.Array:
     """v(t), Å/s."""
     return rate(t, params["v0"], params["beta"], params["v_offset"])
 
 
-def fraction(params: Params, t: Any) -> jax.Array:
+def fraction(params: Params, t: Real) -> jax.Array:
     """s(t), the fraction of the moving component."""
     grown = jnp.exp(params["f1"] * (jnp.asarray(t, dtype=float) - params["f2"]))
     return jnp.asarray(params["f3"] + params["f0"] * grown)
@@ -157,6 +157,6 @@ def _component(params: Params, which: str) -> dict[str, Any]:
     return {one.name: params[one.name + which] for one in TRANSPORT_PARAMETERS}
 
 
-def _phase(params: Params, t1: Any, t2: Any, q: Any, phi: Any) -> jax.Array:
+def _phase(params: Params, t1: Real, t2: Real, q: Real, phi: Real) -> jax.Array:
     path = rate_integral(t1, t2, params["v0"], params["beta"], params["v_offset"])
     return jnp.asarray(q) * direction_cosine(params["phi0"], phi) * path

@@ -9,13 +9,13 @@ of the age with a constant.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from homodyne.physics.elementary import direction_cosine, sinc
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
+from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, Real
 from homodyne.physics.models.static import (
     TRANSPORT_LAW,
     TRANSPORT_PARAMETERS,
@@ -64,7 +64,7 @@ class LaminarFlow(CorrelationModel):
         ),
     )  # fmt: skip
 
-    def _c1(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any, power: int) -> jax.Array:
+    def _c1(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real, power: int) -> jax.Array:
         """The field correlation to a power of 1 or 2."""
         divisor, order = SHEAR_CONVENTIONS[self.shear_convention]
         strain = rate_integral(t1, t2, params["gamma_dot_0"], params["beta"], params["gamma_dot_offset"])
@@ -72,11 +72,11 @@ class LaminarFlow(CorrelationModel):
         decay = jnp.exp(-0.5 * power * jnp.asarray(q) ** 2 * transport_integral(params, t1, t2))
         return decay * sinc(phase) ** (power * order)
 
-    def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def g(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
         """exp(-q² ∫ J dt) [sin(x)/x]², or the fourth power for the legacy convention."""
         return self._c1(params, t1, t2, q, phi, gap, 2)
 
-    def field(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def field(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
         """exp(-½ q² ∫ J dt) sin(x)/x, signed."""
         return self._c1(params, t1, t2, q, phi, gap, 1)
 
@@ -89,12 +89,12 @@ class LaminarFlow(CorrelationModel):
         """J(t) and γ̇(t)."""
         return (TRANSPORT_RATE, Rate("gamma_dot", r"\dot\gamma(t)", "1/s", shear_rate))
 
-    def supported(self, params: Params, t_first: Any, t_last: Any) -> jax.Array:
+    def supported(self, params: Params, t_first: Real, t_last: Real) -> jax.Array:
         """Whether J and γ̇ are positive: both are monotone, so the ends decide."""
         rates = [law(params, t) for law in (transport, shear_rate) for t in (t_first, t_last)]
         return jnp.stack(jnp.broadcast_arrays(*rates)).min(axis=0) > 0
 
 
-def shear_rate(params: Params, t: Any) -> jax.Array:
+def shear_rate(params: Params, t: Real) -> jax.Array:
     """γ̇(t), 1/s."""
     return rate(t, params["gamma_dot_0"], params["beta"], params["gamma_dot_offset"])

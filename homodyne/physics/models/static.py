@@ -5,12 +5,11 @@ He et al., PNAS 121, e2401162121 (2024).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
+from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, Real
 from homodyne.physics.power_laws import rate, rate_integral
 
 TRANSPORT_PARAMETERS = (
@@ -26,12 +25,12 @@ TRANSPORT_PARAMETERS = (
 TRANSPORT_LAW = PowerLaw("J", "D0", "alpha", "D_offset", visible=lambda q, gap: q**2)
 
 
-def transport(params: Params, t: Any) -> jax.Array:
+def transport(params: Params, t: Real) -> jax.Array:
     """Transport coefficient J(t), Å²/s."""
     return rate(t, params["D0"], params["alpha"], params["D_offset"])
 
 
-def transport_integral(params: Params, t1: Any, t2: Any) -> jax.Array:
+def transport_integral(params: Params, t1: Real, t2: Real) -> jax.Array:
     """∫ J dt from t1 to t2, Å²."""
     return rate_integral(t1, t2, params["D0"], params["alpha"], params["D_offset"])
 
@@ -46,7 +45,7 @@ class Static(CorrelationModel):
     name = "static"
     parameters = TRANSPORT_PARAMETERS
 
-    def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def g(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
         """exp(-q² ∫ J dt)."""
         return jnp.exp(-(jnp.asarray(q) ** 2) * transport_integral(params, t1, t2)) + 0.0 * jnp.asarray(phi)
 
@@ -58,6 +57,6 @@ class Static(CorrelationModel):
         """J(t)."""
         return (TRANSPORT_RATE,)
 
-    def supported(self, params: Params, t_first: Any, t_last: Any) -> jax.Array:
+    def supported(self, params: Params, t_first: Real, t_last: Real) -> jax.Array:
         """Whether J is positive: a power law with a constant is monotone, so both ends decide."""
         return (transport(params, t_first) > 0) & (transport(params, t_last) > 0)

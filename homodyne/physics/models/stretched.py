@@ -10,13 +10,12 @@ No field has k > 2: exp(-x^k) is no covariance then.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from homodyne.physics.elementary import power
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate
+from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, Real
 from homodyne.physics.power_laws import rate, rate_integral
 
 _PARAMETERS = (
@@ -59,7 +58,7 @@ class Stretched(CorrelationModel):
         """Gamma_ref, mu, k and n."""
         return (*_PARAMETERS, replace(_SCALING, fixed=None if self.free_n else _SCALING.fixed))
 
-    def g(self, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+    def g(self, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
         """exp(-2 (∫ Γ dt)^k)."""
         k, lag = params["k"], rate_integral(t1, t2, params["Gamma_ref"], -jnp.asarray(params["mu"]))
         scale = power(jnp.asarray(q) / self.q_ref, params["n"] * jnp.asarray(k))
@@ -79,11 +78,11 @@ class Stretched(CorrelationModel):
             Rate("tau", rf"\tau(t),\ {at}", "s", lambda params, t: 1.0 / relaxation_rate(params, t)),
         )
 
-    def supported(self, params: Params, t_first: Any, t_last: Any) -> jax.Array:
+    def supported(self, params: Params, t_first: Real, t_last: Real) -> jax.Array:
         """Whether rate and stretching exponent are positive."""
         return (jnp.asarray(params["Gamma_ref"]) > 0) & (jnp.asarray(params["k"]) > 0)
 
 
-def relaxation_rate(params: Params, t: Any) -> jax.Array:
+def relaxation_rate(params: Params, t: Real) -> jax.Array:
     """Γ(t) at q_ref, 1/s; its inverse is the time in which c1 falls to 1/e while Γ stays."""
     return rate(t, params["Gamma_ref"], -jnp.asarray(params["mu"]))
