@@ -13,7 +13,7 @@ from homodyne.cli.program import run
 from homodyne.config.io import load_config
 from homodyne.config.schema import JobsConfig
 from homodyne.errors import ConfigError, InputError
-from homodyne.optimization.cmc.backends.jobs import job_script, modules_of
+from homodyne.optimization.cmc.backends.jobs import job_script, worker_options
 from homodyne.optimization.cmc.backends.slurm import SlurmBackend
 from homodyne.optimization.cmc.sharding import assign_points
 from homodyne.registries import (
@@ -185,8 +185,8 @@ def test_from_a_configuration_and_the_command_line_by_where_they_are(folder, cap
 
 def test_jobs_import_what_is_ones_own(tmp_path):
     names = ["own:Exponential", "own:one_after_the_other", "weighted", None]
-    assert modules_of(names) == ["own"]
-    script = job_script(SlurmBackend.dialect, JobsConfig(), tmp_path, "sampling", 0, 2, modules_of(names))
+    assert worker_options(names) == ["--import", "own"]
+    script = job_script(SlurmBackend.dialect, JobsConfig(), tmp_path, "sampling", 0, 2, worker_options(names))
     assert f"worker {tmp_path} --import own" in script
 
 

@@ -165,7 +165,7 @@ class Certified:
         return self.resample(count * num_chains, seed).reshape(num_chains, count, -1)
 
 
-def certify(
+def certify(  # noqa: PLR0913  # a door: what is known of the draws
     evaluate: Evaluate,
     draws: npt.ArrayLike,
     *,

@@ -60,7 +60,7 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
         The backend of the configuration submits no jobs.
     """
     from homodyne.optimization.cmc.backends.arrays import ArrayBackend
-    from homodyne.optimization.cmc.backends.jobs import job_script, modules_of
+    from homodyne.optimization.cmc.backends.jobs import job_script, worker_options
     from homodyne.optimization.cmc.backends.selection import select_backend
     from homodyne.optimization.cmc.store.rounds import SAMPLING
     from homodyne.optimization.problem import build_problem
@@ -77,9 +77,8 @@ def show_script(data: "TwoTimeData", config: "Config") -> str:
     require_shards(config, maps)
     shards, _ = count_shards(maps.num_pairs, most_shards(config, maps), cmc, hardware)
     count = min(shards, backend.jobs.max_array_size)
-    folder = Path(cmc.backend.checkpoint_dir).resolve()
-    modules = modules_of((config.analysis_mode, cmc.sharding.strategy))
-    return job_script(backend.dialect, backend.jobs, folder, SAMPLING, 0, count, modules)
+    folder, named = Path(cmc.backend.checkpoint_dir).resolve(), [config.analysis_mode, cmc.sharding.strategy]
+    return job_script(backend.dialect, backend.jobs, folder, SAMPLING, 0, count, worker_options(named))
 
 
 def _states(job: "Job") -> str:

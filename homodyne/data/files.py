@@ -45,7 +45,7 @@ MAPPED_BYTES = 1 << 26
 """Size from which maps stay in the file where its layout allows it; smaller ones are read and need no file any more."""
 
 
-def load(
+def load(  # noqa: PLR0913  # a door for users
     path: str | Path,
     q: Wavevectors = None,
     phi: Angles = None,

@@ -25,7 +25,7 @@ _SPARSE = 256  # grid elements per point above which points do not look like map
 _MOST_VALUES = 200_000  # distinct times or angles above which points do not look like maps
 
 
-def from_arrays(
+def from_arrays(  # noqa: PLR0913  # a door for users
     data: ArrayLike,
     t1: ArrayLike,
     t2: ArrayLike,
@@ -207,7 +207,7 @@ class _Points:
         for start in range(0, self.size, _CHUNK):
             yield [self._in_our_unit(name, self._flat[name][start : start + _CHUNK]) for name in names]
 
-    def _in_our_unit(self, name: str, values: Any) -> FloatArray:
+    def _in_our_unit(self, name: str, values: object) -> FloatArray:
         found = np.asarray(values, dtype=np.float64)
         factor = self._scale.get(name, 1.0)
         return found if factor == 1.0 else found * factor

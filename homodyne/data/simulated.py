@@ -15,7 +15,7 @@ from homodyne.physics.model import CorrelationModel, find_model, model_for
 from homodyne.physics.simulate import Seed, SimulatedMaps, TrueModel, simulate_maps
 
 
-def simulate(
+def simulate(  # noqa: PLR0913  # a door for users
     params: Mapping[str, float],
     *,
     q: ArrayLike,

@@ -275,7 +275,7 @@ def each_map(c2: MapArrays | Sequence[MapArray]) -> Iterator[MapArray]:
         release_pages(one)
 
 
-def from_cube(
+def from_cube(  # noqa: PLR0913  # a door for users
     c2: ArrayLike,
     t: ArrayLike,
     phi: ArrayLike,

@@ -233,7 +233,8 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
             "attempts": round_number,
         },
     }
-    return _result(best, tried, data, settings, pilot, report, trail, clock, facts, tell)
+    run = _run(data, settings, pilot, report, trail, clock.seconds, best.drawn, facts)
+    return _result(best, tried, run, pilot, clock, tell)
 
 
 def _strain(pilot: Pilot, data: TwoTimeData) -> list[str]:
@@ -324,25 +325,13 @@ def _reduction_error(z: Array | None, pilot: Pilot, settings: Config, tell: Prog
     return float(errors.std(ddof=1)), points
 
 
-def _result(
-    best: Attempt,
-    tried: list[Attempt],
-    data: TwoTimeData,
-    settings: Config,
-    pilot: Pilot,
-    report: NoiseReport,
-    trail: list[str],
-    clock: _Clock,
-    facts: Mapping[str, Any],
-    tell: Progress,
-) -> MCMCResult:
+def _result(best: Attempt, tried: list[Attempt], run: Run, pilot: Pilot, clock: _Clock, tell: Progress) -> MCMCResult:
     """Result of the best attempt; shards that were sampled on the way are kept in it."""
     shards = next((one.consensus for one in tried if one.consensus is not None), None)
-    run = _run(data, settings, pilot, report, trail, clock.seconds, best.drawn, facts)
     if best.consensus is not None:
         return consensus_result(run, replace(best.consensus, certificate=best.certificate))
     assert best.z is not None
-    samples, lp = physical_draws(best.z, pilot.posterior, np.random.default_rng([settings.seed, 1]), tell)
+    samples, lp = physical_draws(best.z, pilot.posterior, np.random.default_rng([run.config.seed, 1]), tell)
     clock.mark("contrast and offset")
     stats = best.drawn.stats if best.drawn is not None and not best.certificate.weighted else {}
     result = assemble(replace(run, timings=clock.seconds), best.method, best.certificate, samples, {**stats, "lp": lp})
@@ -388,7 +377,7 @@ def _shards(
     return found
 
 
-def fit_mcmc_jax(
+def fit_mcmc_jax(  # noqa: PLR0913  # a door of long standing
     data: Any,
     t1: Any,
     t2: Any,
@@ -442,7 +431,7 @@ def fit_mcmc_jax(
 
 def fit_flat(
     read: Callable[[], TwoTimeData],
-    gap: Any,
+    gap: object,
     config: Config | Mapping[str, Any] | str | Path | None,
     given: Mapping[str, Any],
     spellings: Mapping[str, str],

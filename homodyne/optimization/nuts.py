@@ -172,15 +172,15 @@ def sample_posterior(
 ) -> NutsDraws:
     """Sample a log density of coordinates only; everything else as in `sample`."""
 
-    def with_argument(z: jax.Array, argument: Any) -> jax.Array:
+    def with_argument(z: jax.Array, argument: object) -> jax.Array:
         return log_density(z)
 
     return sample(with_argument, (), center, covariance, settings, key, progress)
 
 
-def sample(
+def sample(  # noqa: PLR0913  # a door: everything that the sampler can be given
     log_density: Density,
-    argument: Any,
+    argument: object,
     center: npt.ArrayLike,
     covariance: npt.ArrayLike,
     settings: NutsSettings,
@@ -189,7 +189,7 @@ def sample(
     workers: int = 1,
     bend: Bend | None = None,
     jumps: Jumps | None = None,
-    approximation: Any = None,
+    approximation: object = None,
 ) -> NutsDraws:
     """Sample a posterior with the no-U-turn sampler (Hoffman and Gelman 2014, Betancourt 2017) of NumPyro.
 

@@ -51,7 +51,7 @@ _POOLED = 20_000  # observations that svi looks at
 
 
 @one_blas_thread()
-def sample_consensus(
+def sample_consensus(  # noqa: PLR0913  # a door for users
     model: object,
     data: Mapping[str, npt.ArrayLike],
     *,
@@ -259,7 +259,7 @@ def _sampled_whole(
     found: Consensus,
     modes: Search,
     model: Model,
-    whole: Any,
+    whole: object,
     init: Initialization,
     settings: ConsensusSettings,
     progress: Progress | None,
@@ -340,7 +340,7 @@ class CMCCoordinator:
         self.config = {} if config is None else config
         self.hardware_config = detect_hardware()
 
-    def run_cmc(
+    def run_cmc(  # noqa: PLR0913  # a door of long standing
         self,
         data: npt.ArrayLike,
         t1: npt.ArrayLike,

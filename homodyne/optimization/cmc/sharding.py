@@ -115,7 +115,7 @@ def by_rows(strategy: str) -> Callable[[int, int, Rng], AnyArray]:
     return deal
 
 
-def shard_data_stratified(
+def shard_data_stratified(  # noqa: PLR0913  # a door of long standing
     data: npt.ArrayLike,
     t1: npt.ArrayLike,
     t2: npt.ArrayLike,

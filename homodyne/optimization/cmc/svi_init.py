@@ -103,7 +103,7 @@ def pool_samples_from_shards(
     return pool
 
 
-def _balanced(phi: Any, length: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+def _balanced(phi: object, length: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
     """Choose positions, sorted; angles take turns until enough are chosen."""
     order = rng.permutation(length)
     if phi is None or count >= length:
@@ -154,7 +154,7 @@ def identity_initialization(model: Model, center: Array | None = None) -> Initia
     return Initialization(np.zeros(d) if center is None else center, np.eye(d), "identity")
 
 
-def run_svi_initialization(
+def run_svi_initialization(  # noqa: PLR0913  # a door of long standing
     model: object,
     pooled_data: Mapping[str, Any],
     init_params: Mapping[str, float] | None = None,
@@ -268,7 +268,7 @@ def _optimise(
     size = -(-num_steps // CHUNKS)
 
     @jax.jit
-    def advance(state: Any) -> Any:
+    def advance(state: object) -> Any:
         return jax.lax.scan(lambda state, _: svi.update(state), state, None, length=size)
 
     state = jax.jit(svi.init)(jax.random.key(seed))

@@ -248,7 +248,7 @@ def submit(
         config.get("optimization", {}).get("cmc", {}).get("sharding", {}).get("strategy"),
     )
     place = work.store.path.resolve()
-    script = job_script(dialect, jobs, place, work.name, number, len(elements), modules_of(named), maps, name)
+    script = job_script(dialect, jobs, place, work.name, number, len(elements), worker_options(named, maps), name)
     write_atomically(stem.with_suffix(".sh"), script.encode(), OWN)
     job = Job(number, dialect.name, "", work.name, tuple(elements), str(logs), name=name).write(work.store.path)
     try:
@@ -278,9 +278,13 @@ def found(dialect: Dialect, job: Job, store: Path, timeout: float) -> Job:
     return replace(job, job=dialect.parse_id(said[0])).write(store) if said else job
 
 
-def modules_of(names: Sequence[str | None]) -> list[str]:
-    """Modules of what is named as ``module:name``."""
-    return sorted({name.partition(":")[0] for name in names if name and ":" in name})
+def worker_options(names: Sequence[str | None], maps: str = "") -> list[str]:
+    """Options by which workers import the modules of what is named as ``module:name``, and a function that makes maps.
+
+    A store may not name these to them.
+    """
+    modules = sorted({name.partition(":")[0] for name in names if name and ":" in name})
+    return [*(part for module in modules for part in ("--import", module)), *(["--maps", maps] if maps else [])]
 
 
 def job_script(
@@ -290,23 +294,19 @@ def job_script(
     name: str,
     number: int,
     count: int,
-    modules: Sequence[str] = (),
-    maps: str = "",
+    options: Sequence[str] = (),
     title: str = "homodyne",
 ) -> str:
     """Text of the script of a job with `count` elements; a single one makes a plain job.
 
-    Modules of what is one's own (a correlation model, a sharding strategy) and a function that makes maps are named to
-    the workers, who import them: a store may not. `title` is the name of the job.
+    `options` are further ones of the workers, see `worker_options`; `title` is the name of the job.
     """
     stem = store / "jobs" / f"{number:04d}"
     logs = Path(jobs.log_directory).resolve() if jobs.log_directory else store / "jobs"
     exports = thread_limits(jobs.num_cpus)
     exports |= {} if jobs.num_gpus else {"JAX_PLATFORMS": "cpu"}
     exports |= jobs.environment
-    worker = [jobs.python or sys.executable, "-m", "homodyne", "worker", str(store)]
-    worker += [part for module in modules for part in ("--import", module)]
-    worker += ["--maps", maps] if maps else []
+    worker = [jobs.python or sys.executable, "-m", "homodyne", "worker", str(store), *options]
     lines = [
         "#!/bin/bash",
         *dialect.directives(jobs, count, logs / stem.name, title),
