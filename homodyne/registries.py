@@ -179,7 +179,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 def _callable(kind: str, takes: str) -> Callable[[str, Any], Any]:
     """Check of an entry that is called."""
 
-    def checked(name: str, entry: Any) -> Any:
+    def checked(name: str, entry: object) -> Any:
         if not callable(entry):
             raise InputError(f"the {kind} {name!r} is {shown(entry)}; expected a class or function of {takes}")
         return entry
@@ -190,7 +190,7 @@ def _callable(kind: str, takes: str) -> Callable[[str, Any], Any]:
 def _record(kind: str, record: type[T]) -> Callable[[str, Any], T]:
     """Check of an entry that is a record, or the function that is its first field."""
 
-    def checked(name: str, entry: Any) -> T:
+    def checked(name: str, entry: object) -> T:
         if isinstance(entry, record):
             return entry
         if callable(entry) and not isinstance(entry, type):
@@ -259,7 +259,7 @@ class NoiseSource:
     pixels: Callable[[Any, Any, Any], Any] | None = None
 
 
-def _format(name: str, entry: Any) -> Any:
+def _format(name: str, entry: object) -> Any:
     lacking = [part for part in ("NAME", "CONTAINERS", "absent", "catalog") if not hasattr(entry, part)]
     if lacking:
         raise InputError(f"the file format {name!r} is {shown(entry)}, which lacks {', '.join(lacking)}")

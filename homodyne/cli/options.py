@@ -71,7 +71,7 @@ _KEYS = {
 _OFF = {"no_figures": "output.figures", "no_report": "output.report"}
 
 
-def changes_of(**options: Any) -> list[tuple[str, Any]]:
+def changes_of(**options: object) -> list[tuple[str, Any]]:
     """Translate options to changes of the configuration; those that were not given are left out."""
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     return [(_OFF[name], False) if name in _OFF else (_KEYS[name], value) for name, value in given.items()]

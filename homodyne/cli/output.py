@@ -220,7 +220,7 @@ def results_as_json(wanted: bool) -> Iterator[Callable[[Any], None]]:
         print(json.dumps(content, ensure_ascii=True, allow_nan=False))
 
 
-def as_record(result: "MCMCResult", **more: Any) -> dict[str, Any]:
+def as_record(result: "MCMCResult", **more: object) -> dict[str, Any]:
     """What ``--json`` says of a result."""
     about = {"method": result.method, "model": result.analysis_mode, "uncertainty": result.uncertainty}
     return {**more, **result.summary().to_dict(), **about, "num_points": result.num_points, "seed": result.seed}

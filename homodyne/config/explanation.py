@@ -45,7 +45,7 @@ def explanation(path: str, mode: str) -> str:
     return "\n".join([f"{path}: {key.description}", "", *below])
 
 
-def _lines(path: str, key: Key, value: Any) -> list[str]:
+def _lines(path: str, key: Key, value: object) -> list[str]:
     default = "none" if value is None else inline(value)
     choices = [f"one of: {', '.join(map(str, key.choices))}"] if key.choices else []
     return [f"{path}: {key.description}", *choices, f"default: {default}", f"write:   {path}={default}"]

@@ -176,7 +176,7 @@ def _unreadable(data: Mapping[str, Any]) -> list[str]:
     return [] if os.access(found, os.R_OK) else [f"experimental_data.file_path: {name!r} given, it may not be read"]
 
 
-def _model_of_name(name: Any, options: Any, importing: bool) -> CorrelationModel | None:
+def _model_of_name(name: object, options: object, importing: bool) -> CorrelationModel | None:
     """Model whose other names of parameters are read; None where validation is going to say what is wrong."""
     try:
         find_model_class(name, importing=importing)
@@ -218,7 +218,7 @@ def _section(data: Any, keys: list[str], *, make: bool = False) -> dict[str, Any
     return data if isinstance(data, dict) else None
 
 
-def _merge(value: Any, target: dict[str, Any], key: str, old: str, new: str) -> list[str]:
+def _merge(value: object, target: dict[str, Any], key: str, old: str, new: str) -> list[str]:
     if key not in target:
         target[key] = value
         return []
@@ -228,7 +228,7 @@ def _merge(value: Any, target: dict[str, Any], key: str, old: str, new: str) -> 
     return [] if value == there else [f"{old} is {value!r} and {new} is {there!r}: keep the second alone"]
 
 
-def _anchor(data: Any, keys: Sequence[str], folder: Path) -> None:
+def _anchor(data: object, keys: Sequence[str], folder: Path) -> None:
     """Make a relative path in a configuration start at a folder, and one with a tilde at a home."""
     for key in keys[:-1]:
         data = data.get(key) if isinstance(data, dict) else None
@@ -236,7 +236,7 @@ def _anchor(data: Any, keys: Sequence[str], folder: Path) -> None:
         data[keys[-1]] = str(folder / os.path.expanduser(data[keys[-1]]))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Copy of nested mappings as dictionaries, with NumPy scalars as Python numbers."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -271,7 +271,7 @@ def _parse_override(text: str) -> tuple[str, Any]:
     return path, yaml.parse(value, text)
 
 
-def _set(data: dict[str, Any], keys: list[str], value: Any) -> None:
+def _set(data: dict[str, Any], keys: list[str], value: object) -> None:
     """Set a nested value, making sections on the way; a value in the way is replaced by a section."""
     for key in keys[:-1]:
         if not isinstance(data.get(key), dict):

@@ -221,12 +221,12 @@ def _numbers(given: Any, expected: str) -> str | tuple[float, ...]:
     raise ValueError(expected)
 
 
-def _angles(given: Any) -> str | tuple[float, ...] | None:
+def _angles(given: object) -> str | tuple[float, ...] | None:
     """Normalise an angle selection; None stays."""
     return None if given is None else _numbers(given, _ANGLES)
 
 
-def _wavevectors(given: Any) -> str | float | tuple[float, ...] | None:
+def _wavevectors(given: object) -> str | float | tuple[float, ...] | None:
     """Normalise a selection of q; None and "all" stay, a single number is one."""
     if given is None or given == "all":
         return given and str(given)
@@ -237,7 +237,7 @@ def _wavevectors(given: Any) -> str | float | tuple[float, ...] | None:
     return found if isinstance(found, str) or len(found) > 1 else found[0]
 
 
-def _frames(given: Any) -> tuple[int, int] | None:
+def _frames(given: object) -> tuple[int, int] | None:
     """Normalise a frame range: None, [first, last] or "first:last"."""
     if given is None:
         return None
@@ -322,7 +322,7 @@ class MCMCConfig(Section):
     max_gradients: PositiveInt = Field(500_000, description="budget of gradients of all chains together")
 
 
-def _shard_count(given: Any) -> Any:
+def _shard_count(given: object) -> Any:
     """Accept a number of shards or the word auto; one message for both."""
     if given == "auto" or (type(given) is int and given >= 1):
         return given
@@ -359,7 +359,7 @@ Word = Annotated[str, Field(pattern=_WORD)]
 _WALLTIME = re.compile(r"(?:([0-9]{1,3})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
 
 
-def _walltime(given: Any) -> str:
+def _walltime(given: object) -> str:
     """Normalise a time limit to hours:minutes:seconds, which all schedulers read alike."""
     found = _WALLTIME.fullmatch(given) if isinstance(given, str) else None
     if found is None:
@@ -560,7 +560,7 @@ class ReductionConfig(Section):
     )
 
 
-def known_model(name: Any, options: Mapping[str, Any] | None = None) -> CorrelationModel | None:
+def known_model(name: object, options: Mapping[str, Any] | None = None) -> CorrelationModel | None:
     """Return a model that is registered or imported already; None for any other, or for options that it has not."""
     try:
         return find_model(name, options, importing=False)
@@ -580,7 +580,7 @@ def _mode(name: str, info: ValidationInfo) -> str:
     return name if ":" in name else found.name
 
 
-def _options(given: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def _options(given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     """Check the options of a model that is known, by making it."""
     try:
         kind = find_model_class(str(info.data.get("analysis_mode")), importing=False)
@@ -598,7 +598,7 @@ def _options(given: Any, handler: ValidatorFunctionWrapHandler, info: Validation
     return handler(options)
 
 
-def _parameters(given: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def _parameters(given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     """Check the names of the parameters of a model that is known; other names of them are replaced."""
     chosen = info.data.get("model")
     model = known_model(info.data.get("analysis_mode"), chosen.given() if isinstance(chosen, ModelConfig) else None)
@@ -613,12 +613,12 @@ def _parameters(given: Any, handler: ValidatorFunctionWrapHandler, info: Validat
     return handler({name: value for name, value in checked.items() if value != ParameterConfig()})
 
 
-def _option_fields(model: Any) -> tuple[Any, ...]:
+def _option_fields(model: object) -> tuple[Any, ...]:
     """Fields of a model that are its options."""
     return fields(model) if is_dataclass(model) else ()
 
 
-def _checked(shapes: Mapping[str, Any], given: Any) -> dict[str, Any]:
+def _checked(shapes: Mapping[str, Any], given: object) -> dict[str, Any]:
     """Values by name, each of its type; no other names."""
     shape = TypedDict("shape", shapes, total=False)  # type: ignore[misc]  # the names are known when this runs
     settings = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -695,7 +695,7 @@ def keys_of(section: type[Section], model: CorrelationModel | None = None) -> li
     return keys
 
 
-def _choices(kind: Any) -> tuple[Any, ...]:
+def _choices(kind: object) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 

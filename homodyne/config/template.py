@@ -62,7 +62,7 @@ def _commented(text: str, key: Key) -> list[str]:
     return [f"{text.rstrip():{_COLUMN}}# {first}" if first else text, *(f"{'':{_COLUMN}}# {line}" for line in more)]
 
 
-def inline(value: Any) -> str:
+def inline(value: object) -> str:
     """A value as YAML on one line."""
     if isinstance(value, (Section, dict)):
         return "{" + ", ".join(f"{name}: {inline(item)}" for name, item in dict(value).items()) + "}"

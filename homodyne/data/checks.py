@@ -52,7 +52,7 @@ def real_vector(name: str, values: ArrayLike, length: int | None = None) -> Floa
     return vector
 
 
-def real_scalar(name: str, value: Any, unit: str, *, positive: bool = True) -> float:
+def real_scalar(name: str, value: object, unit: str, *, positive: bool = True) -> float:
     """Return `value` as a finite (and positive) float, or say what is wrong with it."""
     array = as_array(name, value)
     if array.size != 1 or array.dtype.kind not in "fiu":

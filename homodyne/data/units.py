@@ -89,7 +89,7 @@ class Units:
             )
         return factor
 
-    def scaled(self, quantity: str, values: Any) -> Any:
+    def scaled(self, quantity: str, values: object) -> Any:
         """Values of the user in our unit: as they are where none was given, or where they are no numbers."""
         factor = self.factor(quantity, None, quantity)
         if factor == 1.0 or values is None:

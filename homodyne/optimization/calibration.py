@@ -219,7 +219,7 @@ class _Place(NamedTuple):
 
 
 @compiled
-def _design(place: _Place, t1: Any, t2: Any) -> jax.Array:
+def _design(place: _Place, t1: jax.Array, t2: jax.Array) -> jax.Array:
     """Derivatives of g along directions at z, then 1, then g; see `MapView`."""
     none = jnp.zeros(place.directions.shape[1])
     correlation = place.g(none, t1, t2)
@@ -228,7 +228,7 @@ def _design(place: _Place, t1: Any, t2: Any) -> jax.Array:
 
 
 @compiled
-def _correlation(place: _Place, t1: Any, t2: Any) -> jax.Array:
+def _correlation(place: _Place, t1: jax.Array, t2: jax.Array) -> jax.Array:
     return place.g(jnp.zeros(place.directions.shape[1]), t1, t2)
 
 
@@ -310,7 +310,7 @@ def _inflation(space: ParameterSpace, here: Local, narrow: AnyArray, wide: AnyAr
 
 
 def _scaling_inflation(
-    found: Sandwich, conditional: Any, narrow: AnyArray, wide: AnyArray, prior: AnyArray
+    found: Sandwich, conditional: object, narrow: AnyArray, wide: AnyArray, prior: AnyArray
 ) -> dict[str, Any]:
     """Ratio of standard deviations of contrast and offset of every map; `prior` (n_maps, 2) is their precision."""
     root = np.linalg.cholesky(found.scaling_information)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -56,7 +55,7 @@ class Problem:
         """The maps."""
         return self.passes.maps
 
-    def posterior(self, nodes: Nodes, sigma: Any) -> Posterior:
+    def posterior(self, nodes: Nodes, sigma: object) -> Posterior:
         """Posterior of reduced data, for independent pairs.
 
         There are at least as many nodes as in thinned data, so that small data have one compiled program.

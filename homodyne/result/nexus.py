@@ -13,7 +13,6 @@
 
 import io
 import time
-from typing import Any
 
 import h5py
 import numpy as np
@@ -58,7 +57,7 @@ def nexus_bytes(result: MCMCResult, data_file: str | None = None) -> bytes:
     return sink.getvalue() + NEXUS.mark
 
 
-def _group(parent: h5py.Group, name: str, kind: str, **fields: Any) -> h5py.Group:
+def _group(parent: h5py.Group, name: str, kind: str, **fields: object) -> h5py.Group:
     group = parent.create_group(escaped(name))
     group.attrs["NX_class"] = kind
     for key, value in fields.items():
@@ -67,7 +66,7 @@ def _group(parent: h5py.Group, name: str, kind: str, **fields: Any) -> h5py.Grou
     return group
 
 
-def _put(group: h5py.Group, name: str, value: Any, units: str | None = None) -> None:
+def _put(group: h5py.Group, name: str, value: object, units: str | None = None) -> None:
     group[escaped(name)] = value
     if units:
         group[escaped(name)].attrs["units"] = units

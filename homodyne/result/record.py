@@ -321,11 +321,11 @@ def plain_fields() -> dict[str, TypeAdapter[Any]]:
     return {name: TypeAdapter(kind) for name, kind in MCMCResult.__annotations__.items() if name not in _NOT_PLAIN}
 
 
-def _put(result: MCMCResult, name: str, value: Any) -> None:
+def _put(result: MCMCResult, name: str, value: object) -> None:
     object.__setattr__(result, name, value)
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain(value: object, where: str) -> Any:
     """The same data as lists, dictionaries with text keys, text and numbers: what a file gives back."""
     if value is None or isinstance(value, str | bool | int | float):
         return value.item() if isinstance(value, np.generic) else value

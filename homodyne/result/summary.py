@@ -416,7 +416,7 @@ def _rows(result: "MCMCResult") -> Iterator[SummaryRow]:
             yield SummaryRow(full, unit, *summarise_draws(draws[:, :, *index]), ess=ess, rhat=rhat, **place)
 
 
-def _pick(table: Any, name: str, k: int) -> float | None:
+def _pick(table: object, name: str, k: int) -> float | None:
     """Entry ``k`` of what a diagnostic table holds for ``name``: a number, or a list with one per map."""
     value = table.get(name) if isinstance(table, dict) else None
     if isinstance(value, list):

@@ -6,7 +6,7 @@ to do next. Its sentences know no statistics: k-hat, p-values and the like stand
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def _joined(parts: Sequence[str]) -> str:
     return " and ".join(["; ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def _if(condition: Any, **detail: Any) -> Detail:
+def _if(condition: object, **detail: object) -> Detail:
     return {"measure": _MEASURE} | {name: str(value) for name, value in detail.items()} if condition else None
 
 

@@ -79,7 +79,7 @@ class Run:
         self.results[shard_id] = result
         self.threads.add(threading.get_ident())
 
-    def _note(self, *event: Any) -> None:
+    def _note(self, *event: object) -> None:
         self.progress.append(event)
         self.threads.add(threading.get_ident())
 

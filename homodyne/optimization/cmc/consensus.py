@@ -494,7 +494,7 @@ class _Run:
         known = [self._gains(gradient, dealt) for dealt in anew if dealt is not None]
         return said, not known or unusual(self._gains(gradient, shards), known)
 
-    def _subposterior(self, z: jax.Array, argument: Any) -> jax.Array:
+    def _subposterior(self, z: jax.Array, argument: object) -> jax.Array:
         return self.model.log_subposterior(z, argument, 1.0 / self.num_shards)
 
     def _gains(self, gradient: Callable[..., Any], shards: Sequence[Any]) -> Array:

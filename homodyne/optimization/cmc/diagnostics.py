@@ -40,7 +40,7 @@ ALARM = 0.01 / FAMILIES
 
 
 def validate_cmc_results(
-    shard_results: Sequence[Any], combined: Any = None, *, strict: bool = True, cavity: bool = False
+    shard_results: Sequence[Any], combined: object = None, *, strict: bool = True, cavity: bool = False
 ) -> tuple[bool, dict[str, Any]]:
     """Judge a consensus run.
 
@@ -242,7 +242,7 @@ def _fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Any]
 
 
 def _judge_combined(
-    combined: Any, comparison: Heterogeneity | None, shards: list[ShardDraws]
+    combined: object, comparison: Heterogeneity | None, shards: list[ShardDraws]
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Numbers, problems and warnings about the combined posterior."""
     samples, mean, covariance = (get(combined, name) for name in ("samples", "mean", "cov"))

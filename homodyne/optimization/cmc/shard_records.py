@@ -48,7 +48,7 @@ class ShardDraws:
     facts: dict[str, Any]
 
 
-def get(record: Any, name: str, default: Any = None) -> Any:
+def get(record: object, name: str, default: object = None) -> Any:
     """Attribute of a record or entry of a mapping."""
     return record.get(name, default) if isinstance(record, Mapping) else getattr(record, name, default)
 
@@ -94,7 +94,7 @@ def read_shards(records: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Shar
     return failures, shards
 
 
-def _read(record: Any, number: int) -> ShardDraws:
+def _read(record: object, number: int) -> ShardDraws:
     samples = np.asarray(get(record, "samples", ()), dtype=np.float64)
     samples = samples[None] if samples.ndim == 2 else samples
     if samples.ndim != 3 or samples.shape[1] < 8:

@@ -166,7 +166,7 @@ def triangulated(rows: Array) -> Array:
     return np.asarray(triangle * np.sign(np.diag(triangle))[:, None])
 
 
-def _draws(samples: Any, label: str) -> Array:
+def _draws(samples: object, label: str) -> Array:
     x = _real(f"samples of {label}", np.nan if samples is None else samples)
     if x.ndim not in (2, 3) or not x.shape[-1]:
         raise InputError(f"samples of {label} have shape {x.shape}, expected (S, d) or (chain, draw, d)")

@@ -39,7 +39,7 @@ def programs(log_density: Density) -> tuple[Callable[..., Any], Callable[..., An
 
 def weighted_draws(
     of: tuple[Callable[..., Any], Callable[..., Any]],
-    argument: Any,
+    argument: object,
     center: Array,
     covariance: Array,
     n: int,
@@ -78,7 +78,7 @@ def weighted_draws(
 
 
 def climbed(
-    gradient_of: Callable[..., Any], argument: Any, start: Array, covariance: Array
+    gradient_of: Callable[..., Any], argument: object, start: Array, covariance: Array
 ) -> tuple[Array | None, int]:
     """Where Newton steps with a fixed covariance (d, d) end, None where they do not, and the number of evaluations.
 

@@ -63,7 +63,7 @@ class _Programs:
         self.model, self.power, self.log_density = model, power, log_density
         self.settings, self.weighted = _cautious(settings, caution), programs(log_density)
 
-    def sample(self, task: ShardTask, shard: Any) -> ShardResult:
+    def sample(self, task: ShardTask, shard: object) -> ShardResult:
         began, model = time.perf_counter(), self.model
         init, rng = task.init, np.random.default_rng([task.seed, task.shard_id])
         root = np.sqrt(init.cavity) * np.linalg.inv(np.linalg.cholesky(init.covariance))
@@ -94,7 +94,7 @@ class _Programs:
             seconds=time.perf_counter() - began,
         )
 
-    def _draw(self, task: ShardTask, argument: Any, covariance: Array) -> "_Drawn":
+    def _draw(self, task: ShardTask, argument: object, covariance: Array) -> "_Drawn":
         """Draws by weighted points where these do, and the task leaves it open; by Markov chains otherwise."""
         settings, init = self.settings, task.init
         if task.operation == CHEAPEST and task.caution == 0 and init.method != "identity":

@@ -296,7 +296,7 @@ class _Watch:
     def _cancelled(self, element: _Element) -> bool:
         return Job.read(self.work.store.path / "jobs" / f"{element.job:04d}.json").cancelled
 
-    def _unless_cancelled(self, element: _Element, outcome: Any) -> Any:
+    def _unless_cancelled(self, element: _Element, outcome: object) -> Any:
         """What has come of an element; that it was cancelled where it failed and a user has said so."""
         if isinstance(outcome, Failed) and self._cancelled(element):
             return Failed(f"job {self.sent[element.job].job} was cancelled by homodyne cancel", retry=False)

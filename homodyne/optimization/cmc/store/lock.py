@@ -178,7 +178,7 @@ def _refusal(path: Path, note: dict[str, Any]) -> str:
     )
 
 
-def _alive(pid: Any) -> bool:
+def _alive(pid: object) -> bool:
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:
