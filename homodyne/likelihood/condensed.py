@@ -106,7 +106,7 @@ class Condensation:
     """
 
     used: Int[AnyArray, "used"]
-    chosen: Int[AnyArray, "further"]
+    chosen: Int[AnyArray, "selected"]
     interpolation: Float[AnyArray, "chosen used"]
     trial: Trial
 

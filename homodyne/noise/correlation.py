@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from homodyne.arrays import Ages, AnyArray
+from homodyne.arrays import AnyArray
 from homodyne.noise.tiles import Tiling
 
 _NODES = 180  # steps between the frames where the correlation is evaluated, about
@@ -62,7 +62,7 @@ class CorrelationGrid:
         return np.asarray(found)
 
     @cached_property
-    def _place(self) -> tuple[Int[AnyArray, "frames"], Ages]:
+    def _place(self) -> tuple[Int[AnyArray, "frames"], Float[AnyArray, "frames"]]:
         """For every frame the node before, and how far it is on the way to the next one."""
         frames = np.arange(self.tiling.num_frames)
         first = np.clip(np.searchsorted(self.nodes, frames, side="right") - 1, 0, self.nodes.size - 2)
