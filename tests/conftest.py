@@ -30,9 +30,9 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup
 from hypothesis import HealthCheck, settings  # noqa: E402  # after the environment is set
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(  # types and shapes in signatures are checked in every call
-    [f"homodyne.{room}" for room in ("physics", "likelihood", "noise", "certificate")],
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # a float may be an int
+# Types and shapes in signatures are checked in every call.
+install_import_hook(
+    [f"homodyne.{room}" for room in ("physics", "likelihood", "noise", "certificate")], "lazily.checked"
 )
 
 # No test may depend on how fast the machine is, or on luck.
