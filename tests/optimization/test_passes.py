@@ -87,7 +87,7 @@ def expected(maps, together=False):
     nodes, pairs = reduce_maps(maps, grid_of(maps)), reduce_pairs(maps, I, J)
     values = np.where(pairs.weight > 0, maps.values[:, I, J], np.nan)
     sums = direct_moments if together else alone
-    fewest = maps.alive.sum(axis=1).min()
+    fewest = int(maps.alive.sum(axis=1).min())
     usable = (one[alive][:, alive] for one, alive in zip(maps.values, maps.alive, strict=True))
     samples = [sampled(one, fewest, maps.weights_among(k)).row() for k, one in enumerate(usable)]
     dealt = [shard_numbers(maps, 3, strategy, seed=5) for strategy in STRATEGIES]
