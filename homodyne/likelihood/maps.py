@@ -1,6 +1,6 @@
 """The measured maps as the reduction reads them: pairs of frames (i, i + lag), in rectangles of rows and lags."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -90,7 +90,7 @@ class Maps:
         """Map k, for reading at once: its file may be cut later."""
         return intact(self.values[k])
 
-    def subset(self, which: Sequence[int], values: Sequence[AnyArray]) -> "Maps":
+    def subset(self, which: Iterable[int], values: Iterable[AnyArray]) -> "Maps":
         """Some of the maps, with their values."""
         chosen = list(which)
         weights = None if self.weights is None else tuple(self.weights[k] for k in chosen)
