@@ -193,7 +193,9 @@ def _collect(ends: Ends, found: list[Mode], counts: list[int]) -> None:
             counts.append(1)
 
 
-def _scan(values: Callable[[Points], Float[jax.Array, "points"]], top: Mode, reach: Points) -> Points:
+def _scan(
+    values: Callable[[Points], Float[jax.Array, "points"]], top: Mode, reach: Points
+) -> Float[Array, "starts coordinates"]:
     """Local maxima (n, d) of the log density along every coordinate from a mode, the highest of each."""
     low, high = np.quantile(reach, [(1 - RANGE) / 2, (1 + RANGE) / 2], axis=0)
     starts = [top.point[None][:0]]

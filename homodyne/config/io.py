@@ -176,7 +176,7 @@ def _unreadable(data: Mapping[str, Any]) -> list[str]:
     return [] if os.access(found, os.R_OK) else [f"experimental_data.file_path: {name!r} given, it may not be read"]
 
 
-def _model_of_name(name: object, options: object, importing: bool) -> CorrelationModel | None:
+def _model_of_name(name: Any, options: object, importing: bool) -> CorrelationModel | None:
     """Model whose other names of parameters are read; None where validation is going to say what is wrong."""
     try:
         find_model_class(name, importing=importing)
@@ -245,7 +245,8 @@ def _plain(value: object) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Real):
-        value = getattr(value, "tolist", lambda: value)()  # of NumPy, whose time differences are integers
+        whole: Any = value
+        value = getattr(whole, "tolist", lambda: whole)()  # of NumPy, whose time differences are integers
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
     return int(value) if isinstance(value, Integral) else float(value)

@@ -560,7 +560,7 @@ class ReductionConfig(Section):
     )
 
 
-def known_model(name: object, options: Mapping[str, Any] | None = None) -> CorrelationModel | None:
+def known_model(name: Any, options: Mapping[str, Any] | None = None) -> CorrelationModel | None:
     """Return a model that is registered or imported already; None for any other, or for options that it has not."""
     try:
         return find_model(name, options, importing=False)

@@ -201,7 +201,7 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
             error, checks = _reduction_error(_around_mode(pilot, settings), pilot, settings, tell)
             clock.mark("direct sums")
         if "cmc" not in names or last or error <= _AHEAD * reduction.max_error:
-            best, trail, tried, above = _best_attempt(names, reason, data, pilot, report, settings, tell, clock, last)
+            best, trail, tried, above = _best_attempt((names, reason), data, pilot, report, settings, tell, clock, last)
             error, checks = _reduction_error(best.z, pilot, settings, tell)
             clock.mark("direct sums")
             if (error <= reduction.max_error and not len(above)) or last or best.consensus is not None:
@@ -251,8 +251,7 @@ def _strain(pilot: Pilot, data: TwoTimeData) -> list[str]:
 
 
 def _best_attempt(
-    names: tuple[str, ...],
-    reason: str,
+    methods: tuple[tuple[str, ...], str],
     data: TwoTimeData,
     pilot: Pilot,
     report: NoiseReport,
@@ -263,9 +262,10 @@ def _best_attempt(
 ) -> tuple[Attempt, list[str], list[Attempt], Array]:
     """Try methods in turn until one is good enough; the best attempt, what happened, and all attempts.
 
-    `reason` says why the second method was chosen. Unless it is the last time, methods are not tried further where
-    points above the best mode were seen; these are returned.
+    Methods come with the reason for which the second was chosen. Unless it is the last time, methods are not tried
+    further where points above the best mode were seen; these are returned.
     """
+    names, reason = methods
     trail: list[str] = []
     tried: list[Attempt] = []
 
