@@ -48,6 +48,9 @@ class Exponential(CorrelationModel):
     name = "exponential"
     parameters = (Parameter("D", ("lognormal", {"median": 1e4, "sigma": 3.0}), "A^2/s", support=(0.0, math.inf)),)
 
+    def warnings(self, params, t, q, phi, gap):
+        return (f"D = {params['D']:.3g} from {len(t)} frames of {len(q)} maps, gap {gap}",)
+
     def g(self, params, t1, t2, q, phi, gap):
         return jnp.exp(-2.0 * jnp.asarray(q) ** 2 * params["D"] * (jnp.asarray(t2) - t1) + 0.0 * jnp.asarray(phi))
 
@@ -160,6 +163,9 @@ def test_from_python_by_registered_names(folder):
     assert abs(result.mean["D"] / 5e3 - 1) < 0.3  # half of D0: g is the square of the field correlation
     drawn = package.fit(data, config=load_config(settings, ["optimization.method=half_as_many"]))
     assert (drawn.method, drawn.diagnostics["sampler"]) == ("half_as_many", "half_as_many")
+    (said,) = [one for one in drawn.diagnostics["warnings"] if one.startswith("D = ")]  # by the model, of the best fit
+    assert abs(float(said.split()[2]) / drawn.mean["D"] - 1) < 0.1
+    assert said.endswith(f"from {len(data.t)} frames of {len(data.phi)} maps, gap {data.gap or np.nan}")
     noisy = package.fit(data, config=load_config(settings, ["optimization.method=laplace", "uncertainty=calibrated"]))
     assert "counter" in json.dumps(noisy.diagnostics["noise"])
 

@@ -9,7 +9,7 @@ over all pairs.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -192,7 +192,7 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
     report = replace(report, checks=tested, prior={**prior_distance(pilot), "shares": prior_shares(pilot)})
     conflict = [report.prior["alarm"]] if report.prior.get("alarm") else []
-    pilot = replace(pilot, notes=(*conflict, *pilot.notes)).noting(*report.notes)
+    pilot = replace(pilot, notes=(*conflict, *_of_model(pilot, data), *pilot.notes)).noting(*report.notes)
     clock.mark("noise")
     names, reason = _names(pilot.posterior.nodes.num_points, settings)
     for round_number in range(1, _REDUCTIONS + 1):
@@ -248,6 +248,13 @@ def _strain(pilot: Pilot, data: TwoTimeData) -> list[str]:
     for one in found:
         logger.warning(one)
     return found
+
+
+def _of_model(pilot: Pilot, data: TwoTimeData) -> Sequence[str]:
+    """What the model says is wrong with the best mode."""
+    params = {name: float(value) for name, value in pilot.space.physical(pilot.mode.z[: pilot.space.dim]).items()}
+    gap = np.nan if pilot.problem.maps.gap is None else pilot.problem.maps.gap
+    return pilot.space.model.warnings(params, data.t, data.q, data.phi, gap)
 
 
 def _best_attempt(
