@@ -4,7 +4,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
-PYTEST := $(BIN)/pytest -q --numprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -q --numprocesses 3 --dist loadfile --no-loadscope-reorder
 REAL_MAP := $(wildcard ../shared/data/two_time_map_350.npy)
 
 .PHONY: demo check test lint docs bench validate release clean

@@ -44,7 +44,7 @@ nitpick_ignore_regex = [
     ("py:class", r"homodyne\.config\.schema\..*"),  # sections: the page on configuration has their keys
     ("py:class", r"homodyne\.(likelihood|optimization|certificate)\..*"),  # records that stay inside the engine
     ("py:class", r"homodyne\.result\.(summary|comparison)\..*"),  # lines of tables
-    ("py:class", r"homodyne\.registries\.T"),  # what a registry holds
+    ("py:class", r"homodyne\.(registries\.T|physics\.model\.Kind)"),  # what a registry holds, and what it is given
 ]
 
 

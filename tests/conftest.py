@@ -28,12 +28,11 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # under nohup
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from hypothesis import HealthCheck, settings  # noqa: E402  # after the environment is set
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import config, install_import_hook  # noqa: E402
 
-# Types and shapes in signatures are checked in every call.
-install_import_hook(
-    [f"homodyne.{room}" for room in ("physics", "likelihood", "noise", "certificate")], "lazily.checked"
-)
+ROOMS = "physics", "likelihood", "noise", "certificate"
+"""Rooms whose types and shapes in signatures their tests check in every call, see `checked_types`."""
+install_import_hook([f"homodyne.{room}" for room in ROOMS], "lazily.checked")
 
 # No test may depend on how fast the machine is, or on luck.
 settings.register_profile("homodyne", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -41,6 +40,13 @@ settings.load_profile("homodyne")
 
 MARKS = {"schedulers": pytest.mark.scheduler, "validation": pytest.mark.statistical}
 """What all tests of a folder are; `make check` leaves these out."""
+
+
+@pytest.fixture(autouse=True)
+def checked_types(request):
+    """Checks are on in tests of the rooms that have shapes in their signatures: elsewhere they would only cost."""
+    place = request.path.relative_to(HERE).parts[0]
+    config.update("jaxtyping_disable", place not in (*ROOMS, "test_shapes.py"))
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,7 @@ def test_pairs_by_row_and_lag(order, tmp_path):
     maps = measured(40)
     stored = np.memmap(tmp_path / "maps", np.float32, "w+", shape=maps.values.shape)
     stored[:] = maps.values
-    values = stored if order == "C" else [np.asfortranarray(one) for one in maps.values]
+    values = stored if order == "C" else tuple(np.asfortranarray(one) for one in maps.values)
     given, seen = replace(maps, values=values), np.zeros((40, 40), int)
     for rows, lags in given.rectangles(7, 9):
         found, present = given.lagged(1, rows, lags)
