@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.arrays import AnyArray
+from homodyne.certificate.mode_search import UNSEEN
 from homodyne.config.schema import SpeckleConfig
 from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import detect_hardware
@@ -34,6 +35,7 @@ _TRIED, _STARTS = 1000, 4  # draws among which starts are looked for, and starts
 _LEFT_OPEN = 2.0  # in log density below the best, that the answer under narrower noise may lie: two standard deviations
 _SLOWER = (1.5, 3.0, 4.5)  # logarithms of factors by which a decay is slower, from where climbs start
 _COMPARABLE = 8.0  # log density by which it may lie below the mode
+_LOST = 20.0  # log density by which a mode is lower than it was, against the best, that is none any more
 _NEAR = 0.3  # standard deviations between the point where it was made and the mode
 
 
@@ -134,6 +136,19 @@ def calibrated(
         )
         report = replace(report, notes=(*report.notes, far))
     return replace(pilot, posterior=posterior, modes=modes), report
+
+
+def lost_modes(before: Pilot, after: Pilot) -> tuple[Mode, ...]:
+    """Modes for independent pairs that matter, and where the calibrated posterior is as good as zero.
+
+    The calibration is right near the mode where it is made. Others, far from it, it moves or removes: of heterodyne
+    flow always the one in which the components are exchanged.
+    """
+    masses = [mode.log_density + 0.5 * np.linalg.slogdet(mode.covariance)[1] for mode in before.modes]
+    shares = np.exp(np.array(masses) - np.logaddexp.reduce(masses))
+    heights = log_densities(np.array([mode.z for mode in before.modes]), after.posterior) - after.mode.log_density
+    own = np.array([mode.log_density for mode in before.modes]) - before.mode.log_density
+    return tuple(before.modes[k] for k in np.flatnonzero((shares >= UNSEEN) & (heights < own - _LOST)))
 
 
 def _with_slower_decay(

@@ -41,7 +41,7 @@ from homodyne.likelihood.posterior import (
 )
 from homodyne.likelihood.reduction import Accuracy
 from homodyne.optimization.assembly import Run, assemble, consensus_result
-from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
+from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, lost_modes, noise_report
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.model_checks import model_checks, prior_distance, prior_shares
@@ -184,12 +184,14 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
     suspect += _strain(pilot, data)
     report = noise_report(data, pilot, settings.speckle)
     tested = model_checks(pilot, report.noise)
+    independent = pilot
     if widened:
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
     before, pilot = pilot.mode.log_density, completed(pilot, np.random.default_rng([settings.seed, 8]), search)
     if widened and pilot.mode.log_density > before + _BETTER:
         report = noise_report(data, pilot, settings.speckle)
         pilot, report = calibrated(data, pilot, settings.speckle, report, search)
+    pilot = replace(pilot, lost=lost_modes(independent, pilot)) if widened else pilot
     report = replace(report, checks=tested, prior={**prior_distance(pilot), "shares": prior_shares(pilot)})
     conflict = [report.prior["alarm"]] if report.prior.get("alarm") else []
     pilot = replace(pilot, notes=(*conflict, *_of_model(pilot, data), *pilot.notes)).noting(*report.notes)
@@ -509,7 +511,7 @@ def _run(
         "pilot": {
             "num_starts": pilot.num_starts,
             "num_converged": pilot.num_converged,
-            "num_modes": len(pilot.modes),
+            "num_modes": len(pilot.modes) + len(pilot.lost),
             "unseen": pilot.unseen,
             "newton_step": pilot.mode.newton_step,
         },

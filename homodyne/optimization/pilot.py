@@ -143,6 +143,8 @@ class Pilot:
         Where the climbs on thinned data ended.
     unseen : float
         Estimate of the share of the mass in modes that were not found, by `completed`.
+    lost : tuple of Mode
+        Modes for independent pairs that matter, and of which the posterior as it is calibrated at the best has none.
     """
 
     problem: Problem
@@ -156,6 +158,7 @@ class Pilot:
     notes: tuple[str, ...]
     ends: AnyArray
     unseen: float = 0.0
+    lost: tuple[Mode, ...] = ()
 
     @property
     def mode(self) -> Mode:
@@ -181,7 +184,19 @@ class Pilot:
             below = ", ".join(f"{self.mode.log_density - m.log_density:.1f}" for m in self.modes[1:])
             count = f"the posterior has {len(self.modes)} modes"
             notes = (f"{count}; the others lie {below} below the best in log density", *notes)
+        notes = (*(_another(self.space, mode, self.mode) for mode in self.lost), *notes)
         return replace(self, notes=notes)
+
+
+def _another(space: ParameterSpace, mode: Mode, best: Mode) -> str:
+    """What is said of a mode that was lost, by the parameters in which it differs most from the best."""
+    here, there = (
+        {name: float(value) for name, value in space.physical(one.z[: space.dim]).items()} for one in (best, mode)
+    )
+    apart = {name: abs(there[name] - here[name]) / (abs(there[name]) + abs(here[name]) + 1e-300) for name in here}
+    names = sorted(space.free_names, key=lambda name: -apart[name])[:3]
+    said = ", ".join(f"{name} = {there[name]:.3g} in place of {here[name]:.3g}" for name in names)
+    return f"the data allow another answer as well, which is not among the draws: {said}; exclude one by a prior"
 
 
 def pilot_fit(

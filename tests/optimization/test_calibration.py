@@ -1,5 +1,6 @@
 """The calibrated fit: where the sandwich is made, the mode is."""
 
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +14,7 @@ from homodyne.certificate.importance import smoothed
 from homodyne.config.io import load_config
 from homodyne.likelihood.posterior import evaluate_many, log_densities
 from homodyne.optimization import calibration
-from homodyne.optimization.calibration import calibrated, noise_report
+from homodyne.optimization.calibration import calibrated, lost_modes, noise_report
 from homodyne.optimization.exploration import Seen, explored
 from homodyne.optimization.pilot import PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
@@ -123,6 +124,20 @@ def test_points_above_the_best_mode_are_remembered_and_never_believed_of_an_appr
     above = explored(lower, np.random.default_rng(0), 500, silent).above
     assert len(above) == 4
     assert exact(above).min() > lower.mode.log_density + 2.0
+
+
+def test_modes_that_a_calibration_removes_are_named():
+    """As of heterodyne flow the one whose components are exchanged; here a place thirty standard deviations away."""
+    data, pilot, known, report = case_of("Brownian", 23)
+    found, _ = calibrated(data, pilot, known, report, PilotSettings())
+    assert not lost_modes(pilot, found)
+    away = replace(pilot.mode, z=pilot.mode.z + 30.0 * pilot.mode.root[:, 0])
+    independent = replace(pilot, modes=(pilot.mode, away))
+    assert lost_modes(independent, found) == (away,)
+    light = replace(away, log_density=away.log_density - 10.0)
+    assert not lost_modes(replace(independent, modes=(pilot.mode, light)), found)  # has nothing of the mass
+    (said, *_) = replace(found, lost=(away,)).noting().notes
+    assert re.match("the data allow another answer as well, which is not among the draws: .* in place of ", said)
 
 
 def test_a_density_falls_where_the_model_does_not_fit():
