@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from homodyne.arguments import shown
-from homodyne.errors import DataError
+from homodyne.errors import DataError, InputError
 
 Array: TypeAlias = NDArray[np.float64]
 AnyArray: TypeAlias = NDArray[Any]
@@ -61,6 +61,20 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
         return np.asarray(values)
     except Exception as error:  # whatever an object raises that is asked for its values
         raise DataError(f"{name} is {shown(values)}; expected numbers, in lists of one length.") from error
+
+
+def real_array(name: str, values: Any) -> Array:
+    """Return `values` as an array of float64, or say that they are no real numbers.
+
+    Raises
+    ------
+    InputError
+        They are not, or as for `as_array`.
+    """
+    array = as_array(name, values)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name}: {shown(values)} given; expected real numbers")
+    return array.astype(np.float64)
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:

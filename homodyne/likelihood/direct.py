@@ -69,7 +69,7 @@ def direct_sums(
     n, count = maps.num_frames, maps.num_maps
     lag_limit = min(_LAGS, max(n - 1, 1))
     parts = list(maps.rectangles(_ROWS, lag_limit))
-    waves = np.asarray(maps.q), np.asarray(maps.phi), np.nan if maps.gap is None else maps.gap
+    waves = np.asarray(maps.q), np.asarray(maps.phi), maps.gap_or_nan
     center = maps.center
 
     def one(part: tuple[slice, slice]) -> tuple[AnyArray, AnyArray]:

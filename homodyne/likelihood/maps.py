@@ -44,6 +44,11 @@ class Maps:
     weights: tuple[Map, ...] | None = None
 
     @property
+    def gap_or_nan(self) -> float:
+        """Gap in Å, NaN where it is unknown, as models take it."""
+        return np.nan if self.gap is None else self.gap
+
+    @property
     def num_maps(self) -> int:
         """Number of maps."""
         return len(self.q)

@@ -106,7 +106,7 @@ def find_cells(model: CorrelationModel, params: dict[str, Values], maps: Maps, a
     n, p, t = maps.num_frames, accuracy.order, maps.t
     which = _representative(model, params, maps)
     q, phi = maps.q[which], maps.phi[which]
-    gap = np.nan if maps.gap is None else maps.gap
+    gap = maps.gap_or_nan
     pending, done = [Cell(0, n - 1, 1, n)], []
     for _ in range(_MOST_SPLITS):
         whole = [cell for cell in map(partial(_clipped, n), pending) if cell is not None]
@@ -166,7 +166,7 @@ def nodes_of_pairs(
         weight *= given
         sums = np.array([pair_totals(int(np.count_nonzero(w)), y, w) for w, y in zip(weight, weight_y, strict=True)])
         weight_y *= weight
-    gap = np.nan if maps.gap is None else maps.gap
+    gap = maps.gap_or_nan
     return Nodes(maps.t[i], maps.t[j], weight, weight_y, sums, center, maps.q, maps.phi, gap)
 
 
@@ -230,7 +230,7 @@ def reduce_shards(
 
     in_threads(one, range(count), workers, lambda done: progress(done, count))
     t1, t2 = grid.times
-    gap = np.nan if maps.gap is None else maps.gap
+    gap = maps.gap_or_nan
     return [
         Nodes(t1, t2, weight[m], weight_y[m], sums[m], maps.center, maps.q, maps.phi, gap) for m in range(num_shards)
     ]
@@ -395,7 +395,7 @@ def _representative(model: CorrelationModel, params: dict[str, Values], maps: Ma
     lags = np.unique(np.geomspace(1, n - 1, 12).astype(int))
     rows = np.linspace(0, n - 1 - lags, 5).astype(int)
     t1, t2 = maps.t[rows].ravel(), maps.t[rows + lags].ravel()
-    gap = np.nan if maps.gap is None else maps.gap
+    gap = maps.gap_or_nan
     point = {name: float(np.ravel(value)[0]) for name, value in params.items()}
     g = np.asarray(_correlation(model, point, t1, t2, maps.q[:, None], maps.phi[:, None], gap))
     order = np.argsort(np.broadcast_to(g, (maps.num_maps, t1.size)).mean(axis=1))

@@ -207,7 +207,7 @@ def map_views(pilot: Pilot, z: AnyArray, directions: AnyArray) -> list[MapView]:
     """All maps with the model at z (d,) and its derivatives along the columns of `directions` (d, k)."""
     passes, space = pilot.problem.passes, pilot.space
     maps, at = passes.maps, _independent(pilot, z)
-    gap, views = np.nan if maps.gap is None else maps.gap, []
+    gap, views = maps.gap_or_nan, []
     for k, sample in enumerate(passes.samples):
         place = _Place(z, directions, space, maps.q[k], maps.phi[k], gap)
         functions = partial(_design, place), partial(_correlation, place)

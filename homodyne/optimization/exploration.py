@@ -1,7 +1,7 @@
 """Where the posterior is: coordinates in which it is round, and a density of few nodes that is nearly it there."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Exploration:
         The part of it that follows the shape of the posterior, for chains.
     approximation : Condensed or None
         The posterior on few nodes; None where the data have few, or where they cannot stand for all.
-    above : (k, d) array
+    above : tuple of (d,) arrays
         The highest points that were seen above the best mode: of another one, or where the reduced data are wrong.
     """
 
@@ -56,7 +56,7 @@ class Exploration:
     proposal: Joined | None = None
     jumps: Jumps | None = None
     approximation: Condensed | None = None
-    above: Array = field(default_factory=lambda: np.zeros((0, 0)))
+    above: tuple[Array, ...] = ()
 
 
 def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: Progress) -> Exploration:
@@ -66,7 +66,7 @@ def explored(pilot: Pilot, rng: np.random.Generator, num_points: int, progress: 
     Where the posterior cannot be followed, the coordinates are those of the best mode.
     """
     seen = Seen(pilot, progress)
-    return replace(_explored(pilot, rng, num_points, seen), above=seen.highest)
+    return replace(_explored(pilot, rng, num_points, seen), above=tuple(seen.highest))
 
 
 class Seen:

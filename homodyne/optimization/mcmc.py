@@ -198,7 +198,8 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
     clock.mark("noise")
     names, reason = _names(pilot.posterior.nodes.num_points, settings)
     for round_number in range(1, _REDUCTIONS + 1):
-        last, error, above = round_number == _REDUCTIONS, np.inf, np.zeros((0, pilot.posterior.dim))
+        last, error = round_number == _REDUCTIONS, np.inf
+        above: tuple[Array, ...] = ()
         if "cmc" in names and not last:  # shards are costly and kept: their nodes are checked before they are sampled
             error, checks = _reduction_error(_around_mode(pilot, settings), pilot, settings, tell)
             clock.mark("direct sums")
@@ -206,7 +207,7 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
             best, trail, tried, above = _best_attempt((names, reason), data, pilot, report, settings, tell, clock, last)
             error, checks = _reduction_error(best.z, pilot, settings, tell)
             clock.mark("direct sums")
-            if (error <= reduction.max_error and not len(above)) or last or best.consensus is not None:
+            if (error <= reduction.max_error and not above) or last or best.consensus is not None:
                 break
         accuracy = Accuracy(min(accuracy.order + 2, 24), _FINER * accuracy.tolerance)
         pilot = refined(pilot, checks, above, replace(search, accuracy=accuracy), tell)
@@ -254,9 +255,8 @@ def _strain(pilot: Pilot, data: TwoTimeData) -> list[str]:
 
 def _of_model(pilot: Pilot, data: TwoTimeData) -> Sequence[str]:
     """What the model says is wrong with the best mode."""
-    params = {name: float(value) for name, value in pilot.space.physical(pilot.mode.z[: pilot.space.dim]).items()}
-    gap = np.nan if pilot.problem.maps.gap is None else pilot.problem.maps.gap
-    return pilot.space.model.warnings(params, data.t, data.q, data.phi, gap)
+    gap = pilot.problem.maps.gap_or_nan
+    return pilot.space.model.warnings(pilot.parameters_at(pilot.mode), data.t, data.q, data.phi, gap)
 
 
 def _best_attempt(
@@ -268,7 +268,7 @@ def _best_attempt(
     tell: Progress,
     clock: _Clock,
     last: bool,
-) -> tuple[Attempt, list[str], list[Attempt], Array]:
+) -> tuple[Attempt, list[str], list[Attempt], tuple[Array, ...]]:
     """Try methods in turn until one is good enough; the best attempt, what happened, and all attempts.
 
     Methods come with the reason for which the second was chosen. Unless it is the last time, methods are not tried
@@ -305,9 +305,9 @@ def _best_attempt(
         tried.append(attempt)
         if attempt.rank[0] >= _RANK[Verdict.CORRECTED]:
             break
-        if not last and course.cache_info().currsize and len(course().above):
+        if not last and course.cache_info().currsize and course().above:
             return attempt, trail, tried, course().above
-    return max(tried, key=lambda one: one.rank), trail, tried, np.zeros((0, pilot.posterior.dim))
+    return max(tried, key=lambda one: one.rank), trail, tried, ()
 
 
 def _around_mode(pilot: Pilot, settings: Config) -> Array:

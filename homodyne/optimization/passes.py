@@ -247,7 +247,7 @@ class Passes:
         """All pairs as nodes of a grid."""
         rows = np.array(self._run("reduce", _grid_points(grid), progress))
         weight, weight_y = np.split(rows[:, 6:], 2, axis=1)
-        gap, maps = np.nan if self.maps.gap is None else self.maps.gap, self.maps
+        gap, maps = self.maps.gap_or_nan, self.maps
         return Nodes(*grid.times, weight, weight_y, rows[:, 1:6], rows[:, 0], maps.q, maps.phi, gap)
 
     def split(
@@ -272,7 +272,7 @@ class Passes:
         rows = self._run("split", points, progress, [strategy] * maps.num_maps, work)
         center = np.array([row[0] for row in rows])
         tables = [row[1:].reshape(num_shards, 5 + 2 * size) for row in rows]
-        gap, (t1, t2) = np.nan if maps.gap is None else maps.gap, grid.times
+        gap, (t1, t2) = maps.gap_or_nan, grid.times
 
         def shard(m: int) -> Nodes:
             sums, weight, weight_y = np.split(np.stack([table[m] for table in tables]), [5, 5 + size], axis=1)
@@ -463,7 +463,7 @@ class Passes:
     def _files(self, k: int) -> dict[str, AnyArray]:
         """Arrays of the folder of a map: where it lies, or its values, and what belongs to it."""
         maps, reference = self.maps, self.references[k]
-        gap = np.nan if maps.gap is None else maps.gap
+        gap = maps.gap_or_nan
         files = {
             "t": maps.t,
             "alive": maps.alive[k],

@@ -170,6 +170,10 @@ class Pilot:
         """The parameters."""
         return self.posterior.space
 
+    def parameters_at(self, mode: Mode) -> dict[str, float]:
+        """Physical parameters at a mode by name, the fixed ones included."""
+        return {name: float(value) for name, value in self.space.physical(mode.z[: self.space.dim]).items()}
+
     @property
     def rough(self) -> Posterior | None:
         """The posterior of the data on few nodes; None where all have few."""
@@ -184,17 +188,15 @@ class Pilot:
             below = ", ".join(f"{self.mode.log_density - m.log_density:.1f}" for m in self.modes[1:])
             count = f"the posterior has {len(self.modes)} modes"
             notes = (f"{count}; the others lie {below} below the best in log density", *notes)
-        notes = (*(_another(self.space, mode, self.mode) for mode in self.lost), *notes)
+        notes = (*(_another(self, mode) for mode in self.lost), *notes)
         return replace(self, notes=notes)
 
 
-def _another(space: ParameterSpace, mode: Mode, best: Mode) -> str:
+def _another(pilot: Pilot, mode: Mode) -> str:
     """What is said of a mode that was lost, by the parameters in which it differs most from the best."""
-    here, there = (
-        {name: float(value) for name, value in space.physical(one.z[: space.dim]).items()} for one in (best, mode)
-    )
+    here, there = pilot.parameters_at(pilot.mode), pilot.parameters_at(mode)
     apart = {name: abs(there[name] - here[name]) / (abs(there[name]) + abs(here[name]) + 1e-300) for name in here}
-    names = sorted(space.free_names, key=lambda name: -apart[name])[:3]
+    names = sorted(pilot.space.free_names, key=lambda name: -apart[name])[:3]
     said = ", ".join(f"{name} = {there[name]:.3g} in place of {here[name]:.3g}" for name in names)
     return f"the data allow another answer as well, which is not among the draws: {said}; exclude one by a prior"
 
@@ -348,15 +350,17 @@ def _scan(thin: Posterior, climbs: Ends, candidates: AnyArray) -> AnyArray:
     return np.asarray(points[which[order], place[order] + 1])
 
 
-def refined(pilot: Pilot, points: AnyArray, above: AnyArray, settings: PilotSettings, progress: Progress) -> Pilot:
+def refined(
+    pilot: Pilot, points: AnyArray, above: Sequence[AnyArray], settings: PilotSettings, progress: Progress
+) -> Pilot:
     """Reduce the data again, more finely, and climb to its modes again.
 
-    Cells are tried at the modes, at points (k, dim) that seemed to be above these, from which climbs start too, and at
+    Cells are tried at the modes, at points (dim,) that seemed to be above these, from which climbs start too, and at
     draws (n, dim) of the posterior.
     """
     problem, d = pilot.problem, pilot.space.dim
     some = np.resize(
-        np.concatenate([[m.z[:d] for m in pilot.modes[:_TRIED_MODES]], above[:, :d], points[:, :d]]),
+        np.array([*(m.z[:d] for m in pilot.modes[:_TRIED_MODES]), *(z[:d] for z in above), *points[:, :d]]),
         (_TRIED_MODES + _FAR_DRAWS, d),
     )
     progress("reduction", 0, 1)
@@ -366,7 +370,7 @@ def refined(pilot: Pilot, points: AnyArray, above: AnyArray, settings: PilotSett
     progress("reduction", 1, 1)
     if posterior.sigma is None:
         return replace(pilot, posterior=posterior, grid=grid)
-    further = modes_from(posterior, np.concatenate([[mode.z for mode in pilot.modes], above]), settings)
+    further = modes_from(posterior, np.array([*(mode.z for mode in pilot.modes), *above]), settings)
     return replace(pilot, posterior=posterior, grid=grid, modes=tuple(further))
 
 
@@ -476,7 +480,7 @@ def noise_at(problem: Problem, posterior: Posterior, z: AnyArray) -> AnyArray:
     tight = posterior.with_sigma(np.full(maps.num_maps, 1e-3))
     scaling = evaluate_many(z[None, : space.dim], tight).scaling_mean[0]
     params = {name: float(value[0]) for name, value in space.parameters_at(z[None]).items()}
-    gap, found = np.nan if maps.gap is None else maps.gap, np.empty(maps.num_maps)
+    gap, found = maps.gap_or_nan, np.empty(maps.num_maps)
     values, center = problem.passes.pairs(i, j)
     weights = maps.weights_at(i, j)
     for k in range(maps.num_maps):

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int, Num
 from numpy.typing import ArrayLike, NDArray
 
 from homodyne.arguments import Faults, shown
-from homodyne.arrays import Ages, AnyArray, Array, Map, PerMap, as_array
+from homodyne.arrays import Ages, AnyArray, Array, Map, PerMap, real_array
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Params, complete_params, supported
 
@@ -65,7 +65,7 @@ class TrueModel:
     offset: ArrayLike = 1.0
 
     def __post_init__(self) -> None:
-        t, phi = _real("t", self.t), np.atleast_1d(_real("phi", self.phi))
+        t, phi = real_array("t", self.t), np.atleast_1d(real_array("phi", self.phi))
         if t.ndim != 1 or len(t) < 2 or not (t[0] > 0 and np.all(np.diff(t) > 0) and np.isfinite(t[-1])):
             raise InputError("t: expected a row of increasing times > 0 in s; check dt and age_origin")
         if phi.ndim != 1 or phi.size == 0 or not np.all(np.isfinite(phi)):
@@ -380,15 +380,8 @@ def _counting(
     return rates, numbers.astype(np.int64)
 
 
-def _real(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    values = as_array(name, value)
-    if values.dtype.kind not in "fiu":
-        raise InputError(f"{name} is {shown(value)}: expected real numbers")
-    return values.astype(np.float64)
-
-
 def _per_map(name: str, value: ArrayLike, phi: PerMap, *, positive: bool = False, finite: bool = True) -> PerMap:
-    values = _real(name, value)
+    values = real_array(name, value)
     if values.ndim > 1 or values.size not in (1, len(phi)):
         raise InputError(f"{name} has shape {values.shape}: expected a number or one per map ({len(phi)})")
     if np.any(np.isnan(values)) or (finite and np.any(np.isinf(values))) or (positive and np.any(values <= 0)):

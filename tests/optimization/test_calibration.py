@@ -123,7 +123,7 @@ def test_points_above_the_best_mode_are_remembered_and_never_believed_of_an_appr
     lower = replace(pilot, modes=(replace(mode, log_density=mode.log_density - 10.0),))
     above = explored(lower, np.random.default_rng(0), 500, silent).above
     assert len(above) == 4
-    assert exact(above).min() > lower.mode.log_density + 2.0
+    assert exact(np.array(above)).min() > lower.mode.log_density + 2.0
 
 
 def test_modes_that_a_calibration_removes_are_named():

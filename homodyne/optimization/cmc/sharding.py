@@ -11,8 +11,8 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.arguments import Faults, require_list, shown
-from homodyne.arrays import AnyArray, as_array
+from homodyne.arguments import Faults, require_list
+from homodyne.arrays import AnyArray, as_array, real_array
 from homodyne.data.flat import SAME_ANGLE
 from homodyne.errors import InputError
 from homodyne.likelihood.maps import Maps
@@ -346,10 +346,7 @@ def _angle_problems(shards: Sequence[Shard], min_phi_angles: int) -> list[str]:
 
 
 def _finite(name: str, values: npt.ArrayLike) -> AnyArray:
-    array = as_array(name, values)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"{name} is {shown(values)}; expected real numbers")
-    array = array.astype(np.float64)
+    array = real_array(name, values)
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinite values; expected finite numbers only")
     return array

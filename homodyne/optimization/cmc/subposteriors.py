@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from homodyne.arguments import shown
-from homodyne.arrays import Array, as_array
+from homodyne.arrays import Array, real_array
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.shard_records import get
 
@@ -167,7 +167,7 @@ def triangulated(rows: Array) -> Array:
 
 
 def _draws(samples: object, label: str) -> Array:
-    x = _real(f"samples of {label}", np.nan if samples is None else samples)
+    x = real_array(f"samples of {label}", np.nan if samples is None else samples)
     if x.ndim not in (2, 3) or not x.shape[-1]:
         raise InputError(f"samples of {label} have shape {x.shape}, expected (S, d) or (chain, draw, d)")
     x = x.reshape(-1, x.shape[-1])
@@ -178,15 +178,8 @@ def _draws(samples: object, label: str) -> Array:
     return x
 
 
-def _real(name: str, values: Any) -> Array:
-    array = as_array(name, values)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"{name} are {shown(values)}, expected real numbers")
-    return array.astype(np.float64)
-
-
 def _least(ess: Any, free: int, label: str) -> float:
-    values = np.atleast_1d(_real(f"effective numbers of {label}", ess))[:free]
+    values = np.atleast_1d(real_array(f"effective numbers of {label}", ess))[:free]
     if not values.size:
         raise InputError(f"effective numbers of {label} are {shown(ess)}, expected one, or one for each parameter")
     return float(values.min())
