@@ -27,7 +27,7 @@ from homodyne.likelihood.scaling import (
     scaling_draws,
     scaling_posterior,
 )
-from homodyne.noise.adjustment import Adjustment
+from homodyne.noise.adjustment import Adjustment, Calibration
 from homodyne.physics.compiling import Numbers, at_points
 from homodyne.physics.space import ParameterSpace
 
@@ -48,15 +48,15 @@ class Posterior:
     scaling : ScalingPrior
     sigma : (n_maps,) array or None
         Standard deviation of a pair of weight one.
-    adjustment : Adjustment
-        Calibration for correlated noise; `unadjusted` for independent pairs.
+    calibration : Calibration
+        For correlated noise; `uncalibrated` for independent pairs.
     """
 
     space: ParameterSpace
     nodes: Nodes
     scaling: ScalingPrior
     sigma: Leaf
-    adjustment: Adjustment
+    calibration: Calibration
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -100,14 +100,13 @@ def log_prior(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Float
 
 def log_likelihood(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Float[jax.Array, ""]:
     """Marginal log likelihood of the data at z (dim,); -inf where the model excludes the point."""
-    return log_likelihood_from(z, _moments_at(_split(z, posterior)[0], posterior)[0], posterior)
+    return log_likelihood_from(z, _moments_at(_split(z, posterior)[0], posterior), posterior)
 
 
 def log_likelihood_from(z: Float[jax.Array, "coordinates"], m: Moments, posterior: Posterior) -> Float[jax.Array, ""]:
     """Marginal log likelihood at z (dim,) from moments that were found elsewhere, at `image` of z."""
     own, sigma = _split(z, posterior)
-    difference = _difference(own, posterior)
-    total = marginal_log_likelihood(m, sigma, posterior.scaling, posterior.adjustment, difference).sum()
+    total = marginal_log_likelihood(m, sigma, posterior.scaling, *adjusted(own, posterior)).sum()
     return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
 
@@ -120,15 +119,13 @@ def log_density(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Flo
 def evaluation(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Evaluation:
     """`Evaluation` at z (dim,)."""
     own, sigma = _split(z, posterior)
-    m, difference = _moments_at(own, posterior)
-    return _evaluation_from(z, m, sigma, difference, posterior)
+    return _evaluation_from(z, _moments_at(own, posterior), sigma, *adjusted(own, posterior), posterior)
 
 
 def image(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Float[jax.Array, "physical"]:
     """Coordinates (space.dim,) at which the likelihood for independent pairs is evaluated."""
-    own = z[: posterior.space.dim]
-    adjustment = posterior.adjustment
-    return jnp.asarray(adjustment.center) + jnp.asarray(adjustment.matrix) @ _difference(own, posterior)
+    adjustment, difference = adjusted(z[: posterior.space.dim], posterior)
+    return jnp.asarray(adjustment.center) + jnp.asarray(adjustment.matrix) @ difference
 
 
 def evaluate_many(
@@ -203,25 +200,27 @@ def _split(z: jax.Array, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
     return z[: posterior.space.dim], jnp.exp(z[posterior.space.dim :])
 
 
-def _difference(own: jax.Array, posterior: Posterior) -> jax.Array:
-    return own - jnp.asarray(posterior.adjustment.center)
+def adjusted(own: jax.Array, posterior: Posterior) -> tuple[Adjustment, jax.Array]:
+    """Adjustment at coordinates (space.dim,), and these minus its centre."""
+    adjustment = posterior.calibration.at(own)
+    return adjustment, own - jnp.asarray(adjustment.center)
 
 
-def _moments_at(own: jax.Array, posterior: Posterior) -> tuple[Moments, jax.Array]:
+def _moments_at(own: jax.Array, posterior: Posterior) -> Moments:
     """Moments under the model; NaN where it excludes the point, at which it is never evaluated."""
     space, where = posterior.space, image(own, posterior)
     usable = space.supported(where) & jnp.isfinite(where).all()
     m = moments(space.model, space.physical(where), posterior.nodes)
-    return m._replace(g=jnp.where(usable, m.g, jnp.nan)), _difference(own, posterior)
+    return m._replace(g=jnp.where(usable, m.g, jnp.nan))
 
 
 def _evaluation_from(
-    z: jax.Array, m: Moments, sigma: jax.Array, difference: jax.Array, posterior: Posterior
+    z: jax.Array, m: Moments, sigma: jax.Array, adjustment: Adjustment, difference: jax.Array, posterior: Posterior
 ) -> Evaluation:
-    total = marginal_log_likelihood(m, sigma, posterior.scaling, posterior.adjustment, difference).sum()
+    total = marginal_log_likelihood(m, sigma, posterior.scaling, adjustment, difference).sum()
     total += log_prior(z, posterior)
     total = jnp.where(jnp.isfinite(total), total, -jnp.inf)
-    scaling = scaling_posterior(m, sigma, posterior.scaling, posterior.adjustment, difference)
+    scaling = scaling_posterior(m, sigma, posterior.scaling, adjustment, difference)
     return Evaluation(total, m, posterior.space.physical(z[: posterior.space.dim]), scaling, *scaling.moments())
 
 
@@ -244,7 +243,7 @@ def scoring(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Scoring
     are summed map by map, so that derivatives at all nodes of all maps never exist at once, and by products with
     vectors, of which the rounding does not depend on the number of threads.
     """
-    space, nodes, adjustment = posterior.space, posterior.nodes, posterior.adjustment
+    space, nodes = posterior.space, posterior.nodes
     sigma = jnp.asarray(posterior.sigma)
     usable = space.supported(image(z, posterior))
 
@@ -264,16 +263,15 @@ def scoring(z: Float[jax.Array, "coordinates"], posterior: Posterior) -> Scoring
 
     def likelihood(sums: tuple[jax.Array, ...], z: jax.Array) -> tuple[jax.Array, Moments]:
         m = moments_from(nodes.sums, nodes.center, *sums)
-        difference = _difference(z, posterior)
-        return marginal_log_likelihood(m, sigma, posterior.scaling, adjustment, difference).sum(), m
+        return marginal_log_likelihood(m, sigma, posterior.scaling, *adjusted(z, posterior)).sum(), m
 
     sums = (products[:, 0, 1], products[:, 1, 1], data[:, 1])
     (value, m), (by_sums, by_z) = jax.value_and_grad(likelihood, argnums=(0, 1), has_aux=True)(sums, z)
     across, both = products[:, :2, 2:], products[:, 2:, 2:]
     gradient = by_sums[0] @ across[:, 0] + 2 * by_sums[1] @ across[:, 1] + by_sums[2] @ data[:, 2:] + by_z
 
-    mean, _ = scaling_posterior(m, sigma, posterior.scaling, adjustment, _difference(z, posterior)).moments()
-    noise = effective_noise(sigma, adjustment)
+    mean, _ = scaling_posterior(m, sigma, posterior.scaling, *adjusted(z, posterior)).moments()
+    noise = effective_noise(sigma, posterior.calibration)
     scale = posterior.scaling.precision_at(mean) * noise[:, None] ** 2
     pair = two_by_two.matrix(m.weight + scale[:, 0], m.g, m.gg + scale[:, 1] + 1e-30)
     explained = jnp.einsum("mia,mij,mjb->mab", across, two_by_two.inverse(pair), across)
@@ -292,7 +290,7 @@ _at_images = at_points(lambda z, posterior: posterior.space.physical(image(z, po
 def _evaluations_from(point: tuple[jax.Array, Moments], posterior: Posterior) -> Evaluation:
     z, m = point
     own, sigma = _split(z, posterior)
-    return _evaluation_from(z, m, sigma, _difference(own, posterior), posterior)
+    return _evaluation_from(z, m, sigma, *adjusted(own, posterior), posterior)
 
 
 def score_many(points: Points, posterior: Posterior) -> Scoring:

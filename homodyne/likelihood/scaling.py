@@ -20,7 +20,7 @@ from jaxtyping import Float
 from homodyne import two_by_two
 from homodyne.arrays import Array, Leaf
 from homodyne.likelihood.nodes import Moments
-from homodyne.noise.adjustment import Adjustment
+from homodyne.noise.adjustment import Adjustment, Calibration
 from homodyne.physics.compiling import Numbers
 
 Sigma: TypeAlias = Float[Numbers, "maps"]
@@ -166,9 +166,9 @@ def scaling_draws(found: ScalingPosterior, rng: np.random.Generator) -> Float[Ar
     return np.asarray(mean + np.einsum("...ij,...j->...i", np.linalg.cholesky(covariance), noise))
 
 
-def effective_noise(sigma: Float[Numbers, "maps"], adjustment: Adjustment) -> Float[jax.Array, "maps"]:
-    """Noise (n_maps,) that the adjusted likelihood takes instead of sigma."""
-    return jnp.asarray(jnp.asarray(sigma) * adjustment.widening)
+def effective_noise(sigma: Float[Numbers, "maps"], calibration: Adjustment | Calibration) -> Float[jax.Array, "maps"]:
+    """Noise (n_maps,) that the calibrated likelihood takes instead of sigma."""
+    return jnp.asarray(jnp.asarray(sigma) * calibration.widening)
 
 
 def least_squares(m: Moments) -> tuple[Float[Array, "*many maps"], Float[Array, "*many maps"]]:

@@ -4,13 +4,15 @@ The points of a map share noise, so the likelihood L that takes them as independ
 
     L(z0 + C (z - z0)) with the noise sigma * widening
 
-about its maximum z0. The widening, one number, keeps the shape of the likelihood far from z0; C, in the metric of the
-posterior a symmetric matrix near one, turns what is left into the sandwich covariance H^-1 J H^-1. Directions that only
-the prior knows stay as they are. (Ribatet, Cooley and Davison, Stat. Sinica 22, 813 (2012), where the widening is one.)
+about its maximum z0, or, where it has several, about the nearest. The widening, one number, keeps the shape of the
+likelihood far from z0; C, in the metric of the posterior a symmetric matrix near one, turns what is left into the
+sandwich covariance H^-1 J H^-1. Directions that only the prior knows stay as they are. (Ribatet, Cooley and Davison,
+Stat. Sinica 22, 813 (2012), where the widening is one.) Maxima have one widening in common, so that their heights can
+be compared.
 What the data say of offset and contrast given z gets its own width and regression on z; their prior comes after it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,16 +67,6 @@ class Adjustment:
     scaling_reach: Leaf
     contrast: Leaf
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and lists, for JSON."""
-        return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> "Adjustment":
-        """Rebuild what `to_dict` returned; TypeError or ValueError where it is something else."""
-        arrays: dict[str, Any] = {name: np.asarray(value, dtype=np.float64) for name, value in record.items()}
-        return cls(**{**arrays, "widening": float(arrays.get("widening", np.nan))})
-
     def scaling(
         self,
         difference: Float[Numbers, "coordinates"],
@@ -105,13 +97,69 @@ class Adjustment:
         return moved, root @ two_by_two.inverse(jnp.asarray(self.scaling_spread)) @ upper
 
 
-def unadjusted(dim: int, num_maps: int) -> Adjustment:
-    """Adjustment that leaves a likelihood of `dim` coordinates as it is."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Adjustments about modes; that of the nearest applies.
+
+    Where the distance to two of them is the same in standard deviations, so is the likelihood, to first order.
+
+    Attributes
+    ----------
+    modes : (n, d) array
+        Where the adjustments were made.
+    precision : (n, d, d) array
+        Of the calibrated posterior at each, by which distances are measured.
+    adjustments : Adjustment
+        All of them, with a leading axis, and one widening.
+    """
+
+    modes: Leaf
+    precision: Leaf
+    adjustments: Adjustment
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Vector, Matrix, Adjustment]]) -> "Calibration":
+        """Calibration from the modes, the covariances there, and the adjustments."""
+        modes, covariances, adjustments = zip(*parts, strict=True)
+        stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *adjustments)
+        return cls(np.array(modes), np.linalg.inv(np.array(covariances)), stacked)
+
+    def at(self, z: Float[Numbers, "coordinates"]) -> Adjustment:
+        """Adjustment at coordinates z (d,)."""
+        place: Any = 0
+        if len(self.modes) > 1:
+            gap = jnp.asarray(z) - jnp.asarray(self.modes)
+            place = jnp.argmin(jnp.einsum("ni,nij,nj->n", gap, jnp.asarray(self.precision), gap))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[place], self.adjustments)  # type: ignore[no-any-return]
+
+    @property
+    def widening(self) -> Float[jax.Array, ""]:
+        """Factor of the noise."""
+        return jnp.asarray(self.adjustments.widening)[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and lists, for JSON."""
+        parts = {name: np.asarray(value).tolist() for name, value in vars(self.adjustments).items()}
+        return {"modes": np.asarray(self.modes).tolist(), "precision": np.asarray(self.precision).tolist(), **parts}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Calibration":
+        """Rebuild what `to_dict` returned; TypeError, KeyError or ValueError where it is something else."""
+        arrays: dict[str, Any] = {name: np.asarray(value, dtype=np.float64) for name, value in record.items()}
+        return cls(arrays.pop("modes"), arrays.pop("precision"), Adjustment(**arrays))
+
+
+def uncalibrated(dim: int, num_maps: int) -> Calibration:
+    """Calibration that leaves a likelihood of `dim` coordinates as it is."""
     scaling = np.zeros((num_maps, 2, dim)), np.tile(np.eye(2), (num_maps, 1, 1)), np.ones((num_maps, 2))
-    return Adjustment(np.zeros(dim), np.eye(dim), 1.0, *scaling, np.zeros(num_maps))
+    none = Adjustment(np.zeros(dim), np.eye(dim), 1.0, *scaling, np.zeros(num_maps))
+    return Calibration.of([(np.zeros(dim), np.eye(dim), none)])
 
 
-def adjustment_to(sandwich: "Sandwich", center: Vector, covariance: Matrix, contrast: PerMap) -> Adjustment:
+def adjustment_to(
+    sandwich: "Sandwich", center: Vector, covariance: Matrix, contrast: PerMap, widening: float | None = None
+) -> Adjustment:
     """Adjustment whose likelihood has the curvature of the sandwich.
 
     Parameters
@@ -124,10 +172,12 @@ def adjustment_to(sandwich: "Sandwich", center: Vector, covariance: Matrix, cont
         Of the posterior for independent pairs.
     contrast : (n_maps,) array
         Estimate of the contrast of every map.
+    widening : float, optional
+        Factor of the noise; by default the root of variability over information, in the mean over directions.
     """
     root = np.linalg.cholesky(covariance)
     variability, information = (root.T @ x @ root for x in (sandwich.variability, sandwich.information))
-    power = float(np.trace(variability) / np.trace(information))
+    power = float(np.trace(variability) / np.trace(information)) if widening is None else widening**2
     values, vectors = np.linalg.eigh(variability / power + np.eye(len(root)) - information)
     matrix = root @ (vectors / np.sqrt(values)) @ vectors.T @ np.linalg.inv(root)
     slope = (sandwich.scaling_slope - sandwich.elimination @ matrix) / np.sqrt(power)

@@ -78,7 +78,11 @@ class Basins:
     @property
     def unseen(self) -> float:
         """Estimate of the share of the mass in modes that were not found."""
-        return float(self.shares[self.counts == 1].sum())
+        return self.share_of_rare(2)
+
+    def share_of_rare(self, often: int) -> float:
+        """Share of the mass in modes that were found by fewer than so many starts."""
+        return float(self.shares[self.counts < often].sum())
 
 
 def basins(ends: Ends, posterior: Posterior) -> Basins:
@@ -130,11 +134,11 @@ def _along_ridge(points: AnyArray, normal: AnyArray, posterior: Posterior) -> An
     at = [np.array(x) for x in score_many(points, posterior)]
     for _ in range(_ACROSS):
         steps = np.zeros_like(points)
-        for row in np.flatnonzero(_usable(Scoring(*at))):
-            _, gradient, information = (x[row] for x in at)
-            free = _damped(information, gradient, damping[row])
-            back = _damped(information, normal, damping[row])
-            steps[row] = free - back * (normal @ free) / (normal @ back)
+        rows = np.flatnonzero(_usable(Scoring(*at)))
+        _, gradient, information = (x[rows] for x in at)
+        free = _damped(information, gradient, damping[rows])
+        back = _damped(information, np.broadcast_to(normal, gradient.shape), damping[rows])
+        steps[rows] = free - back * ((free @ normal) / (back @ normal))[:, None]
         there = score_many(points + steps, posterior)
         better = _usable(there) & (there.value > at[0])
         points[better] += steps[better]
@@ -162,21 +166,18 @@ def climb(posterior: Posterior, starts: AnyArray, max_iterations: int, near: flo
         which = np.flatnonzero(active)
         if not which.size:
             break
-        step = np.array([_damped(_curvature(information[k], missed[k]), gradient[k], damping[k]) for k in which])
+        step = _damped(_curvature(information[which], missed[which]), gradient[which], damping[which])
         there = score_many(z[which] + step, posterior)
-        usable = _usable(there)
-        for row, k in enumerate(which):
-            gain, expected = there.value[row] - value[k], abs(gradient[k] @ step[row])
-            better = bool(usable[row] and gain > 0)
-            idle[k] = 0 if better and gain > max(near, _GAIN) else idle[k] + 1
-            if better:
-                change = gradient[k] - there.gradient[row]
-                learnt = _learnt(missed[k], there.information[row], step[row], change)
-                missed[k] = learnt if expected < _CLOSE else 0.0
-                z[k], value[k] = z[k] + step[row], there.value[row]
-                gradient[k], information[k] = there.gradient[row], there.information[row]
-            damping[k] *= 0.2 if better and gain > 0.25 * expected else 1.0 if better else 8.0
-            active[k] = expected > near and damping[k] < 1e9 and idle[k] < _IDLE
+        gain, expected = there.value - value[which], abs(np.einsum("ki,ki->k", gradient[which], step))
+        better = _usable(there) & (gain > 0)
+        idle[which] = np.where(better & (gain > max(near, _GAIN)), 0, idle[which] + 1)
+        k, row = which[better], np.flatnonzero(better)
+        learnt = _learnt(missed[k], there.information[row], step[row], gradient[k] - there.gradient[row])
+        missed[k] = np.where((expected[row] < _CLOSE)[:, None, None], learnt, 0.0)
+        z[k], value[k] = z[k] + step[row], there.value[row]
+        gradient[k], information[k] = there.gradient[row], there.information[row]
+        damping[which] *= np.where(better, np.where(gain > 0.25 * expected, 0.2, 1.0), 8.0)
+        active[which] = (expected > near) & (damping[which] < 1e9) & (idle[which] < _IDLE)
     order = np.argsort(-value)
     return Ends(z[order], value[order], information[order])
 
@@ -194,33 +195,53 @@ def _usable(at: Scoring) -> AnyArray:
 
 
 def _curvature(information: AnyArray, missed: AnyArray) -> AnyArray:
-    """The sum of both where it is finite and positive definite, else the first."""
+    """The sums (k, dim, dim) of both where they are finite and positive definite, else the first."""
     whole = information + missed
-    scale = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    diagonal = np.einsum("kii->ki", information)
+    scale = np.sqrt(np.maximum(diagonal, 1e-300))
     with np.errstate(over="ignore", invalid="ignore"):
-        unit = whole / np.outer(scale, scale)
-    return whole if np.isfinite(unit).all() and np.linalg.eigvalsh(unit)[0] > _DEFINITE else information
+        unit = whole / (scale[:, :, None] * scale[:, None, :])
+    sound = np.isfinite(unit).all(axis=(1, 2))
+    sound[sound] = np.linalg.eigvalsh(unit[sound])[:, 0] > _DEFINITE
+    return np.where(sound[:, None, None], whole, information)
 
 
 def _learnt(missed: AnyArray, information: AnyArray, step: AnyArray, change: AnyArray) -> AnyArray:
-    """What the information misses of the curvature, after a step along which the gradient fell by `change`."""
-    along, own = float(change @ step), float(step @ missed @ step)
-    if not along > 1e-12 * np.linalg.norm(change) * np.linalg.norm(step):
-        return missed
-    wanted = change - information @ step
-    missed = min(1.0, abs(float(wanted @ step)) / abs(own)) * missed if own else missed
-    left = wanted - missed @ step
-    both = np.outer(left, change) / along
-    return np.asarray(missed + both + both.T - (left @ step) * np.outer(change, change) / along**2)
+    """What informations (k, dim, dim) miss of the curvatures, after steps along which gradients fell by `change`."""
+
+    def dot(a: AnyArray, b: AnyArray) -> AnyArray:
+        return np.asarray(np.einsum("ki,ki->k", a, b))
+
+    def times(matrix: AnyArray, vector: AnyArray) -> AnyArray:
+        return np.asarray(np.einsum("kij,kj->ki", matrix, vector))
+
+    along, own = dot(change, step), dot(step, times(missed, step))
+    wanted = change - times(information, step)
+    with np.errstate(all="ignore"):  # what is not finite is not learnt
+        ratio = np.minimum(1.0, abs(dot(wanted, step)) / abs(own))
+        shrunk = np.where(own == 0, 1.0, ratio)[:, None, None] * missed
+        left = wanted - times(shrunk, step)
+        both = left[:, :, None] * change[:, None, :] / along[:, None, None]
+        twice = (dot(left, step) / along**2)[:, None, None] * (change[:, :, None] * change[:, None, :])
+        found = shrunk + both + np.swapaxes(both, 1, 2) - twice
+        usable = along > 1e-12 * np.linalg.norm(change, axis=1) * np.linalg.norm(step, axis=1)
+    usable &= np.isfinite(found).all(axis=(1, 2))
+    return np.where(usable[:, None, None], found, missed)
 
 
-def _damped(information: AnyArray, gradient: AnyArray, damping: float) -> AnyArray:
-    """Step of Levenberg and Marquardt, scaled by the diagonal of the information."""
-    least = max(1e-12 * np.trace(information), 1e-300)
-    scale = np.maximum(np.diag(information) + least, least)  # less than 0 by rounding
-    matrix = information + np.diag(damping * scale)
+def _damped(information: AnyArray, gradient: AnyArray, damping: AnyArray) -> AnyArray:
+    """Steps (k, dim) of Levenberg and Marquardt, scaled by the diagonals of the informations."""
+    diagonal = np.einsum("kii->ki", information)
+    least = np.maximum(1e-12 * diagonal.sum(axis=1), 1e-300)[:, None]
+    scale = np.maximum(diagonal + least, least)  # less than 0 by rounding
     root = np.sqrt(scale)
-    return np.asarray(np.linalg.lstsq(matrix / np.outer(root, root), gradient / root, rcond=None)[0] / root)
+    matrix = information / (root[:, :, None] * root[:, None, :])
+    matrix += damping[:, None, None] * np.eye(matrix.shape[1])
+    values, vectors = np.linalg.eigh(matrix)
+    rounding = matrix.shape[1] * np.finfo(float).eps * abs(values).max(axis=1, keepdims=True)
+    along = np.einsum("kij,ki->kj", vectors, gradient / root)
+    solved = np.where(abs(values) > rounding, along / np.where(values == 0, 1.0, values), 0.0)
+    return np.asarray(np.einsum("kij,kj->ki", vectors, solved) / root)
 
 
 def root_of_inverse(information: AnyArray) -> AnyArray:

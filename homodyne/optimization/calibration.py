@@ -1,6 +1,6 @@
 """From the posterior for independent pairs to the calibrated one, whose width is that under correlated noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ from homodyne.data.twotime import TwoTimeData
 from homodyne.device.config import detect_hardware
 from homodyne.errors import ConvergenceError
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, log_densities, score_many
-from homodyne.noise.adjustment import Adjustment, adjusted_covariance, adjustment_to, unadjusted
+from homodyne.noise.adjustment import Adjustment, Calibration, adjusted_covariance, adjustment_to, uncalibrated
 from homodyne.noise.map_view import MapView
 from homodyne.noise.sandwich import Sandwich, sandwich
 from homodyne.noise.speckle_noise import CountingFacts, SpeckleNoise
-from homodyne.optimization.pilot import Mode, Pilot, PilotSettings, modes_from
+from homodyne.optimization.pilot import DEAD, Mode, Pilot, PilotSettings, completed, modes_from
 from homodyne.physics.compiling import compiled
 from homodyne.physics.coordinates import level_columns
 from homodyne.physics.space import ParameterSpace
@@ -35,7 +35,9 @@ _TRIED, _STARTS = 1000, 4  # draws among which starts are looked for, and starts
 _LEFT_OPEN = 2.0  # in log density below the best, that the answer under narrower noise may lie: two standard deviations
 _SLOWER = (1.5, 3.0, 4.5)  # logarithms of factors by which a decay is slower, from where climbs start
 _COMPARABLE = 8.0  # log density by which it may lie below the mode
-_LOST = 20.0  # log density by which a mode is lower than it was, against the best, that is none any more
+_BETTER = 0.5  # log density by which a mode that was found late is the best, and the noise is taken there
+_SEARCHES = 4  # for modes, at most
+_OTHER = 4.0  # standard deviations from where noise was estimated, from which on it is estimated anew
 _NEAR = 0.3  # standard deviations between the point where it was made and the mode
 
 
@@ -45,6 +47,8 @@ class NoiseReport:
 
     Attributes
     ----------
+    z : (d,) array
+        Where it was estimated.
     adjustment : Adjustment
         Of the likelihood.
     covariance : (d, d) array
@@ -57,13 +61,14 @@ class NoiseReport:
     notes : tuple of str
         What a user should know.
     noise : SpeckleNoise
-        Where it was estimated.
+        At z.
     checks : dict
         Tests of the fit against its data, see `homodyne.noise.crosscheck`; empty until these have run.
     prior : dict
         Distance between prior and data, as of `homodyne.optimization.model_checks.prior_distance`; likewise.
     """
 
+    z: AnyArray
     adjustment: Adjustment
     covariance: AnyArray
     inflation: Mapping[str, Any]
@@ -86,35 +91,112 @@ def noise_report(data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> Noise
 
 
 def calibrated(
-    data: TwoTimeData, pilot: Pilot, known: SpeckleConfig, report: NoiseReport, settings: PilotSettings
+    data: TwoTimeData,
+    pilot: Pilot,
+    known: SpeckleConfig,
+    report: NoiseReport,
+    settings: PilotSettings,
+    rng: np.random.Generator,
 ) -> tuple[Pilot, NoiseReport]:
     """Pilot fit of the calibrated posterior, from that for independent pairs and the report on its noise.
 
-    The sandwich is right near the point where it is made. Where the calibrated mode turns out to be elsewhere, because
-    priors weigh more against correlated noise, it is made anew there, or half-way once steps do not become shorter. The
-    report that is returned is that of the shortest step.
+    Every mode that may matter gets an adjustment of its own, the best first, whose widening is that of all. Since modes
+    weigh otherwise under correlated noise, they are looked for again, until no more are found. The report that is
+    returned is that of the best.
     """
-    space, where, previous, share = pilot.space, pilot.mode, np.inf, 1.0
-    best: tuple[float, Posterior, tuple[Mode, ...], NoiseReport] | None = None
+    first, posterior, modes = _at_best(data, pilot, known, report, settings)
+    reports, followed = [first], list[Mode]()
+    found = replace(pilot, posterior=posterior, modes=modes)
+    for attempt in range(_SEARCHES):
+        weighty, share = _without_report(pilot, (*pilot.modes, *found.modes), reports, followed, settings)
+        if attempt and not weighty:
+            break
+        for mode in weighty:
+            at = _consistent(mode, (), data, pilot, known, None, settings, reports[0].adjustment.widening)
+            if at is not None and _distance(at.report.z, reports, pilot.space)[1] > _OTHER:
+                reports.append(at.report)
+        followed += weighty
+        if weighty:
+            posterior = _calibrated_about(reports, pilot)
+            starts = np.array([*(one.z for one in reports), *(mode.z for mode in pilot.modes)])
+            found = replace(found, posterior=posterior, modes=tuple(modes_from(posterior, starts, settings)))
+        before, found = found.mode.log_density, completed(found, rng, replace(settings, depth=DEAD))
+        if found.mode.log_density > before + _BETTER:
+            better = replace(pilot, modes=(found.mode, *pilot.modes))
+            first, posterior, modes = _at_best(data, better, known, noise_report(data, better, known), settings)
+            reports, followed, found = [first], [], replace(found, posterior=posterior, modes=modes)
+    else:
+        found = replace(found, unseen=max(found.unseen, share))
+    return found, reports[_distance(found.mode.z, reports, pilot.space)[0]]
+
+
+class _Consistent(NamedTuple):
+    """A report on the noise that is made where the posterior that it calibrates has a mode.
+
+    Standard deviations between the two, the posterior, its modes, and the report.
+    """
+
+    moved: float
+    posterior: Posterior
+    modes: tuple[Mode, ...]
+    report: NoiseReport
+
+
+def _at_best(
+    data: TwoTimeData, pilot: Pilot, known: SpeckleConfig, report: NoiseReport, settings: PilotSettings
+) -> tuple[NoiseReport, Posterior, tuple[Mode, ...]]:
+    """Report at the best mode of the posterior that it calibrates, this posterior and its modes."""
+    at = _consistent(pilot.mode, pilot.modes[1:], data, pilot, known, report, settings, None)
+    if at is None:
+        raise ConvergenceError(
+            "with correlated noise the posterior is zero at the modes for independent pairs: a prior or a bound cuts "
+            "them off; widen it"
+        )
+    slow = _with_slower_decay(data, pilot, known, at.report, settings, at.posterior, at.modes)
+    posterior, modes, report = slow or (at.posterior, at.modes, at.report)
+    if at.moved >= _NEAR:
+        far = (
+            f"speckle noise: what it does to the uncertainty depends on the parameters, and is known only "
+            f"{at.moved:.1f} standard deviations off the mode: take the widths as rough"
+        )
+        report = replace(report, notes=(*report.notes, far))
+    return report, posterior, modes
+
+
+def _consistent(
+    where: Mode,
+    others: Sequence[Mode],
+    data: TwoTimeData,
+    pilot: Pilot,
+    known: SpeckleConfig,
+    report: NoiseReport | None,
+    settings: PilotSettings,
+    widening: float | None,
+) -> _Consistent | None:
+    """Find a report that is made at a mode of the posterior that it calibrates; None where this is zero.
+
+    The sandwich is right near the point where it is made. Where the best calibrated mode that is reached from there and
+    from others turns out to be elsewhere, because priors weigh more against correlated noise, it is made anew there, or
+    half-way once steps do not become shorter. The report that is returned is that of the shortest step.
+    """
+    space, previous, share = pilot.space, np.inf, 1.0
+    report = _report_at(where, data, pilot, known, widening) if report is None else report
+    best: _Consistent | None = None
     for left in reversed(range(_ROUNDS)):
-        posterior = replace(pilot.posterior, adjustment=report.adjustment)
-        starts = np.array([where.z, *(mode.z for mode in pilot.modes[1:])])
-        modes = tuple(modes_from(posterior, starts, settings))
+        posterior = _calibrated_about([report], pilot)
+        modes = tuple(modes_from(posterior, np.array([where.z, *(mode.z for mode in others)]), settings))
         if not modes:
-            modes = tuple(modes_from(posterior, _inside(where, posterior), settings))
+            modes = tuple(modes_from(posterior, _inside(where, posterior, report), settings))
         if not modes:
             if best is None:
-                raise ConvergenceError(
-                    "with correlated noise the posterior is zero at the modes for independent pairs: a prior or a "
-                    "bound cuts them off; widen it"
-                )
+                return None
             share /= 2
         else:
             place, top = where.z, modes[0]
             gap = np.asarray(space.difference(top.z, place))
             moved = float(np.linalg.norm(np.linalg.solve(np.linalg.cholesky(report.covariance), gap)))
-            if best is None or moved < best[0]:
-                best = moved, posterior, modes, report
+            if best is None or moved < best.moved:
+                best = _Consistent(moved, posterior, modes, report)
             if moved < _NEAR:
                 break
             share = 0.5 if share < 1 or moved > _SHRINKS * previous else 1.0
@@ -124,31 +206,46 @@ def calibrated(
         between = place + share * gap
         usable = share < 1 and bool(np.isfinite(space.log_prior(jnp.asarray(between[: space.dim]))))
         where = replace(top, z=between if usable else top.z)
-        report = _report_at(where, data, pilot, known)
-    assert best is not None
-    moved, posterior, modes, report = best
-    slow = _with_slower_decay(data, pilot, known, report, settings, posterior, modes)
-    posterior, modes, report = slow or (posterior, modes, report)
-    if moved >= _NEAR:
-        far = (
-            f"speckle noise: what it does to the uncertainty depends on the parameters, and is known only {moved:.1f} "
-            "standard deviations off the mode: take the widths as rough"
-        )
-        report = replace(report, notes=(*report.notes, far))
-    return replace(pilot, posterior=posterior, modes=modes), report
+        report = _report_at(where, data, pilot, known, widening)
+    return best
 
 
-def lost_modes(before: Pilot, after: Pilot) -> tuple[Mode, ...]:
-    """Modes for independent pairs that matter, and where the calibrated posterior is as good as zero.
+def _without_report(
+    pilot: Pilot,
+    modes: Sequence[Mode],
+    reports: Sequence[NoiseReport],
+    followed: Sequence[Mode],
+    settings: PilotSettings,
+) -> tuple[list[Mode], float]:
+    """Modes that matter under the wider noise, have no report and were not followed to one; their share of the mass.
 
-    The calibration is right near the mode where it is made. Others, far from it, it moves or removes: of heterodyne
-    flow always the one in which the components are exchanged.
+    Their weights are those of independent pairs with that noise, since a calibration says nothing far from its mode.
     """
-    masses = [mode.log_density + 0.5 * np.linalg.slogdet(mode.covariance)[1] for mode in before.modes]
-    shares = np.exp(np.array(masses) - np.logaddexp.reduce(masses))
-    heights = log_densities(np.array([mode.z for mode in before.modes]), after.posterior) - after.mode.log_density
-    own = np.array([mode.log_density for mode in before.modes]) - before.mode.log_density
-    return tuple(before.modes[k] for k in np.flatnonzero((shares >= UNSEEN) & (heights < own - _LOST)))
+    space = pilot.space
+    if all(_distance(mode.z, reports, space)[1] <= _OTHER for mode in modes):
+        return [], 0.0
+    widened = _without_calibration(pilot).with_sigma(pilot.sigma * reports[0].adjustment.widening)
+    starts = np.array([*(one.z for one in reports), *(mode.z for mode in modes)])
+    reached = modes_from(widened, starts, settings)
+    masses = np.array([mode.log_density + 0.5 * np.linalg.slogdet(mode.covariance)[1] for mode in reached])
+    shares = np.exp(masses - np.logaddexp.reduce(masses))
+    other = [_distance(mode.z, reports, space)[1] > _OTHER for mode in reached]
+    new = [all(_distance(mode.z, [one], space)[1] > 1.0 for one in followed) for mode in reached]
+    chosen = np.flatnonzero((shares >= UNSEEN) & other & new)
+    return [reached[k] for k in chosen], float(shares[chosen].sum())
+
+
+def _distance(z: AnyArray, places: Sequence[NoiseReport | Mode], space: ParameterSpace) -> tuple[int, float]:
+    """Number of the nearest of some modes or reports, and how many of its standard deviations away z (d,) is."""
+    gaps = [np.asarray(space.difference(z, one.z)) for one in places]
+    squares = [gap @ np.linalg.solve(one.covariance, gap) for gap, one in zip(gaps, places, strict=True)]
+    return int(np.argmin(squares)), float(np.sqrt(min(squares)))
+
+
+def _calibrated_about(reports: Sequence[NoiseReport], pilot: Pilot) -> Posterior:
+    """Posterior that is calibrated where these reports were made."""
+    parts = [(one.z, one.covariance, one.adjustment) for one in reports]
+    return replace(pilot.posterior, calibration=Calibration.of(parts))
 
 
 def _with_slower_decay(
@@ -183,7 +280,7 @@ def _with_slower_decay(
         other = _report_at(mode, data, pilot, known)
         if np.linalg.slogdet(other.covariance)[1] <= np.linalg.slogdet(report.covariance)[1]:
             continue
-        wider = replace(posterior, adjustment=other.adjustment)
+        wider = _calibrated_about([other], pilot)
         found = tuple(modes_from(wider, np.array([mode.z, *(one.z for one in modes)]), settings))
         if found and log_densities(top.z[None], wider)[0] > found[0].log_density - _LEFT_OPEN:
             said = "speckle noise: a slower decay explains the data nearly as well; its noise, which is wider, is used"
@@ -191,12 +288,12 @@ def _with_slower_decay(
     return None
 
 
-def _inside(where: Mode, posterior: Posterior) -> AnyArray:
+def _inside(where: Mode, posterior: Posterior, report: NoiseReport) -> AnyArray:
     """Starts (n, dim) at which the calibrated posterior is not zero, though it is at a mode for independent pairs.
 
     One is the point whose likelihood is that of the mode; the others are the best draws about it.
     """
-    adjustment = posterior.adjustment
+    adjustment = report.adjustment
     same = adjustment.center + np.linalg.solve(adjustment.matrix, where.z - adjustment.center)
     points = np.concatenate([same[None], where.draw(_TRIED, np.random.default_rng(0))])
     values = log_densities(points, posterior)
@@ -268,12 +365,12 @@ def _local(z: jax.Array, space: ParameterSpace) -> Local:
 
 def _independent(pilot: Pilot, z: AnyArray) -> Evaluation:
     """Evaluation at z (d,) for independent pairs with the noise of the pilot fit."""
-    return evaluate_many(z[None], _without_adjustment(pilot))
+    return evaluate_many(z[None], _without_calibration(pilot))
 
 
-def _without_adjustment(pilot: Pilot) -> Posterior:
-    none = unadjusted(pilot.space.dim, pilot.problem.maps.num_maps)
-    return replace(pilot.posterior, sigma=pilot.sigma, adjustment=none)
+def _without_calibration(pilot: Pilot) -> Posterior:
+    none = uncalibrated(pilot.space.dim, pilot.problem.maps.num_maps)
+    return replace(pilot.posterior, sigma=pilot.sigma, calibration=none)
 
 
 def _squares(at: Evaluation, sigma: AnyArray) -> AnyArray:
@@ -288,8 +385,10 @@ def _squares(at: Evaluation, sigma: AnyArray) -> AnyArray:
     return np.asarray(np.where(squares > _LIGHTEST * m.points[0] * sigma**2, squares, m.points[0] * sigma**2))
 
 
-def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig) -> NoiseReport:
-    """Noise and sandwich at a point."""
+def _report_at(
+    mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig, widening: float | None = None
+) -> NoiseReport:
+    """Noise and sandwich at a point; `widening` is that of `adjustment_to`."""
     space = pilot.space
     d = space.dim
     z, root = mode.z[:d], np.linalg.cholesky(mode.covariance[:d, :d])
@@ -300,8 +399,8 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
     squares, cores = _squares(at, pilot.sigma), detect_hardware().cores
     found = sandwich(views, pilot.sigma, facts, root, scaling_prior, squares, here.information, cores)
     covariance = np.linalg.inv(found.information + found.prior_information + here.information)
-    slope = score_many(z[None], _without_adjustment(pilot)).gradient[0] - here.gradient
-    adjustment = adjustment_to(found, z + covariance @ slope, covariance, at.scaling_mean[0, :, 1])
+    slope = score_many(z[None], _without_calibration(pilot)).gradient[0] - here.gradient
+    adjustment = adjustment_to(found, z + covariance @ slope, covariance, at.scaling_mean[0, :, 1], widening)
     wide = adjusted_covariance(adjustment, found, here.information, scaling_prior)
     inflation = _inflation(space, here, covariance, wide)
     inflation |= _scaling_inflation(found, at.scaling_covariance[0], covariance, wide, scaling_prior)
@@ -315,7 +414,7 @@ def _report_at(mode: Mode, data: TwoTimeData, pilot: Pilot, known: SpeckleConfig
         "contradicted": list(noise.contradicted),
         "widening": adjustment.widening,
     }
-    return NoiseReport(adjustment, wide, inflation, numbers, noise.notes, noise)
+    return NoiseReport(z, adjustment, wide, inflation, numbers, noise.notes, noise)
 
 
 def _inflation(space: ParameterSpace, here: Local, narrow: AnyArray, wide: AnyArray) -> dict[str, Any]:

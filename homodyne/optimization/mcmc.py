@@ -41,7 +41,7 @@ from homodyne.likelihood.posterior import (
 )
 from homodyne.likelihood.reduction import Accuracy
 from homodyne.optimization.assembly import Run, assemble, consensus_result
-from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, lost_modes, noise_report
+from homodyne.optimization.calibration import WIDEST, NoiseReport, calibrated, noise_report
 from homodyne.optimization.cmc.consensus import Consensus
 from homodyne.optimization.exploration import Exploration, explored
 from homodyne.optimization.model_checks import model_checks, prior_distance, prior_shares
@@ -57,7 +57,6 @@ logger = logging.getLogger(__name__)
 
 _REDUCTIONS = 3  # times that the data are reduced, finer and finer, until direct sums agree
 _FINER = 0.1  # factor of the tolerance from one to the next
-_BETTER = 0.5  # log density by which a mode that was found late is the best, and the noise is taken there
 _AHEAD = 0.5  # of the limit, of the error before shards are sampled
 ENOUGH = 200  # effective draws from which "auto" is content with a corrected Laplace approximation
 _RANK = {Verdict.CERTIFIED: 3, Verdict.CORRECTED: 2, Verdict.REFUSED: 0}
@@ -184,14 +183,11 @@ def _fit(data: TwoTimeData, problem: Problem, settings: Config, tell: Progress, 
     suspect += _strain(pilot, data)
     report = noise_report(data, pilot, settings.speckle)
     tested = model_checks(pilot, report.noise)
-    independent = pilot
+    rng = np.random.default_rng([settings.seed, 8])
     if widened:
-        pilot, report = calibrated(data, pilot, settings.speckle, report, search)
-    before, pilot = pilot.mode.log_density, completed(pilot, np.random.default_rng([settings.seed, 8]), search)
-    if widened and pilot.mode.log_density > before + _BETTER:
-        report = noise_report(data, pilot, settings.speckle)
-        pilot, report = calibrated(data, pilot, settings.speckle, report, search)
-    pilot = replace(pilot, lost=lost_modes(independent, pilot)) if widened else pilot
+        pilot, report = calibrated(data, pilot, settings.speckle, report, search, rng)
+    else:
+        pilot = completed(pilot, rng, search)
     report = replace(report, checks=tested, prior={**prior_distance(pilot), "shares": prior_shares(pilot)})
     conflict = [report.prior["alarm"]] if report.prior.get("alarm") else []
     pilot = replace(pilot, notes=(*conflict, *_of_model(pilot, data), *pilot.notes)).noting(*report.notes)
@@ -511,7 +507,7 @@ def _run(
         "pilot": {
             "num_starts": pilot.num_starts,
             "num_converged": pilot.num_converged,
-            "num_modes": len(pilot.modes) + len(pilot.lost),
+            "num_modes": len(pilot.modes),
             "unseen": pilot.unseen,
             "newton_step": pilot.mode.newton_step,
         },

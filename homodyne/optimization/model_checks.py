@@ -17,7 +17,7 @@ from scipy.special import chdtrc, ndtri
 
 from homodyne.arrays import Array
 from homodyne.likelihood.nodes import Moments
-from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, score_many
+from homodyne.likelihood.posterior import Evaluation, Posterior, adjusted, evaluate_many, score_many
 from homodyne.likelihood.scaling import effective_noise, least_squares, scaling_estimate
 from homodyne.noise.crosscheck import cross_check
 from homodyne.noise.speckle_noise import SpeckleNoise
@@ -163,7 +163,7 @@ def _pull(pilot: Pilot, at: Evaluation) -> Array:
 
     That of the likelihood integrated over them has no zero where the data say nothing.
     """
-    noise = np.asarray(effective_noise(pilot.sigma, pilot.posterior.adjustment))
+    noise = np.asarray(effective_noise(pilot.sigma, pilot.posterior.calibration))
     half = 0.5 * np.sum(least_squares(at.moments)[0] / noise**2, axis=-1)
     d = pilot.space.dim
     return np.asarray((half[d : 2 * d] - half[:d]) / (2 * _STEP))
@@ -172,11 +172,9 @@ def _pull(pilot: Pilot, at: Evaluation) -> Array:
 @compiled
 def _data_alone(points: jax.Array, m: Moments, sigma: Any, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
     """Estimate and information of (offset, contrast) without their prior at points (n, dim) with moments."""
-    center = posterior.adjustment.center
 
     def one(z: jax.Array, m: Moments) -> tuple[jax.Array, jax.Array]:
-        difference = z[: posterior.space.dim] - center
-        return scaling_estimate(m, sigma, posterior.scaling, posterior.adjustment, difference)
+        return scaling_estimate(m, sigma, posterior.scaling, *adjusted(z[: posterior.space.dim], posterior))
 
     return jax.vmap(one)(points, m)
 

@@ -16,7 +16,7 @@ from homodyne.arrays import AnyArray
 from homodyne.certificate.density import Progress
 from homodyne.certificate.mode_search import UNSEEN
 from homodyne.errors import ConvergenceError, DataError
-from homodyne.likelihood.nodes import Nodes
+from homodyne.likelihood.nodes import Nodes, padded
 from homodyne.likelihood.posterior import Evaluation, Posterior, evaluate_many, log_densities, score_many
 from homodyne.likelihood.reduction import Accuracy, Grid
 from homodyne.likelihood.scaling import least_squares
@@ -30,12 +30,19 @@ DEAD = 30.0
 _MOST_MODES = 12  # modes that are followed on all data
 _TRIED_MODES = 4  # modes, the heaviest, at which cells are tried
 _DOUBLINGS = 5  # of the starts, at most
+_OFTEN = (
+    5  # starts that find a mode, at least, before no more are made: one three times as hard to find is hardly missed
+)
+_SPARSE = 1000  # pairs of frames for the first part of climbs from further starts
 _SCANNED, _PEAKS = 256, 12  # points of a scan along a coordinate, and local maxima, the highest, that are climbed from
 _PEAK_DEPTH = 1e4  # log density below the best end, from which on a local maximum is none
 _HEAVY = 1.2  # ratio of plain to robust sd of the residuals that is reported
 _SEEN = 7.0  # how far below the best one a mode may lie that decides about coordinates, in log density
 _ARRIVED = 0.02  # length of the Newton step, in posterior sd, at a mode
 _NEAR = 0.01  # gain in log density that a step of a climb on thinned data has to promise
+_ROUGHLY = 0.3  # on few pairs
+_FOLLOWED = 24  # of these, the best, at most
+_FEW_DEPTH = 50.0  # log density on few pairs below the best, from which on a climb does not go on
 _ACCURACY = Accuracy(8, 1e-4)
 _STEP = 0.3  # of differences for the curvature, in posterior sd
 _STILL = 0.01  # change of the noise, in its own standard errors, that is none
@@ -143,8 +150,6 @@ class Pilot:
         Where the climbs on thinned data ended.
     unseen : float
         Estimate of the share of the mass in modes that were not found, by `completed`.
-    lost : tuple of Mode
-        Modes for independent pairs that matter, and of which the posterior as it is calibrated at the best has none.
     """
 
     problem: Problem
@@ -158,7 +163,6 @@ class Pilot:
     notes: tuple[str, ...]
     ends: AnyArray
     unseen: float = 0.0
-    lost: tuple[Mode, ...] = ()
 
     @property
     def mode(self) -> Mode:
@@ -188,17 +192,7 @@ class Pilot:
             below = ", ".join(f"{self.mode.log_density - m.log_density:.1f}" for m in self.modes[1:])
             count = f"the posterior has {len(self.modes)} modes"
             notes = (f"{count}; the others lie {below} below the best in log density", *notes)
-        notes = (*(_another(self, mode) for mode in self.lost), *notes)
         return replace(self, notes=notes)
-
-
-def _another(pilot: Pilot, mode: Mode) -> str:
-    """What is said of a mode that was lost, by the parameters in which it differs most from the best."""
-    here, there = pilot.parameters_at(pilot.mode), pilot.parameters_at(mode)
-    apart = {name: abs(there[name] - here[name]) / (abs(there[name]) + abs(here[name]) + 1e-300) for name in here}
-    names = sorted(pilot.space.free_names, key=lambda name: -apart[name])[:3]
-    said = ", ".join(f"{name} = {there[name]:.3g} in place of {here[name]:.3g}" for name in names)
-    return f"the data allow another answer as well, which is not among the draws: {said}; exclude one by a prior"
 
 
 def pilot_fit(
@@ -247,7 +241,7 @@ def pilot_fit(
         )
     sigma = noise_at(problem, thin, ends.z[0])
     thin = thin.with_sigma(sigma)
-    climbs, found, num_starts = _searched(thin, ends.z, starts, settings)
+    climbs, found, num_starts = _searched(thin, _sparse(problem, sigma), ends.z, starts, settings)
     modes = modes_from(thin, found.z[:_MOST_MODES], settings)
     space = _suited(problem.space, modes)
     points, last = (
@@ -289,11 +283,12 @@ def completed(pilot: Pilot, rng: np.random.Generator, settings: PilotSettings) -
     posterior = pilot.posterior if pilot.posterior.sigma is not None else pilot.posterior.with_sigma(pilot.sigma)
     climbs = climb(posterior, pilot.ends, settings.max_iterations, _NEAR)
     found = basins(climbs, posterior)
-    if found.unseen < UNSEEN:
+    if found.share_of_rare(_OFTEN) < UNSEEN:
         return replace(pilot, unseen=found.unseen)
     candidates = pilot.space.draw_supported(rng, settings.num_candidates)
-    candidates = candidates[np.argsort(-log_densities(candidates, posterior))]
-    climbs, found, more = _doubled(posterior, climbs, candidates, settings)
+    sparse = replace(_sparse(pilot.problem, pilot.sigma), space=pilot.space)
+    candidates = candidates[np.argsort(-log_densities(candidates, sparse))]
+    climbs, found, more = _doubled(posterior, sparse, climbs, candidates, settings)
     known = np.array([mode.z[: pilot.space.dim] for mode in pilot.modes])
     modes = modes_from(posterior, np.concatenate([known, found.z[:_MOST_MODES]]), settings)
     if pilot.posterior.sigma is None:
@@ -303,7 +298,7 @@ def completed(pilot: Pilot, rng: np.random.Generator, settings: PilotSettings) -
 
 
 def _searched(
-    thin: Posterior, ends: AnyArray, candidates: AnyArray, settings: PilotSettings
+    thin: Posterior, sparse: Posterior, ends: AnyArray, candidates: AnyArray, settings: PilotSettings
 ) -> tuple[Ends, Basins, int]:
     """Ends and modes of thinned data, from ends of climbs with another noise, and the number of starts.
 
@@ -316,22 +311,36 @@ def _searched(
     scanned = _scan(thin, climbs, candidates)
     climbs = climbs.joined(climb(thin, scanned, settings.max_iterations, _NEAR)) if len(scanned) else climbs
     num_starts = len(ends) + len(scanned)
-    climbs, found, more = _doubled(thin, climbs, candidates[settings.num_starts :], settings)
+    climbs, found, more = _doubled(thin, sparse, climbs, candidates[settings.num_starts :], settings)
     return climbs, found, num_starts + more
 
 
 def _doubled(
-    posterior: Posterior, climbs: Ends, candidates: AnyArray, settings: PilotSettings
+    posterior: Posterior, sparse: Posterior, climbs: Ends, candidates: AnyArray, settings: PilotSettings
 ) -> tuple[Ends, Basins, int]:
-    """Ends, modes and number of further starts, from more and more of the candidates while a mode may be missing."""
+    """Ends, modes and number of further starts, from more and more of the candidates while a mode may be missing.
+
+    Modes that few starts have found are no sign that a better one, which is harder to find, would have been seen.
+    Climbs begin on the posterior of few pairs, and go on where they are not far below the best there.
+    """
     found, used = basins(climbs, posterior), 0
+    highest = log_densities(climbs.z[:_TRIED_MODES], sparse).max(initial=-np.inf)
+    depth = max(settings.depth * sparse.nodes.num_points / max(posterior.nodes.num_points, 1), _FEW_DEPTH)
     for _ in range(_DOUBLINGS):
         more = candidates[used : 2 * used + settings.num_starts]
-        if found.unseen < UNSEEN or not len(more):
+        if found.share_of_rare(_OFTEN) < UNSEEN or not len(more):
             break
-        climbs = climbs.joined(climb(posterior, more, settings.max_iterations, _NEAR))
+        begun = climb(sparse, more, settings.max_iterations, _ROUGHLY)
+        hopeful = begun.z[begun.value > max(begun.value.max(initial=-np.inf), highest) - depth][:_FOLLOWED]
+        climbs = climbs.joined(climb(posterior, hopeful, settings.max_iterations, _NEAR))
         found, used = basins(climbs, posterior), used + len(more)
     return climbs, found, used
+
+
+def _sparse(problem: Problem, sigma: AnyArray) -> Posterior:
+    """Posterior of few pairs, and of as few nodes."""
+    nodes = problem.thinned(_SPARSE)
+    return replace(problem.posterior(nodes, sigma), nodes=padded(nodes))
 
 
 def _scan(thin: Posterior, climbs: Ends, candidates: AnyArray) -> AnyArray:

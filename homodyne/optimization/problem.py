@@ -17,7 +17,7 @@ from homodyne.likelihood.nodes import Nodes, padded
 from homodyne.likelihood.posterior import Posterior
 from homodyne.likelihood.reduction import Accuracy, Grid, find_cells
 from homodyne.likelihood.scaling import ScalingPrior
-from homodyne.noise.adjustment import unadjusted
+from homodyne.noise.adjustment import uncalibrated
 from homodyne.optimization.passes import Passes
 from homodyne.physics.space import ParameterSpace
 
@@ -61,7 +61,7 @@ class Problem:
         There are at least as many nodes as in thinned data, so that small data have one compiled program.
         """
         dim, count = self.space.dim, self.maps.num_maps
-        return Posterior(self.space, self.padded(nodes), self.scaling, sigma, unadjusted(dim, count))
+        return Posterior(self.space, self.padded(nodes), self.scaling, sigma, uncalibrated(dim, count))
 
     def padded(self, nodes: Nodes) -> Nodes:
         """Nodes filled up to one of few numbers, at least that of thinned data."""

@@ -35,7 +35,7 @@ from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import Moments, Nodes, add, padded
 from homodyne.likelihood.posterior import Posterior, evaluate_from, evaluate_many, log_densities, log_prior
 from homodyne.likelihood.scaling import ScalingPrior, effective_noise, scaling_draws
-from homodyne.noise.adjustment import Adjustment
+from homodyne.noise.adjustment import Calibration
 from homodyne.optimization.cmc.backends.base import BackendOptions, CMCBackend
 from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.combination import find_combiner
@@ -105,8 +105,8 @@ class XpcsModel(Model):
     scaling : ScalingPrior
     sigma : (n_maps,) array
         Standard deviation of a pair of weight one.
-    adjustment : Adjustment
-        Calibration for correlated noise.
+    calibration : Calibration
+        For correlated noise.
     """
 
     space: ParameterSpace
@@ -116,14 +116,14 @@ class XpcsModel(Model):
     gap: float | None
     scaling: ScalingPrior
     sigma: Array
-    adjustment: Adjustment
+    calibration: Calibration
 
     @classmethod
     def of(cls, pilot: Pilot) -> "XpcsModel":
         """Take over everything but the data."""
         maps, posterior = pilot.problem.maps, pilot.posterior
         return cls(
-            posterior.space, maps.t, maps.q, maps.phi, maps.gap, posterior.scaling, pilot.sigma, posterior.adjustment
+            posterior.space, maps.t, maps.q, maps.phi, maps.gap, posterior.scaling, pilot.sigma, posterior.calibration
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class XpcsModel(Model):
 
     def posterior(self, nodes: Nodes, power: float = 1.0) -> Posterior:
         """Posterior of a part of the data, with the prior of (offset, contrast) to a power."""
-        return Posterior(self.space, nodes, self.scaling.to_power(power), self.sigma, self.adjustment)
+        return Posterior(self.space, nodes, self.scaling.to_power(power), self.sigma, self.calibration)
 
     def argument(self, shard: Shard) -> Posterior | Condensed:
         """Everything that the log density depends on, as an argument of compiled programs."""
@@ -191,7 +191,7 @@ class XpcsModel(Model):
         m = Moments(*(column[0] for column in evaluate_many(x[None, :d], self.posterior(shard.nodes)).moments))
         gap = m.mean - offset
         squares = m.scatter + m.weight * gap**2 - 2 * contrast * (m.yg + gap * m.g) + contrast**2 * m.gg
-        sigma = np.asarray(effective_noise(self.sigma, self.adjustment))
+        sigma = np.asarray(effective_noise(self.sigma, self.calibration))
         likelihood = -0.5 * m.points * np.log(2 * np.pi * sigma**2) + 0.5 * m.log_weights - 0.5 * squares / sigma**2
         prior = self.scaling.log_density(np.stack([offset, contrast], axis=1)).sum()
         return float(likelihood.sum() + power * (prior + self.log_prior(jnp.asarray(x[:d]))))
@@ -309,12 +309,12 @@ def fit_shards(
         "modes": [[np.asarray(part).tolist() for part in mode] for mode in modes],
         "notes": list(pilot.notes),
         "noise": dict(noise or {}),
-        "adjustment": model.adjustment.to_dict(),
+        "calibration": model.calibration.to_dict(),
         "init": init.to_list(),
     }  # fmt: skip
     manifest = Manifest(
         data=data.digest(),
-        model="homodyne two-time maps 5",
+        model="homodyne two-time maps 6",
         configuration=_decisive(config, count, data.q.tolist(), problem.maps.gap),
         names=model.joint_names,
         points=tuple(part.num_points for part in parts),
@@ -364,12 +364,12 @@ def reopen(store: ShardStore) -> tuple[XpcsModel, Config, Initialization, list[M
         gap, space = setup["gap"], space_of(config, t).suited_as(setup["coordinates"])
         init = Initialization.of_list(setup["init"])
         modes = [(np.array(mode), np.array(matrix)) for mode, matrix in setup["modes"]]
-        adjustment = Adjustment.from_dict(setup["adjustment"])
+        calibration = Calibration.from_dict(setup["calibration"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"the store {store.path} was not made by fitting two-time maps, or its manifest is damaged ({error})"
         ) from error
-    model = XpcsModel(space, t, q, phi, gap, scaling_of(config), sigma, adjustment)
+    model = XpcsModel(space, t, q, phi, gap, scaling_of(config), sigma, calibration)
     return model, config, init, list(modes)
 
 

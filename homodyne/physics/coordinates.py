@@ -11,6 +11,14 @@ zero. rho0 is the standard deviation that the data leave of the slope over that 
 share of the law is too small for its exponent to be seen, the coordinate is the exponent and its width that of the
 prior. Without rho0 the exponent of a law with a small share would be a funnel (Neal, Ann. Stat. 31, 705, 2003).
 
+A fraction s(t) = A exp(k (t - t_0)) + c between 0 and 1 is described in the same way by
+
+    z1 = logit s(t_m)       level in the middle
+    z2 = k sqrt(A² + rho0²) slope ds/dt where the exponential is slow and A >> rho0
+    z3                      amplitude, in its bounds
+
+so that |d(A, k, c)/dz| = s (1 - s) / sqrt(A² + rho0²) |dA/dz3|.
+
 A parameter with one finite bound is described by the logarithm of its distance, one with two by the logit, directions
 by their angle, everything else by itself.
 """
@@ -26,7 +34,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from homodyne.arrays import AnyArray, Leaf
-from homodyne.physics.model import PowerLaw
+from homodyne.physics.model import Growth, PowerLaw
 from homodyne.physics.power_laws import rate
 from homodyne.physics.priors import Prior
 
@@ -199,6 +207,59 @@ class LawCoordinates:
         """Rate at time t."""
         offset = params[self.law.offset] if self.law.offset else 0.0
         return rate(t, params[self.law.amplitude], self.law.sign * params[self.law.exponent], offset)
+
+
+@dataclass(frozen=True)
+class GrowthCoordinates:
+    """Coordinates of the parameters of a fraction that changes exponentially, of which all but the reference are free.
+
+    Attributes
+    ----------
+    law : Growth
+    amplitude : str
+        Name of the coordinate of the amplitude.
+    """
+
+    law: Growth
+    amplitude: str
+
+    @classmethod
+    def of(cls, law: Growth, priors: Mapping[str, Prior]) -> "GrowthCoordinates | None":
+        """Coordinates of a law under some priors; None where its parameters are coordinates of their own."""
+        if not {law.amplitude, law.exponent, law.constant} <= set(priors) or law.reference in priors:
+            return None
+        return cls(law, single_name(law.amplitude, priors[law.amplitude]))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates: level, slope, amplitude."""
+        return f"logit_{self.law.rate}", f"slope_{self.law.rate}", self.amplitude
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters of the law."""
+        return self.law.amplitude, self.law.exponent, self.law.constant
+
+    def physical(
+        self, z: jax.Array, fixed: Values, priors: Mapping[str, Prior], place: Place
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Parameters of the law, and log |d(parameters)/dz|, at its coordinates z."""
+        amplitude, log_det = single_value(z[2], priors[self.law.amplitude])
+        scale = jnp.sqrt(amplitude**2 + place.slope_scale**2)
+        exponent = z[1] / scale
+        level, log_slope = _from_interval(z[0], jnp.zeros(()), jnp.ones(()))
+        constant = level - amplitude * jnp.exp(exponent * (place.t_middle - fixed[self.law.reference]))
+        found = dict(zip(self.parameters, (amplitude, exponent, constant), strict=True))
+        return found, log_det - jnp.log(scale) + log_slope
+
+    def coordinates(self, params: Values, priors: Mapping[str, Prior], place: Place) -> list[AnyArray]:
+        """Inverse of `physical` in NumPy, each with the shape of the parameters; not finite outside the bounds."""
+        amplitude, exponent, constant = (np.asarray(params[name], dtype=float) for name in self.parameters)
+        with np.errstate(all="ignore"):
+            grown = np.exp(exponent * (float(place.t_middle) - params[self.law.reference]))
+            level = _to_interval(constant + amplitude * grown, 0.0, 1.0)
+            slope = exponent * np.sqrt(amplitude**2 + float(place.slope_scale) ** 2)
+            return [level, slope, single_coordinate(amplitude, priors[self.law.amplitude])]
 
 
 def single_name(name: str, prior: Prior) -> str:

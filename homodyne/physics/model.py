@@ -110,6 +110,31 @@ class PowerLaw:
     visible: Callable[[Any, Any], Any] = field(default=lambda q, gap: 1.0, compare=False)
 
 
+@dataclass(frozen=True)
+class Growth:
+    """Three parameters of a fraction ``amplitude * exp(exponent * (t - reference)) + constant`` between 0 and 1.
+
+    Where the data tell little of the curvature, amplitude, exponent and constant make up for each other along curved
+    ridges; see `homodyne.physics.coordinates`.
+
+    Attributes
+    ----------
+    rate : str
+        What the law is called, for names of coordinates: ``logit_fraction``.
+    amplitude, exponent, constant : str
+        Names of parameters.
+    reference : str
+        Name of the age at which the exponential is the amplitude.
+    """
+
+    rate: str
+    amplitude: str
+    exponent: str
+    constant: str
+    reference: str
+    offset: None = None
+
+
 class CorrelationModel(ABC):
     """A law for g: a frozen dataclass that gives `name`, `parameters` and `g`, and whose fields are its options."""
 
@@ -150,7 +175,11 @@ class CorrelationModel(ABC):
         return jnp.sqrt(self.g(params, t1, t2, q, phi, gap))
 
     def coordinates(self) -> Sequence[PowerLaw]:
-        """Power laws among the parameters. All other parameters are coordinates of their own."""
+        """Power laws among the parameters. Parameters of no law are coordinates of their own."""
+        return ()
+
+    def growths(self) -> Sequence[Growth]:
+        """Fractions that change exponentially, among the parameters."""
         return ()
 
     def rates(self) -> Sequence[Rate]:

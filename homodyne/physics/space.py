@@ -23,6 +23,7 @@ from homodyne.errors import InputError
 from homodyne.physics.compiling import Numbers, at_points, namespace
 from homodyne.physics.coordinates import (
     SLOPE_SCALE,
+    GrowthCoordinates,
     LawCoordinates,
     Place,
     level_columns,
@@ -86,9 +87,11 @@ class ParameterSpace:
         return tuple(name for name in self.names if name in self.priors)
 
     @cached_property
-    def laws(self) -> tuple[LawCoordinates, ...]:
-        """Power laws with their coordinates."""
-        return tuple(LawCoordinates.of(law, self.priors) for law in self.model.coordinates())
+    def laws(self) -> tuple[LawCoordinates | GrowthCoordinates, ...]:
+        """Power laws and growths with their coordinates."""
+        powers = (LawCoordinates.of(law, self.priors) for law in self.model.coordinates())
+        growths = (GrowthCoordinates.of(law, self.priors) for law in self.model.growths())
+        return (*powers, *(law for law in growths if law is not None))
 
     @cached_property
     def singles(self) -> tuple[str, ...]:
@@ -114,7 +117,7 @@ class ParameterSpace:
         circle = {name: known[name] for name in self.singles if self.priors[name].circular}
         return np.array([circle.get(name, 0.0) for name in self.coordinate_names])
 
-    def _place(self, law: LawCoordinates) -> Place:
+    def _place(self, law: LawCoordinates | GrowthCoordinates) -> Place:
         return Place(self.middle, self.slope_scales[law.law.rate])
 
     def _mapped(self, z: Numbers) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -147,7 +150,7 @@ class ParameterSpace:
         """What the priors are of: the parameters, or shares in place of offsets; and log |d(these)/d(parameters)|."""
         judged, total = dict(params), jnp.zeros(())
         for law in self.laws:
-            if law.shared and law.law.offset is not None:
+            if isinstance(law, LawCoordinates) and law.shared and law.law.offset is not None:
                 judged[law.law.offset], log_slope = law.share(params, self._place(law))
                 total += log_slope
         return judged, total
@@ -261,7 +264,7 @@ class ParameterSpace:
         """Parameters in which shares, where the prior of an offset is one of its share, are replaced by offsets."""
         found = dict(params)
         for law in self.laws:
-            if law.shared and law.law.offset is not None:
+            if isinstance(law, LawCoordinates) and law.shared and law.law.offset is not None:
                 found[law.law.offset] = law.offset_from_share(params, params[law.law.offset], self._place(law))
         return found
 
@@ -352,7 +355,8 @@ def parameter_space(
                 f"{law.exponent} is fixed at 0, where {law.amplitude} and {law.offset} are one constant: fix "
                 f"{law.offset}, say at 0"
             )
-    scales = {law.rate: SLOPE_SCALE for law in model.coordinates()}
+    rates = [law.rate for law in model.coordinates()] + [law.rate for law in model.growths()]
+    scales = dict.fromkeys(rates, SLOPE_SCALE)
     middle = float(middle_age(t[0], t[-1]))
     directions = {name: 0.0 for name, prior in complete.items() if prior.circular}
     return ParameterSpace(complete, held, np.array([float(t[0]), float(t[-1])]), middle, scales, directions, model)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from homodyne.physics.elementary import cosine, direction_cosine
-from homodyne.physics.model import CorrelationModel, Parameter, Params, PowerLaw, Rate, Real
+from homodyne.physics.model import CorrelationModel, Growth, Parameter, Params, PowerLaw, Rate, Real
 from homodyne.physics.models.static import TRANSPORT_PARAMETERS, transport, transport_integral
 from homodyne.physics.power_laws import middle_age, rate, rate_integral
 
@@ -109,6 +109,10 @@ class Heterodyne(CorrelationModel):
             for which in (REFERENCE, SAMPLE)
         )
         return (*transports, PowerLaw("v", "v0", "beta", "v_offset", visible=lambda q, gap: q))
+
+    def growths(self) -> Sequence[Growth]:
+        """The fraction of the moving component."""
+        return (Growth("fraction", "f0", "f1", "f3", "f2"),)
 
     def rates(self) -> Sequence[Rate]:
         """Both J(t), v(t), and the fraction of the moving component."""
