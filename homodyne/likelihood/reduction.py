@@ -443,8 +443,9 @@ def _cell_errors(
         t1 = 0.5 * (low + high) + 0.5 * (high - low) * jnp.asarray(x)[:, None]
         t2 = t1 + 0.5 * (short + long) + 0.5 * (long - short) * jnp.asarray(y)[None, :]
         wide = q[:, None, None, None], phi[:, None, None, None]
-        g = jax.vmap(lambda one: model.g(one, t1, t2, *wide, gap))(params)
-        return jnp.broadcast_to(g, (*g.shape[:1], len(q), *t1.shape[:1], *g.shape[3:])), t2 <= last * (1 + 1e-9)
+        shape = jnp.broadcast_shapes(t2.shape, wide[0].shape)
+        g = jax.vmap(lambda one: jnp.broadcast_to(model.g(one, t1, t2, *wide, gap), shape))(params)
+        return g, t2 <= last * (1 + 1e-9)
 
     on_nodes, _ = at(nodes, nodes)
     rows, rows_inside = at(between, nodes)

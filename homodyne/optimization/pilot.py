@@ -334,7 +334,22 @@ def _doubled(
         hopeful = begun.z[begun.value > max(begun.value.max(initial=-np.inf), highest) - depth][:_FOLLOWED]
         climbs = climbs.joined(climb(posterior, hopeful, settings.max_iterations, _NEAR))
         found, used = basins(climbs, posterior), used + len(more)
-    return climbs, found, used
+    alike = _alternatives(posterior.space, climbs.z[climbs.value > climbs.value[0] - DEAD][:_FOLLOWED])
+    if len(alike):
+        climbs = climbs.joined(climb(posterior, alike, settings.max_iterations, _NEAR))
+        found = basins(climbs, posterior)
+    return climbs, found, used + len(alike)
+
+
+def _alternatives(space: ParameterSpace, points: AnyArray) -> AnyArray:
+    """Coordinates (n, dim) of what the model says is nearly the same as some points (k, dim)."""
+    table = space.parameters_at(points)
+    listed = [{name: float(values[k]) for name, values in table.items()} for k in range(len(points))]
+    found = [other for one in listed for other in space.model.alternatives(one, float(space.middle))]
+    if not found:
+        return np.empty((0, space.dim))
+    z = space.at({name: np.array([one[name] for one in found]) for name in space.names})
+    return np.asarray(z[np.isfinite(z).all(axis=1)])
 
 
 def _sparse(problem: Problem, sigma: AnyArray) -> Posterior:

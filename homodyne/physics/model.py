@@ -182,6 +182,14 @@ class CorrelationModel(ABC):
         """Fractions that change exponentially, among the parameters."""
         return ()
 
+    def alternatives(self, params: Params, t_middle: float) -> Sequence[Params]:
+        """Other parameters that give nearly the same g as `params` (plain numbers), from which modes are looked for.
+
+        `t_middle` is the age in the middle of the record. Symmetries of the model belong here, unless a prior or
+        `supported` excludes all but one of the parameters that are alike.
+        """
+        return ()
+
     def rates(self) -> Sequence[Rate]:
         """Rates that are drawn against age and head the summary."""
         return ()

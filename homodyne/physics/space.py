@@ -192,14 +192,18 @@ class ParameterSpace:
         InputError
             When a rate is not positive in the middle of the record, or a value lies outside its bounds.
         """
-        columns = [x for law in self.laws for x in law.coordinates(params, self.priors, self._place(law))]
-        columns += [single_coordinate(params[name], self.priors[name]) for name in self.singles]
-        z = np.stack(np.broadcast_arrays(*columns), axis=-1)
+        z = self.at(params)
         if not np.isfinite(z).all():
             first = int(np.argmin(np.isfinite(z).all(axis=-1)))
             given = ", ".join(f"{name} = {np.resize(params[name], first + 1)[-1]:g}" for name in self.names)
             raise InputError(f"{given}: rates must be positive and values inside their bounds")
         return z
+
+    def at(self, params: Params) -> Float[Array, "... coordinates"]:
+        """As `coordinates`; not finite where there are none."""
+        columns = [x for law in self.laws for x in law.coordinates(params, self.priors, self._place(law))]
+        columns += [single_coordinate(params[name], self.priors[name]) for name in self.singles]
+        return np.stack(np.broadcast_arrays(*columns), axis=-1)
 
     def canonical(self, z: Float[Array, "*points coordinates"]) -> Float[Array, "*points coordinates"]:
         """Points (..., >= dim) with directions in the middle of their windows."""

@@ -11,7 +11,7 @@ from homodyne.likelihood.condensed import Condensed, condensation, log_densities
 from homodyne.likelihood.nodes import moments
 from homodyne.likelihood.posterior import Posterior
 from homodyne.likelihood.reduction import reduce_pairs
-from homodyne.noise.adjustment import unadjusted
+from homodyne.noise.adjustment import uncalibrated
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
 
@@ -81,7 +81,7 @@ def test_the_density_is_not_high_where_few_nodes_do_not_stand_for_all():
         nodes,
         SCALING,
         np.full(3, 0.01),
-        unadjusted(space.dim, 3),
+        uncalibrated(space.dim, 3),
     )
     cheap = Condensed(replace(exact, nodes=found.few(nodes)), found.trial)
     untried = cheap._replace(trial=found.trial._replace(limit=np.inf))  # planted

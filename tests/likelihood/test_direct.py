@@ -11,7 +11,7 @@ from homodyne.likelihood.direct import LIMIT, direct_moments, reduction_errors
 from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.posterior import Posterior, score_many
 from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs
-from homodyne.noise.adjustment import Adjustment, unadjusted
+from homodyne.noise.adjustment import Adjustment, Calibration, uncalibrated
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
 
@@ -100,7 +100,7 @@ def noisy():
 
 
 def posterior_of(maps, space, nodes):
-    return Posterior(space, nodes, SCALING, np.full(2, 0.02), unadjusted(7, 2))
+    return Posterior(space, nodes, SCALING, np.full(2, 0.02), uncalibrated(7, 2))
 
 
 def reduced(posterior, maps, points, accuracy):
@@ -127,7 +127,8 @@ def test_nodes_that_are_pairs_have_no_error(noisy):
     spread = np.tile([[1.3, 0.2], [0.2, 0.9]], (2, 1, 1))
     scaling = np.full((2, 2, 7), 0.1), spread, np.ones((2, 2)), np.ones(2)
     adjustment = Adjustment(points[0], 0.9 * np.eye(7), 1.4, *scaling)
-    assert np.abs(reduction_errors(points, replace(posterior, adjustment=adjustment), maps)).max() < 1e-7
+    calibration = Calibration.of([(points[0], np.eye(7), adjustment)])
+    assert np.abs(reduction_errors(points, replace(posterior, calibration=calibration), maps)).max() < 1e-7
     longer = np.concatenate([points, np.full((12, 2), np.log(0.03))], axis=1)
     assert np.abs(reduction_errors(longer, posterior.with_sigma(None), maps)).max() < 1e-7
 

@@ -1,5 +1,6 @@
 """The log density, its derivatives and what follows at a point, against integrals and automatic derivatives."""
 
+import json
 from dataclasses import dataclass, replace
 
 import jax
@@ -25,7 +26,7 @@ from homodyne.likelihood.posterior import (
 )
 from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs
 from homodyne.likelihood.scaling import ScalingPrior
-from homodyne.noise.adjustment import Adjustment, unadjusted
+from homodyne.noise.adjustment import Adjustment, Calibration, uncalibrated
 from homodyne.physics.model import CorrelationModel, Parameter, find_model
 from homodyne.physics.space import parameter_space
 from homodyne.testing.statistics import assert_covariance, assert_mean
@@ -56,7 +57,7 @@ def posterior_of(noise=1.0, scaling=WIDE, seed=0):
         g = model.g(PARAMS, T[i], T[j], maps.q[k], maps.phi[k], 2e6)
         maps.values[k][i, j] = 1.0 + 0.3 * g + noise * SIGMA[k] * rng.standard_normal(i.size)
     nodes = reduce_pairs(maps, i, j)
-    return Posterior(space, nodes, scaling, SIGMA, unadjusted(7, 2)), maps, np.asarray(space.coordinates(PARAMS))
+    return Posterior(space, nodes, scaling, SIGMA, uncalibrated(7, 2)), maps, np.asarray(space.coordinates(PARAMS))
 
 
 def some_adjustment(z, seed=1):
@@ -72,6 +73,11 @@ def some_adjustment(z, seed=1):
         np.full((2, 2), 5.0),
         np.full(2, 20.0),
     )
+
+
+def about(*adjustments):
+    """A calibration by these, each about its centre."""
+    return Calibration.of([(one.center, 0.01 * np.eye(len(one.center)), one) for one in adjustments])
 
 
 def near(z, count, seed=2, width=0.1):
@@ -120,8 +126,8 @@ def test_no_density_is_higher_than_the_highest():
         maps, find_cells(model, {name: np.full(3, x) for name, x in truth.items()}, maps, Accuracy(10, 1e-5))
     )
     spread = np.array([[[144.0, 0.9], [0.9, 0.6]]])
-    adjustment = replace(unadjusted(3, 1), scaling_spread=spread)
-    posterior = Posterior(space, nodes, WIDE, np.array([0.01]), adjustment)
+    adjustment = replace(uncalibrated(3, 1).at(np.zeros(3)), scaling_spread=spread)
+    posterior = Posterior(space, nodes, WIDE, np.array([0.01]), about(adjustment))
     level, share = (x.ravel() for x in np.meshgrid(np.linspace(8.0, 25.0, 80), np.linspace(0.1, 1.4, 80)))
     steep = np.stack([level, np.full(6400, -0.577), share], axis=1)
     found = log_densities(steep[np.isfinite(jax.vmap(space.log_prior)(steep))], posterior)
@@ -157,7 +163,7 @@ def test_moments_that_no_model_has_are_none():
 @pytest.mark.parametrize("adjusted", [False, True])
 def test_values_and_gradients_are_those_of_the_log_density(adjusted):
     posterior, _, z = posterior_of()
-    posterior = replace(posterior, adjustment=some_adjustment(z)) if adjusted else posterior
+    posterior = replace(posterior, calibration=about(some_adjustment(z))) if adjusted else posterior
     points = near(z, 4)
     found = score_many(points, posterior)
     value, gradient = jax.jit(jax.vmap(jax.value_and_grad(log_density), in_axes=(0, None)))(points, posterior)
@@ -178,7 +184,7 @@ def test_information_is_the_curvature_where_the_model_fits():
 @pytest.mark.parametrize("adjusted", [False, True])
 def test_information_is_nowhere_negative(adjusted):
     posterior, _, z = posterior_of()
-    posterior = replace(posterior, adjustment=some_adjustment(z)) if adjusted else posterior
+    posterior = replace(posterior, calibration=about(some_adjustment(z))) if adjusted else posterior
     points = np.concatenate([near(z, 30, width=0.1), near(z, 30, width=2.0)])
     information = score_many(points, posterior).information
     information = information[np.isfinite(information).all(axis=(1, 2))]
@@ -191,9 +197,9 @@ def test_no_adjustment_changes_nothing():
     """Wherever its centre is."""
     posterior, _, z = posterior_of()
     points = near(z, 3)
-    elsewhere = replace(posterior, adjustment=replace(posterior.adjustment, center=z + 0.3))
+    elsewhere = replace(posterior, calibration=about(replace(posterior.calibration.at(z), center=z + 0.3)))
     np.testing.assert_allclose(log_densities(points, elsewhere), log_densities(points, posterior), rtol=1e-12)
-    changed = replace(posterior, adjustment=some_adjustment(z))
+    changed = replace(posterior, calibration=about(some_adjustment(z)))
     assert np.abs(log_densities(points, changed) - log_densities(points, posterior)).min() > 0.1
 
 
@@ -201,12 +207,32 @@ def test_an_adjustment_widens_the_noise_and_turns_about_its_centre():
     posterior, _, z = posterior_of()
     adjustment = some_adjustment(z)
     plain = replace(adjustment, scaling_slope=np.zeros((2, 2, 7)), scaling_spread=np.tile(np.eye(2), (2, 1, 1)))
-    adjusted = replace(posterior, adjustment=plain)
+    adjusted = replace(posterior, calibration=about(plain))
     for point in near(z, 3):
         where = image(jnp.asarray(point), adjusted)
         np.testing.assert_allclose(where, adjustment.center + adjustment.matrix @ (point - adjustment.center))
         expected = PRIOR(point, posterior) + LIKELIHOOD(where, posterior.with_sigma(1.4 * SIGMA))
         assert float(DENSITY(point, adjusted)) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_the_adjustment_about_the_nearest_mode_applies():
+    """Distances are in the standard deviations at each; what is kept of a calibration is all of it."""
+    posterior, _, z = posterior_of()
+    first, second = some_adjustment(z), replace(some_adjustment(z, seed=2), center=z + 1.0)
+    both = replace(posterior, calibration=about(first, second))
+    for adjustment, points in ((first, near(z, 3)), (second, near(z + 1.0, 3))):
+        alone = replace(posterior, calibration=about(adjustment))
+        np.testing.assert_allclose(log_densities(points, both), log_densities(points, alone), rtol=1e-12)
+        np.testing.assert_allclose(score_many(points, both).gradient, score_many(points, alone).gradient, rtol=1e-9)
+    kept = Calibration.from_dict(json.loads(json.dumps(both.calibration.to_dict())))
+    points = near(z + 0.5, 20, width=0.5)
+    np.testing.assert_array_equal(
+        log_densities(points, replace(posterior, calibration=kept)), log_densities(points, both)
+    )
+    wide = replace(both.calibration, precision=both.calibration.precision * np.array([1.0, 1e-6])[:, None, None])
+    beside, alone = (replace(posterior, calibration=x) for x in (wide, about(second)))
+    points = near(z, 3, width=0.01) + 0.2  # nearer to the first, but many of its standard deviations away
+    np.testing.assert_allclose(log_densities(points, beside), log_densities(points, alone), rtol=1e-12)
 
 
 def test_the_estimate_of_the_scaling_moves_linearly_near_the_centre_and_not_beyond_its_reach():
@@ -324,7 +350,7 @@ def counted(num_frames, num_maps, seed):
     maps = Maps(values, alive, t, places, 10.0 * places, None)
     nodes = reduce_pairs(maps, *np.triu_indices(num_frames, 1))
     sigma = np.full(num_maps, 0.1 + 0.01 * seed)
-    return Posterior(parameter_space(Counted(), t), nodes, WIDE, sigma, unadjusted(1, num_maps))
+    return Posterior(parameter_space(Counted(), t), nodes, WIDE, sigma, uncalibrated(1, num_maps))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from homodyne.likelihood.maps import Maps
 from homodyne.likelihood.nodes import add, moments
 from homodyne.likelihood.posterior import Posterior, log_densities
 from homodyne.likelihood.reduction import Accuracy, find_cells, reduce_maps, reduce_pairs, reduce_shards
-from homodyne.noise.adjustment import unadjusted
+from homodyne.noise.adjustment import uncalibrated
 from homodyne.optimization.cmc.sharding import shard_numbers
 from homodyne.physics.model import find_model
 from homodyne.physics.space import parameter_space
@@ -55,7 +55,7 @@ def points(maps):
 
 def posterior_of(maps, nodes):
     space = parameter_space(MODEL, maps.t)
-    return Posterior(space, nodes, SCALING, SIGMA, unadjusted(space.dim, 2))
+    return Posterior(space, nodes, SCALING, SIGMA, uncalibrated(space.dim, 2))
 
 
 def slow(points, maps, power=1.0):

@@ -145,9 +145,8 @@ def test_modes_that_carry_no_mass_are_left_out():
     assert len(found.modes) == 1
     assert float(problem.space.physical(found.mode.z)["phi0"]) % 180 == pytest.approx(80.0, abs=8.0)
     mirror = problem.space.coordinates({**problem.space.physical(found.mode.z), "phi0": 160.0})
-    once = replace(
-        found, ends=np.stack([found.mode.z, found.mode.z, np.asarray(mirror)])
-    )  # as one start of thinned data
+    often = pilot_module._OFTEN * [found.mode.z]
+    once = replace(found, ends=np.stack([*often, np.asarray(mirror)]))  # as one start of thinned data
     judged = completed(once, np.random.default_rng(1), SETTINGS)
     assert judged.unseen < pilot_module.UNSEEN
     assert judged.num_starts == found.num_starts
@@ -209,10 +208,10 @@ def test_ends_on_one_ridge_are_one_mode(problem, found):
 def test_curvature_that_was_learnt_is_used_where_it_is_finite():
     """A coordinate of which nothing is known any more, and a step across which the gradient hardly changes."""
     none, large = np.diag([0.0, 1.0]), np.diag([1e10, 1.0])
-    np.testing.assert_array_equal(ascent_module._curvature(none, large), none)
-    np.testing.assert_array_equal(ascent_module._curvature(np.eye(2), large), large + np.eye(2))
-    nearly = np.array([1e-200, 1.0])
-    np.testing.assert_array_equal(ascent_module._learnt(large, none, np.array([1.0, 0.0]), nearly), large)
+    both = np.stack([none, np.eye(2)])
+    np.testing.assert_array_equal(ascent_module._curvature(both, large), [none, large + np.eye(2)])
+    nearly, step = np.array([[1e-200, 1.0]]), np.array([[1.0, 0.0]])
+    np.testing.assert_array_equal(ascent_module._learnt(large[None], none[None], step, nearly), large[None])
 
 
 def test_no_climb_goes_on_from_where_only_rounding_is_left():
@@ -222,7 +221,7 @@ def test_no_climb_goes_on_from_where_only_rounding_is_left():
     gone = np.full((2, 2), np.nan)
     at = ascent_module.Scoring(np.zeros(3), np.ones((3, 2)), np.stack([broken, sound, gone]))
     assert ascent_module._usable(at).tolist() == [False, True, False]
-    assert np.isfinite(ascent_module._damped(sound, np.ones(2), 1e-2)).all()
+    assert np.isfinite(ascent_module._damped(sound[None], np.ones((1, 2)), np.array([1e-2]))).all()
 
 
 def test_ways_over_places_without_density_are_no_connection(problem):

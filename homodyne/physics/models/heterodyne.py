@@ -114,6 +114,19 @@ class Heterodyne(CorrelationModel):
         """The fraction of the moving component."""
         return (Growth("fraction", "f0", "f1", "f3", "f2"),)
 
+    def alternatives(self, params: Params, t_middle: float) -> Sequence[Params]:
+        """Both components exchanged; 1 - s is s with -f1, as far as s does not bend."""
+        other = dict(params)
+        for one in TRANSPORT_PARAMETERS:
+            other[one.name + REFERENCE], other[one.name + SAMPLE] = (
+                params[one.name + SAMPLE],
+                params[one.name + REFERENCE],
+            )
+        grown = math.exp(params["f1"] * (t_middle - params["f2"]))
+        other["f0"], other["f1"] = params["f0"] * grown**2, -params["f1"]
+        other["f3"] = 1.0 - params["f3"] - 2.0 * params["f0"] * grown
+        return (other,)
+
     def rates(self) -> Sequence[Rate]:
         """Both J(t), v(t), and the fraction of the moving component."""
         return (

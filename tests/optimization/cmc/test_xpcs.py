@@ -40,7 +40,7 @@ def measured():
     grid = problem.grid({name: np.array([value]) for name, value in TRUTH.items()}, Accuracy(), TYPICAL_SIGNAL)
     posterior = problem.posterior(problem.reduced(grid), sigma)
     maps = problem.maps
-    model = XpcsModel(problem.space, maps.t, maps.q, maps.phi, maps.gap, problem.scaling, sigma, posterior.adjustment)
+    model = XpcsModel(problem.space, maps.t, maps.q, maps.phi, maps.gap, problem.scaling, sigma, posterior.calibration)
     return (maps, grid), posterior, model
 
 
