@@ -257,7 +257,7 @@ class GrowthCoordinates:
         amplitude, exponent, constant = (np.asarray(params[name], dtype=float) for name in self.parameters)
         with np.errstate(all="ignore"):
             grown = np.exp(exponent * (float(place.t_middle) - params[self.law.reference]))
-            level = _to_interval(constant + amplitude * grown, 0.0, 1.0)
+            level = _to_interval(np.asarray(constant + amplitude * grown), 0.0, 1.0)
             slope = exponent * np.sqrt(amplitude**2 + float(place.slope_scale) ** 2)
             return [level, slope, single_coordinate(amplitude, priors[self.law.amplitude])]
 

@@ -1,6 +1,6 @@
 """The pilot fit: modes, curvature and noise on small measurements."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from homodyne.optimization.ascent import Ends, basins, climb
 from homodyne.optimization.passes import Passes
 from homodyne.optimization.pilot import PilotSettings, completed, modes_from, noise_at, pilot_fit
 from homodyne.optimization.problem import MOST_THINNED, build_problem, sampled_pairs, thinned_pairs
-from homodyne.physics.model import CorrelationModel, Parameter
+from homodyne.physics.model import MODELS, CorrelationModel, Parameter
 from homodyne.physics.space import parameter_space
 
 pytestmark = pytest.mark.slow
@@ -191,6 +191,43 @@ def test_what_is_missing_is_judged_under_the_posterior_that_is_reported(mirrored
     assert mended.num_starts > once.num_starts
     assert mended.unseen < pilot_module.UNSEEN
     assert len(mended.modes) == 2
+
+
+@dataclass(frozen=True)
+class TwoRates(CorrelationModel):
+    """Two components that decay; which is which is known to `alternatives` only."""
+
+    name = "two_rates_exchanged"
+    parameters = tuple(
+        Parameter(one, ("lognormal", {"median": 1.0, "sigma": 2.0}), "1/s", one, "rate", support=(0.0, np.inf))
+        for one in ("fast", "slow")
+    )
+
+    def g(self, params, t1, t2, q, phi, gap):
+        """Square of the mean of both."""
+        lag = t2 - t1
+        return 0.25 * (jnp.exp(-params["fast"] * lag) + jnp.exp(-params["slow"] * lag)) ** 2
+
+    def alternatives(self, params, t_middle):
+        """Both exchanged."""
+        return ({"fast": params["slow"], "slow": params["fast"]},)
+
+
+def test_modes_are_looked_for_where_the_model_says_that_data_do_not_tell(monkeypatch):
+    """Five starts at one of two modes; planted: a model that does not say so, of which one mode is found."""
+    t, rng = 0.1 * np.arange(1, 61), np.random.default_rng(1)
+    lag = np.abs(t[:, None] - t)
+    c2 = 1.0 + 0.3 * 0.25 * (np.exp(-4.0 * lag) + np.exp(-0.4 * lag)) ** 2 + 0.01 * rng.standard_normal((60, 60))
+    data = homodyne.from_cube(np.tril(c2) + np.tril(c2, -1).T, t, 0.0, 0.01)
+    MODELS.register(TwoRates.name, TwoRates)
+    problem = build_problem(data, load_config({"analysis_mode": TwoRates.name}))
+    thin = problem.posterior(problem.thinned(2000), np.full(1, 0.01))
+    climbs = climb(thin, np.log([[4.0, 0.4]] * 5), 100)
+    both = pilot_module._doubled(thin, thin, climbs, np.empty((0, 2)), SETTINGS)[1]
+    assert both.counts.tolist() == [5, 5]
+    np.testing.assert_allclose(both.z[0], both.z[1][::-1], atol=0.02)
+    monkeypatch.setattr(TwoRates, "alternatives", CorrelationModel.alternatives)
+    assert len(pilot_module._doubled(thin, thin, climbs, np.empty((0, 2)), SETTINGS)[1].counts) == 1
 
 
 def test_ends_on_one_ridge_are_one_mode(problem, found):

@@ -196,6 +196,19 @@ def test_what_intensities_do_not_tell():
     assert next(p for p in model.parameters if p.name == "phi0").period == 180.0
 
 
+def test_the_other_order_of_components_is_an_alternative():
+    """Exact where s does not bend; a start for searches elsewhere."""
+    model, t = find_model("heterodyne"), np.linspace(0.1, 9.0, 12)
+    for f1, tolerance in ((-1e-5, 1e-8), (-0.02, 1e-2)):
+        here = {**HETERODYNE, "f1": f1}
+        (other,) = model.alternatives(here, 4.0)
+        assert set(other) == set(here)
+        g, alike = (model.g(params, t[0], t, 0.006, 30.0, np.nan) for params in (here, other))
+        np.testing.assert_allclose(alike, g, atol=tolerance)
+        (back,) = model.alternatives(other, 4.0)
+        assert back == pytest.approx(here)
+
+
 def test_support_of_two_components():
     model = find_model("heterodyne")
     allowed = lambda **change: bool(model.supported({**HETERODYNE, **change}, 0.1, 9.0))  # noqa: E731

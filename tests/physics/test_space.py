@@ -76,6 +76,46 @@ def test_coordinates_and_parameters_are_inverse_and_the_jacobian_is_that_of_auto
     assert float(space.log_prior(jnp.asarray(z))) == pytest.approx(expected, rel=1e-10)
 
 
+HETERODYNE = {
+    "D0_ref": 3000.0, "alpha_ref": -0.5, "D_offset_ref": 50.0, "D0_sample": 9000.0, "alpha_sample": 0.2,
+    "D_offset_sample": -200.0, "v0": 300.0, "beta": -0.4, "v_offset": -20.0, "f0": 0.5, "f1": -0.2, "f2": 0.0,
+    "f3": 0.15, "phi0": 12.0,
+}  # fmt: skip
+GROWTH = ("f0", "f1", "f3")
+
+
+@pytest.mark.parametrize("age", [0.0, 1.0])
+@pytest.mark.parametrize("prior", [None, ("normal", {"mean": 0.0, "sd": 1.0})], ids=["bounded", "normal"])
+def test_coordinates_of_a_growing_fraction_are_inverse_too(age, prior):
+    """Straight where data determine level and slope: along the last coordinate these hardly change."""
+    model, truth = find_model("heterodyne"), {**HETERODYNE, "f2": age}
+    fixed = {name: value for name, value in truth.items() if name not in GROWTH}
+    space = parameter_space(model, T, fixed=fixed, priors={"f0": make_prior(*prior)} if prior else {})
+    last = "f0" if prior else "logit_f0"
+    assert space.coordinate_names == ("logit_fraction", "slope_fraction", last)
+    z = space.coordinates(truth)
+    back, slopes = space.physical(jnp.asarray(z)), jax.jacfwd(space.physical)(jnp.asarray(z))
+    assert [float(back[name]) for name in GROWTH] == pytest.approx([truth[name] for name in GROWTH], rel=1e-12)
+    matrix = np.array([slopes[name] for name in space.free_names])
+    priors = sum(float(space.priors[name].log_prob(truth[name])) for name in GROWTH)
+    assert float(space.log_prior(z)) == pytest.approx(np.log(abs(np.linalg.det(matrix))) + priors, rel=1e-10)
+    slow = space.coordinates({**truth, "f1": -0.01})
+
+    def fractions(step):
+        p = space.physical(slow + np.array([0.0, 0.0, step]))
+        return np.asarray(p["f3"] + p["f0"] * jnp.exp(p["f1"] * (T - age)))
+
+    assert np.abs(fractions(0.5) - fractions(0.0)).max() < 2e-3
+    assert np.abs(fractions(0.0) - float(back["f3"])).max() > 0.1
+
+
+def test_growth_with_a_fixed_parameter_has_coordinates_of_single_ones():
+    names = parameter_space(find_model("heterodyne"), T, fixed={"f1": -0.1}).coordinate_names
+    assert {"logit_f0", "logit_f3"} < set(names)
+    priors = {"f2": make_prior("normal", {"mean": 0.0, "sd": 1.0})}
+    assert {"f1", "f2", "logit_f3"} < set(parameter_space(find_model("heterodyne"), T, priors=priors).coordinate_names)
+
+
 def test_exponent_zero_is_an_ordinary_point():
     space = space_of(LAW, "static")
     z = np.array([9.0, 0.0, -0.5])
