@@ -259,7 +259,7 @@ class GrowthCoordinates:
             grown = np.exp(exponent * (float(place.t_middle) - params[self.law.reference]))
             level = _to_interval(np.asarray(constant + amplitude * grown), 0.0, 1.0)
             slope = exponent * np.sqrt(amplitude**2 + float(place.slope_scale) ** 2)
-            return [level, slope, single_coordinate(amplitude, priors[self.law.amplitude])]
+            return [level, np.asarray(slope), single_coordinate(amplitude, priors[self.law.amplitude])]
 
 
 def single_name(name: str, prior: Prior) -> str:
