@@ -3,12 +3,13 @@
 import mmap
 import os
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
+from homodyne.arrays import AnyArray
 from homodyne.errors import DataError
 
 Number = TypeVar("Number", bound=np.generic)
@@ -25,7 +26,7 @@ class Place:
     dtype: str
 
 
-def mapping_of(one: NDArray[Any]) -> mmap.mmap | None:
+def mapping_of(one: AnyArray) -> mmap.mmap | None:
     """Mapping of the file behind an array; None of any other, and of private changes, which are in memory only."""
     mapping = getattr(one, "_mmap", None)  # NumPy has no other name for it
     return mapping if isinstance(one, np.memmap) and isinstance(mapping, mmap.mmap) and one.mode != "c" else None
@@ -51,7 +52,7 @@ def intact(one: NDArray[Number]) -> NDArray[Number]:
     return one
 
 
-def release_pages(one: NDArray[Any]) -> None:
+def release_pages(one: AnyArray) -> None:
     """Give the memory of an array that is mapped from a file back to the system, until it is read again.
 
     Without that what was read counts as memory of this process until somebody needs it. Other arrays stay as they are.
@@ -61,7 +62,7 @@ def release_pages(one: NDArray[Any]) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def place_of(one: NDArray[Any]) -> Place | None:
+def place_of(one: AnyArray) -> Place | None:
     """Where an array lies that is mapped from a file; None of any other."""
     mapping = mapping_of(one)
     if mapping is None or not isinstance(one, np.memmap) or one.filename is None:
@@ -72,7 +73,7 @@ def place_of(one: NDArray[Any]) -> Place | None:
     return Place(os.path.abspath(one.filename), offset, one.shape, one.strides, one.dtype.str)
 
 
-def map_place(place: Place) -> NDArray[Any]:
+def map_place(place: Place) -> AnyArray:
     """Map real numbers that lie in a file, for reading.
 
     Raises

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Int
 
-from homodyne.arrays import Array, Matrix, Points, Values, Vector
+from homodyne.arrays import Array, Leaf, Matrix, Points, Values, Vector
 
 POINTS_TERM = 10  # effective points, at least, for each term of a polynomial
 REACH = 4.0  # standard deviations within which polynomials are followed
@@ -36,10 +36,10 @@ class Bend:
         Polynomial of those before, for each.
     """
 
-    mean: Any
-    factor: Any
-    order: Any
-    coefficients: tuple[Any, ...]
+    mean: Leaf
+    factor: Leaf
+    order: Leaf
+    coefficients: tuple[Leaf, ...]
 
     @classmethod
     def none(cls, dimension: int) -> "Bend":

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float
 
-from homodyne.arrays import Array
+from homodyne.arrays import AnyArray, Array
 from homodyne.errors import InputError
 
 FALSE_ALARM = 0.01  # probability that R-hat alone fails a healthy run, all parameters together
@@ -56,7 +56,7 @@ class ChainDiagnostics:
 
 
 def diagnose(
-    draws: npt.ArrayLike, stats: Mapping[str, npt.NDArray[Any]], names: Sequence[str], *, min_ess: float = 400.0
+    draws: npt.ArrayLike, stats: Mapping[str, AnyArray], names: Sequence[str], *, min_ess: float = 400.0
 ) -> ChainDiagnostics:
     """Judge the chains of one run.
 
@@ -202,7 +202,7 @@ def rhat_limit(shape: tuple[int, ...], ess: Float[Array, "parameters"]) -> Float
     return limit
 
 
-def _energies(stats: Mapping[str, npt.NDArray[Any]]) -> tuple[Float[Array, "chains"], int, list[str]]:
+def _energies(stats: Mapping[str, AnyArray]) -> tuple[Float[Array, "chains"], int, list[str]]:
     problems = []
     if "lp" in stats and not np.isfinite(stats["lp"]).all():
         problems.append(f"the log density is not finite at {(~np.isfinite(stats['lp'])).sum()} draws")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from homodyne.arrays import as_array
+from homodyne.arrays import AnyArray, as_array
 from homodyne.data import checks
 from homodyne.data.checks import DUPLICATE_TOLERANCE, FloatArray, MapArray
 from homodyne.data.twotime import MIN_FRAMES, TwoTimeData, from_cube, map_label
@@ -213,7 +213,7 @@ class _Points:
         return found if factor == 1.0 else found * factor
 
 
-def _flat(values: NDArray[Any]) -> Any:
+def _flat(values: AnyArray) -> Any:
     """Values one after the other, without a copy; the iterator of NumPy is 20 times slower where they lie so."""
     return values.reshape(-1) if values.flags.c_contiguous else values.flat
 
@@ -248,7 +248,7 @@ def _put(
 
 
 def _require_agreement(
-    held: NDArray[Any],
+    held: AnyArray,
     value: FloatArray,
     index: tuple[NDArray[np.intp], ...],
     times: FloatArray,

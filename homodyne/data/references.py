@@ -15,8 +15,8 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from homodyne.arrays import AnyArray
 from homodyne.data.files import read_map
 from homodyne.data.twotime import TwoTimeData, update_with_pairs
 from homodyne.errors import DataError
@@ -32,7 +32,7 @@ def references_of(data: TwoTimeData) -> list[Reference | None]:
     return [mapped_reference(data.c2[k]) or places[k] for k in range(data.num_maps)]
 
 
-def mapped_reference(one: NDArray[Any]) -> Reference | None:
+def mapped_reference(one: AnyArray) -> Reference | None:
     """Reference of an array that is mapped from a file; None of any other."""
     place = place_of(one)
     if place is None:
@@ -59,7 +59,7 @@ def file_of(reference: Reference) -> str | None:
     return reference.get("mapped") or reference.get("read")
 
 
-def open_reference(reference: Reference, function: str | None = None) -> NDArray[Any]:
+def open_reference(reference: Reference, function: str | None = None) -> AnyArray:
     """Open the map (n, n) that a reference stands for.
 
     Parameters
@@ -90,7 +90,7 @@ def open_reference(reference: Reference, function: str | None = None) -> NDArray
     return made
 
 
-def content_digest(one: NDArray[Any]) -> bytes:
+def content_digest(one: AnyArray) -> bytes:
     """SHA-256 of the elements i < j of a map, 32 bytes."""
     found = hashlib.sha256(f"{one.dtype.str} {one.shape} ".encode())
     update_with_pairs(found, one)

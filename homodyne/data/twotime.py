@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from homodyne.arguments import as_mapping, shown
-from homodyne.arrays import as_array
+from homodyne.arrays import AnyArray, as_array
 from homodyne.data import checks
 from homodyne.data.checks import DUPLICATE_TOLERANCE, BoolArray, FloatArray, MapArray, MapArrays
 from homodyne.data.missing import LeftOut, constant, examine, sentences, strips, upper_strips, upright
@@ -262,7 +262,7 @@ class TwoTimeData:
         )
 
 
-def update_with_pairs(found: "hashlib._Hash", one: NDArray[Any]) -> None:
+def update_with_pairs(found: "hashlib._Hash", one: AnyArray) -> None:
     """Take the elements i < j of a map (n, n) into a digest."""
     for i in range(len(one) - 1):
         found.update(np.ravel(intact(one)[i, i + 1 :]).data)
@@ -370,7 +370,7 @@ def _numbered(frames: Any, n: int) -> tuple[int, int]:
     return first, last
 
 
-def _unmasked(cube: NDArray[Any]) -> tuple[MapArray, BoolArray | None]:
+def _unmasked(cube: AnyArray) -> tuple[MapArray, BoolArray | None]:
     """Return a float32 cube with NaN where it is masked, and which pairs i < j are; no mask where nothing is."""
     if not np.ma.isMaskedArray(cube):
         return as_float32(cube), None

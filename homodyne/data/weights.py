@@ -1,16 +1,14 @@
 """Weights of pairs of frames, as users give them: :func:`checked` and :func:`of_pairs`."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from homodyne.arrays import as_array
+from homodyne.arrays import AnyArray, as_array
 from homodyne.data.checks import DUPLICATE_TOLERANCE, MapArray, require_memory
 from homodyne.errors import DataError
 
 
-def checked(name: str, values: ArrayLike) -> NDArray[Any]:
+def checked(name: str, values: ArrayLike) -> AnyArray:
     """Return weights after making sure that each is zero or a positive number of single precision.
 
     Raises
@@ -63,7 +61,7 @@ def of_pairs(weights: ArrayLike | None, frame_weights: ArrayLike | None, num_map
     return np.broadcast_to(found, (num_maps, n, n))
 
 
-def _upper(one: NDArray[Any]) -> NDArray[Any]:
+def _upper(one: AnyArray) -> AnyArray:
     """Weights of one map with those of pairs i < j above the diagonal."""
     if not np.tril(one, -1).any() or np.allclose(one, one.T, rtol=DUPLICATE_TOLERANCE, atol=0):
         return one

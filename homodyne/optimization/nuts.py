@@ -23,7 +23,7 @@ import numpy.typing as npt
 from jax.scipy.special import logsumexp
 
 from homodyne.arguments import Faults
-from homodyne.arrays import Array
+from homodyne.arrays import AnyArray, Array, Leaf
 from homodyne.certificate.bend import Bend
 from homodyne.certificate.chains import ChainDiagnostics, diagnose
 from homodyne.certificate.density import LogDensity, Progress, check_log_density
@@ -108,7 +108,7 @@ class NutsDraws:
     """
 
     draws: Array
-    stats: dict[str, npt.NDArray[Any]]
+    stats: dict[str, AnyArray]
     step_size: Array
     num_gradients: int
     timings: dict[str, float]
@@ -130,12 +130,12 @@ class Jumps(NamedTuple):
         Draws among which a chain chooses at once, `MOST_ATTEMPTS` at most.
     """
 
-    log_shares: Any
-    locations: Any
-    factors: Any
-    inverses: Any
-    degrees: Any
-    attempts: Any
+    log_shares: Leaf
+    locations: Leaf
+    factors: Leaf
+    inverses: Leaf
+    degrees: Leaf
+    attempts: Leaf
 
     def draw(self, key: jax.Array) -> jax.Array:
         """A point (d,)."""
@@ -276,12 +276,12 @@ class _Place(NamedTuple):
     Also where chains jump, the argument of the density that moves them, and of the one that is drawn from.
     """
 
-    center: Any
-    factor: Any
+    center: Leaf
+    factor: Leaf
     bend: Bend
     jumps: Jumps | None
-    moving: Any
-    argument: Any
+    moving: Leaf
+    argument: Leaf
 
     def point(self, w: jax.Array) -> jax.Array:
         """Coordinates of the density (d,) at w (d,)."""
@@ -300,17 +300,17 @@ class _State(NamedTuple):
     the warm-up), and whether the last move was accepted by it.
     """
 
-    sampler: Any
-    averaging: Any
-    exact: Any
-    accepted: Any
+    sampler: Leaf
+    averaging: Leaf
+    exact: Leaf
+    accepted: Leaf
 
 
 class _Offers(NamedTuple):
     """Points z (n, d) that a chain may jump to, with logarithms of density over proposal, by which it chooses."""
 
-    z: Any
-    log_weight: Any
+    z: Leaf
+    log_weight: Leaf
 
 
 class _Programs(NamedTuple):
@@ -580,12 +580,12 @@ def _adapted(state: _State) -> _State:
 
 def _transitions(
     run: _Run, chains: list[_State], ahead: Array, adapting: bool
-) -> tuple[list[_State], dict[str, npt.NDArray[Any]]]:
+) -> tuple[list[_State], dict[str, AnyArray]]:
     """Run transitions in chunks, so that progress is seen and interrupts are obeyed; rows are (chain, draw, ...).
 
     There is one for each set of points `ahead` (chains, count, attempts, d), to which chains may jump.
     """
-    chunks: list[dict[str, npt.NDArray[Any]]] = []
+    chunks: list[dict[str, AnyArray]] = []
     done, size, count = 0, 1, ahead.shape[1]
     while done < count:
         size = min(size, CHUNK, count - done)
@@ -601,14 +601,14 @@ def _transitions(
 
 def _advanced(
     run: _Run, chains: list[_State], ahead: Array, adapting: bool
-) -> tuple[list[_State], dict[str, npt.NDArray[Any]]]:
+) -> tuple[list[_State], dict[str, AnyArray]]:
     """Chains, and rows (draw, chain, ...), after a transition for each set of points ahead (chains, n, attempts, d)."""
     programs, place, acceptance = run.programs, run.place, run.settings.target_accept_prob
     device, count = next(iter(place.center.devices())), ahead.shape[1]
     looked = count * ahead.shape[2] if place.jumps is not None and not adapting else 0
     room = CHUNK * MOST_ATTEMPTS if place.jumps is not None else 1
 
-    def one(state: _State, points: Array) -> tuple[_State, dict[str, npt.NDArray[Any]]]:
+    def one(state: _State, points: Array) -> tuple[_State, dict[str, AnyArray]]:
         with jax.default_device(device):
             flat = points.reshape(len(points), -1, points.shape[-1])[:, :looked]
             table = programs.offers(np.pad(flat, ((0, 0), (0, room - looked), (0, 0))), looked, place)

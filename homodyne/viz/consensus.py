@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from homodyne.arrays import Array
+from homodyne.arrays import AnyArray, Array
 from homodyne.errors import InputError
 from homodyne.result.summary import format_number
 from homodyne.viz.labels import NORMAL, SMALL, Notation, counted, new_figure, panels, style_axes, write_below
@@ -132,7 +132,7 @@ def _forest_span(table: ShardTable, k: int, typical: float) -> tuple[float, floa
     return float(low - margin), float(high + margin)
 
 
-def _mark_hidden(ax: Axes, table: ShardTable, k: int, span: tuple[float, float], rows: NDArray[Any]) -> None:
+def _mark_hidden(ax: Axes, table: ShardTable, k: int, span: tuple[float, float], rows: AnyArray) -> None:
     """Arrow heads at the edge for shards whose mean lies outside."""
     transform = ax.get_yaxis_transform()
     for side, marker, place in ((0, "<", 0.02), (1, ">", 0.98)):

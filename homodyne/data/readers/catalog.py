@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from homodyne.arrays import as_array
+from homodyne.arrays import AnyArray, as_array
 from homodyne.data.checks import (
     CONTRADICTION,
     SAME_Q,
@@ -29,10 +29,10 @@ Q_TOLERANCE = 0.01
 PHI_TOLERANCE = 0.5
 """Largest difference in degrees between an angle asked for and the nearest angle in the file."""
 
-Wavevectors: TypeAlias = float | str | tuple[float, float] | Sequence[float] | NDArray[Any] | None
+Wavevectors: TypeAlias = float | str | tuple[float, float] | Sequence[float] | AnyArray | None
 """q as it is asked for: a number or a list, a range (a tuple of two, or "low:high"), "all", or nothing."""
 
-Angles: TypeAlias = float | tuple[float, float] | Sequence[float] | NDArray[Any] | None
+Angles: TypeAlias = float | tuple[float, float] | Sequence[float] | AnyArray | None
 """phi as it is asked for: a number or a list, a range (a tuple of two), or nothing for all."""
 
 ReadMap: TypeAlias = Callable[[int, slice, MapArray], None]

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.arrays import AnyArray
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.units import Units
@@ -162,7 +163,7 @@ def named(file: h5py.File, pointer: str, candidates: Sequence[str]) -> tuple[str
     return chosen[0], tuple(f"results in {one} ({pointer} names {chosen[0]})" for one in candidates if one != chosen[0])
 
 
-def numbers(file: h5py.File, path: str, most: int = MOST_NUMBERS) -> NDArray[Any]:
+def numbers(file: h5py.File, path: str, most: int = MOST_NUMBERS) -> AnyArray:
     """Read a numeric dataset of any shape after checking its type, and that it has at most so many numbers."""
     found = dataset(file, path)
     where = f"{file.filename}: {path}"
@@ -204,7 +205,7 @@ def optional_scalar(file: h5py.File, path: str) -> float | None:
     return float(values[0])
 
 
-def images(file: h5py.File, kinds: Mapping[str, str]) -> Iterator[list[NDArray[Any]]]:
+def images(file: h5py.File, kinds: Mapping[str, str]) -> Iterator[list[AnyArray]]:
     """Yield some rows of each of several detector images of one shape, (h, w) or (1, h, w), in turn.
 
     `kinds` are the kinds of numbers that each path may hold.

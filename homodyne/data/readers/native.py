@@ -7,12 +7,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from homodyne.arrays import AnyArray
 from homodyne.data import checks
 from homodyne.data.checks import MapArray, MapArrays
 from homodyne.data.readers import hdf5
@@ -47,7 +48,7 @@ class GroupFields:
         """Shape of a dataset."""
         return hdf5.shape_and_dtype(self._file, name)[0]
 
-    def array(self, name: str, most: int) -> NDArray[Any]:
+    def array(self, name: str, most: int) -> AnyArray:
         """Read a dataset of at most so many numbers."""
         return hdf5.numbers(self._file, name, most)
 
@@ -132,12 +133,12 @@ def catalog(source: Source, units: Units) -> Catalog:
     )
 
 
-def digests(arrays: Mapping[str, NDArray[Any]], maps: Iterable[MapArray]) -> NDArray[np.uint8]:
+def digests(arrays: Mapping[str, AnyArray], maps: Iterable[MapArray]) -> NDArray[np.uint8]:
     """What the field `SEAL` holds, (1 + number of maps, 32)."""
     return np.array([np.frombuffer(one, np.uint8) for one in (_digest(arrays), *map(_map_digest, maps))])
 
 
-def _digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+def _digest(arrays: Mapping[str, AnyArray]) -> bytes:
     found = hashlib.sha256()
     for name in sorted(arrays):
         value = np.asarray(arrays[name], order="C")
@@ -149,7 +150,7 @@ def _map_digest(one: MapArray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(one, "<f4").data).digest()
 
 
-def _seals(fields: GroupFields | Members, count: int, arrays: Mapping[str, NDArray[Any]]) -> list[bytes]:
+def _seals(fields: GroupFields | Members, count: int, arrays: Mapping[str, AnyArray]) -> list[bytes]:
     """Digests of so many maps; DataError where what belongs to them is not what was written."""
     seals = fields.array(SEAL, 32 * (1 + count))
     if seals.shape != (1 + count, 32) or seals.dtype != np.uint8:
@@ -194,7 +195,7 @@ def _require(same: bool, fields: GroupFields | Members, what: str) -> None:
         raise DataError(f"{fields.path} is damaged: {what} is not what was written (SHA-256); copy or write it again.")
 
 
-def _source(path: str, encoded: NDArray[Any]) -> dict[str, str]:
+def _source(path: str, encoded: AnyArray) -> dict[str, str]:
     """Decode the facts, which are stored as the bytes of a JSON object."""
     try:
         facts = json.loads(encoded.astype(np.uint8).tobytes().decode("utf-8"))

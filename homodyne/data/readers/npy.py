@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from homodyne.arrays import AnyArray
 from homodyne.data.checks import MapArray
 from homodyne.data.readers.catalog import Catalog, maps_of
 from homodyne.data.units import Units
@@ -18,17 +17,17 @@ CONTAINERS = ("NPY",)
 
 
 @contextmanager
-def open_npy(path: Path) -> Iterator[tuple[Path, NDArray[Any]]]:
+def open_npy(path: Path) -> Iterator[tuple[Path, AnyArray]]:
     """Map the array into memory; its size is checked against the file."""
     yield path, np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def absent(source: tuple[Path, NDArray[Any]]) -> list[str]:
+def absent(source: tuple[Path, AnyArray]) -> list[str]:
     """Nothing: every array is of this layout."""
     return []
 
 
-def catalog(source: tuple[Path, NDArray[Any]], units: Units) -> Catalog:
+def catalog(source: tuple[Path, AnyArray], units: Units) -> Catalog:
     """List the maps of an array."""
     path, array = source
     cube = array[None] if array.ndim == 2 else array

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy_format
-from numpy.typing import NDArray
 
+from homodyne.arrays import AnyArray
 from homodyne.data import checks
 from homodyne.data.checks import FloatArray, MapArray
 from homodyne.data.readers.catalog import Catalog
@@ -84,7 +84,7 @@ class Members:
         with self._reading(name):
             return self._member(name).shape
 
-    def array(self, name: str, most: int) -> NDArray[Any]:
+    def array(self, name: str, most: int) -> AnyArray:
         """Read an array of at most so many numbers."""
         with self._reading(name):
             member = self._member(name)
@@ -197,7 +197,7 @@ def _time_axis(path: Path, members: Members, n: int) -> tuple[float, float]:
     return dt, max(float(t1[0]) - dt, 0.0)
 
 
-def _axis(path: Path, name: str, values: NDArray[Any], n: int) -> FloatArray:
+def _axis(path: Path, name: str, values: AnyArray, n: int) -> FloatArray:
     """Return a time axis from a vector or from a mesh that repeats it."""
     if values.ndim == 2 and values.shape == (n, n):
         for line, mesh in ((values[0], values), (values[:, 0], values.T)):

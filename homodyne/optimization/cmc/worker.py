@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 import homodyne.physics  # noqa: F401  makes JAX compute in float64
-from homodyne.arrays import Array
+from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.chains import diagnose
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.models.model import Model
@@ -114,7 +113,7 @@ class _Drawn(NamedTuple):
     """Draws (chain, draw, d), what is known of them (chain, draw), evaluations, and what they are worth at most."""
 
     draws: Array
-    stats: dict[str, npt.NDArray[Any]]
+    stats: dict[str, AnyArray]
     num_evaluations: int
     worth: float = np.inf
 
