@@ -24,7 +24,7 @@ from homodyne.optimization.cmc.consensus import run_consensus
 from homodyne.optimization.cmc.sharding import shard_numbers
 from homodyne.optimization.cmc.store.shards import Manifest, opened
 from homodyne.optimization.cmc.types import Initialization
-from homodyne.optimization.nuts import NutsSettings, sample
+from homodyne.optimization.nuts import Frame, NutsSettings, sample
 from homodyne.optimization.pilot import Pilot, PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
 from homodyne.optimization.xpcs import Shard, XpcsModel, cavity_of, consensus_settings
@@ -115,7 +115,7 @@ def laplace(scenario: Scenario, pilot: Pilot, seed: int) -> Answer:
 def nuts(scenario: Scenario, pilot: Pilot, seed: int) -> Answer:
     """No-U-turn sampler with its certificate."""
     mode = pilot.mode
-    chains = sample(log_density, pilot.posterior, mode.z, mode.covariance, _NUTS, jax.random.key(seed)).draws
+    chains = sample(log_density, pilot.posterior, Frame(mode.z, mode.covariance), _NUTS, jax.random.key(seed)).draws
     return _judged(pilot, chains, _thin(chains), seed)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
-from homodyne.certificate.bend import Bend
 from homodyne.certificate.density import Progress
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.proposal import Mixture, Normal, around
@@ -18,7 +17,7 @@ from homodyne.likelihood.condensed import Condensation, Condensed, condensation
 from homodyne.likelihood.nodes import Nodes
 from homodyne.likelihood.posterior import Posterior, log_densities
 from homodyne.optimization.jumps import frame_of
-from homodyne.optimization.nuts import Jumps
+from homodyne.optimization.nuts import Frame
 from homodyne.optimization.pilot import Pilot, signal_of
 
 POINTS = 400  # at which the density of few nodes is made, and as many at which it is tried
@@ -37,24 +36,18 @@ class Exploration:
 
     Attributes
     ----------
-    bend : Bend
-    center, covariance : (d,) and (d, d) arrays
-        Mean and covariance of the unbent coordinates.
+    frame : Frame
+        Coordinates in which it is round, and jumps to the part of the proposal that follows its shape, for chains.
     proposal : Joined or None
         Distribution that was fitted to the posterior; None where it could not be followed.
-    jumps : Jumps or None
-        The part of it that follows the shape of the posterior, for chains.
     approximation : Condensed or None
         The posterior on few nodes; None where the data have few, or where they cannot stand for all.
     above : tuple of (d,) arrays
         The highest points that were seen above the best mode: of another one, or where the reduced data are wrong.
     """
 
-    bend: Bend
-    center: Array
-    covariance: Array
+    frame: Frame
     proposal: Joined | None = None
-    jumps: Jumps | None = None
     approximation: Condensed | None = None
     above: tuple[Array, ...] = ()
 
@@ -102,7 +95,7 @@ class Seen:
 
 def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: Seen) -> Exploration:
     posterior, mode, exact, rough = pilot.posterior, pilot.mode, seen.exact, pilot.rough
-    plain = Exploration(Bend.none(posterior.dim), mode.z, mode.covariance)
+    plain = Exploration(Frame(mode.z, mode.covariance))
     near = exact if rough is None else seen.of(lambda points: log_densities(points, rough))
     centres = [Normal.of(one.z, one.covariance) for one in pilot.modes]
     wide = _with_prior(around(centres[0], centres, near), pilot, rng)
@@ -134,8 +127,7 @@ def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: See
         return plain
     shape = proposal.parts[0]
     assert isinstance(shape, Shape)
-    bend, center, covariance, jumps = frame_of(shape, points, weights)
-    return Exploration(bend, center, covariance, proposal, jumps, few)
+    return Exploration(frame_of(shape, points, weights), proposal, few)
 
 
 def _with_prior(wide: Mixture, pilot: Pilot, rng: np.random.Generator) -> Mixture:

@@ -1,24 +1,13 @@
 """Coordinates in which a posterior is round, and jumps of chains between its parts, from points with exact weights."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from homodyne.arrays import Array
-from homodyne.certificate.bend import Bend, weighted_moments
+from homodyne.certificate.bend import weighted_moments
 from homodyne.certificate.importance import effective
 from homodyne.certificate.proposal import DEGREES, Mixture
 from homodyne.certificate.shape import LARGEST, Shape
-from homodyne.optimization.nuts import MOST_ATTEMPTS, Jumps
-
-
-class Frame(NamedTuple):
-    """Bend, mean (d,) and covariance (d, d) of the unbent coordinates, and jumps, as `sample` takes them."""
-
-    bend: Bend
-    center: Array
-    covariance: Array
-    jumps: Jumps | None
+from homodyne.optimization.nuts import MOST_ATTEMPTS, Frame, Jumps
 
 
 def frame_of(shape: Shape, points: Array, weights: Array) -> Frame:
@@ -27,7 +16,7 @@ def frame_of(shape: Shape, points: Array, weights: Array) -> Frame:
     factor = np.asarray(np.linalg.cholesky(covariance), dtype=np.float64)
     share = effective(weights)[0] / len(weights)
     attempts = int(np.clip(np.ceil(1.0 / share), 1, MOST_ATTEMPTS))
-    return Frame(shape.bend, center, covariance, _jumps(shape.mixture, center, factor, attempts))
+    return Frame(center, covariance, shape.bend, _jumps(shape.mixture, center, factor, attempts))
 
 
 def _jumps(mixture: Mixture, center: Array, factor: Array, attempts: int) -> Jumps:

@@ -30,7 +30,7 @@ from homodyne.certificate.density import LogDensity, Progress, check_log_density
 from homodyne.errors import ConvergenceError, InputError
 from homodyne.physics.compiling import compiled, one_by_one
 
-__all__ = ["ChainDiagnostics", "Jumps", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
+__all__ = ["ChainDiagnostics", "Frame", "Jumps", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
 
 MAX_STARTS = 100  # starting points tried per chain
 CHUNK = 64  # most transitions between two reports
@@ -158,6 +158,28 @@ class Jumps(NamedTuple):
         return jnp.asarray(logsumexp(self.log_shares + sizes - far))
 
 
+class Frame(NamedTuple):
+    """Coordinates in which chains run, and their jumps.
+
+    Attributes
+    ----------
+    center, covariance : (d,) and (d, d) arrays
+        Mode and covariance of a pilot fit, or mean and covariance of the posterior, in the coordinates of the bend.
+    bend : Bend or None
+        Of these coordinates; None for those of the density.
+    jumps : Jumps or None
+        Distribution, in whitened coordinates, of points to which chains jump: after the warm-up every move is followed
+        by a choice, by importance weights, between the place of the chain and several of these points (iterated
+        sampling importance resampling: Andrieu, Lee and Vihola, Bernoulli 24, 842, 2018; with local moves Samsonov et
+        al., NeurIPS 2022), so that no arm of a posterior holds a chain for long.
+    """
+
+    center: npt.ArrayLike
+    covariance: npt.ArrayLike
+    bend: Bend | None = None
+    jumps: Jumps | None = None
+
+
 Density = Callable[[jax.Array, Any], jax.Array]
 """Log density of coordinates (d,) and a tree of arrays, differentiable in the first; -inf outside the support."""
 
@@ -175,20 +197,17 @@ def sample_posterior(
     def with_argument(z: jax.Array, argument: object) -> jax.Array:
         return log_density(z)
 
-    return sample(with_argument, (), center, covariance, settings, key, progress)
+    return sample(with_argument, (), Frame(center, covariance), settings, key, progress)
 
 
-def sample(  # noqa: PLR0913  # a door: everything that the sampler can be given
+def sample(
     log_density: Density,
     argument: object,
-    center: npt.ArrayLike,
-    covariance: npt.ArrayLike,
+    frame: Frame,
     settings: NutsSettings,
     key: jax.Array,
     progress: Progress | None = None,
     workers: int = 1,
-    bend: Bend | None = None,
-    jumps: Jumps | None = None,
     approximation: object = None,
 ) -> NutsDraws:
     """Sample a posterior with the no-U-turn sampler (Hoffman and Gelman 2014, Betancourt 2017) of NumPyro.
@@ -203,8 +222,8 @@ def sample(  # noqa: PLR0913  # a door: everything that the sampler can be given
         compiled once in a process.
     argument
         Tree of arrays.
-    center, covariance
-        Mode (d,) and covariance (d, d) of a pilot fit, in the coordinates of ``log_density``.
+    frame
+        Coordinates and jumps of the chains.
     settings
         Numbers of transitions and chains, acceptance, spread of the starts.
     key
@@ -213,13 +232,6 @@ def sample(  # noqa: PLR0913  # a door: everything that the sampler can be given
         Called with ("sampling", transitions done, total), warm-up and all chains counted together.
     workers
         Threads that advance chains on a processor.
-    bend
-        Coordinates in which chains run, and of ``center`` and ``covariance``; those of the density when None.
-    jumps
-        Distribution, in whitened coordinates, of points to which chains jump: after the warm-up every move is followed
-        by a choice, by importance weights, between the place of the chain and several of these points (iterated
-        sampling importance resampling: Andrieu, Lee and Vihola, Bernoulli 24, 842, 2018; with local moves Samsonov et
-        al., NeurIPS 2022), so that no arm of a posterior holds a chain for long.
     approximation
         Argument for which ``log_density`` is cheap and nearly the same. Warm-up, moves and jumps take it; after the
         warm-up each of these is accepted or not by the ratio of the two densities, which makes the draws those of the
@@ -232,10 +244,10 @@ def sample(  # noqa: PLR0913  # a door: everything that the sampler can be given
     ConvergenceError
         When a chain finds no starting point with finite density and gradient, or the budget of gradients is used up.
     """
-    origin = np.asarray(center, dtype=np.float64)
+    origin, jumps = np.asarray(frame.center, dtype=np.float64), frame.jumps
     check_log_density(lambda z: log_density(z, argument), origin.size)
-    factor, tested = _cholesky(origin, covariance), approximation is not None
-    bend = Bend.none(origin.size) if bend is None else bend
+    factor, tested = _cholesky(origin, frame.covariance), approximation is not None
+    bend = Bend.none(origin.size) if frame.bend is None else frame.bend
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.wrap_key_data(key)
     programs = _programs(log_density, origin.size, settings.max_tree_depth, tested)

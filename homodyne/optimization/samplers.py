@@ -94,14 +94,11 @@ def nuts(pilot: Pilot, course: Course, settings: Config, progress: Progress) -> 
         sampled = sample(
             log_density,
             posterior,
-            known.center,
-            known.covariance,
+            known.frame,
             chosen,
             jax.random.key(settings.seed + attempt),
             progress,
             detect_hardware().cores,
-            known.bend,
-            known.jumps,
             approximation,
         )
         spent += sampled.num_gradients

@@ -125,7 +125,7 @@ def test_other_data_of_the_same_shapes_are_sampled_by_the_same_program():
     for center in (0.0, 5.0):
         before, mean = len(traced), np.full(2, center)
         settings = NutsSettings(num_samples=500)
-        runs.append(nuts.sample(log_density, mean, mean, np.eye(2), settings, jax.random.key(0)))
+        runs.append(nuts.sample(log_density, mean, nuts.Frame(mean, np.eye(2)), settings, jax.random.key(0)))
         assert_mean(runs[-1].draws, mean)
     assert len(traced) - before <= 1  # that of the check of its type
     np.testing.assert_allclose(runs[0].draws + 5.0, runs[1].draws, atol=1e-9)
@@ -143,10 +143,9 @@ def shifted_density(name):
 
 def sample_by_approximation(name):
     problem, log_density = shifted_density(name)
-    center, covariance = problem.modes[0]
-    settings = NutsSettings(num_samples=1500)
-    exact, approximate = np.array([0.0, 1.0]), np.array([0.2 * float(np.sqrt(covariance[0][0])), 1.2])
-    run = nuts.sample(log_density, exact, center, covariance, settings, jax.random.key(1), approximation=approximate)
+    frame, settings = nuts.Frame(*problem.modes[0]), NutsSettings(num_samples=1500)
+    exact, approximate = np.array([0.0, 1.0]), np.array([0.2 * float(np.sqrt(frame.covariance[0][0])), 1.2])
+    run = nuts.sample(log_density, exact, frame, settings, jax.random.key(1), approximation=approximate)
     return problem, run
 
 
@@ -184,7 +183,8 @@ def sample_with_jumps(jumps):
     def log_density(z, argument):
         return problem.log_density(z)
 
-    run = nuts.sample(log_density, (), np.zeros(2), np.eye(2), settings, jax.random.key(0), jumps=jumps(problem))
+    frame = nuts.Frame(np.zeros(2), np.eye(2), jumps=jumps(problem))
+    run = nuts.sample(log_density, (), frame, settings, jax.random.key(0))
     return problem, run
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
-from homodyne.certificate.bend import Bend
 from homodyne.certificate.certify import MORE, Certified, certify, normal_of
 from homodyne.certificate.chains import ChainDiagnostics, diagnose, not_converged
 from homodyne.certificate.density import Evaluate, Progress
@@ -21,8 +20,8 @@ from homodyne.certificate.proposal import Normal, around
 from homodyne.certificate.shape import Shape
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.models.model import Model
-from homodyne.optimization.jumps import Frame, frame_of
-from homodyne.optimization.nuts import NutsDraws, NutsSettings, sample
+from homodyne.optimization.jumps import frame_of
+from homodyne.optimization.nuts import Frame, NutsDraws, NutsSettings, sample
 
 POOL = 4000  # observations on which modes are looked for
 MOST = 40  # modes, the heaviest, that are followed to all data
@@ -174,16 +173,13 @@ def sample_whole(
         return model.log_density(points, model.statistics(points, whole))
 
     settings, rng = CHAINS, np.random.default_rng([seed, 6])
-    frame, centres = Frame(Bend.none(len(center)), center, covariance, None), [Normal.of(*mode) for mode in modes]
+    frame, centres = Frame(center, covariance), [Normal.of(*mode) for mode in modes]
     if len(centres) > 1:
         frame = _followed(evaluate, centres, num_points, rng) or frame
 
     def chains_of(settings: NutsSettings, frame: Frame, number: int) -> tuple[NutsDraws, ChainDiagnostics]:
         key, argument = jax.random.fold_in(jax.random.key(seed), number), model.argument(whole)
-        drawn = sample(
-            log_density, argument, frame.center, frame.covariance, settings, key, progress,
-            bend=frame.bend, jumps=frame.jumps,
-        )  # fmt: skip
+        drawn = sample(log_density, argument, frame, settings, key, progress)
         return drawn, diagnose(drawn.draws, drawn.stats, model.names)
 
     drawn, chains = chains_of(settings, frame, 7)

@@ -23,7 +23,7 @@ from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.store.shards import read_arrays
 from homodyne.optimization.cmc.types import CHEAPEST, ShardResult, ShardTask
 from homodyne.optimization.cmc.weighted_shard import programs, weighted_draws
-from homodyne.optimization.nuts import NutsSettings, sample
+from homodyne.optimization.nuts import Frame, NutsSettings, sample
 from homodyne.threads import one_blas_thread
 
 MIN_ESS = 100.0  # effective draws of a shard, at least: its estimate errs by a factor of three once in a thousand
@@ -105,7 +105,7 @@ class _Programs:
                     found.draws.reshape(*shape, -1), {"lp": found.lp.reshape(shape)}, found.num_evaluations, found.ess
                 )
         key = jax.random.fold_in(jax.random.key(task.seed), task.shard_id)
-        drawn = sample(self.log_density, argument, init.center, covariance, settings, key)
+        drawn = sample(self.log_density, argument, Frame(init.center, covariance), settings, key)
         return _Drawn(drawn.draws, drawn.stats, drawn.num_gradients)
 
 
