@@ -7,7 +7,7 @@ the coordinates that are left.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def weighted_moments(points: Points, weights: Values) -> tuple[Vector, Matrix]:
     return weights @ points, covariance + 1e-9 * np.diag(np.diag(covariance)) + 1e-300 * np.eye(points.shape[1])
 
 
-def _bent(bend: Bend, u: Any, xp: Any = np) -> Any:
+def _bent(bend: Bend, u: Leaf, xp: ModuleType = np) -> Leaf:
     terms = xp.ones((len(u), 1))
     y = u[:, :0]
     for k, c in enumerate(bend.coefficients):
@@ -112,7 +112,7 @@ def _terms(y: Points) -> Float[Array, "points terms"]:
     return np.concatenate(terms, axis=1)
 
 
-def _terms_of_last(y: Any, xp: Any = np) -> tuple[Any, Any]:
+def _terms_of_last(y: Leaf, xp: ModuleType = np) -> tuple[Leaf, Leaf]:
     """Products of two and cube, of the last column of y (n, k) with all of them, level beyond REACH."""
     y = xp.clip(y, -REACH, REACH)
     return y * y[:, -1:], y[:, -1:] ** 3

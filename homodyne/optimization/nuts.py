@@ -14,13 +14,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.scipy.special import logsumexp
+from jaxtyping import PyTree
 
 from homodyne.arguments import Faults
 from homodyne.arrays import AnyArray, Array, Leaf
@@ -31,6 +32,9 @@ from homodyne.errors import ConvergenceError, InputError
 from homodyne.physics.compiling import compiled, one_by_one
 
 __all__ = ["ChainDiagnostics", "Frame", "Jumps", "NutsDraws", "NutsSettings", "diagnose", "sample", "sample_posterior"]
+
+if TYPE_CHECKING:
+    from numpyro.infer import NUTS
 
 MAX_STARTS = 100  # starting points tried per chain
 CHUNK = 64  # most transitions between two reports
@@ -180,7 +184,7 @@ class Frame(NamedTuple):
     jumps: Jumps | None = None
 
 
-Density = Callable[[jax.Array, Any], jax.Array]
+Density = Callable[[jax.Array, PyTree], jax.Array]
 """Log density of coordinates (d,) and a tree of arrays, differentiable in the first; -inf outside the support."""
 
 
@@ -334,9 +338,9 @@ class _Programs(NamedTuple):
     makes a state.
     """
 
-    valued: Callable[..., Any]
-    offers: Callable[..., Any]
-    advance: Callable[..., Any]
+    valued: Callable[..., tuple[jax.Array, jax.Array]]
+    offers: Callable[..., _Offers]
+    advance: Callable[..., tuple[_State, dict[str, jax.Array]]]
     begin: Callable[..., _State]
 
 
@@ -386,7 +390,7 @@ def _cholesky(origin: Array, covariance: npt.ArrayLike) -> Array:
     return factor
 
 
-def _kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: jax.Array, max_tree_depth: int) -> Any:
+def _kernel(potential: Callable[[jax.Array], jax.Array], inverse_mass: jax.Array, max_tree_depth: int) -> "NUTS":
     """NumPyro's sampler with a mass matrix that stays; its step is adapted by `transition`."""
     from numpyro.infer import NUTS
 
@@ -427,11 +431,11 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
         return _Offers(w, place.log_weight(w, potential_at(w, place)))
 
     @compiled
-    def offers(w: jax.Array, count: jax.Array, place: _Place) -> Any:
+    def offers(w: jax.Array, count: jax.Array, place: _Place) -> PyTree:
         return jax.vmap(lambda own: one_by_one(offered, own, count, place))(w)
 
     @compiled
-    def valued(w: jax.Array, place: _Place) -> Any:
+    def valued(w: jax.Array, place: _Place) -> tuple[jax.Array, jax.Array]:
         return jax.vmap(lambda own: jax.value_and_grad(potential_at)(own, place))(w)
 
     def jumped(state: _State, table: _Offers, number: jax.Array, place: _Place) -> _State:
@@ -466,8 +470,8 @@ def _programs(log_density: Density, dimension: int, max_tree_depth: int, tested:
     @compiled
     def advance(
         state: _State, table: _Offers, count: jax.Array, adapting: jax.Array, acceptance: jax.Array, place: _Place
-    ) -> Any:
-        def one(i: jax.Array, carry: Any) -> Any:
+    ) -> PyTree:
+        def one(i: jax.Array, carry: PyTree) -> PyTree:
             state, rows = carry
             state = together(state, table, i, adapting, acceptance, place)
             rows = jax.tree.map(lambda column, value: column.at[i].set(value), rows, _row(state))
@@ -512,7 +516,7 @@ def _usable(exact: jax.Array, gradient: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(exact) & jnp.isfinite(gradient).all(), exact, -jnp.inf)
 
 
-def _chosen(sampler: Any, table: _Offers, number: jax.Array, place: _Place) -> jax.Array:
+def _chosen(sampler: PyTree, table: _Offers, number: jax.Array, place: _Place) -> jax.Array:
     """A place, chosen by weight from that of a chain and the offers to a transition."""
     attempts = jnp.asarray(0 if place.jumps is None else place.jumps.attempts)
     at = jnp.minimum(number * attempts + jnp.arange(MOST_ATTEMPTS), len(table.z) - 1)
@@ -522,7 +526,7 @@ def _chosen(sampler: Any, table: _Offers, number: jax.Array, place: _Place) -> j
     return jnp.where(number < MOST_ATTEMPTS, table.z[at[jnp.minimum(number, MOST_ATTEMPTS - 1)]], sampler.z)
 
 
-def _placed(sampler: Any, first: jax.Array, one: Any, other: Any) -> Any:
+def _placed(sampler: PyTree, first: jax.Array, one: PyTree, other: PyTree) -> PyTree:
     """The sampler's state with the place of `one` where `first` is true, of `other` elsewhere."""
     at = {name: jnp.where(first, getattr(one, name), getattr(other, name)) for name in _POSITION}
     return sampler._replace(**at)

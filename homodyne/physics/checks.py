@@ -1,11 +1,11 @@
 """What a correlation model has to keep to, tried on draws from its prior: `check_model`, for models of one's own."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
@@ -73,8 +73,8 @@ def _check_shapes(model: CorrelationModel, gap: float) -> None:
 def _trace(
     model: CorrelationModel,
     method: str,
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    function: Callable[..., PyTree],
+    arguments: tuple[PyTree, ...],
     shape: tuple[int, ...],
     dtypes: tuple[type, ...],
 ) -> None:
@@ -103,7 +103,7 @@ def _trace(
 
 
 @jax.jit
-def _values(z: jax.Array, space: ParameterSpace, t1: jax.Array, t2: jax.Array, gap: jax.Array) -> tuple[Any, ...]:
+def _values(z: jax.Array, space: ParameterSpace, t1: jax.Array, t2: jax.Array, gap: jax.Array) -> tuple[PyTree, ...]:
     """Parameters, g, slopes of its sum and |field|² at every point z."""
     model = space.model
 
@@ -111,7 +111,7 @@ def _values(z: jax.Array, space: ParameterSpace, t1: jax.Array, t2: jax.Array, g
         g = model.g(params, t1, t2, _Q, _PHI, gap)
         return g.sum(), g
 
-    def at(point: jax.Array) -> tuple[Any, ...]:
+    def at(point: jax.Array) -> tuple[PyTree, ...]:
         params = space.physical(point)
         slopes, g = jax.grad(summed, has_aux=True)(params)
         squared = jnp.abs(model.field(params, t1, t2, _Q, _PHI, gap)) ** 2 if _own_field(model) else g

@@ -11,14 +11,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial, wraps
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import ModuleType
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Array
 from homodyne.threads import num_threads
+
+T = TypeVar("T")
 
 Numbers: TypeAlias = AnyArray | jax.Array
 """Arrays of NumPy or JAX."""
@@ -27,26 +31,26 @@ _AT_ONCE = 64  # points of one call, at most
 _QUICK = {"xla_cpu_use_fusion_emitters": False}
 
 
-def compiled(function: Callable[..., Any], static_argnums: tuple[int, ...] = ()) -> Callable[..., Any]:
+def compiled(function: Callable[..., T], static_argnums: tuple[int, ...] = ()) -> Callable[..., T]:
     """`jax.jit` of a function without side effects."""
 
     @lru_cache(maxsize=1)
-    def program() -> Any:
+    def program() -> Callable[..., T]:
         return jax.jit(function, static_argnums=static_argnums, compiler_options=_options())
 
     @wraps(function)
-    def call(*args: object) -> Any:
+    def call(*args: object) -> T:
         return program()(*args)
 
     return call
 
 
-def namespace(*values: object) -> Any:
+def namespace(*values: PyTree) -> ModuleType:
     """`jax.numpy` where a value is of JAX; `numpy` otherwise, which compiles nothing."""
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
-def one_by_one(function: Callable[[Any, Any], Any], points: object, count: object, argument: object) -> Any:
+def one_by_one(function: Callable[[PyTree, PyTree], PyTree], points: PyTree, count: object, argument: PyTree) -> PyTree:
     """Results of a function of one point and an argument for the first `count` of n points, (n,), 0 for others.
 
     Points are an array or a tree of arrays with a leading axis.
@@ -56,19 +60,19 @@ def one_by_one(function: Callable[[Any, Any], Any], points: object, count: objec
     """
     single = jax.jit(function)
 
-    def point(k: object) -> Any:
+    def point(k: object) -> PyTree:
         return jax.tree.map(lambda column: column[k], points)
 
     shapes, n = jax.eval_shape(single, point(0), argument), len(jax.tree.leaves(points)[0])
     blank = jax.tree.map(lambda one: jnp.zeros((n, *one.shape), one.dtype), shapes)
 
-    def put(k: jax.Array, table: object) -> Any:
+    def put(k: jax.Array, table: PyTree) -> PyTree:
         return jax.tree.map(lambda column, one: column.at[k].set(one), table, single(point(k), argument))
 
     return jax.lax.fori_loop(0, count, put, blank)
 
 
-def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+def at_points(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[..., PyTree]:
     """A function of n points, an argument and, optionally, progress; its results have a leading axis (n,).
 
     Points are an array or a tree of arrays, with a leading axis (n,). They are evaluated `one_by_one`, in calls of one
@@ -76,18 +80,18 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     `progress` is called with how many points are done.
     """
 
-    def at_first(points: object, count: jax.Array, argument: object) -> Any:
+    def at_first(points: PyTree, count: jax.Array, argument: PyTree) -> PyTree:
         return one_by_one(function, points, count, argument)
 
     at_first.__name__ = function.__name__  # under which JAX logs it
     program = compiled(at_first)
 
-    def evaluate(points: object, argument: object, progress: Callable[[int], None] = lambda done: None) -> Any:
+    def evaluate(points: PyTree, argument: PyTree, progress: Callable[[int], None] = lambda done: None) -> PyTree:
         argument, parts, threads = jax.device_put(argument), [], num_threads()
         n = len(jax.tree.leaves(points)[0])
         portion = max(1, min(_AT_ONCE, -(-n // threads)))
 
-        def some(begin: int) -> Any:
+        def some(begin: int) -> PyTree:
             count = min(portion, n - begin)
             full = jax.tree.map(lambda column: _filled(column[begin : begin + count]), points)
             return jax.tree.map(partial(_first, count), program(full, count, argument))
@@ -101,18 +105,18 @@ def at_points(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return evaluate
 
 
-def _filled(column: object) -> Any:
+def _filled(column: AnyArray) -> Array:
     """A column with zeros behind, of the length that programs expect."""
     own = np.asarray(column, dtype=float)
     return np.concatenate([own, np.zeros((_AT_ONCE - len(own), *own.shape[1:]))])
 
 
-def _first(count: int, values: object) -> Any:
+def _first(count: int, values: jax.Array) -> AnyArray:
     return np.asarray(values)[:count]
 
 
 @lru_cache(maxsize=1)
-def _options() -> dict[str, Any] | None:
+def _options() -> dict[str, bool] | None:
     """Options that this version of the compiler knows."""
     if jax.default_backend() != "cpu":
         return None

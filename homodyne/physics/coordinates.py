@@ -26,7 +26,8 @@ by their angle, everything else by itself.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,14 +35,12 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from homodyne.arrays import AnyArray, Leaf
-from homodyne.physics.model import Growth, PowerLaw
+from homodyne.physics.model import Growth, Params, PowerLaw
 from homodyne.physics.power_laws import rate
 from homodyne.physics.priors import Prior
 
 SLOPE_SCALE = 0.1
 """rho0 where nothing is known of the data."""
-
-Values = Mapping[str, Any]
 
 
 class Place(NamedTuple):
@@ -108,10 +107,10 @@ class LawCoordinates:
         return tuple(name for name in (self.law.amplitude, self.law.exponent, self.law.offset) if name)
 
     def physical(
-        self, z: jax.Array, fixed: Values, priors: Mapping[str, Prior], place: Place
+        self, z: jax.Array, fixed: Params, priors: Mapping[str, Prior], place: Place
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Parameters of the law, and log |d(free parameters)/dz|, at its coordinates z."""
-        parts: dict[str, Any] = {"exponent": None}
+        parts: dict[str, Leaf] = {"exponent": None}
         columns = iter(range(len(self.names)))
         for part, present in (
             ("level", self._level),
@@ -120,10 +119,10 @@ class LawCoordinates:
         ):
             if present:
                 parts[part] = z[next(columns)]
-        offset: Any = fixed.get(self.law.offset or "", 0.0) if self.law.offset not in self.free else None
-        amplitude: Any = fixed.get(self.law.amplitude) if self.law.amplitude not in self.free else None
-        level: Any = None
-        share: Any = None
+        offset: Leaf = fixed.get(self.law.offset or "", 0.0) if self.law.offset not in self.free else None
+        amplitude: Leaf = fixed.get(self.law.amplitude) if self.law.amplitude not in self.free else None
+        level: Leaf = None
+        share: Leaf = None
         log_det = jnp.zeros(())
         if self._level:
             base = jnp.maximum(offset, 0.0) if offset is not None else 0.0  # no wall where the amplitude vanishes
@@ -153,18 +152,18 @@ class LawCoordinates:
             found[self.law.offset] = offset
         return {name: jnp.asarray(value) for name, value in found.items()}, log_det
 
-    def share(self, params: Values, place: Place) -> tuple[Any, Any]:
+    def share(self, params: Params, place: Place) -> tuple[Leaf, Leaf]:
         """Share rho of the power law in the rate in the middle of the record, and log |d rho / d offset|."""
         power = self._power(params, place, jnp)
         level = power + params[self.law.offset or ""]
         return power / level, jnp.log(power) - 2.0 * jnp.log(level)
 
-    def offset_from_share(self, params: Values, share: Any, place: Place) -> Any:
+    def offset_from_share(self, params: Params, share: Leaf, place: Place) -> Leaf:
         """Offset that leaves the power law this share of the rate, in NumPy."""
         with np.errstate(all="ignore"):
             return self._power(params, place) * (1.0 - share) / share
 
-    def _power(self, params: Values, place: Place, xp: Any = np) -> Any:
+    def _power(self, params: Params, place: Place, xp: ModuleType = np) -> Leaf:
         """Power law in the middle of the record, in NumPy or JAX."""
         amplitude, exponent, t = (
             xp.asarray(x, dtype=float) for x in (params[self.law.amplitude], params[self.law.exponent], place.t_middle)
@@ -172,7 +171,7 @@ class LawCoordinates:
         return amplitude * xp.exp(self.law.sign * exponent * xp.log(t))
 
     def _exponent(
-        self, z: jax.Array | None, share: Leaf, fixed: Values, priors: Mapping[str, Prior], place: Place
+        self, z: jax.Array | None, share: Leaf, fixed: Params, priors: Mapping[str, Prior], place: Place
     ) -> tuple[jax.Array, jax.Array]:
         """Exponent and log |d exponent / dz|."""
         if z is None:
@@ -184,7 +183,7 @@ class LawCoordinates:
             return _from_interval(z, priors[self.law.exponent].low, priors[self.law.exponent].high)
         return z, jnp.zeros(())
 
-    def coordinates(self, params: Values, priors: Mapping[str, Prior], place: Place) -> list[Any]:
+    def coordinates(self, params: Params, priors: Mapping[str, Prior], place: Place) -> list[Leaf]:
         """Inverse of `physical` in NumPy, each with the shape of the parameters; NaN where the level is not above 0."""
         exponent = np.asarray(params[self.law.exponent], dtype=float)
         offset = np.asarray(params[self.law.offset] if self.law.offset else 0.0, dtype=float)
@@ -203,7 +202,7 @@ class LawCoordinates:
                 found.append(np.log(power / level))
         return found
 
-    def rate(self, params: Values, t: ArrayLike) -> jax.Array:
+    def rate(self, params: Params, t: ArrayLike) -> jax.Array:
         """Rate at time t."""
         offset = params[self.law.offset] if self.law.offset else 0.0
         return rate(t, params[self.law.amplitude], self.law.sign * params[self.law.exponent], offset)
@@ -241,7 +240,7 @@ class GrowthCoordinates:
         return self.law.amplitude, self.law.exponent, self.law.constant
 
     def physical(
-        self, z: jax.Array, fixed: Values, priors: Mapping[str, Prior], place: Place
+        self, z: jax.Array, fixed: Params, priors: Mapping[str, Prior], place: Place
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Parameters of the law, and log |d(parameters)/dz|, at its coordinates z."""
         amplitude, log_det = single_value(z[2], priors[self.law.amplitude])
@@ -252,7 +251,7 @@ class GrowthCoordinates:
         found = dict(zip(self.parameters, (amplitude, exponent, constant), strict=True))
         return found, log_det - jnp.log(scale) + log_slope
 
-    def coordinates(self, params: Values, priors: Mapping[str, Prior], place: Place) -> list[AnyArray]:
+    def coordinates(self, params: Params, priors: Mapping[str, Prior], place: Place) -> list[AnyArray]:
         """Inverse of `physical` in NumPy, each with the shape of the parameters; not finite outside the bounds."""
         amplitude, exponent, constant = (np.asarray(params[name], dtype=float) for name in self.parameters)
         with np.errstate(all="ignore"):

@@ -10,13 +10,13 @@ Beta(p a, p b).
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax.scipy.special import gammaln
+from jaxtyping import PyTree
 
 from homodyne.arrays import AnyArray, Array
 from homodyne.errors import InputError
@@ -62,7 +62,7 @@ class Conjugate:
     label: str
     data: dict[str, AnyArray]
     model: LogDensityModel
-    function: Callable[[Any], None]
+    function: Callable[[PyTree], None]
     truth: Array
     exact: Callable[[Data, float], Exact]
 
@@ -188,7 +188,7 @@ def _of_a_rate(
     label: str,
     y: AnyArray,
     numbers: tuple[float, float, float],
-    likelihood: Callable[[jax.Array, Any], jax.Array],
+    likelihood: Callable[[jax.Array, PyTree], jax.Array],
     distribution: str,
     events: Callable[[AnyArray], tuple[float, float]],
 ) -> Conjugate:
@@ -281,30 +281,30 @@ def _gamma_prior(z: jax.Array, a: float, b: float) -> jax.Array:
     return a * (z[0] + jnp.log(b)) - b * jnp.exp(z[0]) - gammaln(a)
 
 
-def _mean_likelihood(z: jax.Array, data: Any, whiten: Array) -> jax.Array:
+def _mean_likelihood(z: jax.Array, data: PyTree, whiten: Array) -> jax.Array:
     white = (data["y"] - z) @ whiten.T
     size = 0.5 * len(whiten) * jnp.log(2.0 * jnp.pi) - jnp.sum(jnp.log(jnp.diag(whiten)))
     return -0.5 * jnp.sum(white**2) - len(data["y"]) * size
 
 
-def _regression_likelihood(z: jax.Array, data: Any) -> jax.Array:
+def _regression_likelihood(z: jax.Array, data: PyTree) -> jax.Array:
     white = (data["y"] - data["X"] @ z) / 0.5
     return -0.5 * jnp.sum(white**2) - len(white) * (jnp.log(0.5) + 0.5 * jnp.log(2.0 * jnp.pi))
 
 
-def _bernoulli_likelihood(z: jax.Array, data: Any) -> jax.Array:
+def _bernoulli_likelihood(z: jax.Array, data: PyTree) -> jax.Array:
     return jnp.sum(-jnp.where(data["y"] == 1, jax.nn.softplus(-z[0]), jax.nn.softplus(z[0])))
 
 
-def _poisson_likelihood(z: jax.Array, data: Any) -> jax.Array:
+def _poisson_likelihood(z: jax.Array, data: PyTree) -> jax.Array:
     return jnp.sum(data["y"] * z[0] - jnp.exp(z[0]) - gammaln(data["y"] + 1.0))
 
 
-def _waiting_likelihood(z: jax.Array, data: Any) -> jax.Array:
+def _waiting_likelihood(z: jax.Array, data: PyTree) -> jax.Array:
     return jnp.sum(z[0] - jnp.exp(z[0]) * data["y"])
 
 
-def _mean_numpyro(scale: Array, factor: Array, data: Any) -> None:
+def _mean_numpyro(scale: Array, factor: Array, data: PyTree) -> None:
     import numpyro
     import numpyro.distributions as dist
 
@@ -313,7 +313,7 @@ def _mean_numpyro(scale: Array, factor: Array, data: Any) -> None:
         numpyro.sample("y", dist.MultivariateNormal(mu, scale_tril=factor), obs=data["y"])
 
 
-def _regression_numpyro(data: Any) -> None:
+def _regression_numpyro(data: PyTree) -> None:
     import numpyro
     import numpyro.distributions as dist
 
@@ -322,7 +322,7 @@ def _regression_numpyro(data: Any) -> None:
     numpyro.sample("y", dist.Normal(data["X"] @ beta, 0.5), obs=data["y"])
 
 
-def _scalar_numpyro(name: str, prior: str, arguments: tuple[float, float], observed: str, data: Any) -> None:
+def _scalar_numpyro(name: str, prior: str, arguments: tuple[float, float], observed: str, data: PyTree) -> None:
     import numpyro
     import numpyro.distributions as dist
 

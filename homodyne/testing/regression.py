@@ -5,11 +5,11 @@ Its shards may be so large that XLA uses all its threads, which must not change 
 
 import os
 import signal
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 import homodyne.physics  # noqa: F401  makes JAX compute in float64
 from homodyne.arrays import Array
@@ -30,7 +30,7 @@ def log_prior(z: jax.Array) -> jax.Array:
     return -0.5 * jnp.sum(z**2)
 
 
-def log_likelihood(z: jax.Array, data: Any) -> jax.Array:
+def log_likelihood(z: jax.Array, data: PyTree) -> jax.Array:
     """Log likelihood of a line through the origin with normal noise, without its constant."""
     residual = (data["y"] - z[0] * data["x"]) * jnp.exp(-z[1])
     return jnp.asarray(-0.5 * jnp.sum(residual**2) - data["y"].shape[0] * z[1])

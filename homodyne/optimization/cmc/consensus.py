@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from homodyne.arguments import Faults
 from homodyne.arrays import Array
@@ -136,7 +137,9 @@ class Consensus:
     objections: tuple[str, ...] = ()
 
 
-def check_identity(model: Model, shards: Callable[[int], Any], count: int, full: Any, center: Array, seed: int) -> None:
+def check_identity(
+    model: Model, shards: Callable[[int], PyTree], count: int, full: PyTree, center: Array, seed: int
+) -> None:
     """Check that the subposteriors multiply to the full posterior, at a few points.
 
     Parameters
@@ -238,7 +241,7 @@ class _Run:
         self.model, self.store, self.init, self.settings = model, store, init, settings
         self.backend, self.modes, self.exact, self.progress = backend, modes, exact, progress
         self.num_shards, self.dim = store.manifest.num_shards, len(model.names)
-        self.whole: Any | None = None  # all data, where a model joins its shards
+        self.whole: PyTree | None = None  # all data, where a model joins its shards
         self.met: dict[bytes, Array] = {}  # statistics (k,) of points that were evaluated
         self.timings: dict[str, float] = {}
         self.highest, self.height = np.full(self.dim, np.nan), -np.inf  # the best point met, and its log density
@@ -497,7 +500,7 @@ class _Run:
     def _subposterior(self, z: jax.Array, argument: object) -> jax.Array:
         return self.model.log_subposterior(z, argument, 1.0 / self.num_shards)
 
-    def _gains(self, gradient: Callable[..., Any], shards: Sequence[Any]) -> Array:
+    def _gains(self, gradient: Callable[..., Any], shards: Sequence[PyTree]) -> Array:
         """What the log likelihood of every shard gains from the best point of all data to its own, (M,)."""
         gains = np.zeros(len(shards))
         for k, shard in enumerate(shards):
@@ -548,7 +551,7 @@ class _Run:
 
     def _parts(self, points: Mapping[int, Array], step: str) -> dict[int, Array]:
         """Statistics of shards at points (S, d) of each."""
-        parts: dict[int, Any] = {}
+        parts: dict[int, PyTree] = {}
         failures = self.backend.run(
             [self._task(k, own) for k, own in points.items()], on_result=parts.__setitem__, progress=self._told(step)
         )

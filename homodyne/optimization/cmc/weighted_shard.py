@@ -6,7 +6,7 @@ resampled. Where the weights are uneven nothing is returned, and chains are due.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,9 +14,10 @@ import numpy as np
 from homodyne.arrays import Array
 from homodyne.certificate.importance import smoothed, systematic, worth
 from homodyne.certificate.proposal import DEFENSIVE, WIDE, Mixture
+from homodyne.optimization.nuts import Density
 from homodyne.physics.compiling import at_points, compiled
 
-Density = Callable[[jax.Array, Any], jax.Array]
+Programs = tuple[Callable[..., tuple[jax.Array, jax.Array]], Callable[..., Array]]
 
 POINTS = 500  # at least
 EVEN_TAIL, EVEN_SHARE = 0.5, 0.3  # tail index of the weights, and share of effective points, to be used
@@ -32,13 +33,13 @@ class WeightedDraws(NamedTuple):
     num_evaluations: int
 
 
-def programs(log_density: Density) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def programs(log_density: Density) -> Programs:
     """Value and gradient at a point, and values at many points, of a density (z, argument)."""
     return compiled(jax.value_and_grad(log_density)), at_points(log_density)
 
 
 def weighted_draws(
-    of: tuple[Callable[..., Any], Callable[..., Any]],
+    of: Programs,
     argument: object,
     center: Array,
     covariance: Array,
@@ -78,7 +79,7 @@ def weighted_draws(
 
 
 def climbed(
-    gradient_of: Callable[..., Any], argument: object, start: Array, covariance: Array
+    gradient_of: Callable[..., tuple[jax.Array, jax.Array]], argument: object, start: Array, covariance: Array
 ) -> tuple[Array | None, int]:
     """Where Newton steps with a fixed covariance (d, d) end, None where they do not, and the number of evaluations.
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
@@ -58,7 +59,7 @@ def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int
     return found
 
 
-def _nowhere(model: Model, shard: Any, points: Array) -> str:
+def _nowhere(model: Model, shard: PyTree, points: Array) -> str:
     """Why the posterior of a shard, loaded, is zero or no number at points (n, d) of its prior."""
     said = f"the posterior is zero, or no number, wherever it was tried, {len(points)} draws of the prior among them"
     points = points[np.isfinite(model.log_priors(points))]

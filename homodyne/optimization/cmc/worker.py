@@ -9,11 +9,12 @@ import pickle
 import threading
 import time
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 import homodyne.physics  # noqa: F401  makes JAX compute in float64
 from homodyne.arrays import AnyArray, Array
@@ -54,7 +55,7 @@ class _Programs:
     """A model with its compiled sampler."""
 
     def __init__(self, model: Model, settings: NutsSettings, power: float, caution: int) -> None:
-        def log_density(z: jax.Array, argument: Any) -> jax.Array:
+        def log_density(z: jax.Array, argument: PyTree) -> jax.Array:
             data, center, root = argument
             away = root @ (z - center)
             return jnp.asarray(model.log_subposterior(z, data, power) - 0.5 * away @ away)

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PyTree
 
 from homodyne.certificate.density import check_log_density
 from homodyne.errors import InputError
@@ -86,7 +87,7 @@ class LogDensityModel(ArrayModel):
         self,
         names: Sequence[str],
         log_prior: Callable[[jax.Array], jax.Array],
-        log_likelihood: Callable[[jax.Array, Any], jax.Array],
+        log_likelihood: Callable[[jax.Array, PyTree], jax.Array],
         constrain: Callable[[jax.Array], Mapping[str, Any]] | None = None,
     ) -> None:
         self._names = check_names(names)
@@ -97,7 +98,7 @@ class LogDensityModel(ArrayModel):
         """Log density of the prior in z (d,)."""
         return self._log_prior(z)
 
-    def log_likelihood(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
+    def log_likelihood(self, z: jax.Array, shard: PyTree, power: float) -> jax.Array:
         """Log likelihood of a shard at z (d,)."""
         return float64_scalar(self._log_likelihood(z, shard), "log_likelihood(z, data)")
 

@@ -12,11 +12,11 @@ Management 11, 78, 2016).
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from homodyne.arrays import AnyArray, Array
 from homodyne.physics.compiling import at_points
@@ -40,25 +40,25 @@ class Model(ABC):
         """Log density of the prior in z (d,), Jacobian included; -inf outside the support."""
 
     @abstractmethod
-    def log_likelihood(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
+    def log_likelihood(self, z: jax.Array, shard: PyTree, power: float) -> jax.Array:
         """Log likelihood of a shard, given by its `argument`, at z (d,); differentiable.
 
         `power` is the exponent of the prior of whatever the likelihood integrates out; others ignore it.
         """
 
-    def log_subposterior(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
+    def log_subposterior(self, z: jax.Array, shard: PyTree, power: float) -> jax.Array:
         """Log density of a shard, given by its `argument`, times the prior to a power, at z (d,)."""
         return self.log_likelihood(z, shard, power) + power * self.log_prior(z)
 
-    def load(self, arrays: Mapping[str, AnyArray]) -> Any:
+    def load(self, arrays: Mapping[str, AnyArray]) -> PyTree:
         """Turn the arrays of a shard into the `shard` that the other methods take: a tree of JAX arrays."""
         return {name: jnp.asarray(value) for name, value in arrays.items()}
 
-    def argument(self, shard: Any) -> Any:
+    def argument(self, shard: PyTree) -> PyTree:
         """Return what is an argument of compiled programs: the shard, and what else a model wants to be one."""
         return shard
 
-    def num_points(self, shard: Any) -> int:
+    def num_points(self, shard: PyTree) -> int:
         """Count the observations of a shard: the length of its first array."""
         return len(next(iter(jax.tree.leaves(shard))))
 
@@ -72,15 +72,15 @@ class Model(ABC):
         """Positions of further joint coordinates that are independent of all others given the first d."""
         return ()
 
-    def complete(self, z: Array, shard: Any, power: float, rng: np.random.Generator) -> Array:
+    def complete(self, z: Array, shard: PyTree, power: float, rng: np.random.Generator) -> Array:
         """Extend draws of a shard's z (n, d) to joint coordinates (n, D)."""
         return z
 
-    def log_joint(self, x: Array, shard: Any, power: float) -> float:
+    def log_joint(self, x: Array, shard: PyTree, power: float) -> float:
         """Log density of a shard's subposterior at joint coordinates x (D,)."""
         return float(_subposterior_program(self)(jnp.asarray(x), self.argument(shard), power))
 
-    def statistics(self, z: Array, shard: Any) -> Array:
+    def statistics(self, z: Array, shard: PyTree) -> Array:
         """Everything that a shard tells about the full log likelihood at points z (S, d), as (S, k)."""
         return np.asarray(_likelihood_program(self)(np.asarray(z), self.argument(shard)))[:, None]
 
@@ -88,11 +88,11 @@ class Model(ABC):
         """Draws (n', d) of the prior, n' at most n; None where it cannot be drawn from."""
         return None
 
-    def joined(self, shards: Iterable[Any]) -> Any | None:
+    def joined(self, shards: Iterable[PyTree]) -> PyTree | None:
         """One shard with the data of all; None where it would be as large as all, and only statistics are added."""
         return None
 
-    def dealt_anew(self, shards: Sequence[Any], rng: np.random.Generator) -> list[Any] | None:
+    def dealt_anew(self, shards: Sequence[PyTree], rng: np.random.Generator) -> list[PyTree] | None:
         """Shards of the same sizes with the observations dealt out at random; None where they cannot be exchanged."""
         return None
 
@@ -116,13 +116,13 @@ class Model(ABC):
 
 
 @functools.lru_cache(maxsize=8)
-def _likelihood_program(model: Model) -> Callable[[Array, Any], Array]:
+def _likelihood_program(model: Model) -> Callable[[Array, PyTree], Array]:
     """Compiled log likelihood (S,) of points z (S, d) and the argument of a shard."""
     return at_points(lambda z, argument: model.log_likelihood(z, argument, 1.0))
 
 
 @functools.lru_cache(maxsize=8)
-def _subposterior_program(model: Model) -> Callable[[jax.Array, Any, float], jax.Array]:
+def _subposterior_program(model: Model) -> Callable[[jax.Array, PyTree, float], jax.Array]:
     """Compiled log density of a shard at a point."""
     return jax.jit(model.log_subposterior)
 

@@ -8,12 +8,13 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import PyTree
 
 from homodyne.arguments import shown
 from homodyne.arrays import AnyArray, Array
@@ -33,6 +34,13 @@ from homodyne.optimization.cmc.models.splitting import (
     some_point,
     some_rows,
 )
+
+if TYPE_CHECKING:
+    from numpyro.distributions import Distribution
+    from numpyro.distributions.transforms import Transform
+
+TracedSite: TypeAlias = dict[str, Any]
+"""A site of a trace of NumPyro: its type, name, distribution (fn), value and so on."""
 
 MEASURED = 20.0  # square of deviations over that of their errors, from which values are better coordinates than they
 DRAWN = 64  # draws of the prior in one call
@@ -88,7 +96,7 @@ class NumPyroModel(ArrayModel):
     """
 
     def __init__(
-        self, function: Callable[[Any], Any], example_data: Arrays, prior_sites: Sequence[str] | None = None
+        self, function: Callable[[PyTree], object], example_data: Arrays, prior_sites: Sequence[str] | None = None
     ) -> None:
         check_log_density(jnp.sum, 1)  # that JAX runs in float64
         self._function, self._prior_sites = function, _names_of(prior_sites)
@@ -105,7 +113,7 @@ class NumPyroModel(ArrayModel):
         parts = self._prior_by_site(z, self._rows)
         return jnp.sum(jnp.stack(list(parts.values())))
 
-    def log_likelihood(self, z: jax.Array, shard: Any, power: float) -> jax.Array:
+    def log_likelihood(self, z: jax.Array, shard: PyTree, power: float) -> jax.Array:
         """Log probability of the observed sites of a shard at z (d,), but for `prior_sites`."""
         observed = [
             _log_prob(site)
@@ -129,7 +137,7 @@ class NumPyroModel(ArrayModel):
             key = jax.random.wrap_key_data(words)
             far = jax.random.fold_in(key, 1)
 
-            def place(site: dict[str, Any]) -> jax.Array | None:
+            def place(site: TracedSite) -> jax.Array | None:
                 if site["type"] != "sample" or not isinstance(_base(site["fn"]), ImproperUniform):
                     return None
                 latent = next(own for own in self._sites if own.name == site["name"])
@@ -159,7 +167,7 @@ class NumPyroModel(ArrayModel):
         latent: list[_Site] = []
         kinds: dict[str, str] = {}
 
-        def run(data: Any) -> None:
+        def run(data: PyTree) -> None:
             for name, site in block(trace(model).get_trace)(data).items():
                 _check_site(site, sides_known=self._prior_sites is not None)
                 kinds[name] = "observed" if site.get("is_observed") else site["type"]
@@ -181,15 +189,15 @@ class NumPyroModel(ArrayModel):
             raise InputError("the model observes nothing: give the data to at least one site by obs=")
         return tuple(latent), tuple(name for name, kind in kinds.items() if kind == "deterministic")
 
-    def _trace(self, z: jax.Array, data: Any) -> dict[str, Any]:
+    def _trace(self, z: jax.Array, data: PyTree) -> dict[str, TracedSite]:
         """Run the model at z; latent sites carry their unconstrained value as "u", their transform as "transform"."""
         from numpyro.handlers import block, substitute, trace
 
         ends = np.cumsum([site.size for site in self._sites])
         parts = {s.name: z[end - s.size : end].reshape(s.shape) for s, end in zip(self._sites, ends, strict=True)}
-        used: dict[str, Any] = {}
+        used: dict[str, Transform] = {}
 
-        def place(site: dict[str, Any]) -> jax.Array | None:
+        def place(site: TracedSite) -> jax.Array | None:
             if site["type"] != "sample" or site["name"] not in parts:
                 return None
             used[site["name"]] = self._bijection(site["name"], site["fn"])
@@ -198,12 +206,12 @@ class NumPyroModel(ArrayModel):
 
         model = substitute(self._function, substitute_fn=place)
         isolated = block(trace(model).get_trace)  # from handlers around the caller, as in variational inference
-        sites: dict[str, Any] = isolated({name: jnp.asarray(value) for name, value in data.items()})
+        sites: dict[str, TracedSite] = isolated({name: jnp.asarray(value) for name, value in data.items()})
         for name, transform in used.items():
             sites[name].update(u=parts[name], transform=transform)
         return sites
 
-    def _bijection(self, name: str, distribution: Any) -> Any:
+    def _bijection(self, name: str, distribution: "Distribution") -> "Transform":
         """Transform from coordinates to values of a latent site."""
         from numpyro.distributions import biject_to
         from numpyro.distributions.transforms import AffineTransform, ComposeTransform
@@ -256,7 +264,7 @@ class NumPyroModel(ArrayModel):
             one, other = (jax.jit(scales)(sign * some_point(self)) for sign in (1.0, -1.0))
         return tuple(name for name in one if not _equal(one[name], other[name]))
 
-    def _prior_by_site(self, z: jax.Array, data: Any) -> dict[str, jax.Array]:
+    def _prior_by_site(self, z: jax.Array, data: PyTree) -> dict[str, jax.Array]:
         sites = self._trace(z, data)
         parts = {site.name: _log_prob(sites[site.name]) + _log_det(sites[site.name]) for site in self._sites}
         return parts | {name: _log_prob(sites[name]) for name in self._prior_sites or ()}
@@ -274,7 +282,7 @@ class NumPyroModel(ArrayModel):
                     )
 
         @jax.jit
-        def evaluate(data: Any) -> Any:
+        def evaluate(data: PyTree) -> PyTree:
             sites = self._trace(z, data)
             return self._prior_by_site(z, data), {name: sites[name]["value"] for name in self._deterministic}
 
@@ -312,7 +320,7 @@ def _names_of(prior_sites: Sequence[str] | None) -> tuple[str, ...] | None:
     return None if prior_sites is None else tuple(dict.fromkeys(prior_sites))
 
 
-def _check_site(site: dict[str, Any], sides_known: bool) -> None:
+def _check_site(site: TracedSite, sides_known: bool) -> None:
     """Refuse a site that is neither prior nor likelihood, or cannot be sampled by gradients."""
     from numpyro.distributions import Delta, Unit, constraints
 
@@ -344,7 +352,7 @@ def _check_site(site: dict[str, Any], sides_known: bool) -> None:
         )
 
 
-def _base(distribution: Any) -> Any:
+def _base(distribution: "Distribution") -> "Distribution":
     """Strip expand, mask and to_event from a distribution."""
     from numpyro.distributions import ExpandedDistribution, Independent, MaskedDistribution
 
@@ -353,24 +361,24 @@ def _base(distribution: Any) -> Any:
     return distribution
 
 
-def _latent_site(site: dict[str, Any]) -> _Site:
+def _latent_site(site: TracedSite) -> _Site:
     from numpyro.distributions import biject_to
 
     shape = biject_to(site["fn"].support).inverse_shape(jnp.shape(site["value"]))
     return _Site(site["name"], tuple(shape))
 
 
-def _log_prob(site: dict[str, Any]) -> jax.Array:
+def _log_prob(site: TracedSite) -> jax.Array:
     """Log probability of a site, with the scale of handlers.scale; masks are part of the distribution."""
     value = site["fn"].log_prob(site["value"])
     total: jax.Array = jnp.sum(value if site["scale"] is None else site["scale"] * value)
     return total
 
 
-def _log_det(site: dict[str, Any]) -> jax.Array:
+def _log_det(site: TracedSite) -> jax.Array:
     """Return log |det dT/dz| of a latent site; scales and masks act on the density of the value, not on this."""
     return jnp.sum(site["transform"].log_abs_det_jacobian(site["u"], site["value"]))
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: jax.Array, other: jax.Array) -> bool:
     return jnp.shape(one) == jnp.shape(other) and np.allclose(one, other, rtol=SAME, atol=SAME, equal_nan=True)

@@ -8,12 +8,12 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import PyTree
 
 from homodyne.arguments import Faults
 from homodyne.arrays import AnyArray, Array
@@ -190,7 +190,7 @@ class ArrayModel(Model):
         """Check the arrays of a shard and hand them to JAX."""
         return load_arrays(arrays)
 
-    def joined(self, shards: Iterable[Any]) -> Any | None:
+    def joined(self, shards: Iterable[PyTree]) -> PyTree | None:
         """All data, where they are few enough to be looked at in one process."""
         parts, size = [], 0
         for shard in shards:
@@ -200,7 +200,7 @@ class ArrayModel(Model):
                 return None
         return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
-    def dealt_anew(self, shards: Sequence[Any], rng: np.random.Generator) -> list[Any] | None:
+    def dealt_anew(self, shards: Sequence[PyTree], rng: np.random.Generator) -> list[PyTree] | None:
         """Shards of the same sizes with the observations dealt out at random."""
         whole = self.joined(shards)
         if whole is None:
