@@ -51,7 +51,7 @@ def as_mapping(name: str, value: Any, of: str = "values by name") -> Mapping[Any
     return value or {}
 
 
-def require_list(name: str, value: Any, of: str) -> None:
+def require_list(name: str, value: object, of: str) -> None:
     """Refuse anything but a list or tuple.
 
     Raises
@@ -63,7 +63,7 @@ def require_list(name: str, value: Any, of: str) -> None:
         raise InputError(f"{name} is {shown(value)}; expected a list of {of}")
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: object) -> float | None:
     """A real number that a float can hold, also in an array without axes; None of anything else."""
     if getattr(value, "shape", None) == ():
         value = getattr(value, "tolist", lambda: value)()  # None of a masked one
@@ -98,7 +98,14 @@ class Faults:
             self.add(f"{name} is {shown(value)}, must be at most {MOST}")
 
     def number(
-        self, name: str, value: Any, *, above: float = -inf, least: float = -inf, most: float = inf, below: float = inf
+        self,
+        name: str,
+        value: object,
+        *,
+        above: float = -inf,
+        least: float = -inf,
+        most: float = inf,
+        below: float = inf,
     ) -> None:
         """Note anything but a finite number inside the limits; `least` and `most` are allowed, the others are not."""
         if (number := _finite(value)) is None:
@@ -108,18 +115,18 @@ class Faults:
             bounds = [f"{words} {limit:g}" for words, limit in limits.items() if isfinite(limit)]
             self.add(f"{name} is {value}, must be {' and '.join(bounds)}")
 
-    def choice(self, name: str, value: Any, known: Iterable[str]) -> None:
+    def choice(self, name: str, value: object, known: Iterable[str]) -> None:
         """Note anything but one of the known words."""
         words = list(known)
         if not isinstance(value, str) or value not in words:
             self.add(f"unknown {name} {shown(value)}; use one of {', '.join(words)}")
 
-    def kind(self, name: str, value: Any, *kinds: type) -> None:
+    def kind(self, name: str, value: object, *kinds: type) -> None:
         """Note anything but None and instances of some types."""
         if value is not None and not isinstance(value, kinds):
             self.add(f"{name} is {shown(value)}, expected {' or '.join(kind.__name__ for kind in kinds)}")
 
-    def function(self, name: str, value: Any) -> None:
+    def function(self, name: str, value: object) -> None:
         """Note anything but None and what can be called."""
         if value is not None and not callable(value):
             self.add(f"{name} is {shown(value)}, expected a function")

@@ -114,11 +114,11 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, for JSON; what is not finite becomes None."""
-        record: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda name: None)
+        record: dict[str, object] = json.loads(json.dumps(asdict(self)), parse_constant=lambda name: None)
         return record
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> "Certificate":
+    def from_dict(cls, record: Mapping[str, object]) -> "Certificate":
         """Rebuild a certificate; None becomes NaN."""
 
         def restored(value: object) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -69,7 +69,7 @@ def fit(
     selected = options.changes_of(q=q, phi=phi, frames=frames, dt=dt, units=options.units_of(unit), gap=gap)
     how = options.changes_of(mode=mode, method=method, resume=resume, seed=seed, spread=spread)
     written = options.changes_of(output=output, no_figures=no_figures, no_report=no_report, overwrite=overwrite)
-    chosen: list[str | tuple[str, Any]] = [*changes, *selected, *how, *written]
+    chosen: list[str | tuple[str, object]] = [*changes, *selected, *how, *written]
     if len(files) > 1 or each_q or known:
         several = load_config(base, chosen)
         files = files or [Path(several.experimental_data.file_path or "")]

@@ -82,7 +82,7 @@ def measurements(
         folder, checkpoints = Path(one.output.directory), one.optimization.cmc.backend.checkpoint_dir
         for q in _wavevectors(one, file) if each_q else [None]:
             name = label if q is None else f"{label}_q{q:.6g}"
-            own: list[tuple[str, Any]] = [("output.directory", str(folder / name))]
+            own: list[tuple[str, object]] = [("output.directory", str(folder / name))]
             own += [("experimental_data.q", q)] if q is not None else []
             own += [("optimization.cmc.backend.checkpoint_dir", f"{checkpoints}/{name}")] if checkpoints else []
             found.append(Measurement(name, (file, *read), load_config(one, own), values))

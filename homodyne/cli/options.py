@@ -1,7 +1,7 @@
 """The options that several commands have, and what they change in the configuration."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ Phi = Annotated[str | None, typer.Option(help="Angles in degrees: low:high, or a
 Frames = Annotated[str | None, typer.Option(help="First and last frame, counted from 1, as first:last.")]
 
 
-def _number(text: str) -> Any:
+def _number(text: str) -> object:
     """A number as in a configuration file; another text stays, and is refused there with what is expected."""
     from homodyne.config import yaml
 
@@ -71,7 +71,7 @@ _KEYS = {
 _OFF = {"no_figures": "output.figures", "no_report": "output.report"}
 
 
-def changes_of(**options: object) -> list[tuple[str, Any]]:
+def changes_of(**options: object) -> list[tuple[str, object]]:
     """Translate options to changes of the configuration; those that were not given are left out."""
     given = {name: value for name, value in options.items() if value is not None and value is not False}
     return [(_OFF[name], False) if name in _OFF else (_KEYS[name], value) for name, value in given.items()]

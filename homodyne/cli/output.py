@@ -213,7 +213,7 @@ def results_as_json(wanted: bool) -> Iterator[Callable[[Any], None]]:
     if not wanted:
         yield lambda content: None
         return
-    given: list[Any] = []
+    given: list[object] = []
     with redirect_stdout(sys.stderr):
         yield given.append
     for content in given:

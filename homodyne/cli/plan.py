@@ -111,7 +111,7 @@ def _precisions(measurements: "list[Measurement]", simulate: int, seed: int) -> 
 
 
 def _print_table(
-    planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]", relative: Collection[str]
+    planned: "Measurement", name: str, varied: list[object], found: "list[Precision]", relative: Collection[str]
 ) -> None:
     """One line for each value; one column for each parameter."""
     from homodyne.result.summary import align_table
@@ -137,7 +137,9 @@ def _shown(width: float, value: float, relative: bool) -> str:
     return f"{100 * width / abs(value):.2g} %" if relative else f"{width:.2g}"
 
 
-def _write_numbers(file: Path, planned: "Measurement", name: str, varied: list[Any], found: "list[Precision]") -> None:
+def _write_numbers(
+    file: Path, planned: "Measurement", name: str, varied: list[object], found: "list[Precision]"
+) -> None:
     import yaml
 
     settings = {key: value for key, value in asdict(planned).items() if key != name} | {"fixed": list(planned.fixed)}

@@ -34,8 +34,8 @@ PATHS = (
 
 
 def load_config(
-    source: Config | Mapping[str, Any] | str | Path | None = None,
-    overrides: Iterable[str | tuple[str, Any]] = (),
+    source: Config | Mapping[str, object] | str | Path | None = None,
+    overrides: Iterable[str | tuple[str, object]] = (),
     *,
     importing: bool = True,
     spellings: Mapping[str, str] | None = None,
@@ -121,7 +121,7 @@ def resolve(config: Config) -> Config:
     complete: dict[str, Any] = {}
     for one in model.parameters:
         own = given.get(one.name, ParameterConfig()).model_dump(exclude_none=True)
-        default: dict[str, Any] = {"prior": {"type": one.prior[0], **one.prior[1]}}
+        default: dict[str, object] = {"prior": {"type": one.prior[0], **one.prior[1]}}
         if "fixed" in own:
             default = {}
         elif one.fixed is not None and not own:
@@ -145,7 +145,7 @@ def with_absolute_paths(config: Config) -> Config:
     return load_config(data, importing=False)
 
 
-def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, Any]:
+def _raw(source: Config | Mapping[str, object] | str | Path | None) -> dict[str, object]:
     """Unchecked nested dictionaries, safe to change."""
     if source is None:
         return {}
@@ -162,7 +162,7 @@ def _raw(source: Config | Mapping[str, Any] | str | Path | None) -> dict[str, An
     return data
 
 
-def _unreadable(data: Mapping[str, Any]) -> list[str]:
+def _unreadable(data: Mapping[str, object]) -> list[str]:
     """What is wrong with the data file that unchecked values name."""
     section = data.get("experimental_data")
     name = section.get("file_path") if isinstance(section, dict) else None
@@ -218,7 +218,7 @@ def _section(data: Any, keys: list[str], *, make: bool = False) -> dict[str, Any
     return data if isinstance(data, dict) else None
 
 
-def _merge(value: object, target: dict[str, Any], key: str, old: str, new: str) -> list[str]:
+def _merge(value: object, target: dict[str, object], key: str, old: str, new: str) -> list[str]:
     if key not in target:
         target[key] = value
         return []
@@ -236,7 +236,7 @@ def _anchor(data: object, keys: Sequence[str], folder: Path) -> None:
         data[keys[-1]] = str(folder / os.path.expanduser(data[keys[-1]]))
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object) -> object:
     """Copy of nested mappings as dictionaries, with NumPy scalars as Python numbers."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -245,7 +245,7 @@ def _plain(value: object) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Real):
-        whole: Any = value
+        whole: object = value
         value = getattr(whole, "tolist", lambda: whole)()  # of NumPy, whose time differences are integers
     if isinstance(value, bool) or not isinstance(value, Real):
         return value
@@ -265,7 +265,7 @@ def _changes(overrides: Any) -> list[tuple[str, Any]]:
     return [_parse_override(one) if isinstance(one, str) else one for one in given]
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
+def _parse_override(text: str) -> tuple[str, object]:
     path, equals, value = text.partition("=")
     if not equals or not all(path.split(".")):
         raise ConfigError(f"{text!r}: expected key=value, such as optimization.mcmc.num_samples=500")

@@ -322,7 +322,7 @@ class MCMCConfig(Section):
     max_gradients: PositiveInt = Field(500_000, description="budget of gradients of all chains together")
 
 
-def _shard_count(given: object) -> Any:
+def _shard_count(given: object) -> object:
     """Accept a number of shards or the word auto; one message for both."""
     if given == "auto" or (type(given) is int and given >= 1):
         return given
@@ -580,7 +580,7 @@ def _mode(name: str, info: ValidationInfo) -> str:
     return name if ":" in name else found.name
 
 
-def _options(given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def _options(given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
     """Check the options of a model that is known, by making it."""
     try:
         kind = find_model_class(str(info.data.get("analysis_mode")), importing=False)
@@ -598,7 +598,7 @@ def _options(given: object, handler: ValidatorFunctionWrapHandler, info: Validat
     return handler(options)
 
 
-def _parameters(given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def _parameters(given: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
     """Check the names of the parameters of a model that is known; other names of them are replaced."""
     chosen = info.data.get("model")
     model = known_model(info.data.get("analysis_mode"), chosen.given() if isinstance(chosen, ModelConfig) else None)
@@ -670,7 +670,7 @@ class Key(NamedTuple):
 
     name: str
     description: str
-    choices: tuple[Any, ...] = ()
+    choices: tuple[object, ...] = ()
     section: type[Section] | None = None
 
 
@@ -695,7 +695,7 @@ def keys_of(section: type[Section], model: CorrelationModel | None = None) -> li
     return keys
 
 
-def _choices(kind: object) -> tuple[Any, ...]:
+def _choices(kind: object) -> tuple[object, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 

@@ -19,7 +19,7 @@ _HEAD = """\
 """
 
 
-def template(mode: str, changes: Mapping[str, Any] | None = None) -> str:
+def template(mode: str, changes: Mapping[str, object] | None = None) -> str:
     """Commented configuration file with the defaults of a model, given by its name or as ``module:Class``.
 
     Parameters

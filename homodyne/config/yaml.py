@@ -46,8 +46,8 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             if not isinstance(key, str) or key in seen:
@@ -69,7 +69,7 @@ for _tag, _pattern, _first in _SCALARS:
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 
 
-def parse(text: str, source: str) -> Any:
+def parse(text: str, source: str) -> object:
     """Parse one YAML document into dictionaries, lists and scalars.
 
     Parameters
@@ -99,7 +99,7 @@ def parse(text: str, source: str) -> Any:
             raise ConfigError(f"{source}: not readable as YAML: {error}") from None
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> object:
     """Parse a YAML file; see `parse`."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
@@ -113,6 +113,6 @@ def read(path: Path) -> Any:
         raise ConfigError(f"{path}: not a text file in UTF-8; expected a configuration in YAML") from None
 
 
-def dump(data: dict[str, Any]) -> str:
+def dump(data: dict[str, object]) -> str:
     """Write dictionaries, lists and scalars as YAML that `parse` reads back as the same."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -165,7 +165,7 @@ def frame_range(frames: Sequence[int] | None, num_frames: int) -> tuple[int, int
     return first, last
 
 
-def frame_numbers(frames: Any) -> tuple[int, int]:
+def frame_numbers(frames: object) -> tuple[int, int]:
     """Return (first, last) as two integers, or say what is wrong with them."""
     array = as_array("frames", frames)
     if array.shape == (2,) and array.dtype.kind in "fiu" and np.isfinite(array).all() and (array % 1 == 0).all():

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +120,11 @@ def load(  # noqa: PLR0913  # a door for users
                 )
             others = [f"{catalog.num_maps - index.size} other maps"] if index.size < catalog.num_maps else []
             facts.update({"not used": "; ".join([*others, *catalog.unused])} if [*others, *catalog.unused] else {})
-        place: dict[str, Any] = {"read": os.path.abspath(path), "format": catalog.format, "frames": [first - 1, last]}
+        place: dict[str, object] = {
+            "read": os.path.abspath(path),
+            "format": catalog.format,
+            "frames": [first - 1, last],
+        }
         if units:
             place["units"] = dict(units)
         if age_origin:

@@ -24,7 +24,7 @@ def to_xarray(data: TwoTimeData) -> "xr.Dataset":
     shape = (data.num_maps, data.num_frames)
     checks.require_memory(4 * shape[0] * shape[1] ** 2, "The maps in one array", "Select fewer maps or frames.")
     pairs = ("map", "t1", "t2")
-    variables: dict[str, Any] = {
+    variables: dict[str, object] = {
         "c2": (pairs, _symmetric(data), {"units": "1"}),
         "alive": (pairs[:2], data.alive_before_weights()),
         "diagonal": (pairs[:2], np.full(shape, np.nan) if data.diagonal is None else data.diagonal, {"units": "1"}),

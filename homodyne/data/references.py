@@ -83,7 +83,7 @@ def open_reference(reference: Reference, function: str | None = None) -> AnyArra
         raise DataError(
             f"a reference has the keys {sorted(reference)}: expected mapped, read, or arguments of a function"
         )
-    make: Callable[..., Any] = import_reference(function, "function that makes maps")
+    make: Callable[..., object] = import_reference(function, "function that makes maps")
     made = np.asarray(make(**reference["arguments"]))
     if made.ndim != 2 or made.shape[0] != made.shape[1] or made.dtype.kind != "f":
         raise DataError(f"{function} has made {made.dtype} {made.shape}; expected a map (n, n) of real numbers")

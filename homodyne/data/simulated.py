@@ -1,7 +1,7 @@
 """Simulated measurements in the same record as measured ones; start with :func:`simulate`."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +31,7 @@ def simulate(  # noqa: PLR0913  # a door for users
     sigma: ArrayLike | None = None,
     seed: Seed = 0,
     model: str | CorrelationModel | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     shear_convention: str | None = None,
     age_origin: float = 0.0,
 ) -> TwoTimeData:
@@ -117,7 +117,7 @@ def _row(name: str, values: ArrayLike) -> NDArray[np.float64]:
 def _chosen(
     params: Mapping[str, float],
     model: str | CorrelationModel | None,
-    options: dict[str, Any],
+    options: dict[str, object],
     shear_convention: str | None,
 ) -> CorrelationModel:
     if shear_convention is not None:

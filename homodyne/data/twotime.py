@@ -362,7 +362,7 @@ def from_cube(  # noqa: PLR0913  # a door for users
     return assemble(draft, masked).weighted(weights, frame_weights)
 
 
-def _numbered(frames: Any, n: int) -> tuple[int, int]:
+def _numbered(frames: object, n: int) -> tuple[int, int]:
     """Numbers in the experiment of the first and the last of n frames."""
     first, last = (1, n) if frames is None else checks.frame_numbers(frames)
     if first < 1 or last - first + 1 != n:
@@ -410,7 +410,7 @@ def _gathered(c2: MapArrays, given: Sequence[MapArray], found: Sequence[MapArray
     return tuple(found) if in_file else np.stack(found)
 
 
-def require_data(given: Any) -> None:
+def require_data(given: object) -> None:
     """Refuse what is no `TwoTimeData`.
 
     Raises

@@ -60,7 +60,7 @@ def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: PerMap, phi: P
     if not any(one.mean.size for one in table):
         return {}
     places = [MapPlace(float(a), float(b)) for a, b in zip(q, phi, strict=True)]
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "misfit": _misfit(table),
         "rows": _rows(table, noise.counts_source),
         "frames": _frames(table, t_full),
@@ -77,7 +77,7 @@ def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: PerMap, phi: P
     return {**found, "alarms": list(alarms.values()), "failed": list(alarms)}
 
 
-def _misfit(table: Sequence[MapTiles]) -> dict[str, Any]:
+def _misfit(table: Sequence[MapTiles]) -> dict[str, object]:
     """Anything left, and how large it is beyond the noise in units of the contrast."""
     variance = np.concatenate([np.diag(one.speckle) for one in table])
     mean = np.concatenate([one.mean for one in table])
@@ -86,7 +86,7 @@ def _misfit(table: Sequence[MapTiles]) -> dict[str, Any]:
     return {**_anything(table), "size": float(np.sqrt(max(excess, 0.0)))}
 
 
-def _anything(table: Sequence[MapTiles]) -> dict[str, Any]:
+def _anything(table: Sequence[MapTiles]) -> dict[str, object]:
     """Anything left, anything left along the lag, along the age; the last two common to all angles."""
 
     def lag(one: MapTiles, k: int) -> AnyArray:
@@ -101,7 +101,7 @@ def _anything(table: Sequence[MapTiles]) -> dict[str, Any]:
     return {"p": min(1.0, len(tests) * min(test["p"] for test in tests.values())), "tests": tests}
 
 
-def _rows(table: Sequence[MapTiles], source: str) -> dict[str, Any]:
+def _rows(table: Sequence[MapTiles], source: str) -> dict[str, object]:
     """Mean over the angles of the correlation of neighbours in a row."""
     known = np.array([one.neighbours for one in table if np.isfinite(one.neighbours).all()])
     measured, speckle, error = known.mean(axis=0).tolist() if known.size else (None, None, None)
@@ -109,7 +109,7 @@ def _rows(table: Sequence[MapTiles], source: str) -> dict[str, Any]:
     return {"measured": measured, "independent": 0.0, "speckle": speckle, "error": error, "counts_source": source}
 
 
-def _frames(table: Sequence[MapTiles], t: Ages) -> dict[str, Any]:
+def _frames(table: Sequence[MapTiles], t: Ages) -> dict[str, object]:
     """Compare consecutive blocks of frames, each with coordinates, offset and contrast of its own."""
     part = BLOCKS // FRAME_BLOCKS
     inside = [one.subset(np.flatnonzero(one.first // part == one.second // part)) for one in table]
@@ -117,7 +117,7 @@ def _frames(table: Sequence[MapTiles], t: Ages) -> dict[str, Any]:
     def own(blocks: Sequence[int], of: Callable[[MapTiles], AnyArray]) -> Columns:
         return lambda one, k: np.concatenate([of(one) * (one.first // part == b)[:, None] for b in blocks], axis=1)
 
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for noise in ("independent", "speckle"):
         common = remainder(reduced(inside, noise))
         tests = []
@@ -129,7 +129,7 @@ def _frames(table: Sequence[MapTiles], t: Ages) -> dict[str, Any]:
     return {**found, "limits": limits.tolist(), "p": [test["p"] for test in tests[1:]]}
 
 
-def _angles(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[dict[str, Any]]:
+def _angles(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[dict[str, object]]:
     """Every map, with coordinates of its own, against all others."""
     if len(table) < 2:
         return []
@@ -141,7 +141,7 @@ def _angles(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[dict[
     return found
 
 
-def _replicates(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[dict[str, Any]]:
+def _replicates(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[dict[str, object]]:
     """Angles 180 degrees apart see the same decay: their difference in units of the contrast, whatever the model."""
     q, phi = np.array(places).T
     opposite = np.abs(np.abs(phi - phi[:, None]) - 180.0) < _OPPOSITE

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -42,10 +41,10 @@ class Run:
     config: Config
     num_points: int
     bad_frames: tuple[int, ...]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
-    noise_inflation: Mapping[str, Any] | None = None
+    noise_inflation: Mapping[str, object] | None = None
 
 
 def assemble(

@@ -436,7 +436,7 @@ class Passes:
                     f"reduction.backend is {self.config.reduction.backend!r} and reduction.store is not given: jobs "
                     "need a folder that they see too; set reduction.store"
                 )
-            whole: dict[str, Any] = dict(to_mapping(self.config))
+            whole: dict[str, object] = dict(to_mapping(self.config))
             law = {name: value for name, value in whole.items() if name in ("analysis_mode", "model")}
             states = [self._state(k).encode() for k in range(maps.num_maps)]
             belonging = map(_bytes, (maps.t, maps.alive, maps.q, maps.phi, *(maps.weights or ())))

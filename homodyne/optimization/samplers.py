@@ -6,7 +6,6 @@ configuration and of what takes progress; it returns `Draws`, which are judged b
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -52,7 +51,7 @@ class Draws:
     z: AnyArray
     stats: Mapping[str, AnyArray]
     problems: tuple[str, ...] = ()
-    facts: Mapping[str, Any] | None = None
+    facts: Mapping[str, object] | None = None
     normal: tuple[AnyArray, AnyArray] | None = None
 
 

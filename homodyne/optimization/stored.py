@@ -115,7 +115,7 @@ class StoredRun:
         )
 
 
-def open_stored(path: str | Path, changes: Iterable[str | tuple[str, Any]] = ()) -> StoredRun:
+def open_stored(path: str | Path, changes: Iterable[str | tuple[str, object]] = ()) -> StoredRun:
     """Read the store of a consensus run of two-time maps.
 
     Parameters
@@ -144,7 +144,9 @@ def open_stored(path: str | Path, changes: Iterable[str | tuple[str, Any]] = ())
     return StoredRun(store, model, config, init, modes)
 
 
-def decisive_changes(before: Mapping[str, Any], after: Mapping[str, Any], free: tuple[str, ...] = FREE) -> list[str]:
+def decisive_changes(
+    before: Mapping[str, object], after: Mapping[str, object], free: tuple[str, ...] = FREE
+) -> list[str]:
     """Dotted keys in which two resolved configurations differ, but for those that begin as `free` says."""
     old, new = flatten(before), flatten(after)
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key) and not key.startswith(free))

@@ -298,7 +298,7 @@ def check_parameters(model: CorrelationModel) -> None:
         raise InputError(f"amplitudes {', '.join(signed)} of {who} may be negative: give them support=(0.0, math.inf)")
 
 
-def find_model(name: str, options: Mapping[str, Any] | None = None, *, importing: bool = True) -> CorrelationModel:
+def find_model(name: str, options: Mapping[str, object] | None = None, *, importing: bool = True) -> CorrelationModel:
     """Return the model of a name, with its options.
 
     Parameters
@@ -383,7 +383,7 @@ def find_model_class(name: str, *, importing: bool = True) -> type[CorrelationMo
     return MODELS.find(name, importing=importing)
 
 
-def _option(where: str, value: object, kind: object) -> Any:
+def _option(where: str, value: object, kind: object) -> object:
     """Value of an option, checked where its type is one of the simple ones."""
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise InputError(f"{where} is {value!r}: expected one of {', '.join(map(str, get_args(kind)))}")

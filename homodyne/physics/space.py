@@ -73,7 +73,7 @@ class ParameterSpace:
     directions: Mapping[str, Leaf]
     model: CorrelationModel = field(metadata={"static": True})
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {one.name: getattr(self, one.name) for one in fields(self)}  # not what was worked out from them
 
     @property

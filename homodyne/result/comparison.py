@@ -199,7 +199,7 @@ def compare(
     return Comparison(fits, (*rates, *parameters), tuple(notes), axis)
 
 
-def _axis(against: Any) -> None:
+def _axis(against: object) -> None:
     if not (isinstance(against, tuple) and len(against) == 2 and isinstance(against[0], str)):
         raise InputError(f"against is {shown(against)}; expected a name and a number for each result")
     real_vector(against[0], against[1])

@@ -146,7 +146,7 @@ def _check_structure(content: bytes) -> None:
     require_plausible_size(declared, len(content), "what it declares")
 
 
-def _plain_fields(result: MCMCResult) -> dict[str, Any]:
+def _plain_fields(result: MCMCResult) -> dict[str, object]:
     certificate = None if result.certificate is None else result.certificate.to_dict()
     return {**{name: getattr(result, name) for name in plain_fields()}, "certificate": certificate}
 

@@ -112,7 +112,7 @@ class SummaryTable:
             "parameters": [asdict(row) for row in self.rows],
             "rates": [asdict(row) for row in self.rates],
         }
-        values: dict[str, Any] = plain(record)
+        values: dict[str, object] = plain(record)
         return values
 
     def to_csv(self) -> str:
@@ -135,7 +135,7 @@ class SummaryTable:
         return [middle, *(f"  {line}" for line in align_cells([row.cells for row in self.rates], 3)), ""]
 
 
-def csv_of(rows: Sequence[Any], columns: Sequence[str] | None = None) -> str:
+def csv_of(rows: Sequence[object], columns: Sequence[str] | None = None) -> str:
     """Comma-separated values of records or mappings, numbers with all digits; what is not known is empty."""
     import pandas as pd
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -49,7 +48,7 @@ def to_csv(lines: Sequence[Line]) -> str:
     header = ["file", "q_min", "q_max", "verdict", "method", *_further(lines), *cells, "failure"]
     rows = []
     for line in lines:
-        row: dict[str, Any] = {**line.values, "file": line.label, "failure": line.failure}
+        row: dict[str, object] = {**line.values, "file": line.label, "failure": line.failure}
         if (one := line.result) is not None:
             row |= {"verdict": one.verdict, "method": one.method}
             row |= {} if one.q is None else {"q_min": float(np.min(one.q)), "q_max": float(np.max(one.q))}

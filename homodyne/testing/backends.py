@@ -68,7 +68,7 @@ class Run:
 
     def __init__(self, backend: CMCBackend, tasks: list[ShardTask]) -> None:
         self.results: dict[int, ShardResult] = {}
-        self.progress: list[tuple[Any, ...]] = []
+        self.progress: list[tuple[object, ...]] = []
         self.threads: set[int] = set()
         with backend:
             self.failures: list[ShardFailure] = backend.run(tasks, on_result=self._keep, progress=self._note)

@@ -142,7 +142,7 @@ def _mark_hidden(ax: Axes, table: ShardTable, k: int, span: tuple[float, float],
             ax.plot(np.full(chosen.size, place), chosen, marker, color=colour, markersize=4, transform=transform)
 
 
-def shard_forest_figure(diagnostics: Mapping[str, Any], notation: Notation = PLAIN) -> Figure:
+def shard_forest_figure(diagnostics: Mapping[str, object], notation: Notation = PLAIN) -> Figure:
     """One panel per parameter (the first eight): every shard's mean and sd against the combined posterior."""
     table = shard_table(diagnostics)
     shown = min(len(table.names), MAX_PARAMETERS)

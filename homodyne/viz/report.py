@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -128,7 +127,7 @@ def report(results: Sequence[Reported], *, figures: bool = True) -> bytes:
 
 def _section(
     k: int, one: Reported, pictures: Mapping[str, Picture], maps: Sequence[tuple[str, Picture, Picture]]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What the template says of a result; ``key`` makes the names of its parts differ from those of others."""
     result, table = one.result, one.result.summary()
     total = 0 if result.phi is None else result.phi.size
@@ -217,7 +216,7 @@ def _fitted(one: Reported) -> list[tuple[str, str]]:
     return lines + [("Left out", str(text)) for text in result.diagnostics.get("left_out") or ()]
 
 
-def _parameter(row: SummaryRow, result: MCMCResult, undetermined: Sequence[str]) -> dict[str, Any]:
+def _parameter(row: SummaryRow, result: MCMCResult, undetermined: Sequence[str]) -> dict[str, object]:
     """Cells of a parameter: value, intervals of 90 %, prior in words, and both as bars."""
     size = max(abs(row.mean), row.sd)
     number = partial(format_number, sd=row.sd, size=size)

@@ -31,7 +31,7 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 AVERAGES = ("/xpcs/multitau", "/exchange/norm-0-g2", "/entry/data/g2", "/entry/data_0/g2", "/g2")
 """Where files hold g2 without two-time maps."""
 
-_OPENERS: dict[str, Callable[[Path], AbstractContextManager[Any]]] = {
+_OPENERS: dict[str, Callable[[Path], AbstractContextManager[object]]] = {
     "HDF5": hdf5.open_hdf5,
     "NPZ": npz.open_npz,
     "NPY": npy.open_npy,

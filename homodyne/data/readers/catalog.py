@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeGuard
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,7 +167,7 @@ def _range(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _is_range(wanted: Any) -> TypeGuard[tuple[float, float]]:
+def _is_range(wanted: object) -> TypeGuard[tuple[float, float]]:
     return isinstance(wanted, tuple) and len(wanted) == 2
 
 
@@ -176,7 +176,7 @@ def is_open(q: Wavevectors) -> bool:
     return q is None or isinstance(q, str) or _is_range(q)
 
 
-def _nearest(path: str, present: FloatArray, q: Any) -> float:
+def _nearest(path: str, present: FloatArray, q: object) -> float:
     """Return the q of a file that is meant by a given one."""
     wanted = real_scalar("q", q, "1/Å")
     nearest = float(present[np.argmin(np.abs(present - wanted))])

@@ -233,7 +233,7 @@ def image_shape(found: h5py.Dataset) -> tuple[int, ...]:
     return shape[-2:] if len(shape) > 2 and set(shape[:-2]) == {1} else shape
 
 
-def text(value: Any, where: str) -> str:
+def text(value: object, where: str) -> str:
     """Return a string attribute or scalar string dataset value as str."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(-1)[0]
@@ -371,7 +371,7 @@ class Cube(SquareMaps):
 
     def block(self, index: int, rows: slice, columns: slice, out: MapArray) -> None:
         """Read a part of one map."""
-        selection: Any = (index, rows, columns) if self._first else (rows, columns, index)
+        selection: object = (index, rows, columns) if self._first else (rows, columns, index)
         read_block(self._found, selection, out, self._where)
 
     def in_file(self, index: int) -> MapArray | None:
@@ -389,7 +389,7 @@ def mapped(found: h5py.Dataset, where: str) -> MapArray | None:
         return np.memmap(found.file.filename, np.float32, "r", found.id.get_offset(), found.shape)
 
 
-def read_block(found: h5py.Dataset, selection: Any, out: MapArray, where: str) -> None:
+def read_block(found: h5py.Dataset, selection: object, out: MapArray, where: str) -> None:
     """Read part of a dataset straight into a float32 array."""
     with reading(where):
         _require_readable(found, where, 4 * out.size)

@@ -167,7 +167,7 @@ def catalog(members: Members, units: Units) -> Catalog:
 
 def _weights(members: Members, n_maps: int, n: int) -> dict[str, Any]:
     """Return the fields of a catalog for weights of pairs and of frames."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     if "weights" in members.names:
         shape = members.shape("weights")
         if shape not in ((n_maps, n, n), (1, n, n)):

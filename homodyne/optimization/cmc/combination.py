@@ -71,7 +71,7 @@ class Request:
 
 
 def combine_subposteriors(
-    shard_results: Sequence[Any],
+    shard_results: Sequence[object],
     method: str = "weighted",
     *,
     fallback_enabled: bool = True,

@@ -567,7 +567,7 @@ def _lengths(polished: Polished) -> str:
     return ", ".join(f"{step:.2g}" for step in polished.steps)
 
 
-def _polish_facts(polished: Polished | None) -> dict[str, Any] | None:
+def _polish_facts(polished: Polished | None) -> dict[str, object] | None:
     if polished is None:
         return None
     steps = [step if np.isfinite(step) else None for step in polished.steps]

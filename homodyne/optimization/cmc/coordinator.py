@@ -304,7 +304,7 @@ def _densities(model: Model, arrays: Mapping[str, AnyArray]) -> tuple[float, ...
 
 
 def _initialize(
-    model: Model, shards: Sequence[Mapping[str, Any]], modes: Search, method: str, points_per_shard: float, seed: int
+    model: Model, shards: Sequence[Mapping[str, object]], modes: Search, method: str, points_per_shard: float, seed: int
 ) -> Initialization:
     """Start by the method asked for, or by the next that works, and say which failed."""
     notes, count, mode = [], len(shards), at_mode(modes, len(shards))
@@ -336,7 +336,7 @@ class CMCCoordinator:
         ``optimization.cmc.per_shard_mcmc``, otherwise as `load_config` says.
     """
 
-    def __init__(self, config: Mapping[str, Any] | str | Path | None = None) -> None:
+    def __init__(self, config: Mapping[str, object] | str | Path | None = None) -> None:
         self.config = {} if config is None else config
         self.hardware_config = detect_hardware()
 

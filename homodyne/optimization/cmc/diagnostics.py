@@ -40,7 +40,7 @@ ALARM = 0.01 / FAMILIES
 
 
 def validate_cmc_results(
-    shard_results: Sequence[Any], combined: object = None, *, strict: bool = True, cavity: bool = False
+    shard_results: Sequence[object], combined: object = None, *, strict: bool = True, cavity: bool = False
 ) -> tuple[bool, dict[str, Any]]:
     """Judge a consensus run.
 
@@ -136,7 +136,7 @@ def _judge_chains(shard: ShardDraws, num_shards: int) -> tuple[list[str], list[s
     ]
 
 
-def _entry(shard: ShardDraws, problems: list[str]) -> dict[str, Any]:
+def _entry(shard: ShardDraws, problems: list[str]) -> dict[str, object]:
     flat = shard.samples.reshape(-1, len(shard.names))
     return {
         "shard_id": shard.shard_id,
@@ -243,7 +243,7 @@ def _fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Any]
 
 def _judge_combined(
     combined: object, comparison: Heterogeneity | None, shards: list[ShardDraws]
-) -> tuple[dict[str, Any], list[str], list[str]]:
+) -> tuple[dict[str, object], list[str], list[str]]:
     """Numbers, problems and warnings about the combined posterior."""
     samples, mean, covariance = (get(combined, name) for name in ("samples", "mean", "cov"))
     draws = None if samples is None else np.asarray(samples, dtype=np.float64)
@@ -264,7 +264,7 @@ def _judge_combined(
     variance = np.diag(covariance)
     if not problems and not (variance > 0.0).all():
         problems.append("the combined posterior: a variance is not positive")
-    numbers: dict[str, Any] = {"method": method, "mean": mean, "sd": None}
+    numbers: dict[str, object] = {"method": method, "mean": mean, "sd": None}
     warnings = []
     name = COMBINERS.name_of(method)
     if name in COMBINERS and not COMBINERS[name].is_product:

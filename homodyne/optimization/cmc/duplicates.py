@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ def duplicates(shards: Sequence[Mapping[str, AnyArray]]) -> list[tuple[int, int]
     meeting n given values again is about exp(-n H) with the entropy H of their distribution. Arrays that are the same
     in all shards, such as a design, say nothing, unless every array is.
     """
-    groups: dict[Any, list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for k, shard in enumerate(shards):
         groups.setdefault(_glance(shard), []).append(k)
     pairs = []
@@ -34,7 +33,7 @@ def duplicates(shards: Sequence[Mapping[str, AnyArray]]) -> list[tuple[int, int]
     return [(i, j) for i, j in pairs if max(_surprise(shards[i][name]) for name in varied or shards[i]) > limit]
 
 
-def _glance(shard: Mapping[str, AnyArray]) -> Any:
+def _glance(shard: Mapping[str, AnyArray]) -> object:
     """Shapes and some values of a shard, which can be hashed."""
     parts = []
     for name, array in shard.items():

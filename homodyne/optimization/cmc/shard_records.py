@@ -45,7 +45,7 @@ class ShardDraws:
     divergences: int
     ebfmi: Array
     bad_density: int
-    facts: dict[str, Any]
+    facts: dict[str, object]
 
 
 def get(record: object, name: str, default: object = None) -> Any:
@@ -53,7 +53,7 @@ def get(record: object, name: str, default: object = None) -> Any:
     return record.get(name, default) if isinstance(record, Mapping) else getattr(record, name, default)
 
 
-def finished_and_failed(records: Sequence[Any]) -> tuple[list[Any], dict[int, str]]:
+def finished_and_failed(records: Sequence[object]) -> tuple[list[object], dict[int, str]]:
     """Records with draws, and the reasons of those that failed, by number."""
     require_list("shard_results", records, "one mapping or record for each shard")
     numbers = [get(record, "shard_id", k) for k, record in enumerate(records)]
@@ -62,7 +62,7 @@ def finished_and_failed(records: Sequence[Any]) -> tuple[list[Any], dict[int, st
     return finished, {k: str(reason) for k, reason in zip(numbers, reasons, strict=True) if reason is not None}
 
 
-def read_shards(records: Sequence[Any]) -> tuple[list[dict[str, Any]], list[ShardDraws]]:
+def read_shards(records: Sequence[object]) -> tuple[list[dict[str, object]], list[ShardDraws]]:
     """Failed shards as mappings with ``shard_id``, ``failed`` (the reason) and ``attempts``; finished ones as records.
 
     Raises
@@ -73,7 +73,7 @@ def read_shards(records: Sequence[Any]) -> tuple[list[dict[str, Any]], list[Shar
     require_list("shard_results", records, "one mapping or record for each shard")
     if not len(records):
         raise InputError("there are no shard results to validate")
-    failures: list[dict[str, Any]] = []
+    failures: list[dict[str, object]] = []
     shards: list[ShardDraws] = []
     for k, record in enumerate(records):
         number = int(get(record, "shard_id", k))

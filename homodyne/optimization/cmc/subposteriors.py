@@ -15,7 +15,7 @@ number of groups.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -116,7 +116,7 @@ class Subposteriors:
         return Merged(self.center + samples @ inverse.T, self.center + inverse @ mean, root @ root.T, notes)
 
 
-def collect(shard_results: Sequence[Any], groups: Sequence[Sequence[int]] = ()) -> list[Shard]:
+def collect(shard_results: Sequence[object], groups: Sequence[Sequence[int]] = ()) -> list[Shard]:
     """Read mappings or records with ``samples`` (S, d) or (chain, draw, d).
 
     `groups` are parameters that are independent of the other groups given those in no group, which come first. Optional
@@ -178,7 +178,7 @@ def _draws(samples: object, label: str) -> Array:
     return x
 
 
-def _least(ess: Any, free: int, label: str) -> float:
+def _least(ess: object, free: int, label: str) -> float:
     values = np.atleast_1d(real_array(f"effective numbers of {label}", ess))[:free]
     if not values.size:
         raise InputError(f"effective numbers of {label} are {shown(ess)}, expected one, or one for each parameter")

@@ -156,7 +156,7 @@ def identity_initialization(model: Model, center: Array | None = None) -> Initia
 
 def run_svi_initialization(  # noqa: PLR0913  # a door of long standing
     model: object,
-    pooled_data: Mapping[str, Any],
+    pooled_data: Mapping[str, object],
     init_params: Mapping[str, float] | None = None,
     num_steps: int = 1500,
     *,
@@ -268,7 +268,7 @@ def _optimise(
     size = -(-num_steps // CHUNKS)
 
     @jax.jit
-    def advance(state: object) -> Any:
+    def advance(state: object) -> object:
         return jax.lax.scan(lambda state, _: svi.update(state), state, None, length=size)
 
     state = jax.jit(svi.init)(jax.random.key(seed))

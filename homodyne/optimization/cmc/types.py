@@ -43,7 +43,7 @@ class Initialization:
     cavity: float = 0.0
     names: tuple[str, ...] = ()
 
-    def to_list(self) -> list[Any]:
+    def to_list(self) -> list[object]:
         """Plain values, as of JSON."""
         return [self.center.tolist(), self.covariance.tolist(), self.method, list(self.notes), self.cavity]
 

@@ -15,7 +15,6 @@ far as s bends. Earlier software writes phi + phi0_het for phi - phi0.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -169,7 +168,7 @@ def fraction(params: Params, t: Real) -> jax.Array:
     return jnp.asarray(params["f3"] + params["f0"] * grown)
 
 
-def _component(params: Params, which: str) -> dict[str, Any]:
+def _component(params: Params, which: str) -> dict[str, object]:
     """Transport parameters of one component under the names of the static model."""
     return {one.name: params[one.name + which] for one in TRANSPORT_PARAMETERS}
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from homodyne.certificate.density import Progress
 from homodyne.config.schema import JobsConfig
@@ -220,7 +219,7 @@ class _Watch:
     def _collect(self) -> None:
         """Finish the shards whose results are there, and those of which the worker has noted that it failed."""
         for shard, element in list(self.held.items()):
-            outcome: Any = self.work.result(shard)
+            outcome: object = self.work.result(shard)
             if outcome is None:
                 outcome = self.work.failure(shard, element.task.attempt)
             if outcome is not None and shard in self.held:
@@ -296,7 +295,7 @@ class _Watch:
     def _cancelled(self, element: _Element) -> bool:
         return Job.read(self.work.store.path / "jobs" / f"{element.job:04d}.json").cancelled
 
-    def _unless_cancelled(self, element: _Element, outcome: object) -> Any:
+    def _unless_cancelled(self, element: _Element, outcome: object) -> object:
         """What has come of an element; that it was cancelled where it failed and a user has said so."""
         if isinstance(outcome, Failed) and self._cancelled(element):
             return Failed(f"job {self.sent[element.job].job} was cancelled by homodyne cancel", retry=False)

@@ -146,8 +146,8 @@ class CMCBackend(ABC):
 
     def run_parallel_mcmc(
         self,
-        shards: Sequence[Mapping[str, Any]],
-        mcmc_config: Mapping[str, Any],
+        shards: Sequence[Mapping[str, object]],
+        mcmc_config: Mapping[str, object],
         init_params: Mapping[str, float],
         inv_mass_matrix: npt.ArrayLike,
         *,

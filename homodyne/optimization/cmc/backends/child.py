@@ -60,7 +60,7 @@ class Setup:
 
     run: str | bytes
     beat: float
-    main: Mapping[str, Any]
+    main: Mapping[str, object]
     path: tuple[str, ...]
     parent: tuple[str, int]
     environment: Mapping[str, str]
@@ -171,7 +171,7 @@ class Failed:
     caution: bool = False
 
 
-def attempt(work: Callable[[], Any]) -> Any:
+def attempt(work: Callable[[], object]) -> object:
     """Result of `work`, or `Failed` when it raises: one failing shard must not end the run."""
     try:
         return work()
@@ -231,11 +231,11 @@ def run_task(setup: Setup, message: bytes) -> bytes:
 class _Unpickler(pickle.Unpickler):
     """Runs the program of the parent as a module when, and only when, a task needs something defined there."""
 
-    def __init__(self, content: bytes, main: Mapping[str, Any]) -> None:
+    def __init__(self, content: bytes, main: Mapping[str, object]) -> None:
         super().__init__(io.BytesIO(content))
         self._main = main
 
-    def find_class(self, module: str, name: str, /) -> Any:
+    def find_class(self, module: str, name: str, /) -> object:
         """Find a class or function by its module and name."""
         if module == "__main__" and not _process["knows main"]:
             spawn.prepare(dict(self._main))

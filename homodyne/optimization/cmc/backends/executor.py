@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 from homodyne.certificate.density import Progress
 from homodyne.optimization.cmc.backends import child
@@ -186,7 +185,7 @@ class ExecutorBackend(CMCBackend):
         flight.suspects = max(flight.suspects - 1, 0)
         self._note_begun(agenda, flight, future)
         if future.cancelled():
-            outcome: Any = Failed("the executor cancelled it")
+            outcome: object = Failed("the executor cancelled it")
         elif error is not None:
             logger.info("shard %d: %s", flight.tasks[future].shard_id, error)
             outcome = Failed(f"the worker was lost ({type(error).__name__})")

@@ -77,7 +77,7 @@ class _DaskExecutor(ClusterExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
         """Submit a call to the cluster."""
-        own: Future[Any] = Future()
+        own: Future[object] = Future()
 
         def relay(remote: Any) -> None:
             values = [] if remote.cancelled() else self._client.gather([remote], errors="skip")

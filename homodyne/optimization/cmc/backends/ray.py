@@ -85,6 +85,6 @@ class _RayExecutor(ClusterExecutor):
         """Submit a call to the cluster."""
         remote = self._ray.remote(num_cpus=1, max_retries=0)(fn)
         reference = remote.remote(*args, **kwargs)
-        own: Future[Any] = reference.future()
+        own: Future[object] = reference.future()
         own.add_done_callback(lambda _: self._ray.cancel(reference, force=True) if own.cancelled() else None)
         return own

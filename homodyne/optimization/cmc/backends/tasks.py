@@ -22,8 +22,8 @@ from homodyne.optimization.nuts import NutsSettings
 
 def write_tasks(
     folder: Path,
-    shards: Sequence[Mapping[str, Any]],
-    mcmc_config: Mapping[str, Any],
+    shards: Sequence[Mapping[str, object]],
+    mcmc_config: Mapping[str, object],
     init_params: Mapping[str, float],
     inv_mass_matrix: npt.ArrayLike,
     model: object,
@@ -61,13 +61,13 @@ def _arrays(shard: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
 
 
-def _example(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _example(shards: Sequence[Mapping[str, object]]) -> dict[str, object]:
     """Arrays on which a model function is tried: of the first shard that is finite, where one is."""
     finite = (shard for shard in map(_arrays, shards) if all(np.isfinite(values).all() for values in shard.values()))
     return next(finite, _arrays(shards[0]))
 
 
-def _settings(mcmc_config: Mapping[str, Any]) -> NutsSettings:
+def _settings(mcmc_config: Mapping[str, object]) -> NutsSettings:
     known = [field.name for field in fields(NutsSettings)]
     with Faults() as faults:
         for name in mcmc_config:

@@ -90,7 +90,7 @@ def unseal(file: Path) -> dict[str, AnyArray] | None:
     return arrays
 
 
-def write_json(file: Path, entries: Mapping[str, Any], limit: int = _MAX_JSON) -> None:
+def write_json(file: Path, entries: Mapping[str, object], limit: int = _MAX_JSON) -> None:
     """Write a mapping of plain values with its SHA-256.
 
     Raises

@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from homodyne.errors import ExecutionError, InputError
 
@@ -99,7 +98,7 @@ def release(path: Path) -> str:
         os.close(descriptor)
 
 
-def _beat(descriptor: int, path: Path, note: dict[str, Any], ended: threading.Event) -> None:
+def _beat(descriptor: int, path: Path, note: dict[str, object], ended: threading.Event) -> None:
     """Touch the lock until it has ended, or somebody else has it."""
     while not ended.wait(BEAT):
         if _read_note(descriptor) != note:
@@ -171,7 +170,7 @@ def _acquire(descriptor: int, path: Path) -> None:
     logger.warning("taking over %s from process %s, which has ended without releasing it", path, note.get("pid"))
 
 
-def _refusal(path: Path, note: dict[str, Any]) -> str:
+def _refusal(path: Path, note: dict[str, object]) -> str:
     return (
         f"{os.fspath(path.parent)!r} is in use by process {note.get('pid', 'unknown')} "
         f"on {note.get('host', 'an unknown machine')}: wait until it has finished, or stop it."
@@ -190,7 +189,7 @@ def _alive(pid: object) -> bool:
     return True
 
 
-def _read_note(descriptor: int) -> dict[str, Any]:
+def _read_note(descriptor: int) -> dict[str, object]:
     try:
         note = json.loads(os.pread(descriptor, _MAX_NOTE, 0) or b"{}")
     except ValueError:
@@ -198,7 +197,7 @@ def _read_note(descriptor: int) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def _write_note(descriptor: int, note: dict[str, Any]) -> None:
+def _write_note(descriptor: int, note: dict[str, object]) -> None:
     content = json.dumps(note).encode() if note else b""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, content, 0)

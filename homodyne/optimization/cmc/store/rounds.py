@@ -182,7 +182,7 @@ class Round:
         return self.folder / f"{self.store.shard_path(shard_id).name}.{ending}"
 
 
-def _name(shared: Mapping[str, Any], points: Array | None) -> str:
+def _name(shared: Mapping[str, object], points: Array | None) -> str:
     """What a round is called: one that evaluates by its inputs."""
     if points is None:
         return SAMPLING

@@ -85,7 +85,7 @@ class Manifest:
 
     data: str
     model: str
-    configuration: Mapping[str, Any]
+    configuration: Mapping[str, object]
     names: tuple[str, ...]
     points: tuple[int, ...]
     seed: int
@@ -471,7 +471,7 @@ def digest_arrays(arrays: Mapping[str, AnyArray]) -> str:
 
 def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one with keys like "cmc.sharding.num_shards"; everything else stays as it is."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in configuration.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
