@@ -29,6 +29,9 @@ Chains: TypeAlias = Float[Array, "chains draws coordinates"]
 # An array in a field of a JAX tree: of NumPy, of JAX, or what JAX puts in its place while it looks at the tree.
 Leaf: TypeAlias = Any
 
+# What JSON can hold: None, a boolean, number or text, a list of such values, or a mapping of them by name.
+Json: TypeAlias = Any
+
 
 def refuse_masked(**arguments: Any) -> None:
     """Refuse masked values of arguments that say where pairs belong, which is needed of all of them.
@@ -82,6 +85,6 @@ def evenly(count: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> Json:
     """The same as JSON can hold it: arrays as lists, None for what is not finite."""
     return json.loads(json.dumps(value, default=lambda array: array.tolist()), parse_constant=lambda name: None)

@@ -25,7 +25,6 @@ finds.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Int
 
-from homodyne.arrays import Array, Chains, Points, Values
+from homodyne.arrays import Array, Chains, Json, Points, Values
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.confirmation import confirm
 from homodyne.certificate.density import Evaluate
@@ -112,7 +111,7 @@ class Certificate:
         """Independent draws that n draws, resampled from the weighted points, are worth."""
         return worth(self.ess, n)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return plain numbers, strings and lists, for JSON; what is not finite becomes None."""
         record: dict[str, object] = json.loads(json.dumps(asdict(self)), parse_constant=lambda name: None)
         return record
@@ -121,7 +120,7 @@ class Certificate:
     def from_dict(cls, record: Mapping[str, object]) -> "Certificate":
         """Rebuild a certificate; None becomes NaN."""
 
-        def restored(value: object) -> Any:
+        def restored(value: object) -> Json:
             if isinstance(value, list | tuple):
                 return tuple(restored(item) for item in value)
             return np.nan if value is None else value

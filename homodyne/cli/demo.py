@@ -1,10 +1,11 @@
 """``homodyne demo``: every command once, on a simulated measurement and, when given, on a measured map."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from homodyne.arrays import Json
 from homodyne.cli.fit import fit_and_write
 from homodyne.cli.inspect import inspect
 from homodyne.cli.simulate import GAP, TRUTHS, simulate
@@ -45,7 +46,7 @@ def demo(
         _fit(rest, directory / "measured_map", seed)
 
 
-def _fit(settings: dict[str, Any], directory: Path, seed: int, truth: dict[str, float] | None = None) -> "MCMCResult":
+def _fit(settings: dict[str, Json], directory: Path, seed: int, truth: dict[str, float] | None = None) -> "MCMCResult":
     from homodyne.cli.options import load_measurement
     from homodyne.config.io import load_config
 

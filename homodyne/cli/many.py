@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from homodyne.arrays import Json
 from homodyne.cli import options, store
 from homodyne.cli.interruption import telling_what_remains
 from homodyne.cli.output import RESULT, as_record
@@ -254,7 +255,7 @@ def _draw(folder: Path, lines: "Sequence[Line]") -> None:
     write_atomically(folder / PICTURE, figure_bytes(figure), FIGURE)
 
 
-def record_of(line: "Line") -> dict[str, Any]:
+def record_of(line: "Line") -> dict[str, Json]:
     """What ``--json`` says of one fit of many."""
     about = {"file": line.label, "known": dict(line.values), "failure": line.failure}
     return about if line.result is None else as_record(line.result, **about)

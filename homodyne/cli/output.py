@@ -5,10 +5,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from homodyne.arrays import Json
 from homodyne.cli.interruption import telling_what_remains
 from homodyne.cli.terminal import say
 from homodyne.errors import InputError
@@ -203,7 +204,7 @@ def output_folder(wanted: "OutputConfig", inputs: Sequence[Path] = ()) -> Iterat
 
 
 @contextmanager
-def results_as_json(wanted: bool) -> Iterator[Callable[[Any], None]]:
+def results_as_json(wanted: bool) -> Iterator[Callable[[object], None]]:
     """Let everything that is said in the block go to the terminal for errors, and print what is given as JSON.
 
     Yields
@@ -220,7 +221,7 @@ def results_as_json(wanted: bool) -> Iterator[Callable[[Any], None]]:
         print(json.dumps(content, ensure_ascii=True, allow_nan=False))
 
 
-def as_record(result: "MCMCResult", **more: object) -> dict[str, Any]:
+def as_record(result: "MCMCResult", **more: object) -> dict[str, Json]:
     """What ``--json`` says of a result."""
     about = {"method": result.method, "model": result.analysis_mode, "uncertainty": result.uncertainty}
     return {**more, **result.summary().to_dict(), **about, "num_points": result.num_points, "seed": result.seed}

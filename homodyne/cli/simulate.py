@@ -1,10 +1,11 @@
 """``homodyne simulate``: a measurement with known parameters, written like a file of the beamline."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from homodyne.arrays import Json
 from homodyne.cli.terminal import say
 from homodyne.errors import InputError
 from homodyne.files import MEASUREMENT, require_writable
@@ -85,7 +86,7 @@ def simulate(
     law, params = chosen_law(model, values or [])
     used = gap if law.needs_gap else None
     given = {"pixels": pixels, "mean_counts": counts, "sigma": sigma}
-    noise: dict[str, Any] = NOISE[kind] | {name: value for name, value in given.items() if value is not None}
+    noise: dict[str, Json] = NOISE[kind] | {name: value for name, value in given.items() if value is not None}
     data = simulate_data(
         params,
         model=law,

@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from homodyne.arguments import Faults, as_path, shown
+from homodyne.arrays import Json
 from homodyne.config import yaml
 from homodyne.config.problems import problems_of
 from homodyne.config.schema import Config, ModelConfig, ParameterConfig, ParametersConfig, known_model
@@ -100,9 +100,9 @@ def load_config(
     return config
 
 
-def to_mapping(config: Config) -> dict[str, Any]:
+def to_mapping(config: Config) -> dict[str, Json]:
     """Write a configuration as nested dictionaries of plain values; keys left at "not given" are left out."""
-    data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    data: dict[str, Json] = config.model_dump(mode="json", exclude_none=True)
     scaling = {name: data["parameters"].pop(name) for name in ParametersConfig.model_fields}
     data["parameters"] = {name: value for name, value in data["parameters"].items() if value} | scaling
     return data
@@ -118,7 +118,7 @@ def resolve(config: Config) -> Config:
     if model is None:
         return config
     given = config.parameters.given()
-    complete: dict[str, Any] = {}
+    complete: dict[str, Json] = {}
     for one in model.parameters:
         own = given.get(one.name, ParameterConfig()).model_dump(exclude_none=True)
         default: dict[str, object] = {"prior": {"type": one.prior[0], **one.prior[1]}}
@@ -127,7 +127,7 @@ def resolve(config: Config) -> Config:
         elif one.fixed is not None and not own:
             default = {"fixed": one.fixed}
         complete[one.name] = ParameterConfig.model_validate(default | own)
-    scaling: dict[str, Any] = {name: getattr(config.parameters, name) for name in ParametersConfig.model_fields}
+    scaling: dict[str, Json] = {name: getattr(config.parameters, name) for name in ParametersConfig.model_fields}
     parameters = ParametersConfig(**scaling, **complete)
     return config.model_copy(update={"parameters": parameters, "model": ModelConfig(**model.options)})
 
@@ -176,7 +176,7 @@ def _unreadable(data: Mapping[str, object]) -> list[str]:
     return [] if os.access(found, os.R_OK) else [f"experimental_data.file_path: {name!r} given, it may not be read"]
 
 
-def _model_of_name(name: Any, options: object, importing: bool) -> CorrelationModel | None:
+def _model_of_name(name: Json, options: object, importing: bool) -> CorrelationModel | None:
     """Model whose other names of parameters are read; None where validation is going to say what is wrong."""
     try:
         find_model_class(name, importing=importing)
@@ -199,7 +199,7 @@ def usual_path(path: str, spellings: Mapping[str, str] = SPELLINGS) -> str:
     return path
 
 
-def _move(data: dict[str, Any], old: list[str], new: list[str]) -> list[str]:
+def _move(data: dict[str, Json], old: list[str], new: list[str]) -> list[str]:
     """Merge what stands at one place into another, key by key; a sentence for each key with two values."""
     source, target = _section(data, old[:-1]), _section(data, new[:-1], make=old[0] in data)
     if source is None or target is None or old[-1] not in source:
@@ -207,7 +207,7 @@ def _move(data: dict[str, Any], old: list[str], new: list[str]) -> list[str]:
     return _merge(source.pop(old[-1]), target, new[-1], ".".join(old), ".".join(new))
 
 
-def _section(data: Any, keys: list[str], *, make: bool = False) -> dict[str, Any] | None:
+def _section(data: Json, keys: list[str], *, make: bool = False) -> dict[str, Json] | None:
     """A nested section, which may be made; None where there is something else, or nothing."""
     for key in keys:
         if make:
@@ -252,7 +252,7 @@ def _plain(value: object) -> object:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def _changes(overrides: Any) -> list[tuple[str, Any]]:
+def _changes(overrides: Json) -> list[tuple[str, Json]]:
     """Changes as pairs of dotted key and value."""
     try:
         given = list(overrides)
@@ -272,7 +272,7 @@ def _parse_override(text: str) -> tuple[str, object]:
     return path, yaml.parse(value, text)
 
 
-def _set(data: dict[str, Any], keys: list[str], value: object) -> None:
+def _set(data: dict[str, Json], keys: list[str], value: object) -> None:
     """Set a nested value, making sections on the way; a value in the way is replaced by a section."""
     for key in keys[:-1]:
         if not isinstance(data.get(key), dict):

@@ -30,6 +30,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from homodyne.arguments import MOST
+from homodyne.arrays import Json
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Parameter, find_model, find_model_class
 from homodyne.registries import BACKENDS, COMBINERS, SAMPLERS, STRATEGIES, Registry
@@ -154,7 +155,7 @@ class ModelConfig(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    def given(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Json]:
         """Return the options that the user chose."""
         return dict(self.__pydantic_extra__ or {})
 
@@ -201,7 +202,7 @@ def _range_ends(text: str, expected: str) -> tuple[float, float]:
     return low, high
 
 
-def _numbers(given: Any, expected: str) -> str | tuple[float, ...]:
+def _numbers(given: Json, expected: str) -> str | tuple[float, ...]:
     """Normalise a choice of numbers: a range as the text "low:high", or a tuple of numbers.
 
     A text is a range, or numbers with commas between them. From Python, a tuple of two numbers is a range and a list is
@@ -289,7 +290,7 @@ class ExperimentalData(Section):
         return None if self.phi is None else list(self.phi)
 
     @property
-    def selection(self) -> dict[str, Any]:
+    def selection(self) -> dict[str, Json]:
         """What says which data are meant, as `homodyne.load` and `require_selected` take it."""
         own = {name: getattr(self, name) for name in ("frames", "gap", "dt", "age_origin")}
         return {"q": self.q_selection, "phi": self.phi_selection, **own}
@@ -560,7 +561,7 @@ class ReductionConfig(Section):
     )
 
 
-def known_model(name: Any, options: Mapping[str, Any] | None = None) -> CorrelationModel | None:
+def known_model(name: Json, options: Mapping[str, Json] | None = None) -> CorrelationModel | None:
     """Return a model that is registered or imported already; None for any other, or for options that it has not."""
     try:
         return find_model(name, options, importing=False)
@@ -618,7 +619,7 @@ def _option_fields(model: object) -> tuple[Any, ...]:
     return fields(model) if is_dataclass(model) else ()
 
 
-def _checked(shapes: Mapping[str, Any], given: object) -> dict[str, Any]:
+def _checked(shapes: Mapping[str, Json], given: object) -> dict[str, Json]:
     """Values by name, each of its type; no other names."""
     shape = TypedDict("shape", shapes, total=False)  # type: ignore[misc]  # the names are known when this runs
     settings = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)

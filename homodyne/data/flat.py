@@ -1,7 +1,6 @@
 """Two-time data from flat arrays, one number per point: the layout of point lists and of thinned data."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -213,7 +212,7 @@ class _Points:
         return found if factor == 1.0 else found * factor
 
 
-def _flat(values: AnyArray) -> Any:
+def _flat(values: AnyArray) -> "AnyArray | np.flatiter[AnyArray]":
     """Values one after the other, without a copy; the iterator of NumPy is 20 times slower where they lie so."""
     return values.reshape(-1) if values.flags.c_contiguous else values.flat
 

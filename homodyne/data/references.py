@@ -12,18 +12,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Json
 from homodyne.data.files import read_map
 from homodyne.data.twotime import TwoTimeData, update_with_pairs
 from homodyne.errors import DataError
 from homodyne.mapping import Place, map_place, place_of
 from homodyne.references import import_reference
 
-Reference = Mapping[str, Any]
+Reference = Mapping[str, Json]
 
 
 def references_of(data: TwoTimeData) -> list[Reference | None]:

@@ -9,13 +9,13 @@ import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from homodyne.arguments import as_mapping, shown
-from homodyne.arrays import AnyArray, as_array
+from homodyne.arrays import AnyArray, Json, as_array
 from homodyne.data import checks
 from homodyne.data.checks import DUPLICATE_TOLERANCE, BoolArray, FloatArray, MapArray, MapArrays
 from homodyne.data.missing import LeftOut, constant, examine, sentences, strips, upper_strips, upright
@@ -88,7 +88,7 @@ class TwoTimeData:
     age_origin: float
     frames: tuple[int, int]
     source: Mapping[str, str] = field(default_factory=dict)
-    places: tuple[Mapping[str, Any], ...] = ()
+    places: tuple[Mapping[str, Json], ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     weights: MapArray | None = None
 

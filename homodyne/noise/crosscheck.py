@@ -7,11 +7,11 @@ for one angle.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from homodyne.arrays import Ages, AnyArray, PerMap
+from homodyne.arrays import Ages, AnyArray, Json, PerMap
 from homodyne.noise.map_view import MapView
 from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.noise.tile_table import Columns, MapTiles, drop_test, reduced, remainder, scaling_columns, tile_table
@@ -33,7 +33,7 @@ class MapPlace(NamedTuple):
     phi: float
 
 
-def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: PerMap, phi: PerMap, t_full: Ages) -> dict[str, Any]:
+def cross_check(views: Sequence[MapView], noise: SpeckleNoise, q: PerMap, phi: PerMap, t_full: Ages) -> dict[str, Json]:
     """Run all tests of a fit against its data.
 
     Parameters
@@ -162,7 +162,7 @@ def _replicates(table: Sequence[MapTiles], places: Sequence[MapPlace]) -> list[d
     return found
 
 
-def _alarms(found: dict[str, Any]) -> dict[str, str]:
+def _alarms(found: dict[str, Json]) -> dict[str, str]:
     """A sentence for every test that fails; p-values of several angles or pairs are multiplied by their number."""
     alarms = {}
     misfit, rows, frames = found["misfit"], found["rows"], found["frames"]

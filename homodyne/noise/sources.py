@@ -87,7 +87,7 @@ class _Sums(NamedTuple):
         """Of the residuals in every block, NaN where there are none."""
         return np.asarray(self.square / np.where(self.pairs > 0, self.pairs, np.nan))
 
-    def share(self, keep: Any = slice(None)) -> float:
+    def share(self, keep: slice | AnyArray = slice(None)) -> float:
         """Share of speckle, NaN where no two pairs share a frame."""
         product, square, first, second, pairs, own = (float(x[keep].sum()) for x in self)
         if not (first > 0 and square > 0):

@@ -10,12 +10,11 @@ what of it is speckle: 0 for white noise, 1 without shot noise. `homodyne.noise.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
 
-from homodyne.arrays import AnyArray, PerMap
+from homodyne.arrays import AnyArray, Json, PerMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +66,7 @@ class SpeckleNoise:
     pixels_source: str
     notes: tuple[str, ...] = ()
     contradicted: tuple[str, ...] = ()
-    sources: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def mean_counts(self) -> PerMap:

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Json
 from homodyne.config.io import load_config
 from homodyne.data.simulated import simulate
 from homodyne.data.twotime import TwoTimeData
@@ -76,7 +76,7 @@ class Measurement:
     def data(self, kind: Any, seed: int) -> TwoTimeData:
         """Simulated data; "independent" noise has the same standard deviation as the others."""
         white = kind == "independent"
-        noise: dict[str, Any] = {"sigma": self.sigma} if white else {"pixels": self.pixels, "mean_counts": self.counts}
+        noise: dict[str, Json] = {"sigma": self.sigma} if white else {"pixels": self.pixels, "mean_counts": self.counts}
         return simulate(
             self.params,
             model=self.mode,

@@ -25,13 +25,14 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from homodyne.arguments import Faults, as_mapping
+from homodyne.arrays import Leaf
 from homodyne.errors import InputError
 from homodyne.registries import Registry, suggestion
 
 Real: TypeAlias = ArrayLike
 """A number, or numbers that broadcast, of NumPy or JAX."""
 
-Params: TypeAlias = Mapping[str, Any]
+Params: TypeAlias = Mapping[str, Leaf]
 """Values of parameters by name: numbers or arrays that broadcast."""
 
 

@@ -7,12 +7,12 @@ clipping; a rate that is negative somewhere is integrated as it stands.
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from homodyne.arrays import Leaf
 from homodyne.physics.compiling import namespace
 from homodyne.physics.elementary import combination, power
 
@@ -52,7 +52,7 @@ def rate_integral(
     return combination((amplitude, offset), (power(t1, b) * length * expm1_ratio(b * length), t2 - t1))
 
 
-def middle_age(first: Any, last: Any) -> Any:
+def middle_age(first: Leaf, last: Leaf) -> Leaf:
     """Geometric mean of all ages of a record from age `first` to `last`, in s, in NumPy or JAX.
 
     The level and the logarithmic slope of a law that is fitted to a whole record depend least on each other there. It

@@ -8,7 +8,6 @@ offset is positive): what is known beforehand of an offset is how it compares wi
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +92,7 @@ class Prior:
         """Log density at x; -inf outside the bounds, with a gradient that is zero there."""
         return log_prob((self,), jnp.asarray(x)[..., None])[..., 0]
 
-    def quantile(self, p: ArrayLike) -> Any:
+    def quantile(self, p: ArrayLike) -> Leaf:
         """Inverse of the distribution function, for p in (0, 1)."""
         mean, precision, _, low, high, _ = np.asarray(self.numbers, dtype=float)
         if self.logarithmic:
@@ -187,6 +186,6 @@ def make_prior(
     return replace(prior, numbers=np.append(prior.numbers[:5], prior.quantile(0.5)))
 
 
-def _normal_quantile(mean: float, sd: float, low: float, high: float, p: ArrayLike) -> Any:
+def _normal_quantile(mean: float, sd: float, low: float, high: float, p: ArrayLike) -> Leaf:
     below, above = ndtr((low - mean) / sd), ndtr((high - mean) / sd)
     return mean + sd * ndtri(below + np.asarray(p) * (above - below))

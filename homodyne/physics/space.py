@@ -10,7 +10,6 @@ of priors.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -236,7 +235,7 @@ class ParameterSpace:
             When fewer than one draw in a hundred is allowed.
         """
         size = 100 * count
-        params: dict[str, Any] = {name: np.full(size, float(value)) for name, value in self.fixed.items()}
+        params: dict[str, Leaf] = {name: np.full(size, float(value)) for name, value in self.fixed.items()}
         params.update({name: self.priors[name].quantile(rng.uniform(size=size)) for name in self.free_names})
         params = self.with_offsets(params)
         with np.errstate(all="ignore"):
@@ -264,7 +263,7 @@ class ParameterSpace:
                 moved[:, columns] += (target - moved[:, columns].mean(axis=1))[:, None]
         return moved
 
-    def with_offsets(self, params: Params) -> dict[str, Any]:
+    def with_offsets(self, params: Params) -> dict[str, Leaf]:
         """Parameters in which shares, where the prior of an offset is one of its share, are replaced by offsets."""
         found = dict(params)
         for law in self.laws:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from homodyne.arguments import Faults, as_path, shown
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Json
 from homodyne.certificate.verdict import Verdict
 from homodyne.data.checks import real_vector
 from homodyne.errors import InputError
@@ -131,7 +131,7 @@ class Comparison:
             ]
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Plain values for JSON."""
         fits = [
             {

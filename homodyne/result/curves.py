@@ -4,7 +4,7 @@ Draws are named by their positions among all draws, chains one after the other.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from homodyne.arrays import Array
 from homodyne.errors import InputError
-from homodyne.physics.model import CorrelationModel, Params, Rate
+from homodyne.physics.model import CorrelationModel, Params, Rate, Real
 
 if TYPE_CHECKING:
     from homodyne.result.record import MCMCResult
@@ -83,7 +83,7 @@ def _rates(model: CorrelationModel, params: Params, t: jax.Array) -> list[tuple[
 
 
 @partial(jax.jit, static_argnames="model")
-def g_of(model: CorrelationModel, params: Params, t1: Any, t2: Any, q: Any, phi: Any, gap: Any) -> jax.Array:
+def g_of(model: CorrelationModel, params: Params, t1: Real, t2: Real, q: Real, phi: Real, gap: Real) -> jax.Array:
     """Compiled `CorrelationModel.g`."""
     return model.g(params, t1, t2, q, phi, gap)
 

@@ -10,14 +10,13 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import xarray as xr
 
 from homodyne.arguments import as_path
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Json
 from homodyne.errors import InputError
 from homodyne.files import RESULT
 from homodyne.reading import reading, require_plausible_size
@@ -84,7 +83,7 @@ def read_result(path: str | os.PathLike[str]) -> MCMCResult:
         with reading("its content", InputError):
             content = _sealed_content(place)
             _check_structure(content)
-            options: dict[str, Any] = {"decode_times": False, "decode_timedelta": False, "phony_dims": "access"}
+            options: dict[str, Json] = {"decode_times": False, "decode_timedelta": False, "phony_dims": "access"}
             with xr.open_datatree(io.BytesIO(content), engine="h5netcdf", **options) as tree:
                 return _from_datatree(tree.load())
     except InputError as error:
@@ -113,10 +112,10 @@ def _sealed_content(place: Path) -> bytes:
 def _from_datatree(tree: xr.DataTree) -> MCMCResult:
     from homodyne.certificate.certify import Certificate
 
-    plain: dict[str, Any] = {name: json.loads(tree.attrs[name]) for name in (*plain_fields(), "certificate")}
+    plain: dict[str, Json] = {name: json.loads(tree.attrs[name]) for name in (*plain_fields(), "certificate")}
     certificate = plain.pop("certificate")
     dataset = tree["constant_data"].to_dataset()
-    constants: dict[str, Any] = {name: dataset[name].values for name in _CONSTANTS if name in dataset}
+    constants: dict[str, Json] = {name: dataset[name].values for name in _CONSTANTS if name in dataset}
     return MCMCResult(
         samples=_arrays(tree["posterior"].to_dataset()),
         sample_stats=_arrays(tree["sample_stats"].to_dataset()),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from homodyne.arrays import AnyArray, Array
+from homodyne.arrays import AnyArray, Array, Json
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.result.summary import PER_MAP, SummaryTable, run_facts, summarise
@@ -108,21 +108,21 @@ class MCMCResult:
     units: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, float] = field(default_factory=dict)
     certificate: "Certificate | None" = None
-    diagnostics: Mapping[str, Any] = field(default_factory=dict)
+    diagnostics: Mapping[str, Json] = field(default_factory=dict)
     t: Array | None = None
     q: Array | None = None
     phi: Array | None = None
     sigma: Array | None = None
     gap: float | None = None
-    model_options: Mapping[str, Any] = field(default_factory=dict)
+    model_options: Mapping[str, Json] = field(default_factory=dict)
     bad_frames: tuple[int, ...] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Json] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     num_shards: int | None = None
     combination_method: str | None = None
-    per_shard_diagnostics: list[dict[str, Any]] | None = None
-    noise_inflation: Mapping[str, Any] | None = None
+    per_shard_diagnostics: list[dict[str, Json]] | None = None
+    noise_inflation: Mapping[str, Json] | None = None
     model_class: "type[CorrelationModel] | None" = None
 
     def __post_init__(self) -> None:
@@ -177,12 +177,12 @@ class MCMCResult:
         return int(next(iter(self.samples.values())).shape[1])
 
     @property
-    def mean(self) -> dict[str, Any]:
+    def mean(self) -> dict[str, Json]:
         """Posterior mean by name: float, or one number per map."""
         return {name: _flat(draws).mean(axis=0)[()] for name, draws in self.samples.items()}
 
     @property
-    def sd(self) -> dict[str, Any]:
+    def sd(self) -> dict[str, Json]:
         """Posterior standard deviation (n - 1) by name: float, or one number per map."""
         return {name: _flat(draws).std(axis=0, ddof=1)[()] for name, draws in self.samples.items()}
 
@@ -200,7 +200,7 @@ class MCMCResult:
         return self.verdict.usable
 
     @property
-    def cmc_diagnostics(self) -> dict[str, Any] | None:
+    def cmc_diagnostics(self) -> dict[str, Json] | None:
         """Validation of the shards and of their combination, or None for other methods."""
         return self.diagnostics.get("cmc") if self.is_cmc_result() else None
 
@@ -325,7 +325,7 @@ def _put(result: MCMCResult, name: str, value: object) -> None:
     object.__setattr__(result, name, value)
 
 
-def _plain(value: object, where: str) -> Any:
+def _plain(value: object, where: str) -> Json:
     """The same data as lists, dictionaries with text keys, text and numbers: what a file gives back."""
     if value is None or isinstance(value, str | bool | int | float):
         return value.item() if isinstance(value, np.generic) else value

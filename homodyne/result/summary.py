@@ -6,11 +6,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from homodyne.arrays import Array, plain
+from homodyne.arrays import Array, Json, plain
 from homodyne.certificate.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class SummaryTable:
         table = align_table([_HEADER, *_body(self.rows, self.undetermined)], width=width)
         return [*self._rate_lines(), *table, *self._advice()]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Plain values for JSON: verdict, words, reason, warnings, parameters and rates; what is not finite is None."""
         record = {
             "verdict": str(self.verdict),
@@ -394,7 +394,7 @@ def align_cells(cells: Sequence[tuple[str, ...]], num_left: int) -> list[str]:
 def _rows(result: "MCMCResult") -> Iterator[SummaryRow]:
     """Physical parameters in order, then what has one value per map, then anything else."""
     others = sorted(set(result.samples) - set(result.parameter_names), key=lambda name: (name not in PER_MAP, name))
-    places: list[dict[str, Any]] = []
+    places: list[dict[str, Json]] = []
     if result.q is not None and result.phi is not None:
         labels = map_labels(result.q, result.phi)
         places = [

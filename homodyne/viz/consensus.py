@@ -8,7 +8,6 @@ number; shards without usable draws are listed below the figure.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from homodyne.arrays import AnyArray, Array
+from homodyne.arrays import AnyArray, Array, Json
 from homodyne.errors import InputError
 from homodyne.result.summary import format_number
 from homodyne.viz.labels import NORMAL, SMALL, Notation, counted, new_figure, panels, style_axes, write_below
@@ -58,7 +57,7 @@ class ShardTable:
         return scale_power(np.maximum(np.abs(self.center[k : k + 1]), self.width[k]))
 
 
-def shard_table(diagnostics: Mapping[str, Any]) -> ShardTable:
+def shard_table(diagnostics: Mapping[str, Json]) -> ShardTable:
     """Take out of the validation's numbers what the forest needs.
 
     Raises
@@ -97,7 +96,7 @@ def draw_forest(ax: Axes, table: ShardTable, k: int) -> list[Artist]:
     band = ax.axvspan((center - width) / unit, (center + width) / unit, color=_BAND, linewidth=0)
     artists: list[Artist] = [band, ax.axvline(center / unit, color=_LINE, linewidth=0.8)]
     size = float(np.clip(90.0 / len(rows), 1.6, 4.0))
-    style: dict[str, Any] = {"fmt": "o", "markersize": size, "linewidth": 0.35 * size}
+    style: dict[str, Json] = {"fmt": "o", "markersize": size, "linewidth": 0.35 * size}
     for bad, colour in ((False, _GOOD), (True, _BAD)):
         chosen = table.bad == bad
         if chosen.any():
@@ -197,7 +196,7 @@ def draw_divergence(ax: Axes, matrix: Array, ids: Sequence[int], limit: float) -
     return ax.imshow(masked, cmap=colours, norm=norm, interpolation="nearest", origin="upper")
 
 
-def divergence_figure(diagnostics: Mapping[str, Any]) -> Figure:
+def divergence_figure(diagnostics: Mapping[str, Json]) -> Figure:
     """Matrix of symmetric divergences beside their distribution over pairs.
 
     Raises
@@ -268,7 +267,7 @@ def draw_p_values(ax: Axes, p: Array, bad: NDArray[np.bool_], limit: float) -> l
     return stems
 
 
-def agreement_figure(diagnostics: Mapping[str, Any], notation: Notation = PLAIN) -> Figure:
+def agreement_figure(diagnostics: Mapping[str, Json], notation: Notation = PLAIN) -> Figure:
     """Tests of agreement: Cochran's Q per parameter, and each shard against the others."""
     between = _between(diagnostics)
     ids = diagnostics["shard_ids"]
@@ -293,7 +292,7 @@ def agreement_figure(diagnostics: Mapping[str, Any], notation: Notation = PLAIN)
     return figure
 
 
-def _between(diagnostics: Mapping[str, Any]) -> Any:
+def _between(diagnostics: Mapping[str, Json]) -> Json:
     if diagnostics["between"] is None:
         raise InputError(
             f"{counted(len(diagnostics['shard_ids']), 'shard')} could be compared; the figure needs two or more"
@@ -301,11 +300,11 @@ def _between(diagnostics: Mapping[str, Any]) -> Any:
     return diagnostics["between"]
 
 
-def _named(between: Mapping[str, Any]) -> set[int]:
+def _named(between: Mapping[str, Json]) -> set[int]:
     return {*between["outliers"], *(shard for pair in between["identical"] for shard in pair)}
 
 
-def _caption(figure: Figure, diagnostics: Mapping[str, Any], text: str) -> None:
+def _caption(figure: Figure, diagnostics: Mapping[str, Json], text: str) -> None:
     """Number of shards, those that could not be compared, and ``text``."""
     compared = set(diagnostics["shard_ids"])
     missing = [str(entry["shard_id"]) for entry in diagnostics["per_shard"] if entry["shard_id"] not in compared]

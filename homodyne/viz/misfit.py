@@ -1,13 +1,12 @@
 """Where the model misses the data: tiles of age and lag, in standard deviations of their mean under speckle noise."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Json
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import NORMAL, add_caption, map_texts, panels, style_axes
@@ -21,7 +20,7 @@ RANGE = 4.0
 """Standard deviations at the ends of the colour scale."""
 
 
-def draw_tiles(ax: Axes, tiles: Mapping[str, Any], k: int, t: Array) -> None:
+def draw_tiles(ax: Axes, tiles: Mapping[str, Json], k: int, t: Array) -> None:
     """Tiles of map k over age (s, linear) and lag (s, logarithmic); what holds no tile stays gray."""
     family, age, sd = (np.asarray(tiles[name][k]) for name in ("family", "age", "sd"))
     lags = np.exp(cell_edges(np.log(np.asarray(tiles["lag"]))))

@@ -304,7 +304,7 @@ def factor(file: h5py.File, path: str, quantity: str, units: Units) -> float:
     return units.factor(quantity, stated_unit(file, path), f"{file.filename}: {path}")
 
 
-def shape_and_dtype(file: h5py.File, path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def shape_and_dtype(file: h5py.File, path: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     """Return what the header of a dataset says."""
     found = dataset(file, path)
     with reading(f"{file.filename}: {path}"):

@@ -35,7 +35,7 @@ class _Member:
     stream: IO[bytes]
     start: int
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
 
     @property
     def num_bytes(self) -> int:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne import reading
+from homodyne.arrays import Json
 from homodyne.data.checks import MapArray, MapArrays
 from homodyne.data.readers.catalog import Catalog
 from homodyne.errors import DataError, ExecutionError, HomodyneError
@@ -225,7 +226,7 @@ class _Served:
         sys.path[:], added = formats
         FORMATS.update(added)
         found = self._catalog = self._held.enter_context(open_here(path, format, units))
-        there: dict[str, Any] = {
+        there: dict[str, Json] = {
             name: getattr(found, name) and _in_the_process for name in ("read_map", "read_weights", "map_file")
         }
         return replace(found, **there)

@@ -7,14 +7,14 @@ the store, from which an interrupted run goes on. What is missing, replaced or d
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from homodyne.arguments import Faults
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Json
 from homodyne.certificate.certify import (
     LEAST_POINTS,
     Certificate,
@@ -43,6 +43,8 @@ from homodyne.optimization.cmc.types import CHEAPEST, Initialization, ShardFailu
 from homodyne.optimization.cmc.weighted_shard import climbed
 from homodyne.optimization.nuts import NutsSettings
 from homodyne.registries import Combiner
+
+T = TypeVar("T")
 
 IDENTITY = 1e-8  # relative difference that the sum of the subposteriors may have from the full posterior
 PER_SHARD = NutsSettings(num_warmup=60, num_samples=150, num_chains=2)
@@ -130,8 +132,8 @@ class Consensus:
     certificate: Certificate
     z: Array
     combination_method: str
-    per_shard: list[dict[str, Any]]
-    diagnostics: dict[str, Any]
+    per_shard: list[dict[str, Json]]
+    diagnostics: dict[str, Json]
     num_points: int
     timings: dict[str, float] = field(default_factory=dict)
     objections: tuple[str, ...] = ()
@@ -298,7 +300,7 @@ class _Run:
             objections=objections,
         )
 
-    def _timed(self, part: str, action: Callable[[], Any]) -> Any:
+    def _timed(self, part: str, action: Callable[[], T]) -> T:
         began = time.perf_counter()
         value = action()
         self.timings[part] = time.perf_counter() - began
@@ -500,7 +502,7 @@ class _Run:
     def _subposterior(self, z: jax.Array, argument: object) -> jax.Array:
         return self.model.log_subposterior(z, argument, 1.0 / self.num_shards)
 
-    def _gains(self, gradient: Callable[..., Any], shards: Sequence[PyTree]) -> Array:
+    def _gains(self, gradient: Callable[..., tuple[jax.Array, jax.Array]], shards: Sequence[PyTree]) -> Array:
         """What the log likelihood of every shard gains from the best point of all data to its own, (M,)."""
         gains = np.zeros(len(shards))
         for k, shard in enumerate(shards):

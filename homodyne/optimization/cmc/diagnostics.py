@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from homodyne.arrays import Array, plain
+from homodyne.arrays import Array, Json, plain
 from homodyne.certificate.certify import Certificate
 from homodyne.certificate.chains import chain_problems, diagnose, energy_problems, rhat_limit, unusable
 from homodyne.errors import InputError
@@ -41,7 +41,7 @@ ALARM = 0.01 / FAMILIES
 
 def validate_cmc_results(
     shard_results: Sequence[object], combined: object = None, *, strict: bool = True, cavity: bool = False
-) -> tuple[bool, dict[str, Any]]:
+) -> tuple[bool, dict[str, Json]]:
     """Judge a consensus run.
 
     Parameters
@@ -198,7 +198,7 @@ def _farthest(comparison: Heterogeneity, shard: int, names: Sequence[str]) -> st
     )
 
 
-def _between(comparison: Heterogeneity, moments: ShardMoments, shards: list[ShardDraws]) -> dict[str, Any]:
+def _between(comparison: Heterogeneity, moments: ShardMoments, shards: list[ShardDraws]) -> dict[str, Json]:
     ids, names = [shard.shard_id for shard in shards], shards[0].names
     ess = float(moments.ess_spread.min())
     limit = kl_threshold(len(names), len(ids), ess, ALARM)
@@ -237,7 +237,7 @@ def _between(comparison: Heterogeneity, moments: ShardMoments, shards: list[Shar
     }
 
 
-def _fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Any]:
+def _fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Json]:
     return {name: np.asarray(getattr(record, name))[row] for name in names}
 
 
@@ -286,7 +286,7 @@ def _judge_combined(
     return numbers, problems, warnings
 
 
-def convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[str, Any]:
+def convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[str, Json]:
     """R-hat and effective sizes by name; resampled draws are worth what the weights and their number are worth."""
     if certificate.weighted:
         return {
@@ -297,7 +297,7 @@ def convergence(samples: Mapping[str, Array], certificate: Certificate) -> dict[
     columns = {name: x.reshape(*x.shape[:2], -1) for name, x in samples.items()}
     labels = [f"{name}[{k}]" for name, x in columns.items() for k in range(x.shape[2])]
     measured = diagnose(np.concatenate(list(columns.values()), axis=2), {}, labels)
-    table: dict[str, Any] = {"rhat": {}, "ess_bulk": {}, "ess_tail": {}}
+    table: dict[str, Json] = {"rhat": {}, "ess_bulk": {}, "ess_tail": {}}
     for kind, values in table.items():
         numbers = iter(getattr(measured, kind).tolist())
         for name, x in columns.items():

@@ -7,12 +7,12 @@ known).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import PyTree
 
 from homodyne.arguments import Faults, require_list
 from homodyne.arrays import AnyArray, Array
@@ -48,7 +48,7 @@ class Pool(dict[str, AnyArray]):
 
 
 def pool_samples_from_shards(
-    shards: Sequence[Mapping[str, Any]], samples_per_shard: int = 200, *, seed: int = 0
+    shards: Sequence[Mapping[str, PyTree]], samples_per_shard: int = 200, *, seed: int = 0
 ) -> Pool:
     """Draw the same number of observations from every shard, without replacement.
 
@@ -117,7 +117,7 @@ def _balanced(phi: object, length: int, count: int, rng: np.random.Generator) ->
     return np.sort(order[first[:count]])
 
 
-def shard_density(model: Model, pooled: Mapping[str, Any], num_shards: int, points_per_shard: float) -> LogDensity:
+def shard_density(model: Model, pooled: Mapping[str, PyTree], num_shards: int, points_per_shard: float) -> LogDensity:
     """Return the log posterior that a typical shard would have, estimated from the pooled points.
 
     ``log L(z | pool) * points_per_shard / pool size + log_prior(z) / num_shards``.

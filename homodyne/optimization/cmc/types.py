@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from homodyne.arrays import AnyArray, Array
+from homodyne.arrays import AnyArray, Array, Json
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.nuts import NutsSettings
 
@@ -48,7 +48,7 @@ class Initialization:
         return [self.center.tolist(), self.covariance.tolist(), self.method, list(self.notes), self.cavity]
 
     @classmethod
-    def of_list(cls, values: Sequence[Any]) -> "Initialization":
+    def of_list(cls, values: Sequence[Json]) -> "Initialization":
         """Read what `to_list` has made; a ValueError or TypeError for anything else."""
         center, covariance, method, notes, cavity = values
         return cls(np.array(center), np.array(covariance), method, tuple(notes), cavity)

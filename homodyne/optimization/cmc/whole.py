@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +32,9 @@ _TRIED = 64  # draws of the prior at which observations are looked at one by one
 _WIDE = 3.0  # standard deviation of starts where nothing is known of a prior
 
 
-def look_for_modes(model: Model, pool: Mapping[str, Any], size: float, seed: int, start: Array | None = None) -> Search:
+def look_for_modes(
+    model: Model, pool: Mapping[str, PyTree], size: float, seed: int, start: Array | None = None
+) -> Search:
     """Modes of the posterior that `size` observations like those of a pool would have.
 
     Exact where the pool holds all data. Climbs begin at `start` (d,), zero unless given, and at draws of the prior; at
@@ -66,7 +67,7 @@ def _nowhere(model: Model, shard: PyTree, points: Array) -> str:
     if not len(points):
         return f"{said}: so is the prior; look at its parameters"
 
-    def possible(row: Any) -> jax.Array:
+    def possible(row: PyTree) -> jax.Array:
         argument = model.argument(jax.tree.map(lambda value: value[None], row))
         values = jax.lax.map(lambda z: model.log_likelihood(z, argument, 1.0), jnp.asarray(points))
         return jnp.isfinite(values).any()

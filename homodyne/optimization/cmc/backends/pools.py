@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 from homodyne.device.config import detect_hardware
 from homodyne.errors import InputError
@@ -19,6 +20,8 @@ from homodyne.optimization.cmc.backends import child
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.executor import ClusterExecutor, ExecutorBackend
 from homodyne.optimization.cmc.backends.multiprocessing import worker_environment
+
+T = TypeVar("T")
 
 
 def process_pool_backend(options: BackendOptions) -> ExecutorBackend:
@@ -75,9 +78,9 @@ class _DaskExecutor(ClusterExecutor):
         """Workers that the scheduler knows."""
         return len(self._client.nthreads())
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+    def submit(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> "Future[T]":
         """Submit a call to the cluster."""
-        own: Future[object] = Future()
+        own: Future[T] = Future()
 
         def relay(remote: Any) -> None:
             values = [] if remote.cancelled() else self._client.gather([remote], errors="skip")
@@ -138,7 +141,7 @@ class _ParslExecutor(ClusterExecutor):
     def __init__(self, pool: Executor, executors: Any, own: bool) -> None:
         self._pool, self._executors, self.own = pool, executors, own
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+    def submit(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> "Future[T]":
         """Submit a call to the pool."""
         return self._pool.submit(fn, *args, **kwargs)
 
@@ -175,7 +178,7 @@ def starting_programs() -> Iterator[None]:
         yield
 
 
-def _local_parsl(parsl: Any, count: int, silence: float, folder: str) -> Any:
+def _local_parsl(parsl: ModuleType, count: int, silence: float, folder: str) -> Any:
     providers, executors = require("parsl.providers", "parsl"), require("parsl.executors", "parsl")
     changes = {"PATH": os.environ["PATH"], **environment_changes()}
     exports = "; ".join(f"export {name}={shlex.quote(value)}" for name, value in changes.items())

@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
+from typing import TypeVar
 
 from homodyne.errors import ExecutionError
 from homodyne.optimization.cmc.backends.base import BackendOptions
 from homodyne.optimization.cmc.backends.executor import ClusterExecutor, ExecutorBackend
 from homodyne.optimization.cmc.backends.pools import environment_changes, num_workers_of, require, starting_programs
+
+T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
 
@@ -51,7 +54,7 @@ class RayBackend(ExecutorBackend):
         super().__init__(executor, options, name="ray")
 
 
-def _start_local(ray: Any, count: int, given: dict[str, Any]) -> None:
+def _start_local(ray: ModuleType, count: int, given: dict[str, object]) -> None:
     """Start an instance on loopback.
 
     Ray turns 127.0.0.1 into the address of the machine, and then listens on every interface, unless it thinks that
@@ -74,17 +77,17 @@ def _start_local(ray: Any, count: int, given: dict[str, Any]) -> None:
 class _RayExecutor(ClusterExecutor):
     """Tasks of Ray as futures. Ray does not try a lost task again: the agenda does, and counts it."""
 
-    def __init__(self, ray: Any, own: bool) -> None:
+    def __init__(self, ray: ModuleType, own: bool) -> None:
         self._ray, self.own = ray, own
 
     def num_workers(self) -> int:
         """Cores of the cluster: Ray starts a worker for each when it is needed."""
         return int(self._ray.cluster_resources().get("CPU", 0))
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+    def submit(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> "Future[T]":
         """Submit a call to the cluster."""
         remote = self._ray.remote(num_cpus=1, max_retries=0)(fn)
         reference = remote.remote(*args, **kwargs)
-        own: Future[object] = reference.future()
+        own: Future[T] = reference.future()
         own.add_done_callback(lambda _: self._ray.cancel(reference, force=True) if own.cancelled() else None)
         return own

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from jaxtyping import PyTree
 
 from homodyne.arguments import Faults
+from homodyne.arrays import AnyArray
 from homodyne.optimization.cmc.models.adapters import as_model
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.store.shards import write_arrays
@@ -57,11 +59,11 @@ def as_mapping(outcome: ShardResult | ShardFailure) -> dict[str, Any]:
     return {"converged": False, **values}
 
 
-def _arrays(shard: Mapping[str, Any]) -> dict[str, Any]:
+def _arrays(shard: Mapping[str, PyTree]) -> dict[str, AnyArray]:
     return {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
 
 
-def _example(shards: Sequence[Mapping[str, object]]) -> dict[str, object]:
+def _example(shards: Sequence[Mapping[str, PyTree]]) -> dict[str, AnyArray]:
     """Arrays on which a model function is tried: of the first shard that is finite, where one is."""
     finite = (shard for shard in map(_arrays, shards) if all(np.isfinite(values).all() for values in shard.values()))
     return next(finite, _arrays(shards[0]))

@@ -14,11 +14,11 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Json
 from homodyne.errors import InputError
 from homodyne.files import OWN, write_atomically
 from homodyne.reading import reading
@@ -105,7 +105,7 @@ def write_json(file: Path, entries: Mapping[str, object], limit: int = _MAX_JSON
     write_atomically(file, content, OWN)
 
 
-def read_json(file: Path, limit: int = _MAX_JSON) -> dict[str, Any]:
+def read_json(file: Path, limit: int = _MAX_JSON) -> dict[str, Json]:
     """Mapping that `write_json` has written, as it was written.
 
     Raises
@@ -128,7 +128,7 @@ def read_json(file: Path, limit: int = _MAX_JSON) -> dict[str, Any]:
     return value
 
 
-def to_json(value: Any, **options: Any) -> str:
+def to_json(value: Json, **options: Json) -> str:
     """Plain values as text.
 
     Raises
@@ -142,7 +142,7 @@ def to_json(value: Any, **options: Any) -> str:
         raise InputError(f"only plain values can be stored (text, numbers, lists, mappings): {error}") from error
 
 
-def array_entry(file: Path) -> dict[str, Any]:
+def array_entry(file: Path) -> dict[str, Json]:
     """Type, shape and SHA-256 of a ``.npy`` file, whose size agrees with its type and shape.
 
     Raises
@@ -162,7 +162,7 @@ def array_entry(file: Path) -> dict[str, Any]:
     return {"dtype": dtype.str, "shape": list(shape), "sha256": sha256}
 
 
-def memory_map(file: Path, entry: Mapping[str, Any]) -> AnyArray:
+def memory_map(file: Path, entry: Mapping[str, Json]) -> AnyArray:
     """Read-only array whose values stay in a ``.npy`` file, which is as `array_entry` has described it.
 
     Raises
@@ -180,7 +180,7 @@ def memory_map(file: Path, entry: Mapping[str, Any]) -> AnyArray:
     return mapped
 
 
-def _check_header(stream: Any, size: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
+def _check_header(stream: IO[bytes], size: int) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
     """Read the header of an array and see whether a file of `size` bytes holds just that."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     with reading("its header", InputError):  # which is Python text

@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Json
 from homodyne.errors import InputError
 from homodyne.files import OWN, make_folder, replacing, write_atomically
 from homodyne.optimization.cmc.backends.child import Failed, find_function
@@ -55,7 +54,7 @@ class Round:
 
     store: ShardStore
     name: str
-    shared: Mapping[str, Any]
+    shared: Mapping[str, Json]
     points: Array | None
 
     @property

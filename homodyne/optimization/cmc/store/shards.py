@@ -21,11 +21,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Json
 from homodyne.errors import InputError
 from homodyne.files import (
     OWN,
@@ -90,7 +89,7 @@ class Manifest:
     points: tuple[int, ...]
     seed: int
     densities: tuple[float, ...] = ()
-    setup: Mapping[str, Any] = field(default_factory=dict)
+    setup: Mapping[str, Json] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -379,7 +378,7 @@ class ShardStore:
             stats = {
                 name.removeprefix("stats."): arrays.pop(name) for name in list(arrays) if name.startswith("stats.")
             }
-            fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+            fields: dict[str, Json] = {name: arrays[name] for name in _ARRAYS}
             fields |= {name: head[name] for name in _SCALARS}
             fields |= {name: tuple(head[name]) for name in ("names", "problems")}
             result = ShardResult(shard_id=shard_id, stats=stats, **fields)
@@ -469,7 +468,7 @@ def digest_arrays(arrays: Mapping[str, AnyArray]) -> str:
     return store_files.digest(*store_files.pieces(arrays))
 
 
-def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(configuration: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
     """Nested mappings as one with keys like "cmc.sharding.num_shards"; everything else stays as it is."""
     flat: dict[str, object] = {}
     for key, value in configuration.items():
@@ -484,7 +483,7 @@ def flatten(configuration: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 _ABSENT = {"absent": True}
 
 
-def _short(value: Any, key: str | None = None) -> str:
+def _short(value: Json, key: str | None = None) -> str:
     """Value for a message, or the value under a key."""
     if key is not None:
         return _short(value[key]) if key in value else "absent"
