@@ -6,13 +6,14 @@ it uses the absolute eigenvalues of the Hessian (Dauphin et al., NeurIPS 2014).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.arrays import Matrix, Vector
+from homodyne.arrays import Leaf, Matrix, Vector
 
 Expansion = Callable[[Vector], tuple[float, Vector, Matrix]]
 
@@ -69,9 +70,12 @@ def climb(expand: Expansion, start: npt.ArrayLike, free: npt.ArrayLike | None = 
     index = np.arange(len(z)) if free is None else np.asarray(free)
     value, gradient, precision = expand(z)
     for _ in range(MAX_STEPS):
-        step = _newton_step(gradient[index], precision[np.ix_(index, index)])
-        gain = float(gradient[index] @ step) if step is not None else np.nan
-        if step is None or not np.isfinite(gain) or gain < ENOUGH:
+        slope, curvature = gradient[index], precision[np.ix_(index, index)]
+        if not (np.isfinite(slope).all() and np.isfinite(curvature).all()):
+            return Mode(z, value, precision, False)
+        step = newton_step(slope, curvature)
+        gain = float(slope @ step)
+        if not np.isfinite(gain) or gain < ENOUGH:
             return Mode(z, value, precision, bool(gain < ENOUGH))
         for halving in range(HALVINGS):
             trial = z.copy()
@@ -93,12 +97,10 @@ def definite(matrix: Matrix) -> bool:
     return bool(np.linalg.eigvalsh(matrix / size / size[:, None])[0] > DEFINITE)
 
 
-def _newton_step(gradient: Vector, precision: Matrix) -> Vector | None:
-    """Return |precision|^-1 gradient in coordinates scaled by the diagonal; None when something is not finite."""
-    if not (np.isfinite(gradient).all() and np.isfinite(precision).all()):
-        return None
-    diagonal = np.abs(np.diag(precision))
-    scale = 1.0 / np.sqrt(np.where(diagonal > 0.0, diagonal, 1.0))
-    values, vectors = np.linalg.eigh(precision * scale * scale[:, None])
-    size = np.maximum(np.abs(values), SMALLEST * max(float(np.abs(values).max()), 1.0))
-    return np.asarray(scale * (vectors @ (vectors.T @ (scale * gradient) / size)))
+def newton_step(gradient: Leaf, precision: Leaf, xp: ModuleType = np) -> Leaf:
+    """Return |precision|^-1 gradient in coordinates scaled by the diagonal, by NumPy or `jax.numpy`."""
+    diagonal = xp.abs(xp.diag(precision))
+    scale = 1.0 / xp.sqrt(xp.where(diagonal > 0.0, diagonal, 1.0))
+    sizes, vectors = xp.linalg.eigh(precision * scale * scale[:, None])
+    size = xp.maximum(xp.abs(sizes), SMALLEST * xp.maximum(xp.abs(sizes).max(), 1.0))
+    return scale * (vectors @ (vectors.T @ (scale * gradient) / size))

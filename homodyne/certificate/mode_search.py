@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from homodyne.arrays import Array, Matrix, Points, Values, Vector
 from homodyne.certificate.density import LogDensity
-from homodyne.certificate.mode import ENOUGH, SMALLEST, Mode
+from homodyne.certificate.mode import ENOUGH, Mode, newton_step
 
 Draw = Callable[[int, np.random.Generator], Points]
 Ends = tuple[Points, Values, Float[Array, "points coordinates coordinates"], Bool[np.ndarray, "points"]]
@@ -122,14 +122,6 @@ def _climber(log_density: LogDensity) -> Callable[[Points], Ends]:
         value, gradient = jax.value_and_grad(log_density)(z)
         return value, gradient, -jax.hessian(log_density)(z)
 
-    def step_of(gradient: jax.Array, precision: jax.Array) -> jax.Array:
-        """|precision|^-1 gradient, in coordinates scaled by the diagonal, as `homodyne.certificate.mode.climb`."""
-        diagonal = jnp.abs(jnp.diag(precision))
-        scale = 1.0 / jnp.sqrt(jnp.where(diagonal > 0.0, diagonal, 1.0))
-        sizes, vectors = jnp.linalg.eigh(precision * scale * scale[:, None])
-        size = jnp.maximum(jnp.abs(sizes), SMALLEST * jnp.maximum(jnp.abs(sizes).max(), 1.0))
-        return jnp.asarray(scale * (vectors @ (vectors.T @ (scale * gradient) / size)))
-
     def usable(at: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         return jnp.isfinite(at[0]) & jnp.isfinite(at[1]).all() & jnp.isfinite(at[2]).all()
 
@@ -140,7 +132,7 @@ def _climber(log_density: LogDensity) -> Callable[[Points], Ends]:
         def move(state):  # type: ignore[no-untyped-def]
             number, z, _, _, _ = state
             at = expand(z)  # in this place only: it is most of the program
-            step = step_of(at[1], at[2])
+            step = newton_step(at[1], at[2], jnp)
             arrived = at[1] @ step < jnp.maximum(ENOUGH, 1e-11 * jnp.abs(at[0]))
             trials = z + jnp.asarray(_LENGTHS)[:, None] * step
             heights = jax.vmap(log_density)(trials)

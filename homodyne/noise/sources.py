@@ -330,7 +330,8 @@ def _from_diagonal(
     """
     level = np.nanmean(diagonal, axis=1)
     shot, step = level - offset - contrast, 0.5 * np.diff(diagonal, axis=1) ** 2
-    blocks = np.array([[np.nanmean(x) if np.isfinite(x).any() else np.nan for x in row] for row in _split(diagonal)])
+    parts = np.array_split(diagonal, _PARTS, axis=1)
+    blocks = np.array([[np.nanmean(x) if np.isfinite(x).any() else np.nan for x in part] for part in parts]).T
     each = np.nanstd(blocks, axis=1, ddof=1) / np.sqrt(np.maximum(np.isfinite(blocks).sum(axis=1), 1))
     error = float(np.sqrt(np.mean(np.nan_to_num(each, nan=np.inf) ** 2) / len(each)))
     share = share_of(contrast, shot)
@@ -355,10 +356,6 @@ def _from_diagonal(
                 f"counting; it was {'smoothed or made' if low else 'changed, or the beam fluctuates'}"
             )
     return Estimate(share, float(np.median(share * (1 - share) / np.maximum(shot, 1e-300))) * error), ""
-
-
-def _split(values: AnyArray) -> list[list[AnyArray]]:
-    return [np.array_split(row, _PARTS) for row in values]
 
 
 def _from_sums(sums: Sequence[_Sums], contrast: PerMap) -> Estimate | None:

@@ -94,7 +94,7 @@ class Seen:
 
 
 def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: Seen) -> Exploration:
-    posterior, mode, exact, rough = pilot.posterior, pilot.mode, seen.exact, pilot.rough
+    mode, exact, rough = pilot.mode, seen.exact, pilot.rough
     plain = Exploration(Frame(mode.z, mode.covariance))
     near = exact if rough is None else seen.of(lambda points: log_densities(points, rough))
     centres = [Normal.of(one.z, one.covariance) for one in pilot.modes]
@@ -106,9 +106,7 @@ def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: See
     proposal = adapt(near, wide, wide, (points, values), num_points, rng, FIRST, ROUGH)
     points = proposal.draw(2 * POINTS, rng)
     values = exact(points)
-    if np.isfinite(values).sum() < MIN_INSIDE:
-        return plain
-    weights = _weights(values - proposal.log_density(points), posterior.dim)
+    weights = _weights(points, values, proposal)
     if weights is None:
         return plain
     few = _approximation(pilot, points, values, weights, rng)
@@ -120,9 +118,7 @@ def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: See
     proposal = adapt(cheap, proposal, wide, (points, values), count, rng)
     points = proposal.draw(count, rng)
     values = cheap(points)
-    if np.isfinite(values).sum() < MIN_INSIDE:
-        return plain
-    weights = _weights(values - proposal.log_density(points), posterior.dim)
+    weights = _weights(points, values, proposal)
     if weights is None:
         return plain
     shape = proposal.parts[0]
@@ -140,10 +136,12 @@ def _with_prior(wide: Mixture, pilot: Pilot, rng: np.random.Generator) -> Mixtur
     return wide.joined(Mixture(np.ones(1), prior.mean[None], prior.factor[None]), PRIOR_SHARE)
 
 
-def _weights(log_ratios: Array, dim: int) -> Array | None:
-    """Weights of points; None where too few are effective to have a covariance."""
-    found = smoothed(log_ratios)
-    return np.exp(found.log_weights) if found.ess > dim else None
+def _weights(points: Array, values: Array, proposal: Joined) -> Array | None:
+    """Weights of points of a proposal; None where too few are inside or effective to have a covariance."""
+    if np.isfinite(values).sum() < MIN_INSIDE:
+        return None
+    found = smoothed(values - proposal.log_density(points))
+    return np.exp(found.log_weights) if found.ess > points.shape[1] else None
 
 
 def _evaluated(few: Condensed) -> Callable[[Array], Array]:

@@ -416,7 +416,7 @@ class Passes:
             first = failures[0]
             raise ExecutionError(
                 f"{len(failures)} of {len(reading.maps)} maps could not be read ({reading.operation}); the map at "
-                f"{self._label(first.shard_id)}: {first.reason}"
+                f"{map_label(self.maps.q[first.shard_id], self.maps.phi[first.shard_id])}: {first.reason}"
             )
 
     def _workers(self) -> tuple[CMCBackend, ShardStore]:
@@ -490,9 +490,6 @@ class Passes:
 
     def _reference(self, k: int) -> Reference:
         return cast(Reference, self.references[k])
-
-    def _label(self, k: int) -> str:
-        return map_label(self.maps.q[k], self.maps.phi[k])
 
     def _key(self, operation: str, points: AnyArray, k: int, mark: str) -> str:
         """Digest of everything that a row follows from."""

@@ -9,7 +9,7 @@ user's cache folder.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial, wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias, TypeVar
@@ -94,7 +94,7 @@ def at_points(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[..., PyT
         def some(begin: int) -> PyTree:
             count = min(portion, n - begin)
             full = jax.tree.map(lambda column: _filled(column[begin : begin + count]), points)
-            return jax.tree.map(partial(_first, count), program(full, count, argument))
+            return jax.tree.map(lambda column: np.asarray(column)[:count], program(full, count, argument))
 
         with ThreadPoolExecutor(threads) as pool:
             for part in pool.map(some, range(0, max(n, 1), portion)):
@@ -109,10 +109,6 @@ def _filled(column: AnyArray) -> Array:
     """A column with zeros behind, of the length that programs expect."""
     own = np.asarray(column, dtype=float)
     return np.concatenate([own, np.zeros((_AT_ONCE - len(own), *own.shape[1:]))])
-
-
-def _first(count: int, values: jax.Array) -> AnyArray:
-    return np.asarray(values)[:count]
 
 
 @lru_cache(maxsize=1)

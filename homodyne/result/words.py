@@ -69,7 +69,10 @@ def _found(result: "MCMCResult") -> str:
         return f"At an age of {rates[0].t:.3g} s {_joined([_rate(row) for row in rates])}."
     open_ones = undetermined(result)
     names = [name for name in result.free_names if result.samples[name].ndim == 2 and name not in open_ones]
-    values = [_value(result, name) for name in names[:_MOST]]
+    values = [
+        f"{name} = {with_error(*median_and_error(result.samples[name]))} {result.units.get(name, '')}".rstrip()
+        for name in names[:_MOST]
+    ]
     if not values:
         return "No number that the data determine; see the table."
     more = f"; {len(names) - _MOST} more in the table" if len(names) > _MOST else ""
@@ -83,10 +86,6 @@ def _rate(row: RateRow) -> str:
     if abs(row.slope) < 1e-9 and row.slope_error < 1e-9:
         return f"{value}, the same at all ages"
     return f"{value}, changing as age to the power {with_error(row.slope, row.slope_error)}"
-
-
-def _value(result: "MCMCResult", name: str) -> str:
-    return f"{name} = {with_error(*median_and_error(result.samples[name]))} {result.units.get(name, '')}".rstrip()
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -173,10 +172,6 @@ def _few(result: "MCMCResult") -> Detail:
         result.method, "cmc.per_shard_mcmc.num_samples"
     )
     return _if(least < FEW, percent=f"{100 / np.sqrt(2 * max(least, 1.0)):.0f}", key=f"optimization.{key}")
-
-
-def _untested_model(result: "MCMCResult") -> Detail:
-    return _if(result.t is not None and not result.diagnostics.get("checks"))
 
 
 SITUATIONS: tuple[Situation, ...] = (
@@ -308,7 +303,7 @@ SITUATIONS: tuple[Situation, ...] = (
     ),
     Situation(
         "model not tested",
-        _untested_model,
+        lambda result: _if(result.t is not None and not result.diagnostics.get("checks")),
         "The numbers are the right answer for this model; whether the model fits the data was not tested.",
         "Compare data and model in the figures; fit 16 frames or more, so that the test is made.",
     ),

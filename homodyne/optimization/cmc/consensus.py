@@ -278,7 +278,8 @@ class _Run:
         notes = [*self.init.notes, *(combined.notes if combined else ()), *report["problems"], *report["warnings"]]
         notes += doubts
         if polished and not polished.arrived:
-            notes.append(f"the polish did not arrive: its Newton steps have lengths {_lengths(polished)} posterior sd")
+            lengths = ", ".join(f"{step:.2g}" for step in polished.steps)
+            notes.append(f"the polish did not arrive: its Newton steps have lengths {lengths} posterior sd")
         return Consensus(
             samples=samples,
             sample_stats={"lp": lp},
@@ -494,13 +495,11 @@ class _Run:
             [self.model.load(self.store.read_shard(k)) for k in names],
             np.random.default_rng([self.settings.seed, 8]),
         )
-        gradient = jax.jit(jax.value_and_grad(self._subposterior))
+        power = 1.0 / self.num_shards
+        gradient = jax.jit(jax.value_and_grad(lambda z, argument: self.model.log_subposterior(z, argument, power)))
         anew = [self.model.dealt_anew(shards, rng) for _ in range(DEALT)]
         known = [self._gains(gradient, dealt) for dealt in anew if dealt is not None]
         return said, not known or unusual(self._gains(gradient, shards), known)
-
-    def _subposterior(self, z: jax.Array, argument: object) -> jax.Array:
-        return self.model.log_subposterior(z, argument, 1.0 / self.num_shards)
 
     def _gains(self, gradient: Callable[..., tuple[jax.Array, jax.Array]], shards: Sequence[PyTree]) -> Array:
         """What the log likelihood of every shard gains from the best point of all data to its own, (M,)."""
@@ -563,10 +562,6 @@ class _Run:
                 f"{self.store.remains()}"
             )
         return parts
-
-
-def _lengths(polished: Polished) -> str:
-    return ", ".join(f"{step:.2g}" for step in polished.steps)
 
 
 def _polish_facts(polished: Polished | None) -> dict[str, object] | None:

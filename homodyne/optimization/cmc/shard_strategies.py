@@ -7,7 +7,6 @@ consecutive rows with all later columns.
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -50,7 +49,8 @@ def _time_bin(t1: AnyArray, t2: AnyArray) -> AnyArray:
         low, high = float(t.min()), float(t.max())
         scale = TIME_BINS / (high - low) if high > low else 0.0
         number *= np.uint16(TIME_BINS)
-        for here in _chunks(t.size):
+        for start in range(0, t.size, _CHUNK):
+            here = slice(start, start + _CHUNK)
             number[here] += np.minimum(((t[here] - low) * scale).astype(np.uint16), np.uint16(TIME_BINS - 1))
     return number
 
@@ -155,10 +155,6 @@ def numbered(arrays: list[AnyArray], tolerance: float, *, relative: bool) -> tup
     """
     values = merged(np.unique(np.concatenate([np.unique(a) for a in arrays])), tolerance, relative=relative)
     return [(np.searchsorted(values, a, side="right") - 1).astype(np.int32) for a in arrays], values
-
-
-def _chunks(size: int) -> Iterator[slice]:
-    return (slice(start, start + _CHUNK) for start in range(0, size, _CHUNK))
 
 
 def _random_points(t1: AnyArray, t2: AnyArray, phi: AnyArray, num_shards: int, rng: Rng) -> AnyArray:
