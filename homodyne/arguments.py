@@ -98,14 +98,7 @@ class Faults:
             self.add(f"{name} is {shown(value)}, must be at most {MOST}")
 
     def number(
-        self,
-        name: str,
-        value: object,
-        *,
-        above: float = -inf,
-        least: float = -inf,
-        most: float = inf,
-        below: float = inf,
+        self, name: str, value: Any, *, above: float = -inf, least: float = -inf, most: float = inf, below: float = inf
     ) -> None:
         """Note anything but a finite number inside the limits; `least` and `most` are allowed, the others are not."""
         if (number := _finite(value)) is None:

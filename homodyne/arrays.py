@@ -32,9 +32,6 @@ Leaf: TypeAlias = Any
 # What JSON can hold: None, a boolean, number or text, a list of such values, or a mapping of them by name.
 Json: TypeAlias = Any
 
-# What JSON can hold: None, a boolean, number or text, a list of such values, or a mapping of them by name.
-Json: TypeAlias = Any
-
 
 def refuse_masked(**arguments: Any) -> None:
     """Refuse masked values of arguments that say where pairs belong, which is needed of all of them.

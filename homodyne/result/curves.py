@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from homodyne.arrays import AnyArray, Array
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Params, Rate, Real
 
