@@ -6,11 +6,14 @@ from math import inf, isfinite
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from homodyne.errors import InputError
 
 Found = TypeVar("Found")
+
+Json: TypeAlias = Any
+"""What JSON can hold: None, a boolean, number or text, a list of such values, or a mapping of them by name."""
 
 MOST = 2**53
 """Largest integer, of a seed for example."""

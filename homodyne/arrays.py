@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from homodyne.arguments import shown
+from homodyne.arguments import Json, shown
 from homodyne.errors import DataError, InputError
 
 Array: TypeAlias = NDArray[np.float64]
@@ -28,9 +28,6 @@ Chains: TypeAlias = Float[Array, "chains draws coordinates"]
 
 # An array in a field of a JAX tree: of NumPy, of JAX, or what JAX puts in its place while it looks at the tree.
 Leaf: TypeAlias = Any
-
-# What JSON can hold: None, a boolean, number or text, a list of such values, or a mapping of them by name.
-Json: TypeAlias = Any
 
 
 def refuse_masked(**arguments: Any) -> None:

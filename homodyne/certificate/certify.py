@@ -32,7 +32,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Int
 
-from homodyne.arrays import Array, Chains, Json, Points, Values
+from homodyne.arguments import Json
+from homodyne.arrays import Array, Chains, Points, Values
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.confirmation import confirm
 from homodyne.certificate.density import Evaluate

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from homodyne.arrays import Json
+from homodyne.arguments import Json
 from homodyne.cli.fit import fit_and_write
 from homodyne.cli.inspect import inspect
 from homodyne.cli.simulate import GAP, TRUTHS, simulate

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from homodyne.arrays import Json
+from homodyne.arguments import Json
 from homodyne.cli import options, store
 from homodyne.cli.interruption import telling_what_remains
 from homodyne.cli.output import RESULT, as_record

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from homodyne.arrays import Json
+from homodyne.arguments import Json
 from homodyne.cli.interruption import telling_what_remains
 from homodyne.cli.terminal import say
 from homodyne.errors import InputError

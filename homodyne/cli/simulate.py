@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from homodyne.arrays import Json
+from homodyne.arguments import Json
 from homodyne.cli.terminal import say
 from homodyne.errors import InputError
 from homodyne.files import MEASUREMENT, require_writable

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from homodyne.arguments import Faults, as_path, shown
-from homodyne.arrays import Json
+from homodyne.arguments import Faults, Json, as_path, shown
 from homodyne.config import yaml
 from homodyne.config.problems import problems_of
 from homodyne.config.schema import Config, ModelConfig, ParameterConfig, ParametersConfig, known_model

@@ -29,8 +29,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from homodyne.arguments import MOST
-from homodyne.arrays import Json
+from homodyne.arguments import MOST, Json
 from homodyne.errors import InputError
 from homodyne.physics.model import CorrelationModel, Parameter, find_model, find_model_class
 from homodyne.registries import BACKENDS, COMBINERS, SAMPLERS, STRATEGIES, Registry

@@ -15,7 +15,8 @@ from dataclasses import asdict
 
 import numpy as np
 
-from homodyne.arrays import AnyArray, Json
+from homodyne.arguments import Json
+from homodyne.arrays import AnyArray
 from homodyne.data.files import read_map
 from homodyne.data.twotime import TwoTimeData, update_with_pairs
 from homodyne.errors import DataError

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from homodyne.arguments import as_mapping, shown
-from homodyne.arrays import AnyArray, Json, as_array
+from homodyne.arguments import Json, as_mapping, shown
+from homodyne.arrays import AnyArray, as_array
 from homodyne.data import checks
 from homodyne.data.checks import DUPLICATE_TOLERANCE, BoolArray, FloatArray, MapArray, MapArrays
 from homodyne.data.missing import LeftOut, constant, examine, sentences, strips, upper_strips, upright

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from homodyne.arrays import Ages, AnyArray, Json, PerMap
+from homodyne.arguments import Json
+from homodyne.arrays import Ages, AnyArray, PerMap
 from homodyne.noise.map_view import MapView
 from homodyne.noise.speckle_noise import SpeckleNoise
 from homodyne.noise.tile_table import Columns, MapTiles, drop_test, reduced, remainder, scaling_columns, tile_table

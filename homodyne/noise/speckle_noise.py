@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Real
 
-from homodyne.arrays import AnyArray, Json, PerMap
+from homodyne.arguments import Json
+from homodyne.arrays import AnyArray, PerMap
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.arrays import AnyArray, Json
+from homodyne.arguments import Json
+from homodyne.arrays import AnyArray
 from homodyne.config.io import load_config
 from homodyne.data.simulated import simulate
 from homodyne.data.twotime import TwoTimeData

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from homodyne.arguments import Faults, as_path, shown
-from homodyne.arrays import Array, Json
+from homodyne.arguments import Faults, Json, as_path, shown
+from homodyne.arrays import Array
 from homodyne.certificate.verdict import Verdict
 from homodyne.data.checks import real_vector
 from homodyne.errors import InputError

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from homodyne.arguments import as_path
-from homodyne.arrays import AnyArray, Json
+from homodyne.arguments import Json, as_path
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.files import RESULT
 from homodyne.reading import reading, require_plausible_size

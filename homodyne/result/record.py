@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from homodyne.arrays import AnyArray, Array, Json
+from homodyne.arguments import Json
+from homodyne.arrays import AnyArray, Array
 from homodyne.certificate.verdict import Verdict
 from homodyne.errors import InputError
 from homodyne.result.summary import PER_MAP, SummaryTable, run_facts, summarise

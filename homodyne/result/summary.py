@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from homodyne.arrays import Array, Json, plain
+from homodyne.arguments import Json
+from homodyne.arrays import Array, plain
 from homodyne.certificate.verdict import Verdict
 
 if TYPE_CHECKING:

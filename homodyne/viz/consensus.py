@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from homodyne.arrays import AnyArray, Array, Json
+from homodyne.arguments import Json
+from homodyne.arrays import AnyArray, Array
 from homodyne.errors import InputError
 from homodyne.result.summary import format_number
 from homodyne.viz.labels import NORMAL, SMALL, Notation, counted, new_figure, panels, style_axes, write_below

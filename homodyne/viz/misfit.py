@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from homodyne.arrays import Array, Json
+from homodyne.arguments import Json
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.result.record import MCMCResult
 from homodyne.viz.labels import NORMAL, add_caption, map_texts, panels, style_axes

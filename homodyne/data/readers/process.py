@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homodyne import reading
-from homodyne.arrays import Json
+from homodyne.arguments import Json
 from homodyne.data.checks import MapArray, MapArrays
 from homodyne.data.readers.catalog import Catalog
 from homodyne.errors import DataError, ExecutionError, HomodyneError

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from homodyne.arguments import Faults
-from homodyne.arrays import Array, Json
+from homodyne.arguments import Faults, Json
+from homodyne.arrays import Array
 from homodyne.certificate.certify import (
     LEAST_POINTS,
     Certificate,

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from homodyne.arrays import Array, Json, plain
+from homodyne.arguments import Json
+from homodyne.arrays import Array, plain
 from homodyne.certificate.certify import Certificate
 from homodyne.certificate.chains import chain_problems, diagnose, energy_problems, rhat_limit, unusable
 from homodyne.errors import InputError

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from homodyne.arrays import AnyArray, Array, Json
+from homodyne.arguments import Json
+from homodyne.arrays import AnyArray, Array
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.nuts import NutsSettings
 

@@ -18,7 +18,8 @@ from typing import IO
 
 import numpy as np
 
-from homodyne.arrays import AnyArray, Json
+from homodyne.arguments import Json
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.files import OWN, write_atomically
 from homodyne.reading import reading

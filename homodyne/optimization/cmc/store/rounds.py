@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from homodyne.arrays import Array, Json
+from homodyne.arguments import Json
+from homodyne.arrays import Array
 from homodyne.errors import InputError
 from homodyne.files import OWN, make_folder, replacing, write_atomically
 from homodyne.optimization.cmc.backends.child import Failed, find_function

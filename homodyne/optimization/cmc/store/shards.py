@@ -24,7 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from homodyne.arrays import AnyArray, Json
+from homodyne.arguments import Json
+from homodyne.arrays import AnyArray
 from homodyne.errors import InputError
 from homodyne.files import (
     OWN,
