@@ -51,7 +51,7 @@ def one(regime: str, seed: int) -> dict[str, Any]:
     known = scenario.config().speckle
     report = noise_report(data, pilot, known)
     try:
-        wide, _ = calibrated(data, pilot, known, report, PilotSettings())
+        wide, _ = calibrated(data, pilot, known, report, PilotSettings(), np.random.default_rng(0))
         record["calibrated"] = _ranks_in(wide, truth, seed)
     except ConvergenceError as error:
         record["calibrated"] = {"failed": str(error)}

@@ -28,7 +28,7 @@ def judgement(data, parameters, origin=0.0):
     config = load_config({"analysis_mode": "static", "parameters": parameters})
     pilot = pilot_fit(build_problem(data, config), np.random.default_rng(0))
     report = noise_report(data, pilot, config.speckle)
-    found, _ = calibrated(data, pilot, config.speckle, report, PilotSettings())
+    found, _ = calibrated(data, pilot, config.speckle, report, PilotSettings(), np.random.default_rng(0))
     return found, replace(report, checks=model_checks(pilot, report.noise), prior=prior_distance(found))
 
 
