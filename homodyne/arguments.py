@@ -54,7 +54,26 @@ def as_mapping(name: str, value: Any, of: str = "values by name") -> Mapping[Any
     return value or {}
 
 
-def require_list(name: str, value: object, of: str) -> None:
+def as_names(name: str, value: Any, count: int | None = None) -> tuple[str, ...]:
+    """Return different texts as a tuple, of which there are `count`.
+
+    Raises
+    ------
+    InputError
+        They are not.
+    """
+    try:
+        names = () if isinstance(value, str | Mapping) else tuple(value)
+    except TypeError:
+        names = ()
+    if not names or not all(isinstance(one, str) for one in names) or len(set(names)) != len(names):
+        raise InputError(f"{name} is {shown(value)}; expected different names, one for each parameter")
+    if count not in (None, len(names)):
+        raise InputError(f"{name} is {shown(value)}; expected {count} names, one for each parameter")
+    return names
+
+
+def require_list(name: str, value: Any, of: str) -> None:
     """Refuse anything but a list or tuple.
 
     Raises
@@ -66,7 +85,23 @@ def require_list(name: str, value: object, of: str) -> None:
         raise InputError(f"{name} is {shown(value)}; expected a list of {of}")
 
 
-def _finite(value: object) -> float | None:
+def require_mappings(name: str, value: Any, of: str) -> None:
+    """Refuse anything but a list or tuple of mappings, one at least.
+
+    Raises
+    ------
+    InputError
+        The message says of what it is expected.
+    """
+    require_list(name, value, of)
+    if not value:
+        raise InputError(f"there are no {name}; expected {of}")
+    for k, one in enumerate(value):
+        if not isinstance(one, Mapping):
+            raise InputError(f"{name}[{k}] is {shown(one)}; expected a mapping")
+
+
+def _finite(value: Any) -> float | None:
     """A real number that a float can hold, also in an array without axes; None of anything else."""
     if getattr(value, "shape", None) == ():
         value = getattr(value, "tolist", lambda: value)()  # None of a masked one
@@ -122,9 +157,9 @@ class Faults:
         if value is not None and not isinstance(value, kinds):
             self.add(f"{name} is {shown(value)}, expected {' or '.join(kind.__name__ for kind in kinds)}")
 
-    def function(self, name: str, value: object) -> None:
-        """Note anything but None and what can be called."""
-        if value is not None and not callable(value):
+    def function(self, name: str, value: Any, needed: bool = False) -> None:
+        """Note anything but what can be called, and None where it is not needed."""
+        if (needed or value is not None) and not callable(value):
             self.add(f"{name} is {shown(value)}, expected a function")
 
     def add(self, sentence: str) -> None:

@@ -63,8 +63,8 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
         raise DataError(f"{name} is {shown(values)}; expected numbers, in lists of one length.") from error
 
 
-def real_array(name: str, values: Any) -> Array:
-    """Return `values` as an array of float64, or say that they are no real numbers.
+def real_array(name: str, values: Any, *shapes: tuple[int, ...]) -> Array:
+    """Return `values` as an array of float64, or say that they are no real numbers or of no shape that is expected.
 
     Raises
     ------
@@ -74,7 +74,36 @@ def real_array(name: str, values: Any) -> Array:
     array = as_array(name, values)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name}: {shown(values)} given; expected real numbers")
+    if shapes and array.shape not in shapes:
+        raise InputError(f"{name} has shape {array.shape}; expected {' or '.join(map(str, shapes))}")
     return array.astype(np.float64)
+
+
+def finite_array(name: str, values: Any, *shapes: tuple[int, ...]) -> Array:
+    """As `real_array`; an InputError also for numbers that are not finite."""
+    array = real_array(name, values, *shapes)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} has {(~np.isfinite(array)).sum()} numbers that are not finite; expected none")
+    return array
+
+
+def covariance_array(name: str, values: Any, d: int) -> Array:
+    """Return a covariance (d, d), or say that `values` are none.
+
+    Raises
+    ------
+    InputError
+        They are not finite, symmetric to rounding or positive definite, or as for `real_array`.
+    """
+    matrix = finite_array(name, values, (d, d))
+    size = np.sqrt(np.abs(np.diag(matrix)))
+    if (np.abs(matrix - matrix.T) > 1e-8 * np.outer(size, size)).any():
+        raise InputError(f"{name} is not symmetric; expected a covariance")
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError as error:
+        raise InputError(f"{name} is not positive definite; expected a covariance") from error
+    return matrix
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:

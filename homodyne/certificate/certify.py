@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Int
 
-from homodyne.arguments import Json
-from homodyne.arrays import Array, Chains, Points, Values
+from homodyne.arguments import Faults, Json, as_names, require_list, shown
+from homodyne.arrays import Array, Chains, Points, Values, covariance_array, finite_array, real_array
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.confirmation import confirm
 from homodyne.certificate.density import Evaluate
@@ -225,8 +225,15 @@ def certify(  # noqa: PLR0913  # a door: what is known of the draws
     InputError
         When draws, names, densities or number of points do not fit together, or a draw is not finite.
     """
-    x, independent = _checked(draws, names, num_points)
-    rng = _generator(seed)
+    x, names, rng = _checked(draws, names, num_points, seed, modes, gaussian)
+    with Faults() as faults:
+        faults.integer("approximate", approximate)
+        faults.kind("unbelievable", unbelievable, str)
+        faults.kind("converged", converged, bool, np.bool_)
+        faults.function("fitted", fitted, needed=True)
+        faults.function("evaluate", evaluate, needed=True)
+    evaluate = _answering(evaluate)
+    independent = np.ndim(draws) == 2
     main = normal_of(x.reshape(-1, x.shape[2]), gaussian)
     if main is None:
         return _unable(names, "The draws do not vary in all directions, so that no proposal can be fitted to them.")
@@ -498,7 +505,7 @@ def _values(x: Chains, given: npt.ArrayLike | None, evaluate: Evaluate) -> Float
     """Log density at all draws, (chain, draw)."""
     if given is None:
         return np.asarray(evaluate(x.reshape(-1, x.shape[2]))).reshape(x.shape[:2])
-    values = np.asarray(given, dtype=np.float64)
+    values = real_array("draws_log_density", given)
     if values.size != x.shape[0] * x.shape[1]:
         raise InputError(f"draws_log_density has {values.size} values for {x.shape[0] * x.shape[1]} draws")
     values = values.reshape(x.shape[:2])
@@ -537,21 +544,62 @@ def _known(x: Chains, values: Float[Array, "chains draws"], num_points: int) -> 
     return x[:, some], values[:, some]
 
 
-def _checked(draws: npt.ArrayLike, names: Sequence[str], num_points: int) -> tuple[Chains, bool]:
-    """Draws as (chain, draw, d), and whether they came as independent ones (n, d)."""
-    x = np.asarray(draws, dtype=np.float64)
-    independent = x.ndim == 2
-    x = x[None] if independent else x
-    if x.ndim != 3 or x.shape[2] != len(names) or x.shape[0] * x.shape[1] < 10 * len(names):
+def _checked(
+    draws: npt.ArrayLike,
+    names: Sequence[str],
+    num_points: int,
+    seed: int | jax.Array,
+    modes: Sequence[Mode],
+    gaussian: Mode | None,
+) -> tuple[Chains, tuple[str, ...], np.random.Generator]:
+    """Draws as (chain, draw, d), d names, and a source of random numbers."""
+    with Faults() as faults:
+        labels = faults.of(as_names, "names", names)
+        faults.integer("num_points", num_points, LEAST_POINTS)
+        rng = faults.of(_generator, seed)
+        if labels is not None:
+            x = faults.of(_as_chains, draws, len(labels))
+            faults.of(_check_normals, modes, gaussian, len(labels))
+    return x, labels, rng
+
+
+def _as_chains(draws: npt.ArrayLike, d: int) -> Chains:
+    """Draws as (chain, draw, d)."""
+    given = real_array("draws", draws)
+    x = given[None] if given.ndim == 2 else given
+    if x.ndim != 3 or x.shape[2] != d or x.shape[0] * x.shape[1] < 10 * d:
         raise InputError(
-            f"draws have shape {np.shape(draws)}, expected (chain, draw, {len(names)}) or (n, {len(names)}) with at "
-            f"least {10 * len(names)} draws"
+            f"draws have shape {given.shape}, expected (chain, draw, {d}) or (n, {d}) with at least {10 * d} draws"
         )
     if not np.isfinite(x).all():
         raise InputError(f"{(~np.isfinite(x)).any(axis=2).sum()} draws are not finite; look at the sampler first")
-    if num_points < LEAST_POINTS:
-        raise InputError(f"num_points is {num_points}, must be at least {LEAST_POINTS}")
-    return x, independent
+    return x
+
+
+def _answering(evaluate: Evaluate) -> Evaluate:
+    """Return the same function, whose answer is refused where it is not one real number for each point."""
+
+    def answer(points: Points) -> Values:
+        return real_array("what evaluate gave of the points", evaluate(points), (len(points),))
+
+    return answer
+
+
+def _check_normals(modes: Sequence[Mode], gaussian: Mode | None, d: int) -> None:
+    """Refuse modes that are no pairs of a mean (d,) and a covariance (d, d), and such a normal distribution.
+
+    A covariance of the latter that spans no volume is a reason to refuse the draws, not the call.
+    """
+    require_list("modes", modes, "pairs of a mode (d,) and a covariance (d, d)")
+    named = {f"modes[{k}]": mode for k, mode in enumerate(modes)} | ({} if gaussian is None else {"gaussian": gaussian})
+    for name, pair in named.items():
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise InputError(f"{name} is {shown(pair)}; expected a mean ({d},) and a covariance ({d}, {d})")
+        finite_array(f"the mean of {name}", pair[0], (d,))
+        if pair is gaussian:
+            real_array(f"the covariance of {name}", pair[1], (d, d))
+        else:
+            covariance_array(f"the covariance of {name}", pair[1], d)
 
 
 def normal_of(flat: Points, gaussian: Mode | None = None) -> Normal | None:
@@ -571,7 +619,9 @@ def _unable(names: Sequence[str], reason: str) -> Certified:
 
 
 def _generator(seed: int | jax.Array) -> np.random.Generator:
-    if isinstance(seed, int | np.integer):
+    if not isinstance(seed, jax.Array):
+        with Faults() as faults:
+            faults.integer("seed", seed)
         return np.random.default_rng(int(seed))
     words = jax.random.key_data(seed) if jnp.issubdtype(seed.dtype, jax.dtypes.prng_key) else seed
     return np.random.default_rng(np.asarray(words).ravel().tolist())

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float
 
-from homodyne.arrays import AnyArray, Array
+from homodyne.arguments import Faults, as_mapping, as_names
+from homodyne.arrays import AnyArray, Array, as_array, real_array
 from homodyne.errors import InputError
 
 FALSE_ALARM = 0.01  # probability that R-hat alone fails a healthy run, all parameters together
@@ -81,11 +82,15 @@ def diagnose(
     InputError
         When the draws are not (chain, draw, d) with d names and at least 8 draws per chain.
     """
-    x = np.asarray(draws, dtype=np.float64)
+    with Faults() as faults:
+        faults.number("min_ess", min_ess, least=0.0)
+        names = faults.of(as_names, "names", names)
+        x = faults.of(real_array, "draws", draws)
     if x.ndim != 3 or x.shape[2] != len(names) or x.shape[1] < 8 or x.shape[0] < 1:
         raise InputError(
             f"draws have shape {x.shape}, expected (chain, draw, {len(names)}) with 8 draws per chain or more"
         )
+    stats = chain_stats("", stats, x.shape[:2])
     broken = unusable(x, names)
     healthy = np.array([name not in broken for name in names])
     measured = np.full((4, len(names)), np.nan)
@@ -202,14 +207,34 @@ def rhat_limit(shape: tuple[int, ...], ess: Float[Array, "parameters"]) -> Float
     return limit
 
 
-def _energies(stats: Mapping[str, AnyArray]) -> tuple[Float[Array, "chains"], int, list[str]]:
+def chain_stats(whose: str, stats: object, shape: tuple[int, ...]) -> dict[str, Array]:
+    """Return what is used of the statistics of chains, (chain, draw) arrays by name.
+
+    Raises
+    ------
+    InputError
+        They are no mapping, or one is not of numbers or of another shape.
+    """
+    given = as_mapping(f"stats{whose}", stats, "(chain, draw) arrays by name")
+    found = {}
+    with Faults() as faults:
+        for name in ("lp", "energy", "diverging"):
+            if name in given:
+                values = faults.of(as_array, f"{name}{whose}", given[name])
+                if values is not None:
+                    whole = values.astype(int) if values.dtype == bool else values
+                    found[name] = faults.of(real_array, f"{name}{whose}", whole, shape)
+    return found
+
+
+def _energies(stats: Mapping[str, Array]) -> tuple[Float[Array, "chains"], int, list[str]]:
     problems = []
     if "lp" in stats and not np.isfinite(stats["lp"]).all():
         problems.append(f"the log density is not finite at {(~np.isfinite(stats['lp'])).sum()} draws")
-    diverging = np.asarray(stats.get("diverging", np.zeros((1, 1), dtype=bool)))
+    diverging = stats.get("diverging", np.zeros((1, 1)))
     divergences, ebfmi = int(diverging.sum()), np.zeros(0)
     if "energy" in stats:
-        energy = np.asarray(stats["energy"], dtype=np.float64)
+        energy = stats["energy"]
         spread = energy.var(axis=1, ddof=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             ebfmi = np.square(np.diff(energy, axis=1)).mean(axis=1) / spread

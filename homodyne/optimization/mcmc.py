@@ -314,10 +314,10 @@ def _around_mode(pilot: Pilot, settings: Config) -> Array:
 
 def _reduction_error(z: Array | None, pilot: Pilot, settings: Config, tell: Progress) -> tuple[float, Array]:
     """Spread of the error of the log density of the reduced data over draws, and the draws at which it was taken."""
-    count = settings.reduction.num_checks
     flat = np.unique(z.reshape(-1, z.shape[-1]), axis=0) if z is not None and z.size else pilot.mode.z[None]
     distances = np.linalg.norm(np.linalg.solve(pilot.mode.root, (flat - pilot.mode.z).T), axis=0)
     order = np.argsort(distances)
+    count = min(settings.reduction.num_checks, len(flat))
     points = flat[order[np.unique(np.linspace(0, len(flat) - 1, count).round().astype(int))]]
     points = points[inside(points, pilot.posterior)]
     if len(points) < 2:

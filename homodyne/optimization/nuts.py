@@ -88,6 +88,7 @@ class NutsSettings:
                 faults.integer(name, getattr(self, name), least)
             faults.number("target_accept_prob", self.target_accept_prob, above=0.0, below=1.0)
             faults.number("init_spread", self.init_spread, least=0.0)
+            faults.kind("adapt_mass", self.adapt_mass, bool)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.arguments import Faults
-from homodyne.arrays import Array
-from homodyne.errors import ExecutionError, HomodyneWarning
+from homodyne.arguments import Faults, shown
+from homodyne.arrays import Array, covariance_array, finite_array
+from homodyne.errors import ExecutionError, HomodyneWarning, InputError
 from homodyne.optimization.cmc.shard_records import finished_and_failed
 from homodyne.optimization.cmc.subposteriors import Merged, Shard, Subposteriors, collect, equations, triangulated
 from homodyne.registries import COMBINERS, Combiner
@@ -123,8 +123,11 @@ def combine_subposteriors(
         faults.integer("seed", seed)
         if num_samples is not None:
             faults.integer("num_samples", num_samples, 1)
+        faults.kind("fallback_enabled", fallback_enabled, bool, np.bool_)
         finished, failures = finished_and_failed(shard_results)
         shards = faults.of(collect, finished, groups) if finished or not failures else []
+        if shards and cavity is not None:
+            cavity = faults.of(_cavity, cavity, shards[0].samples.shape[1])
     notes: tuple[str, ...] = ()
     if failures:
         lost = "; ".join(f"shard {number}: {reason}" for number, reason in failures.items())
@@ -153,6 +156,19 @@ def combine_subposteriors(
 def find_combiner(method: str) -> Combiner:
     """Return the way to combine of a name; modules are not imported for it."""
     return COMBINERS.find(method, importing=False)
+
+
+def _cavity(given: object, most: int) -> tuple[Array, Array]:
+    """Mean (k,) and covariance (k, k) of at most so many coordinates; an InputError for anything else."""
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        raise InputError(f"cavity is {shown(given)}; expected a mean (k,) and a covariance (k, k)")
+    with Faults() as faults:
+        mean = faults.of(finite_array, "the mean of the cavity", given[0])
+        if mean is not None and (mean.ndim != 1 or not 0 < mean.size <= most):
+            faults.add(f"the mean of the cavity has shape {mean.shape}; expected (k,) with k from 1 to {most}")
+        elif mean is not None:
+            covariance = faults.of(covariance_array, "the covariance of the cavity", given[1], mean.size)
+    return mean, covariance
 
 
 def _applied(combiner: Combiner, name: str, shards: list[Shard], request: Request) -> Merged:

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from homodyne.arguments import Json
-from homodyne.arrays import Array, plain
+from homodyne.arguments import Faults, Json, shown
+from homodyne.arrays import Array, plain, real_array
 from homodyne.certificate.certify import Certificate
 from homodyne.certificate.chains import chain_problems, diagnose, energy_problems, rhat_limit, unusable
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.divergence import _kl_divergence_gaussian, kl_expectation, kl_threshold
 from homodyne.optimization.cmc.heterogeneity import Heterogeneity, ShardMoments, compare_shards
-from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, read_shards
+from homodyne.optimization.cmc.shard_records import ShardDraws, comparable, get, number_of, read_shards
 from homodyne.registries import COMBINERS
 
 __all__ = ["_kl_divergence_gaussian", "convergence", "validate_cmc_results"]
@@ -74,7 +74,10 @@ def validate_cmc_results(
     InputError
         No shards at all, two with one number, draws of the wrong shape, or shards with different parameters.
     """
-    failures, shards = read_shards(shard_results)
+    with Faults() as faults:
+        for name, value in {"strict": strict, "cavity": cavity}.items():
+            faults.kind(name, value, bool, np.bool_)
+        failures, shards = read_shards(shard_results)
     fatal = [f"shard {entry['shard_id']} failed: {entry['failed']}" for entry in failures]
     soft: list[str] = []
     warnings: list[str] = []
@@ -111,7 +114,7 @@ def validate_cmc_results(
         "warnings": warnings,
         "names": list(shards[0].names) if shards else [],
         "shard_ids": [shard.shard_id for shard in compared],
-        "per_shard": [entries[get(record, "shard_id", k)] for k, record in enumerate(shard_results)],
+        "per_shard": [entries[number_of(record, k)] for k, record in enumerate(shard_results)],
         "between": between,
         "combined": numbers,
     }
@@ -174,8 +177,8 @@ def _judge_agreement(comparison: Heterogeneity, shards: list[ShardDraws]) -> tup
         )
     bad = [k for k in np.argsort(comparison.p_parameters) if comparison.p_parameters[k] < ALARM]
     if bad and not problems:
-        shown = ", ".join(f"{names[k]} (p = {comparison.p_parameters[k]:.1g})" for k in bad[:6])
-        problems.append(f"the shards disagree about {shown}" + (f" and {len(bad) - 6} more" if len(bad) > 6 else ""))
+        listed = ", ".join(f"{names[k]} (p = {comparison.p_parameters[k]:.1g})" for k in bad[:6])
+        problems.append(f"the shards disagree about {listed}" + (f" and {len(bad) - 6} more" if len(bad) > 6 else ""))
     problems += [
         f"shards {ids[i]} and {ids[j]} agree to within Monte Carlo error, as if they had the same data"
         for i, j in comparison.identical
@@ -242,22 +245,36 @@ def _fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Json
     return {name: np.asarray(getattr(record, name))[row] for name in names}
 
 
-def _judge_combined(
-    combined: object, comparison: Heterogeneity | None, shards: list[ShardDraws]
-) -> tuple[dict[str, object], list[str], list[str]]:
-    """Numbers, problems and warnings about the combined posterior."""
+def _read_combined(combined: object, d: int | None) -> tuple[str, Array | None, Array, Array]:
+    """Method, draws (n, d), mean (d,) and covariance (d, d) of a combined posterior; an InputError for others."""
     samples, mean, covariance = (get(combined, name) for name in ("samples", "mean", "cov"))
-    draws = None if samples is None else np.asarray(samples, dtype=np.float64)
+    draws = None if samples is None else real_array("samples of the combined posterior", samples)
     if draws is not None:
+        if draws.ndim not in (2, 3) or not draws.shape[-1] or draws.size < 2 * draws.shape[-1]:
+            raise InputError(
+                f"samples of the combined posterior have shape {draws.shape}, expected (n, d) or (chain, draw, d), two "
+                "draws at least"
+            )
         draws = draws.reshape(-1, draws.shape[-1])
         mean = draws.mean(axis=0) if mean is None else mean
         covariance = np.atleast_2d(np.cov(draws, rowvar=False)) if covariance is None else covariance
     if mean is None or covariance is None:
         raise InputError("the combined posterior has neither samples nor mean and cov")
-    mean, covariance = np.asarray(mean, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
-    if shards and mean.shape != (len(shards[0].names),):
-        raise InputError(f"the combined mean has shape {mean.shape}, the shards have {len(shards[0].names)} parameters")
-    method = str(get(combined, "method", ""))
+    mean = real_array("mean of the combined posterior", mean, *([] if d is None else [(d,)]))
+    if mean.ndim != 1 or (draws is not None and draws.shape[1:] != mean.shape):
+        raise InputError(f"mean of the combined posterior has shape {mean.shape}; expected one number per parameter")
+    covariance = real_array("cov of the combined posterior", covariance, 2 * mean.shape)
+    method = get(combined, "method", "")
+    if not isinstance(method, str):
+        raise InputError(f"method of the combined posterior is {shown(method)}; expected a name")
+    return method, draws, mean, covariance
+
+
+def _judge_combined(
+    combined: object, comparison: Heterogeneity | None, shards: list[ShardDraws]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Numbers, problems and warnings about the combined posterior."""
+    method, draws, mean, covariance = _read_combined(combined, len(shards[0].names) if shards else None)
     problems = []
     for what, values in (("draws", draws), ("mean", mean), ("covariance", covariance)):
         if values is not None and not np.isfinite(values).all():

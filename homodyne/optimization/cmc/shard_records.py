@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from homodyne.arguments import require_list
-from homodyne.arrays import Array
-from homodyne.certificate.chains import array_stats, diagnose
+from homodyne.arguments import Faults, as_names, require_list, shown
+from homodyne.arrays import Array, real_array
+from homodyne.certificate.chains import array_stats, chain_stats, diagnose
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.heterogeneity import ShardMoments
 
@@ -53,13 +53,35 @@ def get(record: object, name: str, default: object = None) -> Any:
     return record.get(name, default) if isinstance(record, Mapping) else getattr(record, name, default)
 
 
-def finished_and_failed(records: Sequence[object]) -> tuple[list[object], dict[int, str]]:
+def number_of(record: object, position: int) -> int:
+    """Number of a shard: its own, or its position in a list.
+
+    Raises
+    ------
+    InputError
+        It is not an integer of 0 or more.
+    """
+    given = get(record, "shard_id")
+    with Faults() as faults:
+        faults.integer(f"shard_id of record {position}", position if given is None else given)
+    return position if given is None else int(given)
+
+
+def reason_of(record: object, number: int) -> str | None:
+    """Why a shard has failed; None of one that has not, an InputError for anything but a text."""
+    reason = get(record, "reason")
+    if not isinstance(reason, str | None):
+        raise InputError(f"reason of shard {number} is {shown(reason)}; expected a text, or None of one with draws")
+    return reason
+
+
+def finished_and_failed(records: Sequence[Any]) -> tuple[list[Any], dict[int, str]]:
     """Records with draws, and the reasons of those that failed, by number."""
     require_list("shard_results", records, "one mapping or record for each shard")
-    numbers = [get(record, "shard_id", k) for k, record in enumerate(records)]
-    reasons = [get(record, "reason") for record in records]
+    numbers = [number_of(record, k) for k, record in enumerate(records)]
+    reasons = [reason_of(record, number) for record, number in zip(records, numbers, strict=True)]
     finished = [record for record, reason in zip(records, reasons, strict=True) if reason is None]
-    return finished, {k: str(reason) for k, reason in zip(numbers, reasons, strict=True) if reason is not None}
+    return finished, {k: reason for k, reason in zip(numbers, reasons, strict=True) if reason is not None}
 
 
 def read_shards(records: Sequence[object]) -> tuple[list[dict[str, object]], list[ShardDraws]]:
@@ -76,10 +98,11 @@ def read_shards(records: Sequence[object]) -> tuple[list[dict[str, object]], lis
     failures: list[dict[str, object]] = []
     shards: list[ShardDraws] = []
     for k, record in enumerate(records):
-        number = int(get(record, "shard_id", k))
-        reason = get(record, "reason")
+        number = number_of(record, k)
+        reason = reason_of(record, number)
         if reason is not None:
-            failures.append({"shard_id": number, "failed": str(reason), "attempts": get(record, "attempts")})
+            attempts = _plain_numbers(record, number, "attempts")
+            failures.append({"shard_id": number, "failed": reason, **attempts})
         else:
             shards.append(_read(record, number))
     ids = [entry["shard_id"] for entry in failures] + [shard.shard_id for shard in shards]
@@ -95,30 +118,47 @@ def read_shards(records: Sequence[object]) -> tuple[list[dict[str, object]], lis
 
 
 def _read(record: object, number: int) -> ShardDraws:
-    samples = np.asarray(get(record, "samples", ()), dtype=np.float64)
+    samples = real_array(f"samples of shard {number}", get(record, "samples", ()))
     samples = samples[None] if samples.ndim == 2 else samples
     if samples.ndim != 3 or samples.shape[1] < 8:
         raise InputError(
             f"samples of shard {number} have shape {samples.shape}, expected (chain, draw, D) with 8 draws or more"
         )
     dimension = samples.shape[2]
-    names = tuple(get(record, "names") or (f"x{k}" for k in range(dimension)))
-    if len(names) != dimension:
-        raise InputError(f"shard {number} has {dimension} parameters and {len(names)} names")
-    stats = {name: np.asarray(values) for name, values in (get(record, "stats") or {}).items()}
+    given = get(record, "names")
+    names = tuple(f"x{k}" for k in range(dimension))
+    if given is not None:
+        names = as_names(f"names of shard {number}", given, dimension)
+    stats = chain_stats(f" of shard {number}", get(record, "stats"), samples.shape[:2])
     measured = {name: get(record, name) for name in ("rhat", "ess_bulk", "ess_tail", "divergences", "ebfmi")}
     if any(value is None for value in measured.values()):
         judged = diagnose(samples, stats, names)
         measured = {name: getattr(judged, name) if value is None else value for name, value in measured.items()}
-    arrays = {name: np.asarray(measured[name], dtype=np.float64) for name in ("rhat", "ess_bulk", "ess_tail", "ebfmi")}
-    for name in ("rhat", "ess_bulk", "ess_tail"):
-        if arrays[name].shape != (dimension,):
-            raise InputError(f"{name} of shard {number} has shape {arrays[name].shape}, expected ({dimension},)")
-    facts = {name: get(record, name) for name in ("num_points", "num_gradients", "attempts", "seconds")}
-    facts["worker_problems"] = [str(text) for text in get(record, "problems") or ()]
+    given = get(record, "problems")
+    problems = () if given is None else given
+    with Faults() as faults:
+        faults.integer(f"divergences of shard {number}", measured["divergences"])
+        shapes = dict.fromkeys(("rhat", "ess_bulk", "ess_tail"), ((dimension,),)) | {"ebfmi": ((0,), samples.shape[:1])}
+        arrays = {
+            name: faults.of(real_array, f"{name} of shard {number}", measured[name], *expected)
+            for name, expected in shapes.items()
+        }
+        if not isinstance(problems, list | tuple) or not all(isinstance(text, str) for text in problems):
+            faults.add(f"problems of shard {number} is {shown(problems)}; expected a list of sentences")
+        facts = faults.of(_plain_numbers, record, number, "num_points", "num_gradients", "attempts", "seconds")
     bad_density = int((~np.isfinite(stats["lp"])).sum()) if "lp" in stats else 0
+    facts["worker_problems"] = list(problems)
     divergences = int(measured["divergences"])
     return ShardDraws(number, samples, names, **arrays, divergences=divergences, bad_density=bad_density, facts=facts)
+
+
+def _plain_numbers(record: object, number: int, *names: str) -> dict[str, Any]:
+    """Entries of a record that are numbers or None, by name; an InputError for anything else."""
+    with Faults() as faults:
+        for name in names:
+            if get(record, name) is not None:
+                faults.number(f"{name} of shard {number}", get(record, name))
+    return {name: get(record, name) for name in names}
 
 
 def _moments(shard: ShardDraws) -> ShardMoments:

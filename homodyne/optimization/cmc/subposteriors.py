@@ -15,14 +15,15 @@ number of groups.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import NamedTuple
 
 import numpy as np
 
-from homodyne.arguments import shown
+from homodyne.arguments import as_names, shown
 from homodyne.arrays import Array, real_array
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.shard_records import get
+from homodyne.optimization.cmc.shard_records import get, number_of
 
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 
@@ -131,16 +132,19 @@ def collect(shard_results: Sequence[object], groups: Sequence[Sequence[int]] = (
     if not len(shard_results):
         raise InputError("there are no shards to combine")
     shards: list[Shard] = []
-    first = get(shard_results[0], "names")
+    first: tuple[str, ...] | None = None
     for position, record in enumerate(shard_results):
-        shard_id = get(record, "shard_id")
-        label = f"shard {position if shard_id is None else shard_id}"
+        label = f"shard {number_of(record, position)}"
         x = _draws(get(record, "samples"), label)
         if shards and x.shape[1] != shards[0].samples.shape[1]:
             raise InputError(f"{label} has {x.shape[1]} parameters, {shards[0].label} {shards[0].samples.shape[1]}")
         names = get(record, "names")
-        if names is not None and first is not None and list(names) != list(first):
+        names = None if names is None else as_names(f"names of {label}", names, x.shape[1])
+        if names is not None and first is not None and names != first:
             raise InputError(f"{label} has the parameters {', '.join(names)}, {shards[0].label} {', '.join(first)}")
+        first = names if not shards else first
+        if not shards:
+            groups = _groups(groups, x.shape[1])
         given = get(record, "ess")
         given = get(record, "ess_bulk") if given is None else given
         free = x.shape[1] - sum(len(group) for group in groups)
@@ -164,6 +168,21 @@ def triangulated(rows: Array) -> Array:
     d = rows.shape[1]
     triangle = np.linalg.qr(rows.reshape(-1, d + 1), mode="r")[:d]
     return np.asarray(triangle * np.sign(np.diag(triangle))[:, None])
+
+
+def _groups(given: object, d: int) -> list[list[int]]:
+    """Lists of coordinates, the last of d and each in one list; an InputError for anything else."""
+    try:
+        groups = [[index(k) for k in group] for group in given]  # type: ignore[attr-defined]
+    except TypeError:
+        groups = [[]]
+    grouped = sorted(k for group in groups for k in group)
+    if not all(groups) or not len(grouped) < d or grouped != list(range(d - len(grouped), d)):
+        raise InputError(
+            f"groups is {shown(given)}; expected lists of coordinates, counted from 0, that together are the last of "
+            f"{d}, each once, and leave one at least"
+        )
+    return groups
 
 
 def _draws(samples: object, label: str) -> Array:

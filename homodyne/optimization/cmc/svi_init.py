@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import PyTree
 
-from homodyne.arguments import Faults, require_list
-from homodyne.arrays import AnyArray, Array
+from homodyne.arguments import Faults, require_mappings, shown
+from homodyne.arrays import AnyArray, Array, covariance_array, finite_array
 from homodyne.certificate.density import LogDensity, Progress
 from homodyne.certificate.mode_search import Search
 from homodyne.errors import ConvergenceError, InputError
@@ -75,11 +75,7 @@ def pool_samples_from_shards(
         asked for.
     """
     with Faults() as faults:
-        faults.of(require_list, "shards", shards, "shards, as shard_data_stratified gives them")
-        if isinstance(shards, list | tuple) and not all(isinstance(shard, Mapping) for shard in shards):
-            faults.add("shards holds something else than mappings of arrays by name")
-        if not faults.found and not shards:
-            faults.add("there are no shards to pool")
+        faults.of(require_mappings, "shards", shards, "shards, as shard_data_stratified gives them")
         faults.integer("samples_per_shard", samples_per_shard, 1)
         faults.integer("seed", seed)
     sizes: list[int] = []
@@ -133,7 +129,9 @@ def shard_density(model: Model, pooled: Mapping[str, PyTree], num_shards: int, p
 def named_point(values: Mapping[str, float], names: Sequence[str]) -> Array:
     """Coordinates (d,) in the order of their names; an InputError for others or for what is not finite."""
     if not isinstance(values, Mapping) or set(values) != set(names):
-        raise InputError(f"init_params holds {', '.join(map(str, values))}; the coordinates are {', '.join(names)}")
+        raise InputError(
+            f"init_params is {shown(values)}; the coordinates are {', '.join(names)}: give one number of each"
+        )
     with Faults() as faults:
         for name in names:
             faults.number(f"init_params[{name!r}]", values[name])
@@ -214,7 +212,9 @@ def run_svi_initialization(  # noqa: PLR0913  # a door of long standing
     num_shards = getattr(pooled_data, "num_shards", None) if num_shards is None else num_shards
     points_per_shard = getattr(pooled_data, "points_per_shard", None) if points_per_shard is None else points_per_shard
     with Faults() as faults:
-        made = model if isinstance(model, Model) else faults.of(as_model, model, pooled_data)
+        made = faults.of(as_model, model, pooled_data)
+        faults.kind("init", init, Initialization)
+        faults.function("progress", progress)
         faults.integer("num_steps", num_steps, CHUNKS + 1)
         faults.number("learning_rate", learning_rate, above=0.0)
         faults.integer("rank", rank, 1)
@@ -230,6 +230,9 @@ def run_svi_initialization(  # noqa: PLR0913  # a door of long standing
         if made is not None:
             zero = dict.fromkeys(made.names, 0.0)
             start = faults.of(named_point, zero if init_params is None else init_params, made.names)
+            if isinstance(init, Initialization):
+                faults.of(finite_array, "the center of init", init.center, (len(made.names),))
+                faults.of(covariance_array, "the covariance of init", init.covariance, len(made.names))
     assert num_shards is not None
     assert points_per_shard is not None
     density = shard_density(made, pooled_data, num_shards, points_per_shard)

@@ -187,7 +187,7 @@ class CMCBackend(ABC):
         """
         outcomes: dict[int, Any] = {}
         with temporary_folder() as folder:
-            tasks = write_tasks(folder, shards, mcmc_config, init_params, inv_mass_matrix, model, seed)
+            tasks = write_tasks(folder, shards, mcmc_config, init_params, inv_mass_matrix, model, seed, progress)
             failures = self.run(tasks, on_result=outcomes.__setitem__, progress=progress)
         outcomes |= {failure.shard_id: failure for failure in failures}
         return [as_mapping(outcomes[task.shard_id]) for task in tasks]

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import PyTree
 
-from homodyne.arguments import Faults
-from homodyne.arrays import AnyArray
+from homodyne.arguments import Faults, require_mappings, shown
+from homodyne.arguments import as_mapping as given_mapping
+from homodyne.arrays import AnyArray, as_array, covariance_array
 from homodyne.optimization.cmc.models.adapters import as_model
-from homodyne.optimization.cmc.models.model import Model
+from homodyne.optimization.cmc.store.files import NUMBERS
 from homodyne.optimization.cmc.store.shards import write_arrays
 from homodyne.optimization.cmc.svi_init import named_point
 from homodyne.optimization.cmc.types import Initialization, ShardFailure, ShardResult, ShardTask
@@ -30,11 +30,15 @@ def write_tasks(
     inv_mass_matrix: npt.ArrayLike,
     model: object,
     seed: int,
+    progress: object,
 ) -> list[ShardTask]:
     """Write the arrays of every shard below `folder` and return one task for each; see `run_parallel_mcmc`."""
     with Faults() as faults:
-        if not shards:
-            faults.add("there are no shards to sample")
+        faults.of(require_mappings, "shards", shards, "mappings of arrays by name")
+        if not faults.found:
+            arrays = faults.of(lambda: [_arrays(shard) for shard in shards])
+        usable = not faults.found
+        faults.function("progress", progress)
         settings = faults.of(_settings, mcmc_config)
         faults.integer("seed", seed)
         if model is None:
@@ -42,13 +46,13 @@ def write_tasks(
                 "model is missing: a backend samples any model and knows none; give model=..., a LogDensityModel or a "
                 "NumPyro model function. For two-time maps with the models of this package use CMCCoordinator"
             )
-        elif shards:
-            made = model if isinstance(model, Model) else faults.of(as_model, model, _example(shards))
+        elif usable:
+            made = faults.of(as_model, model, _example(arrays))
             if made is not None:
                 init = faults.of(_initialization, init_params, inv_mass_matrix, made.names)
     tasks = []
-    for k, shard in enumerate(shards):
-        place = write_arrays(folder / f"{k}", _arrays(shard))
+    for k, shard in enumerate(arrays):
+        place = write_arrays(folder / f"{k}", shard)
         tasks.append(ShardTask(k, made, place, 1.0 / len(shards), settings, init, seed))
     return tasks
 
@@ -59,17 +63,25 @@ def as_mapping(outcome: ShardResult | ShardFailure) -> dict[str, Any]:
     return {"converged": False, **values}
 
 
-def _arrays(shard: Mapping[str, PyTree]) -> dict[str, AnyArray]:
-    return {name: value for name, value in shard.items() if name != "indices" and np.ndim(value) > 0}
+def _arrays(shard: Mapping[str, Any]) -> dict[str, AnyArray]:
+    """Arrays of a shard by name; an InputError for what is no array of numbers."""
+    arrays = {name: as_array(f"{name!s} of a shard", value) for name, value in shard.items() if name != "indices"}
+    arrays = {name: values for name, values in arrays.items() if values.ndim}
+    with Faults() as faults:
+        for name, values in arrays.items():
+            if not isinstance(name, str) or values.dtype.kind not in NUMBERS:
+                faults.add(f"a shard holds {shown(name)}: {shown(values)}; expected arrays of numbers by name")
+    return arrays
 
 
-def _example(shards: Sequence[Mapping[str, PyTree]]) -> dict[str, AnyArray]:
+def _example(shards: Sequence[dict[str, AnyArray]]) -> dict[str, AnyArray]:
     """Arrays on which a model function is tried: of the first shard that is finite, where one is."""
-    finite = (shard for shard in map(_arrays, shards) if all(np.isfinite(values).all() for values in shard.values()))
-    return next(finite, _arrays(shards[0]))
+    finite = (shard for shard in shards if all(np.isfinite(values).all() for values in shard.values()))
+    return next(finite, shards[0])
 
 
-def _settings(mcmc_config: Mapping[str, object]) -> NutsSettings:
+def _settings(mcmc_config: Mapping[str, Any]) -> NutsSettings:
+    mcmc_config = given_mapping("mcmc_config", mcmc_config, "values of NutsSettings by name")
     known = [field.name for field in fields(NutsSettings)]
     with Faults() as faults:
         for name in mcmc_config:
@@ -81,11 +93,7 @@ def _settings(mcmc_config: Mapping[str, object]) -> NutsSettings:
 def _initialization(
     init_params: Mapping[str, float], inv_mass_matrix: npt.ArrayLike, names: tuple[str, ...]
 ) -> Initialization:
-    matrix, d = np.array(inv_mass_matrix, dtype=np.float64), len(names)
     with Faults() as faults:
         center = faults.of(named_point, init_params, names)
-        if matrix.shape != (d, d) or not np.isfinite(matrix).all() or not np.array_equal(matrix, matrix.T):
-            faults.add(f"inv_mass_matrix has shape {matrix.shape}; expected a symmetric matrix ({d}, {d}), finite")
-        elif not np.linalg.eigvalsh(matrix).min() > 0.0:
-            faults.add("inv_mass_matrix is not positive definite")
-    return Initialization(center, matrix, "identity" if np.array_equal(matrix, np.eye(d)) else "svi")
+        matrix = faults.of(covariance_array, "inv_mass_matrix", inv_mass_matrix, len(names))
+    return Initialization(center, matrix, "identity" if np.array_equal(matrix, np.eye(len(names))) else "svi")

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from homodyne.arguments import shown
 from homodyne.certificate.density import check_log_density
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.models.model import Model
@@ -57,7 +58,7 @@ def as_model(model: object, data: Arrays, prior_sites: Sequence[str] | None = No
     if callable(model):
         return NumPyroModel(model, data, prior_sites)
     raise InputError(
-        f"model is {model!r}, expected a NumPyro model function model(data), a LogDensityModel, "
+        f"model is {shown(model)}, expected a NumPyro model function model(data), a LogDensityModel, "
         "or another subclass of homodyne.optimization.cmc.models.model.Model"
     )
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import PyTree
 
-from homodyne.arguments import Faults
-from homodyne.arrays import AnyArray, Array
+from homodyne.arguments import Faults, as_names, shown
+from homodyne.arrays import AnyArray, Array, as_array
 from homodyne.errors import InputError
 from homodyne.optimization.cmc.models.model import Model
 
@@ -36,16 +36,16 @@ def check_arrays(data: Arrays) -> dict[str, AnyArray]:
         For anything but a mapping of numerical arrays of one common, positive length; for floats below float64.
     """
     if not isinstance(data, Mapping) or not data:
-        raise InputError(
-            f"data must be a mapping of at least one array by name, got {type(data).__name__} {data!r:.60}"
-        )
-    arrays = {name: np.asanyarray(value) for name, value in data.items()}
-    for name, value in arrays.items():
+        raise InputError(f"data must be a mapping of at least one array by name, got {shown(data)}")
+    for name, value in data.items():
         if np.ma.is_masked(value):
+            count = np.count_nonzero(np.ma.getmaskarray(np.asanyarray(value)))
             raise InputError(
-                f"data[{name!r}] has {np.count_nonzero(np.ma.getmaskarray(value))} masked values; expected a value at "
+                f"data[{name!r}] has {count} masked values; expected a value at "
                 "every observation. Leave the masked observations out of every array."
             )
+    arrays = {name: as_array(f"data[{shown(name)}]", value) for name, value in data.items()}
+    for name, value in arrays.items():
         if value.ndim == 0 or len(value) == 0:
             raise InputError(f"data[{name!r}] has shape {value.shape}: its first axis must count the observations")
         if value.dtype.kind not in "biuf" or (value.dtype.kind == "f" and value.dtype != np.float64):
@@ -102,9 +102,7 @@ def halves(rows: dict[str, AnyArray]) -> list[dict[str, AnyArray]]:
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """Return names as a tuple; an InputError when there are none, or two are the same."""
-    if isinstance(names, str) or not names or len(set(names)) != len(names):
-        raise InputError(f"names must be a sequence of different names, one per coordinate, got {names!r}")
-    return tuple(names)
+    return as_names("names", names)
 
 
 def float64_scalar(value: jax.Array, what: str) -> jax.Array:
