@@ -10,6 +10,8 @@ import signal
 import sys
 from contextlib import suppress
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the program ``homodyne``, which finds modules in the working directory, as ``python -m homodyne`` does.
@@ -18,9 +20,9 @@ def main() -> None:
     was left in the middle of a callback crashes when the interpreter is taken down around it.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nothing to unwind until the program handles it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, _stop)
     _open_streams()
-    from homodyne.cli.program import INTERRUPTED, run
+    from homodyne.cli.program import run
 
     with suppress(OSError):  # of a working directory that is gone
         if os.getcwd() not in sys.path:  # last, so that no file there takes the place of a package
@@ -30,11 +32,20 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # figures are written to files, whatever is set for windows
     code = run(sys.argv[1:])
+    if signal.getsignal(signal.SIGINT) is _stop:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if code == INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _stop(number: int, frame: object) -> None:
+    """End the program before anything of it has run: there is nothing to unwind."""
+    with suppress(OSError):
+        os.write(2, b"error: interrupted; nothing was begun: start the same command again\n")
+    os._exit(INTERRUPTED)
 
 
 def _open_streams() -> None:

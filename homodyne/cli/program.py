@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from homodyne.cli import (
+    INTERRUPTED,
     combine,
     compare,
     config,
@@ -46,7 +47,6 @@ FEW_THREADS, THREADS_PER_CORE = 8, 6
 """Threads that JAX starts: 20 on two cores, with those of its libraries."""
 _SMALL = ("inspect", "status", "cancel", "unlock", "config", "store", "hardware", "compare")  # commands without JAX
 REPEAT = 3.0  # seconds after which an interruption that was swallowed is raised again
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="homodyne",

@@ -57,6 +57,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+MOST_ROWS = 10_000_000
+"""Most candidates, points or draws: 80 MB for each parameter. More is refused instead of running out of memory."""
+
+Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
+
+
 class NormalPrior(Section):
     """Normal distribution."""
 
@@ -298,8 +304,8 @@ class ExperimentalData(Section):
 class NLSQConfig(Section):
     """Pilot fit: least squares from many starting points."""
 
-    num_candidates: PositiveInt = Field(1000, description="draws from the prior that are compared on thinned data")
-    num_starts: PositiveInt = Field(12, description="best of them, from which the fit climbs side by side")
+    num_candidates: Rows = Field(1000, description="draws from the prior that are compared on thinned data")
+    num_starts: Rows = Field(12, description="best of them, from which the fit climbs side by side")
     max_iterations: PositiveInt = Field(100, description="iterations of each climb")
     thin_points: PositiveInt = Field(20_000, description="pairs of frames used until the modes are found")
 
@@ -307,7 +313,7 @@ class NLSQConfig(Section):
 class LaplaceConfig(Section):
     """Normal approximation at the mode."""
 
-    num_draws: Annotated[int, Field(ge=100)] = Field(
+    num_draws: Annotated[int, Field(ge=100, le=MOST_ROWS)] = Field(
         1000, description="draws of the approximation, and of the weighted points that replace it"
     )
 
@@ -315,9 +321,11 @@ class LaplaceConfig(Section):
 class MCMCConfig(Section):
     """No-U-turn sampler."""
 
-    num_warmup: PositiveInt = Field(60, description="warm-up transitions per chain")
-    num_samples: PositiveInt = Field(250, description="draws kept per chain")
-    num_chains: Annotated[int, Field(ge=2)] = Field(4, description="chains; at least 2, so that R-hat means something")
+    num_warmup: Rows = Field(60, description="warm-up transitions per chain")
+    num_samples: Rows = Field(250, description="draws kept per chain")
+    num_chains: Annotated[int, Field(ge=2, le=1000)] = Field(
+        4, description="chains; at least 2, so that R-hat means something"
+    )
     target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
     max_gradients: PositiveInt = Field(500_000, description="budget of gradients of all chains together")
 
@@ -347,7 +355,7 @@ class InitializationConfig(Section):
     method: Literal["nlsq", "svi", "identity"] = Field(
         "nlsq", description="pilot fit, variational inference on a pooled sample, or the pilot mode with unit widths"
     )
-    svi_steps: Annotated[int, Field(ge=100)] = Field(1500, description="steps of svi")
+    svi_steps: Annotated[int, Field(ge=100, le=MOST_ROWS)] = Field(1500, description="steps of svi")
     svi_learning_rate: PositiveFloat = Field(0.02, description="first step size of svi, in whitened coordinates")
     svi_rank: PositiveInt = Field(5, description="rank of the covariance of svi")
 
@@ -460,15 +468,17 @@ class CombinationConfig(Section):
     min_success_rate: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         0.9, description="share of the shards that must have been sampled"
     )
-    num_draws: Annotated[int, Field(ge=100)] = Field(1000, description="draws of the combined posterior")
+    num_draws: Annotated[int, Field(ge=100, le=MOST_ROWS)] = Field(1000, description="draws of the combined posterior")
 
 
 class ShardMCMCConfig(Section):
     """No-U-turn sampler of every shard."""
 
-    num_warmup: PositiveInt = Field(60, description="warm-up transitions per chain")
-    num_samples: Annotated[int, Field(ge=50)] = Field(150, description="draws kept per chain")
-    num_chains: Annotated[int, Field(ge=2)] = Field(2, description="chains; at least 2, so that R-hat means something")
+    num_warmup: Rows = Field(60, description="warm-up transitions per chain")
+    num_samples: Annotated[int, Field(ge=50, le=MOST_ROWS)] = Field(150, description="draws kept per chain")
+    num_chains: Annotated[int, Field(ge=2, le=1000)] = Field(
+        2, description="chains; at least 2, so that R-hat means something"
+    )
     target_accept_prob: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.7, description="acceptance rate aimed at")
     cavity: Annotated[float, Field(ge=0.0, le=100.0)] = Field(
         3.0, description="what a shard is given of the others, in units of what it knows itself; 0: plain consensus"
@@ -514,7 +524,9 @@ class OptimizationConfig(Section):
 class CertificateConfig(Section):
     """Check of the posterior against exact evaluations."""
 
-    num_points: Annotated[int, Field(ge=100)] = Field(1000, description="exact evaluations of the posterior")
+    num_points: Annotated[int, Field(ge=100, le=MOST_ROWS)] = Field(
+        1000, description="exact evaluations of the posterior"
+    )
 
 
 class OutputConfig(Section):
@@ -543,7 +555,10 @@ class ReductionConfig(Section):
     """How the pairs of frames of a map become few weighted nodes, and how that is checked."""
 
     order: Annotated[int, Field(ge=2, le=24)] = Field(8, description="nodes along each side of a cell")
-    tolerance: PositiveFloat = Field(1e-4, description="error of g that is allowed between the nodes")
+    # small cells may err ten times as much; where that reaches one, the size of g, sums over nodes can be negative
+    tolerance: Annotated[float, Field(gt=0.0, le=0.1)] = Field(
+        1e-4, description="error of g that is allowed between the nodes"
+    )
     max_error: PositiveFloat = Field(
         0.05, description="scatter of the error of the log density over the draws that is allowed"
     )

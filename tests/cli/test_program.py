@@ -217,3 +217,31 @@ def test_interruptions_in_compiled_modules_print_no_traceback(capsys):
     with program._signals([]):
         sys.excepthook(program.Interrupted, program.Interrupted(), None)
     assert capsys.readouterr().err == ""
+
+
+EARLY = """
+import os, signal, sys
+
+class Interrupts:
+    def find_spec(self, name, *more):
+        if name == "homodyne.cli.program":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupts())
+from homodyne.cli import main
+sys.argv[1:] = ["--version"]
+main()
+"""
+
+
+def test_an_interruption_while_the_program_is_loaded_is_one_sentence():
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, check=False)
+    said = "error: interrupted; nothing was begun: start the same command again\n"
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", said)
+
+
+def test_little_is_imported_before_interruptions_are_handled():
+    code = "import sys; before = set(sys.modules); import homodyne.cli; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert not {"subprocess", "importlib.metadata", "typer", "numpy"} & set(done.stdout.split())

@@ -373,3 +373,19 @@ def test_sections_of_the_guide_lead_to_what_takes_their_place(given, hint):
 def test_numbers_are_written_in_the_digits_of_yaml(key):
     with pytest.raises(ConfigError, match="given, expected"):
         load_config(None, [key])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("reduction.tolerance", 0.2),
+        ("optimization.nlsq.num_candidates", 10**30),
+        ("optimization.laplace.num_draws", 10**30),
+        ("optimization.mcmc.num_samples", 10**8),
+        ("optimization.mcmc.num_chains", 10**6),
+        ("certificate.num_points", 10**8),
+    ],
+)
+def test_settings_that_no_fit_can_follow_are_refused(key, value):
+    with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
+        load_config({"analysis_mode": "static"}, [f"{key}={value}"])

@@ -445,7 +445,7 @@ def test_reduced_data_are_checked_by_direct_sums(laplace, data):
 
 
 def test_cells_that_are_too_coarse_are_made_again_and_a_limit_that_is_not_reached_refuses(data):
-    coarse = {"order": 2, "tolerance": 1.0}
+    coarse = {"order": 2, "tolerance": 0.1}
     again = fitted(data, reduction=coarse)
     assert again.diagnostics["reduction"]["attempts"] > 1
     assert again.diagnostics["reduction"]["error"] < 0.05 or again.verdict == "REFUSED"
