@@ -290,7 +290,7 @@ def test_wrong_input():
         validate_cmc_results([{"samples": np.zeros(5)}])
     with pytest.raises(InputError, match="shard 9 has the parameters a, b, c"):
         validate_cmc_results([*records, result(9, records[0].samples, ("a", "b", "c"))])
-    with pytest.raises(InputError, match="combined mean has shape"):
+    with pytest.raises(InputError, match="mean of the combined posterior has shape"):
         validate_cmc_results(records, Combined(np.zeros((50, 2))))
     with pytest.raises(InputError, match="neither samples nor mean"):
         validate_cmc_results(records, {"method": "weighted"})
