@@ -450,7 +450,7 @@ class TestLogDensityModel:
 
     @pytest.mark.parametrize("names", [[], "ab", ["a", "a"]])
     def test_names(self, names):
-        with pytest.raises(InputError, match="names must be"):
+        with pytest.raises(InputError, match="names is .*; expected different names"):
             LogDensityModel(names, normal, data_term)
 
     def test_prior_is_no_scalar(self):
