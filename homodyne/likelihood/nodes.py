@@ -32,6 +32,9 @@ Between frames g is 1 at most, but nodes may lie behind the last frame, where a 
 BEYOND, ROUNDING = 1e-3, 1e-12
 """Share of the scatter by which a model may explain more than all of it, and rounding of a sum of w g²."""
 
+SQUARED_OUT = 1e-280
+"""Square of a sum of w y g, below which the squares of g have no digits any more: nothing decays."""
+
 
 class Nodes(NamedTuple):
     """Maps reduced to nodes that they share; a JAX tree.
@@ -127,7 +130,7 @@ def moments_from(sums: Numbers, center: Numbers, g: Numbers, gg: Numbers, yg: Nu
     whole = xp.where(weight > 0, weight, 1.0)
     off, spread = first / whole, gg - g * g / whole
     scatter, along = second - off * first, yg - off * g
-    possible = along * along <= (1.0 + BEYOND) * scatter * (spread + ROUNDING * gg)
+    possible = along * along <= (1.0 + BEYOND) * scatter * (spread + ROUNDING * gg) + SQUARED_OUT
     return Moments(points, weight, center + off, scatter, log_weights, xp.where(possible, g, xp.nan), gg, along)
 
 

@@ -228,6 +228,7 @@ def _without_report(
     starts = np.array([*(one.z for one in reports), *(mode.z for mode in modes)])
     reached = modes_from(widened, starts, settings)
     masses = np.array([mode.log_density + 0.5 * np.linalg.slogdet(mode.covariance)[1] for mode in reached])
+    masses[~np.isfinite(masses)] = -np.inf  # of a place without density, or without curvature
     shares = np.exp(masses - np.logaddexp.reduce(masses))
     other = [_distance(mode.z, reports, space)[1] > _OTHER for mode in reached]
     new = [all(_distance(mode.z, [one], space)[1] > 1.0 for one in followed) for mode in reached]

@@ -327,7 +327,7 @@ def _reduction_error(z: Array | None, pilot: Pilot, settings: Config, tell: Prog
         model, params, pilot.posterior.nodes, lambda done, total: tell("direct sums", done, total)
     )
     errors = errors_against(exact, points, pilot.posterior)
-    return float(errors.std(ddof=1)), points
+    return float(errors.std(ddof=1)) if np.isfinite(errors).all() else np.inf, points
 
 
 def _result(best: Attempt, tried: list[Attempt], run: Run, pilot: Pilot, clock: _Clock, tell: Progress) -> MCMCResult:

@@ -148,6 +148,7 @@ def test_moments_that_no_model_has_are_none():
 
     for g in (rng.random(500), np.ones(500), np.full(500, 0.3), 1e-9 * rng.random(500), np.zeros(500), 3.0 * y - 2.0):
         assert np.isfinite(found(g)).all()  # noise, no decay at all, exact data
+    assert np.isfinite(found(1e-157 * rng.random(500))).all()  # squares have no digits
     whole = found(y)
     assert np.isnan(found(y, 0.01 * whole.scatter[0]).g).all()  # explains a hundredth more than there is
     spread = whole.gg[0] - whole.g[0] ** 2 / whole.weight[0]

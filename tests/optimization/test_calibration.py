@@ -18,7 +18,7 @@ from homodyne.optimization.calibration import calibrated, noise_report
 from homodyne.optimization.exploration import Seen, explored
 from homodyne.optimization.pilot import PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
-from homodyne.physics.model import CorrelationModel, Parameter, find_model, register_model
+from homodyne.physics.model import MODELS, CorrelationModel, Parameter, find_model
 
 pytestmark = pytest.mark.slow
 
@@ -126,7 +126,6 @@ def test_points_above_the_best_mode_are_remembered_and_never_believed_of_an_appr
     assert exact(np.array(above)).min() > lower.mode.log_density + 2.0
 
 
-@register_model
 @dataclass(frozen=True)
 class TwoRates(CorrelationModel):
     """Two components that decay; nothing tells which is which."""
@@ -148,6 +147,7 @@ def test_every_mode_has_a_calibration_of_its_own(monkeypatch):
 
     Planted: a calibration about the best mode alone, under which the other one moves or goes.
     """
+    monkeypatch.setitem(MODELS, TwoRates.name, TwoRates)
     data = homodyne.simulate(
         {"fast": 4.0, "slow": 0.4}, model="two_rates", q=0.01, num_frames=100, dt=0.1, contrast=0.3, mean_counts=10.0,
         pixels=1000, phi=[0.0], seed=1,

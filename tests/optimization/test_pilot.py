@@ -219,7 +219,7 @@ def test_modes_are_looked_for_where_the_model_says_that_data_do_not_tell(monkeyp
     lag = np.abs(t[:, None] - t)
     c2 = 1.0 + 0.3 * 0.25 * (np.exp(-4.0 * lag) + np.exp(-0.4 * lag)) ** 2 + 0.01 * rng.standard_normal((60, 60))
     data = homodyne.from_cube(np.tril(c2) + np.tril(c2, -1).T, t, 0.0, 0.01)
-    MODELS.register(TwoRates.name, TwoRates)
+    monkeypatch.setitem(MODELS, TwoRates.name, TwoRates)
     problem = build_problem(data, load_config({"analysis_mode": TwoRates.name}))
     thin = problem.posterior(problem.thinned(2000), np.full(1, 0.01))
     climbs = climb(thin, np.log([[4.0, 0.4]] * 5), 100)
