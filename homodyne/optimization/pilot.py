@@ -7,8 +7,9 @@ approximation. An optimum at an edge of the support, or where the data determine
 from there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -241,7 +242,7 @@ def pilot_fit(
         )
     sigma = noise_at(problem, thin, ends.z[0])
     thin = thin.with_sigma(sigma)
-    climbs, found, num_starts = _searched(thin, _sparse(problem, sigma), ends.z, starts, settings)
+    climbs, found, num_starts = _searched(thin, partial(_sparse, problem, sigma), ends.z, starts, settings)
     modes = modes_from(thin, found.z[:_MOST_MODES], settings)
     space = _suited(problem.space, modes)
     points, last = (
@@ -288,7 +289,7 @@ def completed(pilot: Pilot, rng: np.random.Generator, settings: PilotSettings) -
     candidates = pilot.space.draw_supported(rng, settings.num_candidates)
     sparse = replace(_sparse(pilot.problem, pilot.sigma), space=pilot.space)
     candidates = candidates[np.argsort(-log_densities(candidates, sparse))]
-    climbs, found, more = _doubled(posterior, sparse, climbs, candidates, settings)
+    climbs, found, more = _doubled(posterior, lambda: sparse, climbs, candidates, settings)
     known = np.array([mode.z[: pilot.space.dim] for mode in pilot.modes])
     modes = modes_from(posterior, np.concatenate([known, found.z[:_MOST_MODES]]), settings)
     if pilot.posterior.sigma is None:
@@ -298,7 +299,7 @@ def completed(pilot: Pilot, rng: np.random.Generator, settings: PilotSettings) -
 
 
 def _searched(
-    thin: Posterior, sparse: Posterior, ends: AnyArray, candidates: AnyArray, settings: PilotSettings
+    thin: Posterior, sparse: Callable[[], Posterior], ends: AnyArray, candidates: AnyArray, settings: PilotSettings
 ) -> tuple[Ends, Basins, int]:
     """Ends and modes of thinned data, from ends of climbs with another noise, and the number of starts.
 
@@ -316,7 +317,7 @@ def _searched(
 
 
 def _doubled(
-    posterior: Posterior, sparse: Posterior, climbs: Ends, candidates: AnyArray, settings: PilotSettings
+    posterior: Posterior, sparse: Callable[[], Posterior], climbs: Ends, candidates: AnyArray, settings: PilotSettings
 ) -> tuple[Ends, Basins, int]:
     """Ends, modes and number of further starts, from more and more of the candidates while a mode may be missing.
 
@@ -324,16 +325,18 @@ def _doubled(
     Climbs begin on the posterior of few pairs, and go on where they are not far below the best there.
     """
     found, used = basins(climbs, posterior), 0
-    highest = log_densities(climbs.z[:_TRIED_MODES], sparse).max(initial=-np.inf)
-    depth = max(settings.depth * sparse.nodes.num_points / max(posterior.nodes.num_points, 1), _FEW_DEPTH)
-    for _ in range(_DOUBLINGS):
-        more = candidates[used : 2 * used + settings.num_starts]
-        if found.share_of_rare(_OFTEN) < UNSEEN or not len(more):
-            break
-        begun = climb(sparse, more, settings.max_iterations, _ROUGHLY)
-        hopeful = begun.z[begun.value > max(begun.value.max(initial=-np.inf), highest) - depth][:_FOLLOWED]
-        climbs = climbs.joined(climb(posterior, hopeful, settings.max_iterations, _NEAR))
-        found, used = basins(climbs, posterior), used + len(more)
+    if len(candidates) and found.share_of_rare(_OFTEN) >= UNSEEN:
+        few = sparse()
+        highest = log_densities(climbs.z[:_TRIED_MODES], few).max(initial=-np.inf)
+        depth = max(settings.depth * few.nodes.num_points / max(posterior.nodes.num_points, 1), _FEW_DEPTH)
+        for _ in range(_DOUBLINGS):
+            more = candidates[used : 2 * used + settings.num_starts]
+            if found.share_of_rare(_OFTEN) < UNSEEN or not len(more):
+                break
+            begun = climb(few, more, settings.max_iterations, _ROUGHLY)
+            hopeful = begun.z[begun.value > max(begun.value.max(initial=-np.inf), highest) - depth][:_FOLLOWED]
+            climbs = climbs.joined(climb(posterior, hopeful, settings.max_iterations, _NEAR))
+            found, used = basins(climbs, posterior), used + len(more)
     alike = _alternatives(posterior.space, climbs.z[climbs.value > climbs.value[0] - DEAD][:_FOLLOWED])
     if len(alike):
         climbs = climbs.joined(climb(posterior, alike, settings.max_iterations, _NEAR))

@@ -133,7 +133,6 @@ class Growth:
     exponent: str
     constant: str
     reference: str
-    offset: None = None
 
 
 class CorrelationModel(ABC):

@@ -1,11 +1,11 @@
 """The calibrated fit: where the sandwich is made, the mode is."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from samples import TwoRates
 from scipy import stats
 
 import homodyne
@@ -18,7 +18,7 @@ from homodyne.optimization.calibration import calibrated, noise_report
 from homodyne.optimization.exploration import Seen, explored
 from homodyne.optimization.pilot import PilotSettings, pilot_fit
 from homodyne.optimization.problem import build_problem
-from homodyne.physics.model import MODELS, CorrelationModel, Parameter, find_model
+from homodyne.physics.model import MODELS, find_model
 
 pytestmark = pytest.mark.slow
 
@@ -124,22 +124,6 @@ def test_points_above_the_best_mode_are_remembered_and_never_believed_of_an_appr
     above = explored(lower, np.random.default_rng(0), 500, silent).above
     assert len(above) == 4
     assert exact(np.array(above)).min() > lower.mode.log_density + 2.0
-
-
-@dataclass(frozen=True)
-class TwoRates(CorrelationModel):
-    """Two components that decay; nothing tells which is which."""
-
-    name = "two_rates"
-    parameters = tuple(
-        Parameter(one, ("lognormal", {"median": 1.0, "sigma": 2.0}), "1/s", one, "rate", support=(0.0, np.inf))
-        for one in ("fast", "slow")
-    )
-
-    def g(self, params, t1, t2, q, phi, gap):
-        """Square of the mean of both."""
-        lag = t2 - t1
-        return 0.25 * (jnp.exp(-params["fast"] * lag) + jnp.exp(-params["slow"] * lag)) ** 2
 
 
 def test_every_mode_has_a_calibration_of_its_own(monkeypatch):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from samples import MIRROR, STATIC
+from samples import MIRROR, STATIC, TwoRates
 
 import homodyne
 from homodyne.config.io import load_config
@@ -194,19 +194,10 @@ def test_what_is_missing_is_judged_under_the_posterior_that_is_reported(mirrored
 
 
 @dataclass(frozen=True)
-class TwoRates(CorrelationModel):
-    """Two components that decay; which is which is known to `alternatives` only."""
+class Exchangeable(TwoRates):
+    """The same, which says so."""
 
-    name = "two_rates_exchanged"
-    parameters = tuple(
-        Parameter(one, ("lognormal", {"median": 1.0, "sigma": 2.0}), "1/s", one, "rate", support=(0.0, np.inf))
-        for one in ("fast", "slow")
-    )
-
-    def g(self, params, t1, t2, q, phi, gap):
-        """Square of the mean of both."""
-        lag = t2 - t1
-        return 0.25 * (jnp.exp(-params["fast"] * lag) + jnp.exp(-params["slow"] * lag)) ** 2
+    name = "exchangeable"
 
     def alternatives(self, params, t_middle):
         """Both exchanged."""
@@ -219,15 +210,15 @@ def test_modes_are_looked_for_where_the_model_says_that_data_do_not_tell(monkeyp
     lag = np.abs(t[:, None] - t)
     c2 = 1.0 + 0.3 * 0.25 * (np.exp(-4.0 * lag) + np.exp(-0.4 * lag)) ** 2 + 0.01 * rng.standard_normal((60, 60))
     data = homodyne.from_cube(np.tril(c2) + np.tril(c2, -1).T, t, 0.0, 0.01)
-    monkeypatch.setitem(MODELS, TwoRates.name, TwoRates)
-    problem = build_problem(data, load_config({"analysis_mode": TwoRates.name}))
+    monkeypatch.setitem(MODELS, Exchangeable.name, Exchangeable)
+    problem = build_problem(data, load_config({"analysis_mode": Exchangeable.name}))
     thin = problem.posterior(problem.thinned(2000), np.full(1, 0.01))
     climbs = climb(thin, np.log([[4.0, 0.4]] * 5), 100)
-    both = pilot_module._doubled(thin, thin, climbs, np.empty((0, 2)), SETTINGS)[1]
+    both = pilot_module._doubled(thin, lambda: thin, climbs, np.empty((0, 2)), SETTINGS)[1]
     assert both.counts.tolist() == [5, 5]
     np.testing.assert_allclose(both.z[0], both.z[1][::-1], atol=0.02)
-    monkeypatch.setattr(TwoRates, "alternatives", CorrelationModel.alternatives)
-    assert len(pilot_module._doubled(thin, thin, climbs, np.empty((0, 2)), SETTINGS)[1].counts) == 1
+    monkeypatch.setattr(Exchangeable, "alternatives", CorrelationModel.alternatives)
+    assert len(pilot_module._doubled(thin, lambda: thin, climbs, np.empty((0, 2)), SETTINGS)[1].counts) == 1
 
 
 def test_ends_on_one_ridge_are_one_mode(problem, found):
