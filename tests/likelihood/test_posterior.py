@@ -77,7 +77,7 @@ def some_adjustment(z, seed=1):
 
 def about(*adjustments):
     """A calibration by these, each about its centre."""
-    return Calibration.of([(one.center, 0.01 * np.eye(len(one.center)), one) for one in adjustments])
+    return Calibration.of([(np.asarray(one.center), 0.01 * np.eye(len(one.center)), one) for one in adjustments])
 
 
 def near(z, count, seed=2, width=0.1):
