@@ -57,7 +57,7 @@ class Scheduler:
 
 def absent(reason: str) -> None:
     """Say loudly that tests cannot run; where CI is set, that is a failure."""
-    message = f"REAL SLURM WAS NOT TESTED: {reason}; run tests/schedulers/slurm.sh install as root"
+    message = f"REAL SLURM WAS NOT TESTED: {reason}; run tests/packages.sh as root"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # A Slurm of two nodes, both on loopback of this machine, for the tests; as root, without systemd.
 #
-#   slurm.sh install        the packages of Debian, only those that are missing
 #   slurm.sh start FOLDER   everything it writes lies there; FOLDER/etc/slurm.conf is the SLURM_CONF to use;
 #                           SLURM_TEST_PORT is the first of its three ports
 #   slurm.sh controller-stop FOLDER | controller-start FOLDER
@@ -16,14 +15,6 @@ stop_one() {  # wait for the end of the process in a pid file
   for _ in $(seq 200); do kill -0 "$number" 2>/dev/null || return 0; sleep 0.1; done
   kill -KILL "$number" 2>/dev/null || true
 }
-
-if [ "$1" = install ]; then
-  if command -v slurmctld slurmd sbatch munged >/dev/null; then exit 0; fi
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    slurmctld slurmd slurm-client munge >/dev/null
-  exit 0
-fi
 
 root=$(realpath -m "$2")
 host=$(hostname -s)
