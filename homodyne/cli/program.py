@@ -37,6 +37,7 @@ from homodyne.cli import (
 )
 from homodyne.cli.interruption import Interrupted, interrupt, remains_of
 from homodyne.cli.terminal import printable, say
+from homodyne.cli.verbosity import Verbose, telling
 from homodyne.errors import ExecutionError, HomodyneError, HomodyneWarning
 from homodyne.versions import version_lines
 
@@ -54,13 +55,16 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+_WRITING = (  # files, so that they can be silent
+    fit.fit, many.watch, report.report, report.figures, report.export, combine.combine, simulate.simulate,
+)  # fmt: skip
 for _command in (
     inspect.inspect, fit.fit, many.watch, report.report, report.figures, report.export,
     compare.compare, combine.combine, combine.certify,
     jobs.status, jobs.cancel, jobs.unlock, worker.worker, simulate.simulate, plan.plan, demo.demo, hardware.hardware,
     doctor.doctor,
 ):  # fmt: skip
-    app.command()(_command)
+    app.command()(telling(_command, silent=_command in _WRITING))
 app.add_typer(config.app, name="config")
 app.add_typer(store.app, name="store")
 
@@ -78,15 +82,15 @@ def _options(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and commit, and exit."),
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more of what is done.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
+    logging.getLogger("homodyne").setLevel(logging.INFO if verbose else logging.WARNING)
     if context.invoked_subcommand not in _SMALL:
         _require_address_space()
         _require_threads()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_printable_record)
-    logging.getLogger("homodyne").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def _require_address_space() -> None:

@@ -24,7 +24,7 @@ def report(
     results: Annotated[list[Path], typer.Argument(metavar="RESULT...", help="Folders of results, or their .nc files.")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="HTML file [default: report.html in the folder of one result, or here]."),
+        typer.Option("--output", "-o", help="HTML file; unless given report.html, beside one result or here."),
     ] = None,
 ) -> None:
     """Write one HTML file on a result, or on several side by side, that needs nothing beside it.
@@ -59,7 +59,7 @@ def figures(
     width: Annotated[
         Literal["column", "page"], typer.Option(help="86 mm, one column of a journal, or 178 mm.")
     ] = "page",
-    output: Annotated[Path | None, typer.Option(help="Folder [default: figures in that of the result].")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder; figures in that of the result, unless given.")] = None,
 ) -> None:
     """Draw the figures of a result again for print, without fitting; captions go to captions.txt."""
     from homodyne.result.record import load_result

@@ -65,10 +65,10 @@ def simulate(
     dt: Annotated[float, typer.Option(help="Seconds between frames.")] = 0.1,
     angles: Annotated[int, typer.Option(min=1, help="Angles, spread evenly over 180 degrees.")] = 8,
     contrast: Annotated[float, typer.Option(help="Speckle contrast.")] = 0.3,
-    pixels: Annotated[int | None, typer.Option(help="Pixels per angle [default: 4000].")] = None,
-    counts: Annotated[float | None, typer.Option(help="Mean counts per pixel and frame [default: 0.1].")] = None,
+    pixels: Annotated[int | None, typer.Option(help="Pixels per angle; 4000 unless given.")] = None,
+    counts: Annotated[float | None, typer.Option(help="Mean counts per pixel and frame; 0.1 unless given.")] = None,
     sigma: Annotated[
-        float | None, typer.Option(help="Standard deviation of independent noise [default: 0.15].")
+        float | None, typer.Option(help="Standard deviation of independent noise; 0.15 unless given.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random number.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,

@@ -7,8 +7,10 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 EVERY = 30.0  # seconds between two lines, at least
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -21,12 +23,24 @@ def say(text: object = "", *, end: str = "\n", error: bool = False, wrap: bool =
     """Print text on the terminal, or on that for errors, as `printable` leaves it.
 
     Lines longer than that of a terminal go on below where their second column begins, unless `wrap` is false, as for
-    what may be copied into a file.
+    what may be copied into a file. Within `quietly` there are only lines for errors.
     """
+    if _quiet.get() and not error:
+        return
     width, lines = columns(error=error) if wrap else None, printable(text)
     if width is not None:
         lines = "\n".join(_wrapped(line, width) for line in lines.split("\n"))
     print(lines, end=end, file=sys.stderr if error else sys.stdout)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Print nothing but what is said of errors, and show no progress, in the block."""
+    before = _quiet.set(True)
+    try:
+        yield
+    finally:
+        _quiet.reset(before)
 
 
 def columns(*, error: bool = False) -> int | None:
@@ -55,6 +69,9 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     ------
     A function of stage, steps done and steps in total.
     """
+    if _quiet.get():
+        yield lambda stage, done, total: None
+        return
     if not sys.stderr.isatty():
         yield ProgressLines(lambda line: say(line, error=True))
         return

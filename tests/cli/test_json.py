@@ -36,7 +36,9 @@ def test_a_fit(homodyne, tmp_path):
     assert found["rates"][0]["name"] == "J"
     assert "wrote out" in outcome.err
     (tmp_path / "b.h5").touch()
-    outcome = homodyne("fit", "a.h5", "b.h5", "c.h5", "--known", "T=1,2,3", "--json", "--mode", "static", *QUICK)
+    several = "a.h5", "b.h5", "c.h5", "--known", "T=1,2,3"
+    outcome = homodyne("fit", *several, "--json", "--quiet", "--mode", "static", *QUICK)
+    assert [line.partition(":")[0] for line in outcome.err.splitlines()] == ["error"]
     first, second, third = parsed(outcome.out)
     assert (first["file"], first["known"], first["failure"]) == ("a", {"T": 1.0}, "")
     assert "is empty" in second["failure"]

@@ -1,5 +1,6 @@
 """Lines of terminals of 60 and 80 columns; progress without one: stage and remaining time, every 30 s at most."""
 
+import logging
 import re
 import sys
 
@@ -8,7 +9,7 @@ from typer.main import get_command
 
 from benchmarks.example_results import example_result
 from homodyne.cli.program import app
-from homodyne.cli.terminal import ProgressLines, columns, progress_bars, say
+from homodyne.cli.terminal import ProgressLines, columns, progress_bars, quietly, say
 from homodyne.result.comparison import compare
 
 WIDTHS = [60, 80]
@@ -38,6 +39,14 @@ def test_help_fits_and_nothing_of_it_is_cut(homodyne, monkeypatch, width):
         text = homodyne(*command, "--help").out
         assert "…" not in text.replace("--install-completi…", ""), (command, text)  # of Typer, of 60 columns
         assert max(map(len, text.splitlines())) <= width, (command, text)
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_help_has_no_brackets_which_would_be_taken_for_markup_and_vanish(names):
+    command = get_command(app)
+    for name in names:
+        command = command.commands[name]
+    assert not [one.help for one in command.params if "[" in (getattr(one, "help", None) or "")]
 
 
 def test_tables_fit_and_keep_every_cell(terminal, capsys):
@@ -115,3 +124,28 @@ def test_nothing_is_said_of_what_is_short(capsys):
     with progress_bars() as report:
         report("pilot fit", 1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_quiet_commands_print_errors_only_and_show_no_progress(homodyne, tmp_path, monkeypatch):
+    monkeypatch.setattr("homodyne.cli.terminal.EVERY", 0.0)
+    few = "--frames", 20, "--angles", 1
+    told = homodyne("simulate", "told.h5", *few)
+    assert "wrote told.h5" in told.out
+    silent = homodyne("simulate", "silent.h5", *few, "--quiet")
+    assert (silent.code, silent.out, silent.err) == (0, "", "")
+    assert (tmp_path / "silent.h5").stat().st_size == (tmp_path / "told.h5").stat().st_size
+    assert "silent.h5" in homodyne("simulate", "silent.h5", *few, "--quiet").err  # it exists
+    with quietly(), progress_bars() as progress:
+        progress("stage", 1, 2)
+    assert homodyne("inspect", "told.h5").out  # what was silent is not so any more
+
+
+def test_each_step_is_told_before_and_behind_the_name_of_a_command(homodyne):
+    logger = logging.getLogger("homodyne")
+    for arguments, level in (
+        (["config", "new"], "WARNING"),
+        (["-v", "hardware"], "INFO"),
+        (["hardware", "-v"], "INFO"),
+    ):
+        homodyne(*arguments)
+        assert logging.getLevelName(logger.level) == level
