@@ -7,23 +7,32 @@ and Robert, Stat. Comput. 18, 447, 2008). Where few points have all the weight, 
 one first.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import logsumexp
 
 from homodyne.arrays import Points, Values
 from homodyne.certificate.density import Evaluate
 from homodyne.certificate.importance import effective, smoothed
-from homodyne.certificate.proposal import Density
-from homodyne.certificate.shape import Joined, fitted
+from homodyne.certificate.proposal import Density, Normal
+from homodyne.certificate.shape import Joined, Separation, in_parts
 from homodyne.certificate.stage import MIN_INSIDE
 
-ROUNDS = 8  # at most
 GOOD_ROUNDS = 2  # in a row after which it ends
 FLATTEST, KEPT_SHARE = 0.5, 0.5  # limits of the power of the posterior to which proposals are fitted
-EVEN_SHARE, EVEN_TAIL = 0.3, 0.5  # effective share and tail index of the weights with which a proposal is good
+EVEN_TAIL = 0.5  # tail index of the weights, below which a proposal is good
 FIXED = 20  # effective points per dimension that fix a proposal; with fewer, the weights are tempered
 LEAST_POWER = 1e-4  # of weights
 KEPT = 0.05  # share of the wide proposal in every other one
+
+
+class Until(NamedTuple):
+    """When a proposal is fitted no further: after so many rounds, or where this share of its points is effective."""
+
+    rounds: int = 8
+    even: float = 0.3
 
 
 def adapt(
@@ -33,8 +42,8 @@ def adapt(
     known: tuple[Points, Values],
     num_points: int,
     rng: np.random.Generator,
-    rounds: int = ROUNDS,
-    even: float = EVEN_SHARE,
+    until: Until = Until(),  # noqa: B008  # immutable
+    modes: Sequence[Normal] = (),
 ) -> Joined:
     """Fit a proposal to the posterior.
 
@@ -53,24 +62,24 @@ def adapt(
         Points in every further round.
     rng
         Source of the points.
-    rounds
-        At most.
-    even
-        Share of effective points with which a proposal is good.
+    until
+        When it ends.
+    modes
+        With the covariances there. Those that lie far from each other get a shape of their own.
 
     Returns
     -------
     Joined
-        The proposal of the last round, whose parts are the `Shape` that was fitted and `kept`; fresh points tell how
-        good it is.
+        The proposal of the last round, whose parts are the one that was fitted, a `Shape` where modes are not far from
+        each other, and `kept`; fresh points tell how good it is.
     """
     (points, values), proposals = known, list[Density]([first])
     log_sizes = [np.log(len(points))]
     parts = [log_sizes[0] + first.log_density(points)]
-    power, good = flattening(points.shape[1]), 0
-    for _ in range(rounds):
+    power, good, separation = flattening(points.shape[1]), 0, Separation.of(modes)
+    for _ in range(until.rounds):
         weights = tempered(power * values - logsumexp(parts, axis=0), FIXED * points.shape[1])
-        proposal = Joined((fitted(points, weights, rng), kept), (1.0 - KEPT, KEPT))
+        proposal = Joined((in_parts(points, weights, separation, rng), kept), (1.0 - KEPT, KEPT))
         further = proposal.draw(num_points, rng)
         there = evaluate(further)
         parts = [
@@ -83,7 +92,7 @@ def adapt(
         parts.append(log_sizes[-1] + proposal.log_density(points))
         if np.isfinite(there).sum() >= MIN_INSIDE:
             own = smoothed(there - proposal.log_density(further))
-            good = good + 1 if own.ess >= even * num_points and own.k_hat < EVEN_TAIL else 0
+            good = good + 1 if own.ess >= until.even * num_points and own.k_hat < EVEN_TAIL else 0
             if good == GOOD_ROUNDS:
                 break
     return proposal

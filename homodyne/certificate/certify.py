@@ -242,8 +242,8 @@ def certify(  # noqa: PLR0913  # a door: what is known of the draws
     known = (None, None) if gaussian is not None or at_draws is None else _known(x, at_draws, num_points)
     given = Draws(x, independent, tuple(names), *known)
 
-    centres = [main, *(Normal.of(mode, covariance) for mode, covariance in modes)]
-    proposal = around(main, centres[1:], evaluate)
+    centres = [Normal.of(mode, covariance) for mode, covariance in modes]
+    proposal = around(main, centres, evaluate)
     points = proposal.draw(num_points, rng)
     values = evaluate(points)
     log_ratios = main.log_density(points) - proposal.log_density(points)
@@ -259,7 +259,7 @@ def certify(  # noqa: PLR0913  # a door: what is known of the draws
         judged = without_draws(_certified(name, stage, verdict, reason, given.names), unbelievable)
         doubtful = stage.comparison.complaint or (unbelievable and name != "gaussian")
         if judged.certificate.verdict == Verdict.CORRECTED and doubtful:
-            return _confirmed(judged, stage, evaluate, centres, given.flat, rng)
+            return _confirmed(judged, stage, evaluate, (main, centres), given.flat, rng)
         if judged.certificate.verdict == Verdict.REFUSED and converged and not unbelievable:
             return _by_chains(judged)
         if judged.certificate.verdict == Verdict.REFUSED or not approximate:
@@ -283,7 +283,7 @@ def certify(  # noqa: PLR0913  # a door: what is known of the draws
         if verdict == Verdict.CERTIFIED or (verdict == Verdict.CORRECTED and second.comparison.complaint):
             return done("shape", second, start, verdict, reason)
     proposals = start, proposal, own
-    third = _third_rung(given, evaluate, proposals, (points, values), num_points, fitted, rng)
+    third = _third_rung(given, evaluate, proposals, (points, values, centres), num_points, fitted, rng)
     if isinstance(third, str):
         return _unable(names, third)
     stage, start = third
@@ -294,7 +294,7 @@ def _third_rung(
     draws: Draws,
     evaluate: Evaluate,
     proposals: tuple[Density, Density, Density],
-    known: tuple[Points, Values],
+    known: tuple[Points, Values, Sequence[Normal]],
     num_points: int,
     fitted: Callable[[], Density | None],
     rng: np.random.Generator,
@@ -302,17 +302,16 @@ def _third_rung(
     """Points of a proposal fitted to the posterior and that proposal, or a sentence; as `certify` and `weigh`.
 
     `proposals` are that of the stage before, the first, and what the draws are taken for; `known` are points of the
-    first of these and the log density there.
+    first of these, the log density there, and modes.
     """
-    start, wide, own = proposals
+    (start, wide, own), (points, values, modes) = proposals, known
     least, half = max(num_points, ADAPTED), own if draws.known is not None else None
     stage: Stage | str = ""
     for enough in (least, MORE * least):
         ready = fitted() if enough == least else None
-        start = ready or adapt(evaluate, start, wide, known, enough, rng)
+        start = ready or adapt(evaluate, start, wide, (points, values), enough, rng, modes=modes)
         points = start.draw(2 * enough, rng)
         values = evaluate(points)
-        known = points, values
         stage = weigh(draws, points, values, start, own, half, rng)
         if isinstance(stage, str):
             return stage
@@ -468,7 +467,7 @@ def _confirmed(
     judged: Certified,
     stage: Stage,
     evaluate: Evaluate,
-    centres: Sequence[Normal],
+    centres: tuple[Normal, Sequence[Normal]],
     flat: Points,
     rng: np.random.Generator,
 ) -> Certified:

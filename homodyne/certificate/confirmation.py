@@ -17,7 +17,7 @@ from homodyne.certificate.agreement import Estimate, Weighted, compare
 from homodyne.certificate.density import Evaluate
 from homodyne.certificate.importance import Weights, smoothed
 from homodyne.certificate.proposal import Normal, around
-from homodyne.certificate.shape import Joined, fitted
+from homodyne.certificate.shape import Joined, Separation, in_parts
 from homodyne.certificate.stage import CONTROL, MIN_INSIDE
 
 WIDER = 1.3  # width of the next proposal over that of the present result
@@ -38,7 +38,7 @@ def confirm(
     evaluate: Evaluate,
     points: Points,
     weights: Weights,
-    centres: Sequence[Normal],
+    centres: tuple[Normal, Sequence[Normal]],
     names: Sequence[str],
     k_limit: float,
     rng: np.random.Generator,
@@ -52,7 +52,7 @@ def confirm(
     points, weights
         The correction, (n, d) and their weights.
     centres
-        The one that the draws were taken for, and every other mode that is known.
+        The one that the draws were taken for, and every mode that is known.
     names
         d parameter names.
     k_limit
@@ -60,13 +60,14 @@ def confirm(
     rng
         Source of the points.
     """
+    around_all, separation = [centres[0], *centres[1]], Separation.of(centres[1])
     for _ in range(ROUNDS):
         if weights.ess <= len(names):
             return Confirmation(points, weights, f"only {weights.ess:.1f} points are effective")
         share = np.exp(weights.log_weights)
-        centres = _refitted(centres, points, share)
-        wider = [Normal(centre.mean, WIDER * centre.factor) for centre in centres]
-        shape = fitted(points, share, rng).widened(WIDER)
+        around_all = _refitted(around_all, points, share)
+        wider = [Normal(centre.mean, WIDER * centre.factor) for centre in around_all]
+        shape = in_parts(points, share, separation, rng, WIDER)
         proposal = Joined((around(wider[0], wider[1:], evaluate), shape), (0.5, 0.5))
         further = proposal.draw(len(points), rng)
         values = evaluate(further)

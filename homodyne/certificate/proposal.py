@@ -5,7 +5,7 @@ importance weights stay bounded. `around` fits one to moments and known modes, `
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -96,6 +96,10 @@ class Mixture:
         spread = np.sqrt(DEGREES / rng.chisquare(DEGREES, (n, 1)))
         steps = np.einsum("nij,nj->ni", self.factors[component], normal * spread)
         return rng.permutation(self.locations[component] + steps)
+
+    def widened(self, factor: float) -> "Mixture":
+        """Return the mixture with every component wider by a factor."""
+        return replace(self, factors=factor * self.factors)
 
     def joined(self, other: "Mixture", share: float) -> "Mixture":
         """Return the mixture of this one and, with the given share, another."""

@@ -1,13 +1,14 @@
 """Proposals that follow the shape of weighted points: a mixture of t distributions in coordinates that are unbent.
 
 `fitted` takes polynomials off (`homodyne.certificate.bend`) and fits a mixture to what is left, which is rounder than
-the points.
+the points. Modes that lie far from each other have no bends in common: `in_parts` fits a shape to each (`Separation`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Int
 from scipy.special import logsumexp
 
 from homodyne.arrays import Points, Values
@@ -19,6 +20,7 @@ LARGEST = 20  # components
 POINTS_EACH = 10  # effective points per dimension, at least, for each of them
 ITERATIONS = 20  # of expectation maximisation
 WIDER = 1.3  # scale of the defensive component around weighted points
+SEPARATE = 6.0  # distance of modes from which each has a shape of its own, in sd of the wider one: three to each side
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Shape:
 
     def widened(self, factor: float) -> "Shape":
         """Return the shape with every component wider by a factor."""
-        return replace(self, mixture=replace(self.mixture, factors=factor * self.mixture.factors))
+        return replace(self, mixture=self.mixture.widened(factor))
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Joined:
     """Several distributions with shares that sum to one."""
 
     parts: Sequence[Density]
-    shares: tuple[float, ...]
+    shares: Sequence[float]
 
     def log_density(self, x: Points) -> Values:
         """Return the normalised log density at points (n, d), as (n,)."""
@@ -60,6 +62,76 @@ class Joined:
         sizes[-1] += n - sizes.sum()
         drawn = [part.draw(size, rng) for part, size in zip(self.parts, sizes.tolist(), strict=True) if size]
         return rng.permutation(np.concatenate(drawn))
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Modes, and which of them are so far from all others that they have a shape of their own.
+
+    Attributes
+    ----------
+    modes
+        With the covariances there, as normal distributions.
+    group
+        Number of the group that each mode belongs to, from zero.
+    """
+
+    modes: tuple[Normal, ...]
+    group: Int[np.ndarray, "modes"]
+
+    @classmethod
+    def of(cls, modes: Sequence[Normal]) -> "Separation":
+        """Put modes into groups whose members are nearer to each other than `SEPARATE`."""
+        group = np.arange(len(modes))
+        for k, one in enumerate(modes):
+            for j, other in enumerate(modes[:k]):
+                near = min(_distances(one, other.mean[None])[0], _distances(other, one.mean[None])[0])
+                if near < SEPARATE:
+                    group[group == group[k]] = group[j]
+        return cls(tuple(modes), np.unique(group, return_inverse=True)[1])
+
+    @property
+    def count(self) -> int:
+        """Number of groups."""
+        return int(self.group.max(initial=-1)) + 1
+
+    def of_points(self, points: Points) -> Int[np.ndarray, "points"]:
+        """Group of points (n, d): that of the nearest mode, in the standard deviations of each."""
+        return np.asarray(self.group[np.argmin([_distances(one, points) for one in self.modes], axis=0)])
+
+    def normals(self, group: int) -> Mixture:
+        """A mixture of the modes of a group, with equal shares."""
+        own = [one for one, its in zip(self.modes, self.group, strict=True) if its == group]
+        factors = np.array([one.factor for one in own])
+        return Mixture(np.full(len(own), 1.0 / len(own)), np.array([one.mean for one in own]), factors)
+
+
+def _distances(normal: Normal, points: Points) -> Values:
+    """Distance of points (n, d) from the mean of a normal distribution in its standard deviations, (n,)."""
+    return np.asarray(np.linalg.norm(np.linalg.solve(normal.factor, (points - normal.mean).T), axis=0))
+
+
+def in_parts(
+    points: Points, weights: Values, separation: Separation, rng: np.random.Generator, wider: float = 1.0
+) -> Density:
+    """Fit the shape of points (n, d) with normalised weights (n,), one for each group of modes.
+
+    Where too few points of a group are effective to have a covariance, its modes stay what they are. Components are
+    `wider` by a factor.
+    """
+    if separation.count < 2:
+        return fitted(points, weights, rng).widened(wider)
+    groups = separation.of_points(points)
+    parts, shares = list[Density](), list[float]()
+    for group in range(separation.count):
+        own = weights[groups == group]
+        share = float(own.sum())
+        if share > 0.0:
+            enough = share**2 / np.square(own).sum() >= 2 * points.shape[1]
+            part = fitted(points[groups == group], own / share, rng) if enough else separation.normals(group)
+            parts.append(part.widened(wider))
+            shares.append(share)
+    return Joined(parts, [share / sum(shares) for share in shares])
 
 
 def fitted(points: Points, weights: Values, rng: np.random.Generator) -> Shape:

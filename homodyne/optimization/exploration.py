@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from homodyne.arrays import Array
-from homodyne.certificate.adaptation import adapt
+from homodyne.certificate.adaptation import Until, adapt
 from homodyne.certificate.density import Progress
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.proposal import Mixture, Normal, around
-from homodyne.certificate.shape import Joined, Shape
+from homodyne.certificate.shape import Joined, Shape, fitted
 from homodyne.certificate.stage import MIN_INSIDE
 from homodyne.likelihood import condensed
 from homodyne.likelihood.condensed import Condensation, Condensed, condensation
@@ -24,7 +24,7 @@ POINTS = 400  # at which the density of few nodes is made, and as many at which 
 CLOSE = 0.5  # standard deviation of its log density about the exact one, at most
 PRIOR_DRAWS, PRIOR_SHARE = 1000, 0.2  # from which a part is made, and that part in the first proposal
 WORTH = 1000  # nodes, from which few are made
-FIRST, ROUGH = 24, 0.1  # rounds at most before there are few nodes, and share of effective points that ends them
+ROUGH = Until(rounds=24, even=0.1)  # before there are few nodes
 FINAL = 2  # times as many points to which it is fitted on few nodes
 ABOVE, KEPT = 2.0, 4  # log density above the best mode, from which a point is remembered, and number of these
 ERROR = 2e-3  # of few nodes, relative to that of the log density, which is the signal times as large
@@ -103,7 +103,7 @@ def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: See
     values = near(points)
     if np.isfinite(values).sum() < MIN_INSIDE:
         return plain
-    proposal = adapt(near, wide, wide, (points, values), num_points, rng, FIRST, ROUGH)
+    proposal = adapt(near, wide, wide, (points, values), num_points, rng, ROUGH, centres)
     points = proposal.draw(2 * POINTS, rng)
     values = exact(points)
     weights = _weights(points, values, proposal)
@@ -115,14 +115,15 @@ def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: See
     if few is not None:
         cheap, count = seen.of(_evaluated(few)), FINAL * num_points
         values = cheap(points)
-    proposal = adapt(cheap, proposal, wide, (points, values), count, rng)
+    proposal = adapt(cheap, proposal, wide, (points, values), count, rng, modes=centres)
     points = proposal.draw(count, rng)
     values = cheap(points)
     weights = _weights(points, values, proposal)
     if weights is None:
         return plain
     shape = proposal.parts[0]
-    assert isinstance(shape, Shape)
+    if not isinstance(shape, Shape):  # several, for modes far from each other
+        shape = fitted(points, weights, rng)
     return Exploration(frame_of(shape, points, weights), proposal, few)
 
 

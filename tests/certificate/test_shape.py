@@ -5,11 +5,11 @@ import pytest
 from scipy.special import logsumexp
 
 from homodyne.certificate import bend, shape
-from homodyne.certificate.adaptation import adapt, tempered
+from homodyne.certificate.adaptation import Until, adapt, tempered
 from homodyne.certificate.agreement import MEAN
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.proposal import Mixture, Normal, around
-from homodyne.certificate.shape import Joined, fitted
+from homodyne.certificate.shape import Joined, Separation, fitted, in_parts
 
 EVEN = np.full(4000, 1 / 4000)
 
@@ -87,9 +87,56 @@ def test_a_proposal_is_adapted_from_a_normal_one():
 
     off, luck = shift(adapt(ridge, first, first, (points, ridge(points)), 1000, rng))
     assert off < MEAN + luck < 0.2
-    few = [adapt(ridge, first, first, (points, ridge(points)), 1000, rng, rounds=1) for _ in range(9)]
+    few = [adapt(ridge, first, first, (points, ridge(points)), 1000, rng, Until(rounds=1)) for _ in range(9)]
     off = np.median([shift(proposal)[0] for proposal in few])  # planted: too few rounds, which one lucky one may hide
     assert off > MEAN
+
+
+FAR = np.array([3.0, 20.0, 20.0])
+NARROW = np.diag([1.0, 0.04, 0.01])
+
+
+def two_ridges(x):
+    """Two thirds of the mass on the ridge, one third on a mirrored one far from it."""
+    return logsumexp([ridge(x) + np.log(2 / 3), ridge((x - FAR) * [1.0, -1.0, 1.0]) + np.log(1 / 3)], axis=0)
+
+
+@pytest.mark.slow
+def test_modes_far_from_each_other_have_shapes_of_their_own():
+    """One shape for both has no bends that fit: a third as many of its points are effective."""
+    modes = [Normal.of(np.zeros(3), NARROW), Normal.of(FAR, NARROW)]
+    shares, masses = [], []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        first = around(modes[0], modes[1:], two_ridges)
+        points = first.draw(2000, rng)
+        for known in (modes, ()):  # the other is planted: nothing is known of the second mode
+            proposal = adapt(two_ridges, first, first, (points, two_ridges(points)), 2000, rng, modes=known)
+            fresh = proposal.draw(4000, rng)
+            found = smoothed(two_ridges(fresh) - proposal.log_density(fresh))
+            shares.append(found.ess / 4000)
+            masses.append(np.exp(found.log_weights)[fresh[:, 1] < 10].sum())
+    assert np.median(shares[::2]) > 2.0 * np.median(shares[1::2])
+    assert masses[::2] == pytest.approx([2 / 3] * 4, abs=4 * np.sqrt(2 / 9 / (4000 * min(shares[::2]))))
+
+
+def test_modes_are_grouped_by_their_distance_in_widths():
+    near, far, wide = (Normal.of([x], [[sd**2]]) for x, sd in ((5.0, 1.0), (40.0, 1.0), (150.0, 20.0)))
+    separation = Separation.of([Normal.of([0.0], [[1.0]]), near, far, wide])
+    assert separation.group.tolist() == [0, 0, 1, 1]
+    assert separation.of_points(np.array([[2.0], [8.0], [39.0], [200.0]])).tolist() == [0, 0, 1, 1]
+    assert Separation.of([]).count == 0
+
+
+def test_a_group_without_effective_points_keeps_its_modes():
+    rng = np.random.default_rng(0)
+    modes = Separation.of([Normal.of(np.zeros(3), NARROW), Normal.of(FAR, NARROW)])
+    points = np.concatenate([on_ridge(4000, 0), FAR[None]])
+    proposal = in_parts(points, np.append(np.full(4000, 0.9 / 4000), 0.1), modes, rng)
+    drawn = proposal.draw(4000, rng)
+    there = drawn[drawn[:, 1] > 10]
+    assert len(there) == pytest.approx(400, abs=1)
+    assert there.mean(axis=0) == pytest.approx(FAR, abs=4.0 * 1.2 / np.sqrt(400))
 
 
 def test_weights_are_tempered_until_enough_points_count():

@@ -17,7 +17,7 @@ from homodyne.certificate.importance import smoothed
 from homodyne.certificate.mode import Mode, climb, definite, expansion
 from homodyne.certificate.mode_search import Search, search
 from homodyne.certificate.proposal import Normal, around
-from homodyne.certificate.shape import Shape
+from homodyne.certificate.shape import Shape, fitted
 from homodyne.errors import ConvergenceError
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.jumps import frame_of
@@ -189,7 +189,7 @@ def sample_whole(
         rejected = _CAREFUL * (1.0 - settings.target_accept_prob)
         settings = replace(settings, num_warmup=1000, num_samples=1500, target_accept_prob=1.0 - rejected)
         main = normal_of(drawn.draws.reshape(-1, len(center)))
-        frame = _followed(evaluate, [*([main] if main else []), *centres], num_points, rng) or frame
+        frame = _followed(evaluate, centres, num_points, rng, main) or frame
         drawn, chains = chains_of(settings, frame, 8)
     judged = certify(
         evaluate,
@@ -205,17 +205,20 @@ def sample_whole(
     return Whole(drawn.draws, chains, judged)
 
 
-def _followed(evaluate: Evaluate, centres: list[Normal], num_points: int, rng: np.random.Generator) -> Frame | None:
-    """Coordinates and jumps from a proposal fitted to the posterior around these; None where that fails."""
+def _followed(
+    evaluate: Evaluate, modes: list[Normal], num_points: int, rng: np.random.Generator, main: Normal | None = None
+) -> Frame | None:
+    """Coordinates and jumps from a proposal fitted to the posterior, around modes and draws; None where that fails."""
+    centres = modes if main is None else [main, *modes]
     if not centres:
         return None
     wide = around(centres[0], centres[1:], evaluate)
     points = wide.draw(num_points, rng)
     values = evaluate(points)
-    proposal = adapt(evaluate, wide, wide, (points, values), num_points, rng)
+    proposal = adapt(evaluate, wide, wide, (points, values), num_points, rng, modes=modes)
     points = proposal.draw(MORE * num_points, rng)
     weights = smoothed(np.nan_to_num(evaluate(points), nan=-np.inf) - proposal.log_density(points))
-    shape = proposal.parts[0]
-    if not isinstance(shape, Shape) or weights.ess < _FIXED * points.shape[1]:
+    if weights.ess < _FIXED * points.shape[1]:
         return None
-    return frame_of(shape, points, np.exp(weights.log_weights))
+    share, shape = np.exp(weights.log_weights), proposal.parts[0]
+    return frame_of(shape if isinstance(shape, Shape) else fitted(points, share, rng), points, share)
