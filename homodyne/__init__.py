@@ -1,10 +1,8 @@
 """Two-time correlation maps to physical parameters with error bars that can be believed."""
 
-from typing import TYPE_CHECKING
-
 from homodyne.lazy import attributes as _attributes
-from homodyne.versions import __version__
 
+TYPE_CHECKING = False  # as type checkers know it; to import it would take most of the time of an import of this package
 if TYPE_CHECKING:
     from homodyne.data import from_arrays, from_cube, from_xarray, load
     from homodyne.data.simulated import simulate
@@ -12,6 +10,7 @@ if TYPE_CHECKING:
     from homodyne.optimization.mcmc import fit
     from homodyne.result.comparison import compare
     from homodyne.result.record import MCMCResult, load_result
+    from homodyne.versions import __version__
 
 __all__ = [
     "MCMCResult",
@@ -34,6 +33,7 @@ _HOME = {
     "optimization.mcmc": ("fit",),
     "result.comparison": ("compare",),
     "result.record": ("MCMCResult", "load_result"),
+    "versions": ("__version__",),
 }
 
 __getattr__, __dir__ = _attributes(__name__, _HOME)

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
 
 
 def attributes(
     package: str, homes: Mapping[str, Sequence[str]]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Make the ``__getattr__`` and the ``__dir__`` of a package.
 
     Parameters
@@ -23,9 +22,10 @@ def attributes(
         for name in names
     }
 
-    def find(name: str) -> Any:
+    def find(name: str) -> object:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(module_of[name]), name)
+        found: object = getattr(import_module(module_of[name]), name)
+        return found
 
     return find, lambda: sorted(module_of)
