@@ -315,9 +315,9 @@ def _third_rung(
         stage = weigh(draws, points, values, start, own, half, rng)
         if isinstance(stage, str):
             return stage
-        most = (1 + MOST_FURTHER) * len(points)
-        while ready is None and len(points) < most and _promising(stage):
-            further = start.draw(min(2 * enough, most - len(points)), rng)
+        most = 2 * (1 + MOST_FURTHER) * (enough if ready is None else MORE * least)
+        while len(points) < most and _promising(stage):
+            further = start.draw(min(len(points), most - len(points)), rng)
             points, values = np.concatenate([points, further]), np.concatenate([values, evaluate(further)])
             stage = weigh(draws, points, values, start, own, half, rng)
             if isinstance(stage, str):

@@ -8,7 +8,7 @@ import numpy as np
 from homodyne.arrays import Array
 from homodyne.certificate.adaptation import Until, adapt
 from homodyne.certificate.density import Progress
-from homodyne.certificate.importance import smoothed
+from homodyne.certificate.importance import effective, smoothed
 from homodyne.certificate.proposal import Mixture, Normal, around
 from homodyne.certificate.shape import Joined, Shape, fitted
 from homodyne.certificate.stage import MIN_INSIDE
@@ -25,7 +25,8 @@ CLOSE = 0.5  # standard deviation of its log density about the exact one, at mos
 PRIOR_DRAWS, PRIOR_SHARE = 1000, 0.2  # from which a part is made, and that part in the first proposal
 WORTH = 1000  # nodes, from which few are made
 ROUGH = Until(rounds=24, even=0.1)  # before there are few nodes
-FINAL = 2  # times as many points to which it is fitted on few nodes
+FINAL, MANY = 2, 32  # times as many points to which it is fitted on few nodes, and where so small a share of these is
+SHARE = 0.1  # effective: many parameters, tails or edges
 ABOVE, KEPT = 2.0, 4  # log density above the best mode, from which a point is remembered, and number of these
 ERROR = 2e-3  # of few nodes, relative to that of the log density, which is the signal times as large
 
@@ -111,14 +112,17 @@ def _explored(pilot: Pilot, rng: np.random.Generator, num_points: int, seen: See
         return plain
     few = _approximation(pilot, points, values, weights, rng)
     cheap: Callable[[Array], Array] = exact
-    count = num_points
+    counts = [num_points]
     if few is not None:
-        cheap, count = seen.of(_evaluated(few)), FINAL * num_points
+        cheap, counts = seen.of(_evaluated(few)), [FINAL * num_points, MANY * num_points]
         values = cheap(points)
-    proposal = adapt(cheap, proposal, wide, (points, values), count, rng, modes=centres)
-    points = proposal.draw(count, rng)
-    values = cheap(points)
-    weights = _weights(points, values, proposal)
+    for count in counts:
+        proposal = adapt(cheap, proposal, wide, (points, values), count, rng, modes=centres)
+        points = proposal.draw(count, rng)
+        values = cheap(points)
+        weights = _weights(points, values, proposal)
+        if weights is not None and effective(weights)[0] >= SHARE * count:
+            break
     if weights is None:
         return plain
     shape = proposal.parts[0]
