@@ -198,9 +198,9 @@ class TestOtherPosteriors:
         """The first fit is spoilt here: it returns the proposal that it was to improve."""
         problem, sizes, fit = banana(2, 1.0), [], certificate.adapt
 
-        def spoilt_once(evaluate, first, kept, known, num_points, rng):
+        def spoilt_once(evaluate, first, kept, known, num_points, rng, modes):
             sizes.append(num_points)
-            return first if len(sizes) == 1 else fit(evaluate, first, kept, known, num_points, rng)
+            return first if len(sizes) == 1 else fit(evaluate, first, kept, known, num_points, rng, modes=modes)
 
         monkeypatch.setattr(certificate, "adapt", spoilt_once)
         monkeypatch.setattr(certificate, "PROMISING", promising)

@@ -56,7 +56,7 @@ def test_a_long_tail_is_reached_in_the_end():
         rng = np.random.default_rng(seed)
         points, weights = narrow_points(edge, rng)
         wrong += bool(errors(points, weights).max() > 0.2) and weights.k_hat < K_CERTIFIED
-        found = confirm(edge, points, weights, [NARROW], ["z"], K_CERTIFIED, rng)
+        found = confirm(edge, points, weights, (NARROW, []), ["z"], K_CERTIFIED, rng)
         assert found.complaint is None
         assert errors(found.points, found.weights).max() < 0.15
     assert wrong >= 2, "planted bug: no confirmation"
@@ -65,7 +65,7 @@ def test_a_long_tail_is_reached_in_the_end():
 def test_a_tail_without_end_is_refused():
     rng = np.random.default_rng(1)
     points, weights = narrow_points(flat, rng)
-    assert confirm(flat, points, weights, [NARROW], ["z"], K_CERTIFIED, rng).complaint is not None
+    assert confirm(flat, points, weights, (NARROW, []), ["z"], K_CERTIFIED, rng).complaint is not None
 
 
 def test_what_is_normal_is_confirmed_at_once():
@@ -78,7 +78,7 @@ def test_what_is_normal_is_confirmed_at_once():
     rng = np.random.default_rng(2)
     points, weights = narrow_points(normal, rng)
     calls.clear()
-    assert confirm(normal, points, weights, [NARROW], ["z"], K_CERTIFIED, rng).complaint is None
+    assert confirm(normal, points, weights, (NARROW, []), ["z"], K_CERTIFIED, rng).complaint is None
     assert calls == [NUM_POINTS]
 
 
@@ -99,13 +99,6 @@ def two_peaks(z):
     return np.logaddexp(*(-0.5 * np.square((z[:, 0] - centre) / 0.04) for centre in (-1.0, 1.0)))
 
 
-class NoShape:
-    """Planted: one wide component takes the place of the shape."""
-
-    def widened(self, factor):
-        return around(Normal.of([0.0], [[1.0]]), [], two_peaks)
-
-
 def test_peaks_stay_apart_and_keep_their_shares(monkeypatch):
     """One wide component over both, and no shape, the planted bug, has hardly a point in either."""
     peaks = [Normal.of([centre], [[0.04**2]]) for centre in (-1.0, 1.0)]
@@ -115,14 +108,14 @@ def test_peaks_stay_apart_and_keep_their_shares(monkeypatch):
         rng = np.random.default_rng(seed)
         points = proposal.draw(NUM_POINTS, rng)
         weights = smoothed(two_peaks(points) - proposal.log_density(points))
-        found = confirm(two_peaks, points, weights, peaks, ["z"], K_CERTIFIED, rng)
+        found = confirm(two_peaks, points, weights, (peaks[0], peaks), ["z"], K_CERTIFIED, rng)
         kept.append(found.weights.ess)
         share = np.exp(found.weights.log_weights)[found.points[:, 0] > 0.0].sum()
         assert found.complaint is None
         assert abs(share - 0.5) < 4.0 * 0.5 / np.sqrt(found.weights.ess)
         with monkeypatch.context() as patch:
-            patch.setattr(confirmation, "fitted", lambda *given: NoShape())
-            found = confirm(two_peaks, points, weights, [wide], ["z"], K_CERTIFIED, rng)
+            patch.setattr(confirmation, "in_parts", lambda *given: around(Normal.of([0.0], [[1.0]]), [], two_peaks))
+            found = confirm(two_peaks, points, weights, (wide, []), ["z"], K_CERTIFIED, rng)
         planted.append(found.weights.ess if found.complaint is None else 0.0)
     assert min(kept) > 0.5 * NUM_POINTS > 4.0 * max(planted)
 
@@ -132,7 +125,7 @@ def test_a_correction_of_one_point_is_none():
     points = np.random.default_rng(0).standard_normal((NUM_POINTS, 3))
     ratios = np.zeros(NUM_POINTS)
     ratios[7] = 16_000.0
-    found = confirm(flat, points, smoothed(ratios), [Normal.of(np.zeros(3), np.eye(3))], list("abc"), K_CERTIFIED,
+    found = confirm(flat, points, smoothed(ratios), (Normal.of(np.zeros(3), np.eye(3)), []), list("abc"), K_CERTIFIED,
                     np.random.default_rng(1))  # fmt: skip
     assert found.complaint == "only 1.0 points are effective"
 
