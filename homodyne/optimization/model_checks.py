@@ -16,6 +16,7 @@ from scipy.linalg import eigh
 from scipy.special import chdtrc, ndtri
 
 from homodyne.arrays import Array
+from homodyne.errors import ConvergenceError
 from homodyne.likelihood.nodes import Moments
 from homodyne.likelihood.posterior import Evaluation, Posterior, adjusted, evaluate_many, score_many
 from homodyne.likelihood.scaling import effective_noise, least_squares, scaling_estimate
@@ -82,9 +83,15 @@ def model_checks(pilot: Pilot, noise: SpeckleNoise) -> dict[str, Any]:
 
 
 def _directions(pilot: Pilot) -> Directions:
-    """Those at the best mode, by the expected information."""
+    """Those at the best mode, by the expected information; a `ConvergenceError` where that is no information matrix."""
     z = pilot.mode.z[: pilot.space.dim]
-    expected = score_many(z[None], pilot.posterior.with_sigma(pilot.sigma)).information[0]
+    expected = np.asarray(score_many(z[None], pilot.posterior.with_sigma(pilot.sigma)).information[0])
+    if not np.isfinite(expected).all() or np.linalg.eigvalsh(expected)[0] <= 0.0:
+        at = ", ".join(f"{name} {value:.4g}" for name, (value,) in pilot.space.parameters_at(z[None]).items())
+        raise ConvergenceError(
+            f"the information of data and prior on the parameters has no inverse at the mode ({at}): slopes of the "
+            "model are too large there, or zero under a flat prior; narrow the priors, or fix a parameter"
+        )
     return directions(local(z, pilot.space).information, np.linalg.inv(expected))
 
 

@@ -280,19 +280,20 @@ MODELS: Registry[type[CorrelationModel]] = Registry(
 
 
 def check_parameters(model: CorrelationModel) -> None:
-    """Refuse parameters, and power laws among them, that nothing can be done with."""
+    """Refuse parameters, and power laws and growths among them, that nothing can be done with."""
     who, names = type(model).__qualname__, model.parameter_names
     if not names or [name for name in names if not name.isidentifier() or name in _OTHER_NAMES] or _repeated(names):
         raise InputError(
             f"parameters of {who} are {', '.join(names) or 'none'}: expected different identifiers other than "
             f"{', '.join(_OTHER_NAMES)}"
         )
-    laws = model.coordinates()
+    laws, growths = model.coordinates(), model.growths()
     taken = [name for law in laws for name in (law.amplitude, law.exponent, law.offset) if name is not None]
-    if unknown := [name for name in taken if name not in names]:
-        raise InputError(f"power laws of {who} name {', '.join(unknown)}: expected parameters, {', '.join(names)}")
-    if repeated := _repeated(taken) + _repeated([law.rate for law in laws]):
-        raise InputError(f"{', '.join(repeated)} stands twice in the power laws of {who}: expected each name once")
+    taken += [name for law in growths for name in (law.amplitude, law.exponent, law.constant)]
+    if unknown := [name for name in (*taken, *(law.reference for law in growths)) if name not in names]:
+        raise InputError(f"laws of {who} name {', '.join(unknown)}: expected parameters, {', '.join(names)}")
+    if repeated := _repeated(taken) + _repeated([law.rate for law in (*laws, *growths)]):
+        raise InputError(f"{', '.join(repeated)} stands twice in the laws of {who}: expected each name once")
     signed = [law.amplitude for law in laws if not model.parameters[names.index(law.amplitude)].support[0] >= 0]
     if signed:
         raise InputError(f"amplitudes {', '.join(signed)} of {who} may be negative: give them support=(0.0, math.inf)")

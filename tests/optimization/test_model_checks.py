@@ -7,6 +7,7 @@ import pytest
 
 import homodyne
 from homodyne.config.io import load_config
+from homodyne.errors import ConvergenceError
 from homodyne.optimization import model_checks as agreement
 from homodyne.optimization.calibration import calibrated, noise_report
 from homodyne.optimization.model_checks import directions, model_checks, prior_distance, prior_shares
@@ -46,6 +47,23 @@ def test_directions_separate_prior_and_data():
     assert 0 < determined.shape[1] < 3
     gain = [np.diag(determined.T @ x @ determined) for x in (prior, data)]
     assert np.all(gain[0] < gain[1])
+
+
+@pytest.mark.parametrize("information", [np.nan, 0.0])
+def test_information_without_an_inverse_is_one_sentence(information, monkeypatch):
+    """Slopes that overflow, and a direction that neither data nor prior know."""
+    data = speckle(TRUTH)
+    config = load_config({"analysis_mode": "static", "parameters": FIXED})
+    pilot = pilot_fit(build_problem(data, config), np.random.default_rng(0))
+    score = agreement.score_many
+
+    def spoilt(z, posterior):
+        found = score(z, posterior)
+        return found._replace(information=np.asarray(found.information) * information)
+
+    monkeypatch.setattr(agreement, "score_many", spoilt)
+    with pytest.raises(ConvergenceError, match="no inverse at the mode .D0 .*alpha .*narrow the priors"):
+        prior_distance(pilot)
 
 
 @pytest.mark.slow

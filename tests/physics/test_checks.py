@@ -14,6 +14,7 @@ from homodyne.physics.checks import check_model
 from homodyne.physics.model import (
     MODELS,
     CorrelationModel,
+    Growth,
     Parameter,
     PowerLaw,
     Rate,
@@ -90,8 +91,10 @@ def test_a_wrong_g_is_told_in_one_sentence(message):
         ({"parameters": ()}, "parameters of Bad are none"),
         ({"parameters": (WIDTH, WIDTH)}, "parameters of Bad are w, w: expected different"),
         ({"parameters": (Parameter("contrast", WIDTH.prior),)}, "other than contrast, offset, sigma"),
-        ({"coordinates": lambda self: (PowerLaw("r", "w", "b"),)}, "power laws of Bad name b: expected parameters, w"),
+        ({"coordinates": lambda self: (PowerLaw("r", "w", "b"),)}, "laws of Bad name b: expected parameters, w"),
         ({"coordinates": lambda self: (PowerLaw("r", "w", "w"),)}, "w stands twice"),
+        ({"growths": lambda self: (Growth("f", "w", "b", "c", "d"),)}, "laws of Bad name b, c, d: expected parameters"),
+        ({"growths": lambda self: (Growth("f", "w", "w", "w", "w"),)}, "w stands twice in the laws of Bad"),
         (
             {"parameters": (WIDTH, SLOPE), "coordinates": lambda self: (PowerLaw("r", "a", "w"),)},
             "amplitudes a of Bad may be negative",
