@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from math import inf, isfinite
 from numbers import Integral, Real
 from pathlib import Path
@@ -28,7 +29,7 @@ def shown(value: object, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def as_path(name: str, value: Any) -> Path:
+def as_path(name: str, value: object) -> Path:
     """Return a path.
 
     Raises
@@ -41,7 +42,7 @@ def as_path(name: str, value: Any) -> Path:
     return Path(text)
 
 
-def as_mapping(name: str, value: Any, of: str = "values by name") -> Mapping[Any, Any]:
+def as_mapping(name: str, value: object, of: str = "values by name") -> Mapping[Any, Any]:
     """Return a mapping, an empty one for None.
 
     Raises
@@ -54,7 +55,7 @@ def as_mapping(name: str, value: Any, of: str = "values by name") -> Mapping[Any
     return value or {}
 
 
-def as_names(name: str, value: Any, count: int | None = None) -> tuple[str, ...]:
+def as_names(name: str, value: object, count: int | None = None) -> tuple[str, ...]:
     """Return different texts as a tuple, of which there are `count`.
 
     Raises
@@ -62,19 +63,20 @@ def as_names(name: str, value: Any, count: int | None = None) -> tuple[str, ...]
     InputError
         They are not.
     """
-    try:
-        names = () if isinstance(value, str | Mapping) else tuple(value)
-    except TypeError:
-        names = ()
-    if not names or not all(isinstance(one, str) for one in names) or len(set(names)) != len(names):
+    given: list[object] = []
+    if isinstance(value, Iterable) and not isinstance(value, str | Mapping):
+        with suppress(TypeError):  # an array without an axis
+            given = list(value)
+    names = tuple(one for one in given if isinstance(one, str))
+    if not names or len(names) != len(given) or len(set(names)) != len(names):
         raise InputError(f"{name} is {shown(value)}; expected different names, one for each parameter")
     if count not in (None, len(names)):
         raise InputError(f"{name} is {shown(value)}; expected {count} names, one for each parameter")
     return names
 
 
-def require_list(name: str, value: Any, of: str) -> None:
-    """Refuse anything but a list or tuple.
+def require_list(name: str, value: object, of: str) -> list[Any] | tuple[Any, ...]:
+    """Return a list or tuple, or refuse anything else.
 
     Raises
     ------
@@ -83,9 +85,10 @@ def require_list(name: str, value: Any, of: str) -> None:
     """
     if not isinstance(value, list | tuple):
         raise InputError(f"{name} is {shown(value)}; expected a list of {of}")
+    return value
 
 
-def require_mappings(name: str, value: Any, of: str) -> None:
+def require_mappings(name: str, value: object, of: str) -> None:
     """Refuse anything but a list or tuple of mappings, one at least.
 
     Raises
@@ -93,15 +96,15 @@ def require_mappings(name: str, value: Any, of: str) -> None:
     InputError
         The message says of what it is expected.
     """
-    require_list(name, value, of)
-    if not value:
+    given = require_list(name, value, of)
+    if not given:
         raise InputError(f"there are no {name}; expected {of}")
-    for k, one in enumerate(value):
+    for k, one in enumerate(given):
         if not isinstance(one, Mapping):
             raise InputError(f"{name}[{k}] is {shown(one)}; expected a mapping")
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: object) -> float | None:
     """A real number that a float can hold, also in an array without axes; None of anything else."""
     if getattr(value, "shape", None) == ():
         value = getattr(value, "tolist", lambda: value)()  # None of a masked one
@@ -118,7 +121,7 @@ class Faults:
     def __init__(self) -> None:
         self.found: list[InputError] = []
 
-    def of(self, check: Callable[..., Found], *given: Any, **named: Any) -> Found:
+    def of(self, check: Callable[..., Found], *given: object, **named: object) -> Found:
         """Return what a function returns; inside the ``with`` block also None, where it raises an `InputError`."""
         try:
             return check(*given, **named)
@@ -126,17 +129,25 @@ class Faults:
             self.found.append(error)
             return None  # type: ignore[return-value]  # nothing behind the block sees it
 
-    def integer(self, name: str, value: Any, least: int = 0) -> None:
+    def integer(self, name: str, value: object, least: int = 0) -> None:
         """Note anything but an integer of `least` or more, which a float can hold."""
-        if isinstance(value, bool) or not isinstance(getattr(value, "tolist", lambda: value)(), Integral):
+        number = getattr(value, "tolist", lambda: value)()
+        if isinstance(value, bool) or not isinstance(number, Integral):
             self.add(f"{name} is {shown(value)}, must be an integer of {least} or more")
-        elif value < least:
+        elif int(number) < least:
             self.add(f"{name} is {shown(value)}, must be at least {least}")
-        elif value > MOST:
+        elif int(number) > MOST:
             self.add(f"{name} is {shown(value)}, must be at most {MOST}")
 
     def number(
-        self, name: str, value: Any, *, above: float = -inf, least: float = -inf, most: float = inf, below: float = inf
+        self,
+        name: str,
+        value: object,
+        *,
+        above: float = -inf,
+        least: float = -inf,
+        most: float = inf,
+        below: float = inf,
     ) -> None:
         """Note anything but a finite number inside the limits; `least` and `most` are allowed, the others are not."""
         if (number := _finite(value)) is None:
@@ -157,7 +168,7 @@ class Faults:
         if value is not None and not isinstance(value, kinds):
             self.add(f"{name} is {shown(value)}, expected {' or '.join(kind.__name__ for kind in kinds)}")
 
-    def function(self, name: str, value: Any, needed: bool = False) -> None:
+    def function(self, name: str, value: object, needed: bool = False) -> None:
         """Note anything but what can be called, and None where it is not needed."""
         if (needed or value is not None) and not callable(value):
             self.add(f"{name} is {shown(value)}, expected a function")

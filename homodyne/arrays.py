@@ -48,7 +48,7 @@ def refuse_masked(**arguments: Any) -> None:
             )
 
 
-def as_array(name: str, values: Any) -> NDArray[Any]:
+def as_array(name: str, values: object) -> NDArray[Any]:
     """Return `values` as an array, or say that they are none.
 
     Raises
@@ -63,7 +63,7 @@ def as_array(name: str, values: Any) -> NDArray[Any]:
         raise DataError(f"{name} is {shown(values)}; expected numbers, in lists of one length.") from error
 
 
-def real_array(name: str, values: Any, *shapes: tuple[int, ...]) -> Array:
+def real_array(name: str, values: object, *shapes: tuple[int, ...]) -> Array:
     """Return `values` as an array of float64, or say that they are no real numbers or of no shape that is expected.
 
     Raises
@@ -79,7 +79,7 @@ def real_array(name: str, values: Any, *shapes: tuple[int, ...]) -> Array:
     return array.astype(np.float64)
 
 
-def finite_array(name: str, values: Any, *shapes: tuple[int, ...]) -> Array:
+def finite_array(name: str, values: object, *shapes: tuple[int, ...]) -> Array:
     """As `real_array`; an InputError also for numbers that are not finite."""
     array = real_array(name, values, *shapes)
     if not np.isfinite(array).all():
@@ -87,7 +87,7 @@ def finite_array(name: str, values: Any, *shapes: tuple[int, ...]) -> Array:
     return array
 
 
-def covariance_array(name: str, values: Any, d: int) -> Array:
+def covariance_array(name: str, values: object, d: int) -> Array:
     """Return a covariance (d, d), or say that `values` are none.
 
     Raises

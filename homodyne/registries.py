@@ -55,7 +55,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
         kind: str,
         group: str,
         shipped: Mapping[str, T | str],
-        checked: Callable[[str, Any], T],
+        checked: Callable[[str, object], T],
         *,
         aliases: Mapping[str, str] | None = None,
         reserved: tuple[str, ...] = (),
@@ -87,7 +87,7 @@ class Registry(MutableMapping[str, T], Generic[T]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def register(self, name: str, entry: Any) -> None:
+    def register(self, name: str, entry: T | str) -> None:
         """Make an entry known under a name, for Python and for configurations of this process.
 
         Parameters
@@ -176,7 +176,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"did you mean {spelt[near[0]]}?" if near else f"expected one of {', '.join(spelt.values())}"
 
 
-def _callable(kind: str, takes: str) -> Callable[[str, Any], Any]:
+def _callable(kind: str, takes: str) -> Callable[[str, object], Any]:
     """Check of an entry that is called."""
 
     def checked(name: str, entry: object) -> Any:
@@ -187,7 +187,7 @@ def _callable(kind: str, takes: str) -> Callable[[str, Any], Any]:
     return checked
 
 
-def _record(kind: str, record: type[T]) -> Callable[[str, Any], T]:
+def _record(kind: str, record: type[T]) -> Callable[[str, object], T]:
     """Check of an entry that is a record, or the function that is its first field."""
 
     def checked(name: str, entry: object) -> T:

@@ -14,7 +14,7 @@ that the nodes were chosen at, the log density is lower.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def log_likelihood(z: Float[jax.Array, "coordinates"], density: Posterior | Cond
     return jnp.where(jnp.isfinite(total), total, -jnp.inf)
 
 
-def _missed(functions: Any, places: Any, interpolation: Any) -> Any:
+def _missed(functions: Leaf, places: Leaf, interpolation: Leaf) -> Leaf:
     """Mean square by which functions (rows, K) at some places differ from what the interpolation makes of all."""
     return ((functions[:, places] - functions @ interpolation.T) ** 2).mean()
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from homodyne.arrays import AnyArray
 from homodyne.likelihood.posterior import Posterior, Scoring, log_densities, score_many
+from homodyne.physics.compiling import on_device
 from homodyne.physics.space import ParameterSpace
 
 _SAME = 0.5  # ends closer than this many posterior sd are one mode
@@ -130,7 +131,7 @@ def _connected(ends: Ends, k: int, others: Sequence[int], gaps: AnyArray, poster
 
 def _along_ridge(points: AnyArray, normal: AnyArray, posterior: Posterior) -> AnyArray:
     """Points (n, dim) moved up within the planes through them that have the given normal (dim,)."""
-    points, damping = points.copy(), np.full(len(points), 1e-2)
+    points, damping, posterior = points.copy(), np.full(len(points), 1e-2), on_device(posterior)
     at = [np.array(x) for x in score_many(points, posterior)]
     for _ in range(_ACROSS):
         steps = np.zeros_like(points)
@@ -155,7 +156,7 @@ def climb(posterior: Posterior, starts: AnyArray, max_iterations: int, near: flo
     Math. Softw. 7, 348, 1981). A climb ends where a step is expected to gain less than `near` in log density, or where
     many steps have gained nothing, as at an edge of the support. Starts without density are left out.
     """
-    z = posterior.space.canonical(starts)
+    z, posterior = posterior.space.canonical(starts), on_device(posterior)
     at = score_many(z, posterior)
     usable = _usable(at)
     z = z[usable]

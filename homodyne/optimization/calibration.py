@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from homodyne.arrays import AnyArray
+from homodyne.arrays import AnyArray, Leaf
 from homodyne.certificate.mode_search import UNSEEN
 from homodyne.config.schema import SpeckleConfig
 from homodyne.data.twotime import TwoTimeData
@@ -318,14 +318,14 @@ def map_views(pilot: Pilot, z: AnyArray, directions: AnyArray) -> list[MapView]:
 class _Place(NamedTuple):
     """Where a model is evaluated: a point, directions from there, and a map."""
 
-    z: Any
-    directions: Any
+    z: Leaf
+    directions: Leaf
     space: ParameterSpace
-    q: Any
-    phi: Any
-    gap: Any
+    q: Leaf
+    phi: Leaf
+    gap: Leaf
 
-    def g(self, w: jax.Array, t1: Any, t2: Any) -> jax.Array:
+    def g(self, w: jax.Array, t1: jax.Array, t2: jax.Array) -> jax.Array:
         """Correlation at w (k,) along the directions."""
         params = self.space.physical(self.z + self.directions @ w)
         return jnp.broadcast_to(self.space.model.g(params, t1, t2, self.q, self.phi, self.gap), jnp.shape(t1))
@@ -349,8 +349,8 @@ class Local(NamedTuple):
     """What follows from a point without data: slopes of the parameters, gradient and information of the prior."""
 
     slopes: dict[str, AnyArray]
-    gradient: Any
-    information: Any
+    gradient: Leaf
+    information: Leaf
 
 
 def local(z: AnyArray, space: ParameterSpace) -> Local:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from homodyne.arguments import Faults
 from homodyne.arrays import Array
@@ -383,11 +384,11 @@ def _shards(
 
 
 def fit_mcmc_jax(  # noqa: PLR0913  # a door of long standing
-    data: Any,
-    t1: Any,
-    t2: Any,
-    phi: Any,
-    q: Any,
+    data: npt.ArrayLike,
+    t1: npt.ArrayLike,
+    t2: npt.ArrayLike,
+    phi: npt.ArrayLike,
+    q: npt.ArrayLike,
     L: float | None = None,
     analysis_mode: str | None = None,
     method: str | None = None,
@@ -395,8 +396,8 @@ def fit_mcmc_jax(  # noqa: PLR0913  # a door of long standing
     cmc_config: Config | Mapping[str, Any] | str | Path | None = None,
     seed: int | None = None,
     progress: Progress | None = None,
-    weights: Any = None,
-    frame_weights: Any = None,
+    weights: npt.ArrayLike | None = None,
+    frame_weights: npt.ArrayLike | None = None,
 ) -> MCMCResult:
     """Fit flat arrays of correlation values.
 

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.special import chdtrc, ndtri
 
-from homodyne.arrays import Array
+from homodyne.arrays import Array, Leaf
 from homodyne.errors import ConvergenceError
 from homodyne.likelihood.nodes import Moments
 from homodyne.likelihood.posterior import Evaluation, Posterior, adjusted, evaluate_many, score_many
@@ -152,7 +152,7 @@ def prior_shares(pilot: Pilot) -> dict[str, float]:
 
 
 @compiled
-def _slopes(z: jax.Array, space: ParameterSpace) -> Any:
+def _slopes(z: jax.Array, space: ParameterSpace) -> Leaf:
     """Derivatives of the free parameters by the coordinates, (parameters, d)."""
     return jax.jacfwd(lambda z: jnp.stack([space.physical(z)[name] for name in space.free_names]))(z)
 
@@ -177,7 +177,7 @@ def _pull(pilot: Pilot, at: Evaluation) -> Array:
 
 
 @compiled
-def _data_alone(points: jax.Array, m: Moments, sigma: Any, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
+def _data_alone(points: jax.Array, m: Moments, sigma: jax.Array, posterior: Posterior) -> tuple[jax.Array, jax.Array]:
     """Estimate and information of (offset, contrast) without their prior at points (n, dim) with moments."""
 
     def one(z: jax.Array, m: Moments) -> tuple[jax.Array, jax.Array]:
@@ -203,7 +203,7 @@ def _scaling_distances(pilot: Pilot, found: Directions, points: Array, at: Evalu
 
 
 @compiled
-def _scales(z: jax.Array, space: ParameterSpace) -> tuple[Any, ...]:
+def _scales(z: jax.Array, space: ParameterSpace) -> tuple[jax.Array, ...]:
     """Values in which priors are normal, and their slopes."""
     return space.prior_scales(z), jax.jacfwd(space.prior_scales)(z)
 

@@ -346,7 +346,7 @@ class Passes:
                 rows[k] = row
         missing = [k for k in chosen if k not in rows]
 
-        def keep(k: int, row: Any) -> None:
+        def keep(k: int, row: AnyArray) -> None:
             if keys:
                 self._keep(keys[k], row)
             rows[k] = row

@@ -77,7 +77,7 @@ def at_points(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[..., PyT
 
     Points are an array or a tree of arrays, with a leading axis (n,). They are evaluated `one_by_one`, in calls of one
     shape by as many threads as the process may use: one program serves any number of them. Results are NumPy arrays;
-    `progress` is called with how many points are done.
+    `progress` is called with how many points are done. Who calls often with one argument gives it `on_device`.
     """
 
     def at_first(points: PyTree, count: jax.Array, argument: PyTree) -> PyTree:
@@ -87,7 +87,7 @@ def at_points(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[..., PyT
     program = compiled(at_first)
 
     def evaluate(points: PyTree, argument: PyTree, progress: Callable[[int], None] = lambda done: None) -> PyTree:
-        argument, parts, threads = jax.device_put(argument), [], num_threads()
+        argument, parts, threads = on_device(argument), [], num_threads()
         n = len(jax.tree.leaves(points)[0])
         portion = max(1, min(_AT_ONCE, -(-n // threads)))
 
@@ -103,6 +103,12 @@ def at_points(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[..., PyT
         return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
     return evaluate
+
+
+def on_device(tree: T) -> T:
+    """Return a tree with its arrays where programs take them from; as it is where they are there."""
+    there = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+    return tree if there else jax.device_put(tree)
 
 
 def _filled(column: AnyArray) -> Array:

@@ -292,7 +292,8 @@ def check_parameters(model: CorrelationModel) -> None:
     taken += [name for law in growths for name in (law.amplitude, law.exponent, law.constant)]
     if unknown := [name for name in (*taken, *(law.reference for law in growths)) if name not in names]:
         raise InputError(f"laws of {who} name {', '.join(unknown)}: expected parameters, {', '.join(names)}")
-    if repeated := _repeated(taken) + _repeated([law.rate for law in (*laws, *growths)]):
+    rates = [law.rate for law in laws] + [law.rate for law in growths]
+    if repeated := _repeated(taken) + _repeated(rates):
         raise InputError(f"{', '.join(repeated)} stands twice in the laws of {who}: expected each name once")
     signed = [law.amplitude for law in laws if not model.parameters[names.index(law.amplitude)].support[0] >= 0]
     if signed:

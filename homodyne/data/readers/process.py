@@ -107,7 +107,7 @@ class _Process:
         """Whether it has not ended."""
         return self._process.poll() is None
 
-    def ask(self, *request: Any, into: MapArray | None = None) -> Any:
+    def ask(self, *request: object, into: MapArray | None = None) -> Any:
         """Send a request, and return the answer, or fill an array with it."""
         self._busy = True
         try:

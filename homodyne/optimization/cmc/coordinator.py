@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -353,8 +352,8 @@ class CMCCoordinator:
         *,
         seed: int | None = None,
         progress: Progress | None = None,
-        weights: Any = None,
-        frame_weights: Any = None,
+        weights: npt.ArrayLike | None = None,
+        frame_weights: npt.ArrayLike | None = None,
     ) -> MCMCResult:
         """Run shards, initialization, sampling, combination, polish, certificate; see `fit_mcmc_jax`.
 

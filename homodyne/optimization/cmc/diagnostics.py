@@ -241,7 +241,7 @@ def _between(comparison: Heterogeneity, moments: ShardMoments, shards: list[Shar
     }
 
 
-def _fields(record: Any, names: Sequence[str], row: Any = ...) -> dict[str, Json]:
+def _fields(record: object, names: Sequence[str], row: Any = ...) -> dict[str, Json]:
     return {name: np.asarray(getattr(record, name))[row] for name in names}
 
 
