@@ -6,6 +6,7 @@ which its content says. What is being written lies beside its place, under a nam
 `remove_abandoned` removes those whose writer is dead.
 """
 
+import errno
 import fcntl
 import io
 import os
@@ -25,6 +26,7 @@ from homodyne.errors import ExecutionError, InputError
 STAGE = re.compile(r"\.homodyne-[0-9a-f]{16}\.part")
 """Names of files that are being written."""
 
+_HELD = f".homodyne-{0:016x}.part"  # file in a folder whose owner has locked it
 _OWNER = ".homodyne-owner"  # file in a temporary folder that its owner has locked
 _TEMPORARY = "homodyne-"
 _ENDS = 65536  # bytes at either end of a file in which the mark of its kind lies
@@ -169,6 +171,42 @@ def writable_folder(folder: Path) -> Iterator[None]:
                 each.rmdir()
 
 
+@contextmanager
+def held_folder(folder: Path, otherwise: str) -> Iterator[None]:
+    """Keep other processes that would hold a folder out of it while the block runs, where the file system has locks.
+
+    Parameters
+    ----------
+    folder
+        It exists.
+    otherwise
+        What else somebody may do who is kept out, for the message.
+
+    Raises
+    ------
+    ExecutionError
+        Another process holds it.
+    """
+    file = folder / _HELD
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if not _lock(descriptor):
+                raise ExecutionError(
+                    f"{os.fspath(folder)!r} is in use by another homodyne: wait until it has finished, stop it, or "
+                    f"{otherwise}"
+                )
+            if file.exists() and os.path.samestat(file.stat(), os.fstat(descriptor)):  # not of one that has just ended
+                try:
+                    yield
+                finally:
+                    with suppress(OSError):
+                        file.unlink()
+                return
+        finally:
+            os.close(descriptor)
+
+
 def remove_abandoned(folder: Path) -> list[Path]:
     """Remove what dead processes have left half-written in a folder and below; return what it was."""
     found = [Path(place) / name for place, _, names in os.walk(folder) for name in names if STAGE.fullmatch(name)]
@@ -272,10 +310,13 @@ def _require_kind(path: str | os.PathLike[str], target: Path, kind: Kind | None)
         )
 
 
-def _lock(descriptor: int) -> None:
-    """Let other processes see that the owner of a file lives, where the file system can tell."""
-    with suppress(OSError):
+def _lock(descriptor: int) -> bool:
+    """Let other processes see that the owner of a file lives, where the file system can tell; false where one does."""
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
 
 
 def _abandoned(lock: Path, place: Path) -> bool:

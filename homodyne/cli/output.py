@@ -17,6 +17,7 @@ from homodyne.files import (
     FIGURE,
     OWN,
     Kind,
+    held_folder,
     make_folder,
     remove_abandoned,
     require_writable,
@@ -195,9 +196,11 @@ def output_folder(wanted: "OutputConfig", inputs: Sequence[Path] = ()) -> Iterat
     ------
     InputError
         When a file would be replaced that must not be, or the folder cannot be written; before the block starts.
+    ExecutionError
+        When another process is going to write a result into the folder; then, too.
     """
     folder = OutputFolder(Path(wanted.directory))
-    with writable_folder(folder.path):
+    with writable_folder(folder.path), held_folder(folder.path, "choose another folder (--output)"):
         folder.require_replaceable(wanted, inputs)
         remove_abandoned(folder.path)
         yield folder

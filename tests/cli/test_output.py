@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from benchmarks.example_results import example_result
+from homodyne import files
 from homodyne.cli.interruption import Interrupted
 from homodyne.cli.output import CONFIG, INVENTORY, REPORT_FILE, RESULT, SUMMARY, OutputFolder, output_folder
 from homodyne.config.io import load_config
@@ -48,6 +49,36 @@ def test_a_failure_leaves_nothing(tmp_path):
     with pytest.raises(KeyError), opened(tmp_path / "a/b"):
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_runs_with_one_folder_do_not_replace_what_the_other_writes(tmp_path, overwrite):
+    """The second is refused before it works; what a killed one has left does not keep anybody out."""
+    (tmp_path / files._HELD).touch()
+    with opened(tmp_path) as first:
+        with pytest.raises(ExecutionError, match="is in use by another homodyne: .* choose another folder"):
+            opened(tmp_path, overwrite=overwrite).__enter__()
+        fill(first, "one")
+    assert not (tmp_path / files._HELD).exists()
+    with pytest.raises(InputError, match=f"{RESULT} exists"):
+        opened(tmp_path).__enter__()
+    with opened(tmp_path, overwrite=True):
+        pass
+    assert not (tmp_path / files._HELD).exists()
+
+
+def test_a_lock_that_was_removed_before_it_was_taken_is_made_again(tmp_path, monkeypatch):
+    """As by a run that ends between the two: the lock would keep nobody out."""
+    lock, removed = files._lock, []
+
+    def late(descriptor):
+        if not removed and (tmp_path / files._HELD).exists():
+            removed.append((tmp_path / files._HELD).unlink())
+        return lock(descriptor)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with opened(tmp_path), pytest.raises(ExecutionError, match="in use"):
+        opened(tmp_path).__enter__()
 
 
 @pytest.mark.parametrize("name", [RESULT, SUMMARY, CONFIG, REPORT_FILE, "figures/mine.txt", "figures"])
