@@ -186,10 +186,15 @@ def held_folder(folder: Path, otherwise: str) -> Iterator[None]:
     ------
     ExecutionError
         Another process holds it.
+    InputError
+        It cannot be written to.
     """
     file = folder / _HELD
     while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise InputError(f"cannot write to {os.fspath(folder)!r}: {error.strerror}; {otherwise}") from error
         try:
             if not _lock(descriptor):
                 raise ExecutionError(

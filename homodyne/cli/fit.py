@@ -9,7 +9,7 @@ import typer
 
 from homodyne.cli import jobs, many, options, store
 from homodyne.cli.interruption import telling_what_remains, uninterrupted
-from homodyne.cli.output import as_record, exit_if_refused, output_folder, results_as_json
+from homodyne.cli.output import as_record, exit_if_refused, held, output_folder, results_as_json
 from homodyne.cli.terminal import columns, progress_bars, say
 from homodyne.errors import InputError
 
@@ -78,7 +78,7 @@ def fit(
             raise InputError("--dry-run shows the job of one measurement; give one file")
         tasks = many.measurements(files, base, chosen, each_q=each_q, known=many.numbers(known))
         folder = Path(several.output.directory)
-        with results_as_json(json) as show:
+        with results_as_json(json) as show, held(folder):
             lines = many.fit_many(tasks, folder, resume=resume, overwrite=several.output.overwrite)
             show([many.record_of(line) for line in lines])
         raise typer.Exit(max(line.exit_code for line in lines))

@@ -1,6 +1,7 @@
 """Many measurements: each is fitted for itself, what fails is noted, and one table and one figure show all."""
 
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ import typer
 from homodyne.arguments import Json
 from homodyne.cli import options, store
 from homodyne.cli.interruption import telling_what_remains
-from homodyne.cli.output import RESULT, as_record
+from homodyne.cli.output import RESULT, as_record, held
 from homodyne.cli.spread import fit_elsewhere
 from homodyne.cli.terminal import say
 from homodyne.errors import HomodyneError, InputError
-from homodyne.files import FIGURE, FITS, LATEX_TABLE, make_folder, require_writable, write_atomically
+from homodyne.files import FIGURE, FITS, LATEX_TABLE, require_writable, write_atomically
 
 if TYPE_CHECKING:
     from homodyne.config.schema import Config
@@ -117,7 +118,7 @@ def fit_many(
     tasks
         From `measurements`.
     folder
-        Where table and figure are written.
+        Where table and figure are written; it exists.
     resume
         Whether results that are there, of the same data and settings, are kept.
     overwrite
@@ -137,7 +138,6 @@ def fit_many(
             f"{len(there)} of {len(tasks)} results are in {folder} already ({there[0].label}, ...): go on with the "
             "others (--resume), replace them (--overwrite), or choose another folder (--output)"
         )
-    make_folder(folder)
     for name, kind in ((TABLE, FITS), (LATEX, LATEX_TABLE), (PICTURE, FIGURE)):
         require_writable(folder / name, kind)
     done: dict[int, Line] = {}
@@ -306,9 +306,10 @@ def watch(
         raise InputError(f"{folder} is no folder; give the one in which data files arrive")
     say(f"watching {folder} for {pattern}; results go to {output}; Ctrl-C ends")
     lines: list[Line] = []
-    for files in _arrivals(folder, pattern, every, until_idle):
-        tasks = [one for file in files for one in measurements([file], config, chosen, each_q=each_q)]
-        lines = fit_many(tasks, output, resume=True, overwrite=False, before=lines)
+    with held(output):
+        for files in _arrivals(folder, pattern, every, until_idle):
+            tasks = [one for file in files for one in measurements([file], config, chosen, each_q=each_q)]
+            lines = fit_many(tasks, output, resume=True, overwrite=False, before=lines)
 
 
 def _arrivals(folder: Path, pattern: str, every: float, until_idle: float | None) -> Iterator[list[Path]]:
@@ -317,7 +318,7 @@ def _arrivals(folder: Path, pattern: str, every: float, until_idle: float | None
     given: set[Path] = set()
     idle = 0.0
     while True:
-        now = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.glob(pattern) if path.is_file()}
+        now = {path: state for path in folder.glob(pattern) if (state := _state(path)) is not None}
         calm = [path for path, state in now.items() if seen.get(path) == state and path not in given]
         seen = now
         if calm:
@@ -331,6 +332,15 @@ def _arrivals(folder: Path, pattern: str, every: float, until_idle: float | None
             return
         time.sleep(pause)
         idle += pause
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None of what is none, or has just been taken away."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def require_files(files: Sequence[Path]) -> None:

@@ -182,6 +182,21 @@ class OutputFolder:
 
 
 @contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Make a folder for results where there is none, and keep other runs out of it while the block runs.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    ExecutionError
+        When another run writes into it.
+    """
+    with writable_folder(path), held_folder(path, "choose another folder (--output)"):
+        yield
+
+
+@contextmanager
 def output_folder(wanted: "OutputConfig", inputs: Sequence[Path] = ()) -> Iterator[OutputFolder]:
     """Yield a folder to write a result into; it is removed again if it was made here and nothing was written.
 
@@ -197,10 +212,10 @@ def output_folder(wanted: "OutputConfig", inputs: Sequence[Path] = ()) -> Iterat
     InputError
         When a file would be replaced that must not be, or the folder cannot be written; before the block starts.
     ExecutionError
-        When another process is going to write a result into the folder; then, too.
+        When another run writes into the folder; then, too.
     """
     folder = OutputFolder(Path(wanted.directory))
-    with writable_folder(folder.path), held_folder(folder.path, "choose another folder (--output)"):
+    with held(folder.path):
         folder.require_replaceable(wanted, inputs)
         remove_abandoned(folder.path)
         yield folder

@@ -10,6 +10,7 @@ import homodyne as package
 from benchmarks.example_results import example_result
 from homodyne.cli import many
 from homodyne.cli.interruption import Interrupted
+from homodyne.cli.output import held
 from homodyne.data import write_aps_u
 from homodyne.result.table import Line, to_csv, to_latex
 
@@ -92,6 +93,21 @@ def test_fits_are_spread_over_backends_with_the_same_table(homodyne, night):
     assert Path("there/a/result.nc").stat().st_mtime_ns == before
     assert [row["failure"] for row in rows("there/table.csv")] == ["", "", ""]
     assert rows("there/table.csv")[2] == rows("here/table.csv")[2]
+
+
+@pytest.mark.parametrize("command", [["fit", "a.h5", "c.h5"], ["watch", ".", "--until-idle", "0"]])
+def test_a_folder_into_which_another_run_writes_is_refused(homodyne, night, command):
+    """Each would replace the table of the other."""
+    with held(Path("out")):
+        outcome = homodyne(*command, "--output", "out")
+    assert outcome.code == 4
+    assert "'out' is in use by another homodyne" in outcome.err
+    assert not Path("out").exists()
+
+
+def test_a_file_that_vanishes_while_it_is_looked_at_does_not_end_a_watch(tmp_path):
+    (tmp_path / "gone.h5").symlink_to(tmp_path / "nowhere")
+    assert list(many._arrivals(tmp_path, "*.h5", 0.01, 0.0)) == []
 
 
 def test_one_measurement_is_not_spread_and_devices_take_no_fits(homodyne, night):
