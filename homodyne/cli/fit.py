@@ -79,7 +79,15 @@ def fit(
         tasks = many.measurements(files, base, chosen, each_q=each_q, known=many.numbers(known))
         folder = Path(several.output.directory)
         with results_as_json(json) as show, held(folder):
-            lines = many.fit_many(tasks, folder, resume=resume, overwrite=several.output.overwrite)
+            lines = many.fit_many(
+                tasks,
+                folder,
+                resume=resume,
+                overwrite=several.output.overwrite,
+                remains=lambda done: (
+                    f"{done} of {len(tasks)} fits are in {folder}: start the same command again with --resume"
+                ),
+            )
             show([many.record_of(line) for line in lines])
         raise typer.Exit(max(line.exit_code for line in lines))
     if spread is not None:

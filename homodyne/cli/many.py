@@ -106,7 +106,13 @@ def _wavevectors(config: "Config", file: Path) -> list[float | None]:
 
 
 def fit_many(
-    tasks: Sequence[Measurement], folder: Path, *, resume: bool, overwrite: bool, before: "Sequence[Line]" = ()
+    tasks: Sequence[Measurement],
+    folder: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    remains: Callable[[int], str],
+    before: "Sequence[Line]" = (),
 ) -> "list[Line]":
     """Fit every measurement, write table and figure, and return the lines of the table.
 
@@ -123,6 +129,8 @@ def fit_many(
         Whether results that are there, of the same data and settings, are kept.
     overwrite
         Whether results that are there are replaced.
+    remains
+        What is said when the fits end early, of so many that are done.
     before
         Lines of fits that are done.
 
@@ -155,11 +163,8 @@ def fit_many(
         assert line is not None
         note(number, line)
 
-    def remains() -> str:
-        return f"{len(done)} of {len(tasks)} fits are in {folder}: start the same command again with --resume"
-
     spread = tasks[0].config.optimization.cmc.backend.spread if tasks else None
-    with telling_what_remains(remains):
+    with telling_what_remains(lambda: remains(len(done))):
         for number, task in enumerate(tasks):
             if spread is None:
                 say(f"[{number + 1}/{len(tasks)}] {task.label}")
@@ -212,8 +217,8 @@ def _kept(task: Measurement) -> "MCMCResult | None":
     result = _written(task)
     if changed := decisive_changes(result.config, to_mapping(resolve(task.config)), _ELSEWHERE):
         raise InputError(
-            f"{file} was made with other settings ({', '.join(changed)}); replace it (--overwrite), or choose another "
-            "folder (--output)"
+            f"{file} was made with other settings ({', '.join(changed)}); replace it (homodyne fit --overwrite), or "
+            "choose another folder (--output)"
         )
     say(f"kept {file.parent}")
     return result
@@ -306,10 +311,15 @@ def watch(
         raise InputError(f"{folder} is no folder; give the one in which data files arrive")
     say(f"watching {folder} for {pattern}; results go to {output}; Ctrl-C ends")
     lines: list[Line] = []
-    with held(output):
+
+    def remains() -> str:
+        fits = len(list(output.glob(f"*/{RESULT}")))
+        return f"{fits} fits are in {output}: start the same command again, which keeps them" if fits else ""
+
+    with held(output), telling_what_remains(remains):
         for files in _arrivals(folder, pattern, every, until_idle):
             tasks = [one for file in files for one in measurements([file], config, chosen, each_q=each_q)]
-            lines = fit_many(tasks, output, resume=True, overwrite=False, before=lines)
+            lines = fit_many(tasks, output, resume=True, overwrite=False, remains=lambda done: "", before=lines)
 
 
 def _arrivals(folder: Path, pattern: str, every: float, until_idle: float | None) -> Iterator[list[Path]]:

@@ -131,6 +131,11 @@ def test_an_interruption_says_how_to_go_on(homodyne, night, monkeypatch):
     assert outcome.code == 130
     assert "2 of 3 fits are in out: start the same command again with --resume" in outcome.err
     assert len(rows("out/table.csv")) == 2
+    Path("b.h5").unlink()
+    outcome = homodyne("watch", ".", "--mode", "static", "--output", "other", *QUICK)
+    assert outcome.code == 130
+    assert "1 fits are in other: start the same command again, which keeps them" in outcome.err
+    assert "--resume" not in outcome.err  # a watch has no such option
 
 
 @pytest.mark.slow
