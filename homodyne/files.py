@@ -201,7 +201,7 @@ def held_folder(folder: Path, otherwise: str) -> Iterator[None]:
                     f"{os.fspath(folder)!r} is in use by another homodyne: wait until it has finished, stop it, or "
                     f"{otherwise}"
                 )
-            if file.exists() and os.path.samestat(file.stat(), os.fstat(descriptor)):  # not of one that has just ended
+            if os.fstat(descriptor).st_nlink:  # else its holder has ended, and removed it, since it was opened
                 try:
                     yield
                 finally:
