@@ -16,6 +16,8 @@ import numpyro
 import numpyro.distributions as dist
 from scipy import special, stats
 
+from homodyne.optimization.cmc.models.adapters import LogDensityModel
+
 Array = npt.NDArray[np.float64]
 Data = dict[str, npt.NDArray[Any]]
 LogDensity = Callable[..., Array]
@@ -32,7 +34,7 @@ class Case:
     Attributes
     ----------
     model
-        For NumPyro.
+        For NumPyro, or a `LogDensityModel`.
     data
         Arrays by name.
     num_shards
@@ -605,8 +607,11 @@ def groups(seed: int, centred: bool = False) -> Case:
     return Case(model, {"group": group, "y": y}, shards, exact)
 
 
-def schools(seed: int) -> Case:
-    """One value of every group, with an error of its own, and a half-Cauchy width: often that of no group at all."""
+def schools(seed: int, density: bool = False) -> Case:
+    """One value of every group, with an error of its own, and a half-Cauchy width: often that of no group at all.
+
+    By NumPyro, or by a log density of mean, log width and the values of the groups.
+    """
     rng, shards = _start(seed, 30, most=4)
     count = int(rng.integers(5, 10))
     error = rng.uniform(8.0, 18.0, count)
@@ -626,9 +631,24 @@ def schools(seed: int) -> Case:
     values += -0.5 * (told @ np.square(y) - precision * center**2)
     weights = np.exp(values - values.max())
     axis = np.linspace(-45.0, 45.0, 2001)
-    density = weights[::20] @ stats.norm.pdf(axis, center[::20, None], precision[::20, None] ** -0.5)
-    exact = {"width": of_weights(width, weights)[None], "mean": of_weights(axis, density)[None]}
-    return Case(model, {"group": np.arange(count), "error": error, "y": y}, shards, exact)
+    marginal = weights[::20] @ stats.norm.pdf(axis, center[::20, None], precision[::20, None] ** -0.5)
+    exact = {"width": of_weights(width, weights)[None], "mean": of_weights(axis, marginal)[None]}
+    written = _schools_density(count) if density else model
+    return Case(written, {"group": np.arange(count), "error": error, "y": y}, shards, exact)
+
+
+def _schools_density(count: int) -> LogDensityModel:
+    def log_prior(z: Any) -> Any:
+        mean, log_width, effect = z[0], z[1], z[2:]
+        width = jnp.exp(log_width)
+        own = -0.5 * jnp.sum(((effect - mean) / width) ** 2) - count * log_width
+        return own - 0.5 * (mean / 5.0) ** 2 - jnp.log1p((width / 5.0) ** 2) + log_width
+
+    def log_likelihood(z: Any, data: Any) -> Any:
+        return -0.5 * jnp.sum(((data["y"] - z[2:][data["group"]]) / data["error"]) ** 2)
+
+    names = ["mean", "log width", *(f"effect {k}" for k in range(count))]
+    return LogDensityModel(names, log_prior, log_likelihood, lambda z: {"mean": z[0], "width": jnp.exp(z[1])})
 
 
 def _ends(center: Array, precision: Array) -> tuple[float, float]:
@@ -674,5 +694,6 @@ FAMILIES: dict[str, Callable[[int], Case]] = {
     "two lines": two_lines,
     "schools": schools,
     "up to an end": up_to_an_end,
+    "schools, a density": partial(schools, density=True),
 }
 """Every family by name."""

@@ -15,7 +15,9 @@ from homodyne.errors import ConfigError, ExecutionError
 from homodyne.optimization.assembly import Run, consensus_result
 from homodyne.optimization.cmc.consensus import run_consensus
 from homodyne.optimization.cmc.models.adapters import as_model
+from homodyne.optimization.cmc.models.deviations import Block, Deviations
 from homodyne.optimization.cmc.models.numpyro_model import NumPyroModel
+from homodyne.optimization.cmc.models.splitting import ArrayModel
 from homodyne.optimization.cmc.store.shards import ShardStore, flatten
 from homodyne.optimization.cmc.types import Initialization
 from homodyne.optimization.passes import MapWork
@@ -169,6 +171,8 @@ def stored_model(store: ShardStore, maps: str | None = None) -> Any:
     if reference is None:
         return reopen(store)[0]
     model = as_model(str(reference), store.read_shard(0), setup.get("prior_sites"))
+    if setup.get("block") and isinstance(model, ArrayModel):
+        return Deviations(model, Block.of_record(setup["block"]))
     if not isinstance(model, NumPyroModel):
         return model
     return model.centred(setup.get("centred", model.names))  # in stores of versions before 0.3 all are

@@ -31,6 +31,7 @@ SOME = [
     ("no counts", 0),
     ("waiting time", 2),
     ("schools", 3),
+    ("schools, a density", 1),
 ]
 """Families and seeds of the study of the generic engine that run here, 1 to 64 shards."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from homodyne.arguments import Faults
+from homodyne.arguments import Faults, Json
 from homodyne.arrays import AnyArray
 from homodyne.certificate.density import Progress
 from homodyne.certificate.mode_search import Search
@@ -24,9 +24,10 @@ from homodyne.optimization.cmc.combination import find_combiner
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.diagnostics import convergence
 from homodyne.optimization.cmc.models.adapters import as_model
+from homodyne.optimization.cmc.models.deviations import with_deviations
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.models.numpyro_model import NumPyroModel
-from homodyne.optimization.cmc.models.splitting import check_observations
+from homodyne.optimization.cmc.models.splitting import ArrayModel, check_observations
 from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.sharding import by_rows, require_fewer, shard_rows
 from homodyne.optimization.cmc.steps import step
@@ -38,7 +39,7 @@ from homodyne.optimization.cmc.svi_init import (
     run_svi_initialization,
 )
 from homodyne.optimization.cmc.types import Initialization
-from homodyne.optimization.cmc.whole import POOL, look_for_modes, on_all_data, sample_whole
+from homodyne.optimization.cmc.whole import POOL, likelihood_of_pool, look_for_modes, on_all_data, sample_whole
 from homodyne.result.record import MCMCResult
 from homodyne.threads import one_blas_thread
 from homodyne.versions import used_versions
@@ -152,7 +153,7 @@ def sample_consensus(  # noqa: PLR0913  # a door for users
         runner = select_backend(hardware, num_shards=num_shards, pure_jax=pure, options=options)
     runner.require_sendable(engine)
     owner = shard_rows(size, num_shards, strategy, seed)
-    engine, modes, centred = _with_coordinates(engine, arrays, size, seed)
+    engine, modes, coordinates = _with_coordinates(engine, arrays, size, seed)
     manifest = Manifest(
         data=digest_arrays(arrays),
         model=f"{type(engine).__name__}: {', '.join(engine.joint_names)}",
@@ -161,7 +162,7 @@ def sample_consensus(  # noqa: PLR0913  # a door for users
         names=engine.joint_names,
         points=tuple(np.bincount(owner, minlength=num_shards).tolist()),
         seed=seed,
-        setup={"model": model, "prior_sites": prior_sites, "centred": centred} if isinstance(model, str) else {},
+        setup={"model": model, "prior_sites": prior_sites, **coordinates} if isinstance(model, str) else {},
         versions=used_versions(),
     )
     with opened(store, manifest) as held:
@@ -215,18 +216,26 @@ def sample_consensus(  # noqa: PLR0913  # a door for users
 
 def _with_coordinates(
     model: Model, arrays: Mapping[str, AnyArray], size: int, seed: int
-) -> tuple[Model, Search, list[str]]:
-    """The model in coordinates that suit the data, its modes for a part of them, and the coordinates centred."""
+) -> tuple[Model, Search, dict[str, Json]]:
+    """The model in coordinates that suit the data, its modes for a part of them, and how to make these coordinates."""
     some = np.sort(np.random.default_rng([seed, 9]).permutation(size)[:POOL])
     pool = {name: array[some] for name, array in arrays.items()}
-    modes = look_for_modes(model, pool, size, seed)
+    deviations = with_deviations(model) if isinstance(model, ArrayModel) else None
+    modes = look_for_modes(deviations or model, pool, size, seed)
+    if deviations is not None:
+        if modes.modes:
+            informed = deviations.informed(likelihood_of_pool(deviations.model, pool, size), modes.modes[0].point)
+            if informed is not None:
+                modes = replace(modes, modes=informed.taken_over(modes.modes, deviations))
+                deviations = informed
+        return deviations, modes, {"block": deviations.block.record()}
     if not isinstance(model, NumPyroModel) or not modes.modes:
-        return model, modes, []
+        return model, modes, {}
     measured = model.measured(modes.modes[0])
     if not measured:
-        return model, modes, []
+        return model, modes, {"centred": []}
     model = model.centred(measured)
-    return model, look_for_modes(model, pool, size, seed), measured
+    return model, look_for_modes(model, pool, size, seed), {"centred": measured}
 
 
 def _require_kept(backend: CMCBackend | None, model: object, store: str | Path | None) -> None:

@@ -12,7 +12,7 @@ from homodyne.arrays import Array
 from homodyne.certificate.adaptation import adapt
 from homodyne.certificate.certify import MORE, Certified, certify, normal_of
 from homodyne.certificate.chains import ChainDiagnostics, diagnose, not_converged
-from homodyne.certificate.density import Evaluate, Progress
+from homodyne.certificate.density import Evaluate, LogDensity, Progress
 from homodyne.certificate.importance import smoothed
 from homodyne.certificate.mode import Mode, climb, definite, expansion
 from homodyne.certificate.mode_search import Search, search
@@ -45,19 +45,25 @@ def look_for_modes(
     ConvergenceError
         The density is finite nowhere.
     """
-    shard, rng = model.load(dict(pool)), np.random.default_rng([seed, 4])
-    argument, scale, d = model.argument(shard), size / model.num_points(shard), len(model.names)
+    log_likelihood, rng, d = likelihood_of_pool(model, pool, size), np.random.default_rng([seed, 4]), len(model.names)
 
     def log_density(z: jax.Array) -> jax.Array:
-        return scale * model.log_likelihood(z, argument, 1.0) + model.log_prior(z)
+        return log_likelihood(z) + model.log_prior(z)
 
     known = np.zeros((1, d)) if start is None else start[None]
     found = search(log_density, _prior_draws(model, d), known, rng)
     if found.possible is None:
         found = search(log_density, lambda n, rng: known[0] + _WIDE * rng.standard_normal((n, d)), known, rng)
     if found.possible is None:
-        raise ConvergenceError(_nowhere(model, shard, _prior_draws(model, d)(_TRIED, rng)))
+        raise ConvergenceError(_nowhere(model, model.load(dict(pool)), _prior_draws(model, d)(_TRIED, rng)))
     return found
+
+
+def likelihood_of_pool(model: Model, pool: Mapping[str, PyTree], size: float) -> LogDensity:
+    """Log likelihood, of coordinates (d,), that `size` observations like those of a pool would have."""
+    shard = model.load(dict(pool))
+    argument, scale = model.argument(shard), size / model.num_points(shard)
+    return lambda z: scale * model.log_likelihood(z, argument, 1.0)
 
 
 def _nowhere(model: Model, shard: PyTree, points: Array) -> str:
