@@ -149,7 +149,7 @@ def test_jobs_build_the_same_coordinates(tmp_path, monkeypatch):
     )
     assert result.verdict in ("CERTIFIED", "CORRECTED")
     assert set(result.samples) == {"width", "a"}
-    store = ShardStore.open(folder)
+    store = ShardStore.open(tmp_path / "store")
     model = stored_model(store)
     assert model.block.index.tolist() == [1, 2]
     assert np.diag(model.block.information) == pytest.approx([20.0, 20.0])
