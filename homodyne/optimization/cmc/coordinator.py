@@ -23,11 +23,11 @@ from homodyne.optimization.cmc.backends.selection import select_backend
 from homodyne.optimization.cmc.combination import find_combiner
 from homodyne.optimization.cmc.consensus import Consensus, ConsensusSettings, check_identity, run_consensus
 from homodyne.optimization.cmc.diagnostics import convergence
-from homodyne.optimization.cmc.models.adapters import as_model
+from homodyne.optimization.cmc.models.adapters import LogDensityModel, as_model
 from homodyne.optimization.cmc.models.deviations import with_deviations
 from homodyne.optimization.cmc.models.model import Model
 from homodyne.optimization.cmc.models.numpyro_model import NumPyroModel
-from homodyne.optimization.cmc.models.splitting import ArrayModel, check_observations
+from homodyne.optimization.cmc.models.splitting import check_observations
 from homodyne.optimization.cmc.shard_count import choose_num_shards
 from homodyne.optimization.cmc.sharding import by_rows, require_fewer, shard_rows
 from homodyne.optimization.cmc.steps import step
@@ -220,7 +220,7 @@ def _with_coordinates(
     """The model in coordinates that suit the data, its modes for a part of them, and how to make these coordinates."""
     some = np.sort(np.random.default_rng([seed, 9]).permutation(size)[:POOL])
     pool = {name: array[some] for name, array in arrays.items()}
-    deviations = with_deviations(model) if isinstance(model, ArrayModel) else None
+    deviations = with_deviations(model) if isinstance(model, LogDensityModel) else None
     modes = look_for_modes(deviations or model, pool, size, seed)
     if deviations is not None:
         if modes.modes:
