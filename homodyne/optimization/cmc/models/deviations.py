@@ -129,12 +129,11 @@ class Deviations(ArrayModel):
 
     def taken_over(self, modes: Sequence[Mode], before: "Deviations") -> list[Mode]:
         """Modes in other deviations of the same model as points of these: starts for climbs to those of these."""
-        found = []
+        there = jax.jit(lambda z: self._deviations(before._values(z)[0]))
+        slopes, found = jax.jit(jax.jacfwd(there)), []
         for mode in modes:
-            points = jnp.asarray(mode.point)
-            there = jax.jit(lambda z: self._deviations(before._values(z)[0]))
-            turn = np.linalg.inv(np.asarray(jax.jacfwd(there)(points)))
-            found.append(replace(mode, point=np.asarray(there(points)), precision=turn.T @ mode.precision @ turn))
+            turn = np.linalg.inv(np.asarray(slopes(mode.point)))
+            found.append(replace(mode, point=np.asarray(there(mode.point)), precision=turn.T @ mode.precision @ turn))
         return found
 
     def _deviations(self, values: jax.Array) -> jax.Array:
