@@ -278,6 +278,8 @@ def _with_slower_decay(
         separate = gap @ np.linalg.solve(top.covariance, gap) > 1.0
         if not separate or mode.log_density < top.log_density - _COMPARABLE:
             continue
+        if not np.isfinite(mode.covariance).all():  # nothing tells where it is: no noise can be said of it
+            continue
         other = _report_at(mode, data, pilot, known)
         if np.linalg.slogdet(other.covariance)[1] <= np.linalg.slogdet(report.covariance)[1]:
             continue

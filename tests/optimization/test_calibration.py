@@ -191,6 +191,12 @@ def test_a_slow_decay_that_looks_like_a_baseline_is_not_forgotten(monkeypatch):
     assert np.linalg.slogdet(report.covariance)[1] > np.linalg.slogdet(narrow.covariance)[1] + 1.0
 
 
+def test_a_slower_decay_that_no_pair_determines_is_passed_over():
+    """Its mode has an infinite covariance, at which the noise ended in "Eigenvalues did not converge"."""
+    data = wide.draw("offset", 3).measure(3)
+    assert homodyne.fit(data, mode="static", seed=3).verdict in ("CERTIFIED", "CORRECTED")
+
+
 def test_a_slow_flow_has_a_mode_inside():
     """A slow flow whose shear rate hardly changes: a power law of small exponent and large amplitude does as well."""
     flow = {"gamma_dot_0": 1.3e-4, "beta": -0.2, "gamma_dot_offset": -4e-5, "phi0": 2.0}
