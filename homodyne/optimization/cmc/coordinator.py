@@ -224,13 +224,13 @@ def _with_coordinates(
     modes = look_for_modes(deviations or model, pool, size, seed)
     if deviations is not None:
         if modes.modes:
-            informed = deviations.informed(likelihood_of_pool(deviations.model, pool, size), modes.modes[0].point)
-            if informed is not None:
-                modes = replace(modes, modes=informed.taken_over(modes.modes, deviations))
-                deviations = informed
+            log_likelihood = likelihood_of_pool(deviations.model, pool, size)
+            informed = deviations.informed(log_likelihood, modes.modes[0].point)
+            modes = replace(modes, modes=informed.taken_over(modes.modes, deviations))
+            deviations = informed
         return deviations, modes, {"block": deviations.block.record()}
     if not isinstance(model, NumPyroModel) or not modes.modes:
-        return model, modes, {}
+        return model, modes, {"centred": []}
     measured = model.measured(modes.modes[0])
     if not measured:
         return model, modes, {"centred": []}

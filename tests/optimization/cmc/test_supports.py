@@ -9,7 +9,7 @@ import pytest
 from numpyro.distributions import biject_to, constraints
 
 from homodyne.errors import InputError
-from homodyne.optimization.cmc.coordinator import sample_consensus
+from homodyne.optimization.cmc.coordinator import _with_coordinates, sample_consensus
 from homodyne.optimization.cmc.models.adapters import LogDensityModel, NumPyroModel, as_model
 from homodyne.optimization.cmc.store.shards import ShardStore
 from homodyne.optimization.stored import stored_model
@@ -271,3 +271,21 @@ def test_a_store_tells_the_sides_to_who_builds_its_model_again(tmp_path, monkeyp
     model, z = stored_model(store), np.zeros((2, 4))
     z[1] = 1.0, 0.0, 1.0, 1.0  # values that go with the level: the density of neither differs, but for the level's own
     assert np.diff(model.log_priors(z))[0] == pytest.approx(-0.5 - 0.02)
+
+
+def test_deviations_of_a_model_without_a_mode_stay_deviations():
+    """A store tells that nothing is centred; planted: without a word all values would be."""
+
+    def level(data):
+        numpyro.sample("free", dist.ImproperUniform(constraints.real, (), ()))
+        width = numpyro.sample("width", dist.HalfNormal(5.0))
+        values = numpyro.sample("values", dist.Normal(0.0, width).expand([2]).to_event(1))
+        numpyro.sample("y", dist.Normal(values[data["group"]], 1.0), obs=data["y"])
+
+    data = {"y": np.array([0.1, -0.2, 0.3, 0.2]), "group": np.array([0, 1, 0, 1])}
+    model, modes, coordinates = _with_coordinates(NumPyroModel(level, data), data, 4, 0)
+    assert not modes.modes
+    assert coordinates == {"centred": []}
+    z = np.random.default_rng(0).standard_normal((2, 4))
+    np.testing.assert_allclose(model.centred(coordinates["centred"]).log_priors(z), model.log_priors(z))
+    assert np.abs(model.centred(model.names).log_priors(z) - model.log_priors(z)).max() > 0.1

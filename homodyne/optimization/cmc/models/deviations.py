@@ -11,7 +11,7 @@ on partial non-centring; Gorinova, Moore and Hoffman, ICML 2020).
 The block is found by comparing curvatures of the log prior, so that it does not matter how a model is written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from jaxtyping import PyTree
 
 from homodyne.arguments import Json
-from homodyne.arrays import AnyArray, Array, Matrix, Points, Vector
+from homodyne.arrays import Matrix, Points, Vector
 from homodyne.certificate.density import LogDensity
 from homodyne.certificate.mode import Mode
 from homodyne.optimization.cmc.models.splitting import ArrayModel
@@ -85,32 +85,16 @@ class Deviations(ArrayModel):
         """Log likelihood of a shard at z (d,)."""
         return self.model.log_likelihood(self._values(z)[0], shard, power)
 
-    def load(self, arrays: Mapping[str, AnyArray]) -> dict[str, jax.Array]:
-        """Check the arrays of a shard and hand them to JAX."""
-        return self.model.load(arrays)
-
     def constrain(self, z: jax.Array) -> dict[str, jax.Array]:
         """Return what has a name at z (d,)."""
         return self.model.constrain(self._values(z)[0])
-
-    def prior_draws(self, n: int, rng: np.random.Generator) -> Array | None:
-        """Draws of the prior, where it can be drawn from."""
-        drawn = self.model.prior_draws(n, rng)
-        if drawn is None:
-            return None
-        moved = self.of_values(drawn)
-        return moved[np.isfinite(moved).all(axis=1)]
 
     def values(self, z: Points) -> Points:
         """Coordinates of the model (n, d) at points z (n, d)."""
         return np.asarray(jax.jit(jax.vmap(lambda one: self._values(one)[0]))(z))
 
-    def of_values(self, values: Points) -> Points:
-        """Points z (n, d) of coordinates of the model (n, d)."""
-        return np.asarray(jax.jit(jax.vmap(self._deviations))(values))
-
-    def informed(self, log_likelihood: LogDensity, z: Vector) -> "Deviations | None":
-        """These coordinates with what a likelihood tells of the block at a point z (d,); None where that has no value.
+    def informed(self, log_likelihood: LogDensity, z: Vector) -> "Deviations":
+        """Deviations with what a likelihood tells of the block at a point z (d,); these where that has no value.
 
         The log likelihood is one of coordinates of the model (d,).
         """
@@ -121,11 +105,11 @@ class Deviations(ArrayModel):
 
         slope, hessian = (np.asarray(jax.jit(f(of_block))(values[index])) for f in (jax.grad, jax.hessian))
         if not (np.isfinite(slope).all() and np.isfinite(hessian).all()):
-            return None
+            return self
         sizes, vectors = np.linalg.eigh(-hessian)
         told = (vectors * np.fmax(sizes, 0.0)) @ vectors.T  # no information is negative
         block = Block(index, told + _FLOOR * np.eye(len(index)), slope + told @ values[index])
-        return _proper(Deviations(self.model, block))
+        return _proper(Deviations(self.model, block)) or self
 
     def taken_over(self, modes: Sequence[Mode], before: "Deviations") -> list[Mode]:
         """Modes in other deviations of the same model as points of these: starts for climbs to those of these."""
@@ -177,10 +161,10 @@ def conditionally_normal(model: ArrayModel) -> npt.NDArray[np.int64]:
     nothing = np.zeros(0, dtype=np.int64)
     if d > MOST:
         return nothing
-    points = np.random.default_rng(0).standard_normal((_LOOKS, 1, d)) + np.eye(
-        d + 1, d, -1
-    )  # each moved along each axis
-    curvature = np.asarray(_curvatures(model)(points.reshape(-1, d))).reshape(_LOOKS, d + 1, d, d)
+    steps = np.eye(d + 1, d, -1)  # none, and one along each axis
+    points = np.random.default_rng(0).standard_normal((_LOOKS, 1, d)) + steps
+    curvatures = jax.jit(lambda z: jax.lax.map(jax.hessian(model.log_prior), z, batch_size=64))
+    curvature = np.asarray(curvatures(points.reshape(-1, d))).reshape(_LOOKS, d + 1, d, d)
     change = np.abs(curvature[:, 1:] - curvature[:, :1]).max(axis=0)
     if not np.isfinite(change).all():
         return nothing
@@ -192,11 +176,6 @@ def conditionally_normal(model: ArrayModel) -> npt.NDArray[np.int64]:
     others = np.setdiff1d(own, index)
     found: npt.NDArray[np.int64] = index[changes[np.ix_(others, index, index)].any(axis=(0, 2))]
     return found
-
-
-def _curvatures(model: ArrayModel) -> Callable[[Array], jax.Array]:
-    """Compiled Hessians (n, d, d) of the log prior at points (n, d)."""
-    return jax.jit(lambda points: jax.lax.map(jax.hessian(model.log_prior), points, batch_size=64))
 
 
 def _proper(model: Deviations) -> Deviations | None:
